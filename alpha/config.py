@@ -1,0 +1,173 @@
+"""What a model is and how it is trained: every option of `alpha train`, declared once.
+
+A zero or empty default means "chosen from the rest", as each help text says; `resolve_model` and `resolve_training` do
+that. Knows nothing about files or backends.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+
+from alpha.errors import UsageError
+from alpha.option import option, to_mapping
+
+ACTIVATIONS = ("gelu", "gelu_exact", "relu", "relu2", "silu", "swiglu", "geglu")
+GATED_ACTIVATIONS = ("swiglu", "geglu")
+OPTIMIZERS = ("adamw", "lion", "adafactor", "sgd", "muon")
+
+_MODEL = "Model"
+_DATA = "Data"
+_OPTIMIZATION = "Optimization"
+_RUN = "Run"
+_PLANNING = "Planning guards"
+
+ARCHITECTURES = {
+    "gpt2": {},
+    "modern": {
+        "norm": "rmsnorm",
+        "position": "rope",
+        "activation": "relu2",
+        "bias": False,
+        "tied": False,
+        "qk_norm": True,
+        "logit_soft_cap": 15.0,
+    },
+}
+"""What `--arch` sets; an option given by its own flag wins."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a GPT. The vocabulary size comes from the tokenizer and is not a flag."""
+
+    arch: str = option("gpt2", "Architecture that sets the options below.", group=_MODEL, choices=ARCHITECTURES)
+    block: int = option(256, "Context length in tokens (T).", group=_MODEL, minimum=1, maximum=1 << 20)
+    layers: int = option(6, "Transformer blocks (L).", group=_MODEL, minimum=1, maximum=1024)
+    dim: int = option(256, "Model width (C).", group=_MODEL, minimum=1, maximum=1 << 16)
+    heads: int = option(8, "Attention heads (H); must divide dim.", group=_MODEL, minimum=1, maximum=1024)
+    kv_heads: int = option(
+        0, "Key and value heads shared by groups of query heads; 0 = heads.", group=_MODEL, minimum=0
+    )
+    ffn_dim: int = option(
+        0,
+        "Width of the feed-forward layer; 0 = 4 dim, or 8/3 dim rounded up to 32 when gated.",
+        group=_MODEL,
+        minimum=0,
+        maximum=1 << 18,
+    )
+    activation: str = option("gelu", "Feed-forward activation.", group=_MODEL, choices=ACTIVATIONS)
+    norm: str = option("layernorm", "Normalization.", group=_MODEL, choices=("layernorm", "rmsnorm"))
+    position: str = option("learned", "Position encoding.", group=_MODEL, choices=("learned", "rope"))
+    qk_norm: bool = option(False, "RMS-normalize queries and keys per head.", group=_MODEL)
+    attention_soft_cap: float = option(
+        0.0, "Cap attention scores smoothly at this value; 0 = off.", group=_MODEL, minimum=0
+    )
+    logit_soft_cap: float = option(0.0, "Cap logits smoothly at this value; 0 = off.", group=_MODEL, minimum=0)
+    bias: bool = option(True, "Biases in linear layers and layer norms.", group=_MODEL)
+    tied: bool = option(True, "Output head shares the token embedding.", group=_MODEL)
+    dropout: float = option(0.0, "Dropout probability.", group=_MODEL, minimum=0, maximum=0.95)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything of a training run but the model's shape."""
+
+    data: str = option("", "Corpus: a file, folder or glob; several separated by commas.", group=_DATA, metavar="PATHS")
+    val_data: str = option(
+        "", "Validation corpus; otherwise a part of the data is held out.", group=_DATA, metavar="PATHS"
+    )
+    domain: str = option("", "Preset of tokenizer, shape and schedule.", group=_DATA, metavar="ID")
+    tokenizer: str = option("bpe", "char, word, bpe, bpe-4k to bpe-64k, bpe-chat-4k.", group=_DATA, metavar="NAME")
+    vocab_size: int = option(
+        0, "Vocabulary size for word and bpe tokenizers; 0 = by the tokenizer's name.", group=_DATA, minimum=0
+    )
+    tokenizer_artifacts: str = option(
+        "", "Tokenizer file: used when it exists, built and written otherwise.", group=_DATA, metavar="FILE"
+    )
+    packed: bool = option(
+        False, "Visit every window of the corpus once per pass instead of drawing windows at random.", group=_DATA
+    )
+    iters: int = option(1000, "Optimizer steps.", group=_OPTIMIZATION, minimum=1, aliases=("steps",))
+    batch: int = option(64, "Sequences per micro-batch (B).", group=_OPTIMIZATION, minimum=1, maximum=1 << 16)
+    accum_steps: int = option(1, "Micro-batches per optimizer step.", group=_OPTIMIZATION, minimum=1, maximum=1 << 16)
+    lr: float = option(3e-4, "Peak learning rate.", group=_OPTIMIZATION, minimum=0)
+    lr_min: float = option(0.0, "Final learning rate; 0 = lr/10.", group=_OPTIMIZATION, minimum=0)
+    warmup_iters: int = option(0, "Steps of linear warm-up; 0 = min(2000, iters/5).", group=_OPTIMIZATION, minimum=0)
+    schedule: str = option(
+        "cosine", "Learning rate after warm-up: cosine, or wsd (stable, then linear decay).",
+        group=_OPTIMIZATION, choices=("cosine", "wsd"),
+    )  # fmt: skip
+    decay_fraction: float = option(
+        0.2, "Part of the steps that wsd spends decaying.", group=_OPTIMIZATION, minimum=0, maximum=1
+    )
+    optim: str = option("adamw", "Optimizer.", group=_OPTIMIZATION, choices=OPTIMIZERS)
+    beta1: float = option(0.9, "First moment decay, or momentum.", group=_OPTIMIZATION, minimum=0, maximum=0.99999)
+    beta2: float = option(0.95, "Second moment decay.", group=_OPTIMIZATION, minimum=0, maximum=0.99999)
+    eps: float = option(1e-8, "Added to the denominator of the update.", group=_OPTIMIZATION, minimum=0)
+    weight_decay: float = option(0.1, "Decoupled weight decay, on matrices only.", group=_OPTIMIZATION, minimum=0)
+    grad_clip: float = option(1.0, "Largest global gradient norm; 0 = no clipping.", group=_OPTIMIZATION, minimum=0)
+    spike_threshold: float = option(
+        0.0, "Skip a step whose gradient norm is above this; 0 = off.", group=_OPTIMIZATION, minimum=0
+    )
+    seed: int = option(42, "Seed of every random choice.", group=_OPTIMIZATION, minimum=0, maximum=(1 << 64) - 1)
+    run_dir: str = option("", "Folder of the run; default runs/<run id>.", group=_RUN, metavar="DIR")
+    resume: str = option("", "Continue this run folder or checkpoint.", group=_RUN, metavar="RUN")
+    config: str = option("", "JSON file of options; the command line wins.", group=_RUN, metavar="FILE")
+    backend: str = option("cpu_ref", "Where to compute.", group=_RUN, choices=("cpu_ref",))
+    threads: int = option(
+        0, "CPU threads; 0 = the number that the first steps show to be fastest.", group=_RUN, minimum=0, maximum=1024
+    )
+    checkpoint: bool = option(False, "Recompute activations in the backward pass to save memory.", group=_RUN)
+    eval_interval: int = option(100, "Steps between evaluations; 0 = never.", group=_RUN, minimum=0)
+    eval_iters: int = option(10, "Batches per evaluation.", group=_RUN, minimum=1)
+    sample_interval: int = option(100, "Steps between sample texts; 0 = never.", group=_RUN, minimum=0)
+    checkpoint_interval: int = option(
+        0, "Steps between checkpoints; 0 = at each evaluation. The last step is always saved.", group=_RUN, minimum=0
+    )
+    keep: int = option(3, "Newest checkpoints kept, beside the best by validation.", group=_RUN, minimum=1)
+    log_every: int = option(1, "Steps between rows of metrics.jsonl.", group=_RUN, minimum=1)
+    log: str = option("info", "Detail of the log.", group=_RUN, choices=("debug", "info", "warning", "error"))
+    trace: bool = option(False, "Record milliseconds of forward, backward, optimizer and data.", group=_RUN)
+    strict_planning: bool = option(False, "Make planning warnings errors.", group=_PLANNING)
+    require_val_data: bool = option(False, "Refuse to train without validation data.", group=_PLANNING)
+    min_tokens_per_param: float = option(
+        20.0, "Warn when the run sees fewer tokens per parameter.", group=_PLANNING, minimum=0
+    )
+    warn_dataset_passes: float = option(8.0, "Warn above this many passes over the data.", group=_PLANNING, minimum=0)
+    max_dataset_passes: float = option(
+        20.0, "Warn strongly above this many passes over the data.", group=_PLANNING, minimum=0
+    )
+
+
+def resolve_model(config: ModelConfig) -> ModelConfig:
+    """The configuration with automatic values filled in. Raises UsageError when options contradict each other."""
+    kv_heads = config.kv_heads or config.heads
+    if config.dim % config.heads:
+        raise UsageError(f"--dim={config.dim} is not a multiple of --heads={config.heads}; change one of them.")
+    if config.heads % kv_heads:
+        raise UsageError(f"--heads={config.heads} is not a multiple of --kvHeads={kv_heads}; change one of them.")
+    if config.position == "rope" and (config.dim // config.heads) % 2:
+        raise UsageError(
+            f"--position=rope needs an even head width, but dim/heads is {config.dim}/{config.heads}; change one of them."
+        )
+    ffn_dim = config.ffn_dim
+    if not ffn_dim:
+        gated_width = -(-8 * config.dim // 3)
+        ffn_dim = (gated_width + 31) // 32 * 32 if config.activation in GATED_ACTIVATIONS else 4 * config.dim
+    return dataclasses.replace(config, kv_heads=kv_heads, ffn_dim=ffn_dim)
+
+
+def resolve_training(config: TrainingConfig) -> TrainingConfig:
+    """The configuration with automatic values filled in. Raises UsageError when options contradict each other."""
+    lr_min = config.lr_min or config.lr / 10
+    if lr_min > config.lr:
+        raise UsageError(f"--lrMin={lr_min:g} is above --lr={config.lr:g}; lower it.")
+    warmup_iters = config.warmup_iters or min(2000, config.iters // 5)
+    return dataclasses.replace(config, lr_min=lr_min, warmup_iters=warmup_iters)
+
+
+def config_hash(model: ModelConfig, training: TrainingConfig) -> str:
+    """A short name for a configuration: SHA-256 of its canonical JSON, 12 hexadecimal digits."""
+    values = {"model": to_mapping(model), "training": to_mapping(training)}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,156 @@
+"""Declaring an option once: its flag, type, default, limits and help text stand on one dataclass field.
+
+The same declaration reads the command line, reads a JSON configuration file, writes `config.json` and renders the usage
+text. Knows nothing about any particular command.
+
+A class of options is a frozen dataclass whose fields are made by `option`; field `eval_interval` is the flag
+`--evalInterval` and the JSON key `evalInterval`. Field types are int, float, bool and str.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from alpha.errors import UsageError
+
+T = TypeVar("T")
+
+_KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_METAVARS = {int: "N", float: "X", bool: "BOOL", str: "TEXT"}
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option as everything else sees it; made from a dataclass field by `options_of`."""
+
+    name: str
+    kind: type
+    default: Any
+    help: str
+    group: str
+    metavar: str
+    choices: tuple[str, ...]
+    minimum: float | None
+    maximum: float | None
+    aliases: tuple[str, ...]
+    required: bool
+
+    @property
+    def flag(self) -> str:
+        """The name on the command line and in JSON files: `eval_interval` is `evalInterval`."""
+        return camel_case(self.name)
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    group: str = "Options",
+    metavar: str = "",
+    choices: Iterable[str] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+    aliases: Iterable[str] = (),
+    required: bool = False,
+) -> Any:
+    """A dataclass field that is an option; `aliases` are further flag names, `required` forbids leaving it out."""
+    metadata = {
+        "help": help,
+        "group": group,
+        "metavar": metavar,
+        "choices": tuple(choices),
+        "minimum": minimum,
+        "maximum": maximum,
+        "aliases": tuple(aliases),
+        "required": required,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def options_of(options_class: type) -> list[Option]:
+    """The options that a dataclass declares, in order."""
+    kinds = typing.get_type_hints(options_class)
+    result = []
+    for field in dataclasses.fields(options_class):
+        kind = kinds[field.name]
+        metadata = dict(field.metadata)
+        metadata["metavar"] = metadata["metavar"] or _METAVARS[kind]
+        result.append(Option(name=field.name, kind=kind, default=field.default, **metadata))
+    return result
+
+
+def camel_case(name: str) -> str:
+    """`eval_interval` or `eval-interval` as `evalInterval`."""
+    first, *rest = re.split("[-_]", name)
+    return first + "".join(word[:1].upper() + word[1:] for word in rest)
+
+
+def nearest(word: str, valid: Iterable[str]) -> str:
+    """A phrase that names the nearest valid word, or lists them all when none is near."""
+    candidates = list(valid)
+    close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return f"Valid: {', '.join(sorted(candidates))}."
+
+
+def convert(declared: Option, value: Any, where: str) -> Any:
+    """`value` (text from the command line, or a JSON value) as the option's type, checked against its limits.
+
+    `where` names the place in errors, such as "--lr" or "'lr' in config.json". Raises UsageError.
+    """
+    converted = _from_text(declared.kind, value) if isinstance(value, str) else _from_json(declared.kind, value)
+    if converted is None:
+        raise UsageError(f"{where} must be {_KIND_NAMES[declared.kind]}, not {value!r}.")
+    if declared.choices and converted not in declared.choices:
+        raise UsageError(f"{where} cannot be {converted!r}. {nearest(str(converted), declared.choices)}")
+    if declared.minimum is not None and converted < declared.minimum:
+        raise UsageError(f"{where} must be at least {declared.minimum:g}, not {converted}.")
+    if declared.maximum is not None and converted > declared.maximum:
+        raise UsageError(f"{where} must be at most {declared.maximum:g}, not {converted}.")
+    return converted
+
+
+def from_mapping(options_class: type[T], values: Mapping[str, Any], source: str) -> T:
+    """An instance from camelCase keys as in `config.json`; absent keys take their defaults.
+
+    `source` names the file in errors. Raises UsageError for an unknown key or a bad value.
+    """
+    declared = {each.flag: each for each in options_of(options_class)}
+    arguments = {}
+    for key, value in values.items():
+        if key not in declared:
+            raise UsageError(f"Unknown key {key!r} in {source}. {nearest(key, declared)}")
+        arguments[declared[key].name] = convert(declared[key], value, f"{key!r} in {source}")
+    return options_class(**arguments)
+
+
+def to_mapping(instance: Any) -> dict[str, Any]:
+    """The camelCase keys and values that `from_mapping` reads back."""
+    return {each.flag: getattr(instance, each.name) for each in options_of(type(instance))}
+
+
+def _from_text(kind: type, text: str) -> Any:
+    if kind is str:
+        return text
+    if kind is bool:
+        return _BOOLEANS.get(text.lower())
+    try:
+        number = kind(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _from_json(kind: type, value: Any) -> Any:
+    if isinstance(value, bool) or kind is bool:
+        return value if kind is bool and isinstance(value, bool) else None
+    if kind is float and isinstance(value, int | float):
+        return float(value) if math.isfinite(value) else None
+    return value if kind is int and isinstance(value, int) else None

@@ -1,0 +1,73 @@
+"""Counter-based random numbers: Philox4x32-10, the same integers on every backend.
+
+Source: Salmon, Moraes, Dror and Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011. A value depends only on
+(seed, stream, counter), so there is no hidden state to save: a checkpoint stores the seed and the step.
+"""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+ROUNDS = 10
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
+_LOW = np.uint64(0xFFFFFFFF)
+_SHIFT = np.uint64(32)
+
+Counters = npt.NDArray[np.uint64]
+
+
+def philox(counters: tuple[Counters, Counters, Counters, Counters], key: tuple[int, int]) -> npt.NDArray[np.uint32]:
+    """Philox4x32-10 of four counter words (uint64 arrays that hold 32-bit values, any one shape); returns [..., 4]."""
+    c0, c1, c2, c3 = counters
+    k0, k1 = key
+    for _ in range(ROUNDS):
+        product0 = c0 * np.uint64(MULTIPLIERS[0])
+        product1 = c2 * np.uint64(MULTIPLIERS[1])
+        c0, c1, c2, c3 = (
+            (product1 >> _SHIFT) ^ c1 ^ np.uint64(k0),
+            product1 & _LOW,
+            (product0 >> _SHIFT) ^ c3 ^ np.uint64(k1),
+            product0 & _LOW,
+        )
+        k0 = (k0 + KEY_INCREMENTS[0]) & 0xFFFFFFFF
+        k1 = (k1 + KEY_INCREMENTS[1]) & 0xFFFFFFFF
+    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+
+
+def random_bits(count: int, seed: int, stream: int, step: int = 0, start: int = 0) -> npt.NDArray[np.uint32]:
+    """`count` random 32-bit integers, the elements `start` onwards of sequence (seed, stream, step).
+
+    Element i is word i % 4 of Philox(counter = (i // 4 low, i // 4 high, stream, step), key = the seed's 64 bits).
+    """
+    first = start // 4
+    blocks = np.arange(first, (start + count + 3) // 4, dtype=np.uint64)
+    constant = np.zeros_like(blocks)
+    words = philox(
+        (blocks & _LOW, blocks >> _SHIFT, constant + np.uint64(stream), constant + np.uint64(step)),
+        (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF),
+    )
+    offset = start - 4 * first
+    return words.reshape(-1)[offset : offset + count]
+
+
+def uniform(count: int, seed: int, stream: int, step: int = 0, start: int = 0) -> npt.NDArray[np.float64]:
+    """Uniform float64 numbers in (0, 1), one per 32-bit integer: (bits + 0.5) / 2^32."""
+    return (random_bits(count, seed, stream, step, start) + 0.5) / 2.0**32
+
+
+def normal(count: int, seed: int, stream: int, step: int = 0) -> npt.NDArray[np.float64]:
+    """Standard normal float64 numbers by the Box-Muller transform (Box and Muller, 1958)."""
+    pairs = (count + 1) // 2
+    points = uniform(2 * pairs, seed, stream, step).reshape(pairs, 2)
+    radius = np.sqrt(-2.0 * np.log(points[:, 0]))
+    angle = 2.0 * np.pi * points[:, 1]
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(-1)[:count]
+
+
+def stream_of(*names: Any) -> int:
+    """A 32-bit stream number for a name such as ("dropout", layer), equal on every machine."""
+    digest = hashlib.sha256("/".join(str(name) for name in names).encode()).digest()
+    return int.from_bytes(digest[:4], "little")
