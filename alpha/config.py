@@ -148,9 +148,7 @@ def resolve_model(config: ModelConfig) -> ModelConfig:
     if config.heads % kv_heads:
         raise UsageError(f"--heads={config.heads} is not a multiple of --kvHeads={kv_heads}; change one of them.")
     if config.position == "rope" and (config.dim // config.heads) % 2:
-        raise UsageError(
-            f"--position=rope needs an even head width, but dim/heads is {config.dim}/{config.heads}; change one of them."
-        )
+        raise UsageError(f"--position=rope needs an even head width, but dim/heads is {config.dim}/{config.heads}.")
     ffn_dim = config.ffn_dim
     if not ffn_dim:
         gated_width = -(-8 * config.dim // 3)
