@@ -55,7 +55,8 @@ def random_bits(count: int, seed: int, stream: int, step: int = 0, start: int = 
 
 def uniform(count: int, seed: int, stream: int, step: int = 0, start: int = 0) -> npt.NDArray[np.float64]:
     """Uniform float64 numbers in (0, 1), one per 32-bit integer: (bits + 0.5) / 2^32."""
-    return (random_bits(count, seed, stream, step, start) + 0.5) / 2.0**32
+    bits = random_bits(count, seed, stream, step, start).astype(np.float64)
+    return (bits + 0.5) / 2.0**32
 
 
 def normal(count: int, seed: int, stream: int, step: int = 0) -> npt.NDArray[np.float64]:
