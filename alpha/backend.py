@@ -1,0 +1,349 @@
+"""The interface of a backend: the primitives, and the fused operations composed of them.
+
+A fused operation is a concrete method here, a few primitives that anyone can hold against the formula; a backend may
+override it with something faster, and tests compare the override with this composition. So no operation is optional
+and nothing needs to ask what a backend can do.
+
+The forward half of a fused operation returns `(result, saved)`. `saved` is whatever that backend's backward half wants
+to find again; nobody else looks inside, and it is None unless `training`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from alpha.backend_primitives import Array, Primitives, RandomKey
+
+Saved = Any
+
+GELU_SCALE = math.sqrt(2.0 / math.pi)
+GELU_CUBIC = 0.044715
+
+
+@dataclass(frozen=True)
+class UpdateControl:
+    """The numbers that steer an optimizer step; arrays of shape [1], because they live where the step runs.
+
+    `accept` is boolean: when false, the update leaves parameters and state as they are. The corrections are
+    1 - beta1^t and 1 - beta2^t for the t-th accepted step.
+    """
+
+    learning_rate: Array
+    gradient_scale: Array
+    accept: Array
+    correction1: Array
+    correction2: Array
+
+
+class Backend(Primitives):
+    """Fused operations. Shapes: B batch, T sequence, C width, H heads, D head width, V vocabulary, M = B*T rows."""
+
+    # --- activations --------------------------------------------------------------------------------------------------
+
+    def activation(self, x: Array, kind: str, training: bool = False) -> tuple[Array, Saved]:
+        """x [..., F] -> [..., F], or [..., F/2] for the gated kinds, which activate the first half as the gate.
+
+        gelu: the tanh form of Hendrycks and Gimpel 2016, as in GPT-2; gelu_exact: x * Phi(x); relu2: Primer (So et al.
+        2021); silu: x * sigmoid(x); swiglu and geglu: Shazeer 2020.
+        """
+        if kind in ("swiglu", "geglu"):
+            half = x.shape[-1] // 2
+            gate, up = self.narrow(x, -1, 0, half), self.narrow(x, -1, half, half)
+            activated, slope = self._activate(gate, "silu" if kind == "swiglu" else "gelu")
+            return self.multiply(activated, up), ((kind, slope, activated, up) if training else None)
+        activated, slope = self._activate(x, kind)
+        return activated, ((kind, slope, None, None) if training else None)
+
+    def activation_backward(self, dy: Array, saved: Saved) -> Array:
+        """The gradient of `activation`'s operand."""
+        kind, slope, activated, up = saved
+        if kind in ("swiglu", "geglu"):
+            dgate = self.multiply(self.multiply(dy, up), slope)
+            return self.concatenate([dgate, self.multiply(dy, activated)], -1)
+        return self.multiply(dy, slope)
+
+    def _activate(self, x: Array, kind: str) -> tuple[Array, Array]:
+        """The activation and its derivative."""
+        if kind == "relu":
+            positive = self.cast(self.greater(x, 0.0), x.dtype)
+            return self.multiply(x, positive), positive
+        if kind == "relu2":
+            rectified = self.maximum(x, 0.0)
+            return self.multiply(rectified, rectified), self.multiply(rectified, 2.0)
+        if kind == "silu":
+            sigmoid = self.divide(1.0, self.add(1.0, self.exp(self.multiply(x, -1.0))))
+            y = self.multiply(x, sigmoid)
+            return y, self.add(sigmoid, self.multiply(y, self.subtract(1.0, sigmoid)))
+        square = self.multiply(x, x)
+        if kind == "gelu_exact":
+            half = self.add(0.5, self.multiply(self.erf(self.multiply(x, math.sqrt(0.5))), 0.5))
+            density = self.multiply(self.exp(self.multiply(square, -0.5)), 1.0 / math.sqrt(2.0 * math.pi))
+            return self.multiply(x, half), self.add(half, self.multiply(x, density))
+        inner = self.multiply(self.multiply(x, GELU_SCALE), self.add(1.0, self.multiply(square, GELU_CUBIC)))
+        tanh = self.tanh(inner)
+        half = self.add(0.5, self.multiply(tanh, 0.5))
+        inner_slope = self.add(GELU_SCALE, self.multiply(square, 3.0 * GELU_SCALE * GELU_CUBIC))
+        tanh_slope = self.multiply(self.subtract(1.0, self.multiply(tanh, tanh)), inner_slope)
+        return self.multiply(x, half), self.add(half, self.multiply(self.multiply(x, 0.5), tanh_slope))
+
+    # --- linear -------------------------------------------------------------------------------------------------------
+
+    def linear(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None = None,
+        activation: str = "",
+        residual: Array | None = None,
+        training: bool = False,
+    ) -> tuple[Array, Saved]:
+        """activation(x @ weight + bias) + residual; x [..., K], weight [K, N], bias [N]."""
+        y = self.matmul(self._rows(x), weight)
+        if bias is not None:
+            y = self.add(y, bias)
+        saved_activation = None
+        if activation:
+            y, saved_activation = self.activation(y, activation, training)
+        y = self.reshape(y, (*x.shape[:-1], y.shape[-1]))
+        if residual is not None:
+            y = self.add(y, residual)
+        return y, ((x, weight, bias is not None, saved_activation) if training else None)
+
+    def linear_backward(
+        self, dy: Array, saved: Saved, weight_gradient: Array | None = None, need_input: bool = True
+    ) -> tuple[Array | None, Array, Array | None]:
+        """(dx, dweight, dbias); the residual's gradient is dy itself.
+
+        With `weight_gradient`, dweight is written there. `need_input=False` leaves out dx.
+        """
+        x, weight, has_bias, saved_activation = saved
+        dh = self._rows(dy)
+        if saved_activation is not None:
+            dh = self.activation_backward(dh, saved_activation)
+        dweight = self.matmul(self.transpose(self._rows(x), (1, 0)), dh)
+        if weight_gradient is not None:
+            self.copy_into(weight_gradient, dweight)
+            dweight = weight_gradient
+        dbias = self.sum(dh, (0,)) if has_bias else None
+        dx = self.reshape(self.matmul(dh, self.transpose(weight, (1, 0))), x.shape) if need_input else None
+        return dx, dweight, dbias
+
+    def _rows(self, x: Array) -> Array:
+        return self.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+
+    # --- normalization ------------------------------------------------------------------------------------------------
+
+    def layer_norm(
+        self, x: Array, weight: Array, bias: Array | None, epsilon: float, training: bool = False
+    ) -> tuple[Array, Saved]:
+        """(x - mean) / sqrt(variance + epsilon) * weight + bias over the last axis (Ba, Kiros and Hinton 2016)."""
+        centered = self.subtract(x, self._mean(x))
+        scale = self.divide(1.0, self.sqrt(self.add(self._mean(self.multiply(centered, centered)), epsilon)))
+        normalized = self.multiply(centered, scale)
+        y = self.multiply(normalized, weight)
+        if bias is not None:
+            y = self.add(y, bias)
+        return y, ((normalized, scale, weight, bias is not None) if training else None)
+
+    def layer_norm_backward(self, dy: Array, saved: Saved) -> tuple[Array, Array, Array | None]:
+        """(dx, dweight, dbias)."""
+        normalized, scale, weight, has_bias = saved
+        rows = tuple(range(len(dy.shape) - 1))
+        dnormalized = self.multiply(dy, weight)
+        along = self.multiply(normalized, self._mean(self.multiply(dnormalized, normalized)))
+        dx = self.multiply(self.subtract(self.subtract(dnormalized, self._mean(dnormalized)), along), scale)
+        return dx, self.sum(self.multiply(dy, normalized), rows), (self.sum(dy, rows) if has_bias else None)
+
+    def rms_norm(self, x: Array, weight: Array, epsilon: float, training: bool = False) -> tuple[Array, Saved]:
+        """x / sqrt(mean(x^2) + epsilon) * weight over the last axis (Zhang and Sennrich 2019)."""
+        scale = self.divide(1.0, self.sqrt(self.add(self._mean(self.multiply(x, x)), epsilon)))
+        normalized = self.multiply(x, scale)
+        return self.multiply(normalized, weight), ((normalized, scale, weight) if training else None)
+
+    def rms_norm_backward(self, dy: Array, saved: Saved) -> tuple[Array, Array]:
+        """(dx, dweight)."""
+        normalized, scale, weight = saved
+        dnormalized = self.multiply(dy, weight)
+        along = self.multiply(normalized, self._mean(self.multiply(dnormalized, normalized)))
+        dx = self.multiply(self.subtract(dnormalized, along), scale)
+        return dx, self.sum(self.multiply(dy, normalized), tuple(range(len(dy.shape) - 1)))
+
+    def _mean(self, x: Array) -> Array:
+        return self.multiply(self.sum(x, (-1,), keep=True), 1.0 / x.shape[-1])
+
+    # --- attention ----------------------------------------------------------------------------------------------------
+
+    def rotary(self, x: Array, cosine: Array, sine: Array) -> Array:
+        """Rotate the pairs (x[i], x[i + D/2]) of each head (RoFormer, Su et al. 2021; the half-split layout of Llama).
+
+        x [B, T, N, D]; cosine and sine [T, D/2]. The backward pass is the rotation by the opposite angle.
+        """
+        half = x.shape[-1] // 2
+        shape = (x.shape[1], 1, half)
+        cosine, sine = self.reshape(cosine, shape), self.reshape(sine, shape)
+        first, second = self.narrow(x, -1, 0, half), self.narrow(x, -1, half, half)
+        return self.concatenate(
+            [
+                self.subtract(self.multiply(first, cosine), self.multiply(second, sine)),
+                self.add(self.multiply(second, cosine), self.multiply(first, sine)),
+            ],
+            -1,
+        )
+
+    def softmax(self, x: Array) -> Array:
+        """exp(x - max) / sum over the last axis."""
+        exponential = self.exp(self.subtract(x, self.max(x, (-1,), keep=True)))
+        return self.divide(exponential, self.sum(exponential, (-1,), keep=True))
+
+    def softmax_backward(self, dy: Array, y: Array) -> Array:
+        """The gradient of softmax's operand, given its result y."""
+        return self.multiply(y, self.subtract(dy, self.sum(self.multiply(dy, y), (-1,), keep=True)))
+
+    def attention(
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        soft_cap: float = 0.0,
+        dropout: float = 0.0,
+        random: RandomKey | None = None,
+        training: bool = False,
+    ) -> tuple[Array, Saved]:
+        """Causal attention: softmax(query key^T / sqrt(D)) value (Vaswani et al. 2017), with grouped queries.
+
+        query [B, Tq, H, D]; key and value [B, Tk, G, D] with H a multiple of G: query head h uses key head h // (H/G)
+        (Ainslie et al. 2023). Query t stands at position Tk - Tq + t and sees the keys up to there. A soft cap c makes
+        the scores c tanh(scores / c) (Gemma 2, 2024). Dropout applies to the probabilities.
+        """
+        B, Tq, H, D = query.shape
+        Tk, G = key.shape[1], key.shape[2]
+        q = self.reshape(self.transpose(query, (0, 2, 1, 3)), (B, G, H // G, Tq, D))
+        k = self.reshape(self.transpose(key, (0, 2, 1, 3)), (B, G, 1, Tk, D))
+        v = self.reshape(self.transpose(value, (0, 2, 1, 3)), (B, G, 1, Tk, D))
+        scores = self.multiply(self.matmul(q, self.transpose(k, (0, 1, 2, 4, 3))), 1.0 / math.sqrt(D))
+        capped = None
+        if soft_cap:
+            capped = self.tanh(self.multiply(scores, 1.0 / soft_cap))
+            scores = self.multiply(capped, soft_cap)
+        hidden = np.triu(np.full((Tq, Tk), -np.inf, scores.dtype), Tk - Tq + 1)
+        probabilities = self.softmax(self.add(scores, self.from_numpy(hidden)))
+        kept = self.dropout(probabilities, dropout, random)
+        out = self.matmul(kept, v)
+        out = self.transpose(self.reshape(out, (B, H, Tq, D)), (0, 2, 1, 3))
+        return out, ((q, k, v, probabilities, kept, capped, dropout, random) if training else None)
+
+    def attention_backward(self, dy: Array, saved: Saved) -> tuple[Array, Array, Array]:
+        """(dquery, dkey, dvalue)."""
+        q, k, v, probabilities, kept, capped, dropout, random = saved
+        B, G, group, Tq, D = q.shape
+        Tk, H = k.shape[3], G * group
+        dout = self.reshape(self.transpose(dy, (0, 2, 1, 3)), (B, G, group, Tq, D))
+        dv = self.sum(self.matmul(self.transpose(kept, (0, 1, 2, 4, 3)), dout), (2,))
+        dprobabilities = self.dropout(self.matmul(dout, self.transpose(v, (0, 1, 2, 4, 3))), dropout, random)
+        dscores = self.softmax_backward(dprobabilities, probabilities)
+        if capped is not None:
+            dscores = self.multiply(dscores, self.subtract(1.0, self.multiply(capped, capped)))
+        dscores = self.multiply(dscores, 1.0 / math.sqrt(D))
+        dq = self.reshape(self.matmul(dscores, k), (B, H, Tq, D))
+        dk = self.sum(self.matmul(self.transpose(dscores, (0, 1, 2, 4, 3)), q), (2,))
+        heads_last = (0, 2, 1, 3)
+        return (
+            self.transpose(dq, heads_last),
+            self.transpose(self.reshape(dk, (B, G, Tk, D)), heads_last),
+            self.transpose(self.reshape(dv, (B, G, Tk, D)), heads_last),
+        )
+
+    def dropout(self, x: Array, probability: float, key: RandomKey | None) -> Array:
+        """Zero each element with `probability` and divide the others by 1 - probability (Srivastava et al. 2014).
+
+        Element i is dropped when random integer i of the key is below probability * 2^32. The backward pass is the same
+        operation on the gradient.
+        """
+        if not probability or key is None:
+            return x
+        bits = self.random_bits(x.shape, key)
+        dropped = self.greater(float(round(probability * 2.0**32)), bits)
+        return self.where(dropped, 0.0, self.multiply(x, 1.0 / (1.0 - probability)))
+
+    # --- loss ---------------------------------------------------------------------------------------------------------
+
+    def cross_entropy(
+        self, x: Array, weight: Array, targets: Array, soft_cap: float = 0.0, training: bool = False
+    ) -> tuple[Array, Saved]:
+        """The output head and its loss in one: mean over targets of logsumexp(logits) - logits[target], in nats.
+
+        x [M, C], weight [V, C], logits = x @ weight^T, softly capped at `soft_cap` when that is not 0; targets [M]
+        integers, negative ones are left out of the mean. The result has shape []. A backend may work through the rows
+        in chunks so that the M x V logits never exist as a whole.
+        """
+        counted = self.greater(targets, -0.5)
+        weights = self.cast(counted, x.dtype)
+        weights = self.divide(weights, self.maximum(self.sum(weights, (0,)), 1.0))
+        ids = self.where(counted, targets, 0)
+        logits = self.matmul(x, self.transpose(weight, (1, 0)))
+        capped = None
+        if soft_cap:
+            capped = self.tanh(self.multiply(logits, 1.0 / soft_cap))
+            logits = self.multiply(capped, soft_cap)
+        shifted = self.subtract(logits, self.max(logits, (-1,), keep=True))
+        exponential = self.exp(shifted)
+        total = self.sum(exponential, (-1,), keep=True)
+        losses = self.subtract(self.reshape(self.log(total), ids.shape), self.pick(shifted, ids))
+        loss = self.sum(self.multiply(losses, weights), (0,))
+        if not training:
+            return loss, None
+        vocabulary = self.from_numpy(np.arange(weight.shape[0], dtype=np.int32))
+        hits = self.equal(self.reshape(ids, (*ids.shape, 1)), vocabulary)
+        dlogits = self.subtract(self.divide(exponential, total), self.cast(hits, x.dtype))
+        dlogits = self.multiply(dlogits, self.reshape(weights, (*weights.shape, 1)))
+        if capped is not None:
+            dlogits = self.multiply(dlogits, self.subtract(1.0, self.multiply(capped, capped)))
+        return loss, (x, weight, dlogits)
+
+    def cross_entropy_backward(
+        self, dloss: Array, saved: Saved, weight_gradient: Array | None = None
+    ) -> tuple[Array, Array]:
+        """(dx, dweight); with `weight_gradient`, dweight is written there."""
+        x, weight, dlogits = saved
+        dlogits = self.multiply(dlogits, dloss)
+        dweight = self.matmul(self.transpose(dlogits, (1, 0)), x)
+        if weight_gradient is not None:
+            self.copy_into(weight_gradient, dweight)
+            dweight = weight_gradient
+        return self.matmul(dlogits, weight), dweight
+
+    # --- optimizers ---------------------------------------------------------------------------------------------------
+
+    def sum_of_squares(self, x: Array) -> Array:
+        """The sum of the squares of all elements, shape [1]."""
+        return self.reshape(self.sum(self.multiply(x, x), tuple(range(len(x.shape)))), (1,))
+
+    def adamw_update(
+        self,
+        parameter: Array,
+        gradient: Array,
+        first: Array,
+        second: Array,
+        control: UpdateControl,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        weight_decay: float,
+    ) -> None:
+        """One AdamW step (Loshchilov and Hutter 2019), in place on `parameter` and on its moments.
+
+        m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
+        p = p - lr weight_decay p - lr (m / correction1) / (sqrt(v / correction2) + epsilon).
+        """
+        g = self.multiply(gradient, control.gradient_scale)
+        m = self.add(self.multiply(first, beta1), self.multiply(g, 1.0 - beta1))
+        v = self.add(self.multiply(second, beta2), self.multiply(self.multiply(g, g), 1.0 - beta2))
+        denominator = self.add(self.sqrt(self.divide(v, control.correction2)), epsilon)
+        step = self.divide(self.divide(m, control.correction1), denominator)
+        decayed = self.multiply(parameter, self.subtract(1.0, self.multiply(control.learning_rate, weight_decay)))
+        updated = self.subtract(decayed, self.multiply(step, control.learning_rate))
+        self.copy_into(first, self.where(control.accept, m, first))
+        self.copy_into(second, self.where(control.accept, v, second))
+        self.copy_into(parameter, self.where(control.accept, updated, parameter))

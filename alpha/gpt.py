@@ -1,0 +1,225 @@
+"""The model: one definition that training, evaluation and inference all run.
+
+GPT-2 (Radford et al. 2019) with options; parameter names and shapes are those of GPT-2's published weights, so linear
+weights are stored [inputs, outputs]. Knows token ids, not text; knows nothing about optimizers or files.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from alpha import autograd, ops, rng
+from alpha.autograd import Tensor
+from alpha.backend import Backend
+from alpha.backend_primitives import Array, RandomKey
+from alpha.config import GATED_ACTIVATIONS, ModelConfig
+from alpha.parameters import Parameters, ParameterSpec
+
+NORM_EPSILON = 1e-5
+INITIAL_DEVIATION = 0.02
+ROTARY_BASE = 10000.0
+
+
+class KeyValueCache:
+    """Keys and values of the positions seen so far, for every layer: [batch, capacity, kvHeads, D] each."""
+
+    def __init__(self, backend: Backend, config: ModelConfig, batch: int, dtype: npt.DTypeLike = np.float32) -> None:
+        shape = (batch, config.block, config.kv_heads, config.dim // config.heads)
+        self.backend = backend
+        self.keys = [backend.empty(shape, dtype) for _ in range(config.layers)]
+        self.values = [backend.empty(shape, dtype) for _ in range(config.layers)]
+        self.length = 0
+
+    def extend(self, layer: int, key: Array, value: Array) -> tuple[Array, Array]:
+        """Store keys and values behind the `length` positions there are; returns all of them, the new ones included.
+
+        `length` itself moves when the whole forward pass is done, see `GPT.hidden`.
+        """
+        new = key.shape[1]
+        for store, part in ((self.keys[layer], key), (self.values[layer], value)):
+            self.backend.copy_into(self.backend.narrow(store, 1, self.length, new), part)
+        total = self.length + new
+        return (
+            self.backend.narrow(self.keys[layer], 1, 0, total),
+            self.backend.narrow(self.values[layer], 1, 0, total),
+        )
+
+
+@dataclass(frozen=True)
+class DropoutKeys:
+    """Makes dropout draw anew in each micro-step: `step` is an integer array of shape [1]."""
+
+    seed: int
+    step: Array
+
+    def key(self, *place: str | int) -> RandomKey:
+        return RandomKey(self.seed, rng.stream_of("dropout", *place), self.step)
+
+
+class GPT:
+    """A GPT with its parameters on a backend. `config` is resolved (`config.resolve_model`)."""
+
+    def __init__(
+        self, backend: Backend, config: ModelConfig, vocab_size: int, seed: int = 0, dtype: npt.DTypeLike = np.float32
+    ) -> None:
+        self.backend = backend
+        self.config = config
+        self.vocab_size = vocab_size
+        self.parameters = Parameters(backend, parameter_specs(config, vocab_size, seed), dtype)
+        self._rotary = None
+        if config.position == "rope":
+            cosine, sine = rotary_tables(config.block, config.dim // config.heads)
+            self._rotary = (backend.from_numpy(cosine.astype(dtype)), backend.from_numpy(sine.astype(dtype)))
+
+    def loss(self, ids: Array, targets: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
+        """Mean cross-entropy in nats, shape []; ids and targets are integers [B, T], negative targets do not count.
+
+        With `checkpoint`, each block keeps only its input and is computed again in the backward pass.
+        """
+        rows = ids.shape[0] * ids.shape[1]
+        hidden = ops.reshape(self.hidden(ids, dropout=dropout, checkpoint=checkpoint), (rows, self.config.dim))
+        flat_targets = self.backend.reshape(targets, (rows,))
+        return ops.cross_entropy(hidden, self._head(), flat_targets, self.config.logit_soft_cap)
+
+    def logits(self, ids: Array, cache: KeyValueCache | None = None, last_only: bool = False) -> Tensor:
+        """Logits [B, T, V] for integer ids [B, T], or [B, 1, V] for the last position only."""
+        hidden = self.hidden(ids, cache)
+        if last_only:
+            hidden = ops.narrow(hidden, 1, hidden.shape[1] - 1, 1)
+        logits = ops.matmul(hidden, ops.transpose(self._head(), (1, 0)))
+        return ops.soft_cap(logits, self.config.logit_soft_cap)
+
+    def hidden(
+        self,
+        ids: Array,
+        cache: KeyValueCache | None = None,
+        dropout: DropoutKeys | None = None,
+        checkpoint: bool = False,
+    ) -> Tensor:
+        """The normalized last hidden state [B, T, C]. A cache is read, and extended by these positions."""
+        config, weights = self.config, self.parameters
+        start, count = (cache.length if cache else 0), ids.shape[1]
+        x = ops.embedding(weights["wte.weight"], ids)
+        if config.position == "learned":
+            x = ops.add(x, ops.narrow(weights["wpe.weight"], 0, start, count))
+        x = self._drop(x, dropout, "embedding")
+        for layer in range(config.layers):
+            block = self._block(layer, start, cache, dropout)
+            x = autograd.checkpoint(block, x) if checkpoint else block(x)
+        if cache:
+            cache.length += count
+        return self._norm(x, "ln_f")
+
+    def _block(
+        self, layer: int, start: int, cache: KeyValueCache | None, dropout: DropoutKeys | None
+    ) -> Callable[[Tensor], Tensor]:
+        """Transformer block `layer` as a function of its input: x + attention(norm(x)), then x + mlp(norm(x))."""
+        prefix = f"h.{layer}."
+
+        def block(x: Tensor) -> Tensor:
+            attended = self._attention(self._norm(x, prefix + "ln_1"), layer, start, cache, dropout)
+            x = self._project(attended, prefix + "attn.c_proj", x, dropout)
+            hidden = self._linear(self._norm(x, prefix + "ln_2"), prefix + "mlp.c_fc", self.config.activation)
+            return self._project(hidden, prefix + "mlp.c_proj", x, dropout)
+
+        return block
+
+    def _attention(
+        self, x: Tensor, layer: int, start: int, cache: KeyValueCache | None, dropout: DropoutKeys | None
+    ) -> Tensor:
+        config, prefix = self.config, f"h.{layer}.attn."
+        B, T, C = x.shape
+        H, G = config.heads, config.kv_heads
+        qkv = ops.reshape(self._linear(x, prefix + "c_attn"), (B, T, H + 2 * G, C // H))
+        query, key, value = ops.split(qkv, (H, G, G), 2)
+        if config.qk_norm:
+            query = ops.rms_norm(query, self.parameters[prefix + "q_norm.weight"], NORM_EPSILON)
+            key = ops.rms_norm(key, self.parameters[prefix + "k_norm.weight"], NORM_EPSILON)
+        if self._rotary is not None:
+            cosine, sine = (self.backend.narrow(table, 0, start, T) for table in self._rotary)
+            query, key = ops.rotary(query, cosine, sine), ops.rotary(key, cosine, sine)
+        if cache:
+            keys, values = cache.extend(layer, key.data, value.data)
+            key, value = Tensor(self.backend, keys), Tensor(self.backend, values)
+        random = dropout.key("attention", layer) if dropout else None
+        attended = ops.attention(query, key, value, config.attention_soft_cap, config.dropout, random)
+        return ops.reshape(attended, (B, T, C))
+
+    def _linear(self, x: Tensor, name: str, activation: str = "", residual: Tensor | None = None) -> Tensor:
+        bias = self.parameters[name + ".bias"] if self.config.bias else None
+        return ops.linear(x, self.parameters[name + ".weight"], bias, activation, residual)
+
+    def _project(self, x: Tensor, name: str, residual: Tensor, dropout: DropoutKeys | None) -> Tensor:
+        """A linear layer back into the residual stream, with dropout before the sum."""
+        if not (dropout and self.config.dropout):
+            return self._linear(x, name, residual=residual)
+        return ops.add(self._drop(self._linear(x, name), dropout, name), residual)
+
+    def _drop(self, x: Tensor, dropout: DropoutKeys | None, place: str) -> Tensor:
+        return ops.dropout(x, self.config.dropout, dropout.key(place)) if dropout else x
+
+    def _norm(self, x: Tensor, name: str) -> Tensor:
+        weight = self.parameters[name + ".weight"]
+        if self.config.norm == "rmsnorm":
+            return ops.rms_norm(x, weight, NORM_EPSILON)
+        return ops.layer_norm(x, weight, self.parameters[name + ".bias"] if self.config.bias else None, NORM_EPSILON)
+
+    def _head(self) -> Tensor:
+        return self.parameters["wte.weight" if self.config.tied else "lm_head.weight"]
+
+
+def parameter_specs(config: ModelConfig, vocab_size: int, seed: int = 0) -> list[ParameterSpec]:
+    """Every parameter of the model, in the order of the forward pass.
+
+    Initial values are GPT-2's: normal with deviation 0.02, divided by sqrt(2 L) for the projections that end in the
+    residual stream; biases 0, norm weights 1.
+    """
+    C, D, F = config.dim, config.dim // config.heads, config.ffn_dim
+    specs: list[ParameterSpec] = []
+
+    def matrix(name: str, shape: Sequence[int], deviation: float = INITIAL_DEVIATION) -> None:
+        stream = rng.stream_of("parameter", name)
+        size = math.prod(shape)
+        specs.append(
+            ParameterSpec(name, tuple(shape), lambda: deviation * rng.normal(size, seed, stream).reshape(shape))
+        )
+
+    def linear(name: str, inputs: int, outputs: int, deviation: float = INITIAL_DEVIATION) -> None:
+        matrix(name + ".weight", (inputs, outputs), deviation)
+        if config.bias:
+            specs.append(ParameterSpec(name + ".bias", (outputs,), lambda: np.zeros(outputs)))
+
+    def norm(name: str) -> None:
+        specs.append(ParameterSpec(name + ".weight", (C,), lambda: np.ones(C)))
+        if config.norm == "layernorm" and config.bias:
+            specs.append(ParameterSpec(name + ".bias", (C,), lambda: np.zeros(C)))
+
+    residual_deviation = INITIAL_DEVIATION / math.sqrt(2 * config.layers)
+    matrix("wte.weight", (vocab_size, C))
+    if config.position == "learned":
+        matrix("wpe.weight", (config.block, C))
+    for layer in range(config.layers):
+        prefix = f"h.{layer}."
+        norm(prefix + "ln_1")
+        linear(prefix + "attn.c_attn", C, (config.heads + 2 * config.kv_heads) * D)
+        if config.qk_norm:
+            for name in ("q_norm", "k_norm"):
+                specs.append(ParameterSpec(f"{prefix}attn.{name}.weight", (D,), lambda: np.ones(D)))
+        linear(prefix + "attn.c_proj", C, C, residual_deviation)
+        norm(prefix + "ln_2")
+        linear(prefix + "mlp.c_fc", C, 2 * F if config.activation in GATED_ACTIVATIONS else F)
+        linear(prefix + "mlp.c_proj", F, C, residual_deviation)
+    norm("ln_f")
+    if not config.tied:
+        matrix("lm_head.weight", (vocab_size, C))
+    return specs
+
+
+def rotary_tables(positions: int, width: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """cos and sin of position * base^(-2 i / D): [positions, D/2] each (RoFormer, equation 15)."""
+    frequencies = ROTARY_BASE ** (-np.arange(0, width, 2) / width)
+    angles = np.outer(np.arange(positions), frequencies)
+    return np.cos(angles), np.sin(angles)

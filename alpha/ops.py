@@ -1,0 +1,360 @@
+"""Differentiable operations on tensors: each calls one backend operation and knows its vector-Jacobian product."""
+
+import builtins
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from alpha.autograd import Gradients, Tensor, record, recording
+from alpha.backend import Backend
+from alpha.backend_primitives import Array, RandomKey
+
+# --- elementwise ------------------------------------------------------------------------------------------------------
+
+
+def add(a: Tensor, b: Tensor | float) -> Tensor:
+    """a + b, with broadcasting."""
+    if not isinstance(b, Tensor):
+        return _one(a.backend.add(a.data, b), [a], lambda dy: [dy])
+    backend, a_shape, b_shape = a.backend, a.shape, b.shape
+    return _one(
+        backend.add(a.data, b.data),
+        [a, b],
+        lambda dy: [_sum_to(backend, dy, a_shape), _sum_to(backend, dy, b_shape)],
+    )
+
+
+def subtract(a: Tensor, b: Tensor | float) -> Tensor:
+    """a - b, with broadcasting."""
+    return add(a, multiply(b, -1.0) if isinstance(b, Tensor) else -b)
+
+
+def multiply(a: Tensor, b: Tensor | float) -> Tensor:
+    """a * b elementwise, with broadcasting."""
+    backend, x = a.backend, a.data
+    if not isinstance(b, Tensor):
+        return _one(backend.multiply(x, b), [a], lambda dy: [backend.multiply(dy, b)])
+    y = b.data
+    return _one(
+        backend.multiply(x, y),
+        [a, b],
+        lambda dy: [
+            _sum_to(backend, backend.multiply(dy, y), x.shape),
+            _sum_to(backend, backend.multiply(dy, x), y.shape),
+        ],
+    )
+
+
+def divide(a: Tensor, b: Tensor) -> Tensor:
+    """a / b elementwise, with broadcasting."""
+    backend, x, y = a.backend, a.data, b.data
+
+    def backward(dy: Array) -> Gradients:
+        da = backend.divide(dy, y)
+        db = backend.multiply(backend.divide(backend.multiply(da, x), y), -1.0)
+        return [_sum_to(backend, da, x.shape), _sum_to(backend, db, y.shape)]
+
+    return _one(backend.divide(x, y), [a, b], backward)
+
+
+def maximum(a: Tensor, b: Tensor) -> Tensor:
+    """The larger of each pair, with broadcasting; a tie passes the gradient to b."""
+    backend, x, y = a.backend, a.data, b.data
+    larger = backend.greater(x, y)
+    return _one(
+        backend.maximum(x, y),
+        [a, b],
+        lambda dy: [
+            _sum_to(backend, backend.where(larger, dy, 0.0), x.shape),
+            _sum_to(backend, backend.where(larger, 0.0, dy), y.shape),
+        ],
+    )
+
+
+def where(condition: Array, a: Tensor, b: Tensor) -> Tensor:
+    """a where the boolean array `condition` is true, else b, with broadcasting."""
+    backend, a_shape, b_shape = a.backend, a.shape, b.shape
+    return _one(
+        backend.where(condition, a.data, b.data),
+        [a, b],
+        lambda dy: [
+            _sum_to(backend, backend.where(condition, dy, 0.0), a_shape),
+            _sum_to(backend, backend.where(condition, 0.0, dy), b_shape),
+        ],
+    )
+
+
+def exp(x: Tensor) -> Tensor:
+    y = x.backend.exp(x.data)
+    return _one(y, [x], lambda dy: [x.backend.multiply(dy, y)])
+
+
+def log(x: Tensor) -> Tensor:
+    """The natural logarithm."""
+    return _one(x.backend.log(x.data), [x], lambda dy: [x.backend.divide(dy, x.data)])
+
+
+def sqrt(x: Tensor) -> Tensor:
+    y = x.backend.sqrt(x.data)
+    return _one(y, [x], lambda dy: [x.backend.divide(x.backend.multiply(dy, 0.5), y)])
+
+
+def tanh(x: Tensor) -> Tensor:
+    backend = x.backend
+    y = backend.tanh(x.data)
+    return _one(y, [x], lambda dy: [backend.multiply(dy, backend.subtract(1.0, backend.multiply(y, y)))])
+
+
+def erf(x: Tensor) -> Tensor:
+    """The error function; its derivative is 2 / sqrt(pi) exp(-x^2)."""
+    backend = x.backend
+
+    def backward(dy: Array) -> Gradients:
+        bell = backend.exp(backend.multiply(backend.multiply(x.data, x.data), -1.0))
+        return [backend.multiply(dy, backend.multiply(bell, 2.0 / math.sqrt(math.pi)))]
+
+    return _one(backend.erf(x.data), [x], backward)
+
+
+def absolute(x: Tensor) -> Tensor:
+    """|x|; the gradient at 0 is 0."""
+    return _one(x.backend.absolute(x.data), [x], lambda dy: [x.backend.multiply(dy, x.backend.sign(x.data))])
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """cap * tanh(x / cap), or x itself when cap is 0."""
+    return multiply(tanh(multiply(x, 1.0 / cap)), cap) if cap else x
+
+
+# --- shape ------------------------------------------------------------------------------------------------------------
+
+
+def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
+    backend, before = x.backend, x.shape
+    return _one(backend.reshape(x.data, shape), [x], lambda dy: [backend.reshape(dy, before)])
+
+
+def transpose(x: Tensor, axes: Sequence[int]) -> Tensor:
+    """Permute the axes: result.shape[i] = x.shape[axes[i]]."""
+    inverse = [int(each) for each in np.argsort(axes)]
+    return _one(x.backend.transpose(x.data, axes), [x], lambda dy: [x.backend.transpose(dy, inverse)])
+
+
+def expand(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """x broadcast to `shape`."""
+    backend, before = x.backend, x.shape
+    return _one(backend.expand(x.data, shape), [x], lambda dy: [_sum_to(backend, dy, before)])
+
+
+def narrow(x: Tensor, axis: int, start: int, length: int) -> Tensor:
+    """The part of x from `start`, `length` long, along one axis."""
+    backend, before = x.backend, x.shape
+
+    def backward(dy: Array) -> Gradients:
+        dx = backend.zeros(before, dy.dtype)
+        backend.copy_into(backend.narrow(dx, axis, start, length), dy)
+        return [dx]
+
+    return _one(backend.narrow(x.data, axis, start, length), [x], backward)
+
+
+def split(x: Tensor, sizes: Sequence[int], axis: int) -> list[Tensor]:
+    """Consecutive parts of x along one axis; the sizes add up to its length."""
+    backend = x.backend
+    starts = [builtins.sum(sizes[:index]) for index in range(len(sizes))]
+    parts = [backend.narrow(x.data, axis, start, size) for start, size in zip(starts, sizes, strict=True)]
+    shapes, dtype = [each.shape for each in parts], x.dtype
+
+    def backward(*gradients: Array | None) -> Gradients:
+        whole = [
+            backend.zeros(shape, dtype) if each is None else each for each, shape in zip(gradients, shapes, strict=True)
+        ]
+        return [backend.concatenate(whole, axis)]
+
+    return record(parts, [x], backward, backend)
+
+
+def concatenate(parts: Sequence[Tensor], axis: int) -> Tensor:
+    backend = parts[0].backend
+    sizes = [each.shape[axis] for each in parts]
+
+    def backward(dy: Array) -> Gradients:
+        return [backend.narrow(dy, axis, builtins.sum(sizes[:index]), size) for index, size in enumerate(sizes)]
+
+    return _one(backend.concatenate([each.data for each in parts], axis), parts, backward)
+
+
+# --- reductions, products, indexing -----------------------------------------------------------------------------------
+
+
+def sum(x: Tensor, axes: Sequence[int], keep: bool = False) -> Tensor:  # noqa: A001 - the operation's name
+    """Sum over `axes`; with `keep` they stay, with length 1."""
+    backend, before = x.backend, x.shape
+    return _one(
+        backend.sum(x.data, axes, keep), [x], lambda dy: [backend.expand(_restore(backend, dy, before, axes), before)]
+    )
+
+
+def mean(x: Tensor, axes: Sequence[int], keep: bool = False) -> Tensor:
+    """The mean over `axes`."""
+    return multiply(sum(x, axes, keep), 1.0 / math.prod(x.shape[axis] for axis in axes))
+
+
+def max(x: Tensor, axes: Sequence[int], keep: bool = False) -> Tensor:  # noqa: A001 - the operation's name
+    """The maximum over `axes`; elements that tie share the gradient equally."""
+    backend = x.backend
+    y = backend.max(x.data, axes, keep)
+
+    def backward(dy: Array) -> Gradients:
+        largest = backend.equal(x.data, _restore(backend, y, x.shape, axes))
+        share = backend.cast(largest, x.dtype)
+        share = backend.divide(share, backend.sum(share, axes, keep=True))
+        return [backend.multiply(share, _restore(backend, dy, x.shape, axes))]
+
+    return _one(y, [x], backward)
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """Matrix product of the last two axes; the axes before them are broadcast."""
+    backend, x, y = a.backend, a.data, b.data
+
+    def backward(dy: Array) -> Gradients:
+        da = backend.matmul(dy, _swap(backend, y))
+        db = backend.matmul(_swap(backend, x), dy)
+        return [_sum_to(backend, da, x.shape), _sum_to(backend, db, y.shape)]
+
+    return _one(backend.matmul(x, y), [a, b], backward)
+
+
+def embedding(table: Tensor, ids: Array) -> Tensor:
+    """Rows of a table [V, C] by integer ids [...]: [..., C]."""
+    backend, count = table.backend, table.shape[0]
+    return _one(backend.gather_rows(table.data, ids), [table], lambda dy: [backend.scatter_add_rows(ids, dy, count)])
+
+
+# --- neural network ---------------------------------------------------------------------------------------------------
+
+
+def activation(x: Tensor, kind: str) -> Tensor:
+    """See `Backend.activation`."""
+    y, saved = x.backend.activation(x.data, kind, recording(x))
+    return _one(y, [x], lambda dy: [x.backend.activation_backward(dy, saved)])
+
+
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "", residual: Tensor | None = None
+) -> Tensor:
+    """activation(x @ weight + bias) + residual; see `Backend.linear`."""
+    backend = x.backend
+    operands = [x, weight, bias, residual]
+    y, saved = backend.linear(
+        x.data,
+        weight.data,
+        None if bias is None else bias.data,
+        activation,
+        None if residual is None else residual.data,
+        recording(*operands),
+    )
+    need_input = x.requires_gradient
+
+    def backward(dy: Array) -> Gradients:
+        dx, dweight, dbias = backend.linear_backward(dy, saved, weight.unused_gradient_buffer(), need_input)
+        return [dx, dweight, dbias, dy]
+
+    return _one(y, operands, backward)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
+    """See `Backend.layer_norm`."""
+    operands = [x, weight, bias]
+    y, saved = x.backend.layer_norm(
+        x.data, weight.data, None if bias is None else bias.data, epsilon, recording(*operands)
+    )
+    return _one(y, operands, lambda dy: x.backend.layer_norm_backward(dy, saved))
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """See `Backend.rms_norm`."""
+    y, saved = x.backend.rms_norm(x.data, weight.data, epsilon, recording(x, weight))
+    return _one(y, [x, weight], lambda dy: x.backend.rms_norm_backward(dy, saved))
+
+
+def rotary(x: Tensor, cosine: Array, sine: Array) -> Tensor:
+    """See `Backend.rotary`."""
+    backend = x.backend
+    return _one(
+        backend.rotary(x.data, cosine, sine),
+        [x],
+        lambda dy: [backend.rotary(dy, cosine, backend.multiply(sine, -1.0))],
+    )
+
+
+def softmax(x: Tensor) -> Tensor:
+    """Softmax over the last axis."""
+    y = x.backend.softmax(x.data)
+    return _one(y, [x], lambda dy: [x.backend.softmax_backward(dy, y)])
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    soft_cap: float = 0.0,
+    dropout: float = 0.0,
+    random: RandomKey | None = None,
+) -> Tensor:
+    """Causal attention; see `Backend.attention`."""
+    backend = query.backend
+    y, saved = backend.attention(
+        query.data, key.data, value.data, soft_cap, dropout, random, recording(query, key, value)
+    )
+    return _one(y, [query, key, value], lambda dy: backend.attention_backward(dy, saved))
+
+
+def dropout(x: Tensor, probability: float, key: RandomKey | None) -> Tensor:
+    """See `Backend.dropout`; without a key, or with probability 0, x itself."""
+    if not probability or key is None:
+        return x
+    backend = x.backend
+    return _one(backend.dropout(x.data, probability, key), [x], lambda dy: [backend.dropout(dy, probability, key)])
+
+
+def cross_entropy(x: Tensor, weight: Tensor, targets: Array, soft_cap: float = 0.0) -> Tensor:
+    """The output head and its mean loss in nats; see `Backend.cross_entropy`."""
+    backend = x.backend
+    loss, saved = backend.cross_entropy(x.data, weight.data, targets, soft_cap, recording(x, weight))
+
+    def backward(dloss: Array) -> Gradients:
+        return backend.cross_entropy_backward(dloss, saved, weight.unused_gradient_buffer())
+
+    return _one(loss, [x, weight], backward)
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def _one(result: Array, operands: Sequence[Tensor | None], backward: Callable[[Array], Gradients]) -> Tensor:
+    backend = next(each.backend for each in operands if each is not None)
+    return record([result], operands, backward, backend)[0]
+
+
+def _sum_to(backend: Backend, gradient: Array, shape: tuple[int, ...]) -> Array:
+    """Sum a gradient over the axes along which an operand of `shape` was broadcast."""
+    if gradient.shape == shape:
+        return gradient
+    added = len(gradient.shape) - len(shape)
+    axes = [*range(added)]
+    axes += [added + axis for axis, size in enumerate(shape) if size == 1 and gradient.shape[added + axis] != 1]
+    return backend.reshape(backend.sum(gradient, axes), shape)
+
+
+def _restore(backend: Backend, reduced: Array, shape: tuple[int, ...], axes: Sequence[int]) -> Array:
+    """A reduction's result with its reduced axes put back, with length 1."""
+    positive = {axis % len(shape) for axis in axes}
+    return backend.reshape(reduced, [1 if axis in positive else size for axis, size in enumerate(shape)])
+
+
+def _swap(backend: Backend, x: Array) -> Array:
+    last = len(x.shape) - 1
+    return backend.transpose(x, [*range(last - 1), last, last - 1])

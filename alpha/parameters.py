@@ -1,0 +1,98 @@
+"""Named parameters laid out in one flat array, with their gradients in another.
+
+An elementwise optimizer then needs one operation for all weights, and the gradient norm is one reduction. Parameters
+that weight decay applies to come first, so each kind is one contiguous part. Knows nothing about which parameters a
+model has.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from alpha.autograd import Tensor
+from alpha.backend import Backend
+from alpha.backend_primitives import Array
+from alpha.errors import AlphaError
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """A parameter before it exists. `decay`: weight decay applies (matrices). `initial` makes its float64 values."""
+
+    name: str
+    shape: tuple[int, ...]
+    initial: Callable[[], npt.NDArray[np.float64]]
+
+    @property
+    def decay(self) -> bool:
+        return len(self.shape) >= 2
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+class Parameters:
+    """The parameters of a model on a backend: `parameters["wte.weight"]` is a Tensor with a gradient buffer."""
+
+    def __init__(self, backend: Backend, specs: Sequence[ParameterSpec], dtype: npt.DTypeLike = np.float32) -> None:
+        """Allocates everything; values are undefined until `initialize` or `load`."""
+        self.backend = backend
+        self.specs = sorted(specs, key=lambda spec: not spec.decay)
+        self.size = sum(spec.size for spec in self.specs)
+        self.decayed_size = sum(spec.size for spec in self.specs if spec.decay)
+        self.values = backend.empty((self.size,), dtype)
+        self.gradients = backend.zeros((self.size,), dtype)
+        self._tensors: dict[str, Tensor] = {}
+        for spec, values in self.views(self.values):
+            self._tensors[spec.name] = Tensor(backend, values, requires_gradient=True)
+        for spec, gradients in self.views(self.gradients):
+            self._tensors[spec.name].gradient_buffer = gradients
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def views(self, flat: Array) -> Iterator[tuple[ParameterSpec, Array]]:
+        """Each parameter's part, in its shape, of a flat array with one element per weight (moments, gradients)."""
+        start = 0
+        for spec in self.specs:
+            part = self.backend.narrow(flat, 0, start, spec.size)
+            yield spec, self.backend.reshape(part, spec.shape)
+            start += spec.size
+
+    def initialize(self) -> None:
+        """Set every parameter to its initial values."""
+        for spec in self.specs:
+            tensor = self._tensors[spec.name]
+            self.backend.copy_into(tensor.data, self.backend.from_numpy(spec.initial().astype(tensor.dtype)))
+
+    def clear_gradients(self) -> None:
+        """Forget the gradients, so that the next contribution overwrites the buffer."""
+        for tensor in self._tensors.values():
+            tensor.gradient = None
+
+    def to_numpy(self) -> dict[str, npt.NDArray[np.floating]]:
+        """A copy of every parameter by name."""
+        return {spec.name: self.backend.to_numpy(self._tensors[spec.name].data) for spec in self.specs}
+
+    def load(self, values: Mapping[str, npt.NDArray[np.floating]]) -> None:
+        """Take the values from arrays by name. Raises AlphaError when one is missing, unknown or of another shape."""
+        unknown = sorted(set(values) - set(self._tensors))
+        if unknown:
+            raise AlphaError(f"The weights hold {unknown[0]!r}, which this model does not have.")
+        for spec in self.specs:
+            if spec.name not in values:
+                raise AlphaError(f"The weights lack {spec.name!r}, which this model needs.")
+            given = values[spec.name]
+            if given.shape != spec.shape:
+                raise AlphaError(
+                    f"The weight {spec.name!r} has shape {list(given.shape)}, but this model needs {list(spec.shape)}."
+                )
+            tensor = self._tensors[spec.name]
+            self.backend.copy_into(tensor.data, self.backend.from_numpy(given.astype(tensor.dtype)))
