@@ -258,13 +258,12 @@ class Backend(Primitives):
     def dropout(self, x: Array, probability: float, key: RandomKey | None) -> Array:
         """Zero each element with `probability` and divide the others by 1 - probability (Srivastava et al. 2014).
 
-        Element i is dropped when random integer i of the key is below probability * 2^32. The backward pass is the same
-        operation on the gradient.
+        Element i is dropped when 16-bit random integer i of the key is below probability * 2^16. The backward pass is
+        the same operation on the gradient.
         """
         if not probability or key is None:
             return x
-        bits = self.random_bits(x.shape, key)
-        dropped = self.greater(float(round(probability * 2.0**32)), bits)
+        dropped = self.greater(round(probability * 2**16), self.random_uint16(x.shape, key))
         return self.where(dropped, 0.0, self.multiply(x, 1.0 / (1.0 - probability)))
 
     # --- loss ---------------------------------------------------------------------------------------------------------

@@ -1,9 +1,411 @@
-"""The reference backend on numpy."""
+"""The reference backend: numpy's primitives, with the fused operations done block by block on a few threads.
 
-from alpha.backend_cpu_ref_primitives import NumpyPrimitives
+How an operation is divided into parts depends on the shapes alone, and every product runs on one BLAS thread, so the
+results have the same bits whatever `threads` is.
+"""
+
+import ctypes
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from alpha import backend_cpu_ref_attention as attention_parts
+from alpha import backend_cpu_ref_kernels as kernels
+from alpha import rng
+from alpha.backend import Saved, UpdateControl
+from alpha.backend_cpu_ref_attention import AttentionCall
+from alpha.backend_cpu_ref_primitives import NumpyArray, NumpyPrimitives
+from alpha.backend_primitives import RandomKey
+from alpha.config import GATED_ACTIVATIONS
+from alpha.worker_pool import WorkerPool
+
+BLOCK_BYTES = 1 << 17
+PRODUCT_FLOPS = 1 << 24
+FLAT_BLOCK = 1 << 14
+HEAD_CHUNK = 1 << 24
+
+Part = tuple[Callable[..., None], Any]
 
 
 class CpuRef(NumpyPrimitives):
-    """The reference backend."""
+    """The reference backend. `threads` may be changed between operations."""
 
     name = "cpu_ref"
+
+    def __init__(self, threads: int = 1) -> None:
+        use_one_blas_thread()
+        keep_freed_memory()
+        self._pool = WorkerPool(threads)
+
+    @property
+    def threads(self) -> int:
+        return self._pool.threads
+
+    @threads.setter
+    def threads(self, threads: int) -> None:
+        self._pool.threads = threads
+
+    # --- products -----------------------------------------------------------------------------------------------------
+
+    def matmul(self, a: NumpyArray, b: NumpyArray) -> NumpyArray:
+        if a.ndim != 2 or b.ndim != 2:
+            return np.matmul(a, b)
+        out = np.empty((a.shape[0], b.shape[1]), np.result_type(a, b))
+        self._run(_product_parts(a, b, out))
+        return out
+
+    def linear(
+        self,
+        x: NumpyArray,
+        weight: NumpyArray,
+        bias: NumpyArray | None = None,
+        activation: str = "",
+        residual: NumpyArray | None = None,
+        training: bool = False,
+    ) -> tuple[NumpyArray, Saved]:
+        rows, N = self._rows(x), weight.shape[1]
+        width = N // 2 if activation in GATED_ACTIVATIONS else N
+        y = np.empty((rows.shape[0], width), x.dtype)
+        slope = np.empty((rows.shape[0], N), x.dtype) if activation and training else None
+        residual_rows = None if residual is None else self._rows(residual)
+
+        def part(block: slice) -> None:
+            h = y[block] if width == N else np.empty((block.stop - block.start, N), x.dtype)
+            np.matmul(rows[block], weight, out=h)
+            for inner in _blocks(h.shape[0], N * h.itemsize):
+                outer = slice(block.start + inner.start, block.start + inner.stop)
+                if bias is not None:
+                    h[inner] += bias
+                if activation:
+                    kernels.activate(h[inner], activation, y[outer], None if slope is None else slope[outer])
+                if residual_rows is not None:
+                    y[outer] += residual_rows[outer]
+
+        self._run([(part, block) for block in _product_rows(rows.shape[0], 2 * weight.size)])
+        return y.reshape(*x.shape[:-1], width), ((x, weight, bias is not None, slope) if training else None)
+
+    def linear_backward(
+        self, dy: NumpyArray, saved: Saved, weight_gradient: NumpyArray | None = None, need_input: bool = True
+    ) -> tuple[NumpyArray | None, NumpyArray, NumpyArray | None]:
+        x, weight, has_bias, slope = saved
+        rows, dh = self._rows(x), self._rows(dy)
+        if slope is not None:
+            dh = self._scale_by_slope(dh, slope)
+        dweight = np.empty(weight.shape, dh.dtype) if weight_gradient is None else weight_gradient
+        parts = _product_parts(rows.T, dh, dweight)
+        dx = dbias = None
+        if need_input:
+            dx = np.empty(rows.shape, dh.dtype)
+            parts += _product_parts(dh, weight.T, dx)
+        if has_bias:
+            dbias = np.empty(dh.shape[1], dh.dtype)
+            parts.append((functools.partial(np.add.reduce, dh, 0, None), dbias))  # the last argument is `out`
+        self._run(parts)
+        return (None if dx is None else dx.reshape(x.shape)), dweight, dbias
+
+    def _scale_by_slope(self, dy: NumpyArray, slope: NumpyArray) -> NumpyArray:
+        dh = np.empty(slope.shape, dy.dtype)
+
+        def part(block: slice) -> None:
+            kernels.scale_by_slope(dy[block], slope[block], dh[block])
+
+        self._run_blocks(part, dh.shape[0], dh.shape[1] * dh.itemsize)
+        return dh
+
+    # --- activations and normalization --------------------------------------------------------------------------------
+
+    def activation(self, x: NumpyArray, kind: str, training: bool = False) -> tuple[NumpyArray, Saved]:
+        rows = self._rows(x)
+        width = rows.shape[1] // 2 if kind in GATED_ACTIVATIONS else rows.shape[1]
+        y = np.empty((rows.shape[0], width), x.dtype)
+        slope = np.empty(rows.shape, x.dtype) if training else None
+
+        def part(block: slice) -> None:
+            kernels.activate(rows[block], kind, y[block], None if slope is None else slope[block])
+
+        self._run_blocks(part, rows.shape[0], rows.shape[1] * rows.itemsize)
+        return y.reshape(*x.shape[:-1], width), slope
+
+    def activation_backward(self, dy: NumpyArray, saved: Saved) -> NumpyArray:
+        return self._scale_by_slope(self._rows(dy), saved).reshape(*dy.shape[:-1], saved.shape[-1])
+
+    def layer_norm(
+        self, x: NumpyArray, weight: NumpyArray, bias: NumpyArray | None, epsilon: float, training: bool = False
+    ) -> tuple[NumpyArray, Saved]:
+        rows = self._rows(x)
+        y = np.empty(rows.shape, x.dtype)
+        normalized = np.empty(rows.shape, x.dtype) if training else y
+        scale = np.empty((rows.shape[0], 1), x.dtype)
+
+        def part(block: slice) -> None:
+            kernels.layer_norm(rows[block], weight, bias, epsilon, y[block], normalized[block], scale[block])
+
+        self._run_blocks(part, rows.shape[0], rows.shape[1] * rows.itemsize)
+        return y.reshape(x.shape), ((normalized, scale, weight, bias is not None) if training else None)
+
+    def layer_norm_backward(self, dy: NumpyArray, saved: Saved) -> tuple[NumpyArray, NumpyArray, NumpyArray | None]:
+        normalized, scale, weight, has_bias = saved
+        dx, dweight = self._norm_backward(dy, normalized, scale, weight, centered=True)
+        return dx, dweight, (np.add.reduce(self._rows(dy), axis=0) if has_bias else None)
+
+    def rms_norm(
+        self, x: NumpyArray, weight: NumpyArray, epsilon: float, training: bool = False
+    ) -> tuple[NumpyArray, Saved]:
+        rows = self._rows(x)
+        y = np.empty(rows.shape, x.dtype)
+        normalized = np.empty(rows.shape, x.dtype) if training else y
+        scale = np.empty((rows.shape[0], 1), x.dtype)
+
+        def part(block: slice) -> None:
+            kernels.rms_scale(rows[block], epsilon, scale[block])
+            np.multiply(rows[block], scale[block], out=normalized[block])
+            np.multiply(normalized[block], weight, out=y[block])
+
+        self._run_blocks(part, rows.shape[0], rows.shape[1] * rows.itemsize)
+        return y.reshape(x.shape), ((normalized, scale, weight) if training else None)
+
+    def rms_norm_backward(self, dy: NumpyArray, saved: Saved) -> tuple[NumpyArray, NumpyArray]:
+        normalized, scale, weight = saved
+        return self._norm_backward(dy, normalized, scale, weight, centered=False)
+
+    def _norm_backward(
+        self, dy: NumpyArray, normalized: NumpyArray, scale: NumpyArray, weight: NumpyArray, centered: bool
+    ) -> tuple[NumpyArray, NumpyArray]:
+        rows, width = self._rows(dy), dy.shape[-1]
+        blocks = _blocks(rows.shape[0], width * rows.itemsize)
+        dx = np.empty(rows.shape, rows.dtype)
+        dweights = np.empty((len(blocks), width), rows.dtype)
+
+        def part(index: int) -> None:
+            block = blocks[index]
+            kernels.norm_backward(
+                rows[block], normalized[block], scale[block], weight, centered, dx[block], dweights[index]
+            )
+
+        self._run([(part, index) for index in range(len(blocks))])
+        return dx.reshape(dy.shape), np.add.reduce(dweights, axis=0)
+
+    # --- attention ----------------------------------------------------------------------------------------------------
+
+    def attention(
+        self,
+        query: NumpyArray,
+        key: NumpyArray,
+        value: NumpyArray,
+        soft_cap: float = 0.0,
+        dropout: float = 0.0,
+        random: RandomKey | None = None,
+        training: bool = False,
+    ) -> tuple[NumpyArray, Saved]:
+        B, Tq, H, _ = query.shape
+        kept = None
+        if dropout and random is not None:
+            kept = self.dropout(np.ones((B, H, Tq, key.shape[1]), query.dtype), dropout, random)
+        call = AttentionCall(
+            query, key, value, np.empty(query.shape, query.dtype), soft_cap, kept, {} if training else None
+        )
+        self._run([(functools.partial(attention_parts.forward, call), part) for part in call.parts()])
+        return call.out, (call if training else None)
+
+    def attention_backward(self, dy: NumpyArray, saved: Saved) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
+        B, T, H, D = saved.query.shape
+        G = saved.key.shape[2]
+        if saved.key.shape[1] == T:
+            # Side by side in one array, as the projection that made them wants them back (see `concatenate`).
+            packed = np.empty((B, T, H + 2 * G, D), dy.dtype)
+            dq, dk, dv = packed[:, :, :H], packed[:, :, H : H + G], packed[:, :, H + G :]
+        else:
+            dq, dk, dv = (np.empty(each.shape, dy.dtype) for each in (saved.query, saved.key, saved.value))
+
+        def part(which: tuple[int, slice]) -> None:
+            attention_parts.backward(saved, which, dy, dq, dk, dv)
+
+        self._run([(part, which) for which in saved.parts()])
+        return dq, dk, dv
+
+    def concatenate(self, parts: Sequence[NumpyArray], axis: int) -> NumpyArray:
+        """Without a copy when the parts are neighbours in one array already."""
+        first = parts[0]
+        address = first.__array_interface__["data"][0]
+        length = 0
+        for part in parts:
+            beside = part.__array_interface__["data"][0] == address + length * first.strides[axis]
+            if part.base is None or part.base is not first.base or part.strides != first.strides or not beside:
+                return np.concatenate(parts, axis)
+            length += part.shape[axis]
+        shape = list(first.shape)
+        shape[axis] = length
+        return np.lib.stride_tricks.as_strided(first, shape, first.strides)
+
+    def rotary(self, x: NumpyArray, cosine: NumpyArray, sine: NumpyArray) -> NumpyArray:
+        half = x.shape[-1] // 2
+        cosine, sine = cosine[:, None], sine[:, None]
+        y = np.empty(x.shape, x.dtype)
+
+        def part(b: int) -> None:
+            first, second = x[b, ..., :half], x[b, ..., half:]
+            np.multiply(first, cosine, out=y[b, ..., :half])
+            y[b, ..., :half] -= second * sine
+            np.multiply(second, cosine, out=y[b, ..., half:])
+            y[b, ..., half:] += first * sine
+
+        self._run([(part, b) for b in range(x.shape[0])])
+        return y
+
+    def dropout(self, x: NumpyArray, probability: float, key: RandomKey | None) -> NumpyArray:
+        if not probability or key is None:
+            return x
+        threshold, scale = round(probability * 2**16), 1.0 / (1.0 - probability)
+        flat = np.ascontiguousarray(x).reshape(-1)
+        y = np.empty(flat.shape, flat.dtype)
+        step = int(key.step[0])
+
+        def part(block: slice) -> None:
+            bits = rng.random_uint16(block.stop - block.start, key.seed, key.stream, step, block.start)
+            np.multiply(flat[block], bits >= threshold, out=y[block])
+            y[block] *= scale
+
+        self._run([(part, block) for block in _slices(flat.size, FLAT_BLOCK)])
+        return y.reshape(x.shape)
+
+    # --- loss ---------------------------------------------------------------------------------------------------------
+
+    def cross_entropy(
+        self, x: NumpyArray, weight: NumpyArray, targets: NumpyArray, soft_cap: float = 0.0, training: bool = False
+    ) -> tuple[NumpyArray, Saved]:
+        M, V = x.shape[0], weight.shape[0]
+        counted = targets >= 0
+        weights = (counted / max(1, int(np.count_nonzero(counted)))).astype(x.dtype)[:, None]
+        ids = np.where(counted, targets, 0)
+        losses = np.empty((M, 1), x.dtype)
+        dx = np.empty(x.shape, x.dtype) if training else None
+        dweight = np.zeros(weight.shape, x.dtype) if training else None
+        for chunk in _slices(M, max(1, HEAD_CHUNK // V)):
+            dlogits = np.empty((chunk.stop - chunk.start, V), x.dtype)
+            part = functools.partial(
+                kernels.cross_entropy, x[chunk], weight, ids[chunk], weights[chunk], soft_cap, losses[chunk], dlogits,
+                None if dx is None else dx[chunk],
+            )  # fmt: skip
+            self._run([(part, block) for block in _product_rows(dlogits.shape[0], 2 * weight.size)])
+            if dweight is not None:
+                dweight += self.matmul(dlogits.T, x[chunk])
+        return np.add.reduce(losses * weights)[0], ((dx, dweight) if training else None)
+
+    def cross_entropy_backward(
+        self, dloss: NumpyArray, saved: Saved, weight_gradient: NumpyArray | None = None
+    ) -> tuple[NumpyArray, NumpyArray]:
+        dx, dweight = saved
+        if dloss != 1.0:
+            dx, dweight = dx * dloss, dweight * dloss
+        return dx, dweight
+
+    # --- optimizers ---------------------------------------------------------------------------------------------------
+
+    def sum_of_squares(self, x: NumpyArray) -> NumpyArray:
+        flat = x.reshape(-1)
+        blocks = _slices(flat.size, FLAT_BLOCK)
+        sums = np.empty(len(blocks), np.float64)
+
+        def part(index: int) -> None:
+            sums[index] = np.vdot(flat[blocks[index]], flat[blocks[index]])
+
+        self._run([(part, index) for index in range(len(blocks))])
+        return np.add.reduce(sums, keepdims=True).astype(x.dtype)
+
+    def adamw_update(
+        self,
+        parameter: NumpyArray,
+        gradient: NumpyArray,
+        first: NumpyArray,
+        second: NumpyArray,
+        control: UpdateControl,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        weight_decay: float,
+    ) -> None:
+        if not control.accept[0]:
+            return
+        learning_rate = float(control.learning_rate[0])
+        scalars = (
+            float(control.gradient_scale[0]),
+            1.0 - learning_rate * weight_decay,
+            learning_rate / float(control.correction1[0]),
+            float(control.correction2[0]),
+            beta1, beta2, epsilon,
+        )  # fmt: skip
+        p, g, m, v = (each.reshape(-1) for each in (parameter, gradient, first, second))
+
+        def part(block: slice) -> None:
+            kernels.adamw(p[block], g[block], m[block], v[block], *scalars)
+
+        self._run([(part, block) for block in _slices(parameter.size, FLAT_BLOCK)])
+
+    # --- parts --------------------------------------------------------------------------------------------------------
+
+    def _run(self, parts: Sequence[Part]) -> None:
+        self._pool.run(_call, parts)
+
+    def _run_blocks(self, function: Callable[[slice], None], rows: int, row_bytes: int) -> None:
+        self._run([(function, block) for block in _blocks(rows, row_bytes)])
+
+
+def _call(part: Part) -> None:
+    function, argument = part
+    function(argument)
+
+
+def _slices(size: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
+
+
+def _blocks(rows: int, row_bytes: int) -> list[slice]:
+    """Ranges of rows that fit the cache several times over."""
+    return _slices(rows, max(1, BLOCK_BYTES // row_bytes))
+
+
+def _product_rows(rows: int, flops_per_row: int) -> list[slice]:
+    """Ranges of rows, equal in size, each with enough arithmetic for a matrix product to run at full speed."""
+    count = max(1, min(8, rows * flops_per_row // PRODUCT_FLOPS))
+    return _slices(rows, -(-rows // count)) if rows else []
+
+
+def _product_parts(a: NumpyArray, b: NumpyArray, out: NumpyArray) -> list[Part]:
+    """The product a @ b, divided along the longer side of `out`."""
+    (M, K), N = a.shape, b.shape[1]
+
+    def part(block: tuple[slice, slice]) -> None:
+        np.matmul(a[block[0]], b[:, block[1]], out=out[block])
+
+    whole = slice(None)
+    if M >= N:
+        return [(part, (rows, whole)) for rows in _product_rows(M, 2 * K * N)]
+    return [(part, (whole, columns)) for columns in _product_rows(N, 2 * K * M)]
+
+
+@functools.cache
+def use_one_blas_thread() -> None:
+    """Let products run on the thread that calls them: the worker pool does the sharing out, reproducibly."""
+    import threadpoolctl
+
+    threadpoolctl.threadpool_limits(1, "blas")
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Ask the C library not to hand freed memory back to the system.
+
+    A training step frees and allocates the same large arrays again and again; getting them from the system each time
+    would fault in every page anew, which costs more than the arithmetic on them.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
+        return
+    trim_threshold, top_pad, mmap_max, arena_max = -1, -2, -4, -8  # malloc.h
+    for parameter, value in ((trim_threshold, 1 << 30), (top_pad, 1 << 26), (mmap_max, 0), (arena_max, 1)):
+        libc.mallopt(parameter, value)

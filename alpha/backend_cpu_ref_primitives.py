@@ -106,13 +106,7 @@ class NumpyPrimitives(Backend):
         return np.tanh(x)
 
     def erf(self, x: NumpyArray) -> NumpyArray:
-        """From a Chebyshev series of (1 + 2 |x|) exp(x^2) erfc(|x|) in (|x| - k) / (|x| + k).
-
-        Source: Shepherd and Laframboise, Mathematics of Computation 36, 1981, with k = 3.75.
-        """
-        size = np.minimum(np.absolute(x), 6.0)  # erf(6) is 1 in double precision
-        series = chebyshev.chebval((size - ERF_MIDPOINT) / (size + ERF_MIDPOINT), erf_coefficients(x.dtype.name))
-        return np.copysign(1.0 - series * np.exp(-size * size) / (1.0 + 2.0 * size), x)
+        return erf(x)
 
     def sign(self, x: NumpyArray) -> NumpyArray:
         return np.sign(x)
@@ -148,13 +142,23 @@ class NumpyPrimitives(Backend):
     def pick(self, x: NumpyArray, ids: NumpyArray) -> NumpyArray:
         return np.take_along_axis(x, ids[..., None], axis=-1)[..., 0]
 
-    def random_bits(self, shape: Sequence[int], key: RandomKey) -> NumpyArray:
-        return rng.random_bits(math.prod(shape), key.seed, key.stream, int(key.step[0])).reshape(shape)
+    def random_uint16(self, shape: Sequence[int], key: RandomKey) -> NumpyArray:
+        return rng.random_uint16(math.prod(shape), key.seed, key.stream, int(key.step[0])).reshape(shape)
+
+
+def erf(x: NumpyArray) -> NumpyArray:
+    """The error function, from a Chebyshev series of (1 + 2 |x|) exp(x^2) erfc(|x|) in (|x| - k) / (|x| + k).
+
+    Source: Shepherd and Laframboise, Mathematics of Computation 36, 1981, with k = 3.75.
+    """
+    size = np.minimum(np.absolute(x), 6.0)  # erf(6) is 1 in double precision
+    series = chebyshev.chebval((size - ERF_MIDPOINT) / (size + ERF_MIDPOINT), erf_coefficients(x.dtype.name))
+    return np.copysign(1.0 - series * np.exp(-size * size) / (1.0 + 2.0 * size), x)
 
 
 @functools.cache
 def erf_coefficients(dtype: str) -> NumpyArray:
-    """The Chebyshev coefficients of `NumpyPrimitives.erf`, as many as the dtype can use."""
+    """The Chebyshev coefficients that `erf` needs, as many as the dtype can use."""
 
     def scaled_erfc(points: NumpyArray) -> NumpyArray:
         sizes = ERF_MIDPOINT * (1.0 + points) / (1.0 - points)

@@ -22,7 +22,7 @@ Operand: TypeAlias = Any
 
 @dataclass(frozen=True)
 class RandomKey:
-    """Names a sequence of random integers: `rng.random_bits(count, seed, stream, step)`.
+    """Names a sequence of random integers: `rng.random_uint16(count, seed, stream, step)`.
 
     `step` is an integer array of shape [1], because it changes from step to step of a recorded program.
     """
@@ -189,5 +189,5 @@ class Primitives(ABC):
     # --- random -------------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def random_bits(self, shape: Sequence[int], key: RandomKey) -> Array:
-        """Random uint32 integers, `rng.random_bits` in row-major order."""
+    def random_uint16(self, shape: Sequence[int], key: RandomKey) -> Array:
+        """Random uint16 integers, `rng.random_uint16` in row-major order."""

@@ -53,6 +53,14 @@ def random_bits(count: int, seed: int, stream: int, step: int = 0, start: int = 
     return words.reshape(-1)[offset : offset + count]
 
 
+def random_uint16(count: int, seed: int, stream: int, step: int = 0, start: int = 0) -> npt.NDArray[np.uint16]:
+    """`count` random 16-bit integers from `start` on: the low and then the high half of each of `random_bits`."""
+    first = start // 2
+    words = random_bits((start + count + 1) // 2 - first, seed, stream, step, first)
+    halves = words.astype("<u4", copy=False).view("<u2").astype(np.uint16, copy=False)
+    return halves[start - 2 * first :][:count]
+
+
 def uniform(count: int, seed: int, stream: int, step: int = 0, start: int = 0) -> npt.NDArray[np.float64]:
     """Uniform float64 numbers in (0, 1), one per 32-bit integer: (bits + 0.5) / 2^32."""
     bits = random_bits(count, seed, stream, step, start).astype(np.float64)

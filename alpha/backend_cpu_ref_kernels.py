@@ -1,0 +1,233 @@
+"""The inner loops of the reference backend: fused operations on a block of rows that fits the processor's cache.
+
+Each function does what the composition of the same name in `backend` does, in fewer passes over memory: results go
+into arrays given by the caller and intermediate values are overwritten in place. Knows nothing about threads.
+"""
+
+import math
+
+import numpy as np
+
+from alpha.backend import GELU_CUBIC, GELU_SCALE
+from alpha.backend_cpu_ref_primitives import NumpyArray, erf
+
+
+def activate(h: NumpyArray, kind: str, y: NumpyArray, slope: NumpyArray | None) -> None:
+    """y = activation(h) and, unless it is None, slope = dy/dh; h may be overwritten, and y may be h.
+
+    For the gated kinds h and slope are twice as wide as y: the gradient of h is [dy, dy] * slope.
+    """
+    if kind in ("swiglu", "geglu"):
+        width = y.shape[-1]
+        gate, up = h[:, :width], h[:, width:]
+        gate_slope = None if slope is None else slope[:, :width]
+        activated = np.empty_like(y) if slope is None else slope[:, width:]
+        activate(gate, "silu" if kind == "swiglu" else "gelu", activated, gate_slope)
+        np.multiply(activated, up, out=y)
+        if gate_slope is not None:
+            gate_slope *= up
+        return
+    _ACTIVATIONS[kind](h, y, slope)
+
+
+def _relu(h: NumpyArray, y: NumpyArray, slope: NumpyArray | None) -> None:
+    if slope is not None:
+        np.greater(h, 0.0, out=slope, casting="unsafe")
+    np.maximum(h, 0.0, out=y)
+
+
+def _relu2(h: NumpyArray, y: NumpyArray, slope: NumpyArray | None) -> None:
+    np.maximum(h, 0.0, out=y)
+    if slope is not None:
+        np.add(y, y, out=slope)
+    np.multiply(y, y, out=y)
+
+
+def _silu(h: NumpyArray, y: NumpyArray, slope: NumpyArray | None) -> None:
+    # sigmoid(h) = (1 + tanh(h / 2)) / 2 cannot overflow.
+    sigmoid = np.multiply(h, 0.5)
+    np.tanh(sigmoid, out=sigmoid)
+    sigmoid += 1.0
+    sigmoid *= 0.5
+    np.multiply(h, sigmoid, out=y)
+    if slope is not None:
+        np.subtract(1.0, sigmoid, out=slope)
+        slope *= y
+        slope += sigmoid
+
+
+def _gelu(h: NumpyArray, y: NumpyArray, slope: NumpyArray | None) -> None:
+    square = np.multiply(h, h)
+    tanh = np.multiply(square, GELU_SCALE * GELU_CUBIC)
+    tanh += GELU_SCALE
+    tanh *= h
+    np.tanh(tanh, out=tanh)
+    if slope is not None:
+        # slope = (1 + tanh) / 2 + (h / 2) (1 - tanh^2) scale (1 + 3 cubic h^2)
+        square *= 1.5 * GELU_SCALE * GELU_CUBIC
+        square += 0.5 * GELU_SCALE
+        square *= h
+        np.multiply(tanh, tanh, out=slope)
+        np.subtract(1.0, slope, out=slope)
+        slope *= square
+    tanh += 1.0
+    tanh *= 0.5
+    np.multiply(h, tanh, out=y)
+    if slope is not None:
+        slope += tanh
+
+
+def _gelu_exact(h: NumpyArray, y: NumpyArray, slope: NumpyArray | None) -> None:
+    half = erf(h * math.sqrt(0.5))
+    half += 1.0
+    half *= 0.5
+    if slope is not None:
+        np.multiply(h, h, out=slope)
+        slope *= -0.5
+        np.exp(slope, out=slope)
+        slope *= 1.0 / math.sqrt(2.0 * math.pi)
+        slope *= h
+        slope += half
+    np.multiply(h, half, out=y)
+
+
+_ACTIVATIONS = {"relu": _relu, "relu2": _relu2, "silu": _silu, "gelu": _gelu, "gelu_exact": _gelu_exact}
+
+
+def scale_by_slope(dy: NumpyArray, slope: NumpyArray, dh: NumpyArray) -> None:
+    """dh = dy * slope, for the gated kinds with dy repeated."""
+    width = dy.shape[-1]
+    for start in range(0, slope.shape[-1], width):
+        np.multiply(dy, slope[:, start : start + width], out=dh[:, start : start + width])
+
+
+def layer_norm(
+    x: NumpyArray,
+    weight: NumpyArray,
+    bias: NumpyArray | None,
+    epsilon: float,
+    y: NumpyArray,
+    normalized: NumpyArray,
+    scale: NumpyArray,
+) -> None:
+    """Writes y, (x - mean) * scale and scale = 1 / deviation [rows, 1]; `normalized` may be y."""
+    width = x.shape[-1]
+    mean = np.matmul(x, np.full((width, 1), 1.0 / width, x.dtype))
+    np.subtract(x, mean, out=normalized)
+    rms_scale(normalized, epsilon, scale)
+    normalized *= scale
+    np.multiply(normalized, weight, out=y)
+    if bias is not None:
+        y += bias
+
+
+def rms_scale(x: NumpyArray, epsilon: float, scale: NumpyArray) -> None:
+    """scale [..., 1] = 1 / sqrt(mean(x^2) + epsilon) over the last axis."""
+    np.vecdot(x, x, out=scale[..., 0])
+    scale *= 1.0 / x.shape[-1]
+    scale += epsilon
+    np.sqrt(scale, out=scale)
+    np.divide(1.0, scale, out=scale)
+
+
+def norm_backward(
+    dy: NumpyArray,
+    normalized: NumpyArray,
+    scale: NumpyArray,
+    weight: NumpyArray,
+    centered: bool,
+    dx: NumpyArray,
+    dweight: NumpyArray,
+) -> None:
+    """dx and this block's part of dweight; `centered` for layer norm, otherwise RMS norm."""
+    width = dy.shape[-1]
+    product = np.multiply(dy, normalized)
+    np.add.reduce(product, axis=0, out=dweight)
+    np.multiply(dy, weight, out=dx)
+    along = np.matmul(product, weight[:, None])
+    along *= -1.0 / width
+    np.multiply(normalized, along, out=product)
+    if centered:
+        mean = np.matmul(dx, np.full((width, 1), -1.0 / width, dx.dtype))
+        dx += mean
+    dx += product
+    dx *= scale
+
+
+def softmax_unnormalized(scores: NumpyArray) -> NumpyArray:
+    """Overwrites `scores` with exp(scores - max) over the last axis; returns their sums [..., 1]."""
+    scores -= np.max(scores, axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    return np.matmul(scores, np.ones((scores.shape[-1], 1), scores.dtype))
+
+
+def adamw(
+    parameter: NumpyArray,
+    gradient: NumpyArray,
+    first: NumpyArray,
+    second: NumpyArray,
+    gradient_scale: float,
+    decay: float,
+    step_size: float,
+    correction2: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> None:
+    """See `Backend.adamw_update`; decay is 1 - lr weight_decay and step_size is lr / correction1."""
+    g = gradient * gradient_scale
+    first *= beta1
+    work = g * (1.0 - beta1)
+    first += work
+    np.multiply(g, g, out=work)
+    work *= 1.0 - beta2
+    second *= beta2
+    second += work
+    np.multiply(second, 1.0 / correction2, out=work)
+    np.sqrt(work, out=work)
+    work += epsilon
+    np.divide(first, work, out=work)
+    work *= step_size
+    if decay != 1.0:
+        parameter *= decay
+    parameter -= work
+
+
+def cross_entropy(
+    x: NumpyArray,
+    weight: NumpyArray,
+    ids: NumpyArray,
+    weights: NumpyArray,
+    soft_cap: float,
+    losses: NumpyArray,
+    dlogits: NumpyArray,
+    dx: NumpyArray | None,
+    block: slice,
+) -> None:
+    """One block of rows of `Backend.cross_entropy`: writes losses [rows, 1] and, with dx, dlogits and dx.
+
+    `dlogits` holds the logits first; `weights` [rows, 1] are each row's share in the mean.
+    """
+    logits, rows = dlogits[block], np.arange(block.stop - block.start)
+    np.matmul(x[block], weight.T, out=logits)
+    capped = None
+    if soft_cap:
+        logits *= 1.0 / soft_cap
+        np.tanh(logits, out=logits)
+        capped = logits.copy() if dx is not None else None
+        logits *= soft_cap
+    logits -= np.max(logits, axis=-1, keepdims=True)
+    targets = logits[rows, ids[block], None]
+    np.exp(logits, out=logits)
+    sums = np.add.reduce(logits, axis=-1, keepdims=True)
+    np.log(sums, out=losses[block])
+    losses[block] -= targets
+    if dx is None:
+        return
+    logits *= weights[block] / sums
+    logits[rows, ids[block]] -= weights[block, 0]
+    if capped is not None:
+        np.multiply(capped, capped, out=capped)
+        np.subtract(1.0, capped, out=capped)
+        logits *= capped
+    np.matmul(logits, weight, out=dx[block])
