@@ -23,7 +23,8 @@ from alpha.config import GATED_ACTIVATIONS
 from alpha.worker_pool import WorkerPool
 
 BLOCK_BYTES = 1 << 17
-PRODUCT_FLOPS = 1 << 24
+SMALL_PRODUCT = 1 << 24
+LARGE_PRODUCT = 1 << 26
 FLAT_BLOCK = 1 << 14
 HEAD_CHUNK = 1 << 24
 
@@ -101,7 +102,7 @@ class CpuRef(NumpyPrimitives):
             dx = np.empty(rows.shape, dh.dtype)
             parts += _product_parts(dh, weight.T, dx)
         if has_bias:
-            dbias = np.empty(dh.shape[1], dh.dtype)
+            dbias = np.empty(dh.shape[1:], dh.dtype)
             parts.append((functools.partial(np.add.reduce, dh, 0, None), dbias))  # the last argument is `out`
         self._run(parts)
         return (None if dx is None else dx.reshape(x.shape)), dweight, dbias
@@ -112,7 +113,7 @@ class CpuRef(NumpyPrimitives):
         def part(block: slice) -> None:
             kernels.scale_by_slope(dy[block], slope[block], dh[block])
 
-        self._run_blocks(part, dh.shape[0], dh.shape[1] * dh.itemsize)
+        self._run_blocks(part, slope.shape[0], slope.shape[1] * slope.itemsize)
         return dh
 
     # --- activations and normalization --------------------------------------------------------------------------------
@@ -207,7 +208,8 @@ class CpuRef(NumpyPrimitives):
         call = AttentionCall(
             query, key, value, np.empty(query.shape, query.dtype), soft_cap, kept, {} if training else None
         )
-        self._run([(functools.partial(attention_parts.forward, call), part) for part in call.parts()])
+        part = functools.partial(attention_parts.forward, call)
+        self._run([(part, which) for which in call.parts()])
         return call.out, (call if training else None)
 
     def attention_backward(self, dy: NumpyArray, saved: Saved) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
@@ -220,9 +222,7 @@ class CpuRef(NumpyPrimitives):
         else:
             dq, dk, dv = (np.empty(each.shape, dy.dtype) for each in (saved.query, saved.key, saved.value))
 
-        def part(which: tuple[int, slice]) -> None:
-            attention_parts.backward(saved, which, dy, dq, dk, dv)
-
+        part = functools.partial(attention_parts.backward, saved, dy, dq, dk, dv)
         self._run([(part, which) for which in saved.parts()])
         return dq, dk, dv
 
@@ -367,10 +367,11 @@ def _blocks(rows: int, row_bytes: int) -> list[slice]:
     return _slices(rows, max(1, BLOCK_BYTES // row_bytes))
 
 
-def _product_rows(rows: int, flops_per_row: int) -> list[slice]:
-    """Ranges of rows, equal in size, each with enough arithmetic for a matrix product to run at full speed."""
-    count = max(1, min(8, rows * flops_per_row // PRODUCT_FLOPS))
-    return _slices(rows, -(-rows // count)) if rows else []
+def _product_rows(size: int, flops_each: int) -> list[slice]:
+    """Equal ranges of `size` rows or columns of a product: few, because each one packs the other operand again."""
+    flops = size * flops_each
+    count = min(flops // LARGE_PRODUCT, size // 256) if flops > 2 * LARGE_PRODUCT else 1 + (flops > SMALL_PRODUCT)
+    return _slices(size, -(-size // max(1, count))) if size else []
 
 
 def _product_parts(a: NumpyArray, b: NumpyArray, out: NumpyArray) -> list[Part]:

@@ -5,37 +5,51 @@ keys that no query of the tile may see are never touched. Probabilities are kept
 1/sum is applied to the much smaller results. See `Backend.attention` for the formula.
 """
 
+import functools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from alpha.backend_cpu_ref_kernels import softmax_unnormalized
 from alpha.backend_cpu_ref_primitives import NumpyArray
 
-TILE_QUERIES = 128
+TILE_QUERIES = 64
 PART_BYTES = 1 << 18
+
+
+class AttentionPart(NamedTuple):
+    """An independent part of the work: some sequences and some key heads, with the query heads that use them."""
+
+    sequences: slice
+    key_heads: slice
+    query_heads: slice
+
+    def tile_key(self, tile: slice) -> tuple[int, int, int]:
+        """Names a tile of this part."""
+        return self.sequences.start, self.key_heads.start, tile.start
 
 
 @dataclass(frozen=True)
 class Tile:
-    """What the forward half keeps of a tile; rows are the queries of each query head of a key head in turn."""
+    """What the forward half keeps of a tile of queries of a part.
+
+    exponentials and capped (tanh(scores / soft_cap)) are [sequences, key heads, rows, keys], inverse_sums [sequences,
+    key heads, rows, 1]; the rows are the tile's queries for each query head that uses the key head, in turn.
+    """
 
     exponentials: NumpyArray
-    """[key heads, rows, keys]"""
     inverse_sums: NumpyArray
-    """[key heads, rows, 1]"""
     capped: NumpyArray | None
-    """tanh(scores / soft_cap), like the exponentials."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class AttentionCall:
     """The operands and result of one attention, and what its forward half keeps for the backward half.
 
     query, out [B, Tq, H, D]; key, value [B, Tk, G, D]; kept [B, H, Tq, Tk] holds the dropout factors, 0 or 1 / (1 - p).
-    `tiles_kept` is None outside training.
+    `tiles_kept`, by `tile_key`, is None outside training.
     """
 
     query: NumpyArray
@@ -46,53 +60,54 @@ class AttentionCall:
     kept: NumpyArray | None
     tiles_kept: dict[tuple[int, int, int], Tile] | None
 
-    def parts(self) -> list[tuple[int, slice]]:
-        """Independent parts of the work: a sequence and some of its key heads each."""
+    def parts(self) -> list[AttentionPart]:
+        """The whole work, in parts whose scores fit the cache where a single head's do."""
         B, Tq, H, _ = self.query.shape
         Tk, G = self.key.shape[1], self.key.shape[2]
-        head_bytes = min(Tq, TILE_QUERIES) * Tk * (H // G) * self.query.itemsize
-        step = max(1, min(G, PART_BYTES // head_bytes))
-        return [(b, slice(g, min(g + step, G))) for b in range(B) for g in range(0, G, step)]
+        group = H // G
+        head_bytes = max(1, min(Tq, TILE_QUERIES) * Tk * group * self.query.itemsize)
+        heads = max(1, min(G, PART_BYTES // head_bytes))
+        sequences = max(1, PART_BYTES // (head_bytes * G))
+        return [
+            AttentionPart(slice(b, min(b + sequences, B)), slice(g, g_end), slice(g * group, g_end * group))
+            for b in range(0, B, sequences)
+            for g in range(0, G, heads)
+            for g_end in [min(g + heads, G)]
+        ]
 
-    def tiles(self) -> Iterator[tuple[slice, int]]:
+    def tiles(self) -> list[tuple[slice, int]]:
         """Ranges of queries with the number of keys that they may see, the last range first."""
         Tq, Tk = self.query.shape[1], self.key.shape[1]
-        for start in reversed(range(0, Tq, TILE_QUERIES)):
-            stop = min(start + TILE_QUERIES, Tq)
-            yield slice(start, stop), Tk - Tq + stop
+        starts = reversed(range(0, Tq, TILE_QUERIES))
+        ranges = [slice(start, min(start + TILE_QUERIES, Tq)) for start in starts]
+        return [(each, Tk - Tq + each.stop) for each in ranges]
 
-    def heads(self, groups: slice) -> slice:
-        """The query heads of a range of key heads."""
-        group = self.query.shape[2] // self.key.shape[2]
-        return slice(groups.start * group, groups.stop * group)
+    def rows(self, x: NumpyArray, part: AttentionPart, tile: slice, factor: float | NumpyArray = 1.0) -> NumpyArray:
+        """A part of x [B, Tq, H, D] times a factor, as a new array [sequences, key heads, rows, D]."""
+        by_head = x[part.sequences, tile, part.query_heads].transpose(0, 2, 1, 3)
+        rows = np.empty(by_head.shape, x.dtype)
+        np.multiply(by_head, factor, out=rows)
+        return rows.reshape(len(rows), part.key_heads.stop - part.key_heads.start, -1, x.shape[-1])
 
-    def rows(self, x: NumpyArray, b: int, tile: slice, groups: slice) -> NumpyArray:
-        """The part of x [B, Tq, H, D] as a new array [key heads, rows, D], see `Tile`."""
-        by_head = x[b, tile, self.heads(groups)].transpose(1, 0, 2)
-        return by_head.copy().reshape(groups.stop - groups.start, -1, x.shape[-1])
-
-    def write_rows(self, target: NumpyArray, rows: NumpyArray, b: int, tile: slice, groups: slice) -> None:
+    def write_rows(self, target: NumpyArray, rows: NumpyArray, part: AttentionPart, tile: slice) -> None:
         """The inverse of `rows`."""
-        queries, D = tile.stop - tile.start, rows.shape[-1]
-        by_head = rows.reshape(-1, queries, D)
-        target[b, tile, self.heads(groups)] = by_head.transpose(1, 0, 2)
+        by_head = rows.reshape(rows.shape[0], -1, tile.stop - tile.start, rows.shape[-1])
+        target[part.sequences, tile, part.query_heads] = by_head.transpose(0, 2, 1, 3)
 
-    def dropout_factors(self, b: int, tile: slice, groups: slice, shape: tuple[int, ...]) -> NumpyArray | None:
+    def dropout_factors(self, part: AttentionPart, tile: slice, shape: tuple[int, ...]) -> NumpyArray | None:
         """The dropout factors of a tile, laid out like its scores."""
         if self.kept is None:
             return None
-        return self.kept[b, self.heads(groups), tile, : shape[-1]].reshape(shape)
+        return self.kept[part.sequences, part.query_heads, tile, : shape[-1]].reshape(shape)
 
 
-def forward(call: AttentionCall, part: tuple[int, slice]) -> None:
+def forward(call: AttentionCall, part: AttentionPart) -> None:
     """Writes the part of `out`, and keeps its tiles."""
-    b, groups = part
     scale = 1.0 / math.sqrt(call.query.shape[-1])
     for tile, keys in call.tiles():
-        q = call.rows(call.query, b, tile, groups)
-        q *= scale
-        k = call.key[b, :keys, groups].transpose(1, 2, 0)
-        v = call.value[b, :keys, groups].transpose(1, 0, 2)
+        q = call.rows(call.query, part, tile, scale)
+        k = call.key[part.sequences, :keys, part.key_heads].transpose(0, 2, 3, 1)
+        v = call.value[part.sequences, :keys, part.key_heads].transpose(0, 2, 1, 3)
         scores = np.matmul(q, k)
         capped = None
         if call.soft_cap:
@@ -106,60 +121,58 @@ def forward(call: AttentionCall, part: tuple[int, slice]) -> None:
         sums = softmax_unnormalized(scores)
         np.divide(1.0, sums, out=sums)
         if call.tiles_kept is not None:
-            call.tiles_kept[b, groups.start, tile.start] = Tile(scores, sums, capped)
-        factors = call.dropout_factors(b, tile, groups, scores.shape)
+            call.tiles_kept[part.tile_key(tile)] = Tile(scores, sums, capped)
+        factors = call.dropout_factors(part, tile, scores.shape)
         out = np.matmul(scores if factors is None else scores * factors, v)
         out *= sums
-        call.write_rows(call.out, out, b, tile, groups)
+        call.write_rows(call.out, out, part, tile)
 
 
 def backward(
     call: AttentionCall,
-    part: tuple[int, slice],
     dout: NumpyArray,
     dquery: NumpyArray,
     dkey: NumpyArray,
     dvalue: NumpyArray,
+    part: AttentionPart,
 ) -> None:
     """Writes the part of dquery, dkey and dvalue.
 
     With r = 1/sum and do' = r do: dV = E^T do', dS = E (do' V^T - <do', o>), dQ = dS K, dK = dS^T Q.
     """
-    b, groups = part
     scale = 1.0 / math.sqrt(call.query.shape[-1])
     assert call.tiles_kept is not None
-    for index, (tile, keys) in enumerate(call.tiles()):
-        kept = call.tiles_kept[b, groups.start, tile.start]
-        do = call.rows(dout, b, tile, groups)
+    for tile, keys in call.tiles():
+        kept = call.tiles_kept[part.tile_key(tile)]
+        do = call.rows(dout, part, tile)
         do *= kept.inverse_sums
-        delta = np.vecdot(do, call.rows(call.out, b, tile, groups))[..., None]
-        k = call.key[b, :keys, groups].transpose(1, 0, 2)
-        v = call.value[b, :keys, groups].transpose(1, 2, 0)
+        delta = np.vecdot(do, call.rows(call.out, part, tile))[..., None]
+        k = call.key[part.sequences, :keys, part.key_heads].transpose(0, 2, 1, 3)
+        v = call.value[part.sequences, :keys, part.key_heads].transpose(0, 2, 3, 1)
         ds = np.matmul(do, v)
         exponentials = kept.exponentials
-        factors = call.dropout_factors(b, tile, groups, ds.shape)
+        factors = call.dropout_factors(part, tile, ds.shape)
         if factors is not None:
             ds *= factors
             exponentials = exponentials * factors
-        dv = np.matmul(exponentials.swapaxes(1, 2), do)
+        dv = np.matmul(exponentials.swapaxes(2, 3), do)
         ds -= delta
         ds *= kept.exponentials
         if kept.capped is not None:
             ds *= 1.0 - kept.capped * kept.capped
         dq = np.matmul(ds, k)
         dq *= scale
-        call.write_rows(dquery, dq, b, tile, groups)
-        q = call.rows(call.query, b, tile, groups)
-        q *= scale
-        dk = np.matmul(ds.swapaxes(1, 2), q)
+        call.write_rows(dquery, dq, part, tile)
+        dk = np.matmul(ds.swapaxes(2, 3), call.rows(call.query, part, tile, scale))
         for target, contribution in ((dkey, dk), (dvalue, dv)):
-            view = target[b, :keys, groups].transpose(1, 0, 2)
-            if index == 0:  # the last queries see every key
+            view = target[part.sequences, :keys, part.key_heads].transpose(0, 2, 1, 3)
+            if keys == target.shape[1]:  # the first tile to be worked on, which sees every key
                 view[...] = contribution
             else:
                 view += contribution
 
 
+@functools.lru_cache(16)
 def future_mask(queries: int, dtype: np.dtype[np.floating]) -> NumpyArray:
     """[queries, queries]: -infinity where the key is after the query, else 0."""
     return np.triu(np.full((queries, queries), -np.inf, dtype), 1)
