@@ -40,6 +40,13 @@ class UpdateControl:
 class Backend(Primitives):
     """Fused operations. Shapes: B batch, T sequence, C width, H heads, D head width, V vocabulary, M = B*T rows."""
 
+    threads: int = 1
+    """CPU threads that operations run on; may be changed between operations, without effect on results."""
+
+    def thread_choices(self) -> list[int]:
+        """The values of `threads` worth trying; a backend that computes elsewhere has no choice to offer."""
+        return [self.threads]
+
     # --- activations --------------------------------------------------------------------------------------------------
 
     def activation(self, x: Array, kind: str, training: bool = False) -> tuple[Array, Saved]:

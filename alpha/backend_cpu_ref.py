@@ -20,7 +20,7 @@ from alpha.backend_cpu_ref_attention import AttentionCall
 from alpha.backend_cpu_ref_primitives import NumpyArray, NumpyPrimitives
 from alpha.backend_primitives import RandomKey
 from alpha.config import GATED_ACTIVATIONS
-from alpha.worker_pool import WorkerPool
+from alpha.worker_pool import WorkerPool, available_cpus
 
 BLOCK_BYTES = 1 << 17
 SMALL_PRODUCT = 1 << 24
@@ -42,12 +42,17 @@ class CpuRef(NumpyPrimitives):
         self._pool = WorkerPool(threads)
 
     @property
-    def threads(self) -> int:
+    def threads(self) -> int:  # type: ignore[override]
         return self._pool.threads
 
     @threads.setter
     def threads(self, threads: int) -> None:
         self._pool.threads = threads
+
+    def thread_choices(self) -> list[int]:
+        """1, 2, 4 and so on up to the number of CPUs that the process may use."""
+        cpus = available_cpus()
+        return sorted({min(cpus, 1 << power) for power in range(cpus.bit_length() + 1)})
 
     # --- products -----------------------------------------------------------------------------------------------------
 

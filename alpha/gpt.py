@@ -47,6 +47,12 @@ class KeyValueCache:
             self.backend.narrow(self.values[layer], 1, 0, total),
         )
 
+    def reorder(self, sequences: Array) -> None:
+        """Let sequence i be what sequence sequences[i] was; integers [batch]."""
+        for store in (*self.keys, *self.values):
+            rows = self.backend.reshape(store, (store.shape[0], math.prod(store.shape[1:])))
+            self.backend.copy_into(rows, self.backend.gather_rows(rows, sequences))
+
 
 @dataclass(frozen=True)
 class DropoutKeys:

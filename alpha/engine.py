@@ -1,0 +1,169 @@
+"""Inference: token ids in, token ids out, with a key-value cache. Knows nothing about text or files."""
+
+import math
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from alpha import rng
+from alpha.gpt import GPT, KeyValueCache
+
+Logits = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How the next token is chosen.
+
+    temperature 0 takes the likeliest token; top_k 0 and top_p 1 leave all tokens in (top-k: Fan et al. 2018; nucleus
+    sampling: Holtzman et al. 2020). Row r of a batch draws from its own sequence of random numbers.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 1.0
+    seed: int = 42
+
+
+@dataclass
+class Timing:
+    """How long the parts of a generation took, in seconds, and the tokens they handled."""
+
+    prefill_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_tokens: int = 0
+    decode_seconds: float = 0.0
+
+
+@dataclass
+class Engine:
+    """Continues sequences with a model."""
+
+    model: GPT
+    timing: Timing = field(default_factory=Timing)
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        steps: int,
+        sampling: SamplingOptions,
+        sequences: int = 1,
+        stop: Collection[int] = (),
+    ) -> Iterator[list[int | None]]:
+        """Continue `prompt` (at least one id) `sequences` times; yields, up to `steps` times, a token for each.
+
+        A sequence that drew an id of `stop` yields that id, and None from then on; when all have, the iterator ends.
+        Where the context is full, generation goes on from its newer half.
+        """
+        contexts = [list(prompt) for _ in range(sequences)]
+        ended = [False] * sequences
+        context = _Context(self.model, sequences)
+        for step in range(steps):
+            start = time.perf_counter()
+            logits, is_prefill, handled = context.next_logits(contexts)
+            drawn = [
+                int(choose(logits[row], sampling, row, step)) if not ended[row] else None for row in range(sequences)
+            ]
+            self._count(is_prefill, handled, time.perf_counter() - start)
+            for row, token in enumerate(drawn):
+                # A sequence that has ended goes on being computed with its last token; its results are not used.
+                contexts[row].append(contexts[row][-1] if token is None else token)
+                ended[row] = ended[row] or token in stop
+            yield drawn
+            if all(ended):
+                return
+
+    def beam_search(
+        self, prompt: Sequence[int], steps: int, beams: int, stop: Collection[int] = ()
+    ) -> tuple[list[int], float]:
+        """The continuation of `prompt` that a search with `beams` hypotheses finds likeliest per token.
+
+        Returns its ids and its mean log-probability. A hypothesis ends with an id of `stop` or after `steps` ids.
+        """
+        context = _Context(self.model, beams)
+        contexts = [list(prompt) for _ in range(beams)]
+        scores = np.full(beams, -math.inf)
+        scores[0] = 0.0  # the hypotheses are all the same at first
+        finished: list[tuple[float, list[int]]] = []
+        for step in range(steps):
+            start = time.perf_counter()
+            logits, is_prefill, handled = context.next_logits(contexts)
+            totals = (scores[:, None] + log_softmax(logits.astype(np.float64))).reshape(-1)
+            # Enough candidates that `beams` of them go on even if all others end.
+            order = np.argsort(-totals, kind="stable")[: beams * (1 + len(stop))]
+            parents, tokens = np.divmod(order, logits.shape[1])
+            ends = np.isin(tokens, list(stop))
+            for parent, token, total in zip(parents[ends], tokens[ends], totals[order[ends]], strict=True):
+                finished.append((total / (step + 1), [*contexts[parent][len(prompt) :], int(token)]))
+            kept = np.flatnonzero(~ends)[:beams]
+            contexts = [[*contexts[parents[index]], int(tokens[index])] for index in kept]
+            scores = totals[order[kept]]
+            context.reorder(parents[kept])
+            self._count(is_prefill, handled, time.perf_counter() - start)
+        finished += [(score / steps, ids[len(prompt) :]) for score, ids in zip(scores, contexts, strict=True)]
+        best = max(finished, key=lambda each: each[0])
+        return best[1], float(best[0])
+
+    def _count(self, is_prefill: bool, tokens: int, seconds: float) -> None:
+        if is_prefill:
+            self.timing.prefill_tokens += tokens
+            self.timing.prefill_seconds += seconds
+        else:
+            self.timing.decode_tokens += tokens
+            self.timing.decode_seconds += seconds
+
+
+class _Context:
+    """A cache that follows growing sequences of equal length."""
+
+    def __init__(self, model: GPT, sequences: int) -> None:
+        self._model = model
+        self._sequences = sequences
+        self._cache: KeyValueCache | None = None
+
+    def next_logits(self, contexts: Sequence[Sequence[int]]) -> tuple[Logits, bool, int]:
+        """Logits [sequences, V] after the sequences, whether that took a prefill, and the number of ids handled."""
+        model, block = self._model, self._model.config.block
+        is_prefill = self._cache is None or self._cache.length >= block
+        if self._cache is None or is_prefill:
+            window = len(contexts[0]) if len(contexts[0]) <= block else max(1, block // 2)
+            ids = [context[-window:] for context in contexts]
+            self._cache = KeyValueCache(model.backend, model.config, self._sequences, model.parameters.values.dtype)
+        else:
+            ids = [context[-1:] for context in contexts]
+        array = model.backend.from_numpy(np.array(ids, np.int32))
+        logits = model.backend.to_numpy(model.logits(array, self._cache, last_only=True).data)
+        return logits[:, 0], is_prefill, array.shape[0] * array.shape[1]
+
+    def reorder(self, parents: npt.NDArray[np.integer]) -> None:
+        """Let sequence i go on from what sequence parents[i] was."""
+        if self._cache is not None:
+            self._cache.reorder(self._model.backend.from_numpy(parents.astype(np.int32)))
+
+
+def choose(logits: Logits, sampling: SamplingOptions, row: int, step: int) -> int:
+    """The next token from logits [V], a pure function of its arguments."""
+    if sampling.temperature == 0:
+        return int(np.argmax(logits))
+    scaled = logits.astype(np.float64) / sampling.temperature
+    order = np.argsort(-scaled, kind="stable")
+    if sampling.top_k:
+        order = order[: sampling.top_k]
+    probabilities = np.exp(log_softmax(scaled[order]))
+    if sampling.top_p < 1.0:
+        # The smallest set of likeliest tokens that reaches top_p; always at least one.
+        kept = int(np.searchsorted(np.cumsum(probabilities), sampling.top_p)) + 1
+        order, probabilities = order[:kept], probabilities[:kept]
+    cumulative = np.cumsum(probabilities)
+    draw = rng.uniform(1, sampling.seed, rng.stream_of("sample", row), step)[0] * cumulative[-1]
+    return int(order[min(int(np.searchsorted(cumulative, draw, side="right")), len(order) - 1)])
+
+
+def log_softmax(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """x - logsumexp(x) over the last axis."""
+    shifted = x - np.max(x, axis=-1, keepdims=True)
+    result: npt.NDArray[np.float64] = shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
+    return result
