@@ -1,0 +1,169 @@
+"""One step of training, as one program that a backend may record once and replay.
+
+Forward and backward passes, gradient norm, clipping, the decision whether to accept the step, and the optimizer's
+update all happen where the backend computes. A step uploads a batch and a learning rate; nothing is read back until
+somebody asks for the result. Knows nothing about where batches come from, nor about files.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from alpha.autograd import Tape
+from alpha.backend import Backend, UpdateControl
+from alpha.backend_primitives import Array
+from alpha.config import TrainingConfig
+from alpha.gpt import GPT, DropoutKeys
+from alpha.optimizer import Optimizer, load_arrays
+
+CLIP_EPSILON = 1e-6
+
+Phase = Callable[[str], contextlib.AbstractContextManager[None]]
+"""Called with "forward", "backward" or "optimizer"; the part of the step so named runs inside what it returns."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step will have found, once it has run."""
+
+    backend: Backend
+    values: Array
+
+    def read(self) -> dict[str, float]:
+        """Wait for the step, then say what it found.
+
+        `loss`: mean over the micro-batches, in nats; `gradient_norm`: before clipping; `clipped` and `accepted`: 0 or
+        1. A step is not accepted, and changed nothing but counters, when its loss or gradient norm was not finite or
+        the norm was above the spike threshold.
+        """
+        loss, norm, clipped, accepted = (float(value) for value in self.backend.to_numpy(self.values))
+        return {"loss": loss, "gradient_norm": norm, "clipped": clipped, "accepted": accepted}
+
+
+class PhaseTimer:
+    """A `Phase` that adds up host time.
+
+    On a backend that records a program and replays it, only the recording would be timed.
+    """
+
+    def __init__(self) -> None:
+        self._milliseconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._milliseconds[name] = self._milliseconds.get(name, 0.0) + 1e3 * (time.perf_counter() - start)
+
+    def take(self) -> dict[str, float]:
+        """Milliseconds of each phase since the last call."""
+        taken, self._milliseconds = self._milliseconds, {}
+        return taken
+
+
+def _untimed(name: str) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+class TrainingStep:
+    """Runs training steps on a model with an optimizer of its parameters."""
+
+    def __init__(self, model: GPT, optimizer: Optimizer, training: TrainingConfig, phase: Phase = _untimed) -> None:
+        backend = model.backend
+        dtype = model.parameters.values.dtype
+        self.backend = backend
+        self.model = model
+        self.optimizer = optimizer
+        self.training = training
+        self._phase = phase
+        self._counters = {
+            name: backend.zeros((1,), np.int32) for name in ("steps", "skipped_not_finite", "skipped_spike")
+        }
+        self._loss_weight = backend.from_numpy(np.array(1.0 / training.accum_steps, dtype))
+        self._one = backend.from_numpy(np.ones(1, dtype))
+        self._program = backend.record(self._step)
+
+    def run(self, tokens: npt.NDArray[np.integer[Any]], learning_rate: float) -> StepResult:
+        """One step on tokens [accumSteps, B, T + 1], of the same shape each time; position t is to predict t + 1."""
+        if tokens.ndim != 3 or tokens.shape[0] != self.training.accum_steps:
+            raise ValueError(f"tokens has shape {tokens.shape}, not [{self.training.accum_steps}, B, T + 1]")
+        batch = self.backend.from_numpy(tokens.astype(np.int32, copy=False))
+        rate = self.backend.from_numpy(np.array([learning_rate], self._one.dtype))
+        # Where the backend is numpy: overflow is what the finite check is for, a warning would add nothing.
+        with np.errstate(all="ignore"):
+            return StepResult(self.backend, self._program(batch, rate))
+
+    def counters(self) -> dict[str, int]:
+        """The number of steps run, and of those skipped for each reason; waits for the steps."""
+        return {name: int(self.backend.to_numpy(array)[0]) for name, array in self._counters.items()}
+
+    def state(self) -> dict[str, Array]:
+        """The arrays, beside the parameters, that a resumed run needs: the optimizer's and the counters."""
+        return self.optimizer.state() | self._counters
+
+    def load_state(self, values: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take the state from arrays by name. Raises AlphaError, and changes nothing, when they are not of its form."""
+        load_arrays(self.backend, self.state(), values)
+
+    def _step(self, tokens: Array, learning_rate: Array) -> Array:
+        """The program: loss, gradient norm, clipped and accepted as an array [4]."""
+        backend, gradients = self.backend, self.model.parameters.gradients
+        loss = self._accumulate_gradients(tokens)
+        with self._phase("optimizer"):
+            norm = backend.sqrt(backend.sum_of_squares(gradients))
+            scale = self._gradient_scale(norm)
+            accept = self._judge(loss, norm)
+            self.optimizer.update(UpdateControl(learning_rate, scale, accept))
+            flags = [backend.cast(flag, loss.dtype) for flag in (backend.greater(1.0, scale), accept)]
+            return backend.concatenate([loss, norm, *flags], 0)
+
+    def _accumulate_gradients(self, tokens: Array) -> Array:
+        """Forward and backward pass of each micro-batch; returns the mean loss, shape [1]."""
+        backend, (micro_steps, B, length) = self.backend, tokens.shape
+        self.model.parameters.clear_gradients()
+        total = backend.zeros((1,), self._one.dtype)
+        for micro_step in range(micro_steps):
+            batch = backend.reshape(backend.narrow(tokens, 0, micro_step, 1), (B, length))
+            ids, targets = backend.narrow(batch, 1, 0, length - 1), backend.narrow(batch, 1, 1, length - 1)
+            with self._phase("forward"), Tape() as tape:
+                dropout = self._dropout_keys(micro_step)
+                loss = self.model.loss(ids, targets, dropout, checkpoint=self.training.checkpoint)
+            with self._phase("backward"):
+                tape.backward(loss, self._loss_weight)
+            backend.add_into(total, backend.multiply(loss.data, self._loss_weight))
+        return total
+
+    def _dropout_keys(self, micro_step: int) -> DropoutKeys | None:
+        """Keys that depend on the number of micro-steps run before, so that a resumed run draws the same."""
+        if not self.model.config.dropout:
+            return None
+        backend = self.backend
+        first = backend.multiply(self._counters["steps"], self.training.accum_steps)
+        return DropoutKeys(self.training.seed, backend.add(first, micro_step))
+
+    def _gradient_scale(self, norm: Array) -> Array:
+        """min(1, clip / (norm + epsilon)), or 1 without clipping (Pascanu et al. 2013)."""
+        if not self.training.grad_clip:
+            return self._one
+        ratio = self.backend.divide(self.training.grad_clip, self.backend.add(norm, CLIP_EPSILON))
+        return self.backend.minimum(ratio, 1.0)
+
+    def _judge(self, loss: Array, norm: Array) -> Array:
+        """Whether the step is accepted, boolean [1]; counts it."""
+        backend = self.backend
+        finite = backend.logical_and(backend.isfinite(loss), backend.isfinite(norm))
+        accept = finite
+        if self.training.spike_threshold:
+            # norm <= threshold, from the comparisons there are
+            small = backend.equal(backend.minimum(norm, self.training.spike_threshold), norm)
+            accept = backend.logical_and(finite, small)
+        ran, was_finite, was_accepted = (backend.cast(flag, np.int32) for flag in (self._one, finite, accept))
+        backend.add_into(self._counters["steps"], ran)
+        backend.add_into(self._counters["skipped_not_finite"], backend.subtract(ran, was_finite))
+        backend.add_into(self._counters["skipped_spike"], backend.subtract(was_finite, was_accepted))
+        return accept

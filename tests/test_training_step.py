@@ -1,0 +1,316 @@
+"""The training step: it learns, skips what it must, accumulates, resumes, and can be recorded and replayed."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from replay_backend import ReplayBackend
+
+from alpha import ops, rng
+from alpha.autograd import Tensor
+from alpha.backend import Backend
+from alpha.backend_cpu_ref import CpuRef
+from alpha.backend_cpu_ref_primitives import NumpyPrimitives
+from alpha.backend_primitives import Array
+from alpha.config import OPTIMIZERS, ModelConfig, TrainingConfig, resolve_model, resolve_training
+from alpha.errors import AlphaError
+from alpha.gpt import GPT, DropoutKeys
+from alpha.optimizer_registry import make_optimizer
+from alpha.training_step import PhaseTimer, TrainingStep
+
+VOCABULARY = 13
+MODEL = ModelConfig(block=6, layers=2, dim=8, heads=2)
+LEARNING_RATES = {"adamw": 0.01, "lion": 0.003, "adafactor": 0.01, "sgd": 0.1, "muon": 0.01}
+
+
+def make_step(
+    model: ModelConfig = MODEL,
+    dtype: npt.DTypeLike = np.float32,
+    backend: Backend | None = None,
+    model_class: type[GPT] = GPT,
+    timer: PhaseTimer | None = None,
+    **options: Any,
+) -> TrainingStep:
+    training = resolve_training(TrainingConfig(**options))
+    gpt = model_class(backend or CpuRef(), resolve_model(model), VOCABULARY, seed=5, dtype=dtype)
+    gpt.parameters.initialize()
+    optimizer = make_optimizer(gpt.parameters, training)
+    return TrainingStep(gpt, optimizer, training, timer) if timer else TrainingStep(gpt, optimizer, training)
+
+
+def batch_of(step: int, accum_steps: int = 1, batch: int = 4) -> npt.NDArray[np.int32]:
+    """Random tokens [accumSteps, B, T + 1]."""
+    count = accum_steps * batch * (MODEL.block + 1)
+    bits = rng.random_bits(count, 3, rng.stream_of("batch"), step)
+    return (bits % VOCABULARY).astype(np.int32).reshape(accum_steps, batch, MODEL.block + 1)
+
+
+def counting_batch(step: int) -> npt.NDArray[np.int32]:
+    """Sequences in which each token is the one before plus one: easy to learn."""
+    starts = batch_of(step)[:, :, :1]
+    return (starts + np.arange(MODEL.block + 1, dtype=np.int32)) % VOCABULARY
+
+
+def everything(step: TrainingStep, but: tuple[str, ...] = ()) -> dict[str, bytes]:
+    arrays = {"values": step.model.parameters.values, **step.state()}
+    return {name: step.backend.to_numpy(array).tobytes() for name, array in arrays.items() if name not in but}
+
+
+def saved(step: TrainingStep) -> tuple[dict[str, Any], dict[str, Any]]:
+    return step.model.parameters.to_numpy(), {n: step.backend.to_numpy(array) for n, array in step.state().items()}
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optim", OPTIMIZERS)
+def test_every_optimizer_learns_to_count(optim: str) -> None:
+    step = make_step(optim=optim)
+    losses = [step.run(counting_batch(index), LEARNING_RATES[optim]).read()["loss"] for index in range(120)]
+    assert losses[0] == pytest.approx(math.log(VOCABULARY), abs=0.1)
+    assert np.mean(losses[-5:]) < 0.5 * losses[0]
+    assert step.counters() == {"steps": 120, "skipped_not_finite": 0, "skipped_spike": 0}
+
+
+def test_the_result_can_be_read_after_later_steps() -> None:
+    late, at_once = make_step(), make_step()
+    results = [late.run(batch_of(index), 0.01) for index in range(3)]
+    assert [result.read() for result in results] == [at_once.run(batch_of(index), 0.01).read() for index in range(3)]
+
+
+def test_the_loss_is_the_models_and_the_gradient_norm_is_before_clipping() -> None:
+    step = make_step(dtype=np.float64, grad_clip=1e-3)
+    tokens = batch_of(0)
+    expected = float(step.backend.to_numpy(step.model.loss(tokens[0, :, :-1], tokens[0, :, 1:]).data))
+    result = step.run(tokens, 0.0).read()
+    gradients = step.backend.to_numpy(step.model.parameters.gradients)
+    assert result["loss"] == pytest.approx(expected, rel=1e-14)
+    assert result["gradient_norm"] == pytest.approx(math.sqrt(float(gradients @ gradients)), rel=1e-12)
+    assert (result["clipped"], result["accepted"]) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(("clip", "clipped"), [(0.01, True), (1e6, False), (0.0, False)])
+def test_clipping_limits_the_global_norm(clip: float, clipped: bool) -> None:
+    step = make_step(dtype=np.float64, optim="sgd", weight_decay=0.0, grad_clip=clip)
+    before = step.backend.to_numpy(step.model.parameters.values)
+    result = step.run(batch_of(0), 0.5).read()
+    moved = (before - step.backend.to_numpy(step.model.parameters.values)) / 0.5
+    gradients = step.backend.to_numpy(step.model.parameters.gradients)
+    expected = clip / (result["gradient_norm"] + 1e-6) if clipped else 1.0
+    np.testing.assert_allclose(moved, expected * gradients, atol=1e-14)
+    assert result["clipped"] == float(clipped)
+
+
+# --- skipping ---------------------------------------------------------------------------------------------------------
+
+POISONED_TOKEN = 7
+
+
+class NotFiniteGradient(GPT):
+    """The loss is that of a GPT, but the derivative of sqrt at 0 makes one gradient NaN."""
+
+    def loss(self, ids: Array, targets: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
+        weight = ops.reshape(ops.narrow(self.parameters["ln_f.bias"], 0, 0, 1), ())
+        nothing = ops.sqrt(ops.multiply(ops.multiply(weight, 0.0), weight))
+        return ops.add(super().loss(ids, targets, dropout, checkpoint), nothing)
+
+
+class NotFiniteLoss(GPT):
+    """The loss is infinite; its gradient is that of a GPT."""
+
+    def loss(self, ids: Array, targets: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
+        return ops.add(super().loss(ids, targets, dropout, checkpoint), math.inf)
+
+
+class Checkpointed(GPT):
+    """Insists on activation checkpointing."""
+
+    def loss(self, ids: Array, targets: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
+        assert checkpoint
+        return super().loss(ids, targets, dropout, checkpoint)
+
+
+@pytest.mark.parametrize("optim", OPTIMIZERS)
+@pytest.mark.parametrize("model_class", [NotFiniteGradient, NotFiniteLoss])
+def test_a_step_that_is_not_finite_changes_nothing(optim: str, model_class: type[GPT]) -> None:
+    healthy = make_step(optim=optim)
+    for index in range(2):
+        healthy.run(batch_of(index), 0.01)
+    step = make_step(optim=optim, model_class=model_class)
+    weights, state = saved(healthy)
+    step.model.parameters.load(weights)
+    step.load_state(state)
+    before = everything(step, but=("steps", "skipped_not_finite"))
+
+    result = step.run(batch_of(2), 0.01).read()
+
+    assert result["accepted"] == 0.0
+    assert math.isfinite(result["loss"]) is (model_class is NotFiniteGradient)
+    assert math.isfinite(result["gradient_norm"]) is (model_class is NotFiniteLoss)
+    assert everything(step, but=("steps", "skipped_not_finite")) == before
+    assert step.counters() == {"steps": 3, "skipped_not_finite": 1, "skipped_spike": 0}
+
+
+@pytest.mark.parametrize("optim", OPTIMIZERS)
+def test_training_goes_on_after_a_skipped_step_as_if_it_had_not_been(optim: str) -> None:
+    untied = dataclasses.replace(MODEL, tied=False)
+    bad, good = counting_batch(0), [np.where(batch == POISONED_TOKEN, 0, batch) for batch in map(batch_of, range(3))]
+    bad[0, 0, 0] = POISONED_TOKEN
+    results = {}
+    for name, batches in {"with": [good[0], bad, good[1], bad, bad, good[2]], "without": good}.items():
+        step = make_step(untied, optim=optim)
+        _, table = next(step.model.parameters.views(step.model.parameters.values))
+        step.backend.copy_into(step.backend.narrow(table, 0, POISONED_TOKEN, 1), np.array(math.nan))
+        accepted = [step.run(batch, 0.01).read()["accepted"] for batch in batches]
+        assert accepted == [float(batch is not bad) for batch in batches]
+        results[name] = everything(step, but=("steps", "skipped_not_finite"))
+        assert step.counters()["skipped_not_finite"] == sum(batch is bad for batch in batches)
+    assert results["with"] == results["without"]
+
+
+@pytest.mark.parametrize("optim", OPTIMIZERS)
+def test_a_spike_is_skipped_and_counted(optim: str) -> None:
+    norm = make_step(optim=optim, dtype=np.float64).run(batch_of(0), 0.01).read()["gradient_norm"]
+    below = make_step(optim=optim, dtype=np.float64, spike_threshold=math.nextafter(norm, 0))
+    before = everything(below, but=("steps", "skipped_spike"))
+    assert below.run(batch_of(0), 0.01).read()["accepted"] == 0.0
+    assert everything(below, but=("steps", "skipped_spike")) == before
+    assert below.counters() == {"steps": 1, "skipped_not_finite": 0, "skipped_spike": 1}
+
+    equal = make_step(optim=optim, dtype=np.float64, spike_threshold=norm)
+    assert equal.run(batch_of(0), 0.01).read()["accepted"] == 1.0
+    assert everything(equal, but=("steps",)) != before
+    assert equal.counters() == {"steps": 1, "skipped_not_finite": 0, "skipped_spike": 0}
+
+
+@pytest.mark.parametrize("threshold", [1e-9, 1e9])
+@pytest.mark.parametrize("model_class", [NotFiniteGradient, NotFiniteLoss])
+def test_a_step_that_is_not_finite_is_no_spike_whatever_the_threshold(model_class: type[GPT], threshold: float) -> None:
+    step = make_step(model_class=model_class, spike_threshold=threshold)
+    assert step.run(batch_of(0), 0.01).read()["accepted"] == 0.0
+    assert step.counters() == {"steps": 1, "skipped_not_finite": 1, "skipped_spike": 0}
+
+
+# --- accumulation, checkpointing, dropout -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optim", OPTIMIZERS)
+def test_accumulation_equals_the_big_batch(optim: str) -> None:
+    # Without biases: the gradient of the keys' bias is zero but for rounding, which Lion and Adafactor would enlarge.
+    model = dataclasses.replace(MODEL, bias=False)
+    parts, whole = (make_step(model, optim=optim, dtype=np.float64, accum_steps=count) for count in (3, 1))
+    for index in range(3):
+        tokens = batch_of(index, accum_steps=3)
+        small = parts.run(tokens, 0.01).read()
+        big = whole.run(tokens.reshape(1, -1, MODEL.block + 1), 0.01).read()
+        assert small == pytest.approx(big, rel=1e-12)
+    np.testing.assert_allclose(
+        parts.backend.to_numpy(parts.model.parameters.values),
+        whole.backend.to_numpy(whole.model.parameters.values),
+        rtol=1e-12,
+        atol=1e-12,
+    )
+
+
+def test_activation_checkpointing_changes_no_bit() -> None:
+    dropped = dataclasses.replace(MODEL, dropout=0.2)
+    plain = make_step(dropped, accum_steps=2)
+    checkpointed = make_step(dropped, accum_steps=2, checkpoint=True, model_class=Checkpointed)
+    for index in range(3):
+        tokens = batch_of(index, accum_steps=2)
+        assert plain.run(tokens, 0.01).read() == checkpointed.run(tokens, 0.01).read()
+    assert everything(plain) == everything(checkpointed)
+
+
+def test_dropout_is_drawn_by_seed_and_micro_step() -> None:
+    dropped = dataclasses.replace(MODEL, dropout=0.3)
+    step = make_step(dropped, dtype=np.float64, accum_steps=2, seed=8)
+    tokens = np.repeat(batch_of(0), 2, axis=0)
+    ids, targets = tokens[0, :, :-1], tokens[0, :, 1:]
+    for index in range(3):
+        keys = [DropoutKeys(8, np.array([2 * index + micro_step])) for micro_step in range(2)]
+        losses = [float(step.model.loss(ids, targets, key).data) for key in keys]
+        assert losses[0] != losses[1]
+        assert step.run(tokens, 0.0).read()["loss"] == pytest.approx(sum(losses) / 2, rel=1e-14)
+
+
+# --- resuming ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optim", OPTIMIZERS)
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(optim: str) -> None:
+    dropped = dataclasses.replace(MODEL, dropout=0.2)
+
+    def fresh() -> TrainingStep:
+        return make_step(dropped, optim=optim, accum_steps=2)
+
+    whole, first = fresh(), fresh()
+    results = [whole.run(batch_of(index, 2), 0.01).read() for index in range(5)]
+    for index in range(2):
+        first.run(batch_of(index, 2), 0.01)
+    weights, state = saved(first)
+    resumed = fresh()
+    resumed.model.parameters.load(weights)
+    resumed.load_state(state)
+    assert [resumed.run(batch_of(index, 2), 0.01).read() for index in range(2, 5)] == results[2:]
+    assert everything(resumed) == everything(whole)
+    assert resumed.counters()["steps"] == 5
+
+
+def test_state_without_the_counters_is_refused() -> None:
+    step = make_step()
+    _, state = saved(step)
+    del state["steps"]
+    with pytest.raises(AlphaError, match="lacks 'steps'"):
+        step.load_state(state)
+
+
+# --- recording --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optim", OPTIMIZERS)
+def test_a_recorded_step_replays_to_the_same_bits(optim: str) -> None:
+    # A recording that held on to any value of its first run would go wrong later: learning rate, batch, dropout, bias
+    # corrections and the decisions to clip and to skip change.
+    dropped = dataclasses.replace(MODEL, dropout=0.2)
+    probe = make_step(dropped, backend=NumpyPrimitives(), optim=optim, accum_steps=2)
+    norms = [probe.run(batch_of(index, 2), 0.01 / (index + 1)).read()["gradient_norm"] for index in range(5)]
+    middle, high = sorted(norms)[2], sorted(norms)[4]
+    plain, replayed = (
+        make_step(
+            dropped,
+            backend=backend,
+            optim=optim,
+            accum_steps=2,
+            checkpoint=True,
+            grad_clip=middle,
+            spike_threshold=high * 0.999,
+        )
+        for backend in (NumpyPrimitives(), ReplayBackend())
+    )
+    seen = []
+    for index in range(5):
+        results = [step.run(batch_of(index, 2), 0.01 / (index + 1)) for step in (plain, replayed)]
+        expected, result = (each.read() for each in results)
+        assert result == expected
+        seen.append((result["clipped"], result["accepted"]))
+    assert everything(replayed) == everything(plain)
+    assert len(set(seen)) > 1, "the test is to see decisions of both kinds"
+
+
+def test_tokens_of_another_number_of_micro_batches_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"not \[2, B, T \+ 1\]"):
+        make_step(accum_steps=2).run(batch_of(0), 0.01)
+
+
+def test_phases_are_timed_when_asked() -> None:
+    timer = PhaseTimer()
+    step = make_step(accum_steps=2, timer=timer)
+    step.run(batch_of(0, 2), 0.01)
+    milliseconds = timer.take()
+    assert set(milliseconds) == {"forward", "backward", "optimizer"}
+    assert all(value > 0 for value in milliseconds.values())
+    assert timer.take() == {}
