@@ -15,7 +15,7 @@ import numpy as np
 from alpha import backend_cpu_ref_attention as attention_parts
 from alpha import backend_cpu_ref_kernels as kernels
 from alpha import rng
-from alpha.backend import Saved, UpdateControl
+from alpha.backend import AdamControl, Saved
 from alpha.backend_cpu_ref_attention import AttentionCall
 from alpha.backend_cpu_ref_primitives import NumpyArray, NumpyPrimitives
 from alpha.backend_primitives import RandomKey
@@ -326,7 +326,7 @@ class CpuRef(NumpyPrimitives):
         gradient: NumpyArray,
         first: NumpyArray,
         second: NumpyArray,
-        control: UpdateControl,
+        control: AdamControl,
         beta1: float,
         beta2: float,
         epsilon: float,

@@ -4,6 +4,7 @@ Numpy and BLAS release the interpreter lock inside their loops, so parts run sid
 by the shapes alone and never by the number of threads, so results have the same bits on one thread and on many.
 """
 
+import contextvars
 import os
 import queue
 import threading
@@ -18,7 +19,7 @@ class WorkerPool:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[_Job, contextvars.Context]] = queue.SimpleQueue()
         self._started = 0
 
     def run(self, function: Callable[[Part], None], parts: Sequence[Part]) -> None:
@@ -33,16 +34,17 @@ class WorkerPool:
             self._started += 1
         job = _Job(function, parts)
         for _ in range(helpers):
-            self._jobs.put(job)
+            # A copy for each, since two threads cannot be in one context; it holds numpy's error state.
+            self._jobs.put((job, contextvars.copy_context()))
         job.wait(job.take_parts())
 
     def _work(self) -> None:
         while True:
-            job = self._jobs.get()
-            done = job.take_parts()
+            job, context = self._jobs.get()
+            done = context.run(job.take_parts)
             if done:
                 job.finished.put(done)
-            del job  # it holds arrays; waiting for the next job must not keep them
+            del job, context  # it holds arrays; waiting for the next job must not keep them
 
 
 class _Job:
