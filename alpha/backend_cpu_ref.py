@@ -42,7 +42,7 @@ class CpuRef(NumpyPrimitives):
         self._pool = WorkerPool(threads)
 
     @property
-    def threads(self) -> int:  # type: ignore[override]
+    def threads(self) -> int:
         return self._pool.threads
 
     @threads.setter
