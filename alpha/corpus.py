@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple
 
 from alpha.errors import AlphaError, UsageError
 
@@ -32,6 +32,7 @@ PLAIN_ENDINGS = (".txt", ".text", ".md", ".rst", ".py")
 JSON_LINES_ENDING = ".jsonl"
 _ACCEPTED = f"{' '.join(PLAIN_ENDINGS)} {JSON_LINES_ENDING}, each also with .gz"
 
+_BUFFER_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
 _LONGEST_PIECE = 1 << 20  # characters of one line that are held at once
 _LONGEST_JSON_LINE = 32 << 20  # bytes; a parsed line can take twenty times its size
@@ -184,11 +185,11 @@ def _recognize(path: Path) -> CorpusFile | None:
 def _texts(file: CorpusFile, on_read: ReadReport) -> Iterator[str | None]:
     """The text of a file in order, None wherever a document ends."""
     try:
-        with file.path.open("rb") as raw:
+        with file.path.open("rb", buffering=_BUFFER_BYTES) as raw:
             # The gzip reader decompresses only as much as is asked for, so a small file of huge content stays small.
-            stream = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if file.compressed else raw
+            stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER_BYTES) if file.compressed else raw
             read = _json_texts if file.json_lines else _plain_texts
-            yield from read(file, cast(BinaryIO, stream), _reporter(raw, on_read))
+            yield from read(file, stream, _reporter(raw, on_read))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise AlphaError(f"Cannot decompress {file.path}: {error}.") from error
     except OSError as error:
@@ -240,8 +241,11 @@ def _decoded_chunks(file: CorpusFile, stream: BinaryIO, report: Callable[[], Non
 def _json_texts(file: CorpusFile, stream: BinaryIO, report: Callable[[], None]) -> Iterator[str | None]:
     offset = 0
     number = 0
+    next_report = 0
     while line := stream.readline(_LONGEST_JSON_LINE + 1):
-        report()
+        if offset >= next_report:
+            report()
+            next_report = offset + _CHUNK_BYTES
         number += 1
         if len(line) > _LONGEST_JSON_LINE:
             raise AlphaError(f"Line {number} of {file.path} is longer than {_LONGEST_JSON_LINE >> 20} MiB; divide it.")

@@ -309,4 +309,4 @@ class TestSections:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert total == size // len(content) * len(content)
-        assert peak < 10 << 20
+        assert peak < 16 << 20

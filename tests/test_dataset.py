@@ -225,6 +225,15 @@ class TestSplit:
         assert sides[0] and sides[1]
         assert sorted(sides[0] + sides[1]) == sorted(giants)
 
+    def test_one_line_longer_than_a_section_is_all_for_training(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(corpus, "_LONGEST_PIECE", 2000)
+        (tmp_path / "a.txt").write_text("words " * 2000)
+        result = prepare(str(tmp_path), "", TOKENIZER, tmp_path / ".cache", block=64)
+        assert result.validation is None
+        assert texts(result.train) == ["words " * 2000]
+
     def test_one_section_is_all_for_training(self, tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_text(lines(10))
         result = prepare(str(tmp_path), "", TOKENIZER, tmp_path / ".cache", block=64)
@@ -274,12 +283,16 @@ class TestCache:
         add()
         add(fraction=0.2)
         add(ByteTokenizer(name="shifted", shift=1, vocab_size=300))
-        add(ByteTokenizer(vocab_size=300))
+        wider = ByteTokenizer(vocab_size=300)
+        wider.end_of_text = 256
+        add(wider)
+        wider.end_of_text = 299
+        add(wider)
         with Path(book).open("r+b") as file:
             file.seek(50_000)
             file.write(b"!")
         add()
-        assert len(paths) == 5
+        assert len(paths) == 6
 
     def test_same_text_in_other_files_is_another_entry(self, tmp_path: Path) -> None:
         folders = {"one": ["ab", "c"], "two": ["a", "bc"]}
@@ -313,7 +326,7 @@ class TestCache:
         content = bytearray(train.read_bytes())
         record = json.loads(description.read_text())
         if kind == "truncate":
-            train.write_bytes(content[:-2])
+            train.write_bytes(content[:-1])
         elif kind == "flip":
             content[1000] ^= 1
             train.write_bytes(content)
@@ -330,7 +343,7 @@ class TestCache:
         elif kind == "key":
             description.write_text(json.dumps({**record, "key": "0" * 32}))
         elif kind == "counts":
-            record["train"]["tokens"] = True
+            record["train"]["textBytes"] = "5"
             description.write_text(json.dumps(record))
         elif kind == "foreign ids":
             content[-2:] = b"\xff\xff"
