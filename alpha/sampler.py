@@ -1,0 +1,124 @@
+"""Which windows of a token array make up each batch: a pure function of the batch's index, with no state to save.
+
+Knows nothing about files, text or models; token ids in, token ids out.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from alpha import rng
+from alpha.errors import AlphaError
+
+Tokens = npt.NDArray[np.integer[Any]]
+Batch = npt.NDArray[np.int32]
+_Words = npt.NDArray[np.uint64]
+
+_ROUNDS = 8
+
+
+class Sampler:
+    """Batches of training windows; each window is `block` + 1 consecutive tokens.
+
+    Not packed: windows begin at independent uniformly random places. Packed: the tokens are taken as a ring and rotated
+    by a random phase for each pass, and a pass visits each of its len(tokens) // block windows, whose inputs do not
+    overlap, once in random order; the window that crosses the ring's joint continues with the first token.
+    """
+
+    def __init__(self, tokens: Tokens, block: int, batch: int, seed: int, packed: bool) -> None:
+        """Raises AlphaError when the tokens are fewer than one window."""
+        if len(tokens) <= block:
+            raise AlphaError(
+                f"The data has {len(tokens):,} tokens but one window needs {block + 1:,}; "
+                f"use a smaller --block or more data."
+            )
+        self._tokens = tokens
+        self._block = block
+        self._batch = batch
+        self._seed = seed
+        self._packed = packed
+        self._windows = np.lib.stride_tricks.sliding_window_view(tokens, block + 1)
+
+    def batch_at(self, index: int) -> Batch:
+        """Batch number `index`, [batch, block + 1]: the inputs are [:, :-1] and the targets [:, 1:].
+
+        Row r is window number index * batch + r, so that the sequence of windows is the same for every batch size.
+        """
+        first = index * self._batch
+        offsets = self._packed_offsets(first) if self._packed else self._random_offsets(first)
+        inside = offsets < len(self._windows)
+        rows = self._windows[np.where(inside, offsets, 0)].astype(np.int32)
+        for row in np.flatnonzero(~inside):
+            end = self._tokens[offsets[row] :]
+            rows[row, : len(end)] = end
+            rows[row, len(end) :] = self._tokens[: rows.shape[1] - len(end)]
+        return rows
+
+    def _random_offsets(self, first: int) -> npt.NDArray[np.int64]:
+        # The remainder of 64 random bits: below 2^48 tokens, no place is likelier than another by more than 2^-16.
+        return (self._random_words(self._batch, first, "random") % np.uint64(len(self._windows))).astype(np.int64)
+
+    def _packed_offsets(self, first: int) -> npt.NDArray[np.int64]:
+        windows_per_pass = len(self._tokens) // self._block
+        first_pass, first_position = divmod(first, windows_per_pass)
+        passes, positions = np.divmod(first_position + np.arange(self._batch, dtype=np.int64), windows_per_pass)
+        width = _ROUNDS + 1
+        words = self._random_words((int(passes[-1]) + 1) * width, first_pass * width, "packed").reshape(-1, width)
+        keys = words[passes]
+        shuffled = permute(positions.astype(np.uint64), windows_per_pass, keys[:, 1:]).astype(np.int64)
+        phases = (keys[:, 0] % np.uint64(len(self._tokens))).astype(np.int64)
+        return (phases + shuffled * self._block) % len(self._tokens)
+
+    def _random_words(self, count: int, start: int, purpose: str) -> _Words:
+        bits = rng.random_bits(2 * count, self._seed, rng.stream_of("sampler", purpose), start=2 * start)
+        halves = bits.astype(np.uint64).reshape(count, 2)
+        return halves[:, 0] << np.uint64(32) | halves[:, 1]
+
+
+def permute(positions: _Words, size: int, keys: _Words) -> _Words:
+    """Where a keyed permutation of range(size) takes each position; `keys` is [len(positions), rounds].
+
+    A Feistel network on pairs (high, low) of residues, with cycle walking from the few numbers beyond `size`: Black and
+    Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002. For size below 2^62.
+    """
+    rows = math.isqrt(size - 1) + 1 if size > 1 else 1
+    columns = -(-size // rows)
+    values = positions.copy()
+    walking = np.arange(len(values))
+    while len(walking):
+        high, low = np.divmod(values[walking], np.uint64(columns))
+        for step in range(keys.shape[1]):
+            key = keys[walking, step]
+            if step % 2:
+                low = (low + _mix(high ^ key)) % np.uint64(columns)
+            else:
+                high = (high + _mix(low ^ key)) % np.uint64(rows)
+        values[walking] = high * np.uint64(columns) + low
+        walking = walking[values[walking] >= size]
+    return values
+
+
+def windows(tokens: Tokens, block: int, batch: int) -> Iterator[tuple[Batch, Batch]]:
+    """Inputs and targets, both [B, T], that predict every token but the first exactly once, in order.
+
+    B is `batch` and T is `block` until the end: there one batch has the remaining full windows, and one of a single
+    shorter window the remaining tokens.
+    """
+    full = (len(tokens) - 1) // block
+    for first in range(0, full, batch):
+        count = min(batch, full - first)
+        span = tokens[first * block : (first + count) * block + 1].astype(np.int32)
+        yield span[:-1].reshape(count, block), span[1:].reshape(count, block)
+    rest = tokens[full * block :].astype(np.int32)
+    if len(rest) > 1:
+        yield rest[None, :-1], rest[None, 1:]
+
+
+def _mix(words: _Words) -> _Words:
+    """63 well mixed bits of each word: the finalizer of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (words ^ (words >> np.uint64(31))) >> np.uint64(1)

@@ -1,0 +1,136 @@
+"""A flat array of token ids on disk: written in one pass, checked when opened, memory-mapped.
+
+The file is an .npy file (uint16 while the vocabulary fits, otherwise uint32), so `numpy.load` reads it too. Its length,
+SHA-256 and what it was made from are a record that the caller keeps (see dataset). Knows nothing about where tokens
+come from.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+_CHUNK_BYTES = 1 << 20
+_FLUSH_TOKENS = 1 << 18
+_HEADER_BYTES = 128
+_LARGEST_COUNT = 1 << 48
+
+Tokens = npt.NDArray[np.unsignedinteger[Any]]
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """A memory-mapped flat array of token ids, with the documents and UTF-8 bytes of the text it was made from."""
+
+    path: Path
+    tokens: Tokens
+    documents: int
+    text_bytes: int
+
+
+class TokenWriter:
+    """Writes one token file. Holds a bounded number of ids; the header has the length, so it is written at the end."""
+
+    def __init__(self, file: BinaryIO, vocab_size: int) -> None:
+        self._file = file
+        self._vocab_size = vocab_size
+        self._pending: list[npt.NDArray[np.int32]] = []
+        self._pending_tokens = 0
+        self._digest = hashlib.sha256()
+        self._in_document = False
+        self._tokens = 0
+        self._documents = 0
+        self._text_bytes = 0
+        file.write(bytes(_HEADER_BYTES))
+
+    def add_text(self, ids: npt.NDArray[np.int32], text_bytes: int) -> None:
+        """Append the ids of a part of a document that has `text_bytes` bytes of UTF-8."""
+        self._in_document = True
+        self._text_bytes += text_bytes
+        self._add(ids)
+
+    def end_document(self, end_of_text: int) -> None:
+        """Append the id that ends the current document, if any text was added since the last call."""
+        if self._in_document:
+            self._in_document = False
+            self._documents += 1
+            self._add(np.array([end_of_text], np.int32))
+
+    def finish(self) -> dict[str, Any]:
+        """Complete the file; returns the record (JSON values) that `open_token_file` checks it against."""
+        self._flush()
+        self._file.seek(0)
+        self._file.write(_header(_dtype(self._vocab_size), self._tokens))
+        return {
+            "tokens": self._tokens,
+            "documents": self._documents,
+            "textBytes": self._text_bytes,
+            "sha256": self._digest.hexdigest(),
+        }
+
+    def _add(self, ids: npt.NDArray[np.int32]) -> None:
+        self._pending.append(ids)
+        self._pending_tokens += len(ids)
+        if self._pending_tokens >= _FLUSH_TOKENS:
+            self._flush()
+
+    def _flush(self) -> None:
+        ids = np.concatenate([*self._pending, np.empty(0, np.int32)])
+        if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= self._vocab_size):
+            raise ValueError(f"the tokenizer gave an id outside its vocabulary of {self._vocab_size}")
+        content = ids.astype(_dtype(self._vocab_size)).tobytes()
+        self._digest.update(content)
+        self._file.write(content)
+        self._tokens += len(ids)
+        self._pending = []
+        self._pending_tokens = 0
+
+
+def open_token_file(path: Path, record: Any, vocab_size: int) -> TokenFile | None:
+    """The token file at `path`; None unless it is there and is exactly the file that `record` describes."""
+    counts = _counts(record)
+    if counts is None:
+        return None
+    tokens, documents, text_bytes = counts
+    dtype = _dtype(vocab_size)
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != _HEADER_BYTES + tokens * dtype.itemsize or file.read(_HEADER_BYTES) != _header(dtype, tokens):
+                return None
+            digest = hashlib.sha256()
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                if int(np.frombuffer(chunk, dtype).max()) >= vocab_size:
+                    return None
+            if digest.hexdigest() != record.get("sha256"):
+                return None
+            array: Tokens = np.memmap(file, dtype, "r", _HEADER_BYTES, (tokens,)).view(np.ndarray)
+    except OSError:
+        return None  # the caller makes the file again, and then whatever forbids that is reported
+    return TokenFile(path, array, documents, text_bytes)
+
+
+def _counts(record: Any) -> tuple[int, int, int] | None:
+    if not isinstance(record, dict):
+        return None
+    counts: list[Any] = [record.get(name) for name in ("tokens", "documents", "textBytes")]
+    if not all(type(count) is int and 0 < count < _LARGEST_COUNT for count in counts):
+        return None
+    tokens, documents, text_bytes = counts
+    return tokens, documents, text_bytes
+
+
+def _dtype(vocab_size: int) -> np.dtype[Any]:
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+def _header(dtype: np.dtype[Any], tokens: int) -> bytes:
+    """The header of an .npy file, version 1.0, of a flat array; the same bytes whatever version of numpy is used."""
+    description = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': ({tokens},), }}"
+    length = _HEADER_BYTES - 10
+    return b"\x93NUMPY\x01\x00" + length.to_bytes(2, "little") + f"{description:<{length - 1}}\n".encode()
