@@ -111,13 +111,12 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close; an exception that leaves the `with` statement is logged before."""
-        try:
-            if error is not None:
+        if error is not None:
+            try:
                 _logger.error("Ended by %s: %s", type(error).__name__, error)
-        except AlphaError as log_error:
-            error.add_note(str(log_error))
-        finally:
-            self.close()
+            except AlphaError as log_error:
+                error.add_note(str(log_error))
+        self.close()
 
     def close(self) -> None:
         """Release the folder."""
