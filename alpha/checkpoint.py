@@ -1,0 +1,213 @@
+"""One file that alone is enough to sample from a model, evaluate it or resume its training.
+
+`checkpoint-<step>.safetensors` holds the tensors, and as JSON in its header the configuration, the tokenizer and the
+trainer's state. Knows nothing about how a model computes: tensors are names and arrays. Names that begin with
+`optimizer.` are the optimizer's state, all others are weights.
+
+Every tensor's SHA-256 stands in the header, and so does the SHA-256 of all else in the header, so that any damage is
+found when a file is loaded, and the weights can be loaded and verified without reading the optimizer's state.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alpha.config import ModelConfig, TrainingConfig, resolve_model
+from alpha.errors import AlphaError, UsageError
+from alpha.lines import finite
+from alpha.option import from_mapping, to_mapping
+from alpha.safetensors_file import (
+    Array,
+    InvalidFileError,
+    SafetensorsFile,
+    TensorEntry,
+    parse_json,
+    to_storable,
+    write,
+)
+
+OPTIMIZER_PREFIX = "optimizer."
+
+_FORMAT = "1"
+_FORMAT_KEY = "alphaCheckpoint"
+_JSON_KEYS = ("step", "model", "training", "tokenizer", "state", "digests")
+_FILE_NAME = re.compile(r"checkpoint-(0|[1-9][0-9]{0,17})\.safetensors", re.ASCII)
+_BLOCK_NAME = re.compile(r"h\.([0-9]{1,4})\.", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Header:
+    """All of a checkpoint but the content of its tensors."""
+
+    step: int
+    model: ModelConfig
+    training: TrainingConfig
+    tokenizer: dict[str, Any]
+    state: dict[str, Any]
+    entries: dict[str, TensorEntry]
+    digests: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model at one step of its training.
+
+    `state` is small JSON of the trainer's; of its keys only "valLoss" means something to others: the validation loss
+    measured at this step. NaN and infinity in it are stored as None. Tensors have at least one element.
+    """
+
+    step: int
+    model: ModelConfig
+    training: TrainingConfig
+    tokenizer: dict[str, Any]
+    tensors: dict[str, Array]
+    state: dict[str, Any]
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write `folder/checkpoint-<step>.safetensors` atomically and durably; returns its path.
+
+    Raises AlphaError when the operating system refuses, and what was there before is then still there.
+    """
+    path = folder / f"checkpoint-{checkpoint.step}.safetensors"
+    tensors = {name: to_storable(name, array) for name, array in checkpoint.tensors.items()}
+    values = {
+        "step": checkpoint.step,
+        "model": to_mapping(checkpoint.model),
+        "training": to_mapping(checkpoint.training),
+        "tokenizer": checkpoint.tokenizer,
+        "state": finite(checkpoint.state),
+        "digests": {name: _content_digest(array) for name, array in tensors.items()},
+    }
+    metadata = {key: json.dumps(values[key], ensure_ascii=False, allow_nan=False) for key in _JSON_KEYS}
+    metadata[_FORMAT_KEY] = _FORMAT
+    metadata["digest"] = _header_digest(
+        metadata, {name: (array.dtype.name, array.shape) for name, array in tensors.items()}
+    )
+    write(path, tensors, metadata)
+    return path
+
+
+def load(path: Path, weights_only: bool = False) -> Checkpoint:
+    """The checkpoint in a file, verified; `weights_only` leaves the optimizer's state unread.
+
+    Raises AlphaError for a file that is missing, damaged, not a checkpoint or of another version; it says which older
+    checkpoint of the run to use when there is one.
+    """
+    try:
+        with SafetensorsFile(path) as file:
+            header = _interpret(file)
+            tensors = {}
+            for name in header.entries:
+                if not (weights_only and name.startswith(OPTIMIZER_PREFIX)):
+                    tensors[name] = file.read(name)
+                    if _content_digest(tensors[name]) != header.digests[name]:
+                        raise file.invalid(f"the content of tensor {name!r} does not match its digest")
+    except InvalidFileError as error:
+        raise _advise(path, error) from error
+    return Checkpoint(header.step, header.model, header.training, header.tokenizer, tensors, header.state)
+
+
+def read_header(path: Path) -> Header:
+    """All of a checkpoint but the content of its tensors, verified; raises AlphaError as `load` does."""
+    try:
+        with SafetensorsFile(path) as file:
+            return _interpret(file)
+    except InvalidFileError as error:
+        raise _advise(path, error) from error
+
+
+def find(path: Path) -> Path:
+    """The checkpoint that a path means: the file itself, or the newest one of a run's folder.
+
+    Writes are atomic, so the newest is whole unless the disk damaged it; then `load` says which older one to use.
+    """
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise AlphaError(f"Cannot read {path}: {error.strerror}.") from error
+    if not is_folder:
+        return path
+    checkpoints = list_checkpoints(path)
+    if not checkpoints:
+        raise AlphaError(f"The folder {path} holds no checkpoint (checkpoint-<step>.safetensors).")
+    return checkpoints[-1][1]
+
+
+def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Step and path of each checkpoint in a folder, by step; goes by the names alone."""
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise AlphaError(f"Cannot list the folder {folder}: {error.strerror or error}.") from error
+    return sorted((int(match[1]), entry) for entry in entries if (match := _FILE_NAME.fullmatch(entry.name)))
+
+
+def _content_digest(array: Array) -> str:
+    return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
+
+
+def _header_digest(metadata: dict[str, str], tensors: dict[str, tuple[str, tuple[int, ...]]]) -> str:
+    """SHA-256 over everything in the header but the digest itself and the tensors' places in the file.
+
+    The places need none: the tensors must cover the file exactly, and each has its own digest.
+    """
+    values = {key: value for key, value in metadata.items() if key != "digest"}
+    return hashlib.sha256(json.dumps([values, tensors], sort_keys=True).encode()).hexdigest()
+
+
+def _interpret(file: SafetensorsFile) -> Header:
+    """Raises InvalidFileError for a damaged file and AlphaError for one that is whole but of no use."""
+    metadata = file.metadata
+    if _FORMAT_KEY not in metadata:
+        raise AlphaError(f"{file.path} is a safetensors file, but not an Alpha checkpoint.")
+    if metadata[_FORMAT_KEY] != _FORMAT:
+        raise AlphaError(f"{file.path} has format {metadata[_FORMAT_KEY]!r}; this version of Alpha reads {_FORMAT!r}.")
+    if set(metadata) != {*_JSON_KEYS, _FORMAT_KEY, "digest"}:
+        raise file.invalid("its metadata are not complete")
+    shapes = {name: (entry.dtype, entry.shape) for name, entry in file.entries.items()}
+    if _header_digest(metadata, shapes) != metadata["digest"]:
+        raise file.invalid("its header does not match its digest")
+    try:
+        values = {key: parse_json(metadata[key]) for key in _JSON_KEYS}
+    except (ValueError, RecursionError) as error:
+        raise file.invalid(str(error)) from error
+    step, *mappings = values.values()
+    if type(step) is not int or step < 0 or not all(isinstance(mapping, dict) for mapping in mappings):
+        raise file.invalid("its metadata have the wrong types")
+    if set(values["digests"]) != set(file.entries):
+        raise file.invalid("its digests are not those of its tensors")
+    try:
+        model = from_mapping(ModelConfig, values["model"], str(file.path))
+        training = from_mapping(TrainingConfig, values["training"], str(file.path))
+        resolve_model(model)
+    except UsageError as error:
+        raise AlphaError(f"{file.path} cannot be used by this version of Alpha. {error}") from error
+    _check_sizes(file, model)
+    return Header(step, model, training, values["tokenizer"], values["state"], file.entries, values["digests"])
+
+
+def _check_sizes(file: SafetensorsFile, model: ModelConfig) -> None:
+    """The sizes that every model has; the model itself checks the rest of its weights against its definition."""
+    shapes = {name: entry.shape for name, entry in file.entries.items()}
+    embedding = shapes.get("wte.weight", ())
+    if len(embedding) != 2 or embedding[1] != model.dim:
+        raise file.invalid(f"wte.weight has shape {embedding}, but the model is {model.dim} wide")
+    if model.position == "learned" and shapes.get("wpe.weight") != (model.block, model.dim):
+        raise file.invalid(f"wpe.weight does not have the shape {(model.block, model.dim)} of the model")
+    blocks = {int(match[1]) for name in shapes if (match := _BLOCK_NAME.match(name))}
+    if blocks != set(range(model.layers)):
+        raise file.invalid(f"it has weights of {len(blocks)} blocks, but the model has {model.layers}")
+
+
+def _advise(path: Path, error: InvalidFileError) -> AlphaError:
+    match = _FILE_NAME.fullmatch(path.name)
+    if not match:
+        return error
+    older = [candidate for step, candidate in list_checkpoints(path.parent) if step < int(match[1])]
+    return AlphaError(f"{error} " + (f"Use the older {older[-1]}." if older else "There is no older one beside it."))

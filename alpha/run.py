@@ -1,0 +1,326 @@
+"""The folder of one training run: its configuration, metrics, samples, log and checkpoints.
+
+    config.json    the configuration, the run's id and when it was made
+    metrics.jsonl  a row of numbers per logged step; samples.jsonl  the sample texts
+    log.txt        what happened, with times in UTC
+    checkpoint-<step>.safetensors
+    .lock          locked by the process that trains; the lock goes when the process does, however it ends
+
+Knows nothing about training. Looking at runs without opening them is `run_list`.
+"""
+
+import fcntl
+import itertools
+import logging
+import math
+import os
+import time
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from alpha import __version__, checkpoint
+from alpha.checkpoint import Checkpoint, list_checkpoints
+from alpha.config import ModelConfig, TrainingConfig, config_hash
+from alpha.errors import AlphaError
+from alpha.files import read_json, sync_folder, write_json
+from alpha.lines import LineFile, Row
+from alpha.option import from_mapping, to_mapping
+
+RUNS_FOLDER = Path("runs")
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"
+LOG = "log.txt"
+LOCK = ".lock"
+
+CONFIG_LIMIT = 1 << 20
+_LOCK_TRIES = 25
+_LOCK_PAUSE_SECONDS = 0.01
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What config.json says."""
+
+    run_id: str
+    created_at: str
+    model: ModelConfig
+    training: TrainingConfig
+
+
+class Run:
+    """A run's folder, held by this process until `close`; use it in a `with` statement.
+
+    Every method raises AlphaError, naming the file, when the operating system refuses.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig, resources: ExitStack) -> None:
+        """Use `create` or `open`. `resources` release the lock; the run takes them over if this succeeds."""
+        self.folder = folder
+        self.config = config
+        self._validation_losses: dict[int, float] = {}
+        self._metrics = resources.enter_context(closing(LineFile(folder / METRICS)))
+        self._samples = resources.enter_context(closing(LineFile(folder / SAMPLES)))
+        self._log = resources.enter_context(closing(_LogHandler(folder / LOG, config.training.log)))
+        _logger.info("Opened run %s with Alpha %s.", config.run_id, __version__)
+        self._read_validation_losses()
+        self._resources = resources.pop_all()
+
+    @classmethod
+    def create(
+        cls, model: ModelConfig, training: TrainingConfig, folder: Path | None = None, root: Path = RUNS_FOLDER
+    ) -> Self:
+        """A new run in `folder`, which must be empty or missing, or in a new folder of `root` named by its id."""
+        now = datetime.now(UTC)
+        run_id = f"{now:%Y%m%d-%H%M%S}-{config_hash(model, training)[:6]}"
+        if folder is None:
+            folder = _make_unique_folder(root, run_id)
+            run_id = folder.name
+        else:
+            _make_folder(folder)
+        with ExitStack() as resources:
+            resources.callback(os.close, _lock(folder))
+            if any(entry.name != LOCK for entry in folder.iterdir()):
+                raise AlphaError(
+                    f"The folder {folder} is not empty; continue its run with --resume={folder} or choose another."
+                )
+            config = RunConfig(run_id, now.isoformat(timespec="seconds"), model, training)
+            _write_config(folder, config)
+            return cls(folder, config, resources)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The run in a folder, or of a checkpoint in its folder, to continue it. Call `rewind` before adding to it."""
+        folder = path if path.is_dir() else path.parent
+        if not (folder / CONFIG).is_file():
+            raise AlphaError(f"{path} is not in the folder of a run: there is no {folder / CONFIG}.")
+        with ExitStack() as resources:
+            resources.callback(os.close, _lock(folder))
+            _remove_temporary_files(folder)
+            return cls(folder, read_config(folder), resources)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close; an exception that leaves the `with` statement is logged before."""
+        if error is not None:
+            try:
+                _logger.error("Ended by %s: %s", type(error).__name__, error)
+            except AlphaError as log_error:
+                error.add_note(str(log_error))
+        self.close()
+
+    def close(self) -> None:
+        """Release the folder."""
+        self._resources.close()
+
+    def rewind(self, step: int) -> None:
+        """Make `step`, of the checkpoint that training continues from, the run's last.
+
+        Later checkpoints are renamed to superseded-<name>, so that none is taken for the newest, and none is lost. Then
+        later rows of metrics and samples are removed.
+        """
+        later = [(number, path) for number, path in list_checkpoints(self.folder) if number > step]
+        try:
+            for number, path in later:
+                path.replace(path.with_name(f"superseded-{path.name}"))
+                self._validation_losses.pop(number, None)
+            sync_folder(self.folder)
+        except OSError as error:
+            raise AlphaError(f"Cannot rename the checkpoints of {self.folder}: {error.strerror}.") from error
+        rows = self._metrics.keep_through(step) + self._samples.keep_through(step)
+        _logger.info("Continuing after step %d; %d checkpoints put aside, %d rows removed.", step, len(later), rows)
+
+    def configure(self, model: ModelConfig, training: TrainingConfig) -> None:
+        """Change the configuration, as when a run is resumed with more steps."""
+        self.config = RunConfig(self.config.run_id, self.config.created_at, model, training)
+        _write_config(self.folder, self.config)
+        self._log.set_detail(training.log)
+
+    def add_metrics(self, row: Row) -> None:
+        """Add a row, which must have a "step", to metrics.jsonl; NaN and infinity become null."""
+        self._metrics.append_row({"step": row["step"]} | row)
+
+    def add_sample(self, row: Row) -> None:
+        """Add a row, which must have a "step", to samples.jsonl."""
+        self._samples.append_row({"step": row["step"]} | row)
+
+    def save(self, saved: Checkpoint) -> Path:
+        """Write a checkpoint, then delete those that are neither among the newest nor the best by validation loss."""
+        self._metrics.sync()
+        self._samples.sync()
+        path = checkpoint.save(self.folder, saved)
+        self._note_validation_loss(saved.step, saved.state)
+        self._prune()
+        _logger.info("Saved %s.", path.name)
+        return path
+
+    def _prune(self) -> None:
+        checkpoints = list_checkpoints(self.folder)
+        kept = {step for step, _ in checkpoints[-self.config.training.keep :]}
+        measured = [step for step, _ in checkpoints if step in self._validation_losses]
+        if measured:
+            kept.add(min(measured, key=lambda step: (self._validation_losses[step], step)))
+        for step, path in checkpoints:
+            if step not in kept:
+                try:
+                    path.unlink()
+                except OSError as error:
+                    raise AlphaError(f"Cannot delete the old checkpoint {path}: {error.strerror}.") from error
+                self._validation_losses.pop(step, None)
+
+    def _read_validation_losses(self) -> None:
+        for step, path in list_checkpoints(self.folder):
+            try:
+                self._note_validation_loss(step, checkpoint.read_header(path).state)
+            except AlphaError as error:
+                _logger.warning("%s", error)
+
+    def _note_validation_loss(self, step: int, state: dict[str, Any]) -> None:
+        loss = state.get("valLoss")
+        if isinstance(loss, int | float) and math.isfinite(loss):
+            self._validation_losses[step] = float(loss)
+
+
+class _LogHandler(logging.Handler):
+    """Writes what any module of Alpha logs to a file; unlike logging's own, it raises when it cannot."""
+
+    def __init__(self, path: Path, detail: str) -> None:
+        super().__init__()
+        formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
+        formatter.converter = time.gmtime
+        self.setFormatter(formatter)
+        self._file = LineFile(path)
+        self._parent = logging.getLogger("alpha")
+        self._level_before = self._parent.level
+        self._parent.addHandler(self)
+        self.set_detail(detail)
+
+    def set_detail(self, detail: str) -> None:
+        """Write messages of this level ("debug", "info", "warning", "error") and above."""
+        self.setLevel(detail.upper())
+        self._parent.setLevel(detail.upper())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._file.append(self.format(record))
+
+    def close(self) -> None:
+        self._parent.removeHandler(self)
+        self._parent.setLevel(self._level_before)
+        self._file.close()
+        super().close()
+
+
+def read_config(folder: Path) -> RunConfig:
+    """What a run's config.json says; AlphaError when it is missing or damaged."""
+    path = folder / CONFIG
+    values = read_json(path, "run's configuration", CONFIG_LIMIT)
+    if not isinstance(values, dict) or not all(isinstance(values.get(key), dict) for key in ("model", "training")):
+        raise AlphaError(f"{path} does not have the objects 'model' and 'training'.")
+    if not all(isinstance(values.get(key), str) for key in ("runId", "createdAt")):
+        raise AlphaError(f"{path} does not have the texts 'runId' and 'createdAt'.")
+    model = from_mapping(ModelConfig, values["model"], str(path))
+    training = from_mapping(TrainingConfig, values["training"], str(path))
+    return RunConfig(values["runId"], values["createdAt"], model, training)
+
+
+def _write_config(folder: Path, config: RunConfig) -> None:
+    write_json(
+        folder / CONFIG,
+        {
+            "runId": config.run_id,
+            "createdAt": config.created_at,
+            "alphaVersion": __version__,
+            "domain": config.training.domain,
+            "configHash": config_hash(config.model, config.training),
+            "model": to_mapping(config.model),
+            "training": to_mapping(config.training),
+        },
+    )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise AlphaError(f"Cannot make the folder {folder}: {error.strerror}.") from error
+
+
+def _make_unique_folder(root: Path, run_id: str) -> Path:
+    _make_folder(root)
+    for count in itertools.count(1):
+        folder = root / (run_id if count == 1 else f"{run_id}-{count}")
+        try:
+            folder.mkdir()
+            sync_folder(root)
+            break
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise AlphaError(f"Cannot make the folder {folder}: {error.strerror}.") from error
+    return folder
+
+
+def _lock(folder: Path) -> int:
+    """Lock a run's folder for this process and return the lock's file descriptor, which holds it while it is open."""
+    path = folder / LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise AlphaError(f"Cannot lock the run {folder}: {error.strerror}.") from error
+    try:
+        # Whoever lists the runs holds a shared lock for an instant: that is no reason to give up.
+        for attempt in range(_LOCK_TRIES):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == _LOCK_TRIES - 1:
+                    raise
+                time.sleep(_LOCK_PAUSE_SECONDS)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    except BlockingIOError:
+        owner = os.pread(descriptor, 20, 0).decode(errors="replace")
+        os.close(descriptor)
+        user = f"process {owner}" if owner else "another process"
+        raise AlphaError(f"The run {folder} is in use by {user}; wait for it or stop it.") from None
+    except OSError as error:
+        os.close(descriptor)
+        raise AlphaError(f"Cannot lock the run {folder}: {error.strerror}.") from error
+    return descriptor
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a living process holds the run."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _remove_temporary_files(folder: Path) -> None:
+    """Files that a process left half-written when it was killed: ours, and the safetensors package's."""
+    try:
+        for pattern in (".*.tmp", ".tmp??????"):
+            for path in folder.glob(pattern):
+                if path.is_file():
+                    path.unlink()
+    except OSError as error:
+        raise AlphaError(f"Cannot delete a temporary file of {folder}: {error.strerror}.") from error

@@ -1,0 +1,245 @@
+"""Reading and writing files of named arrays in the safetensors format, with text metadata in their header.
+
+Format: 8 bytes with the size of the header, the header (JSON: dtype, shape and place of each tensor), the tensors one
+after another. Knows nothing about what the tensors are for.
+
+Files are written by the safetensors package. The reader is our own, because the package maps the file into memory (so
+that a file cut short meanwhile kills the process), accepts duplicate names and fields it does not know, and gives up
+with other exceptions on what numpy cannot hold. What this reader accepts, the package accepts too.
+"""
+
+import json
+import math
+import os
+import re
+import stat
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+from safetensors.numpy import save_file
+
+from alpha.errors import AlphaError
+from alpha.files import write_atomically
+
+Array = npt.NDArray[Any]
+
+HEADER_LIMIT = 1 << 26
+"""Bytes of header that are accepted; the vocabulary in a checkpoint's metadata is most of it."""
+
+_METADATA_KEY = "__metadata__"
+_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
+}  # fmt: skip
+_CODES = {name: code for code, name in _DTYPES.items()}
+_MOST_DIMENSIONS = 8
+_LONGEST_INTEGER = 20
+_SYSTEM_ERROR = re.compile(r"\(os error ([0-9]+)\)")
+_PICKLE_SUFFIXES = {".pt", ".pth", ".bin", ".pkl", ".ckpt"}
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+class InvalidFileError(AlphaError):
+    """The file is not a whole safetensors file, or not what its writer wrote."""
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """What a tensor is (`dtype` by numpy's name) and where it stands in the file, in bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+
+def to_storable(name: str, array: Array) -> Array:
+    """The array as it is written: little-endian and contiguous, a copy only where it is not so already.
+
+    TypeError for what the reader does not accept: other dtypes, empty tensors, more than 8 dimensions.
+    """
+    if array.dtype.name not in _CODES or array.size == 0 or array.ndim > _MOST_DIMENSIONS:
+        raise TypeError(f"Tensor {name} cannot be stored: dtype {array.dtype}, shape {array.shape}.")
+    return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
+
+
+def write(path: Path, tensors: dict[str, Array], metadata: dict[str, str]) -> None:
+    """Atomically and durably write arrays that `to_storable` gave.
+
+    Raises AlphaError when the operating system refuses, and what was there before is then still there.
+    """
+    if len(json.dumps(metadata, ensure_ascii=False).encode()) > HEADER_LIMIT // 2:
+        raise AlphaError(f"Cannot write {path}: its metadata are over {HEADER_LIMIT // 2:,} bytes.")
+    write_atomically(path, lambda temporary: _write_with_package(temporary, tensors, metadata))
+
+
+def _write_with_package(path: Path, tensors: dict[str, Array], metadata: dict[str, str]) -> None:
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        save_file(tensors, path, metadata)
+    except safetensors.SafetensorError as error:
+        number = _SYSTEM_ERROR.search(str(error))
+        if not number:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+    # The package makes the file readable to its owner alone, whatever the umask says.
+    path.chmod(stat.S_IMODE(mode))
+
+
+class SafetensorsFile:
+    """A file open for reading, its header checked: `metadata`, and `entries` by name in the order of the names.
+
+    Raises InvalidFileError for anything that is not a whole and valid file, and AlphaError when it cannot be read.
+    Nothing is allocated that is larger than the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            # Opening a named pipe would wait for a writer.
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise AlphaError(f"{path} is not a file.")
+            self._file: BufferedReader = path.open("rb")
+        except (OSError, ValueError) as error:
+            raise self._cannot_read(error) from error
+        try:
+            self.metadata, self.entries = self._read_header()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def read(self, name: str) -> Array:
+        """A tensor's content, in memory of its own."""
+        entry = self.entries[name]
+        try:
+            content = np.empty(entry.size, dtype=np.uint8)
+            self._file.seek(entry.start)
+            count = self._file.readinto(content.data)
+        except MemoryError as error:
+            raise AlphaError(
+                f"Tensor {name!r} of {self.path} needs {entry.size:,} bytes of memory, more than is free."
+            ) from error
+        except OSError as error:
+            raise self._cannot_read(error) from error
+        if count != entry.size:
+            raise self.invalid("it became shorter while it was read")
+        return content.view(np.dtype(entry.dtype).newbyteorder("<")).reshape(entry.shape)
+
+    def invalid(self, reason: str) -> InvalidFileError:
+        """The error for a file whose content is wrong."""
+        return InvalidFileError(f"{self.path} is damaged: {reason}.")
+
+    def _cannot_read(self, error: OSError | ValueError) -> AlphaError:
+        reason = error.strerror if isinstance(error, OSError) else error
+        return AlphaError(f"Cannot read {self.path}: {reason}.")
+
+    def _read_header(self) -> tuple[dict[str, str], dict[str, TensorEntry]]:
+        try:
+            file_size = os.fstat(self._file.fileno()).st_size
+            start = self._file.read(9)
+            header_size = int.from_bytes(start[:8], "little")
+            if start[8:] != b"{" or header_size > file_size - 8:
+                raise self._not_safetensors(start)
+            if header_size > HEADER_LIMIT:
+                raise self.invalid(f"its header has {header_size:,} bytes, more than the {HEADER_LIMIT:,} accepted")
+            content = start[8:] + self._file.read(header_size - 1)
+        except OSError as error:
+            raise self._cannot_read(error) from error
+        try:
+            table = parse_json(content.decode())
+            metadata = table.pop(_METADATA_KEY, {})
+            if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+                raise ValueError("its metadata are not text")
+            return metadata, _entries(table, 8 + header_size, file_size)
+        except (ValueError, RecursionError) as error:
+            raise self.invalid(str(error)[:200].rstrip(".")) from error
+
+    def _not_safetensors(self, start: bytes) -> AlphaError:
+        if start.startswith(_PICKLE_STARTS) or self.path.suffix in _PICKLE_SUFFIXES:
+            return AlphaError(
+                f"{self.path} looks like a PyTorch pickle; Alpha reads safetensors only, as pickles can run code."
+            )
+        return InvalidFileError(f"{self.path} is not a whole safetensors file.")
+
+
+def _entries(table: dict[str, Any], start: int, end: int) -> dict[str, TensorEntry]:
+    """The entries of tensors that cover the file from `start` to `end` exactly; ValueError when they do not."""
+    entries = {name: _entry(name, table[name], start) for name in sorted(table)}
+    for name, entry in sorted(entries.items(), key=lambda item: item[1].start):
+        if entry.start != start:
+            raise ValueError(f"tensor {name!r} does not begin where the one before it ends")
+        start += entry.size
+    if start != end:
+        raise ValueError("its tensors do not end where the file ends")
+    return entries
+
+
+def _entry(name: str, values: Any, start: int) -> TensorEntry:
+    if not isinstance(values, dict) or set(values) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"the entry of tensor {name!r} does not have the three fields it should have")
+    dtype, shape, offsets = values["dtype"], values["shape"], values["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise ValueError(f"tensor {name!r} has dtype {dtype!r}")
+    if not _are_naturals(shape) or len(shape) > _MOST_DIMENSIONS or not all(shape):
+        raise ValueError(f"tensor {name!r} has shape {shape!r}")
+    if not _are_naturals(offsets) or len(offsets) != 2:
+        raise ValueError(f"tensor {name!r} has offsets {offsets!r}")
+    size = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
+    if offsets[1] - offsets[0] != size:
+        raise ValueError(f"tensor {name!r} has {size} bytes by its shape, but offsets {offsets!r}")
+    return TensorEntry(_DTYPES[dtype], tuple(shape), start + offsets[0], size)
+
+
+def _are_naturals(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def parse_json(text: str) -> Any:
+    """Like json.loads, but refuses (ValueError) duplicate keys, numbers that are not finite or over 20 digits long,
+    and halves of characters. RecursionError when it is nested too deeply."""
+    value = json.loads(
+        text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite_float, parse_int=_short_integer
+    )
+    if "\\u" in text:
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key occurs twice in its JSON")
+    return result
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number in its JSON is too large")
+    return value
+
+
+def _short_integer(text: str) -> int:
+    if len(text) > _LONGEST_INTEGER:
+        raise ValueError("a whole number in its JSON is too large")
+    return int(text)
