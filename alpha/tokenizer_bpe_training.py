@@ -48,11 +48,10 @@ def build_bpe(
 def learn_merges(counts: Mapping[str, int], token_limit: int) -> tuple[list[str], list[tuple[str, str]]]:
     """At most `token_limit` tokens, the 256 bytes first, and the merges that make the others, as `spell` writes them.
 
-    `counts` says how often each piece occurs; lone surrogates in it stand for bytes (PEP 383). A merge may make a token
-    that another merge made before, as "a bc" and "ab c" do, so there may be more merges than new tokens.
+    `counts` says how often each piece occurs; lone surrogates in it stand for bytes (PEP 383). No two merges make the
+    same token: within the span of a token, earlier merges acted alike wherever it occurs.
     """
     tokens = [spell(bytes([byte])) for byte in BYTE_ORDER]
-    ids = {token: index for index, token in enumerate(tokens)}
     merges = []
     symbols = _Symbols(counts)
     while len(tokens) < token_limit:
@@ -60,11 +59,9 @@ def learn_merges(counts: Mapping[str, int], token_limit: int) -> tuple[list[str]
         if pair is None:
             break
         left, right = tokens[pair[0]], tokens[pair[1]]
-        product = ids.setdefault(left + right, len(tokens))
-        if product == len(tokens):
-            tokens.append(left + right)
+        symbols.merge(pair, product=len(tokens))
+        tokens.append(left + right)
         merges.append((left, right))
-        symbols.merge(pair, product)
     return tokens, merges
 
 
@@ -90,7 +87,7 @@ class _Symbols:
         self._following[last - 1] = end
         self._preceding[last - lengths] = end
         self._pair_counts: dict[int, int] = {}
-        self._positions: dict[int, list[Integers]] = {}
+        self._positions: dict[int, Integers] = {}
         self._heap: list[tuple[int, int]] = []
         starts = np.flatnonzero(self._following[:end] != end)
         self._add(self._symbol[starts] * _LEFT + self._symbol[starts + 1], starts)
@@ -109,17 +106,18 @@ class _Symbols:
         return None
 
     def merge(self, pair: tuple[int, int], product: int) -> None:
-        """Replace every occurrence of a pair by one symbol, from left to right where occurrences overlap."""
+        """Replace every occurrence of a pair by a new symbol, from left to right where occurrences overlap."""
         key = (pair[0] << 32) + pair[1]
         symbol, following, preceding, end = self._symbol, self._following, self._preceding, self._end
-        positions = np.sort(np.concatenate(self._positions[key]))
+        positions = self._positions[key]
         positions = positions[(symbol[positions] == pair[0]) & (symbol[following[positions]] == pair[1])]
         if pair[0] == pair[1]:
             positions = positions[_every_other_of_runs(positions, following)]
         rights = following[positions]
         before = preceding[positions]
         after = following[rights]
-        # Where occurrences touch, the pair between them is counted as the right neighbour of the first only.
+        # Positions rise, so occurrences that touch follow each other here. The pair between them is counted once, as
+        # the right neighbour of the first.
         touching = np.zeros(len(positions), bool)
         touching[1:] = after[:-1] == positions[1:]
         with_left = (before != end) & ~touching
@@ -142,9 +140,8 @@ class _Symbols:
 
     def _add(self, pairs: Integers, positions: Integers) -> None:
         for pair, where in _grouped(pairs, positions):
-            count = self._pair_counts.get(pair, 0) + int(self._weight[where].sum())
-            self._pair_counts[pair] = count
-            self._positions.setdefault(pair, []).append(where)
+            self._pair_counts[pair] = count = int(self._weight[where].sum())
+            self._positions[pair] = where
             if count >= MIN_PAIR_COUNT:
                 heapq.heappush(self._heap, (-count, pair))
 
@@ -156,7 +153,7 @@ class _Symbols:
 
 
 def _grouped(pairs: Integers, positions: Integers) -> Iterator[tuple[int, Integers]]:
-    """Each distinct pair with its positions."""
+    """Each distinct pair with its positions, in rising order if those of the pair were."""
     order = np.argsort(pairs, kind="stable")
     pairs, positions = pairs[order], positions[order]
     bounds = [0, *(np.flatnonzero(pairs[1:] != pairs[:-1]) + 1).tolist(), len(pairs)]

@@ -16,8 +16,8 @@ from functools import cached_property
 SEGMENT = 1 << 19
 """Characters after which a text is cut at the next safe place."""
 
-MAX_PIECES = 1 << 21
-MAX_CHARACTERS = 1 << 27
+MAX_PIECES = 1 << 20
+MAX_CHARACTERS = 1 << 23
 _PENDING_PIECES = 1 << 18
 
 _SAFE_CUT = re.compile(r"\S(?= )")
