@@ -28,6 +28,7 @@ END_OF_TEXT_SPELLINGS = (END_OF_TEXT, "<|end_of_text|>", "</s>")
 ARTIFACT_FORMAT = "alpha-tokenizer"
 ARTIFACT_VERSION = 1
 MAX_VOCABULARY = 1 << 21
+_DECODED_SEGMENT = 1 << 16
 
 Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
 TokenArray = npt.NDArray[np.uint32]
@@ -82,11 +83,10 @@ class Tokenizer(ABC):
 
     def decode_bytes(self, ids: Ids) -> bytes:
         """The bytes that a sequence of tokens stands for. AlphaError for an id out of range."""
-        tokens = ids.tolist() if isinstance(ids, np.ndarray) else ids
-        if not len(tokens):
-            return b""
-        self._check_range(min(tokens), max(tokens))
-        return b"".join(map(self._token_bytes.__getitem__, tokens))
+        return b"".join(
+            self._decode_segment(ids[start : start + _DECODED_SEGMENT])
+            for start in range(0, len(ids), _DECODED_SEGMENT)
+        )
 
     def decode(self, ids: Ids, errors: str = "replace") -> str:
         """The text of a sequence of tokens; bytes that are not UTF-8 become U+FFFD.
@@ -103,6 +103,11 @@ class Tokenizer(ABC):
     def digest(self) -> str:
         """SHA-256 of the artifact's canonical JSON: equal digests mean equal encodings."""
         return self._digest
+
+    def _decode_segment(self, ids: Ids) -> bytes:
+        tokens = ids.tolist() if isinstance(ids, np.ndarray) else ids
+        self._check_range(min(tokens), max(tokens))
+        return b"".join(map(self._token_bytes.__getitem__, tokens))
 
     def _check_range(self, lowest: int, highest: int) -> None:
         if lowest < 0 or highest >= self.vocab_size:

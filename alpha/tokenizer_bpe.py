@@ -21,7 +21,7 @@ from alpha.tokenizer_pattern import BYTE_LEVEL_PATTERNS
 
 CACHED_PIECES = 1 << 18
 CACHED_PIECE_LENGTH = 64
-_LONG_PIECE = 128
+_LONG_PIECE = 64
 _NO_MERGE = 1 << 62
 
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
