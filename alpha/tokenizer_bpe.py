@@ -1,0 +1,246 @@
+"""Byte-level byte-pair encoding: every text and every sequence of bytes has an encoding that decodes back exactly.
+
+Source: Sennrich, Haddow and Birch, "Neural Machine Translation of Rare Words with Subword Units", ACL 2016, on bytes as
+in Radford et al., 2019. A text is divided into pieces; each piece starts as single bytes; while two neighbours have a
+merge, the pair whose merge was learned first is joined, the leftmost when it occurs twice.
+
+Bytes that are not UTF-8 are divided as if each were a punctuation mark of its own kind (a lone surrogate, as PEP 383
+writes it), so valid parts of a byte string are divided as the same text would be.
+"""
+
+import heapq
+import itertools
+from array import array
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from alpha.tokenizer import TokenArray, Tokenizer, artifact, is_unicode, malformed, read_vocabulary, shown
+from alpha.tokenizer_pattern import BYTE_LEVEL_PATTERNS
+
+CACHED_PIECES = 1 << 18
+CACHED_PIECE_LENGTH = 64
+_LONG_PIECE = 64
+_NO_MERGE = 1 << 62
+
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+BYTE_ORDER = bytes(_PRINTABLE + [byte for byte in range(256) if byte not in _PRINTABLE])
+"""The bytes in the order of GPT-2's first 256 ids: printable ones, then the others."""
+
+_CHARACTERS = [chr(byte) for byte in _PRINTABLE] + [chr(256 + index) for index in range(256 - len(_PRINTABLE))]
+_TO_CHARACTER = dict(zip(BYTE_ORDER, _CHARACTERS, strict=True))
+_FROM_CHARACTER = {ord(character): byte for byte, character in _TO_CHARACTER.items()}
+
+
+def spell(token: bytes) -> str:
+    """Bytes as visible characters, one each: the code of GPT-2's vocabulary, in which a space is 'Ġ'."""
+    return token.decode("latin-1").translate(_TO_CHARACTER)
+
+
+def unspell(text: str) -> bytes | None:
+    """The bytes that `spell` wrote so, or None when it writes nothing so."""
+    codes = [_FROM_CHARACTER.get(ord(character)) for character in text]
+    return None if None in codes else bytes(code for code in codes if code is not None)
+
+
+class BpeTokenizer(Tokenizer):
+    """Merges by rank, with a bounded memory of pieces that were merged before."""
+
+    kind = "bpe"
+
+    def __init__(
+        self,
+        tokens: list[str],
+        merges: list[tuple[str, str]],
+        special_tokens: dict[str, int],
+        *,
+        pattern: str = "gpt2",
+        whole_pieces: bool = False,
+        source: str = "in memory",
+    ) -> None:
+        """A vocabulary as `spell` writes it (special tokens verbatim) and merges in the order of their ranks.
+
+        With `whole_pieces`, a piece that is a token is that token whatever the merges say (`ignore_merges` of the
+        ecosystem). AlphaError names `source` when a token or merge is impossible.
+        """
+        token_bytes = _token_bytes(tokens, special_tokens, source)
+        super().__init__(token_bytes, special_tokens)
+        self.tokens = tokens
+        self.merges = merges
+        self.pattern = pattern
+        self.whole_pieces = whole_pieces
+        ids = {token: index for index, token in enumerate(tokens) if token not in special_tokens}
+        self._byte_ids = _byte_ids(ids, source)
+        self._ranks, self._products = _rank_merges(merges, ids, source)
+        self._whole = {token_bytes[index]: index for index in ids.values()} if whole_pieces else {}
+        self._segments = BYTE_LEVEL_PATTERNS[pattern].segments
+        self._merged = _PieceCache(self._merge_piece)
+
+    def encode_bytes(self, content: bytes) -> list[int]:
+        """The ids of any bytes; those of UTF-8 are the ids of the text. `decode_bytes` gives the bytes back."""
+        ids: list[int] = self._encode_escaped(content.decode("utf-8", "surrogateescape")).tolist()
+        return ids
+
+    def to_mapping(self) -> dict[str, Any]:
+        merges = [" ".join(merge) for merge in self.merges]
+        return artifact(
+            self.kind,
+            self.tokens,
+            self.special_tokens,
+            pattern=self.pattern,
+            whole_pieces=self.whole_pieces,
+            merges=merges,
+        )
+
+    def _encode_ordinary(self, text: str) -> TokenArray:
+        return self._encode_escaped(escape_surrogates(text))
+
+    def _encode_escaped(self, text: str) -> TokenArray:
+        find = self._merged.__getitem__
+        packed = bytearray().join(b"".join(map(find, pieces)) for pieces in self._segments(text))
+        return np.frombuffer(packed, np.uint32)
+
+    def _merge_piece(self, piece: str) -> bytes:
+        """The ids of one piece as packed 32-bit integers."""
+        content = piece.encode("utf-8", "surrogateescape")
+        whole = self._whole.get(content)
+        if whole is not None:
+            return array("I", [whole]).tobytes()
+        ids = list(map(self._byte_ids.__getitem__, content))
+        merge = merge_by_scanning if len(ids) < _LONG_PIECE else merge_by_heap
+        return array("I", merge(ids, self._ranks, self._products)).tobytes()
+
+
+class _PieceCache(dict[str, bytes]):
+    """The merged ids of short pieces, forgotten all at once when there are too many."""
+
+    def __init__(self, merge: Callable[[str], bytes]) -> None:
+        super().__init__()
+        self._merge = merge
+
+    def __missing__(self, piece: str) -> bytes:
+        packed = self._merge(piece)
+        if len(piece) <= CACHED_PIECE_LENGTH:
+            if len(self) >= CACHED_PIECES:
+                self.clear()
+            self[piece] = packed
+        return packed
+
+
+def escape_surrogates(text: str) -> str:
+    """A text whose lone surrogates are written as the three bytes that UTF-8 would give them, escaped by PEP 383."""
+    if is_unicode(text):
+        return text
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
+
+
+def merge_by_scanning(ids: list[int], ranks: dict[tuple[int, int], int], products: list[int]) -> list[int]:
+    """`ids` after all merges; the best pair is found by scanning, which is fastest for short pieces."""
+    rank_of = ranks.get
+    pair_ranks = [rank_of(pair, _NO_MERGE) for pair in itertools.pairwise(ids)]
+    while pair_ranks:
+        best = min(pair_ranks)
+        if best == _NO_MERGE:
+            break
+        index = pair_ranks.index(best)
+        product = products[best]
+        ids[index : index + 2] = [product]
+        del pair_ranks[index]
+        if index:
+            pair_ranks[index - 1] = rank_of((ids[index - 1], product), _NO_MERGE)
+        if index < len(pair_ranks):
+            pair_ranks[index] = rank_of((product, ids[index + 1]), _NO_MERGE)
+    return ids
+
+
+def merge_by_heap(ids: list[int], ranks: dict[tuple[int, int], int], products: list[int]) -> list[int]:
+    """The same result in time that grows as n log n: neighbours are linked, candidate pairs wait in a heap.
+
+    A candidate is rank * length + position. It is stale, and skipped, when the pair at its position has changed.
+    """
+    length = len(ids)
+    following = list(range(1, length + 1))
+    preceding = list(range(-1, length - 1))
+    alive = bytearray(b"\1") * length
+    pairs = enumerate(itertools.pairwise(ids))
+    heap = [ranks[pair] * length + position for position, pair in pairs if pair in ranks]
+    heapq.heapify(heap)
+    while heap:
+        rank, position = divmod(heapq.heappop(heap), length)
+        right = following[position]
+        if not alive[position] or right == length or ranks.get((ids[position], ids[right])) != rank:
+            continue
+        ids[position] = product = products[rank]
+        alive[right] = 0
+        after = following[position] = following[right]
+        before = preceding[position]
+        if after < length:
+            preceding[after] = position
+            right_rank = ranks.get((product, ids[after]))
+            if right_rank is not None:
+                heapq.heappush(heap, right_rank * length + position)
+        if before >= 0:
+            left_rank = ranks.get((ids[before], product))
+            if left_rank is not None:
+                heapq.heappush(heap, left_rank * length + before)
+    return [token for token, living in zip(ids, alive, strict=True) if living]
+
+
+def bpe_from_mapping(mapping: Mapping[str, Any], source: str) -> BpeTokenizer:
+    """The tokenizer of an artifact. AlphaError names `source` when it is malformed."""
+    tokens, special_tokens = read_vocabulary(mapping, source)
+    pattern = mapping.get("pattern")
+    if not isinstance(pattern, str) or pattern not in BYTE_LEVEL_PATTERNS:
+        raise malformed(source, f"its pattern is {shown(pattern)}, not {' or '.join(BYTE_LEVEL_PATTERNS)}")
+    whole_pieces = mapping.get("whole_pieces")
+    if not isinstance(whole_pieces, bool):
+        raise malformed(source, "whole_pieces is not true or false")
+    merges = read_merges(mapping.get("merges"), source)
+    return BpeTokenizer(tokens, merges, special_tokens, pattern=pattern, whole_pieces=whole_pieces, source=source)
+
+
+def read_merges(merges: Any, source: str) -> list[tuple[str, str]]:
+    """Merges written as "left right" or as ["left", "right"]."""
+    if not isinstance(merges, list):
+        raise malformed(source, "it has no list of merges")
+    result = []
+    for merge in merges:
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+            raise malformed(source, f"{shown(merge)} is not a merge of two tokens")
+        result.append((pair[0], pair[1]))
+    return result
+
+
+def _token_bytes(tokens: list[str], special_tokens: dict[str, int], source: str) -> list[bytes]:
+    result = []
+    for token in tokens:
+        content = token.encode() if token in special_tokens else unspell(token)
+        if content is None:
+            raise malformed(source, f"token {shown(token)} is not written in byte-level characters")
+        result.append(content)
+    return result
+
+
+def _byte_ids(ids: dict[str, int], source: str) -> list[int]:
+    missing = [byte for byte in range(256) if spell(bytes([byte])) not in ids]
+    if missing:
+        raise malformed(source, f"it has no token for byte {missing[0]}, so it cannot write every text")
+    return [ids[spell(bytes([byte]))] for byte in range(256)]
+
+
+def _rank_merges(
+    merges: list[tuple[str, str]], ids: dict[str, int], source: str
+) -> tuple[dict[tuple[int, int], int], list[int]]:
+    """The rank of each pair of ids, and the id that the merge of each rank makes."""
+    ranks = {}
+    products = []
+    for rank, (left, right) in enumerate(merges):
+        if left not in ids or right not in ids or left + right not in ids:
+            raise malformed(source, f"merge {rank} of {shown(left)} and {shown(right)} is not of known tokens")
+        ranks[ids[left], ids[right]] = rank
+        products.append(ids[left + right])
+    if len(ranks) != len(merges):
+        raise malformed(source, "two of its merges are the same")
+    return ranks, products

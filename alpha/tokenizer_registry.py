@@ -1,0 +1,111 @@
+"""Tokenizers by name: building one from texts, reading and writing its file.
+
+Names are char, word, bpe (2,000 tokens), bpe-4k to bpe-64k and bpe-chat-4k, which reserves the markers of a
+conversation. A file is Alpha's artifact or the ecosystem's tokenizer.json; which of them is seen from its content.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alpha import files
+from alpha.errors import AlphaError, UsageError
+from alpha.option import nearest
+from alpha.tokenizer import ARTIFACT_FORMAT, CHAT_TOKENS, END_OF_TEXT, MAX_VOCABULARY, Tokenizer, malformed, shown
+from alpha.tokenizer_bpe import bpe_from_mapping
+from alpha.tokenizer_bpe_training import build_bpe
+from alpha.tokenizer_char import build_char, char_from_mapping
+from alpha.tokenizer_json import from_tokenizer_json, is_tokenizer_json, to_tokenizer_json
+from alpha.tokenizer_word import DEFAULT_VOCABULARY, build_word, word_from_mapping
+
+FILE_LIMIT = 1 << 27
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a tokenizer's name means; a vocabulary size of 0 cannot be chosen."""
+
+    kind: str
+    vocab_size: int
+    smallest: int
+    special_names: tuple[str, ...] = (END_OF_TEXT,)
+
+
+_BYTES = 256
+_CHAT_NAMES = (END_OF_TEXT, *CHAT_TOKENS)
+RECIPES = {
+    "char": Recipe("char", 0, 0),
+    "word": Recipe("word", DEFAULT_VOCABULARY, 3),
+    "bpe": Recipe("bpe", 2000, _BYTES + 1),
+    **{f"bpe-{size}k": Recipe("bpe", size << 10, _BYTES + 1) for size in (4, 8, 16, 32, 64)},
+    "bpe-chat-4k": Recipe("bpe", 4 << 10, _BYTES + len(_CHAT_NAMES), _CHAT_NAMES),
+}
+_READERS = {"char": char_from_mapping, "word": word_from_mapping, "bpe": bpe_from_mapping}
+
+
+def check_name(name: str, vocab_size: int = 0) -> Recipe:
+    """What `name` means. UsageError for an unknown name or a vocabulary size that it cannot have."""
+    if name not in RECIPES:
+        raise UsageError(f"Unknown tokenizer {name!r}. {nearest(name, RECIPES)}")
+    recipe = RECIPES[name]
+    if vocab_size and not recipe.vocab_size:
+        raise UsageError(f"The tokenizer {name} has one token per character; leave out --vocabSize={vocab_size}.")
+    if vocab_size and not recipe.smallest <= vocab_size <= MAX_VOCABULARY:
+        raise UsageError(
+            f"--vocabSize={vocab_size} does not suit the tokenizer {name}: "
+            f"give {recipe.smallest:,} to {MAX_VOCABULARY:,}, or 0 for its own."
+        )
+    return recipe
+
+
+def build(name: str, texts: Iterable[str], vocab_size: int = 0) -> Tokenizer:
+    """A tokenizer for a corpus, given as its documents; `vocab_size` 0 is that of the name.
+
+    The result may be smaller than asked when the corpus has no more to learn; its `vocab_size` says so. UsageError as
+    `check_name`; AlphaError when there is no text at all.
+    """
+    recipe = check_name(name, vocab_size)
+    documents = _not_empty(texts)
+    if recipe.kind == "char":
+        return build_char(documents)
+    if recipe.kind == "word":
+        return build_word(documents, vocab_size or recipe.vocab_size)
+    return build_bpe(documents, vocab_size or recipe.vocab_size, recipe.special_names)
+
+
+def from_mapping(mapping: Any, source: str) -> Tokenizer:
+    """The tokenizer of Alpha's artifact or of a tokenizer.json. AlphaError names `source` if it is neither."""
+    if isinstance(mapping, Mapping):
+        if mapping.get("format") == ARTIFACT_FORMAT:
+            kind = mapping.get("kind")
+            if not isinstance(kind, str) or kind not in _READERS:
+                raise malformed(source, f"its kind {shown(kind)} is not {', '.join(_READERS)}")
+            return _READERS[kind](mapping, source)
+        if is_tokenizer_json(mapping):
+            return from_tokenizer_json(mapping, source)
+    raise malformed(source, "it is neither Alpha's tokenizer artifact nor a tokenizer.json")
+
+
+def load(path: Path) -> Tokenizer:
+    """The tokenizer of a file. AlphaError names the file when it cannot be used."""
+    return from_mapping(files.read_json(path, "tokenizer", FILE_LIMIT), str(path))
+
+
+def save(path: Path, tokenizer: Tokenizer) -> None:
+    """Write Alpha's artifact atomically."""
+    files.write_json(path, tokenizer.to_mapping())
+
+
+def save_tokenizer_json(path: Path, tokenizer: Tokenizer) -> None:
+    """Write the ecosystem's tokenizer.json atomically."""
+    files.write_json(path, to_tokenizer_json(tokenizer))
+
+
+def _not_empty(texts: Iterable[str]) -> Iterator[str]:
+    empty = True
+    for text in texts:
+        empty = empty and not text
+        yield text
+    if empty:
+        raise AlphaError("There is no text to build a tokenizer from; give a corpus that is not empty.")

@@ -1,0 +1,147 @@
+"""The ecosystem's tokenizer.json, against stored answers of the `tokenizers` package (golden/generate_tokenizer.py)."""
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from alpha.errors import AlphaError
+from alpha.tokenizer_bpe_training import build_bpe
+from alpha.tokenizer_char import build_char
+from alpha.tokenizer_json import from_tokenizer_json, to_tokenizer_json
+from alpha.tokenizer_word import build_word
+
+GOLDEN = Path(__file__).parent / "golden"
+INPUTS = json.loads((GOLDEN / "tokenizer_texts.json").read_text())
+RESULTS = json.loads((GOLDEN / "tokenizer_results.json").read_text())
+CORPUS = INPUTS["corpus"]
+TEXTS = [*CORPUS, *INPUTS["texts"], *RESULTS["random_texts"]]
+SPECIAL_NAMES = ("<|endoftext|>", "<|user|>", "<|end|>")
+
+
+def stored(name):
+    return json.loads((GOLDEN / f"tokenizer_{name}.json").read_text())
+
+
+def built(name):
+    if name == "char":
+        return build_char(CORPUS)
+    if name == "word":
+        return build_word(CORPUS, 200)
+    pattern = "llama3" if name == "bpe_llama3" else "gpt2"
+    return build_bpe(CORPUS, RESULTS["vocab_size"], SPECIAL_NAMES, pattern=pattern)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama3"])
+def test_a_tokenizer_json_gives_the_ids_of_the_package(name):
+    tokenizer = from_tokenizer_json(stored(name), "golden")
+    expected = RESULTS["trained"][name]
+    assert [tokenizer.encode(text) for text in TEXTS] == expected["ids"]
+    assert [tokenizer.encode(text, allow_special=True) for text in INPUTS["special_texts"]] == expected["special_ids"]
+    assert [tokenizer.decode(ids) for ids in RESULTS["id_sequences"]] == expected["decoded"]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama3"])
+def test_training_learns_what_the_package_learns(name):
+    tokenizer = build_bpe(CORPUS, RESULTS["vocab_size"], pattern=name)
+    expected = stored(name)
+    assert [list(merge) for merge in tokenizer.merges] == expected["model"]["merges"]
+    vocabulary = {**expected["model"]["vocab"], "<|endoftext|>": RESULTS["vocab_size"] - 1}
+    assert {token: index for index, token in enumerate(tokenizer.tokens)} == vocabulary
+
+
+@pytest.mark.parametrize("name", ["char", "word", "bpe", "bpe_llama3"])
+def test_the_package_gives_our_ids_for_what_we_write(name):
+    tokenizer = built(name)
+    expected = RESULTS["written"][name]
+    written = json.dumps(to_tokenizer_json(tokenizer), sort_keys=True)
+    assert hashlib.sha256(written.encode()).hexdigest() == expected["digest"], "run golden/generate_tokenizer.py"
+    assert [tokenizer.encode(text) for text in TEXTS] == expected["ids"]
+    assert [tokenizer.encode(text, allow_special=True) for text in INPUTS["special_texts"]] == expected["special_ids"]
+
+
+@pytest.mark.parametrize("name", ["char", "word", "bpe", "bpe_llama3"])
+def test_what_we_write_we_read_back(name):
+    tokenizer = built(name)
+    again = from_tokenizer_json(json.loads(json.dumps(to_tokenizer_json(tokenizer))), "copy")
+    assert again.digest() == tokenizer.digest()
+    assert type(again) is type(tokenizer)
+
+
+def test_merges_may_be_text_or_pairs():
+    pairs = stored("gpt2")
+    texts = copy.deepcopy(pairs)
+    texts["model"]["merges"] = [" ".join(merge) for merge in pairs["model"]["merges"]]
+    del texts["model"]["type"]  # as the file of GPT-2 itself
+    assert from_tokenizer_json(texts, "texts").digest() == from_tokenizer_json(pairs, "pairs").digest()
+
+
+def test_whole_pieces_win_over_merges_when_merges_are_to_be_ignored():
+    mapping = stored("gpt2")
+    vocabulary = mapping["model"]["vocab"]
+    vocabulary["zq"] = max(token["id"] for token in mapping["added_tokens"])
+    mapping["added_tokens"][0]["id"] += 1
+    assert len(from_tokenizer_json(mapping, "golden").encode("zq zq")) == 5
+    mapping["model"]["ignore_merges"] = True
+    tokenizer = from_tokenizer_json(mapping, "golden")
+    assert tokenizer.encode("zq") == [vocabulary["zq"]]
+    assert len(tokenizer.encode("zq zq")) == 4
+
+
+def changed(path, value):
+    mapping = stored("gpt2")
+    target = mapping
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = value
+    return mapping
+
+
+LLAMA_SPLIT = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["normalizer"], {"type": "NFC"}, "normalizer NFC"),
+        (["pre_tokenizer"], {"type": "Whitespace"}, "pre-tokenizer Whitespace"),
+        (["pre_tokenizer"], None, "pre-tokenizer None"),
+        (["pre_tokenizer"], {"type": "Sequence", "pretokenizers": [LLAMA_SPLIT, BYTE_LEVEL]}, "an expression"),
+        (["pre_tokenizer"], BYTE_LEVEL, "an expression"),
+        (["pre_tokenizer", "add_prefix_space"], True, "add_prefix_space"),
+        (["decoder"], {"type": "WordPiece"}, "decoder WordPiece"),
+        (["model", "type"], "Unigram", "'Unigram'"),
+        (["model", "dropout"], 0.1, "dropout"),
+        (["model", "end_of_word_suffix"], "</w>", "end_of_word_suffix"),
+        (["model", "continuing_subword_prefix"], "##", "continuing_subword_prefix"),
+        (["model", "vocab", "Ġt"], 7, "id 7 of token"),
+        (["model", "vocab", "Ġt"], 700, "id 700 of token"),
+        (["model", "vocab", "Ġt"], True, "id True of token"),
+        (["model", "vocab"], {"a": 0}, "added token '<|endoftext|>'|not the next one"),
+        (["model", "merges", 3], ["zz", "a"], "merge 3"),
+        (["model", "merges", 3], ["a", "b", "c"], "not a merge"),
+        (["model", "merges", 3], "a  b", "not a merge"),
+        (["model", "merges", 3], ["Ġ", "t"], "merges are the same|is not of known"),
+        (["added_tokens", 0, "special"], False, "not special"),
+        (["added_tokens", 0, "lstrip"], True, "lstrip"),
+        (["added_tokens", 0, "content"], "<pad>", "to end a document"),
+        (["added_tokens", 0, "id"], 3, "not the next one or not unique"),
+        (["added_tokens", 0, "content"], "Ġt", "two ids"),
+        (["added_tokens"], {}, "list of added tokens"),
+    ],
+)
+def test_what_is_not_supported_is_named(path, value, message):
+    with pytest.raises(AlphaError, match=message) as error:
+        from_tokenizer_json(changed(path, value), "some/tokenizer.json")
+    assert "some/tokenizer.json" in str(error.value)
+
+
+def test_a_vocabulary_that_lacks_a_byte_is_refused():
+    mapping = stored("gpt2")
+    vocabulary = mapping["model"]["vocab"]
+    vocabulary["zq"] = vocabulary.pop("Ā")
+    with pytest.raises(AlphaError, match="no token for byte 0"):
+        from_tokenizer_json(mapping, "golden")
