@@ -1,0 +1,230 @@
+"""The sentences of the novels' generator, as a grammar. Data only.
+
+Values expected from the story: A and B (people present; he, him and his are A's pronouns), place and town, time, thing
+(the object that the story turns on).
+"""
+
+from alpha.datagen_chooser import Grammar
+from alpha.datagen_words import ABSTRACTIONS, ADJECTIVES, ANIMALS, COLOURS, FOODS, LANDSCAPE, MATERIALS, OBJECTS, TRADES
+
+WEATHERS = {  # what each may turn into within a day
+    "rain": ("fog", "wind"), "snow": ("frost",), "fog": ("rain", "sun"), "sun": ("wind",), "wind": ("rain", "sun"),
+    "frost": ("snow",),
+}  # fmt: skip
+
+PROSE = Grammar(
+    {
+        "rain": (
+            "rain ran down the {surface}", "it rained without haste", "the rain drummed on the {surface}",
+            "a thin rain fell on {town}", "water stood in the {low_place}", "the gutters were singing with rain",
+            "the rain smelled of {smell}", "grey rain hid the {far_place}",
+        ),
+        "snow": (
+            "snow lay on the {surface}", "snow fell over {town}", "the snow had closed the {low_place}",
+            "large flakes drifted past the {surface}", "the snow squeaked under every boot",
+            "snow softened the {far_place}",
+            "the first snow had come to {town}", "snow filled the footprints as soon as they were made",
+        ),
+        "fog": (
+            "fog stood in the {low_place}", "the fog had swallowed the {far_place}",
+            "a fog that smelled of {smell} lay over {town}",
+            "nothing could be seen beyond the {surface}", "fog crept under the doors",
+            "the lamps of {town} were small moons in the fog",
+            "the fog made every voice sound near",
+        ),
+        "sun": (
+            "the sun lay warm on the {surface}", "the light was the colour of {food}",
+            "there was not a cloud over {town}",
+            "the {far_place} shone in the sun", "the air trembled above the {low_place}",
+            "bees worked along the {surface}",
+            "the sun made even the {low_place} look {adjective}",
+        ),
+        "wind": (
+            "the wind worried the {surface}", "a wind from the {far_place} brought the smell of {smell}",
+            "the wind had opinions about every hat in {town}", "the wind leaned on the {surface}",
+            "leaves ran along the {low_place}",
+            "every shutter in {town} was banging", "the wind came round the {far_place} and would not settle",
+        ),
+        "frost": (
+            "frost had drawn ferns on the {surface}", "the {low_place} was hard as {material}",
+            "frost glittered on the {far_place}",
+            "the cold came up through the {low_place}", "breath hung white in the air",
+            "the {surface} cracked with cold",
+            "the frost had silenced {town}",
+        ),
+        "surface": (
+            "roofs", "windows", "shutters", "gate", "walls", "benches", "tiles", "hedge", "doorstep", "chimneys",
+            "railings",
+        ),
+        "low_place": ("lane", "ditch", "yard", "street", "path", "ford", "fields", "cart tracks", "square"),
+        "far_place": ("hills", "tower", "church", "far bank", "woods", "quarry", "mill", "island", "moor", "castle"),
+        "smell": (
+            "smoke", "{food}", "hay", "wet wool", "old {material}", "salt", "pine", "bread", "lamp oil", "apples",
+        ),
+        "setting": (
+            "{^time} {weather}.", "{^weather}. It was {time_is}.", "{^weather}, and {place_life}.",
+            "{^time} {weather}, and {place_life}.", "{^place_life}. {^weather}.", "It was {time_is}, and {weather}.",
+            "{^place_life}; {weather}.",
+        ),
+        "place_life": (
+            "the {place} was {adjective} and {adjective}", "nobody was at the {place} but {a animal}",
+            "somebody had left {a object} at the {place}", "the {place} smelled of {smell}",
+            "the {place} lay {adjective} and still",
+            "{a adjective} {animal} kept watch over the {place}", "two {s trade} were quarrelling near the {place}",
+            "the {place} had not changed in {years} years", "the old people of {town} avoided the {place}",
+            "there was a light at the {place}", "the {place} looked smaller than in memory",
+        ),
+        "years": ("ten", "twelve", "twenty", "thirty", "forty", "fifty", "a hundred", "seven"),
+        "arrival": (
+            "{A} came first, with {a own_thing} under {his} arm.", "{A} was already there, {doing}.",
+            "{A} arrived out of breath and sat down on {a seat}.", "{A} came slowly, {doing} as {he} walked.",
+            "{A} stood by the {detail} and waited for {B}.", "Nobody saw {A} come. {^he} was simply there, {doing}.",
+            "{A} had brought {food} and {a own_thing}.", "{A} and {B} came together, not speaking.",
+            "{B} was late. {A} did not mind and went on {doing}.", "{A} knocked at the {detail} although it was open.",
+            "{A} found {B} {doing}.", "{B} looked up when {A} came in.",
+        ),
+        "doing": (
+            "counting the {things}", "looking at the {far_place}", "humming", "whistling an old {trade}'s song",
+            "eating {food}",
+            "mending {a own_thing}", "talking to {a animal}", "drawing {a animal} in the dust",
+            "thinking of {abstraction}",
+            "turning {a own_thing} over and over", "reading {a adjective} letter", "watching {a animal}",
+            "smiling at nothing",
+            "peeling {food}", "listening to the {things}", "trying not to laugh",
+        ),
+        "things": (
+            "clouds", "bells", "steps", "crows", "boats", "bricks", "lamps", "carts", "stones", "coins", "trees",
+            "sparrows",
+        ),
+        "own_thing": ("{object}", "{adjective} {object}", "{material} {object}", "{colour} {object}"),
+        "seat": ("stone", "barrel", "bench", "wall", "crate", "stool", "step", "heap of rope", "fallen tree"),
+        "detail": (
+            "door", "gate", "well", "window", "stairs", "wall", "table", "stove", "railing", "corner", "old cart",
+        ),
+        "narration": (
+            "{A} {gesture}.", "{A} {gesture}.", "{A} {gesture} and {gesture}.", "For a while {A} {gesture}.",
+            "{sound}", "{sound}",
+            "{thought}", "{thought}", "{^weather}.", "{A} wanted to speak of {abstraction}, but {gesture} instead.",
+            "{A} looked at {B} and {gesture}.", "{B} had {a own_thing}, and {A} pretended not to notice.",
+            "{A} remembered {memory}.",
+            "Between {A} and {B} there was {abstraction}, as there had been for {years} years.",
+            "{A} felt {feeling}.", "{A} felt {adjective} and {adjective}.",
+            "{^his_thing} was {adjective}, and {A} {gesture}.",
+        ),
+        "his_thing": (
+            "{his} {own_thing}", "{his} coat", "{his} voice", "{his} left hand", "{his} {food}", "{his} smile",
+        ),
+        "gesture": (
+            "{gesture_verb} {his} {body}", "{gesture_verb} {his} {body}", "looked at the {detail}", "said nothing",
+            "laughed",
+            "sighed", "shook {his} head", "nodded", "leaned against the {detail}", "kicked {a seat}",
+            "walked to the {detail} and back",
+            "picked up {a own_thing} and put it down again", "put {a own_thing} on the {detail}",
+            "shared out the {food}",
+            "listened to the {things}", "closed {his} eyes", "lit {his} pipe", "buttoned {his} coat",
+            "counted to {number}",
+            "wrote something down", "frowned at the {things}", "waited", "began to hum",
+        ),
+        "number": ("three", "five", "seven", "ten", "twelve", "twenty", "a hundred"),
+        "gesture_verb": ("rubbed", "scratched", "wiped", "touched", "warmed"),
+        "body": ("chin", "forehead", "hands", "nose", "ear", "neck", "knee", "elbow", "beard of crumbs", "fingers"),
+        "sound": (
+            "Somewhere {a animal} called.", "A door closed in the distance.", "A bell rang {number} times.",
+            "{^a animal} crossed the {low_place}.", "The {detail} creaked.",
+            "Someone was playing {a instrument} beyond the {far_place}.",
+            "The {things} were very {adjective} now.", "Far off a {trade} was singing.",
+            "The smell of {smell} came and went.",
+            "A cart went by, loaded with {food}.", "In the {low_place} a child was shouting about {a animal}.",
+        ),
+        "instrument": ("fiddle", "flute", "drum", "horn", "trumpet", "harp", "violin", "lute"),
+        "thought": (
+            "{A} thought of {abstraction}.",
+            "{A} thought of {abstraction} and of {abstraction}, and of how little they differ.",
+            "It seemed to {A} that {wisdom}.", "{A} knew that {wisdom}.", "{A} wondered whether {wisdom}.",
+            "\"{^wisdom},\" {his} mother used to say, and {A} had never believed it.",
+            "What {A} needed was {a own_thing} and a little {abstraction}.",
+            "There was {abstraction} in the way {A} {gesture}.",
+        ),
+        "wisdom": (
+            "{abstraction} is a kind of {abstraction}", "nobody can sell {abstraction} twice",
+            "{abstraction} comes on foot and leaves on a horse",
+            "a {trade} never forgets {a animal}", "{abstraction} needs no {object}",
+            "every {object} has its {abstraction}",
+            "one {animal} more makes no {abstraction}", "{abstraction} and {food} do not keep",
+            "the {adjective} are seldom {adjective}",
+            "even {a animal} knows {abstraction}", "{abstraction} is lighter than {a object}",
+        ),
+        "feeling": (
+            "{adjective}", "rather {adjective}", "strangely {adjective}", "as {adjective} as {a animal}",
+            "neither {adjective} nor {adjective}",
+        ),
+        "memory": (
+            "the summer of the {adjective} {animal}", "a {trade} who had loved {food}",
+            "the night when the {far_place} burned",
+            "the first time {he} had seen the {place}", "a song about {a animal}", "the taste of {food}",
+            "the winter without {food}",
+            "how {a trade} had once lost {a own_thing} here", "the year of the {adjective} {abstraction}",
+            "a promise about {a own_thing}",
+        ),
+        "said": (
+            "said", "said", "said", "said", "murmured", "replied", "whispered", "added", "muttered", "called",
+            "declared", "began",
+        ),
+        "asked": ("asked", "asked", "asked", "said", "wondered", "demanded", "whispered"),
+        "manner": (
+            "quietly", "at once", "after a while", "without turning", "in a low voice", "with a smile",
+            "almost kindly", "too quickly", "slowly",
+        ),
+        "remark": (
+            "I have been {doing} since morning", "This place smells of {smell}", "You look {adjective}",
+            "I dreamed of {a adjective} {animal}",
+            "There is no {abstraction} in it", "My mother always said that {wisdom}",
+            "I would give {a own_thing} for some {food}",
+            "Listen to the {things}", "They say the {trade} has left {town}", "I am not {adjective}, only {adjective}",
+            "In {town} nobody speaks of {abstraction}", "I never trusted {a trade}", "You have {food} on your {body}",
+            "It is only {a animal}", "A {trade} told me that {wisdom}", "I came for {abstraction}, not for {food}",
+            "Somebody has been {doing} here", "We have {food} for {number} days",
+        ),
+        "retort": (
+            "Perhaps", "So it seems", "You always say that", "Then {wisdom}", "That is what {a trade} would say",
+            "I do not think so",
+            "As you like", "Say that again and I shall sell your {object}", "A {trade} told you that",
+            "Only on {weekday}s",
+            "I have heard worse from {a animal}", "It was the same {years} years ago",
+            "You sound like {a adjective} {animal}",
+            "Not everything is {abstraction}", "Let us talk of {abstraction} instead", "Have some {food}",
+        ),
+        "weekday": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
+        "because": (
+            "because {wisdom}", "because the {trade} there owes me {a own_thing}",
+            "because nobody will look for us there",
+            "because I left {a own_thing} there", "because of the {adjective} {animal}", "because I dreamed of it",
+            "because there is {food} there", "before the {trade} does",
+        ),
+        "reflection": (
+            "That was how {abstraction} came to {town}.", "Nobody spoke of {abstraction} after that.",
+            "It was {time_is}, and {weather}.",
+            "There would be {abstraction} tomorrow.", "So much for {abstraction}.",
+            "In {town} they still tell it otherwise.",
+            "{A} would remember it for {years} years.", "Only {a animal} had seen it all.",
+            "It was neither {abstraction} nor {abstraction}, but it would do.",
+        ),
+        "heading": (
+            "The {^adjective} {^object}", "{^abstraction} and {^abstraction}", "In Which {A} Hears of {^abstraction}",
+            "A {^trade} of {town}",
+            "The {^animal} at the {^plain_place}", "{^time_title}", "Of {^abstraction}", "{A} and the {^animal}",
+            "The {^trade}'s {^object}",
+        ),
+        "time_title": ("Morning", "Before the Storm", "A Long Evening", "The Next Day", "Late", "Too Early"),
+        "plain_place": ("mill", "bridge", "harbour", "gate", "tower", "ford", "orchard"),
+        "adjective": ADJECTIVES,
+        "animal": ANIMALS,
+        "trade": TRADES,
+        "object": OBJECTS,
+        "material": MATERIALS,
+        "colour": COLOURS,
+        "food": FOODS,
+        "landscape": LANDSCAPE,
+        "abstraction": ABSTRACTIONS,
+    }
+)  # fmt: skip

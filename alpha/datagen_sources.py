@@ -1,0 +1,185 @@
+"""Reading text files that somebody else made: which files there are, whether they are text, and their clean paragraphs.
+
+Every file is read in a stream, in pieces of bounded size. Nothing is decoded by guessing: a file that is not UTF-8 is
+left out and counted.
+"""
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+from alpha.datagen_output import END_OF_TEXT, Summary
+from alpha.datagen_words import words
+from alpha.errors import AlphaError, UsageError
+
+TEXT_ENDINGS = (".txt", ".md", ".rst", ".py", ".html", ".htm")
+
+_PIECE = 1 << 20  # characters read at a time, and the longest paragraph
+_HTML_LIMIT = 1 << 26  # bytes; the parser keeps an unfinished tag in memory
+
+# Controls but tab and line feed, zero-width characters, byte order marks and direction marks say nothing to a reader.
+_DELETED = dict.fromkeys(
+    (
+        *(*range(9), *range(14, 32), *range(0x7F, 0x85), *range(0x86, 0xA0), 0xAD, 0x200B, 0x2060, 0xFEFF),
+        *(0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xFFF9, 0xFFFC)),
+    )
+)
+_CLEANING = _DELETED | dict.fromkeys([0x0B, 0x0C, 0x85, 0x2028, 0x2029], "\n")
+_NOT_WORDS = re.compile(r"[\W_]+")
+
+
+class UnreadableError(Exception):
+    """A file that is left out; the argument says why, in the words of the summary."""
+
+
+def source_files(sources: str, out: Path, summary: Summary) -> list[Path]:
+    """The files that `sources` (paths separated by commas) names, folders in sorted order, without `out` itself.
+
+    Of folders, files with the endings of text are taken and the rest is counted in `summary`; hidden files and
+    symbolic links are not followed. Raises UsageError for a path that does not exist and when nothing is left.
+    """
+    names = [name.strip() for name in sources.split(",") if name.strip()]
+    if not names:
+        raise UsageError("--sources is missing: name the files or folders to read, separated by commas.")
+    found: dict[Path, Path] = {}  # by resolved path, so that nothing is read twice
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            for file in _walk(path, summary):
+                found.setdefault(file.resolve(), file)
+        elif path.is_file():
+            found.setdefault(path.resolve(), path)
+        else:
+            raise UsageError(f"--sources: there is no file or folder {name}.")
+    if found.pop(out.resolve(), None) is not None:
+        skip(summary, "the output itself")
+    if not found:
+        raise UsageError(f"--sources={sources} has no text files ({', '.join(TEXT_ENDINGS)}).")
+    return list(found.values())
+
+
+def _walk(folder: Path, summary: Summary) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise AlphaError(f"Cannot read the folder {error.filename}: {error.strerror}.") from error
+
+    for parent, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            path = Path(parent, name)
+            if name.startswith(".") or path.is_symlink() or not path.is_file():
+                skip(summary, "hidden, a link or not a plain file")
+            elif path.suffix.lower() not in TEXT_ENDINGS:
+                skip(summary, "not a text file by its name")
+            else:
+                yield path
+
+
+def skip(summary: Summary, reason: str) -> None:
+    """Count a file that is left out."""
+    summary.skipped[reason] = summary.skipped.get(reason, 0) + 1
+
+
+def paragraphs(path: Path) -> Iterator[str | None]:
+    """The clean paragraphs of a file; None stands where `<|endoftext|>` ends a document.
+
+    Clean means: Unicode NFC, no control characters, no trailing spaces. A paragraph is cut at 2^20 characters or so.
+    Raises UnreadableError when the file proves not to be text.
+    """
+    lines: list[str] = []
+    size = 0
+    for line in _lines(path):
+        if not line or size > _PIECE:
+            if lines:
+                yield "\n".join(lines)
+            lines, size = [], 0
+        if line is None:
+            yield None
+        elif line:
+            lines.append(line)
+            size += len(line)
+    if lines:
+        yield "\n".join(lines)
+
+
+def _lines(path: Path) -> Iterator[str | None]:
+    """Clean lines, without their ends; None where a document ends."""
+    for raw in _raw_text(path):
+        for number, part in enumerate(raw.split(END_OF_TEXT)):
+            if number:
+                yield None
+            text = unicodedata.normalize("NFC", part.translate(_CLEANING))
+            for line in text.removesuffix("\n").split("\n") if text else ():
+                yield line.rstrip()
+
+
+def _raw_text(path: Path) -> Iterator[str]:
+    """The file's text in lines, or pieces of very long lines."""
+    try:
+        if path.suffix.lower() in (".html", ".htm"):
+            yield from _html_text(path)
+            return
+        with path.open(encoding="utf-8-sig", newline=None) as file:
+            while line := file.readline(_PIECE):
+                if "\0" in line:
+                    raise UnreadableError("binary")
+                yield line
+    except UnicodeDecodeError:
+        raise UnreadableError("not UTF-8") from None
+    except OSError as error:
+        raise UnreadableError(f"cannot be opened ({error.strerror})") from error
+
+
+def _html_text(path: Path) -> Iterator[str]:
+    if path.stat().st_size > _HTML_LIMIT:
+        raise UnreadableError("HTML of more than 64 MiB")
+    text = path.read_text(encoding="utf-8-sig")
+    if "\0" in text:
+        raise UnreadableError("binary")
+    parser = _HtmlText()
+    parser.feed(text)
+    parser.close()
+    yield from "".join(parser.pieces).splitlines(keepends=True)
+
+
+class _HtmlText(HTMLParser):
+    """Collects what a reader of a page sees; blocks become paragraphs."""
+
+    _HIDDEN = frozenset(("script", "style", "head", "template", "noscript"))
+    _BLOCKS = frozenset(
+        words("""address article aside blockquote body dd div dl dt fieldset figcaption figure footer form h1 h2 h3 h4
+            h5 h6 header hr html li main nav ol p pre section table td th tr ul""")
+    )
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.pieces: list[str] = []
+        self._hidden: list[str] = []
+        self._verbatim = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in self._HIDDEN:
+            self._hidden.append(tag)
+        elif tag in self._BLOCKS:
+            self.pieces.append("\n\n")
+        elif tag == "br":
+            self.pieces.append("\n")
+        self._verbatim += tag == "pre"
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._hidden:
+            del self._hidden[self._hidden.index(tag) :]
+        elif tag in self._BLOCKS:
+            self.pieces.append("\n\n")
+        self._verbatim -= tag == "pre"
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.pieces.append(data if self._verbatim > 0 else re.sub(r"\s+", " ", data))
+
+
+def normalized(text: str) -> str:
+    """The text's letters and digits alone: equal for texts that differ in case, punctuation or spacing."""
+    return _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
