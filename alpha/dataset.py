@@ -49,7 +49,7 @@ class Encoder(Protocol):
     @property
     def end_of_text(self) -> int: ...
 
-    def encode_to_array(self, text: str) -> npt.NDArray[np.int32]: ...
+    def encode_to_array(self, text: str, allow_special: bool = False) -> npt.NDArray[np.integer[Any]]: ...
 
     def digest(self) -> str: ...
 
@@ -193,7 +193,8 @@ def _encode(
             if not section.continues_line:
                 number += 1
                 side = split.side(number, text)
-            writers[side].add_text(tokenizer.encode_to_array(section.text), len(text))
+            ids = tokenizer.encode_to_array(section.text, allow_special=True)  # a corpus of chats spells its markers
+            writers[side].add_text(ids, len(text))
             if section.ends_document:
                 for writer in writers.values():
                     writer.end_document(tokenizer.end_of_text)

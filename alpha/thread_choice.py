@@ -50,4 +50,4 @@ class ThreadChoice:
             f"{count}: {1e3 * statistics.median(seconds):.1f} ms" for count, seconds in self._seconds.items()
         )
         self._seconds = {}
-        return f"{self._backend.threads} threads are fastest here ({figures})."
+        return f"Fastest number of threads here: {self._backend.threads} ({figures})."

@@ -30,6 +30,8 @@ class TokenFile:
     tokens: Tokens
     documents: int
     text_bytes: int
+    digest: str
+    """SHA-256 of the tokens as they are stored."""
 
 
 class TokenWriter:
@@ -38,7 +40,7 @@ class TokenWriter:
     def __init__(self, file: BinaryIO, vocab_size: int) -> None:
         self._file = file
         self._vocab_size = vocab_size
-        self._pending: list[npt.NDArray[np.int32]] = []
+        self._pending: list[npt.NDArray[np.integer[Any]]] = []
         self._pending_tokens = 0
         self._digest = hashlib.sha256()
         self._in_document = False
@@ -47,7 +49,7 @@ class TokenWriter:
         self._text_bytes = 0
         file.write(bytes(_HEADER_BYTES))
 
-    def add_text(self, ids: npt.NDArray[np.int32], text_bytes: int) -> None:
+    def add_text(self, ids: npt.NDArray[np.integer[Any]], text_bytes: int) -> None:
         """Append the ids of a part of a document that has `text_bytes` bytes of UTF-8."""
         self._in_document = True
         self._text_bytes += text_bytes
@@ -72,7 +74,7 @@ class TokenWriter:
             "sha256": self._digest.hexdigest(),
         }
 
-    def _add(self, ids: npt.NDArray[np.int32]) -> None:
+    def _add(self, ids: npt.NDArray[np.integer[Any]]) -> None:
         self._pending.append(ids)
         self._pending_tokens += len(ids)
         if self._pending_tokens >= _FLUSH_TOKENS:
@@ -112,7 +114,7 @@ def open_token_file(path: Path, record: Any, vocab_size: int) -> TokenFile | Non
             array: Tokens = np.memmap(file, dtype, "r", _HEADER_BYTES, (tokens,)).view(np.ndarray)
     except OSError:
         return None  # the caller makes the file again, and then whatever forbids that is reported
-    return TokenFile(path, array, documents, text_bytes)
+    return TokenFile(path, array, documents, text_bytes, digest.hexdigest())
 
 
 def _counts(record: Any) -> tuple[int, int, int] | None:

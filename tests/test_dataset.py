@@ -36,7 +36,7 @@ class ByteTokenizer:
         self.name = name
         self.before_encoding: Callable[[], None] = lambda: None
 
-    def encode_to_array(self, text: str) -> npt.NDArray[np.int32]:
+    def encode_to_array(self, text: str, allow_special: bool = False) -> npt.NDArray[np.int32]:
         self.before_encoding()
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32) + self.shift
 
