@@ -88,10 +88,10 @@ def _dispatch(given: Sequence[str]) -> None:
 
 def _split(given: Sequence[str]) -> tuple[str, Sequence[str]]:
     """The command's name, which is one word or two, and its arguments."""
-    for words in (2, 1):
-        name = " ".join(given[:words])
+    for count in (2, 1):
+        name = " ".join(given[:count])
         if name in COMMANDS:
-            return name, given[words:]
+            return name, given[count:]
     from alpha.option import nearest
 
     if given[0].startswith("-"):
