@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,8 @@ def environment(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[
 
 def test_an_old_python_is_named(checkout: Path) -> None:
     for name in PYTHONS:
-        put_python(checkout, name, 'test "$1" = --version && echo Python 3.9.2 || exit 1')
+        run_as_old = f"{sys.executable} -c 'import sys; sys.version_info = (3, 9, 2); exec(sys.argv[1])'"
+        put_python(checkout, name, f'test "$1" = --version && echo Python 3.9.2 || exec {run_as_old} "$2"')
     result = environment(checkout)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
