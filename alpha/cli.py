@@ -19,6 +19,7 @@ from alpha.errors import AlphaError, UsageError
 from alpha.terminal import escape_line, print_text, terminal_width
 
 COMMANDS = {
+    "tokenizer build": "Make a tokenizer from a corpus.",
     "runs": "The training runs in a folder.",
     "devices": "What there is to compute on.",
     "env": "The environment variables that Alpha reads.",
