@@ -4,6 +4,9 @@ import os
 from dataclasses import dataclass
 
 from alpha.errors import UsageError
+from alpha.option import nearest
+
+_PREFIX = "ALPHA_"
 
 
 @dataclass(frozen=True)
@@ -17,14 +20,15 @@ class Variable:
 
 
 VARIABLES = (
-    Variable("ALPHA_CALLBACK_YIELD_EVERY", 25, "Steps between refreshes of the progress display.", minimum=1),
-    Variable("ALPHA_DEBUG", 0, "Detail of diagnostic output, 0 (none) to 4."),
+    Variable("ALPHA_CALLBACK_YIELD_EVERY", 25, "Most steps between two refreshes of the progress display.", minimum=1),
+    Variable("ALPHA_DEBUG", 0, "1 adds the traceback to the error message of a command."),
 )
+_BY_NAME = {variable.name: variable for variable in VARIABLES}
 
 
 def read(name: str) -> int:
     """The value of a declared variable. Raises UsageError when it is set to something that is not such a number."""
-    declared = next(variable for variable in VARIABLES if variable.name == name)
+    declared = _BY_NAME[name]
     text = os.environ.get(name, "")
     if not text:
         return declared.default
@@ -35,3 +39,9 @@ def read(name: str) -> int:
     if value < declared.minimum:
         raise UsageError(f"The environment variable {name} must be at least {declared.minimum}, not {value}.")
     return value
+
+
+def misspelt() -> list[str]:
+    """One sentence for each variable that is set, looks like one of Alpha's, and is none."""
+    names = sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in _BY_NAME)
+    return [f"Alpha reads no environment variable {name}. {nearest(name, _BY_NAME)}" for name in names]

@@ -10,7 +10,10 @@ A class of options is a frozen dataclass whose fields are made by `option`; fiel
 import dataclasses
 import difflib
 import math
+import os
 import re
+import reprlib
+import sys
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +26,10 @@ T = TypeVar("T")
 _KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _METAVARS = {int: "N", float: "X", bool: "BOOL", str: "TEXT"}
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_LARGEST_INTEGER = (1 << 63) - 1
+_LONGEST_LIST = 12
+_SHORTENER = reprlib.Repr()
+_SHORTENER.maxstring = _SHORTENER.maxother = 80
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ def options_of(options_class: type) -> list[Option]:
     for field in dataclasses.fields(options_class):
         kind = kinds[field.name]
         metadata = dict(field.metadata)
-        metadata["metavar"] = metadata["metavar"] or _METAVARS[kind]
+        metadata["metavar"] = metadata["metavar"] or ("NAME" if metadata["choices"] else _METAVARS[kind])
         result.append(Option(name=field.name, kind=kind, default=field.default, **metadata))
     return result
 
@@ -91,12 +98,15 @@ def camel_case(name: str) -> str:
     return first + "".join(word[:1].upper() + word[1:] for word in rest)
 
 
-def nearest(word: str, valid: Iterable[str]) -> str:
-    """A phrase that names the nearest valid word, or lists them all when none is near."""
+def nearest(word: str, valid: Iterable[str], see: str = "") -> str:
+    """A phrase that names the nearest valid word, else the few valid words, else `see` ("See alpha train --help.")."""
     candidates = list(valid)
-    close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
+    by_folded = {_folded(candidate): candidate for candidate in candidates}
+    close = difflib.get_close_matches(_folded(word), by_folded, n=1, cutoff=0.6)
     if close:
-        return f"Did you mean {close[0]!r}?"
+        return f"Did you mean {by_folded[close[0]]!r}?"
+    if see and len(candidates) > _LONGEST_LIST:
+        return see
     return f"Valid: {', '.join(sorted(candidates))}."
 
 
@@ -107,28 +117,46 @@ def convert(declared: Option, value: Any, where: str) -> Any:
     """
     converted = _from_text(declared.kind, value) if isinstance(value, str) else _from_json(declared.kind, value)
     if converted is None:
-        raise UsageError(f"{where} must be {_KIND_NAMES[declared.kind]}, not {value!r}.")
+        raise UsageError(f"{where} must be {_KIND_NAMES[declared.kind]}, not {_SHORTENER.repr(value)}.")
     if declared.choices and converted not in declared.choices:
-        raise UsageError(f"{where} cannot be {converted!r}. {nearest(str(converted), declared.choices)}")
-    if declared.minimum is not None and converted < declared.minimum:
-        raise UsageError(f"{where} must be at least {declared.minimum:g}, not {converted}.")
-    if declared.maximum is not None and converted > declared.maximum:
-        raise UsageError(f"{where} must be at most {declared.maximum:g}, not {converted}.")
+        raise UsageError(f"{where} cannot be {_SHORTENER.repr(converted)}. {nearest(str(converted), declared.choices)}")
+    minimum, maximum = declared.minimum, declared.maximum
+    if maximum is None and declared.kind is int:
+        maximum = _LARGEST_INTEGER
+    if minimum is not None and converted < minimum:
+        raise UsageError(f"{where} must be at least {_number(minimum)}, not {_SHORTENER.repr(converted)}.")
+    if maximum is not None and converted > maximum:
+        raise UsageError(f"{where} must be at most {_number(maximum)}, not {_SHORTENER.repr(converted)}.")
     return converted
 
 
-def from_mapping(options_class: type[T], values: Mapping[str, Any], source: str) -> T:
-    """An instance from camelCase keys as in `config.json`; absent keys take their defaults.
+def read_mapping(options_classes: Iterable[type], values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The fields that camelCase keys as in `config.json` set, by field name; several classes share the keys.
 
-    `source` names the file in errors. Raises UsageError for an unknown key or a bad value.
+    `source` names the file in errors. Raises UsageError for an unknown key, a bad value, or one option given twice.
     """
-    declared = {each.flag: each for each in options_of(options_class)}
-    arguments = {}
+    declared = names_of(each for options_class in options_classes for each in options_of(options_class))
+    fields: dict[str, Any] = {}
     for key, value in values.items():
         if key not in declared:
-            raise UsageError(f"Unknown key {key!r} in {source}. {nearest(key, declared)}")
-        arguments[declared[key].name] = convert(declared[key], value, f"{key!r} in {source}")
-    return options_class(**arguments)
+            raise UsageError(
+                f"Unknown key {_SHORTENER.repr(key)} in {source}. {nearest(key, declared, 'Check its name.')}"
+            )
+        name = declared[key].name
+        if name in fields:
+            raise UsageError(f"{source} sets {declared[key].flag!r} twice, once by its alias; keep one.")
+        fields[name] = convert(declared[key], value, f"{key!r} in {source}")
+    return fields
+
+
+def from_mapping(options_class: type[T], values: Mapping[str, Any], source: str) -> T:
+    """An instance from camelCase keys; absent keys take their defaults. Raises UsageError as `read_mapping` does."""
+    return options_class(**read_mapping((options_class,), values, source))
+
+
+def names_of(options: Iterable[Option]) -> dict[str, Option]:
+    """Every camelCase name, aliases included, of some options."""
+    return {name: each for each in options for name in (each.flag, *each.aliases)}
 
 
 def to_mapping(instance: Any) -> dict[str, Any]:
@@ -136,21 +164,37 @@ def to_mapping(instance: Any) -> dict[str, Any]:
     return {each.flag: getattr(instance, each.name) for each in options_of(type(instance))}
 
 
+def _folded(word: str) -> str:
+    return word.replace("-", "").replace("_", "").lower()
+
+
+def _number(limit: float) -> str:
+    return str(limit) if isinstance(limit, int) else f"{limit:g}"
+
+
 def _from_text(kind: type, text: str) -> Any:
     if kind is str:
-        return text
+        return text if _is_portable(text) else None
     if kind is bool:
         return _BOOLEANS.get(text.lower())
     try:
         number = kind(text)
     except ValueError:
         return None
-    return number if math.isfinite(number) else None
+    return number if isinstance(number, int) or math.isfinite(number) else None
+
+
+def _is_portable(text: str) -> bool:
+    """Whether the operating system can take the text as a file name."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _from_json(kind: type, value: Any) -> Any:
     if isinstance(value, bool) or kind is bool:
         return value if kind is bool and isinstance(value, bool) else None
     if kind is float and isinstance(value, int | float):
-        return float(value) if math.isfinite(value) else None
+        return float(value) if abs(value) <= sys.float_info.max else None
     return value if kind is int and isinstance(value, int) else None

@@ -1,0 +1,135 @@
+"""The `alpha` command: finds the command that is meant, runs it, and turns errors into one line and an exit code.
+
+The module of a command is imported when it runs, so that `alpha --help` needs next to nothing. Such a module has
+OPTIONS (the classes whose fields are its flags), DETAILS (text below them in the help) and `run`, which takes the
+options given explicitly. Knows nothing about what commands do.
+
+Exit codes: 0 done, 1 an error the user can act on, 2 wrong usage, 130 interrupted, 141 the reader of a pipe went away.
+"""
+
+import importlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from alpha import __version__
+from alpha.errors import AlphaError, UsageError
+from alpha.terminal import escape_line, print_text, terminal_width
+
+COMMANDS = {
+    "tokenizer build": "Make a tokenizer from a corpus.",
+    "runs": "The training runs in a folder.",
+    "devices": "What there is to compute on.",
+    "env": "The environment variables that Alpha reads.",
+}
+"""Name and summary of every command; `a b` lives in the module `command_a_b`."""
+
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line, by default that of the process; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Characters that the terminal's encoding lacks are printed as escapes.
+            stream.reconfigure(errors="backslashreplace")
+    with_traceback = False
+    try:
+        with_traceback = _wants_traceback()
+        _dispatch(given)
+    except AlphaError as error:
+        return _report(error, with_traceback)
+    except BrokenPipeError:
+        return _BROKEN_PIPE
+    except KeyboardInterrupt:
+        print("alpha: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    return 0
+
+
+def overview() -> str:
+    """What `alpha --help` prints."""
+    width = max(len(name) for name in COMMANDS)
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Train, evaluate and sample GPT language models from scratch.",
+            "",
+            "Usage:",
+            "  alpha <command> [options]",
+            "  alpha <command> --help",
+            "  alpha --version",
+            "",
+            "Commands:",
+            *lines,
+        ]
+    )
+
+
+def usage_text(name: str, width: int) -> str:
+    """What `alpha <name> --help` prints on a terminal of `width` columns."""
+    from alpha import usage
+
+    module = _module(name)
+    return usage.render(name, COMMANDS[name], module.OPTIONS, module.DETAILS, width)
+
+
+def _dispatch(given: Sequence[str]) -> None:
+    if not given or given[0] in ("-h", "--help"):
+        print_text(overview())
+    elif given[0] == "--version":
+        print_text(f"alpha {__version__}")
+    else:
+        name, rest = _split(given)
+        _run(name, rest)
+
+
+def _split(given: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The command's name, which is one word or two, and its arguments."""
+    for count in (2, 1):
+        name = " ".join(given[:count])
+        if name in COMMANDS:
+            return name, given[count:]
+    from alpha.option import nearest
+
+    if given[0].startswith("-"):
+        raise UsageError(f"Unknown option {given[0]!r}. {nearest(given[0], ('--help', '--version'))}")
+    first_words = {name.split()[0] for name in COMMANDS}
+    words = [word for word in given[:2] if not word.startswith("-")] if given[0] in first_words else given[:1]
+    raise UsageError(f"Unknown command {' '.join(words)!r}. {nearest(' '.join(words), COMMANDS)}")
+
+
+def _run(name: str, arguments: Sequence[str]) -> None:
+    from alpha import usage
+
+    if usage.wants_help(arguments):
+        width = min(max(terminal_width() or usage.WIDE, usage.NARROW), usage.WIDE)
+        print_text(usage_text(name, width))
+        return
+    module = _module(name)
+    module.run(usage.parse(name, usage_text(name, usage.WIDE), module.OPTIONS, arguments))
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"alpha.command_{name.replace(' ', '_')}")
+
+
+def _wants_traceback() -> bool:
+    if "ALPHA_DEBUG" not in os.environ:
+        return False
+    from alpha import environment
+
+    return environment.read("ALPHA_DEBUG") > 0
+
+
+def _report(error: AlphaError, with_traceback: bool) -> int:
+    if with_traceback:
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"alpha: error: {escape_line(str(error))}", file=sys.stderr)
+    return error.exit_code

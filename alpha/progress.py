@@ -1,0 +1,181 @@
+"""Showing a training run while it goes: a live bar on a terminal, a plain line now and then elsewhere.
+
+Fed with the rows of metrics.jsonl as they are made. Knows nothing about what produces them.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from alpha import environment
+from alpha.terminal import escape_line, escape_text, print_text, terminal_width
+
+if TYPE_CHECKING:
+    from rich.console import Console, Group
+    from rich.live import Live
+
+_LOSS_MEMORY = 0.95
+_SPEED_MEMORY = 0.9
+_SHORTEST_REFRESH = 0.03
+_LONGEST_REFRESH = 0.2
+_LINE_INTERVAL = 10.0
+_LINES_PER_RUN = 50
+
+
+class TrainingProgress:
+    """Call `start` once, `step` after every optimizer step, `message`, `warning` and `sample` when there is something
+    to say, `close` at the end whatever happened.
+
+    `console` is a rich console to draw on, by default standard output when that is a terminal.
+    """
+
+    def __init__(self, console: "Console | None" = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console or _terminal_console()
+        self._clock = clock
+        self._most_steps = environment.read("ALPHA_CALLBACK_YIELD_EVERY")
+        self._live: Live | None = None
+        self._total = self._initial = self._step = 0
+        self._steps_since_refresh = 0
+        self._started = self._refreshed = 0.0
+        self._loss = _Average(_LOSS_MEMORY)
+        self._tokens_per_second = _Average(_SPEED_MEMORY)
+        self._milliseconds = _Average(_SPEED_MEMORY)
+        self._learning_rate = math.nan
+        self._validation_loss = math.nan
+
+    def start(self, total: int, initial: int = 0) -> None:
+        """Begin the display of a run of `total` steps, of which `initial` are already done."""
+        self._total, self._initial, self._step = total, initial, initial
+        self._started = self._clock()
+        self._refreshed = -math.inf
+        if self._console is not None:
+            from rich.live import Live
+
+            self._live = Live(get_renderable=self._render, console=self._console, auto_refresh=False)
+            self._live.start()
+
+    def step(self, metrics: Mapping[str, Any]) -> None:
+        """Take in a row of metrics.jsonl; keys that are absent keep their last value on the display."""
+        self._step = metrics["step"]
+        self._loss.add(metrics.get("loss"))
+        self._tokens_per_second.add(metrics.get("tokens_per_sec"))
+        self._milliseconds.add(metrics.get("ms_per_iter"))
+        self._learning_rate = metrics.get("lr", self._learning_rate)
+        self._validation_loss = metrics.get("valLoss", self._validation_loss)
+        self._steps_since_refresh += 1
+        if self._is_due(self._clock()):
+            self._refresh()
+
+    def message(self, text: str) -> None:
+        """Show one line above the bar, such as an evaluation or a checkpoint."""
+        self._print(escape_line(text), "")
+
+    def warning(self, text: str) -> None:
+        """Show one line that asks for attention above the bar."""
+        self._print(f"warning: {escape_line(text)}", "yellow")
+
+    def sample(self, prompt: str, text: str) -> None:
+        """Show a text that the model continued: `text` is what follows `prompt`."""
+        lines = escape_text(prompt + text).splitlines() or [""]
+        self._print("\n".join(["sample:", *(f"  {line}" for line in lines)]), "cyan")
+
+    def close(self) -> None:
+        """Show the last state and give the terminal back; may be called more than once."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        elif self._console is None and self._steps_since_refresh:
+            self._refresh()
+
+    def _is_due(self, now: float) -> bool:
+        waited = now - self._refreshed
+        if self._live is None:
+            return waited >= max(_LINE_INTERVAL, (now - self._started) / _LINES_PER_RUN)
+        many_steps = self._steps_since_refresh >= self._most_steps
+        return waited >= (_SHORTEST_REFRESH if many_steps else _LONGEST_REFRESH)
+
+    def _refresh(self) -> None:
+        self._steps_since_refresh = 0
+        self._refreshed = self._clock()
+        if self._live is not None:
+            self._live.refresh()
+        else:
+            print_text(f"step {self._step}/{self._total}  {self._figures()}  {self._time()}")
+
+    def _print(self, text: str, style: str) -> None:
+        if self._console is None:
+            print_text(text)
+            return
+        from rich.text import Text
+
+        self._console.print(Text(text, style=style))
+
+    def _figures(self) -> str:
+        figures = [f"loss {self._loss.value:.4f}"]
+        if not math.isnan(self._validation_loss):
+            figures.append(f"val {self._validation_loss:.4f}")
+        figures.append(f"{self._tokens_per_second.value:,.0f} tokens/s")
+        figures.append(f"{self._milliseconds.value:,.1f} ms/step")
+        figures.append(f"lr {self._learning_rate:.2e}")
+        return "  ".join(figures)
+
+    def _time(self) -> str:
+        """The time that is left, at the mean speed since the start, or in all when nothing is left."""
+        elapsed = self._clock() - self._started
+        done = self._step - self._initial
+        if self._step >= self._total:
+            return f"done in {_duration(elapsed)}"
+        return f"ETA {_duration(elapsed / done * (self._total - self._step))}" if done else "ETA -:--"
+
+    def _render(self) -> "Group":
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        digits = len(str(self._total))
+        bar = Table.grid(expand=True, padding=(0, 1))
+        bar.add_column(no_wrap=True)
+        bar.add_column(ratio=1)
+        bar.add_column(no_wrap=True)
+        counter = Text(f"step {self._step:>{digits}}/{self._total}", style="bold")
+        bar.add_row(counter, ProgressBar(total=max(1, self._total), completed=self._step), Text(self._time()))
+        return Group(bar, Text(self._figures(), no_wrap=True, overflow="ellipsis"))
+
+
+class _Average:
+    """An exponential moving average, unbiased from the first value on; NaN while the last value is not finite.
+
+    Source: Kingma and Ba, "Adam", 2014, section 3 (correction of the initial bias).
+    """
+
+    def __init__(self, memory: float) -> None:
+        self._memory = memory
+        self._sum = self._weight = 0.0
+        self.value = math.nan
+
+    def add(self, value: float | None) -> None:
+        if value is None:
+            return
+        if not math.isfinite(value):
+            self.value = value
+            return
+        self._sum = self._memory * self._sum + (1 - self._memory) * value
+        self._weight = self._memory * self._weight + (1 - self._memory)
+        self.value = self._sum / self._weight
+
+
+def _duration(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def _terminal_console() -> "Console | None":
+    if terminal_width() is None:
+        return None
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return None if console.is_dumb_terminal else console

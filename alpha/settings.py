@@ -1,0 +1,59 @@
+"""Putting together what a training run is to do, from every place that may say so.
+
+Later ones win: the defaults, what `--arch` sets, what `--domain` sets, the file of `--config`, the command line.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from alpha import domain
+from alpha.config import ARCHITECTURES, ModelConfig, TrainingConfig
+from alpha.errors import UsageError
+from alpha.files import read_json
+from alpha.option import read_mapping
+
+_LARGEST_FILE = 1 << 20
+_MODEL_FIELDS = {field.name for field in dataclasses.fields(ModelConfig)}
+_OWN_TO_A_RUN = ("config", "resume", "run_dir")
+
+
+def merge(given: Mapping[str, Any]) -> tuple[ModelConfig, TrainingConfig]:
+    """The configurations that the options given on the command line, by field name, amount to.
+
+    A value that is chosen from the rest (such as lrMin = 0) is still to be resolved. Raises AlphaError when a file
+    cannot be read, UsageError for wrong values.
+    """
+    explicit = dict(given)
+    if given.get("config"):
+        explicit = {**read_file(Path(given["config"])), **given}
+    if explicit.get("domain"):
+        preset = domain.get(explicit["domain"])
+        explicit = {**preset.model, **preset.training, **explicit}
+    architecture = ARCHITECTURES[explicit.get("arch", ModelConfig.arch)]
+    values = {**architecture, **explicit}
+    model = {name: value for name, value in values.items() if name in _MODEL_FIELDS}
+    training = {name: value for name, value in values.items() if name not in _MODEL_FIELDS}
+    return ModelConfig(**model), TrainingConfig(**training)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The options in a JSON file, by field name: an object of camelCase keys, or the config.json of a run.
+
+    What a run's file says about that run alone, such as its folder, is left out.
+    """
+    content = read_json(path, "configuration", _LARGEST_FILE)
+    if not isinstance(content, dict):
+        raise UsageError(f'The configuration {path} must be a JSON object of options, such as {{"iters": 500}}.')
+    if not isinstance(content.get("model"), dict) or not isinstance(content.get("training"), dict):
+        return _without_config(read_mapping((ModelConfig, TrainingConfig), content, str(path)), path)
+    fields = read_mapping((ModelConfig,), content["model"], str(path))
+    fields |= read_mapping((TrainingConfig,), content["training"], str(path))
+    return {name: value for name, value in fields.items() if name not in _OWN_TO_A_RUN}
+
+
+def _without_config(fields: dict[str, Any], path: Path) -> dict[str, Any]:
+    if fields.get("config"):
+        raise UsageError(f"The configuration {path} cannot name a further one with 'config'; merge the two files.")
+    return fields

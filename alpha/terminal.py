@@ -1,0 +1,104 @@
+"""What reaches the terminal: text made harmless, tables, JSON.
+
+Model output, file names and file contents are written by others, so a control character in them must not reach the
+terminal, where it could move the cursor, change the title or hide text. Knows nothing about what is printed.
+"""
+
+import io
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from alpha.errors import AlphaError
+
+# Controls (C0 but tab and newline, DEL, C1), line separators, characters that reorder text, and lone surrogates.
+_HARMFUL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+_HARMFUL_IN_TEXT = re.compile(f"[{_HARMFUL}]")
+_HARMFUL_IN_LINE = re.compile(f"[{_HARMFUL}\t\n]")
+_WIDTH_OF_A_PIPE = 160
+
+
+def escape_text(text: str) -> str:
+    """`text` with control characters visible as in `\\x1b`; tabs and newlines stay."""
+    return _HARMFUL_IN_TEXT.sub(_visible, text)
+
+
+def escape_line(text: str) -> str:
+    """`text` as one line: tabs and newlines are made visible too."""
+    return _HARMFUL_IN_LINE.sub(_visible, text)
+
+
+def terminal_width() -> int | None:
+    """The columns of the terminal that standard output is, None when it is a file, a pipe or closed."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return None
+    return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+
+
+def print_text(text: str) -> None:
+    """Print `text`, escaped, and a newline to standard output."""
+    _write(escape_text(text))
+
+
+def print_warning(message: str) -> None:
+    """Print one line to standard error."""
+    print(f"alpha: warning: {escape_line(message)}", file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as JSON for another program: numbers that are not finite become null, nothing needs a terminal."""
+    text = json.dumps(_without_infinities(value), indent=2, ensure_ascii=False)
+    _write(_HARMFUL_IN_TEXT.sub(lambda match: f"\\u{ord(match.group()):04x}", text))
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> None:
+    """Print aligned columns; those named in `right` hold numbers and are aligned to the right.
+
+    The headings are bold on a terminal, and nothing is where NO_COLOR is set or the output is a pipe or a file.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in headings:
+        table.add_column(Text(heading), justify="right" if heading in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(escape_line(cell)) for cell in row))
+    width = terminal_width()
+    rendered = io.StringIO()
+    Console(file=rendered, force_terminal=width is not None, width=width or _WIDTH_OF_A_PIPE).print(table)
+    _write("\n".join(line.rstrip() for line in rendered.getvalue().splitlines()))
+
+
+def _write(text: str) -> None:
+    """Print harmless text. Raises BrokenPipeError when the reader went away, AlphaError when it cannot be written."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # Python flushes standard output once more at exit; that must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise AlphaError(f"Cannot write to standard output: {error.strerror or error}.") from error
+
+
+def _visible(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    if match.group() in "\t\n\r":
+        return {"\t": "\\t", "\n": "\\n", "\r": "\\r"}[match.group()]
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def _without_infinities(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_infinities(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinities(item) for item in value]
+    return value

@@ -1,0 +1,320 @@
+"""The command line as a person or a script uses it: what is printed where, and the exit code."""
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alpha import __version__, cli, environment
+from alpha.cli import COMMANDS, main
+from alpha.errors import AlphaError
+from alpha.option import options_of
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("ALPHA_")}
+SCRIPT = [sys.executable, str(ROOT / "alpha.py")]
+
+
+def alpha(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*SCRIPT, *arguments], env={**ENVIRONMENT, **variables}, capture_output=True, text=True, check=False
+    )
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """The exit code and the one line on standard error of a command that must print nothing else."""
+    code = main(arguments)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("alpha: error: ")
+    assert printed.err.count("\n") == 1
+    return code, printed.err.removeprefix("alpha: error: ").rstrip("\n")
+
+
+# --- finding the command ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+def test_the_overview_names_every_command_with_a_line_each(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, summary in COMMANDS.items():
+        assert any(line.split("  ")[1:] == [name, *line.split("  ")[2:]] and line.endswith(summary) for line in lines)
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_every_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*name.split(), "--nonsense", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{COMMANDS[name]}\n\nUsage:\n  alpha {name}")
+    assert max(map(len, printed.splitlines())) <= 100
+    for options_class in cli._module(name).OPTIONS:
+        for each in options_of(options_class):
+            assert f"  --{each.flag}" in printed
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"alpha {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["devicse"], "Unknown command 'devicse'. Did you mean 'devices'?"),
+        (["ENV"], "Unknown command 'ENV'. Did you mean 'env'?"),
+        (["zzz"], f"Unknown command 'zzz'. Valid: {', '.join(sorted(COMMANDS))}."),
+        ([""], None),
+        (["a\nb\x1b[31m"], None),
+        (["--verison"], "Unknown option '--verison'. Did you mean '--version'?"),
+        (["--json", "env"], "Unknown option '--json'. Valid: --help, --version."),
+        (["env", "--jsno"], "Unknown option '--jsno'. Did you mean '--json'?"),
+        (["env", "--json=perhaps"], "--json must be true or false, not 'perhaps'."),
+        (["env", "all"], "Unexpected argument 'all': options are written as --name=value. See alpha env --help."),
+        (["env", "-j"], None),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = fails(capsys, *arguments)
+    assert code == 2
+    assert message is None or line == message
+    assert "\x1b" not in line
+
+
+# --- endings ----------------------------------------------------------------------------------------------------------
+
+
+def replace_run(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def run(given: dict[str, Any]) -> None:
+        raise error
+
+    monkeypatch.setattr(importlib.import_module("alpha.command_env"), "run", run)
+
+
+def test_an_error_is_one_harmless_line_and_exit_code_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_run(monkeypatch, AlphaError("Cannot read a\nb\x1b[2J."))
+    assert fails(capsys, "env") == (1, "Cannot read a\\nb\\x1b[2J.")
+
+
+def test_debug_adds_the_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_run(monkeypatch, AlphaError("No."))
+    monkeypatch.setenv("ALPHA_DEBUG", "1")
+    assert main(["env"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("Traceback ")
+    assert printed.endswith("alpha: error: No.\n")
+
+
+def test_an_interrupt_is_one_line_and_exit_code_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_run(monkeypatch, KeyboardInterrupt())
+    assert main(["env"]) == 130
+    assert capsys.readouterr().err == "alpha: interrupted\n"
+
+
+def test_a_programming_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_run(monkeypatch, ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        main(["env"])
+
+
+def test_a_reader_that_goes_away_ends_the_command_silently() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.Popen([*SCRIPT, "env"], env=ENVIRONMENT, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert process.communicate() == (None, "")
+    assert process.returncode == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_that_cannot_be_written_is_an_error() -> None:
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run([*SCRIPT, "env"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert process.returncode == 1
+    assert process.stderr == "alpha: error: Cannot write to standard output: No space left on device.\n"
+
+
+def test_closed_outputs_do_not_matter() -> None:
+    command = f"{sys.executable} {ROOT}/alpha.py"
+    closed = subprocess.run(f"{command} env --help >&- && {command} env >&- 2>&-", shell=True, check=False)
+    assert closed.returncode == 0
+
+
+def test_the_terminals_encoding_may_lack_characters() -> None:
+    result = alpha("env", PYTHONIOENCODING="ascii", PYTHONUTF8="1", ALPHA_CALLBACK_YIELD_EVERY="\N{SNOWMAN}")
+    assert result.returncode == 2
+    assert "\\u2603" in result.stdout
+    assert result.stderr.startswith("alpha: error: The environment variable ALPHA_CALLBACK_YIELD_EVERY must be")
+
+
+def test_an_interrupt_of_the_process() -> None:
+    code = (
+        "import sys, time; from alpha import cli, command_env\n"
+        "def run(given): print('ready', flush=True); time.sleep(60)\n"
+        "command_env.run = run; sys.exit(cli.main(['env']))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1] == "alpha: interrupted\n"
+    assert process.returncode == 130
+
+
+# --- starting ---------------------------------------------------------------------------------------------------------
+
+
+def test_help_starts_fast_because_it_imports_nothing_heavy() -> None:
+    code = "import sys; from alpha.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in result.stderr.split()}
+    assert not loaded & {"numpy", "rich", "safetensors", "docopt", "dataclasses", "typing_extensions", "hypothesis"}
+    own = {name for name in result.stderr.split() if name.startswith("alpha.")}
+    assert own == {"alpha.cli", "alpha.errors", "alpha.terminal"}
+    assert _processor_seconds(*SCRIPT, "--help") - _processor_seconds(sys.executable, "-c", "pass") < 0.04
+
+
+def test_help_of_a_command_imports_neither_numpy_nor_rich() -> None:
+    for name in COMMANDS:
+        arguments = [*name.split(), "--help"]
+        code = f"import sys; from alpha.cli import main; main({arguments}); print(*sys.modules, file=sys.stderr)"
+        result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert not {"numpy", "rich", "safetensors"} & set(result.stderr.split())
+
+
+def _processor_seconds(*command: str) -> float:
+    """The processor time, which other processes disturb less than the time, of the fastest of several runs."""
+    times = []
+    for _ in range(5):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        times.append(usage.ru_utime + usage.ru_stime)
+    return min(times)
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+def test_env_prints_every_variable_and_warns_of_misspelt_ones(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALPHA_CALLBACK_YIELD_EVERY", "7")
+    monkeypatch.setenv("ALPHA_DEBUGG", "1")
+    assert main(["env"]) == 0
+    printed = capsys.readouterr()
+    rows = {line.split()[0]: line.split()[1:3] for line in printed.out.splitlines()[1:]}
+    assert rows.keys() == {variable.name for variable in environment.VARIABLES}
+    assert rows["ALPHA_CALLBACK_YIELD_EVERY"] == ["7", "25"]
+    assert printed.err == (
+        "alpha: warning: Alpha reads no environment variable ALPHA_DEBUGG. Did you mean 'ALPHA_DEBUG'?\n"
+    )
+
+
+def test_env_prints_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALPHA_CALLBACK_YIELD_EVERY", "7")
+    assert main(["env", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {"name", "value", "default", "meaning"} == rows[0].keys()
+    assert [(row["value"], row["default"]) for row in rows if row["name"] == "ALPHA_CALLBACK_YIELD_EVERY"] == [(7, 25)]
+
+
+def test_env_shows_a_bad_value_and_refuses_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALPHA_CALLBACK_YIELD_EVERY", "\x1b[31moften")
+    assert main(["env"]) == 2
+    printed = capsys.readouterr()
+    assert "\\x1b[31moften" in printed.out
+    assert printed.err.startswith("alpha: error: The environment variable ALPHA_CALLBACK_YIELD_EVERY must be a whole")
+
+
+def test_a_bad_debug_variable_is_refused_by_every_command() -> None:
+    result = alpha("--version", ALPHA_DEBUG="x")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "alpha: error: The environment variable ALPHA_DEBUG must be a whole number, not 'x'.\n"
+
+
+def test_devices(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    assert main(["devices", "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    (device,) = described["devices"]
+    assert device["backend"] == "cpu_ref"
+    assert 0 < device["cores"] <= (os.cpu_count() or 1)
+    assert 0 < device["availableBytes"] <= device["memoryBytes"]
+    assert device["blas"][0]["threads"] >= 1
+    assert main(["devices"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert device["processor"] in printed.out
+    assert device["blas"][0]["coreType"] in printed.out
+    assert "Vulkan backend is not part of this version" in printed.out
+
+
+def test_devices_warns_of_forced_kernels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    assert main(["devices"]) == 0
+    assert capsys.readouterr().err.startswith("alpha: warning: OPENBLAS_CORETYPE=Haswell is set")
+
+
+def test_runs_of_an_empty_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["runs", "--dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"There are no runs in {tmp_path}; alpha train makes one.\n"
+    assert main(["runs", f"--dir={tmp_path}", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+# --- any arguments ----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def inert_commands() -> Any:
+    """Commands that are read as ever and then do nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in COMMANDS:
+            patch.setattr(cli._module(name), "run", lambda given: None)
+        yield
+
+
+FLAGS = sorted({each.flag for name in COMMANDS for kind in cli._module(name).OPTIONS for each in options_of(kind)})
+WORDS = st.one_of(
+    st.sampled_from([word for name in COMMANDS for word in name.split()]),
+    st.sampled_from(["-h", "--help", "--version", "--", "-", "--json", "5", "-1", "true", "1e400", ""]),
+    st.sampled_from(FLAGS).map(lambda flag: f"--{flag}"),
+    st.builds(lambda flag, value: f"--{flag}={value}", st.sampled_from(FLAGS), st.text(max_size=5) | st.integers()),
+    st.text(st.characters(), max_size=6),
+)
+
+
+@given(st.sampled_from(sorted(COMMANDS)), st.lists(WORDS, max_size=6), st.booleans())
+@settings(max_examples=300, derandomize=True, deadline=None)
+def test_no_arguments_give_a_traceback(name: str, words: list[str], with_command: bool) -> None:
+    out, err = io.StringIO(), io.StringIO()
+    with inert_commands(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([*name.split(), *words] if with_command else words)
+    assert code in (0, 2)
+    assert err.getvalue().count("\n") == (1 if code else 0)
+    assert err.getvalue() == "" or err.getvalue().startswith("alpha: error: ")

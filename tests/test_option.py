@@ -1,0 +1,192 @@
+"""Options: one declaration reads the command line and JSON, and no value from outside gets past its limits."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alpha.config import ModelConfig, TrainingConfig
+from alpha.errors import UsageError
+from alpha.option import (
+    camel_case,
+    convert,
+    from_mapping,
+    names_of,
+    nearest,
+    option,
+    options_of,
+    read_mapping,
+    to_mapping,
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One option of each kind."""
+
+    count: int = option(3, "A count.", minimum=1, maximum=9, aliases=("number",))
+    lots: int = option(0, "No declared maximum.")
+    rate: float = option(0.5, "A rate.", minimum=0, maximum=1)
+    is_on: bool = option(False, "A switch.")
+    name: str = option("", "A name.")
+    kind: str = option("red", "A kind.", choices=("red", "green"))
+
+
+DECLARED = {each.name: each for each in options_of(Example)}
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=3)
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("count", "7", 7),
+        ("rate", "1e-3", 0.001),
+        ("rate", "1", 1.0),
+        ("is_on", "true", True),
+        ("is_on", "No", False),
+        ("is_on", "1", True),
+        ("name", "", ""),
+        ("name", "été \udcff", "été \udcff"),
+        ("kind", "green", "green"),
+    ],
+)
+def test_text_becomes_the_options_type(name: str, text: str, value: Any) -> None:
+    converted = convert(DECLARED[name], text, "--x")
+    assert converted == value
+    assert type(converted) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("count", "three", "--x must be a whole number, not 'three'."),
+        ("count", "2.5", "--x must be a whole number, not '2.5'."),
+        ("count", 2.0, "--x must be a whole number, not 2.0."),
+        ("count", True, "--x must be a whole number, not True."),
+        ("count", None, "--x must be a whole number, not None."),
+        ("count", "0", "--x must be at least 1, not 0."),
+        ("count", "10", "--x must be at most 9, not 10."),
+        ("lots", "9223372036854775808", "--x must be at most 9223372036854775807, not 9223372036854775808."),
+        ("rate", "nan", "--x must be a number, not 'nan'."),
+        ("rate", "-inf", "--x must be a number, not '-inf'."),
+        ("rate", math.inf, "--x must be a number, not inf."),
+        ("rate", "1.01", "--x must be at most 1, not 1.01."),
+        ("is_on", "maybe", "--x must be true or false, not 'maybe'."),
+        ("is_on", 1, "--x must be true or false, not 1."),
+        ("name", "a\0b", "--x must be text, not 'a\\x00b'."),
+        ("name", "\ud800", "--x must be text, not '\\ud800'."),
+        ("name", ["a"], "--x must be text, not ['a']."),
+        ("kind", "grean", "--x cannot be 'grean'. Did you mean 'green'?"),
+        ("kind", "blue", "--x cannot be 'blue'. Valid: green, red."),
+    ],
+)
+def test_bad_values_are_named(name: str, value: Any, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        convert(DECLARED[name], value, "--x")
+    assert str(caught.value) == message
+
+
+def test_long_values_are_shortened_in_errors() -> None:
+    with pytest.raises(UsageError) as caught:
+        convert(DECLARED["count"], "x" * 100_000, "--count")
+    assert len(str(caught.value)) < 200
+
+
+@given(st.sampled_from(list(DECLARED)), st.text(max_size=30) | st.from_regex(r"-?\d+(\.\d+)?(e-?\d+)?", fullmatch=True))
+@settings(max_examples=300, derandomize=True, deadline=None)
+def test_any_text_is_converted_within_limits_or_refused(name: str, text: str) -> None:
+    _converts_within_limits_or_refuses(name, text)
+
+
+@given(st.sampled_from(list(DECLARED)), JSON_VALUES | st.sampled_from([10**400, -(10**400), 1e308]))
+@settings(max_examples=300, derandomize=True, deadline=None)
+def test_any_json_value_is_converted_within_limits_or_refused(name: str, value: Any) -> None:
+    _converts_within_limits_or_refuses(name, value)
+
+
+def _converts_within_limits_or_refuses(name: str, value: Any) -> None:
+    declared = DECLARED[name]
+    try:
+        converted = convert(declared, value, "--x")
+    except UsageError:
+        return
+    assert type(converted) is declared.kind
+    assert not declared.choices or converted in declared.choices
+    assert declared.minimum is None or converted >= declared.minimum
+    assert declared.maximum is None or converted <= declared.maximum
+
+
+@pytest.mark.parametrize("name", ["evalInterval", "eval-interval", "eval_interval"])
+def test_flag_spellings(name: str) -> None:
+    assert camel_case(name) == "evalInterval"
+
+
+def test_nearest_ignores_case_and_dashes() -> None:
+    assert nearest("EVALINTERVAL", ["evalInterval", "evalIters"]) == "Did you mean 'evalInterval'?"
+    assert nearest("--eval-intervall", ["--evalInterval", "--lr"]) == "Did you mean '--evalInterval'?"
+
+
+def test_nearest_lists_few_and_refers_for_many() -> None:
+    assert nearest("zzz", ["b", "a"], "See there.") == "Valid: a, b."
+    assert nearest("zzz", [f"a{number}" for number in range(50)], "See there.") == "See there."
+
+
+@given(
+    st.builds(
+        Example,
+        count=st.integers(1, 9),
+        lots=st.integers(-(2**63), 2**63 - 1),
+        rate=st.floats(0, 1),
+        is_on=st.booleans(),
+        name=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
+        kind=st.sampled_from(["red", "green"]),
+    )
+)
+@settings(max_examples=100, derandomize=True, deadline=None)
+def test_mappings_read_back_what_they_write(instance: Example) -> None:
+    assert from_mapping(Example, to_mapping(instance), "test") == instance
+
+
+def test_mappings_take_defaults_aliases_and_whole_numbers_for_rates() -> None:
+    assert from_mapping(Example, {}, "test") == Example()
+    assert read_mapping((Example,), {"number": 4, "rate": 1, "isOn": True}, "test") == {
+        "count": 4,
+        "rate": 1.0,
+        "is_on": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"cuont": 1}, "Unknown key 'cuont' in c.json. Did you mean 'count'?"),
+        ({"is_on": True}, "Unknown key 'is_on' in c.json. Did you mean 'isOn'?"),
+        ({"count": 1, "number": 2}, "c.json sets 'count' twice, once by its alias; keep one."),
+        ({"rate": 2}, "'rate' in c.json must be at most 1, not 2.0."),
+    ],
+)
+def test_mappings_refuse_unknown_keys_and_bad_values(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_mapping((Example,), values, "c.json")
+    assert str(caught.value) == message
+
+
+def test_every_default_of_the_configuration_is_a_valid_value() -> None:
+    for options_class in (ModelConfig, TrainingConfig):
+        for each in options_of(options_class):
+            assert convert(each, each.default, each.flag) == each.default
+
+
+def test_flags_of_the_configuration_are_unique() -> None:
+    declared = [each for options_class in (ModelConfig, TrainingConfig) for each in options_of(options_class)]
+    flags = [flag for each in declared for flag in (each.flag, *each.aliases)]
+    assert len(flags) == len(set(flags)) == len(names_of(declared))
+    assert [each.name for each in declared] == [
+        field.name for options_class in (ModelConfig, TrainingConfig) for field in dataclasses.fields(options_class)
+    ]

@@ -1,0 +1,61 @@
+"""Nothing that others wrote can do anything to a terminal but show characters."""
+
+import json
+import math
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alpha.terminal import escape_line, escape_text, print_json, print_table, print_text
+
+HOSTILE = "a\x1b]0;title\x07b\x9bc\rd\x7fe\u202ef\ud800g\u2028h\ti\nj"
+
+
+def is_harmless(text: str) -> bool:
+    categories = {unicodedata.category(character) for character in text}
+    return not categories & {"Cc", "Cs", "Zl", "Zp"} and not any(
+        unicodedata.bidirectional(character) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+        for character in text
+    )
+
+
+def test_escapes_are_visible() -> None:
+    line = "a\\x1b]0;title\\x07b\\x9bc\\rd\\x7fe\\u202ef\\ud800g\\u2028h"
+    assert escape_text(HOSTILE) == f"{line}\ti\nj"
+    assert escape_line(HOSTILE) == f"{line}\\ti\\nj"
+
+
+@given(st.text(st.characters()))
+@settings(max_examples=300, derandomize=True, deadline=None)
+def test_any_text_becomes_harmless(text: str) -> None:
+    assert is_harmless(escape_line(text))
+    assert is_harmless(escape_text(text).replace("\n", "").replace("\t", ""))
+
+
+@pytest.mark.parametrize("text", ["plain", "naïve 中文 русский", "\N{FAMILY}\N{ZERO WIDTH JOINER}\N{GIRL}", "a\\x1b"])
+def test_ordinary_text_stays(text: str) -> None:
+    assert escape_line(text) == text
+
+
+def test_json_is_harmless_exact_and_strict(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"text": HOSTILE, "loss": math.nan, "rows": [(1, math.inf)], "e": "é"})
+    printed = capsys.readouterr().out
+    assert is_harmless(printed.replace("\n", ""))
+    assert "é" in printed
+    assert json.loads(printed) == {"text": HOSTILE, "loss": None, "rows": [[1, None]], "e": "é"}
+
+
+def test_tables_are_aligned_escaped_and_free_of_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("name", "step"), [["[bold]x[/bold]", "7"], ["\x1b[31mred\n", "1234"]], right=("step",))
+    assert capsys.readouterr().out.splitlines() == [
+        "name            step",
+        "[bold]x[/bold]     7",
+        "\\x1b[31mred\\n   1234",
+    ]
+
+
+def test_text_is_printed_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    print_text("a\x1bb")
+    assert capsys.readouterr().out == "a\\x1bb\n"
