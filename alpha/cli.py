@@ -19,6 +19,10 @@ from alpha.errors import AlphaError, UsageError
 from alpha.terminal import escape_line, print_text, terminal_width
 
 COMMANDS = {
+    "train": "Train a model.",
+    "sample": "Continue a prompt with a trained model.",
+    "eval": "A trained model's loss on a text.",
+    "datagen": "Make text to train on.",
     "tokenizer build": "Make a tokenizer from a corpus.",
     "runs": "The training runs in a folder.",
     "devices": "What there is to compute on.",

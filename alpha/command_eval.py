@@ -1,8 +1,12 @@
 """`alpha eval`: a trained model's loss on a text."""
 
+import time
 from dataclasses import dataclass
+from typing import Any
 
+from alpha.errors import AlphaError
 from alpha.option import option
+from alpha.terminal import print_json, print_text
 
 
 @dataclass(frozen=True)
@@ -14,9 +18,52 @@ class EvalOptions:
     batch: int = option(4, "Sequences per batch (B).", minimum=1, maximum=1 << 16)
     n_batches: int = option(50, "Batches to evaluate; 0 = the whole text.", minimum=0)
     backend: str = option("cpu_ref", "Where to compute.", choices=("cpu_ref",))
-    threads: int = option(0, "CPU threads; 0 = one per core.", minimum=0, maximum=1024)
+    threads: int = option(0, "CPU threads; 0 = the number that the first batches show to be fastest.", minimum=0)
     json: bool = option(False, "Print JSON.")
 
 
 OPTIONS = (EvalOptions,)
-DETAILS = ""
+DETAILS = """
+The loss is the mean over the tokens in nats. Bits per byte is per byte of UTF-8 text, so models with different
+tokenizers can be compared by it.
+"""
+
+
+def run(given: dict[str, Any]) -> None:
+    """Evaluate and print."""
+    from alpha import backends, dataset
+    from alpha.evaluation import evaluate
+    from alpha.model_loading import load_model
+    from alpha.thread_choice import ThreadChoice
+    from alpha.training_setup import cache_folder
+
+    options = EvalOptions(**given)
+    backend = backends.create(options.backend)
+    loaded = load_model(options.checkpoint, backend)
+    file = dataset.encode_whole(options.data, loaded.tokenizer, cache_folder() / "tokens")
+    if len(file.tokens) < 2:
+        raise AlphaError(f"There is nothing to predict in {options.data}: it is one token long.")
+    threads = ThreadChoice(backend, options.threads)
+    start = time.perf_counter()
+    result = evaluate(loaded.model, file, options.batch, options.n_batches, threads)
+    seconds = time.perf_counter() - start
+    if options.json:
+        print_json(
+            {
+                "checkpoint": str(loaded.path),
+                "step": loaded.step,
+                "loss": result.loss,
+                "perplexity": result.perplexity,
+                "bitsPerByte": result.bits_per_byte,
+                "tokens": result.tokens,
+                "tokensInText": len(file.tokens),
+                "tokensPerSec": result.tokens / seconds,
+            }
+        )
+        return
+    rate = f"{result.tokens / seconds:,.0f} tokens/s"
+    part = "" if result.tokens >= len(file.tokens) - 1 else f" of {len(file.tokens):,}; --nBatches=0 takes all"
+    print_text(
+        f"loss {result.loss:.4f}   perplexity {result.perplexity:.3f}   bits per byte {result.bits_per_byte:.4f}\n"
+        f"{result.tokens:,} tokens{part}   {rate}   step {loaded.step} of {loaded.path}"
+    )

@@ -1,5 +1,6 @@
 """How well a model predicts a token file. Holds one batch at a time, however large the file is."""
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from alpha.gpt import GPT
 from alpha.sampler import Sampler, windows
+from alpha.thread_choice import ThreadChoice
 from alpha.token_file import TokenFile
 
 Batches = Iterable[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]]
@@ -33,10 +35,15 @@ class Evaluation:
         return self.loss / math.log(2.0) / self.bytes_per_token
 
 
-def evaluate(model: GPT, file: TokenFile, batch: int, batches: int = 0) -> Evaluation:
-    """Predict every token of a file but the first once, in windows of the model's block; or only `batches` batches."""
+def evaluate(
+    model: GPT, file: TokenFile, batch: int, batches: int = 0, threads: ThreadChoice | None = None
+) -> Evaluation:
+    """Predict every token of a file but the first once, in windows of the model's block; or only `batches` batches.
+
+    With `threads`, each batch is a repetition for it to measure.
+    """
     every = windows(file.tokens, model.config.block, batch)
-    return _mean_loss(model, file, itertools.islice(every, batches) if batches else every)
+    return _mean_loss(model, file, itertools.islice(every, batches) if batches else every, threads)
 
 
 def evaluate_part(model: GPT, file: TokenFile, batch: int, batches: int, seed: int) -> Evaluation:
@@ -53,11 +60,12 @@ def _split(batches: Iterable[npt.NDArray[np.int32]]) -> Iterator[tuple[npt.NDArr
         yield batch[:, :-1], batch[:, 1:]
 
 
-def _mean_loss(model: GPT, file: TokenFile, batches: Batches) -> Evaluation:
+def _mean_loss(model: GPT, file: TokenFile, batches: Batches, threads: ThreadChoice | None = None) -> Evaluation:
     total, tokens = 0.0, 0
     backend = model.backend
     for ids, targets in batches:
-        loss = model.loss(backend.from_numpy(ids), backend.from_numpy(targets))
-        total += float(backend.to_numpy(loss.data)) * targets.size
+        with threads.measured() if threads else contextlib.nullcontext():
+            loss = float(backend.to_numpy(model.loss(backend.from_numpy(ids), backend.from_numpy(targets)).data))
+        total += loss * targets.size
         tokens += targets.size
     return Evaluation(total / tokens if tokens else math.nan, tokens, file.text_bytes / max(1, len(file.tokens)))

@@ -3,9 +3,10 @@
 Fed with the rows of metrics.jsonl as they are made. Knows nothing about what produces them.
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from alpha import environment
@@ -179,3 +180,21 @@ def _terminal_console() -> "Console | None":
 
     console = Console(highlight=False)
     return None if console.is_dumb_terminal else console
+
+
+@contextlib.contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """On a terminal, a bar for work that counts bytes; the function given takes bytes done and wanted (0 = unknown).
+
+    Off a terminal nothing is shown: such work takes seconds.
+    """
+    console = _terminal_console()
+    if console is None:
+        yield lambda done, wanted: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, wanted: bar.update(task, completed=done, total=wanted or None)

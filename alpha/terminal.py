@@ -44,6 +44,11 @@ def print_text(text: str) -> None:
     _write(escape_text(text))
 
 
+def print_part(text: str) -> None:
+    """Print `text`, escaped, at once and without a newline, as a part of something that is still being made."""
+    _write(escape_text(text), end="")
+
+
 def print_warning(message: str) -> None:
     """Print one line to standard error."""
     print(f"alpha: warning: {escape_line(message)}", file=sys.stderr)
@@ -75,10 +80,10 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: C
     _write("\n".join(line.rstrip() for line in rendered.getvalue().splitlines()))
 
 
-def _write(text: str) -> None:
+def _write(text: str, end: str = "\n") -> None:
     """Print harmless text. Raises BrokenPipeError when the reader went away, AlphaError when it cannot be written."""
     try:
-        print(text, flush=True)
+        print(text, end=end, flush=True)
     except OSError as error:
         # Python flushes standard output once more at exit; that must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

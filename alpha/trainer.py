@@ -75,7 +75,7 @@ class Trainer:
             dataset.train.tokens, run.config.model.block, training.batch, training.seed, training.packed
         )
         self._threads = ThreadChoice(backend, training.threads)
-        self._steps_done = 0
+        self.steps_done = 0
         self._elapsed = 0.0
         self._skipped_in_a_row = 0
         self._validation_loss: float | None = None  # measured at this very step
@@ -90,29 +90,29 @@ class Trainer:
 
     def train(self) -> bool:
         """Run the steps that are left. False when a signal asked to stop; the last step is saved in either case."""
-        self.display.start(self.training.iters, self._steps_done)
-        saved_step = self._steps_done
+        self.display.start(self.training.iters, self.steps_done)
+        saved_step = self.steps_done
         try:
             with StopRequest() as stop:
-                while self._steps_done < self.training.iters and not stop.requested:
+                while self.steps_done < self.training.iters and not stop.requested:
                     row = self._train_step()
                     row |= self._evaluate_when_due()
-                    if self._steps_done % self.training.log_every == 0 or "valLoss" in row:
+                    if self.steps_done % self.training.log_every == 0 or "valLoss" in row:
                         self.run.add_metrics(row)
                     self.display.step(row)
                     self._sample_when_due()
                     if self._is_due(self.training.checkpoint_interval or self.training.eval_interval):
                         self._save()
-                        saved_step = self._steps_done
-                if saved_step < self._steps_done:
+                        saved_step = self.steps_done
+                if saved_step < self.steps_done:
                     self._save()
-                return self._steps_done == self.training.iters
+                return self.steps_done == self.training.iters
         finally:
             self.display.close()
 
     def _train_step(self) -> dict[str, Any]:
         """One optimizer step; returns its row of metrics."""
-        training, step = self.training, self._steps_done
+        training, step = self.training, self.steps_done
         self._validation_loss = None
         start = time.perf_counter()
         first = step * training.accum_steps
@@ -122,13 +122,13 @@ class Trainer:
         with self._threads.measured():
             result = self._step.run(batches, rate).read()
         seconds = time.perf_counter() - start
-        self._steps_done += 1
+        self.steps_done += 1
         self._elapsed += seconds
         self._note_acceptance(bool(result["accepted"]), result)
         if choice := self._threads.report():
             self.display.message(choice)
         row = {
-            "step": self._steps_done,
+            "step": self.steps_done,
             "loss": result["loss"],
             "lr": rate,
             "gradNorm": result["gradient_norm"],
@@ -150,7 +150,7 @@ class Trainer:
             return
         self._skipped_in_a_row += 1
         self.display.warning(
-            f"Step {self._steps_done} was skipped: loss {result['loss']:.4g}, "
+            f"Step {self.steps_done} was skipped: loss {result['loss']:.4g}, "
             f"gradient norm {result['gradient_norm']:.4g}."
         )
         if self._skipped_in_a_row >= SKIPPED_LIMIT:
@@ -161,7 +161,7 @@ class Trainer:
 
     def _is_due(self, interval: int) -> bool:
         """Whether something that happens every `interval` steps (0 = never), and after the last one, is due."""
-        return bool(interval) and (self._steps_done % interval == 0 or self._steps_done == self.training.iters)
+        return bool(interval) and (self.steps_done % interval == 0 or self.steps_done == self.training.iters)
 
     def _evaluate_when_due(self) -> dict[str, float]:
         validation = self.dataset.validation
@@ -180,14 +180,14 @@ class Trainer:
         end = self.tokenizer.end_of_text
         drawn = Engine(self.model).generate(ids, SAMPLE_TOKENS, SamplingOptions(seed=self.training.seed), stop=[end])
         text = self.tokenizer.decode([token for [token] in drawn if token is not None and token != end])
-        self.run.add_sample({"step": self._steps_done, "prompt": prompt, "text": text})
+        self.run.add_sample({"step": self.steps_done, "prompt": prompt, "text": text})
         self.display.sample(prompt, text)
 
     def _sample_prompt(self) -> str:
         """The domain's prompts in turn; without a domain, a common beginning that the tokenizer knows, or nothing."""
         if self.training.domain:
             prompts = domain.get(self.training.domain).prompts
-            return prompts[self._steps_done // self.training.sample_interval % len(prompts)]
+            return prompts[self.steps_done // self.training.sample_interval % len(prompts)]
         return "The " if not self.tokenizer.count_unknown(self.tokenizer.encode("The ")) else ""
 
     def _save(self) -> None:
@@ -205,9 +205,9 @@ class Trainer:
         }
         config = self.run.config
         tokenizer = self.tokenizer.to_mapping()
-        path = self.run.save(Checkpoint(self._steps_done, config.model, config.training, tokenizer, tensors, state))
+        path = self.run.save(Checkpoint(self.steps_done, config.model, config.training, tokenizer, tensors, state))
         loss = "" if self._validation_loss is None else f", validation loss {self._validation_loss:.4f}"
-        self.display.message(f"step {self._steps_done}: saved {path.name}{loss}")
+        self.display.message(f"step {self.steps_done}: saved {path.name}{loss}")
 
     def _load(self, resumed: Checkpoint) -> None:
         if resumed.state.get("trainDigest") != self.dataset.train.digest:
@@ -224,5 +224,5 @@ class Trainer:
                 if name.startswith(OPTIMIZER_PREFIX)
             }
         )
-        self._steps_done = resumed.step
+        self.steps_done = resumed.step
         self._elapsed = float(resumed.state["elapsedMs"]) / 1e3

@@ -1,0 +1,36 @@
+"""A trained model, ready to use, from a checkpoint, a run's folder or a run's id."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from alpha import checkpoint, tokenizer_registry
+from alpha.backend import Backend
+from alpha.config import TrainingConfig
+from alpha.errors import AlphaError
+from alpha.gpt import GPT
+from alpha.run_list import resolve
+from alpha.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with the tokenizer it was trained with."""
+
+    path: Path
+    step: int
+    model: GPT
+    tokenizer: Tokenizer
+    training: TrainingConfig
+
+
+def load_model(name: str, backend: Backend) -> LoadedModel:
+    """Raises AlphaError when there is no such checkpoint, or when it is damaged or does not fit together."""
+    path = checkpoint.find(resolve(name))
+    saved = checkpoint.load(path, weights_only=True)
+    tokenizer = tokenizer_registry.from_mapping(saved.tokenizer, str(path))
+    model = GPT(backend, saved.model, tokenizer.vocab_size)
+    try:
+        model.parameters.load(saved.tensors)
+    except AlphaError as error:
+        raise AlphaError(f"{path} does not fit its own configuration. {error}") from error
+    return LoadedModel(path, saved.step, model, tokenizer, saved.training)
