@@ -15,6 +15,9 @@ class SampleOptions:
     temp: float = option(0.8, "Temperature; 0 = always the likeliest token.", minimum=0)
     topk: int = option(40, "Choose among this many likeliest tokens; 0 = all.", minimum=0)
     topp: float = option(1.0, "Choose among the likeliest tokens of this total probability.", minimum=0, maximum=1)
+    beam: int = option(
+        1, "Hypotheses of a search for the likeliest text, instead of drawing; 1 = draw.", minimum=1, maximum=256
+    )
     n: int = option(1, "Texts to make.", minimum=1, maximum=4096)
     seed: int = option(42, "Seed of every random choice.", minimum=0, maximum=(1 << 64) - 1)
     stop_at_end: bool = option(True, "Stop where the model ends the text.")
