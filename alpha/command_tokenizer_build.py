@@ -34,8 +34,8 @@ class TokenizerBuildOptions:
 OPTIONS = (TokenizerBuildOptions,)
 DETAILS = """
 Examples:
-  alpha tokenizer build --input=corpus.txt --type=char --out=char.json
-  alpha tokenizer build --input=texts/ --vocabSize=5000 --format=tokenizer.json --out=tokenizer.json
+  alpha tokenizer build --input=a.txt --type=char --out=char.json
+  alpha tokenizer build --input=texts/ --format=tokenizer.json --out=t.json
 """
 
 

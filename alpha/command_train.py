@@ -7,12 +7,13 @@ from alpha.config import ModelConfig, TrainingConfig
 
 OPTIONS = (TrainingConfig, ModelConfig)
 DETAILS = """
-What is not given comes from the file of --config, then the domain's preset, then the architecture.
+What is not given comes from the file of --config, then the preset of --domain,
+then --arch.
 
 Ctrl-C saves a checkpoint and says how to go on; a second Ctrl-C stops at once.
 
 Examples:
-  alpha train --data=corpus.txt --tokenizer=char --layers=4 --dim=128 --heads=4 --block=128
+  alpha train --data=corpus.txt --tokenizer=char --layers=4 --dim=128 --heads=4
   alpha train --data=novels/ --domain=novels --iters=5000
   alpha train --resume=runs/20261123-101500-3f2a1b
 """

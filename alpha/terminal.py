@@ -6,7 +6,6 @@ terminal, where it could move the cursor, change the title or hide text. Knows n
 
 import io
 import json
-import math
 import os
 import re
 import sys
@@ -56,7 +55,9 @@ def print_warning(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print `value` as JSON for another program: numbers that are not finite become null, nothing needs a terminal."""
-    text = json.dumps(_without_infinities(value), indent=2, ensure_ascii=False)
+    from alpha.lines import finite
+
+    text = json.dumps(finite(value), indent=2, ensure_ascii=False)
     _write(_HARMFUL_IN_TEXT.sub(lambda match: f"\\u{ord(match.group()):04x}", text))
 
 
@@ -97,13 +98,3 @@ def _visible(match: re.Match[str]) -> str:
     if match.group() in "\t\n\r":
         return {"\t": "\\t", "\n": "\\n", "\r": "\\r"}[match.group()]
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
-
-def _without_infinities(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _without_infinities(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_infinities(item) for item in value]
-    return value

@@ -4,7 +4,9 @@ import contextlib
 import importlib
 import io
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,10 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpha import __version__, cli, environment
+from alpha import __version__, cli, environment, tokenizer_registry
 from alpha.cli import COMMANDS, main
+from alpha.config import ModelConfig, TrainingConfig
 from alpha.errors import AlphaError
 from alpha.option import options_of
+from alpha.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("ALPHA_")}
@@ -285,6 +289,80 @@ def test_runs_of_an_empty_folder(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert capsys.readouterr().out == f"There are no runs in {tmp_path}; alpha train makes one.\n"
     assert main(["runs", f"--dir={tmp_path}", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Two runs: one finished its 3 steps, one has lost its numbers to a value that is not finite."""
+    for name, rows in (
+        ("first", [{"step": 2, "loss": 2.5}, {"step": 3, "loss": 1.25, "valLoss": 1.5, "tokens_per_sec": 12_345.6}]),
+        ("second\x1b[31m", [{"step": 1, "loss": math.nan}]),
+    ):
+        with Run.create(ModelConfig(), TrainingConfig(iters=3), tmp_path / name) as run:
+            for row in rows:
+                run.add_metrics(row)
+    return tmp_path
+
+
+def test_runs_are_listed(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", f"--dir={runs}"]) == 0
+    printed = capsys.readouterr().out
+    heading, *rows = printed.splitlines()
+    assert heading.split() == ["run", "status", "step", "of", "loss", "val", "loss", "tokens/s", "updated"]
+    by_name = {row.split()[0]: row.split()[1:-2] for row in rows}
+    assert by_name == {
+        "first": ["interrupted", "3", "3", "1.2500", "1.5000", "12,346"],
+        "second\\x1b[31m": ["interrupted", "1", "3"],
+    }
+    assert "\x1b" not in printed
+
+
+def test_runs_are_listed_as_json(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", f"--dir={runs}", "--json"]) == 0
+    listed = {each["runId"]: each for each in json.loads(capsys.readouterr().out)}
+    assert listed.keys() == {"first", "second\x1b[31m"}
+    first = listed["first"]
+    assert (first["step"], first["iters"], first["loss"], first["valLoss"]) == (3, 3, 1.25, 1.5)
+    assert (first["status"], first["folder"]) == ("interrupted", str(runs / "first"))
+    assert listed["second\x1b[31m"]["loss"] is None
+
+
+@pytest.mark.parametrize("file_format", ["alpha", "tokenizer.json"])
+def test_a_tokenizer_is_built_written_and_described(
+    file_format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("the cat sat on the mat " * 50)
+    out = tmp_path / "tokenizer.json"
+    arguments = ["tokenizer", "build", f"--input={corpus}", "--vocab-size=270", f"--out={out}", "--json"]
+    assert main([*arguments, f"--format={file_format}"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    tokenizer = tokenizer_registry.load(out)
+    assert (described["vocabSize"], described["digest"]) == (tokenizer.vocab_size, tokenizer.digest())
+    assert described["vocabSize"] <= 270
+    assert ("format" in json.loads(out.read_text())) == (file_format == "alpha")
+    assert main(["tokenizer", "build", f"--input={corpus}", "--type=char", f"--out={out}"]) == 0
+    printed = capsys.readouterr().out
+    assert re.fullmatch(rf"Wrote {out}: char, 1\d tokens, from 1 file in \d+\.\d s\.\n", printed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "alpha tokenizer build needs --input=PATHS: Corpus"),
+        (["--input=FILE"], 2, "alpha tokenizer build needs --out=FILE: "),
+        (["--input=FILE", "--out=OUT", "--type=chr"], 2, "Unknown tokenizer 'chr'. Did you mean 'char'?"),
+        (["--input=FILE", "--out=OUT", "--type=char", "--vocabSize=9"], 2, "The tokenizer char has one token per"),
+        (["--input=FILE", "--out=OUT"], 1, "There is no file or folder 'FILE'"),
+        (["--input=FILE", "--out=."], 1, "--out=. is a folder"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_built(
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed, line = fails(capsys, "tokenizer", "build", *arguments)
+    assert failed == code
+    assert line.startswith(message)
 
 
 # --- any arguments ----------------------------------------------------------------------------------------------------

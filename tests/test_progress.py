@@ -169,14 +169,14 @@ def test_how_often_a_terminal_is_redrawn(
 
 def test_the_display_costs_less_than_50_microseconds_a_step(terminal: Console, clock: Clock) -> None:
     costs = []
-    for _ in range(3):
+    for _ in range(5):
         progress = TrainingProgress(terminal, clock)
         progress.start(1000)
-        start = time.perf_counter()
+        start = time.process_time()
         for step in range(1, 1001):
             clock.now += 0.005
             progress.step(row(step))
-        costs.append((time.perf_counter() - start) / 1000)
+        costs.append((time.process_time() - start) / 1000)
         progress.close()
     assert min(costs) < 50e-6
 
