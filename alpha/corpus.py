@@ -335,11 +335,15 @@ def _section_end(text: str, start: int, size: int, ended: bool) -> int | None:
 
 
 def _last_break(text: str, low: int, high: int) -> int | None:
-    """The end of the last paragraph in text[low:high], or else of the last line."""
+    """The end of the last paragraph in text[low:high], or else of the last line.
+
+    The blank line after a paragraph begins the next section. GPT-2's division of a text, too, cuts line breaks before
+    the last one, so that byte pair encoding of such sections gives the tokens of the undivided text.
+    """
     for mark in ("\n\n", "\n\r\n", "\n"):
         position = text.rfind(mark, low, high)
         if position >= 0:
-            return position + len(mark)
+            return position + 1
     return None
 
 

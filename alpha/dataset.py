@@ -18,14 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from alpha import corpus, files
 from alpha.errors import AlphaError
-from alpha.token_file import TokenFile, TokenWriter, open_token_file
+from alpha.token_file import Ids, TokenFile, TokenWriter, open_token_file
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """To be raised when the same corpus and tokenizer would give other token files than before."""
 
 VALIDATION_FRACTION = 0.1
@@ -49,7 +46,7 @@ class Encoder(Protocol):
     @property
     def end_of_text(self) -> int: ...
 
-    def encode_to_array(self, text: str, allow_special: bool = False) -> npt.NDArray[np.integer[Any]]: ...
+    def encode_to_array(self, text: str, allow_special: bool = False) -> Ids: ...
 
     def digest(self) -> str: ...
 

@@ -19,6 +19,7 @@ _FLUSH_TOKENS = 1 << 18
 _HEADER_BYTES = 128
 _LARGEST_COUNT = 1 << 48
 
+Ids = npt.NDArray[np.integer[Any]]
 Tokens = npt.NDArray[np.unsignedinteger[Any]]
 
 
@@ -40,7 +41,7 @@ class TokenWriter:
     def __init__(self, file: BinaryIO, vocab_size: int) -> None:
         self._file = file
         self._vocab_size = vocab_size
-        self._pending: list[npt.NDArray[np.integer[Any]]] = []
+        self._pending: list[Ids] = []
         self._pending_tokens = 0
         self._digest = hashlib.sha256()
         self._in_document = False
@@ -49,7 +50,7 @@ class TokenWriter:
         self._text_bytes = 0
         file.write(bytes(_HEADER_BYTES))
 
-    def add_text(self, ids: npt.NDArray[np.integer[Any]], text_bytes: int) -> None:
+    def add_text(self, ids: Ids, text_bytes: int) -> None:
         """Append the ids of a part of a document that has `text_bytes` bytes of UTF-8."""
         self._in_document = True
         self._text_bytes += text_bytes
@@ -60,7 +61,7 @@ class TokenWriter:
         if self._in_document:
             self._in_document = False
             self._documents += 1
-            self._add(np.array([end_of_text], np.int32))
+            self._add(np.array([end_of_text], np.uint32))
 
     def finish(self) -> dict[str, Any]:
         """Complete the file; returns the record (JSON values) that `open_token_file` checks it against."""
@@ -74,15 +75,17 @@ class TokenWriter:
             "sha256": self._digest.hexdigest(),
         }
 
-    def _add(self, ids: npt.NDArray[np.integer[Any]]) -> None:
+    def _add(self, ids: Ids) -> None:
         self._pending.append(ids)
         self._pending_tokens += len(ids)
         if self._pending_tokens >= _FLUSH_TOKENS:
             self._flush()
 
     def _flush(self) -> None:
-        ids = np.concatenate([*self._pending, np.empty(0, np.int32)])
-        if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= self._vocab_size):
+        if not self._pending_tokens:
+            return
+        ids = np.concatenate(self._pending)
+        if int(ids.min()) < 0 or int(ids.max()) >= self._vocab_size:
             raise ValueError(f"the tokenizer gave an id outside its vocabulary of {self._vocab_size}")
         content = ids.astype(_dtype(self._vocab_size)).tobytes()
         self._digest.update(content)
