@@ -11,10 +11,10 @@ import numpy as np
 
 import definitions
 from alpha import rng
-from alpha.backend import Backend, UpdateControl
+from alpha.backend import AdamControl, Backend
 from alpha.backend_primitives import Array, RandomKey
 from alpha.config import ACTIVATIONS, GATED_ACTIVATIONS
-from backend_case import Case, Operand, Program, Values, ids, normal, positive, wide
+from backend_case import Case, Operand, Program, Values, boolean, ids, normal, positive, wide
 
 EPSILON = 1e-5
 SEED, STREAM = 3, 11
@@ -329,40 +329,59 @@ def updates() -> Iterator[Case]:
     }.items():
         yield Case(f"sum_of_squares{name}", lambda b, x: [b.sum_of_squares(x)], (x,), squares, 2e-6, fused=True)
 
-    options = {"beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8}
+    def case(
+        name: str, shape: tuple[int, ...], operation: str, in_place: int, accept: str = "true", **options: float
+    ) -> Case:
+        """Operands: gradient (or step), parameter and state, learning rate, gradient scale, accept, corrections.
 
-    def case(name: str, shape: tuple[int, ...], accept: str = "true", weight_decay: float = 0.1) -> Case:
-        """The parameter and its moments are in-place operands: parts of flat arrays with one element more on each
-        side, which must not change."""
+        The parameter and its state are changed in place: each is a part of a flat array with one element more on each
+        side, which must not change.
+        """
         size = int(np.prod(shape))
 
-        def run(backend: Backend, parameter: Array, gradient: Array, first: Array, second: Array, *control: Array) -> list[Array]:
-            flats, parts = [], []
-            for source in (parameter, first, second):
-                flat = backend.zeros((size + 2,), parameter.dtype)
-                part = backend.reshape(backend.narrow(flat, 0, 1, size), shape)
+        def run(backend: Backend, gradient: Array, *arrays: Array) -> list[Array]:
+            flats = [backend.zeros((size + 2,), gradient.dtype) for _ in range(in_place)]
+            parts = [backend.reshape(backend.narrow(flat, 0, 1, size), shape) for flat in flats]
+            for part, source in zip(parts, arrays, strict=False):
                 backend.copy_into(part, source)
-                flats.append(flat)
-                parts.append(part)
-            backend.adamw_update(
-                parts[0], gradient, parts[1], parts[2], UpdateControl(*control), **options, weight_decay=weight_decay
-            )
+            control = AdamControl(*arrays[in_place:])
+            getattr(backend, operation)(parts[0], gradient, *parts[1:], control, **options)
             return flats
 
-        def definition(*operands: Values) -> list[Values]:
-            updated = definitions.adamw(*operands, **options, weight_decay=weight_decay)
+        def definition(gradient: Values, *arrays: Values) -> list[Values]:
+            parameter, *state = arrays[:in_place]
+            control = definitions.Control(*arrays[in_place:])
+            updated = getattr(definitions, operation)(parameter, gradient, *state, control, **options)
             return [np.pad(each.reshape(-1), 1) for each in updated]
 
-        operands = (normal(*shape), normal(*shape), normal(*shape), positive(*shape))
+        operands = (normal(*shape), *[positive(*shape)] * in_place)
         control = (positive(1), positive(1), Operand((1,), accept), positive(1), positive(1))
-        return Case(f"adamw_update-{name}", run, operands + control, definition, 1e-6, fused=True)
+        return Case(f"{operation}-{name}", run, (*operands, *control), definition, 3e-6, fused=True)
 
-    yield case("matrix", (5, 7))
-    yield case("vector", (9,), weight_decay=0.0)
-    yield case("refused", (5, 7), "false")
-    yield case("one", (1,))
-    yield case("none", (0,))
-    yield case("many", (40_001,))
+    for operation, (in_place, options) in {
+        "adamw_update": (3, {"beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8}),
+        "lion_update": (2, {"beta1": 0.9, "beta2": 0.99}),
+        "sgd_update": (2, {"beta": 0.9}),
+        "decayed_step": (1, {}),
+    }.items():
+        yield case("matrix", (5, 7), operation, in_place, weight_decay=0.1, **options)
+        yield case("vector", (9,), operation, in_place, weight_decay=0.0, **options)
+        yield case("refused", (5, 7), operation, in_place, "false", weight_decay=0.1, **options)
+        yield case("one", (1,), operation, in_place, weight_decay=0.1, **options)
+        yield case("none", (0,), operation, in_place, weight_decay=0.1, **options)
+        yield case("many", (40_001,), operation, in_place, weight_decay=0.1, **options)
+
+    def copy_into_if(backend: Backend, condition: Array, x: Array, source: Array) -> list[Array]:
+        target = backend.zeros(x.shape, x.dtype)
+        backend.copy_into(target, x)
+        backend.copy_into_if(condition, target, source)
+        return [target]
+
+    for name, condition in {"true": Operand((1,), "true"), "false": Operand((1,), "false"), "each": boolean(3, 1)}.items():
+        yield Case(
+            f"copy_into_if-{name}", copy_into_if, (condition, normal(3, 5), normal(3, 5)),
+            lambda c, x, y: np.where(c, y, x), fused=True,
+        )  # fmt: skip
 
 
 def fused() -> list[Case]:

@@ -5,6 +5,7 @@ finite differences.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -102,26 +103,54 @@ def cross_entropy(x: Floats, weight: Floats, targets: Integers, soft_cap: float 
     return np.array(np.mean(losses) if losses else 0.0)
 
 
-def adamw(
-    parameter: Floats,
-    gradient: Floats,
-    first: Floats,
-    second: Floats,
-    learning_rate: Floats,
-    scale: Floats,
-    accept: npt.NDArray[np.bool_],
-    correction1: Floats,
-    correction2: Floats,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-    weight_decay: float,
-) -> list[Floats]:
-    """Algorithm 2 of Loshchilov and Hutter, with the bias corrections given: the parameter and both moments."""
-    if not accept[0]:
+@dataclass(frozen=True)
+class Control:
+    """What steers an update: arrays of shape [1]. The corrections are those of AdamW."""
+
+    learning_rate: Floats
+    scale: Floats
+    accept: npt.NDArray[np.bool_]
+    correction1: Floats
+    correction2: Floats
+
+
+def decayed_step(parameter: Floats, step: Floats, control: Control, weight_decay: float) -> list[Floats]:
+    if not control.accept[0]:
+        return [parameter]
+    return [parameter - control.learning_rate * weight_decay * parameter - control.learning_rate * step]
+
+
+def adamw_update(
+    parameter: Floats, gradient: Floats, first: Floats, second: Floats, control: Control,
+    beta1: float, beta2: float, epsilon: float, weight_decay: float,
+) -> list[Floats]:  # fmt: skip
+    """Algorithm 2 of Loshchilov and Hutter with the bias corrections given: the parameter and both moments."""
+    if not control.accept[0]:
         return [parameter, first, second]
-    g = scale * gradient
+    g = control.scale * gradient
     m = beta1 * first + (1 - beta1) * g
     v = beta2 * second + (1 - beta2) * g**2
-    decayed = parameter - learning_rate * weight_decay * parameter
-    return [decayed - learning_rate * (m / correction1) / (np.sqrt(v / correction2) + epsilon), m, v]
+    step = (m / control.correction1) / (np.sqrt(v / control.correction2) + epsilon)
+    return [*decayed_step(parameter, step, control, weight_decay), m, v]
+
+
+def lion_update(
+    parameter: Floats, gradient: Floats, momentum: Floats, control: Control,
+    beta1: float, beta2: float, weight_decay: float,
+) -> list[Floats]:  # fmt: skip
+    """Algorithm 2 of Chen et al.: the parameter and the momentum."""
+    if not control.accept[0]:
+        return [parameter, momentum]
+    g = control.scale * gradient
+    step = np.sign(beta1 * momentum + (1 - beta1) * g)
+    return [*decayed_step(parameter, step, control, weight_decay), beta2 * momentum + (1 - beta2) * g]
+
+
+def sgd_update(
+    parameter: Floats, gradient: Floats, momentum: Floats, control: Control, beta: float, weight_decay: float
+) -> list[Floats]:
+    """Heavy-ball momentum: the parameter and the momentum."""
+    if not control.accept[0]:
+        return [parameter, momentum]
+    m = beta * momentum + control.scale * gradient
+    return [*decayed_step(parameter, m, control, weight_decay), m]

@@ -13,9 +13,10 @@ import pytest
 from alpha import backend_cpu_ref, backend_cpu_ref_attention
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
-from alpha.backend_primitives import RandomKey
+from alpha.backend_primitives import Array, RandomKey
 from backend_case import Case, Composition, Values
 from backend_cases import CASES
+from replay_backend import ReplayBackend
 
 FLOAT64_TOLERANCE = 1e-12
 FACTORIES: dict[str, Callable[[], Backend]] = {
@@ -148,20 +149,31 @@ def test_the_table_covers_every_operation() -> None:
     for case in ONE_OF_EACH:
         case.run(spy, np.float32)  # type: ignore[arg-type]
     operations = {name for name, _ in inspect.getmembers(Backend, inspect.isfunction) if not name.startswith("_")}
-    assert operations - spy.called == {"record"}  # which has a test of its own
+    assert operations - spy.called == {"record", "thread_choices"}  # which have tests of their own
 
 
-@pytest.mark.parametrize("backend", FACTORIES, indirect=True)
-def test_a_recorded_program_does_the_same_with_other_values(backend: Backend) -> None:
+@pytest.mark.parametrize("make_backend", [Composition, CpuRef, ReplayBackend])
+def test_a_recorded_program_does_the_same_with_other_values(make_backend: Callable[[], Backend]) -> None:
+    backend = make_backend()
     for case in ONE_OF_EACH:
-        recorded = backend.record(functools.partial(case.program, backend))
+
+        def program(*operands: Array, case: Case = case) -> Array:
+            """All results one after the other, since a program has one."""
+            results = case.program(backend, *operands)
+            return backend.concatenate([backend.reshape(each, (math.prod(each.shape),)) for each in results], 0)
+
+        recorded = backend.record(program)
         for variation in (0, 1, 0):
-            results = [backend.to_numpy(each) for each in recorded(*case.arrays(backend, np.float32, variation))]
-            wanted = [
-                backend.to_numpy(each)
-                for each in case.program(backend, *case.arrays(backend, np.float32, variation))
-            ]
-            assert all(np.array_equal(*pair, equal_nan=True) for pair in zip(results, wanted, strict=True)), case.name
+            results = backend.to_numpy(recorded(*case.arrays(backend, np.float32, variation)))
+            wanted = backend.to_numpy(program(*case.arrays(backend, np.float32, variation)))
+            assert np.array_equal(results, wanted, equal_nan=True), case.name
+
+
+def test_the_thread_choices_are_powers_of_two_up_to_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cpus, choices in {1: [1], 2: [1, 2], 6: [1, 2, 4, 6], 8: [1, 2, 4, 8]}.items():
+        monkeypatch.setattr(backend_cpu_ref, "available_cpus", lambda cpus=cpus: cpus)
+        assert CpuRef().thread_choices() == choices
+    assert Composition().thread_choices() == [1]
 
 
 @pytest.mark.parametrize("backend", FACTORIES, indirect=True)

@@ -175,6 +175,19 @@ def test_after_an_error_the_rest_is_skipped() -> None:
     assert len(done) < 1000
 
 
+def test_parts_see_the_numpy_error_state_of_the_caller() -> None:
+    together = threading.Barrier(2, timeout=SECONDS)
+    states = []
+
+    def work(part: int) -> None:
+        together.wait()
+        states.append(np.geterr()["over"])
+
+    with np.errstate(over="call"):
+        WorkerPool(2).run(work, range(2))
+    assert states == ["call", "call"]
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_an_idle_pool_keeps_nothing_of_its_last_job(threads: int) -> None:
     array = np.zeros(3)
