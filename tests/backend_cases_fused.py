@@ -7,14 +7,13 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 import definitions
-from alpha import rng
+import numpy as np
+from backend_case import Case, Operand, Program, Values, boolean, ids, normal, positive, wide
+
 from alpha.backend import AdamControl, Backend
 from alpha.backend_primitives import Array, RandomKey
 from alpha.config import ACTIVATIONS, GATED_ACTIVATIONS
-from backend_case import Case, Operand, Program, Values, boolean, ids, normal, positive, wide
 
 EPSILON = 1e-5
 SEED, STREAM = 3, 11
@@ -377,7 +376,11 @@ def updates() -> Iterator[Case]:
         backend.copy_into_if(condition, target, source)
         return [target]
 
-    for name, condition in {"true": Operand((1,), "true"), "false": Operand((1,), "false"), "each": boolean(3, 1)}.items():
+    for name, condition in {
+        "true": Operand((1,), "true"),
+        "false": Operand((1,), "false"),
+        "each": boolean(3, 1),
+    }.items():
         yield Case(
             f"copy_into_if-{name}", copy_into_if, (condition, normal(3, 5), normal(3, 5)),
             lambda c, x, y: np.where(c, y, x), fused=True,

@@ -5,13 +5,13 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
 import definitions
+import numpy as np
+from backend_case import Case, Operand, Values, boolean, call, ids, normal, positive, tied, wide
+
 from alpha import rng
 from alpha.backend import Backend
 from alpha.backend_primitives import Array, RandomKey
-from backend_case import Case, Operand, Values, boolean, call, ids, normal, positive, tied, wide
 
 STREAM = 11
 
@@ -50,9 +50,7 @@ def memory() -> Iterator[Case]:
         yield Case(f"copy_into-{name}", lambda b, x, y: made(b, "copy_into", x, y), operands, copied)
         yield Case(f"add_into-{name}", lambda b, x, y: made(b, "add_into", x, y), operands, np.add, 1e-7)
     flat = (normal(6, 5), normal(6, 5))
-    yield Case(
-        "copy_into-view", lambda b, x, y: into_part(b, "copy_into", x, y), flat, lambda x, y: part_of_ones(y, 0)
-    )
+    yield Case("copy_into-view", lambda b, x, y: into_part(b, "copy_into", x, y), flat, lambda x, y: part_of_ones(y, 0))
     yield Case(
         "add_into-view", lambda b, x, y: into_part(b, "add_into", x, y), flat, lambda x, y: part_of_ones(y, 1), 1e-7
     )
@@ -157,9 +155,7 @@ def elementwise() -> Iterator[Case]:
     }
     for name, (function, kind, tolerance) in unary.items():
         for index, operand in enumerate([*shapes, normal(1030, 7)]):
-            yield Case(
-                f"{name}-{index}", call(name), (dataclasses.replace(operand, kind=kind),), function, tolerance
-            )
+            yield Case(f"{name}-{index}", call(name), (dataclasses.replace(operand, kind=kind),), function, tolerance)
     for name in ("tanh", "erf"):
         yield Case(f"{name}-far", call(name), (wide(50),), unary[name][0], 3e-7)
     yield Case("cast-integers", lambda b, x, i: [b.cast(i, x.dtype)], (normal(1), ids(9, 3, 4)), lambda x, i: i * 1.0)
@@ -177,7 +173,9 @@ def reductions_and_products() -> Iterator[Case]:
                     f"sum-{detail}", call("sum", axes, keep), (operand,), lambda x, o=options: np.sum(x, **o), 1e-6
                 )
                 if axes:
-                    yield Case(f"max-{detail}", call("max", axes, keep), (operand,), lambda x, o=options: np.max(x, **o))
+                    yield Case(
+                        f"max-{detail}", call("max", axes, keep), (operand,), lambda x, o=options: np.max(x, **o)
+                    )
     yield Case("sum-many", call("sum", (0,)), (normal(1030, 17),), lambda x: x.sum(0), 1e-6)
     yield Case("sum-many-of-rows", call("sum", (-1,)), (normal(17, 1030),), lambda x: x.sum(-1), 1e-6)
     yield Case("sum-none", call("sum", (0,)), (normal(0, 3),), lambda x: x.sum(0))

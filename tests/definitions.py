@@ -36,9 +36,7 @@ def activation(x: Floats, kind: str) -> Floats:
     return np.where(x > 0, x, 0) ** {"relu": 1, "relu2": 2}[kind]
 
 
-def linear(
-    x: Floats, weight: Floats, bias: Floats | float = 0, kind: str = "", residual: Floats | float = 0
-) -> Floats:
+def linear(x: Floats, weight: Floats, bias: Floats | float = 0, kind: str = "", residual: Floats | float = 0) -> Floats:
     y = np.einsum("...k,kn->...n", x, weight) + bias
     return (activation(y, kind) if kind else y) + residual
 
@@ -70,9 +68,7 @@ def dropout_factors(shape: tuple[int, ...], probability: float, seed: int, strea
     return np.where(integers / 2**16 < round(probability * 2**16) / 2**16, 0, 1 / (1 - probability))
 
 
-def attention(
-    query: Floats, key: Floats, value: Floats, soft_cap: float = 0, factors: Floats | None = None
-) -> Floats:
+def attention(query: Floats, key: Floats, value: Floats, soft_cap: float = 0, factors: Floats | None = None) -> Floats:
     """One query at a time, over the keys that it may see; `factors` [B, H, Tq, Tk] are those of dropout."""
     B, Tq, H, D = query.shape
     Tk, G = key.shape[1:3]

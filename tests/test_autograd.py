@@ -1,6 +1,5 @@
 """Differentiation: each operation against finite differences, and what a tape does with several of them."""
 
-import dataclasses
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pytest
+from backend_case import Composition
+from finite_differences import gradient
 
 from alpha import ops, rng
 from alpha.autograd import Tape, Tensor, checkpoint, recording
@@ -15,8 +16,6 @@ from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_primitives import Array, RandomKey
 from alpha.config import ACTIVATIONS, GATED_ACTIVATIONS
-from backend_case import Composition
-from finite_differences import gradient
 
 Floats = npt.NDArray[np.float64]
 
@@ -245,7 +244,7 @@ def gradient_of(tensor: Tensor) -> Floats:
 @by_backend_and_case
 def test_gradients_are_those_of_finite_differences(backend: Backend, case: Case) -> None:
     operands = case.operands()
-    result, tensors = run(backend, case.function, operands)
+    _, tensors = run(backend, case.function, operands)
     for index, tensor in enumerate(tensors):
 
         def weighted(x: Floats, index: int = index) -> float:

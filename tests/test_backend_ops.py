@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from backend_case import Case, Composition, Values
+from backend_cases import CASES
+from replay_backend import ReplayBackend
 
 from alpha import backend_cpu_ref, backend_cpu_ref_attention
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_primitives import Array, RandomKey
-from backend_case import Case, Composition, Values
-from backend_cases import CASES
-from replay_backend import ReplayBackend
 
 FLOAT64_TOLERANCE = 1e-12
 FACTORIES: dict[str, Callable[[], Backend]] = {

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from backend_case import Composition
 from safetensors import safe_open
 
 from alpha import training_step
@@ -20,13 +21,12 @@ from alpha.gpt import GPT
 from alpha.optimizer_registry import make_optimizer
 from alpha.option import from_mapping
 from alpha.training_step import TrainingStep
-from backend_case import Composition
 
 FOLDER = Path(__file__).parent / "golden"
 MODELS = ("gpt2", "modern", "modern_gqa", "geglu_bias")
 
-# Largest absolute differences. PyTorch's own float32 differs from its float64 by up to 1.7e-6 in logits and by 5.5e-7 in
-# losses, and a wrong clip factor moves losses by only 5e-6 (golden/README.md).
+# Largest absolute differences. PyTorch's own float32 differs from its float64 by up to 1.7e-6 in logits and by 5.5e-7
+# in losses, and a wrong clip factor moves losses by only 5e-6 (golden/README.md).
 TOLERANCES = {np.float64: 1e-13, np.float32: 5e-6}
 LOSS_TOLERANCES = {np.float64: 1e-13, np.float32: 2e-6}
 
