@@ -64,6 +64,16 @@ def test_a_part_of_a_sequence_equals_that_part_of_the_whole(start: int, count: i
     assert np.array_equal(rng.uniform(count, 42, 7, 3, start), rng.uniform(200, 42, 7, 3)[start : start + count])
 
 
+@pytest.mark.parametrize("start", [0, 1, 2, 7, 8, 97])
+@pytest.mark.parametrize("count", [0, 1, 2, 9, 50])
+def test_16_bit_integers_are_the_low_and_high_halves_in_turn(start: int, count: int) -> None:
+    words = rng.random_bits(100, 42, 7, 3).astype(np.int64)
+    halves = np.stack([words % (1 << 16), words >> 16], axis=-1).reshape(-1)
+    part = rng.random_uint16(count, 42, 7, 3, start)
+    assert part.dtype == np.uint16
+    assert part.tolist() == halves[start : start + count].tolist()
+
+
 def test_a_uniform_number_is_the_middle_of_its_interval() -> None:
     bits = rng.random_bits(1000, 1, 2)
     assert np.array_equal(rng.uniform(1000, 1, 2), (bits.astype(np.float64) + 0.5) / 2.0**32)
