@@ -53,7 +53,11 @@ class Tensor:
         return self.data.dtype
 
     def unused_gradient_buffer(self) -> Array | None:
-        """The gradient buffer while nothing is in it, for a backward function that can write its result there."""
+        """The gradient buffer while nothing is in it, for a backward function that can write its result there.
+
+        The tensor must stand first among the operation's operands: were it another operand too, whose contribution is
+        taken first, that would overwrite the result.
+        """
         return self.gradient_buffer if self.gradient is None else None
 
     def accumulate(self, gradient: Array) -> None:

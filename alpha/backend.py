@@ -85,7 +85,8 @@ class Backend(Primitives):
             rectified = self.maximum(x, 0.0)
             return self.multiply(rectified, rectified), self.multiply(rectified, 2.0)
         if kind == "silu":
-            sigmoid = self.divide(1.0, self.add(1.0, self.exp(self.multiply(x, -1.0))))
+            # sigmoid(x) = (1 + tanh(x / 2)) / 2 cannot overflow.
+            sigmoid = self.multiply(self.add(1.0, self.tanh(self.multiply(x, 0.5))), 0.5)
             y = self.multiply(x, sigmoid)
             return y, self.add(sigmoid, self.multiply(y, self.subtract(1.0, sigmoid)))
         square = self.multiply(x, x)
@@ -93,6 +94,8 @@ class Backend(Primitives):
             half = self.add(0.5, self.multiply(self.erf(self.multiply(x, math.sqrt(0.5))), 0.5))
             density = self.multiply(self.exp(self.multiply(square, -0.5)), 1.0 / math.sqrt(2.0 * math.pi))
             return self.multiply(x, half), self.add(half, self.multiply(x, density))
+        if kind != "gelu":
+            raise ValueError(f"no activation is called {kind!r}")
         inner = self.multiply(self.multiply(x, GELU_SCALE), self.add(1.0, self.multiply(square, GELU_CUBIC)))
         tanh = self.tanh(inner)
         half = self.add(0.5, self.multiply(tanh, 0.5))

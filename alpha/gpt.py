@@ -105,9 +105,14 @@ class GPT:
         dropout: DropoutKeys | None = None,
         checkpoint: bool = False,
     ) -> Tensor:
-        """The normalized last hidden state [B, T, C]. A cache is read, and extended by these positions."""
+        """The normalized last hidden state [B, T, C]. A cache is read, and extended by these positions.
+
+        Raises ValueError when there are then more positions than `config.block`.
+        """
         config, weights = self.config, self.parameters
         start, count = (cache.length if cache else 0), ids.shape[1]
+        if start + count > config.block:
+            raise ValueError(f"{start + count} positions are more than the context of {config.block} holds")
         x = ops.embedding(weights["wte.weight"], ids)
         if config.position == "learned":
             x = ops.add(x, ops.narrow(weights["wpe.weight"], 0, start, count))

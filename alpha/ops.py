@@ -247,7 +247,7 @@ def linear(
 ) -> Tensor:
     """activation(x @ weight + bias) + residual; see `Backend.linear`."""
     backend = x.backend
-    operands = [x, weight, bias, residual]
+    operands = [weight, x, bias, residual]  # see `Tensor.unused_gradient_buffer`
     y, saved = backend.linear(
         x.data,
         weight.data,
@@ -260,7 +260,7 @@ def linear(
 
     def backward(dy: Array) -> Gradients:
         dx, dweight, dbias = backend.linear_backward(dy, saved, weight.unused_gradient_buffer(), need_input)
-        return [dx, dweight, dbias, dy]
+        return [dweight, dx, dbias, dy]
 
     return _one(y, operands, backward)
 
@@ -326,9 +326,10 @@ def cross_entropy(x: Tensor, weight: Tensor, targets: Array, soft_cap: float = 0
     loss, saved = backend.cross_entropy(x.data, weight.data, targets, soft_cap, recording(x, weight))
 
     def backward(dloss: Array) -> Gradients:
-        return backend.cross_entropy_backward(dloss, saved, weight.unused_gradient_buffer())
+        dx, dweight = backend.cross_entropy_backward(dloss, saved, weight.unused_gradient_buffer())
+        return [dweight, dx]
 
-    return _one(loss, [x, weight], backward)
+    return _one(loss, [weight, x], backward)  # see `Tensor.unused_gradient_buffer`
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------

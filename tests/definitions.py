@@ -1,0 +1,152 @@
+"""The fused operations once more, in plain float64 numpy straight from their formulas: slow, and easy to check.
+
+Independent of the code under test but for the random integers of dropout. Forward only; gradients are held against
+finite differences.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from alpha import rng
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.integer]
+
+GATES = {"swiglu": "silu", "geglu": "gelu"}
+
+
+def erf(x: Floats) -> Floats:
+    return np.array([math.erf(each) for each in x.reshape(-1)]).reshape(x.shape)
+
+
+def activation(x: Floats, kind: str) -> Floats:
+    """Each formula as its paper has it; the gated kinds activate the first half and multiply by the second."""
+    if kind in GATES:
+        gate, up = np.split(x, 2, axis=-1)
+        return activation(gate, GATES[kind]) * up
+    if kind == "gelu":
+        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    if kind == "gelu_exact":
+        return x * 0.5 * (1 + erf(x / math.sqrt(2)))
+    if kind == "silu":
+        return x * 0.5 * (1 + np.tanh(x / 2))
+    return np.where(x > 0, x, 0) ** {"relu": 1, "relu2": 2}[kind]
+
+
+def linear(x: Floats, weight: Floats, bias: Floats | float = 0, kind: str = "", residual: Floats | float = 0) -> Floats:
+    y = np.einsum("...k,kn->...n", x, weight) + bias
+    return (activation(y, kind) if kind else y) + residual
+
+
+def layer_norm(x: Floats, weight: Floats, bias: Floats | float, epsilon: float) -> Floats:
+    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + epsilon) * weight + bias
+
+
+def rms_norm(x: Floats, weight: Floats, epsilon: float) -> Floats:
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * weight
+
+
+def softmax(x: Floats) -> Floats:
+    exponential = np.exp(x - x.max(-1, keepdims=True, initial=-np.inf))
+    return exponential / exponential.sum(-1, keepdims=True)
+
+
+def rotary(x: Floats, cosine: Floats, sine: Floats) -> Floats:
+    """Multiplication of the complex numbers (first half) + i (second half) by cosine + i sine."""
+    first, second = np.split(x, 2, axis=-1)
+    rotated = (first + 1j * second) * (cosine + 1j * sine)[:, None, :]
+    return np.concatenate([rotated.real, rotated.imag], axis=-1)
+
+
+def dropout_factors(shape: tuple[int, ...], probability: float, seed: int, stream: int, step: int) -> Floats:
+    """0 where the element is dropped, otherwise 1 / (1 - probability)."""
+    integers = rng.random_uint16(math.prod(shape), seed, stream, step).reshape(shape)
+    return np.where(integers / 2**16 < round(probability * 2**16) / 2**16, 0, 1 / (1 - probability))
+
+
+def attention(query: Floats, key: Floats, value: Floats, soft_cap: float = 0, factors: Floats | None = None) -> Floats:
+    """One query at a time, over the keys that it may see; `factors` [B, H, Tq, Tk] are those of dropout."""
+    B, Tq, H, D = query.shape
+    Tk, G = key.shape[1:3]
+    out = np.empty_like(query)
+    for b, t, h in np.ndindex(B, Tq, H):
+        head, seen = h // (H // G), Tk - Tq + t + 1
+        scores = key[b, :seen, head] @ query[b, t, h] / math.sqrt(D)
+        if soft_cap:
+            scores = soft_cap * np.tanh(scores / soft_cap)
+        probabilities = softmax(scores)
+        if factors is not None:
+            probabilities = probabilities * factors[b, h, t, :seen]
+        out[b, t, h] = probabilities @ value[b, :seen, head]
+    return out
+
+
+def cross_entropy(x: Floats, weight: Floats, targets: Integers, soft_cap: float = 0) -> Floats:
+    """The mean over the rows whose target counts, one row at a time; 0 when there is none."""
+    losses = []
+    for row, target in zip(x, targets, strict=True):
+        if target < 0:
+            continue
+        logits = weight @ row
+        if soft_cap:
+            logits = soft_cap * np.tanh(logits / soft_cap)
+        largest = logits.max()
+        losses.append(largest + np.log(np.exp(logits - largest).sum()) - logits[target])
+    return np.array(np.mean(losses) if losses else 0.0)
+
+
+@dataclass(frozen=True)
+class Control:
+    """What steers an update: arrays of shape [1]. The corrections are those of AdamW."""
+
+    learning_rate: Floats
+    scale: Floats
+    accept: npt.NDArray[np.bool_]
+    correction1: Floats
+    correction2: Floats
+
+
+def decayed_step(parameter: Floats, step: Floats, control: Control, weight_decay: float) -> list[Floats]:
+    if not control.accept[0]:
+        return [parameter]
+    return [parameter - control.learning_rate * weight_decay * parameter - control.learning_rate * step]
+
+
+def adamw_update(
+    parameter: Floats, gradient: Floats, first: Floats, second: Floats, control: Control,
+    beta1: float, beta2: float, epsilon: float, weight_decay: float,
+) -> list[Floats]:  # fmt: skip
+    """Algorithm 2 of Loshchilov and Hutter with the bias corrections given: the parameter and both moments."""
+    if not control.accept[0]:
+        return [parameter, first, second]
+    g = control.scale * gradient
+    m = beta1 * first + (1 - beta1) * g
+    v = beta2 * second + (1 - beta2) * g**2
+    step = (m / control.correction1) / (np.sqrt(v / control.correction2) + epsilon)
+    return [*decayed_step(parameter, step, control, weight_decay), m, v]
+
+
+def lion_update(
+    parameter: Floats, gradient: Floats, momentum: Floats, control: Control,
+    beta1: float, beta2: float, weight_decay: float,
+) -> list[Floats]:  # fmt: skip
+    """Algorithm 2 of Chen et al.: the parameter and the momentum."""
+    if not control.accept[0]:
+        return [parameter, momentum]
+    g = control.scale * gradient
+    step = np.sign(beta1 * momentum + (1 - beta1) * g)
+    return [*decayed_step(parameter, step, control, weight_decay), beta2 * momentum + (1 - beta2) * g]
+
+
+def sgd_update(
+    parameter: Floats, gradient: Floats, momentum: Floats, control: Control, beta: float, weight_decay: float
+) -> list[Floats]:
+    """Heavy-ball momentum: the parameter and the momentum."""
+    if not control.accept[0]:
+        return [parameter, momentum]
+    m = beta * momentum + control.scale * gradient
+    return [*decayed_step(parameter, m, control, weight_decay), m]
