@@ -40,7 +40,7 @@ GENERATORS: dict[str, Generator] = {
 
 DEFAULT_SIZE = 5_000_000
 _MOST_DOCUMENTS = 1 << 32  # the random numbers of more would repeat
-_SIZE = re.compile(r"(\d+)\s*(B|kB|MB|GB)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]+) ?(B|kB|MB|GB)?", re.IGNORECASE)
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from alpha.corpus import END_OF_TEXT
 from alpha.errors import UsageError
 from alpha.files import write_atomically
 
-END_OF_TEXT = "<|endoftext|>"
 ENDINGS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
 
 _REPORT_EVERY = 1 << 18

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-from alpha.datagen_output import END_OF_TEXT, Summary
+from alpha.corpus import END_OF_TEXT
+from alpha.datagen_output import Summary
 from alpha.datagen_words import words
 from alpha.errors import AlphaError, UsageError
 
@@ -65,16 +66,17 @@ def _walk(folder: Path, summary: Summary) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise AlphaError(f"Cannot read the folder {error.filename}: {error.strerror}.") from error
 
+    found = []
     for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(parent, name)
-            if name.startswith(".") or path.is_symlink() or not path.is_file():
-                skip(summary, "hidden, a link or not a plain file")
-            elif path.suffix.lower() not in TEXT_ENDINGS:
-                skip(summary, "not a text file by its name")
-            else:
-                yield path
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in files]
+    for path in sorted(found):
+        if path.name.startswith(".") or path.is_symlink() or not path.is_file():
+            skip(summary, "hidden, a link or not a plain file")
+        elif path.suffix.lower() not in TEXT_ENDINGS:
+            skip(summary, "not a text file by its name")
+        else:
+            yield path
 
 
 def skip(summary: Summary, reason: str) -> None:
@@ -85,13 +87,14 @@ def skip(summary: Summary, reason: str) -> None:
 def paragraphs(path: Path) -> Iterator[str | None]:
     """The clean paragraphs of a file; None stands where `<|endoftext|>` ends a document.
 
-    Clean means: Unicode NFC, no control characters, no trailing spaces. A paragraph is cut at 2^20 characters or so.
+    Clean means: Unicode NFC, no control characters, no trailing spaces. Paragraphs and lines of more than about 2^20
+    characters are divided.
     Raises UnreadableError when the file proves not to be text.
     """
     lines: list[str] = []
     size = 0
     for line in _lines(path):
-        if not line or size > _PIECE:
+        if not line or size + len(line) > _PIECE:
             if lines:
                 yield "\n".join(lines)
             lines, size = [], 0
@@ -122,10 +125,16 @@ def _raw_text(path: Path) -> Iterator[str]:
             yield from _html_text(path)
             return
         with path.open(encoding="utf-8-sig", newline=None) as file:
+            rest = ""
             while line := file.readline(_PIECE):
                 if "\0" in line:
                     raise UnreadableError("binary")
-                yield line
+                # A line that is too long is cut after a space, so that words and markers stay whole.
+                too_long = len(line) == _PIECE and not line.endswith("\n")
+                end = line.rfind(" ") + 1 if too_long and " " in line else len(line)
+                yield rest + line[:end]
+                rest = line[end:]
+            yield rest
     except UnicodeDecodeError:
         raise UnreadableError("not UTF-8") from None
     except OSError as error:

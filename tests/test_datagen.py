@@ -1,0 +1,505 @@
+"""Making files of text: determinism, formats, corpora and concordances from sources, errors."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import unicodedata
+import zlib
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alpha import datagen, datagen_chooser, datagen_kwic
+from alpha.corpus import END_OF_TEXT
+from alpha.datagen import GENERATORS, DatagenOptions, parse_size, run, write
+from alpha.datagen_chooser import Chooser, Grammar
+from alpha.datagen_output import Summary
+from alpha.datagen_sources import normalized, paragraphs
+from alpha.datagen_words import article, in_words, listed, ordinal, plural, roman
+from alpha.errors import AlphaError, UsageError
+from alpha.option import from_mapping
+from alpha.rng import random_bits, stream_of
+
+
+def quiet(done: int, wanted: int) -> None:
+    """Report nothing."""
+
+
+@lru_cache
+def documents(domain: str) -> list[str]:
+    """Enough documents for about a megabyte."""
+    return [GENERATORS[domain](index, 42) for index in range(600 if domain in ("novels", "concordance") else 2000)]
+
+
+def options(**values: object) -> DatagenOptions:
+    return DatagenOptions(**values)  # type: ignore[arg-type]
+
+
+# --- random choices -------------------------------------------------------------------------------------------------
+
+
+def test_every_document_has_its_own_random_words() -> None:
+    indices = (0, 1, 63, 64, 5000)
+    drawn = [[Chooser("test", index, 7)._word() for _ in range(1)] for index in indices]
+    assert len({words[0] for words in drawn}) == len(indices)
+    chooser = Chooser("test", 65, 7)
+    words = [chooser._word() for _ in range(600)]
+    # Document 65 is member 1 of group 1; its blocks of 256 words stand 64 x 256 apart in that group's sequence.
+    stream = stream_of("datagen", "test")
+    expected = [
+        word
+        for block in range(3)
+        for word in random_bits(256, 7, stream, 1, block * 64 * 256 + 256).tolist()
+    ]  # fmt: skip
+    assert words == expected[:600]
+
+
+def test_choices_are_even() -> None:
+    chooser = Chooser("test", 0, 1)
+    counts = [0] * 5
+    for _ in range(5000):
+        counts[chooser.below(5)] += 1
+    assert all(900 < count < 1100 for count in counts)
+    assert {chooser.between(3, 5) for _ in range(100)} == {3, 4, 5}
+    assert sum(chooser.chance(25) for _ in range(4000)) == pytest.approx(1000, abs=120)
+    assert sorted(chooser.sample(range(10), 10)) == list(range(10))
+    assert len(set(chooser.sample("abcdef", 4))) == 4
+
+
+def test_grammar() -> None:
+    grammar = Grammar({"s": ("{^a noun} sees {s noun} in {place}.",), "noun": ("owl",)})
+    assert grammar.expand(Chooser("test", 0, 0), "s", {"place": "Rome"}) == "An owl sees owls in Rome."
+    with pytest.raises(KeyError, match="place"):
+        grammar.expand(Chooser("test", 0, 0), "s", {})
+
+
+@pytest.mark.parametrize("module", [name for name in sys.modules if name.startswith("alpha.datagen_")])
+def test_grammars_use_only_symbols_that_somebody_gives(module: str) -> None:
+    given_by_story = {"A", "B", "he", "him", "his", "place", "town", "thing", "time", "time_is", "weather"}
+    given_elsewhere = {"place", "surname", "hero", "food"}
+    for value in vars(sys.modules[module]).values():
+        if isinstance(value, Grammar):
+            assert value.symbols() - value.defined() <= given_by_story | given_elsewhere
+
+
+def test_words() -> None:
+    assert [article(word) for word in ("owl", "hour", "unicorn", "umbrella", "horse", "honest", "one-eyed")] == [
+        "an owl", "an hour", "a unicorn", "an umbrella", "a horse", "an honest", "a one-eyed",
+    ]  # fmt: skip
+    assert [plural(word) for word in ("brush", "mouse", "lady", "boy", "box", "fisherman", "key")] == [
+        "brushes", "mice", "ladies", "boys", "boxes", "fishermen", "keys",
+    ]  # fmt: skip
+    assert [ordinal(number) for number in (1, 2, 3, 4, 11, 12, 13, 21, 112)] == [
+        "1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "112th",
+    ]  # fmt: skip
+    assert [roman(number) for number in (4, 9, 14, 40, 90, 400, 1994, 3999)] == [
+        "IV", "IX", "XIV", "XL", "XC", "CD", "MCMXCIV", "MMMCMXCIX",
+    ]  # fmt: skip
+    assert in_words(342) == "three hundred and forty-two"
+    assert in_words(20_007) == "twenty thousand and seven"
+    assert in_words(1_150) == "one thousand one hundred and fifty"
+    assert (listed([]), listed(["a"]), listed(["a", "b", "c"])) == ("", "a", "a, b and c")
+
+
+# --- rule-made documents --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("domain", GENERATORS)
+def test_documents_depend_on_seed_and_index_alone(domain: str) -> None:
+    generate = GENERATORS[domain]
+    forward = [generate(index, 5) for index in range(70)]
+    datagen_chooser._block.cache_clear()
+    assert [generate(index, 5) for index in reversed(range(70))] == forward[::-1]
+    assert generate(3, 5) != generate(3, 6)
+    assert generate(1_000_000, 5) not in forward
+
+
+def test_documents_are_the_same_in_another_process() -> None:
+    program = (
+        "import hashlib\nfrom alpha.datagen import GENERATORS\nstate = hashlib.sha256()\n"
+        "for name in sorted(GENERATORS):\n    for index in range(12):\n        "
+        "state.update(GENERATORS[name](index, 42).encode())\nprint(state.hexdigest())"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+            check=True,
+            capture_output=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
+    assert len(outputs) == 1
+
+
+@pytest.mark.parametrize("domain", GENERATORS)
+def test_documents_are_distinct_and_varied(domain: str) -> None:
+    made = documents(domain)
+    count = len(made)
+    # The number of an ABC tune would make each distinct by itself.
+    bodies = {text.split("\n", 1)[1] if domain == "abc" else text for text in made}
+    assert len(bodies) > 0.99 * count
+    assert all(text.strip() == text and END_OF_TEXT not in text and text.isprintable() is False for text in made[:100])
+    content = "\n".join(made).encode()
+    ratio = len(zlib.compress(content, 6)) / len(content)
+    assert 0.12 < ratio < 0.6
+
+    # Lines of one half that occur in the other: a handful of templates would make nearly all of them known.
+    def long_lines(texts: list[str]) -> set[str]:
+        return {line for text in texts for line in text.split("\n") if len(line) > 50}
+
+    first, second = long_lines(made[: count // 2]), long_lines(made[count // 2 :])
+    if second:
+        assert len(first & second) / len(second) < 0.15
+
+
+@pytest.mark.parametrize("domain", GENERATORS)
+def test_text_is_clean(domain: str) -> None:
+    for text in documents(domain)[:300]:
+        assert unicodedata.normalize("NFC", text) == text
+        assert not any(unicodedata.category(letter) == "Cc" for letter in text.replace("\n", ""))
+        assert "{" not in text or domain in ("abc", "chaos")
+        if domain != "chaos":
+            assert all(line == line.rstrip() for line in text.split("\n"))
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def read_back(path: Path) -> list[str]:
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    if ".jsonl" in path.name:
+        return [json.loads(line)["text"] for line in content.decode().splitlines()]
+    return content.decode().split(END_OF_TEXT)
+
+
+@pytest.mark.parametrize("ending", [".txt", ".jsonl", ".txt.gz", ".jsonl.gz"])
+def test_formats_hold_the_documents(tmp_path: Path, ending: str) -> None:
+    out = tmp_path / f"text{ending}"
+    summary = write("chat", out, seed=42, report=quiet, documents=40)
+    assert read_back(out) == documents("chat")[:40]
+    assert summary == Summary(out, documents=40, bytes=summary.bytes)
+    if ending in (".txt", ".jsonl"):
+        assert summary.bytes == out.stat().st_size
+
+
+def test_a_small_file_is_the_beginning_of_a_large_one(tmp_path: Path) -> None:
+    small, large = tmp_path / "small.txt", tmp_path / "large.txt"
+    write("abc", small, seed=1, report=quiet, size_bytes=20_000)
+    write("abc", large, seed=1, report=quiet, size_bytes=50_000)
+    assert large.read_bytes().startswith(small.read_bytes())
+    assert 20_000 <= small.stat().st_size < 22_000
+
+
+def test_compressed_files_are_equal_whatever_their_name_and_time(tmp_path: Path) -> None:
+    contents = []
+    for name in ("one.txt.gz", "two.txt.gz"):
+        write("chords", tmp_path / name, seed=1, report=quiet, documents=5)
+        contents.append((tmp_path / name).read_bytes())
+    assert contents[0] == contents[1]
+    assert contents[0][4:8] == bytes(4), "the header holds no time"
+
+
+def test_progress_is_reported(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    summary = write(
+        "nanochat",
+        tmp_path / "a.txt",
+        seed=1,
+        report=lambda done, wanted: calls.append((done, wanted)),
+        size_bytes=600_000,
+    )
+    assert [wanted for _, wanted in calls] == [600_000] * len(calls)
+    assert len(calls) >= 3
+    assert calls == sorted(calls)
+    assert calls[-1][0] == summary.bytes
+
+
+def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "a.txt"
+    out.write_text("old")
+
+    def broken(index: int, seed: int) -> str:
+        if index == 3:
+            raise RuntimeError("broken")
+        return "new"
+
+    monkeypatch.setitem(datagen.GENERATORS, "chat", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        write("chat", out, seed=1, report=quiet, documents=5)
+    assert out.read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_run_by_rule(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "a.txt"
+    given = {"out": str(out), "domain": "dumb_finance", "size": "30kB", "seed": 9}
+    summary = run(from_mapping(DatagenOptions, given, "test"), quiet)
+    assert 30_000 <= summary.bytes < 34_000
+    assert read_back(out)[1] == GENERATORS["dumb_finance"](1, 9)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1", 1), ("123456", 123_456), ("500kB", 500_000), ("5MB", 5_000_000), ("2 gb", 2_000_000_000), ("7B", 7)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5MB", "1.5MB", "5TB", "MB", "5 M B", "9" * 40, "0kB", "\u0665MB"])
+def test_wrong_sizes(text: str) -> None:
+    with pytest.raises(UsageError, match="--size must be a number of bytes"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"out": "a.txt", "domain": "novel"}, "Did you mean 'novels'"),
+        ({"out": "a.txt"}, "--domain is missing; choose one of novels, chords"),
+        ({"domain": "chat"}, "--out is missing"),
+        ({"out": "a.csv", "domain": "chat"}, r"must end in \.txt, \.jsonl, \.txt\.gz or \.jsonl\.gz"),
+        ({"out": "a.gz", "domain": "chat"}, "must end in"),
+        ({"out": "a.txt", "domain": "chat", "size": "big"}, "not 'big'"),
+        ({"out": "a.txt", "domain": "chat", "sources": "x"}, "--sources is for --mode=corpus"),
+        ({"out": "a.txt", "mode": "corpus", "sources": "x", "domain": "chat"}, "leave it out with --mode=corpus"),
+        ({"out": "a.txt", "mode": "corpus"}, "--sources is missing"),
+        ({"out": "a.txt", "mode": "corpus", "sources": " , "}, "--sources is missing"),
+        ({"out": "a.txt", "mode": "corpus", "sources": "nowhere"}, "no file or folder nowhere"),
+        ({"out": "a.txt", "mode": "concordance", "sources": "nowhere"}, "no file or folder nowhere"),
+        ({"out": "a.txt", "mode": "concordance", "sources": "x", "max_count": 2}, "--maxCount=2 is below --minCount=5"),
+    ],
+)
+def test_wrong_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, object], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        run(options(**values), quiet)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_out_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "folder.txt").mkdir()
+    with pytest.raises(UsageError, match=r"folder\.txt is a folder"):
+        run(options(out=str(tmp_path / "folder.txt"), domain="chat"), quiet)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(AlphaError, match=r"Cannot write .*file/a\.txt"):
+        run(options(out=str(tmp_path / "file" / "a.txt"), domain="chat", size="1kB"), quiet)
+
+
+def test_either_size_or_documents(tmp_path: Path) -> None:
+    for wrong in ({}, {"documents": 1, "size_bytes": 1}):
+        with pytest.raises(UsageError, match="either a size or a number"):
+            write("chat", tmp_path / "a.txt", seed=1, report=quiet, **wrong)
+
+
+# --- corpora from sources -------------------------------------------------------------------------------------------
+
+LONG = "This paragraph is long enough to be recognized when it comes a second time, wherever that is."
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "tree"
+    (root / "b" / "deeper").mkdir(parents=True)
+    (root / ".git").mkdir()
+    (root / "a.txt").write_text(f"Title\n\n{LONG}\n\n\n\n\nTrailing   \t\nspaces\r\nand returns\n")
+    (root / "a_again.txt").write_text(
+        f"title.\n\n{LONG.upper()}\n\nTrailing, spaces - and returns\n"
+    )  # differs in form
+    (root / "b" / "new.md").write_text(f"# Title\n\n{LONG}\n\nSomething new in a paragraph of its own.\n")
+    (root / "b" / "deeper" / "code.py").write_text(f'"""{LONG}"""\n\n\ndef f():\n    return 1\n')
+    (root / "b" / "latin.txt").write_bytes("na\u00efve caf\u00e9".encode("latin-1"))
+    (root / "b" / "binary.txt").write_bytes(b"MZ\0\1\2")
+    (root / "b" / "picture.png").write_bytes(b"\x89PNG")
+    (root / ".git" / "config.txt").write_text("hidden")
+    (root / ".hidden.txt").write_text("hidden")
+    (root / "c.txt").write_bytes("\ufeffcafe\u0301 \u200b\x07bell\x0c\u2028line".encode())
+    (root / "two.txt").write_text(f"One document.{END_OF_TEXT}Another document.\n")
+    (root / "empty.txt").write_text("\n\n \n")
+    (root / "page.html").write_text(
+        "<html><head><title>no</title><style>p{}</style></head><body><h1>Head &amp; foot</h1><p>One\n <b>two</b>"
+        "<br>three<script>no()</script></p><pre>a\n  b</pre></body></html>"
+    )
+    (root / "link.txt").symlink_to(root / "a.txt")
+    return root
+
+
+def test_corpus(tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.txt"
+    summary = run(options(out=str(out), mode="corpus", sources=str(tree)), quiet)
+    assert read_back(out) == [
+        f"Title\n\n{LONG}\n\nTrailing\nspaces\nand returns",
+        f'"""{LONG}"""\n\ndef f():\n    return 1',
+        "# Title\n\nSomething new in a paragraph of its own.",
+        "caf\u00e9 bell\n\nline",
+        "Head & foot\n\nOne two\nthree\n\na\n  b",
+        "One document.",
+        "Another document.",
+    ]
+    assert summary.skipped == {
+        "hidden, a link or not a plain file": 2, "not a text file by its name": 1, "binary": 1, "not UTF-8": 1,
+    }  # fmt: skip
+    assert summary.files_read == 8
+    assert summary.documents == 7
+    assert summary.duplicate_documents == 1
+    assert summary.duplicate_paragraphs == 1
+    assert summary.bytes == out.stat().st_size
+
+
+def test_corpus_does_not_read_its_own_output(tree: Path) -> None:
+    out = tree / "out.txt"
+    first = run(options(out=str(out), mode="corpus", sources=str(tree)), quiet)
+    content = out.read_bytes()
+    # A second run finds the first one's output among its sources, under a name that is spelled in another way too.
+    sources = f"{tree},{tree / 'b' / '..' / 'out.txt'}"
+    second = run(options(out=str(out), mode="corpus", sources=sources), quiet)
+    assert out.read_bytes() == content
+    assert second.files_read == first.files_read
+    assert second.skipped == {**first.skipped, "the output itself": 1}
+    with pytest.raises(UsageError, match="has no text files"):
+        run(options(out=str(out), mode="corpus", sources=str(out)), quiet)
+    assert out.read_bytes() == content
+
+
+def test_corpus_order_and_formats(tree: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "1.jsonl", tmp_path / "2.txt.gz"
+    run(options(out=str(one), mode="corpus", sources=f"{tree / 'b'},{tree / 'a.txt'},{tree}"), quiet)
+    run(options(out=str(two), mode="corpus", sources=f"{tree / 'b'},{tree / 'a.txt'},{tree}"), quiet)
+    assert read_back(one) == read_back(two)
+    assert read_back(one)[1].startswith("# Title"), "folders are read in the order given"
+
+
+def test_a_file_named_by_itself_is_read_whatever_its_ending(tmp_path: Path) -> None:
+    (tmp_path / "notes.log").write_text("hello")
+    run(options(out=str(tmp_path / "o.txt"), mode="corpus", sources=str(tmp_path / "notes.log")), quiet)
+    assert read_back(tmp_path / "o.txt") == ["hello"]
+
+
+def test_corpus_stops_at_its_size(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text(
+        "\n\n".join(f"Paragraph number {number} says {number * number}." for number in range(5000))
+    )
+    out = tmp_path / "o.txt"
+    summary = run(options(out=str(out), mode="corpus", sources=str(tmp_path / "in.txt"), size="10kB"), quiet)
+    assert 10_000 <= summary.bytes == out.stat().st_size < 10_100
+    assert out.read_text().endswith(".")
+
+
+def test_a_very_long_line_is_read_in_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "long.txt"
+    path.write_text("ab " * 1_000_000)
+    pieces = list(paragraphs(path))
+    assert max(len(piece or "") for piece in pieces) <= 1 << 21
+    assert {word for piece in pieces for word in (piece or "").split()} == {"ab"}
+    assert sum((piece or "").count("ab") for piece in pieces) == 1_000_000
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(
+    st.lists(st.text(alphabet="ab \n\r\t.<>&é\u0301\u200b\x07\x85", max_size=40), max_size=4),
+    st.sampled_from([".txt", ".html"]),
+)
+def test_any_text_becomes_clean_paragraphs(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], ending: str
+) -> None:
+    path = tmp_path_factory.mktemp("any") / f"a{ending}"
+    path.write_bytes(END_OF_TEXT.join(texts).encode())
+    found = list(paragraphs(path))
+    if ending == ".txt":
+        assert found.count(None) == max(len(texts) - 1, 0)
+        kept = normalized("".join(piece or " " for piece in found)).replace(" ", "")
+        assert kept == normalized(
+            unicodedata.normalize(
+                "NFC", "".join(f"{text} " for text in texts).replace("\u200b", "").replace("\x07", "")
+            )
+        ).replace(" ", "")
+    for piece in found:
+        if piece is not None:
+            assert piece.strip()
+            assert "\n\n" not in piece
+            assert all(line == line.rstrip() for line in piece.split("\n"))
+            assert unicodedata.is_normalized("NFC", piece)
+            assert not any(
+                unicodedata.category(letter) in ("Cc", "Cf") for letter in piece.replace("\n", "").replace("\t", "")
+            )
+
+
+# --- concordances ---------------------------------------------------------------------------------------------------
+
+
+def test_concordance_from_sources(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    sentences = [f"on day {number} the Miller met a fox, near the river." for number in range(12)]
+    (source / "a.txt").write_text("\n".join(sentences[:6]))
+    (source / "b.txt").write_text("\n\n".join(sentences[6:]))
+    out = tmp_path / "out.txt"
+    summary = run(
+        options(out=str(out), mode="concordance", sources=str(source), context=2, lines=4, min_count=12, max_count=12),
+        quiet,
+    )
+    words = [text.split("\n", 1)[0] for text in read_back(out)]
+    assert words == sorted(words)
+    assert words == ["a", "day", "fox", "met", "miller", "near", "on", "river"]
+    assert summary.keywords == summary.documents == len(words)
+    miller = read_back(out)[4].split("\n")
+    # Every third of twelve occurrences, so that the lines come from the whole text; "0" has no neighbour further left.
+    assert miller == [
+        "miller",
+        "0 the  Miller  met a",
+        "3 the  Miller  met a",
+        "6 the  Miller  met a",
+        "9 the  Miller  met a",
+    ]
+
+
+def test_concordance_takes_the_most_frequent_of_the_band(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text(" ".join(["the"] * 900 + ["miller"] * 6 + ["fox"] * 7 + ["heron"] * 5 + ["once"]))
+    out = tmp_path / "out.txt"
+    sources = str(tmp_path / "in.txt")
+    run(options(out=str(out), mode="concordance", sources=sources, keywords=2, max_count=20), quiet)
+    assert [text.split("\n", 1)[0] for text in read_back(out)] == ["fox", "miller"]
+    with pytest.raises(UsageError, match="No word occurs between 50 and 60 times"):
+        run(options(out=str(out), mode="concordance", sources=sources, min_count=50, max_count=60), quiet)
+
+
+def test_concordance_skips_its_output_and_what_is_not_text(tree: Path) -> None:
+    out = tree / "out.txt"
+    values = {"out": str(out), "mode": "concordance", "sources": str(tree), "min_count": 2, "max_count": 9}
+    first = run(options(**values), quiet)
+    content = out.read_bytes()
+    second = run(options(**values), quiet)
+    assert out.read_bytes() == content
+    assert first.skipped["not UTF-8"] == first.skipped["binary"] == 1
+    assert second.skipped["the output itself"] == 1
+
+
+def test_counting_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datagen_kwic, "_MOST_WORDS", 50)
+    for name in "abc":
+        rare = " ".join(f"{name}x{''.join(chr(97 + digit) for digit in divmod(number, 26))}" for number in range(200))
+        (tmp_path / f"{name}.txt").write_text(f"{rare} heron heron")
+    out = tmp_path / "out.txt"
+    run(options(out=str(out), mode="concordance", sources=str(tmp_path), min_count=1, max_count=100), quiet)
+    assert [text.split("\n", 1)[0] for text in read_back(out)] == ["heron"]
+
+
+def test_generated_concordances_show_each_keyword_in_one_column() -> None:
+    for text in documents("concordance")[:200]:
+        blocks = [block.split("\n") for block in text.split("\n\n")]
+        keywords = [lines[0] for lines in blocks]
+        assert keywords == sorted(set(keywords))
+        for keyword, *lines in blocks:
+            assert lines
+            assert any(
+                all(datagen_kwic.key_of(line[column:].split(" ", 1)[0]) == keyword for line in lines)
+                for column in range(max(map(len, lines)))
+            )
