@@ -22,7 +22,8 @@ class OutputOptions:
 
 OPTIONS = (DatagenOptions, OutputOptions)
 DETAILS = """
-Domains: abc, chaos, chat, chords, concordance, dumb_finance, fine_corpus, nanochat, novels, super_chat.
+Domains: abc, chaos, chat, chords, concordance, dumb_finance, fine_corpus, nanochat,
+novels, super_chat.
 
 Examples:
   alpha datagen --domain=abc --out=tunes.txt

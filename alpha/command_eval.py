@@ -24,8 +24,8 @@ class EvalOptions:
 
 OPTIONS = (EvalOptions,)
 DETAILS = """
-The loss is the mean over the tokens in nats. Bits per byte is per byte of UTF-8 text, so models with different
-tokenizers can be compared by it.
+The loss is the mean over the tokens in nats. Bits per byte is per byte of UTF-8 text,
+so that models with different tokenizers can be compared.
 """
 
 

@@ -36,10 +36,10 @@ class SampleOptions:
 
 OPTIONS = (SampleOptions,)
 DETAILS = """
-The special tokens of the model's tokenizer, such as <|user|>, may be spelled in the prompt.
+Special tokens of the model's tokenizer, such as <|user|>, may be spelled in the prompt.
 
 Examples:
-  alpha sample --checkpoint=runs/20261123-101500-3f2a1b --prompt="Once " --steps=400
+  alpha sample --checkpoint=runs/20261123-101500-3f2a1b --prompt="Once "
   alpha sample --checkpoint=checkpoint-5000.safetensors --n=3 --temp=1 --topp=0.95
 """
 
