@@ -94,7 +94,11 @@ def test_garbage_is_passed_over(tmp_path):
     os.mkfifo(hostile / "metrics.jsonl")
     (hostile / ".lock").unlink()
     os.mkfifo(hostile / ".lock")
-    assert {summary.run_id for summary in list_runs(tmp_path)} == {"good", "hostile"}
+    number = make_run(tmp_path, "number")
+    config = json.loads((number / "config.json").read_text())
+    (number / "config.json").write_text(json.dumps(config | {"training": {"lr": 10**400}}))
+    summaries = {summary.run_id: summary.status for summary in list_runs(tmp_path)}
+    assert summaries == {"good": "interrupted", "hostile": "empty", "number": "damaged"}
     assert list_runs(tmp_path / "missing") == []
 
 
