@@ -128,11 +128,10 @@ class Run:
         Later checkpoints are renamed to superseded-<name>, so that none is taken for the newest, and none is lost. Then
         later rows of metrics and samples are removed.
         """
-        later = [(number, path) for number, path in list_checkpoints(self.folder) if number > step]
+        later = [path for number, path in list_checkpoints(self.folder) if number > step]
         try:
-            for number, path in later:
+            for path in later:
                 path.replace(path.with_name(f"superseded-{path.name}"))
-                self._validation_losses.pop(number, None)
             sync_folder(self.folder)
         except OSError as error:
             raise AlphaError(f"Cannot rename the checkpoints of {self.folder}: {error.strerror}.") from error
@@ -175,7 +174,6 @@ class Run:
                     path.unlink()
                 except OSError as error:
                     raise AlphaError(f"Cannot delete the old checkpoint {path}: {error.strerror}.") from error
-                self._validation_losses.pop(step, None)
 
     def _read_validation_losses(self) -> None:
         for step, path in list_checkpoints(self.folder):
@@ -185,6 +183,7 @@ class Run:
                 _logger.warning("%s", error)
 
     def _note_validation_loss(self, step: int, state: dict[str, Any]) -> None:
+        self._validation_losses.pop(step, None)
         loss = state.get("valLoss")
         if isinstance(loss, int | float) and math.isfinite(loss):
             self._validation_losses[step] = float(loss)

@@ -67,17 +67,16 @@ def test_runs_are_listed_by_when_they_were_updated(tmp_path):
 
 def test_only_the_end_of_long_metrics_is_read(tmp_path, monkeypatch):
     folder = make_run(tmp_path, "x")
-    with (folder / "metrics.jsonl").open("w") as file:
-        for step in range(60_000):
-            file.write(json.dumps({"step": step, "loss": 2.0, "padding": "x" * 60}) + "\n")
+    row = '{{"step":{step},"loss":2.0,"padding":"' + "x" * 100 + '"}}\n'
+    (folder / "metrics.jsonl").write_text("".join(row.format(step=step) for step in range(10_000)))
     read = []
     parse = lines._parse
     monkeypatch.setattr(lines, "_parse", lambda line: (read.append(len(line)), parse(line))[1])
     summary = list_runs(tmp_path)[0]
-    assert (summary.step, summary.val_loss) == (59_999, None)
+    assert (summary.step, summary.val_loss) == (9_999, None)
     assert sum(read) <= 1 << 20 < (folder / "metrics.jsonl").stat().st_size
     with (folder / "metrics.jsonl").open("a") as file:
-        file.write('{"step":60000,"valLoss":1.5}\n')
+        file.write('{"step":10000,"valLoss":1.5}\n')
     read.clear()
     assert list_runs(tmp_path)[0].val_loss == 1.5
     assert len(read) == 1
@@ -95,7 +94,11 @@ def test_garbage_is_passed_over(tmp_path):
     os.mkfifo(hostile / "metrics.jsonl")
     (hostile / ".lock").unlink()
     os.mkfifo(hostile / ".lock")
-    assert {summary.run_id for summary in list_runs(tmp_path)} == {"good", "hostile"}
+    number = make_run(tmp_path, "number")
+    config = json.loads((number / "config.json").read_text())
+    (number / "config.json").write_text(json.dumps(config | {"training": {"lr": 10**400}}))
+    summaries = {summary.run_id: summary.status for summary in list_runs(tmp_path)}
+    assert summaries == {"good": "interrupted", "hostile": "empty", "number": "damaged"}
     assert list_runs(tmp_path / "missing") == []
 
 
@@ -130,8 +133,8 @@ def test_an_unknown_name_suggests_the_nearest_runs(tmp_path):
         resolve("x", tmp_path)
     for number in range(12):
         make_run(tmp_path, f"20261123-0849{number:02}-abcdef")
-    with pytest.raises(AlphaError, match=r"Did you mean '20261123-084907-abcdef'\?$"):
-        resolve("20261123-084907-abcdeg", tmp_path)
+    with pytest.raises(AlphaError, match=r"Did you mean '20261123-084900-abcdef'\?$"):
+        resolve("20261123-084900-abcdeg", tmp_path)
     with pytest.raises(AlphaError) as caught:
         resolve("zzz", tmp_path)
     assert "20261123-084911-abcdef" in str(caught.value)

@@ -119,6 +119,8 @@ HOSTILE = {
     "bytes after": ({"a": ENTRY}, b"xyz"),
     "overlap": ({"a": ENTRY, "b": ENTRY | {"data_offsets": [1, 3]}}, b"xyz"),
     "same place twice": ({"a": ENTRY, "b": ENTRY}, b"xy"),
+    "same place twice, the size right": ({"a": ENTRY, "b": ENTRY}, b"wxyz"),
+    "hole between, the size right": ({"a": ENTRY, "b": ENTRY | {"data_offsets": [3, 5]}}, b"wxyz"),
 }
 
 
