@@ -22,9 +22,10 @@ _GLUE = "\N{NO-BREAK SPACE}"
 
 
 def render(command: str, summary: str, options_classes: Sequence[type], details: str = "", width: int = WIDE) -> str:
-    """The usage text of a command, in lines of at most `width` columns; `details` is printed below the options.
+    """The usage text of a command, in lines of at most `width` columns.
 
-    Groups of options stand in alphabetical order, so that they may come from several classes.
+    Groups of options stand in alphabetical order, so that they may come from several classes. `details` is printed
+    below them; its lines are wrapped but for indented ones, such as examples.
     """
     options = [each for options_class in options_classes for each in options_of(options_class)]
     required = "".join(f" --{each.flag}={each.metavar}" for each in options if each.required)
@@ -38,7 +39,7 @@ def render(command: str, summary: str, options_classes: Sequence[type], details:
     sections = [*sorted(groups.items()), ("Help", [help_entry])]
     parts += [f"{group}:\n" + "\n".join(entries) for group, entries in sections]
     if details:
-        parts.append(details.strip("\n"))
+        parts.append("\n".join(_wrapped(line, width) for line in details.strip("\n").splitlines()))
     return "\n\n".join(parts)
 
 
@@ -131,6 +132,10 @@ def _default(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}".replace("e-0", "e-") if isinstance(value, float) else str(value)
+
+
+def _wrapped(line: str, width: int) -> str:
+    return line if line.startswith(" ") else textwrap.fill(line, width, break_on_hyphens=False, break_long_words=False)
 
 
 def _entry(flags: str, description: str, width: int) -> str:
