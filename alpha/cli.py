@@ -47,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _dispatch(given)
     except AlphaError as error:
         return _report(error, with_traceback)
+    except MemoryError:
+        return _report(
+            AlphaError("There is not enough memory for this; use a smaller model, --batch or --block."), False
+        )
     except BrokenPipeError:
         return _BROKEN_PIPE
     except KeyboardInterrupt:

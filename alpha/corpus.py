@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from alpha.errors import AlphaError, UsageError
+from alpha.tokenizer import END_OF_TEXT
 
-END_OF_TEXT = "<|endoftext|>"
 """Divides the documents of a plain text file."""
 
 SECTION_CHARACTERS = 32 * 1024

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from alpha.corpus import END_OF_TEXT
 from alpha.errors import UsageError
 from alpha.files import write_atomically
+from alpha.tokenizer import END_OF_TEXT
 
 ENDINGS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-from alpha.corpus import END_OF_TEXT
 from alpha.datagen_output import Summary
 from alpha.datagen_words import words
 from alpha.errors import AlphaError, UsageError
+from alpha.tokenizer import END_OF_TEXT
 
 TEXT_ENDINGS = (".txt", ".md", ".rst", ".py", ".html", ".htm")
 

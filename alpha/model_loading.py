@@ -7,7 +7,8 @@ from alpha import checkpoint, tokenizer_registry
 from alpha.backend import Backend
 from alpha.config import TrainingConfig
 from alpha.errors import AlphaError
-from alpha.gpt import GPT
+from alpha.gpt import GPT, parameter_specs
+from alpha.parameters import check_weights
 from alpha.run_list import resolve
 from alpha.tokenizer import Tokenizer
 
@@ -28,9 +29,11 @@ def load_model(name: str, backend: Backend) -> LoadedModel:
     path = checkpoint.find(resolve(name))
     saved = checkpoint.load(path, weights_only=True)
     tokenizer = tokenizer_registry.from_mapping(saved.tokenizer, str(path))
-    model = GPT(backend, saved.model, tokenizer.vocab_size)
     try:
-        model.parameters.load(saved.tensors)
+        # Before anything is allocated: the sizes in the file are only what somebody wrote there.
+        check_weights(parameter_specs(saved.model, tokenizer.vocab_size), saved.tensors)
     except AlphaError as error:
         raise AlphaError(f"{path} does not fit its own configuration. {error}") from error
+    model = GPT(backend, saved.model, tokenizer.vocab_size)
+    model.parameters.load(saved.tensors)
     return LoadedModel(path, saved.step, model, tokenizer, saved.training)

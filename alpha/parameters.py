@@ -8,6 +8,7 @@ model has.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,18 +82,25 @@ class Parameters:
         """A copy of every parameter by name."""
         return {spec.name: self.backend.to_numpy(self._tensors[spec.name].data) for spec in self.specs}
 
-    def load(self, values: Mapping[str, npt.NDArray[np.floating]]) -> None:
-        """Take the values from arrays by name. Raises AlphaError when one is missing, unknown or of another shape."""
-        unknown = sorted(set(values) - set(self._tensors))
-        if unknown:
-            raise AlphaError(f"The weights hold {unknown[0]!r}, which this model does not have.")
+    def load(self, values: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take the values from arrays by name. Raises AlphaError, and changes nothing, as `check_weights` does."""
+        check_weights(self.specs, values)
         for spec in self.specs:
-            if spec.name not in values:
-                raise AlphaError(f"The weights lack {spec.name!r}, which this model needs.")
-            given = values[spec.name]
-            if given.shape != spec.shape:
-                raise AlphaError(
-                    f"The weight {spec.name!r} has shape {list(given.shape)}, but this model needs {list(spec.shape)}."
-                )
             tensor = self._tensors[spec.name]
-            self.backend.copy_into(tensor.data, self.backend.from_numpy(given.astype(tensor.dtype)))
+            self.backend.copy_into(tensor.data, self.backend.from_numpy(values[spec.name].astype(tensor.dtype)))
+
+
+def check_weights(specs: Sequence[ParameterSpec], values: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Raises AlphaError unless there is exactly one array for each parameter, of its shape and of floating point."""
+    unknown = sorted(set(values) - {spec.name for spec in specs})
+    if unknown:
+        raise AlphaError(f"The weights hold {unknown[0]!r}, which this model does not have.")
+    for spec in specs:
+        if spec.name not in values:
+            raise AlphaError(f"The weights lack {spec.name!r}, which this model needs.")
+        given = values[spec.name]
+        if given.shape != spec.shape or given.dtype.kind != "f":
+            raise AlphaError(
+                f"The weight {spec.name!r} is {given.dtype.name} {list(given.shape)}, "
+                f"but this model needs floating-point numbers {list(spec.shape)}."
+            )
