@@ -277,14 +277,13 @@ def dropouts() -> Iterator[Case]:
 
 def losses() -> Iterator[Case]:
     def case(
-        name: str, x: Operand, vocabulary: int, targets: str = "ids", soft_cap: float = 0.0, buffer: bool = False,
+        name: str, x: Operand, vocabulary: int, targets: str = "ids", soft_cap: float = 0.0, with_buffer: bool = False,
         weight: Operand | None = None, tolerance: float = 3e-6,
     ) -> Case:  # fmt: skip
         def run(backend: Backend, x: Array, weight: Array, targets: Array, dloss: Array) -> list[Array]:
             loss, saved, plain = both_ways(backend, "cross_entropy", x, weight, targets, soft_cap)
-            target = backend.zeros(weight.shape, weight.dtype) if buffer else None
-            gradients = backend.cross_entropy_backward(dloss, saved, target)
-            return [loss, *gradients, *([target] if buffer else []), plain]
+            buffer = backend.zeros(weight.shape, weight.dtype) if with_buffer else None
+            return [loss, *backend.cross_entropy_backward(dloss, saved, buffer), plain]
 
         def definition(x: Values, weight: Values, targets: Values, dloss: Values) -> Values:
             return definitions.cross_entropy(x, weight, targets, soft_cap)
@@ -298,10 +297,10 @@ def losses() -> Iterator[Case]:
     yield case("plain", x, 7)
     yield case("cap", x, 7, soft_cap=3.0)
     yield case("ignored", x, 7, "targets")
-    yield case("ignored-cap-buffer", x, 7, "targets", 3.0, buffer=True)
+    yield case("ignored-cap-buffer", x, 7, "targets", 3.0, with_buffer=True)
     yield case("all-ignored", x, 7, "ignored")
     yield case("all-ignored-cap", x, 7, "ignored", 3.0)
-    yield case("buffer", x, 7, buffer=True)
+    yield case("buffer", x, 7, with_buffer=True)
     yield case("one", normal(1, 1), 1)
     yield case("one-row", normal(1, 5), 7)
     yield case("no-rows", normal(0, 4), 7)

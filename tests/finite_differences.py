@@ -1,11 +1,6 @@
-"""Gradients by central differences of five points, in float64."""
+"""Derivatives by central differences of five points, in float64."""
 
 from collections.abc import Callable
-
-import numpy as np
-import numpy.typing as npt
-
-Floats = npt.NDArray[np.float64]
 
 
 def derivative(function: Callable[[float], float], step: float) -> float:
@@ -13,13 +8,3 @@ def derivative(function: Callable[[float], float], step: float) -> float:
     near = function(step) - function(-step)
     far = function(2 * step) - function(-2 * step)
     return (8 * near - far) / (12 * step)
-
-
-def gradient(function: Callable[[Floats], float], x: Floats, step: float) -> Floats:
-    """The derivative by each element of x."""
-    result = np.empty(x.shape)
-    for index in np.ndindex(x.shape):
-        direction = np.zeros(x.shape)
-        direction[index] = 1.0
-        result[index] = derivative(lambda t, direction=direction: function(x + t * direction), step)
-    return result

@@ -205,6 +205,31 @@ def test_an_unknown_activation_is_refused(backend: Backend) -> None:
         backend.linear(x, weight, activation="softplus")
 
 
+@pytest.mark.parametrize("backend", FACTORIES, indirect=True)
+def test_the_gradient_of_a_linear_layer_is_written_where_it_is_wanted(backend: Backend) -> None:
+    x, weight, dy = (backend.from_numpy(np.ones(shape)) for shape in ((4, 3), (3, 2), (4, 2)))
+    buffer = backend.zeros((3, 2), x.dtype)
+    _, saved = backend.linear(x, weight, training=True)
+    assert backend.linear_backward(dy, saved, buffer)[1] is buffer
+    assert backend.to_numpy(buffer).tolist() == [[4, 4]] * 3
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "composition",
+        pytest.param("cpu_ref", marks=pytest.mark.xfail(strict=True, reason="cpu_ref returns an array of its own")),
+    ],
+    indirect=True,
+)
+def test_the_gradient_of_the_output_head_is_written_where_it_is_wanted(backend: Backend) -> None:
+    x, weight = (backend.from_numpy(np.ones(shape)) for shape in ((4, 3), (2, 3)))
+    targets, buffer = backend.from_numpy(np.zeros(4, np.int32)), backend.zeros((2, 3), x.dtype)
+    _, saved = backend.cross_entropy(x, weight, targets, training=True)
+    assert backend.cross_entropy_backward(backend.from_numpy(np.array(2.0)), saved, buffer)[1] is buffer
+    assert backend.to_numpy(buffer).tolist() == [[-1, -1, -1], [1, 1, 1]]
+
+
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("backend", ["composition", "cpu_ref"], indirect=True)
 def test_dropout_drops_at_its_rate_and_keeps_the_mean(backend: Backend, probability: float) -> None:

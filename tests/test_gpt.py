@@ -146,7 +146,7 @@ def test_gradients_are_those_of_finite_differences(config: ModelConfig) -> None:
 
 @main_variants
 def test_gradients_with_dropout_are_those_of_finite_differences(config: ModelConfig) -> None:
-    model = model_of(dataclasses.replace(config, dropout=0.3))
+    model = model_of(dataclasses.replace(config, layers=1, dropout=0.3))
     check_gradients(model, tokens(2, 4), tokens(2, 4, "targets"), dropout_keys(model.backend))
 
 
@@ -259,12 +259,11 @@ def test_dropout_does_not_let_later_tokens_through(arch: str) -> None:
 
 
 @every_variant
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_decoding_with_a_cache_equals_the_full_forward_pass(config: ModelConfig, dtype: npt.DTypeLike) -> None:
-    model, ids = model_of(config, dtype), tokens(3, 12)
-    full = logits_of(model, ids)
-    tolerance = (1e-5 if dtype == np.float32 else 1e-13) * np.abs(full).max()
-    for chunks in ([1] * 12, [5, 1, 4, 2], [12], [7, 5]):
+def test_decoding_with_a_cache_equals_the_full_forward_pass(config: ModelConfig) -> None:
+    for dtype, chunks in ((np.float64, [1] * 12), (np.float64, [5, 1, 4, 2]), (np.float32, [1] * 12)):
+        model, ids = model_of(config, dtype), tokens(3, 12)
+        full = logits_of(model, ids)
+        tolerance = (1e-5 if dtype == np.float32 else 1e-13) * np.abs(full).max()
         cache = KeyValueCache(model.backend, config, 3, dtype)
         start = 0
         for chunk in chunks:
@@ -436,18 +435,6 @@ def test_dropout_is_drawn_by_its_keys(config: ModelConfig) -> None:
     assert len({first, losses(keys(step=4, seed=1)), losses(keys(step=3, seed=2)), losses()}) == 4
     without = model_of(config)
     assert losses() == loss_of(without, tokens(2, 9), tokens(2, 9, "targets"))
-
-
-def test_dropout_keeps_the_mean_of_the_loss() -> None:
-    """To first order: at a small rate, the loss over many masks is about the loss without."""
-    model = model_of(configuration(dropout=0.01))
-    losses = [
-        loss_of(model, tokens(2, 9), tokens(2, 9, "targets"), dropout_keys(model.backend, step)) for step in range(200)
-    ]
-    error = np.std(losses) / math.sqrt(len(losses))
-    plain = loss_of(model, tokens(2, 9), tokens(2, 9, "targets"))
-    assert abs(np.mean(losses) - plain) < 4 * error + 0.02 * plain
-    assert error > 0
 
 
 @pytest.mark.parametrize("make_backend", [CpuRef, Composition])
