@@ -119,7 +119,7 @@ BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False
         (["model", "continuing_subword_prefix"], "##", "continuing_subword_prefix"),
         (["model", "vocab", "Ġt"], 7, "id 7 of token"),
         (["model", "vocab", "Ġt"], 700, "id 700 of token"),
-        (["model", "vocab", "Ġt"], True, "id True of token"),
+        (["model", "vocab", '"'], True, "id True of token"),  # that is 1, which is its id
         (["model", "vocab"], {"a": 0}, "added token '<|endoftext|>'|not the next one"),
         (["model", "merges", 3], ["zz", "a"], "merge 3"),
         (["model", "merges", 3], ["a", "b", "c"], "not a merge"),
