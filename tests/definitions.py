@@ -1,16 +1,18 @@
-"""The fused operations once more, in plain float64 numpy straight from their formulas: slow, and easy to check.
+"""Fused operations and the model once more, in plain float64 numpy straight from their formulas: easy to check.
 
 Independent of the code under test but for the random integers of dropout. Forward only; gradients are held against
 finite differences.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from alpha import rng
+from alpha.config import ModelConfig
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.integer]
@@ -97,6 +99,43 @@ def cross_entropy(x: Floats, weight: Floats, targets: Integers, soft_cap: float 
         largest = logits.max()
         losses.append(largest + np.log(np.exp(logits - largest).sum()) - logits[target])
     return np.array(np.mean(losses) if losses else 0.0)
+
+
+def gpt_logits(config: ModelConfig, weights: Mapping[str, Floats], ids: Integers) -> Floats:
+    """Logits [B, T, V] of the model with these weights for ids [B, T]."""
+    B, T = ids.shape
+    H, G, D = config.heads, config.kv_heads, config.dim // config.heads
+
+    def norm(x: Floats, name: str) -> Floats:
+        if config.norm == "rmsnorm":
+            return rms_norm(x, weights[f"{name}.weight"], 1e-5)
+        return layer_norm(x, weights[f"{name}.weight"], weights.get(f"{name}.bias", 0.0), 1e-5)
+
+    def project(x: Floats, name: str, kind: str = "") -> Floats:
+        return linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias", 0.0), kind)
+
+    def attend(x: Floats, name: str) -> Floats:
+        heads = project(x, f"{name}.c_attn").reshape(B, T, H + 2 * G, D)
+        query, key, value = np.split(heads, [H, H + G], axis=2)
+        if config.qk_norm:
+            query = rms_norm(query, weights[f"{name}.q_norm.weight"], 1e-5)
+            key = rms_norm(key, weights[f"{name}.k_norm.weight"], 1e-5)
+        if config.position == "rope":
+            angles = np.arange(T)[:, None] / 10000.0 ** (np.arange(D // 2) * 2 / D)
+            query, key = (rotary(each, np.cos(angles), np.sin(angles)) for each in (query, key))
+        attended = attention(query, key, value, config.attention_soft_cap)
+        return project(attended.reshape(B, T, config.dim), f"{name}.c_proj")
+
+    x = weights["wte.weight"][ids]
+    if config.position == "learned":
+        x = x + weights["wpe.weight"][:T]
+    for layer in range(config.layers):
+        x = x + attend(norm(x, f"h.{layer}.ln_1"), f"h.{layer}.attn")
+        hidden = project(norm(x, f"h.{layer}.ln_2"), f"h.{layer}.mlp.c_fc", config.activation)
+        x = x + project(hidden, f"h.{layer}.mlp.c_proj")
+    logits = norm(x, "ln_f") @ weights["wte.weight" if config.tied else "lm_head.weight"].T
+    cap = config.logit_soft_cap
+    return cap * np.tanh(logits / cap) if cap else logits
 
 
 @dataclass(frozen=True)
