@@ -110,7 +110,8 @@ class TrainingProgress:
             return
         from rich.text import Text
 
-        self._console.print(Text(text, style=style))
+        # Long lines are left to the terminal to wrap, so that a command in them can be copied.
+        self._console.print(Text(text, style=style), soft_wrap=True)
 
     def _figures(self) -> str:
         figures = [f"loss {self._loss.value:.4f}"]

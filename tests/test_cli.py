@@ -365,6 +365,69 @@ def test_a_tokenizer_that_cannot_be_built(
     assert line.startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ("train", 2, "Say what to train on with --data=PATHS"),
+        ("train --data=c.txt --tokeniser=char", 2, "Unknown option '--tokeniser'. Did you mean '--tokenizer'?"),
+        ("train --data=c.txt --dim=100 --heads=8", 2, "--dim=100 is not a multiple of --heads=8"),
+        ("train --data=c.txt --domain=novel", 2, "There is no domain 'novel'. Did you mean 'novels'?"),
+        ("train --data=c.txt --lr=fast", 2, "--lr must be a number, not 'fast'."),
+        ("train --data=c.txt --config=none.json", 1, "Cannot read the configuration none.json: No such file"),
+        ("train --resume=none", 1, "There is no file, folder or run 'none'"),
+        ("sample", 2, "alpha sample needs --checkpoint=RUN"),
+        ("sample --checkpoint=none", 1, "There is no file, folder or run 'none'"),
+        ("sample --checkpoint=c.txt", 1, "c.txt is not a whole safetensors file"),
+        ("sample --checkpoint=c.txt --beam=2 --n=2", 2, "--beam searches for one text"),
+        ("eval --checkpoint=none", 2, "alpha eval needs --data=PATHS"),
+        ("eval --checkpoint=none --data=c.txt", 1, "There is no file, folder or run 'none'"),
+        ("datagen --out=x.txt", 2, "--domain is missing"),
+        ("datagen --out=x.txt --domain=abd", 2, "There is no domain 'abd'. Did you mean 'abc'?"),
+        ("datagen --out=x.txt --mode=corpus --sources=none", 2, "--sources: there is no file or folder none"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    arguments: str,
+    code: int,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.txt").write_text("text")
+    failed, line = fails(capsys, *arguments.split())
+    assert failed == code
+    assert line.startswith(message)
+    assert [path.name for path in tmp_path.iterdir()] == ["c.txt"]
+
+
+def test_from_a_corpus_to_a_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def printed(command: str) -> str:
+        assert main(command.split()) == 0
+        result = capsys.readouterr()
+        assert "\x1b" not in result.out + result.err
+        return result.out
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert json.loads(printed("datagen --domain=chords --size=20kB --out=chords.txt --json"))["bytes"] >= 20_000
+    Path("settings.json").write_text('{"block": 16, "layers": 1, "dim": 8, "heads": 2, "batch": 2, "iters": 9}')
+    options = "--config=settings.json --tokenizer=char --steps=3 --eval-iters 1 --min-tokens-per-param=0"
+    assert "To see what it writes" in printed(f"train --data=chords.txt {options} --runDir=runs/a")
+    assert "Resuming runs/a after step 3 of 5" in printed("train --resume=a --iters=5")
+    (run,) = json.loads(printed("runs --json"))
+    assert (run["runId"], run["status"], run["step"], run["iters"]) == ("a", "finished", 5, 5)
+    sampled = json.loads(printed("sample --checkpoint=a --prompt=Key --steps=4 --n=2 --json"))
+    assert (sampled["step"], sampled["prompt"], len(sampled["texts"])) == (5, "Key", 2)
+    assert "decode" in printed("sample --checkpoint=a --steps=4")
+    evaluated = json.loads(printed("eval --checkpoint=a --data=chords.txt --nBatches=2 --json"))
+    assert evaluated["perplexity"] == pytest.approx(math.exp(evaluated["loss"]))
+    assert printed("eval --checkpoint=a --data=chords.txt --nBatches=2").startswith(f"loss {evaluated['loss']:.4f} ")
+
+
 # --- any arguments ----------------------------------------------------------------------------------------------------
 
 

@@ -121,6 +121,14 @@ def test_a_terminal_shows_the_bar_below_the_events_and_gets_its_cursor_back(term
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
 
 
+def test_long_events_are_left_to_the_terminal_to_wrap(terminal: Console, clock: Clock) -> None:
+    progress = TrainingProgress(terminal, clock)
+    progress.start(10)
+    progress.message("continue with: " + "word " * 40)
+    progress.close()
+    assert "word " * 40 in ESCAPE_SEQUENCE.sub("", drawn(terminal))
+
+
 def test_a_narrow_terminal_is_not_wrapped(clock: Clock) -> None:
     terminal = Console(file=io.StringIO(), force_terminal=True, width=30, height=30, _environ={"TERM": "xterm"})
     progress = TrainingProgress(terminal, clock)
