@@ -183,6 +183,7 @@ class _Tune:
         pull = (self.degree < centre) - (self.degree > centre)
         target = self.degree + chooser.pick((-2, -1, -1, 0, 1, 1, 2)) + pull
         start = target + _TO_CHORD_TONE[(target - root) % 7]
+        start += 7 * ((start < self.lowest) - (start > self.highest))
         figure = chooser.pick(_FIGURES[len(cell)])
         text = self.ornament if self.ornament and cell[0] >= 4 and chooser.chance(30) else ""
         for offset, suffix in zip(figure, _suffixes(cell, self.broken, self.half), strict=True):

@@ -201,13 +201,16 @@ def conversion(dialogue: Dialogue) -> None:
 def temperature(dialogue: Dialogue) -> None:
     celsius = dialogue.chooser.between(-8, 24) * 5
     fahrenheit = celsius * 9 // 5 + 32
-    question, full, answer = dialogue.chooser.pick(
-        (
-            (f"What is {celsius} degrees Celsius in Fahrenheit?", f"{celsius} °C is {fahrenheit} °F.", fahrenheit),
-            (f"What is {fahrenheit} degrees Fahrenheit in Celsius?", f"{fahrenheit} °F is {celsius} °C.", celsius),
-        )
-    )
-    dialogue.exchange(dialogue.ask(question), full, f"{answer}.")
+    scaled = celsius * 9 // 5
+    if dialogue.chooser.chance(50):
+        question, answer = f"What is {celsius} degrees Celsius in Fahrenheit?", fahrenheit
+        full = f"{celsius} °C is {fahrenheit} °F."
+        working = f"{celsius} x 9 / 5 = {scaled}, and {scaled} + 32 = {fahrenheit}. "
+    else:
+        question, answer = f"What is {fahrenheit} degrees Fahrenheit in Celsius?", celsius
+        full = f"{fahrenheit} °F is {celsius} °C."
+        working = f"{fahrenheit} - 32 = {scaled}, and {scaled} x 5 / 9 = {celsius}. "
+    dialogue.exchange(dialogue.ask(question), full, f"{answer}.", working + full)
 
 
 def comparison(dialogue: Dialogue) -> None:
@@ -269,10 +272,13 @@ def primes(dialogue: Dialogue) -> None:
     number = dialogue.chooser.between(2, 200)
     if is_prime(number):
         full, brief = f"Yes, {number} is prime.", "Yes."
+        tried = listed([str(divisor) for divisor in range(2, isqrt(number) + 1) if is_prime(divisor)])
+        worked = f"Yes, {number} is prime: it has no divisor among {tried}." if tried else ""
     else:
         divisor = next(divisor for divisor in range(2, number) if number % divisor == 0)
         full, brief = f"No, {number} = {divisor} x {number // divisor}.", "No."
-    dialogue.exchange(dialogue.ask(f"Is {number} a prime number?"), full, brief)
+        worked = f"No, {number} can be divided by {divisor}: {number} = {divisor} x {number // divisor}."
+    dialogue.exchange(dialogue.ask(f"Is {number} a prime number?"), full, brief, worked)
 
 
 def percentage(dialogue: Dialogue) -> None:

@@ -79,8 +79,9 @@ def letters(dialogue: Dialogue) -> None:
     elif way == 1:
         letter = chooser.pick(word)
         count = word.count(letter)
+        full = f"The letter {letter} is there {times(count)}."
         question = dialogue.ask(f"How often is {letter} in the word {word}?")
-        dialogue.numeric(question, f"The letter {letter} is there {times(count)}.", count)
+        dialogue.numeric(question, full, count, f"{'-'.join(word)}: {full}")
     elif way == 2:
         place = chooser.between(1, len(word))
         question = f"What is the {ordinal(place)} letter of {word}?"
@@ -234,7 +235,7 @@ _STORY = Grammar(
             "so happy "
             "that it brought {food} for everyone.",
         ),
-        "helper": ("a {trade}", "an old {animal}", "the {animal} next door", "a passing {trade}"),
+        "helper": ("{a trade}", "an old {animal}", "the {animal} next door", "a passing {trade}"),
         "adjective": ADJECTIVES,
         "animal": ANIMALS,
         "landscape": tuple(word for word in LANDSCAPE if word.isalpha()),

@@ -112,7 +112,7 @@ _GRAMMAR = Grammar(
         "gift": ("{a thing}",),
         "thing": ("{adjective} {object}", "{material} {object}", "{adjective} {animal}", "bag of {food}"),
         "official": (
-            "the {office}", "the {office}", "the {adjective} {office}", "a {office} from {place}",
+            "the {office}", "the {office}", "the {adjective} {office}", "{a office} from {place}",
             "the {office}'s {animal}",
         ),
         "office": (
@@ -193,6 +193,8 @@ class _Day:
         self.companies: list[_Company] = []
         for _ in range(chooser.between(2, 5)):
             name = self.words("company")
+            while any(name == company.name for company in self.companies):
+                name = self.words("company")
             price = 500 + chooser.pick((10, 100, 100, 500, 1000)) * chooser.below(400) + chooser.below(100)
             self.companies.append(_Company(name, self.ticker(name), price, chooser.between(2, 400)))
 

@@ -262,7 +262,10 @@ def _scene(story: _Story, last: bool) -> None:
     if story.holder is not None and chooser.chance(60) and story.holder not in story.present:
         story.present[0] = story.holder
     first, second = story.two()
-    story.tell(story.sentence("setting", first, second))
+    setting = story.sentence("setting", first, second)
+    story.tell(setting)
+    if f"the {story.place}" not in setting.lower():
+        story.tell(story.sentence("meeting", first, second))
     story.tell(story.sentence("arrival", first, second))
     for person in story.present[2:]:
         story.tell(f"{person.name} was with them.")

@@ -74,6 +74,11 @@ PROSE = Grammar(
             "the {place} had not changed in {years} years", "the old people of {town} avoided the {place}",
             "there was a light at the {place}", "the {place} looked smaller than in memory",
         ),
+        "meeting": (
+            "They met at the {place}.", "At the {place} there was still a light.", "This was at the {place}.",
+            "There was nowhere to sit at the {place}.", "The {place} was {adjective} that day.",
+            "{A} had chosen the {place} because of its {abstraction}.", "Nobody else came to the {place}.",
+        ),
         "years": ("ten", "twelve", "twenty", "thirty", "forty", "fifty", "a hundred", "seven"),
         "arrival": (
             "{A} came first, with {a own_thing} under {his} arm.", "{A} was already there, {doing}.",
@@ -132,7 +137,7 @@ PROSE = Grammar(
             "Somewhere {a animal} called.", "A door closed in the distance.", "A bell rang {number} times.",
             "{^a animal} crossed the {low_place}.", "The {detail} creaked.",
             "Someone was playing {a instrument} beyond the {far_place}.",
-            "The {things} were very {adjective} now.", "Far off a {trade} was singing.",
+            "The {things} were very {adjective} now.", "Far off {a trade} was singing.",
             "The smell of {smell} came and went.",
             "A cart went by, loaded with {food}.", "In the {low_place} a child was shouting about {a animal}.",
         ),
@@ -148,7 +153,7 @@ PROSE = Grammar(
         "wisdom": (
             "{abstraction} is a kind of {abstraction}", "nobody can sell {abstraction} twice",
             "{abstraction} comes on foot and leaves on a horse",
-            "a {trade} never forgets {a animal}", "{abstraction} needs no {object}",
+            "{a trade} never forgets {a animal}", "{abstraction} needs no {object}",
             "every {object} has its {abstraction}",
             "one {animal} more makes no {abstraction}", "{abstraction} and {food} do not keep",
             "the {adjective} are seldom {adjective}",
@@ -159,7 +164,7 @@ PROSE = Grammar(
             "neither {adjective} nor {adjective}",
         ),
         "memory": (
-            "the summer of the {adjective} {animal}", "a {trade} who had loved {food}",
+            "the summer of the {adjective} {animal}", "{a trade} who had loved {food}",
             "the night when the {far_place} burned",
             "the first time {he} had seen the {place}", "a song about {a animal}", "the taste of {food}",
             "the winter without {food}",
@@ -182,13 +187,13 @@ PROSE = Grammar(
             "I would give {a own_thing} for some {food}",
             "Listen to the {things}", "They say the {trade} has left {town}", "I am not {adjective}, only {adjective}",
             "In {town} nobody speaks of {abstraction}", "I never trusted {a trade}", "You have {food} on your {body}",
-            "It is only {a animal}", "A {trade} told me that {wisdom}", "I came for {abstraction}, not for {food}",
+            "It is only {a animal}", "{^a trade} told me that {wisdom}", "I came for {abstraction}, not for {food}",
             "Somebody has been {doing} here", "We have {food} for {number} days",
         ),
         "retort": (
             "Perhaps", "So it seems", "You always say that", "Then {wisdom}", "That is what {a trade} would say",
             "I do not think so",
-            "As you like", "Say that again and I shall sell your {object}", "A {trade} told you that",
+            "As you like", "Say that again and I shall sell your {object}", "{^a trade} told you that",
             "Only on {weekday}s",
             "I have heard worse from {a animal}", "It was the same {years} years ago",
             "You sound like {a adjective} {animal}",
@@ -211,7 +216,7 @@ PROSE = Grammar(
         ),
         "heading": (
             "The {^adjective} {^object}", "{^abstraction} and {^abstraction}", "In Which {A} Hears of {^abstraction}",
-            "A {^trade} of {town}",
+            "{^a trade} of {town}",
             "The {^animal} at the {^plain_place}", "{^time_title}", "Of {^abstraction}", "{A} and the {^animal}",
             "The {^trade}'s {^object}",
         ),
