@@ -23,8 +23,8 @@ from alpha.config import GATED_ACTIVATIONS
 from alpha.worker_pool import WorkerPool, available_cpus
 
 BLOCK_BYTES = 1 << 17
-SMALL_PRODUCT = 1 << 24
-LARGE_PRODUCT = 1 << 26
+PART_FLOPS = 1 << 24
+SMALLEST_PART = 128
 FLAT_BLOCK = 1 << 14
 HEAD_CHUNK = 1 << 24
 
@@ -108,7 +108,7 @@ class CpuRef(NumpyPrimitives):
             parts += _product_parts(dh, weight.T, dx)
         if has_bias:
             dbias = np.empty(dh.shape[1:], dh.dtype)
-            parts.append((functools.partial(np.add.reduce, dh, 0, None), dbias))  # the last argument is `out`
+            parts.append((functools.partial(kernels.sum_of_rows, dh), dbias))
         self._run(parts)
         return (None if dx is None else dx.reshape(x.shape)), dweight, dbias
 
@@ -155,7 +155,11 @@ class CpuRef(NumpyPrimitives):
     def layer_norm_backward(self, dy: NumpyArray, saved: Saved) -> tuple[NumpyArray, NumpyArray, NumpyArray | None]:
         normalized, scale, weight, has_bias = saved
         dx, dweight = self._norm_backward(dy, normalized, scale, weight, centered=True)
-        return dx, dweight, (np.add.reduce(self._rows(dy), axis=0) if has_bias else None)
+        dbias = None
+        if has_bias:
+            dbias = np.empty(dweight.shape, dweight.dtype)
+            kernels.sum_of_rows(self._rows(dy), dbias)
+        return dx, dweight, dbias
 
     def rms_norm(
         self, x: NumpyArray, weight: NumpyArray, epsilon: float, training: bool = False
@@ -373,10 +377,12 @@ def _blocks(rows: int, row_bytes: int) -> list[slice]:
 
 
 def _product_rows(size: int, flops_each: int) -> list[slice]:
-    """Equal ranges of `size` rows or columns of a product: few, because each one packs the other operand again."""
-    flops = size * flops_each
-    count = min(flops // LARGE_PRODUCT, size // 256) if flops > 2 * LARGE_PRODUCT else 1 + (flops > SMALL_PRODUCT)
-    return _slices(size, -(-size // max(1, count))) if size else []
+    """Equal ranges of `size` rows or columns of a product: few, because each one packs the other operand again.
+
+    Their number is a power of two, so that it can be shared out evenly.
+    """
+    wanted = max(1, min(size * flops_each // PART_FLOPS, size // SMALLEST_PART))
+    return _slices(size, -(-size // (1 << (wanted.bit_length() - 1)))) if size else []
 
 
 def _product_parts(a: NumpyArray, b: NumpyArray, out: NumpyArray) -> list[Part]:

@@ -106,7 +106,7 @@ def forward(call: AttentionCall, part: AttentionPart) -> None:
     scale = 1.0 / math.sqrt(call.query.shape[-1])
     for tile, keys in call.tiles():
         q = call.rows(call.query, part, tile, scale)
-        k = call.key[part.sequences, :keys, part.key_heads].transpose(0, 2, 3, 1)
+        k = _transposed(call.key[part.sequences, :keys, part.key_heads])
         v = call.value[part.sequences, :keys, part.key_heads].transpose(0, 2, 1, 3)
         scores = np.matmul(q, k)
         capped = None
@@ -148,7 +148,7 @@ def backward(
         do *= kept.inverse_sums
         delta = np.vecdot(do, call.rows(call.out, part, tile))[..., None]
         k = call.key[part.sequences, :keys, part.key_heads].transpose(0, 2, 1, 3)
-        v = call.value[part.sequences, :keys, part.key_heads].transpose(0, 2, 3, 1)
+        v = _transposed(call.value[part.sequences, :keys, part.key_heads])
         ds = np.matmul(do, v)
         exponentials = kept.exponentials
         factors = call.dropout_factors(part, tile, ds.shape)
@@ -170,6 +170,11 @@ def backward(
                 view[...] = contribution
             else:
                 view += contribution
+
+
+def _transposed(x: NumpyArray) -> NumpyArray:
+    """[sequences, keys, heads, D] as [sequences, heads, D, keys], copied: products with it are half as fast again."""
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
 
 
 @functools.lru_cache(16)

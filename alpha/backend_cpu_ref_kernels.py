@@ -113,7 +113,8 @@ def layer_norm(
 ) -> None:
     """Writes y, (x - mean) * scale and scale = 1 / deviation [rows, 1]; `normalized` may be y."""
     width = x.shape[-1]
-    mean = np.matmul(x, constant_column(width, 1.0 / width, x.dtype))
+    mean = column_of_sums(x)
+    mean *= 1.0 / width
     np.subtract(x, mean, out=normalized)
     rms_scale(normalized, epsilon, scale)
     normalized *= scale
@@ -143,14 +144,15 @@ def norm_backward(
     """dx and this block's part of dweight; `centered` for layer norm, otherwise RMS norm."""
     width = dy.shape[-1]
     product = np.multiply(dy, normalized)
-    np.add.reduce(product, axis=0, out=dweight)
+    sum_of_rows(product, dweight)
     np.multiply(dy, weight, out=dx)
     along = np.matmul(product, weight[:, None])
     along *= -1.0 / width
     np.multiply(normalized, along, out=product)
     if centered:
-        mean = np.matmul(dx, constant_column(width, -1.0 / width, dx.dtype))
-        dx += mean
+        mean = column_of_sums(dx)
+        mean *= 1.0 / width
+        dx -= mean
     dx += product
     dx *= scale
 
@@ -162,10 +164,24 @@ def constant_column(rows: int, value: float, dtype: np.dtype[np.floating]) -> Nu
 
 
 def softmax_unnormalized(scores: NumpyArray) -> NumpyArray:
-    """Overwrites `scores` with exp(scores - max) over the last axis; returns their sums [..., 1]."""
+    """Overwrites `scores` with exp(scores - max) over the last axis; returns the sums [..., 1].
+
+    Each row has its own maximum: a common one would be found faster, but let later queries change the bits of earlier
+    ones.
+    """
     scores -= np.max(scores, axis=-1, keepdims=True)
     np.exp(scores, out=scores)
-    return np.matmul(scores, constant_column(scores.shape[-1], 1.0, scores.dtype))
+    return column_of_sums(scores)
+
+
+def column_of_sums(x: NumpyArray) -> NumpyArray:
+    """The sums over the last axis, which stays with length 1."""
+    return np.matmul(x, constant_column(x.shape[-1], 1.0, x.dtype))
+
+
+def sum_of_rows(x: NumpyArray, out: NumpyArray) -> None:
+    """Writes the sum over the first axis of x [rows, width] to out [width]."""
+    np.matmul(constant_column(x.shape[0], 1.0, x.dtype).T, x, out=out[None])
 
 
 def adamw(
