@@ -230,6 +230,24 @@ def test_numbers_and_years() -> None:
         assert length - int(match[6]) == int(match[9])
 
 
+def test_substances_and_planets() -> None:
+    pattern = r"molar mass is ([^=]+) = ([\d,.]+) grams per mole\. By mass it consists of (.*?per cent)\. "
+    for match in matches(pattern, 5):
+        total = number(match[2])
+        parts = [int(atoms) * number(weight) for atoms, weight in re.findall(r"(\d+) x ([\d.]+)", match[1])]
+        shares = [number(share) for share in re.findall(r"([\d.]+) per cent", match[3])]
+        assert [rounded(part * 100 / total, 1) for part in parts] == shares
+    pattern = (
+        r"mean distance of ([\d,.]+) million kilometres\. Light, .*?, needs ([\d,]+) seconds for that, or (\d+) minutes"
+    )
+    for match in matches(pattern, 5):
+        seconds = number(match[1]) * 1_000_000 / 299_792
+        assert rounded(seconds, 0) == number(match[2])
+        assert number(match[2]) // 60 == int(match[3])
+    for match in matches(r"\(([\d,.]+)(?: km)?\) is ([\d.]+) times as (?:heavy|wide) as .*?\(([\d,.]+)(?: km)?\)", 10):
+        assert rounded(number(match[1]) / number(match[3]), 2) == number(match[2])
+
+
 def test_medians_and_interest() -> None:
     for match in matches(
         r"noted ([\d, and]+) centimetres\.\s+.*?: (\d+) / (\d+) = .*?in order, ([\d, ]+), and "
