@@ -167,6 +167,13 @@ def test_populations() -> None:
         assert rounded(number(match[1]) / Fraction("0.3048"), 0) == number(match[2])
 
 
+def test_nothing_is_told_of_the_future() -> None:
+    texts = [text for text in documents("fine_corpus") if re.search("census|died at the age|election of", text)]
+    years = {int(year) for text in texts for year in re.findall(r"\b(?:In|By|in|since) (\d{4})\b", text)}
+    assert len(years) > 200
+    assert max(years) <= 2020
+
+
 def test_reigns_and_elections() -> None:
     for match in matches(r"reigned from (\d+) to (\d+) \((\d+) years?\)"):
         assert int(match[2]) - int(match[1]) == int(match[3])
