@@ -9,7 +9,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from alpha.datagen_output import DocumentWriter, Report, Summary, write_documents
-from alpha.datagen_sources import UnreadableError, normalized, paragraphs, skip, source_files
+from alpha.datagen_sources import UnreadableError, normalized, paragraphs, skip, source_files, unchanged
 from alpha.errors import AlphaError
 
 _SHORTEST_REPEAT = 64  # shorter paragraphs (headings, captions) may repeat
@@ -27,21 +27,25 @@ def build(sources: str, out: Path, limit: int, report: Report) -> Summary:
 
     def produce(writer: DocumentWriter) -> None:
         for path in files:
-            if writer.full:
-                return
             try:
                 digests = _document_digests(path)
             except UnreadableError as reason:
                 skip(summary, str(reason))
                 continue
             summary.files_read += 1
-            for digest, document in zip(digests, _documents(path), strict=True):
+            documents = _split(unchanged(path, paragraphs(path)))
+            for digest in digests:
+                document = next(documents, None)
+                if document is None:
+                    raise AlphaError(f"{path} changed while it was being read: it has fewer documents than before.")
                 if digest in seen_documents:
                     summary.duplicate_documents += 1
-                elif not writer.full:
+                else:
                     seen_documents.add(digest)
                     keep_all = path.suffix.lower() == ".py"  # code without one of its paragraphs is broken
                     writer.document(_separated(document if keep_all else _new(document, seen_paragraphs, summary)))
+                if writer.full:
+                    return
                 for _ in document:  # what was not written still has to be read past
                     pass
 
@@ -63,14 +67,6 @@ def _digest_of_all(document: Iterator[str]) -> int:
     for paragraph in document:
         state.update(normalized(paragraph).encode() + b"\n")
     return int.from_bytes(state.digest(), "little")
-
-
-def _documents(path: Path) -> Iterator[Iterator[str]]:
-    """The documents of a file that has been judged readable."""
-    try:
-        yield from _split(paragraphs(path))
-    except UnreadableError as reason:
-        raise AlphaError(f"{path} changed while it was being read: {reason}.") from reason
 
 
 def _split(all_paragraphs: Iterator[str | None]) -> Iterator[Iterator[str]]:

@@ -32,6 +32,7 @@ from alpha.datagen_words import (
 
 _METRES_PER_FOOT = (3048, 10_000)
 _KM_PER_MILE = (1_609_344, 1_000_000)
+_LAST_YEAR = 2020  # what is told lies in the past
 _CRAFTS = (
     "weaving", "brewing", "glass making", "ship building", "paper making", "quarrying", "printing", "pottery",
     "salt making",
@@ -84,7 +85,7 @@ def town(chooser: Chooser) -> tuple[str, list[str]]:
     name, county, river = chooser.place(), chooser.place(), chooser.place()
     founded = chooser.between(900, 1750)
     area, height = chooser.between(4, 90), chooser.between(3, 900)
-    year = chooser.pick((1801, 1851, 1871, 1901, 1921, 1951))
+    year = chooser.pick((1801, 1851, 1871, 1901, 1921, 1951, 1961))
     population = chooser.between(900, 60_000)
     paragraphs = [
         chooser.pick(
@@ -100,6 +101,8 @@ def town(chooser: Chooser) -> tuple[str, list[str]]:
     counts = [f"At the census of {year} the town had {population:,} inhabitants."]
     for _ in range(chooser.between(1, 3)):
         later, before = year + chooser.pick((10, 20, 30)), population
+        if later > _LAST_YEAR:
+            break
         population = max(population * chooser.between(70, 190) // 100, 100)
         counts.append(
             chooser.pick(
@@ -131,8 +134,9 @@ def town(chooser: Chooser) -> tuple[str, list[str]]:
     built = founded
     history = []
     for building in chooser.sample(_BUILDINGS, chooser.between(1, 4)):
-        after = chooser.between(10, 120)
-        built += after
+        built += chooser.between(10, 120)
+        if built > _LAST_YEAR:
+            break
         architect = f"{chooser.first_name()} {chooser.surname()}"
         history.append(
             chooser.pick(
@@ -207,7 +211,7 @@ def person(chooser: Chooser) -> tuple[str, list[str]]:
             )
         )
         year += chooser.between(2, 14)
-    after = chooser.between(3, 90)
+    after = chooser.between(1, min(90, _LAST_YEAR - died.year))
     last = (
         f"A street in {place} has borne the name of {surname} since {died.year + after}, {_years(after)} after {his} "
         "death; "

@@ -13,7 +13,7 @@ from alpha.datagen_chooser import Chooser
 from alpha.datagen_encyclopaedia import ARTICLES
 from alpha.datagen_output import DocumentWriter, Report, Summary, write_documents
 from alpha.datagen_prose import tell
-from alpha.datagen_sources import UnreadableError, paragraphs, skip, source_files
+from alpha.datagen_sources import UnreadableError, paragraphs, skip, source_files, unchanged
 from alpha.datagen_words import words
 from alpha.errors import UsageError
 
@@ -23,6 +23,7 @@ _FUNCTION_WORDS = frozenset(
         my no nor not of off on or our out she so than that the their them then there they this to too up us was we
         were what when where which while who why will with would you your""")
 )
+_LONGEST_WORD = 64  # characters of a token that are looked at, so that contexts are small
 _MOST_WORDS = 1_000_000  # distinct words counted at a time; the rarest are dropped beyond
 
 Context = tuple[str, str, str]
@@ -105,15 +106,14 @@ def build(sources: str, out: Path, band: Band, limit: int, report: Report) -> Su
         for word in sorted(chosen):
             if writer.full:
                 return
-            if contexts[word]:
-                writer.document([block(word, contexts[word])])
+            writer.document([block(word, contexts[word])])
 
     write_documents(out, limit, summary, report, produce)
     return summary
 
 
 def _count(files: list[Path], readable: list[Path], summary: Summary) -> tuple[Counter[str], int]:
-    """How often each word occurs, and all words together; files that are text are appended to `readable`.
+    """How often each word occurs, and how many words there are; files that are text are appended to `readable`.
 
     Of more distinct words than `_MOST_WORDS` the rarest are dropped on the way (Manku and Motwani's lossy counting,
     2002, without its error terms), so rare words of an enormous corpus are undercounted.
@@ -123,25 +123,35 @@ def _count(files: list[Path], readable: list[Path], summary: Summary) -> tuple[C
     for path in files:
         found: Counter[str] = Counter()
         try:
+            words_of_file = 0
             for tokens in _tokens(path):
                 found.update(filter(None, map(key_of, tokens)))
+                words_of_file += len(tokens)
+                _drop_rarest(found)
         except UnreadableError as reason:
             skip(summary, str(reason))
             continue
         readable.append(path)
+        total += words_of_file
         counts.update(found)
-        total += found.total()
-        lowest = 1
-        while len(counts) > _MOST_WORDS:
-            counts = Counter({word: count for word, count in counts.items() if count > lowest})
-            lowest += 1
+        _drop_rarest(counts)
     summary.files_read = len(readable)
     return counts, total
 
 
+def _drop_rarest(counts: Counter[str]) -> None:
+    lowest = 1
+    while len(counts) > _MOST_WORDS:
+        for word in [word for word, count in counts.items() if count <= lowest]:
+            del counts[word]
+        lowest += 1
+
+
 def _tokens(path: Path) -> Iterator[list[str]]:
-    """The words of each paragraph. Raises UnreadableError."""
-    return (paragraph.split() for paragraph in paragraphs(path) if paragraph is not None)
+    """The words of each paragraph, over-long ones cut. Raises UnreadableError."""
+    for paragraph in paragraphs(path):
+        if paragraph is not None:
+            yield [token[:_LONGEST_WORD] for token in paragraph.split()]
 
 
 def _collect(files: list[Path], chosen: dict[str, int], band: Band) -> dict[str, list[Context]]:
@@ -149,9 +159,8 @@ def _collect(files: list[Path], chosen: dict[str, int], band: Band) -> dict[str,
     strides = {word: max(count // band.lines, 1) for word, count in chosen.items()}
     seen = dict.fromkeys(chosen, 0)
     contexts: dict[str, list[Context]] = {word: [] for word in chosen}
-
     for path in files:
-        for tokens in _tokens(path):
+        for tokens in unchanged(path, _tokens(path)):
             for position, token in enumerate(tokens):
                 word = key_of(token)
                 stride = strides.get(word)

@@ -10,11 +10,14 @@ import unicodedata
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TypeVar
 
 from alpha.datagen_output import Summary
 from alpha.datagen_words import words
 from alpha.errors import AlphaError, UsageError
 from alpha.tokenizer import END_OF_TEXT
+
+T = TypeVar("T")
 
 TEXT_ENDINGS = (".txt", ".md", ".rst", ".py", ".html", ".htm")
 
@@ -105,6 +108,14 @@ def paragraphs(path: Path) -> Iterator[str | None]:
             size += len(line)
     if lines:
         yield "\n".join(lines)
+
+
+def unchanged(path: Path, parts: Iterator[T]) -> Iterator[T]:
+    """What is read from a file that was readable before. Raises AlphaError when it no longer is."""
+    try:
+        yield from parts
+    except UnreadableError as reason:
+        raise AlphaError(f"{path} changed while it was being read: {reason}.") from reason
 
 
 def _lines(path: Path) -> Iterator[str | None]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import unicodedata
 import zlib
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpha import datagen, datagen_chooser, datagen_kwic
+from alpha import datagen, datagen_chooser, datagen_corpus, datagen_kwic
 from alpha.corpus import END_OF_TEXT
 from alpha.datagen import GENERATORS, DatagenOptions, parse_size, run, write
 from alpha.datagen_chooser import Chooser, Grammar
@@ -393,6 +394,31 @@ def test_corpus_stops_at_its_size(tmp_path: Path) -> None:
     assert out.read_text().endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.unlink(), "cannot be opened"),
+        (lambda path: path.write_text(""), "fewer documents than before"),
+    ],
+)
+def test_sources_that_change_while_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], object], message: str
+) -> None:
+    source, out = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("one two three")
+    judge = datagen_corpus._document_digests
+
+    def judge_and_change(path: Path) -> list[int]:
+        digests = judge(path)
+        change(path)
+        return digests
+
+    monkeypatch.setattr(datagen_corpus, "_document_digests", judge_and_change)
+    with pytest.raises(AlphaError, match=rf"in\.txt changed while it was being read: .*{message}"):
+        run(options(out=str(out), mode="corpus", sources=str(source)), quiet)
+    assert not out.exists()
+
+
 def test_a_very_long_line_is_read_in_pieces(tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
     path.write_text("ab " * 1_000_000)
@@ -486,7 +512,9 @@ def test_counting_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(datagen_kwic, "_MOST_WORDS", 50)
     for name in "abc":
         rare = " ".join(f"{name}x{''.join(chr(97 + digit) for digit in divmod(number, 26))}" for number in range(200))
-        (tmp_path / f"{name}.txt").write_text(f"{rare} heron heron")
+        (tmp_path / f"{name}.txt").write_text(
+            f"heron {rare} heron {rare} heron"
+        )  # one pruning of single words is not enough
     out = tmp_path / "out.txt"
     run(options(out=str(out), mode="concordance", sources=str(tmp_path), min_count=1, max_count=100), quiet)
     assert [text.split("\n", 1)[0] for text in read_back(out)] == ["heron"]

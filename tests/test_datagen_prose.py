@@ -167,6 +167,13 @@ def test_populations() -> None:
         assert rounded(number(match[1]) / Fraction("0.3048"), 0) == number(match[2])
 
 
+def test_nothing_is_told_of_the_future() -> None:
+    texts = [text for text in documents("fine_corpus") if re.search("census|died at the age|election of", text)]
+    years = {int(year) for text in texts for year in re.findall(r"\b(?:In|By|in|since) (\d{4})\b", text)}
+    assert len(years) > 200
+    assert max(years) <= 2020
+
+
 def test_reigns_and_elections() -> None:
     for match in matches(r"reigned from (\d+) to (\d+) \((\d+) years?\)"):
         assert int(match[2]) - int(match[1]) == int(match[3])
@@ -228,6 +235,24 @@ def test_numbers_and_years() -> None:
         assert (day - date(year, 1, 1)).days + 1 == int(match[6])
         assert WEEKDAYS[day.weekday()] == match[8]
         assert length - int(match[6]) == int(match[9])
+
+
+def test_substances_and_planets() -> None:
+    pattern = r"molar mass is ([^=]+) = ([\d,.]+) grams per mole\. By mass it consists of (.*?per cent)\. "
+    for match in matches(pattern, 5):
+        total = number(match[2])
+        parts = [int(atoms) * number(weight) for atoms, weight in re.findall(r"(\d+) x ([\d.]+)", match[1])]
+        shares = [number(share) for share in re.findall(r"([\d.]+) per cent", match[3])]
+        assert [rounded(part * 100 / total, 1) for part in parts] == shares
+    pattern = (
+        r"mean distance of ([\d,.]+) million kilometres\. Light, .*?, needs ([\d,]+) seconds for that, or (\d+) minutes"
+    )
+    for match in matches(pattern, 5):
+        seconds = number(match[1]) * 1_000_000 / 299_792
+        assert rounded(seconds, 0) == number(match[2])
+        assert number(match[2]) // 60 == int(match[3])
+    for match in matches(r"\(([\d,.]+)(?: km)?\) is ([\d.]+) times as (?:heavy|wide) as .*?\(([\d,.]+)(?: km)?\)", 10):
+        assert rounded(number(match[1]) / number(match[3]), 2) == number(match[2])
 
 
 def test_medians_and_interest() -> None:
