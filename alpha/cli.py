@@ -24,6 +24,7 @@ COMMANDS = {
     "eval": "A trained model's loss on a text.",
     "datagen": "Make text to train on.",
     "tokenizer build": "Make a tokenizer from a corpus.",
+    "bench": "How fast this machine computes.",
     "runs": "The training runs in a folder.",
     "devices": "What there is to compute on.",
     "env": "The environment variables that Alpha reads.",
