@@ -25,7 +25,7 @@ from alpha.gpt import GPT, DropoutKeys, KeyValueCache, parameter_specs
 Values = npt.NDArray[Any]
 
 VOCABULARY = 13
-SHAPE = {"block": 12, "layers": 2, "dim": 8, "heads": 4, "ffn_dim": 12}
+SHAPE = {"block": 12, "layers": 2, "dim": 16, "heads": 4, "ffn_dim": 20}
 
 
 def configuration(arch: str = "gpt2", **options: Any) -> ModelConfig:
@@ -439,8 +439,8 @@ def test_loading_weights_checks_names_and_shapes() -> None:
         model.parameters.load(values | {"extra.weight": np.zeros(3)})
     with pytest.raises(AlphaError, match=r"'ln_f\.bias'"):
         model.parameters.load({name: each for name, each in values.items() if name != "ln_f.bias"})
-    with pytest.raises(AlphaError, match=r"'wpe\.weight'.*\[11, 8\].*\[12, 8\]"):
-        model.parameters.load(values | {"wpe.weight": np.zeros((11, 8))})
+    with pytest.raises(AlphaError, match=r"'wpe\.weight'.*\[11, 16\].*\[12, 16\]"):
+        model.parameters.load(values | {"wpe.weight": np.zeros((11, 16))})
 
 
 # --- dropout, checkpointing and threads -------------------------------------------------------------------------------
@@ -477,7 +477,7 @@ def test_every_place_of_dropout_draws_its_own_mask(
     assert len(streams) == 1 + 3 * 2  # the embedding; attention and both projections of each layer
     assert len(set(streams)) == len(streams)
     assert all((key.seed, backend.to_numpy(key.step).tolist()) == (4, [9]) for key, _ in drawn)
-    assert sorted(math.prod(shape) for _, shape in drawn) == [2 * 5 * 8] * 5 + [2 * 4 * 5 * 5] * 2
+    assert sorted(math.prod(shape) for _, shape in drawn) == [2 * 5 * 16] * 5 + [2 * 4 * 5 * 5] * 2
 
 
 @every_variant
@@ -487,6 +487,23 @@ def test_checkpointed_gradients_have_the_same_bits(config: ModelConfig) -> None:
     plain = gradients_of(*arguments)
     assert_equal_bits(plain, gradients_of(*arguments, checkpoint=True))
     assert len(plain) == 1 + len(model.parameters.specs)
+
+
+def test_checkpointing_runs_every_block_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(configuration())
+    calls = []
+    original = model.backend.attention
+
+    def noted(*arguments: Any) -> tuple[Array, Any]:
+        calls.append(arguments[-1])
+        return original(*arguments)
+
+    monkeypatch.setattr(model.backend, "attention", noted)
+    gradients_of(model, tokens(2, 5), tokens(2, 5, "targets"))
+    assert calls == [True, True]
+    calls.clear()
+    gradients_of(model, tokens(2, 5), tokens(2, 5, "targets"), checkpoint=True)
+    assert calls == [False, False, True, True]  # nothing is saved the first time
 
 
 @main_variants
