@@ -301,15 +301,16 @@ class CpuRef(NumpyPrimitives):
             self._run([(part, block) for block in _product_rows(dlogits.shape[0], 2 * weight.size)])
             if dweight is not None:
                 dweight += self.matmul(dlogits.T, x[chunk])
-        return np.add.reduce(losses * weights)[0], ((dx, dweight) if training else None)
+        return np.add.reduce(losses * weights).reshape(()), ((dx, dweight) if training else None)
 
     def cross_entropy_backward(
         self, dloss: NumpyArray, saved: Saved, weight_gradient: NumpyArray | None = None
     ) -> tuple[NumpyArray, NumpyArray]:
         dx, dweight = saved
-        if dloss != 1.0:
-            dx, dweight = dx * dloss, dweight * dloss
-        return dx, dweight
+        if weight_gradient is None:
+            weight_gradient = np.empty(dweight.shape, dweight.dtype)
+        np.multiply(dweight, dloss, out=weight_gradient)
+        return dx * dloss, weight_gradient
 
     # --- optimizers ---------------------------------------------------------------------------------------------------
 
@@ -346,7 +347,7 @@ class CpuRef(NumpyPrimitives):
             float(control.correction2[0]),
             beta1, beta2, epsilon,
         )  # fmt: skip
-        p, g, m, v = (each.reshape(-1) for each in (parameter, gradient, first, second))
+        p, g, m, v = (np.reshape(each, -1, copy=False) for each in (parameter, gradient, first, second))
 
         def part(block: slice) -> None:
             kernels.adamw(p[block], g[block], m[block], v[block], *scalars)

@@ -214,14 +214,7 @@ def test_the_gradient_of_a_linear_layer_is_written_where_it_is_wanted(backend: B
     assert backend.to_numpy(buffer).tolist() == [[4, 4]] * 3
 
 
-@pytest.mark.parametrize(
-    "backend",
-    [
-        "composition",
-        pytest.param("cpu_ref", marks=pytest.mark.xfail(strict=True, reason="cpu_ref returns an array of its own")),
-    ],
-    indirect=True,
-)
+@pytest.mark.parametrize("backend", FACTORIES, indirect=True)
 def test_the_gradient_of_the_output_head_is_written_where_it_is_wanted(backend: Backend) -> None:
     x, weight = (backend.from_numpy(np.ones(shape)) for shape in ((4, 3), (2, 3)))
     targets, buffer = backend.from_numpy(np.zeros(4, np.int32)), backend.zeros((2, 3), x.dtype)
