@@ -38,7 +38,7 @@ def run(given: dict[str, Any]) -> None:
                 f"This run is complete: {trainer.steps_done} steps. To train on, give a larger number with --iters."
             )
             return
-        finished = trainer.train()
+        finished = trainer.train(training_run)
     folder = training_run.folder
     if not finished:
         display.message(f"Stopped at step {trainer.steps_done}. To continue: alpha train --resume={folder}")

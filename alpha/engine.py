@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alpha import rng
+from alpha.errors import AlphaError
 from alpha.gpt import GPT, KeyValueCache
 
 Logits = npt.NDArray[np.floating]
@@ -56,7 +57,8 @@ class Engine:
         """Continue `prompt` (at least one id) `sequences` times; yields, up to `steps` times, a token for each.
 
         A sequence that drew an id of `stop` yields that id, and None from then on; when all have, the iterator ends.
-        Where the context is full, generation goes on from its newer half.
+        Where the context is full, generation goes on from its newer half. Raises AlphaError when the model's outputs
+        are not finite.
         """
         contexts = [list(prompt) for _ in range(sequences)]
         ended = [False] * sequences
@@ -121,34 +123,34 @@ class _Context:
 
     def __init__(self, model: GPT, sequences: int) -> None:
         self._model = model
-        self._sequences = sequences
-        self._cache: KeyValueCache | None = None
+        self._cache = KeyValueCache(model.backend, model.config, sequences, model.parameters.values.dtype)
 
     def next_logits(self, contexts: Sequence[Sequence[int]]) -> tuple[Logits, bool, int]:
         """Logits [sequences, V] after the sequences, whether that took a prefill, and the number of ids handled."""
         model, block = self._model, self._model.config.block
-        is_prefill = self._cache is None or self._cache.length >= block
-        if self._cache is None or is_prefill:
+        is_prefill = self._cache.length in (0, block)
+        window = 1
+        if is_prefill:
             window = len(contexts[0]) if len(contexts[0]) <= block else max(1, block // 2)
-            ids = [context[-window:] for context in contexts]
-            self._cache = KeyValueCache(model.backend, model.config, self._sequences, model.parameters.values.dtype)
-        else:
-            ids = [context[-1:] for context in contexts]
-        array = model.backend.from_numpy(np.array(ids, np.int32))
-        logits = model.backend.to_numpy(model.logits(array, self._cache, last_only=True).data)
+            self._cache.length = 0
+        array = model.backend.from_numpy(np.array([context[-window:] for context in contexts], np.int32))
+        with np.errstate(all="ignore"):  # where the backend is numpy: what overflows is found below
+            logits = model.backend.to_numpy(model.logits(array, self._cache, last_only=True).data)
+        if not np.isfinite(logits).all():
+            raise AlphaError("The model's outputs are not finite: its training went wrong; use an earlier checkpoint.")
         return logits[:, 0], is_prefill, array.shape[0] * array.shape[1]
 
     def reorder(self, parents: npt.NDArray[np.integer]) -> None:
         """Let sequence i go on from what sequence parents[i] was."""
-        if self._cache is not None:
-            self._cache.reorder(self._model.backend.from_numpy(parents.astype(np.int32)))
+        self._cache.reorder(self._model.backend.from_numpy(parents.astype(np.int32)))
 
 
 def choose(logits: Logits, sampling: SamplingOptions, row: int, step: int) -> int:
     """The next token from logits [V], a pure function of its arguments."""
     if sampling.temperature == 0:
         return int(np.argmax(logits))
-    scaled = logits.astype(np.float64) / sampling.temperature
+    with np.errstate(over="ignore"):  # a tiny temperature leaves the likeliest token, at 0, and the rest at -infinity
+        scaled = (logits.astype(np.float64) - np.max(logits)) / sampling.temperature
     order = np.argsort(-scaled, kind="stable")
     if sampling.top_k:
         order = order[: sampling.top_k]

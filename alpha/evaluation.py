@@ -28,7 +28,7 @@ class Evaluation:
     @property
     def perplexity(self) -> float:
         """exp(loss), or infinity where that is too large for a float."""
-        return math.exp(self.loss) if self.loss < 700 else math.inf
+        return math.inf if self.loss > 700 else math.exp(self.loss)
 
     @property
     def bits_per_byte(self) -> float:
@@ -64,7 +64,8 @@ def _mean_loss(model: GPT, file: TokenFile, batches: Batches, threads: ThreadCho
     total, tokens = 0.0, 0
     backend = model.backend
     for ids, targets in batches:
-        with threads.measured() if threads else contextlib.nullcontext():
+        # Where the backend is numpy: a loss that is not finite is a result, a warning would add nothing.
+        with threads.measured() if threads else contextlib.nullcontext(), np.errstate(all="ignore"):
             loss = float(backend.to_numpy(model.loss(backend.from_numpy(ids), backend.from_numpy(targets)).data))
         total += loss * targets.size
         tokens += targets.size

@@ -11,6 +11,7 @@ import numpy as np
 from alpha import __version__, domain
 from alpha.backend import Backend
 from alpha.checkpoint import OPTIMIZER_PREFIX, Checkpoint
+from alpha.config import ModelConfig, TrainingConfig
 from alpha.dataset import Dataset
 from alpha.engine import Engine, SamplingOptions
 from alpha.errors import AlphaError
@@ -25,6 +26,7 @@ from alpha.thread_choice import ThreadChoice
 from alpha.tokenizer import Tokenizer
 from alpha.training_step import PhaseTimer, TrainingStep
 
+BEGINNING = "The "
 SAMPLE_TOKENS = 100
 SKIPPED_LIMIT = 100
 
@@ -46,24 +48,23 @@ class Display(Protocol):
 
 
 class Trainer:
-    """Trains the model of a run, from the start or from a checkpoint of it."""
+    """Trains a model, from the start or from a checkpoint. Both configurations are resolved."""
 
     def __init__(
         self,
-        run: Run,
+        model: ModelConfig,
+        training: TrainingConfig,
         tokenizer: Tokenizer,
         dataset: Dataset,
         backend: Backend,
         display: Display,
         resumed: Checkpoint | None = None,
     ) -> None:
-        training = run.config.training
-        self.run = run
         self.tokenizer = tokenizer
         self.dataset = dataset
         self.display = display
         self.training = training
-        self.model = GPT(backend, run.config.model, tokenizer.vocab_size, training.seed)
+        self.model = GPT(backend, model, tokenizer.vocab_size, training.seed)
         self._timer = PhaseTimer() if training.trace else None
         optimizer = make_optimizer(self.model.parameters, training)
         self._step = (
@@ -71,44 +72,58 @@ class Trainer:
             if self._timer
             else TrainingStep(self.model, optimizer, training)
         )
-        self._sampler = Sampler(
-            dataset.train.tokens, run.config.model.block, training.batch, training.seed, training.packed
-        )
+        self._sampler = Sampler(dataset.train.tokens, model.block, training.batch, training.seed, training.packed)
         self._threads = ThreadChoice(backend, training.threads)
+        self._prompts = _sample_prompts(training.domain, tokenizer)
         self.steps_done = 0
         self._elapsed = 0.0
         self._skipped_in_a_row = 0
+        self._saved_step = 0
         self._validation_loss: float | None = None  # measured at this very step
         if resumed is None:
             self.model.parameters.initialize()
         else:
             self._load(resumed)
 
-    @property
-    def tokens_per_step(self) -> int:
-        return self.training.batch * self.training.accum_steps * self.model.config.block
+    def train(self, run: Run) -> bool:
+        """Run the steps that are left and keep the results in `run`; False when a signal asked to stop before the end.
 
-    def train(self) -> bool:
-        """Run the steps that are left. False when a signal asked to stop; the last step is saved in either case."""
+        The last step is saved in either case. Errors say what of the run is saved.
+        """
         self.display.start(self.training.iters, self.steps_done)
-        saved_step = self.steps_done
         try:
             with StopRequest() as stop:
-                while self.steps_done < self.training.iters and not stop.requested:
-                    row = self._train_step()
-                    row |= self._evaluate_when_due()
-                    if self.steps_done % self.training.log_every == 0 or "valLoss" in row:
-                        self.run.add_metrics(row)
-                    self.display.step(row)
-                    self._sample_when_due()
-                    if self._is_due(self.training.checkpoint_interval or self.training.eval_interval):
-                        self._save()
-                        saved_step = self.steps_done
-                if saved_step < self.steps_done:
-                    self._save()
-                return self.steps_done == self.training.iters
+                self._run_steps(run, stop)
+        except MemoryError as error:
+            remedy = "use a smaller --batch with more --accumSteps, or --checkpoint"
+            raise AlphaError(f"There is no memory for a step; {remedy}. {self._what_is_saved(run)}") from error
+        except AlphaError as error:
+            raise AlphaError(f"{error} {self._what_is_saved(run)}") from error
         finally:
             self.display.close()
+        return self.steps_done == self.training.iters
+
+    def _run_steps(self, run: Run, stop: StopRequest) -> None:
+        training = self.training
+        while self.steps_done < training.iters:
+            row = self._train_step()
+            row |= self._evaluate_when_due()
+            if self.steps_done % training.log_every == 0 or "valLoss" in row:
+                run.add_metrics(row)
+            self.display.step(row)
+            self._note_acceptance(row)
+            self._sample_when_due(run)
+            if self._is_due(training.checkpoint_interval or training.eval_interval):
+                self._save(run)
+            if stop.requested:
+                break
+        if self._saved_step < self.steps_done:
+            self._save(run)
+
+    def _what_is_saved(self, run: Run) -> str:
+        if self._saved_step == 0:
+            return f"Nothing of the run {run.folder} is saved yet."
+        return f"The run {run.folder} is saved up to step {self._saved_step}."
 
     def _train_step(self) -> dict[str, Any]:
         """One optimizer step; returns its row of metrics."""
@@ -124,7 +139,6 @@ class Trainer:
         seconds = time.perf_counter() - start
         self.steps_done += 1
         self._elapsed += seconds
-        self._note_acceptance(bool(result["accepted"]), result)
         if choice := self._threads.report():
             self.display.message(choice)
         row = {
@@ -134,7 +148,7 @@ class Trainer:
             "gradNorm": result["gradient_norm"],
             "clipped": bool(result["clipped"]),
             "elapsed_ms": round(1e3 * self._elapsed, 1),
-            "tokens_per_sec": round(self.tokens_per_step / seconds, 1),
+            "tokens_per_sec": round(batches[:, :, 1:].size / seconds, 1),
             "ms_per_iter": round(1e3 * seconds, 3),
         }
         if not result["accepted"]:
@@ -144,19 +158,19 @@ class Trainer:
             row |= {f"{phase}_ms": round(milliseconds, 3) for phase, milliseconds in self._timer.take().items()}
         return row
 
-    def _note_acceptance(self, accepted: bool, result: dict[str, float]) -> None:
-        if accepted:
+    def _note_acceptance(self, row: dict[str, Any]) -> None:
+        if not row.get("skipped"):
             self._skipped_in_a_row = 0
             return
         self._skipped_in_a_row += 1
         self.display.warning(
-            f"Step {self.steps_done} was skipped: loss {result['loss']:.4g}, "
-            f"gradient norm {result['gradient_norm']:.4g}."
+            f"Step {self.steps_done} was skipped: loss {row['loss']:.4g}, gradient norm {row['gradNorm']:.4g}."
         )
         if self._skipped_in_a_row >= SKIPPED_LIMIT:
+            threshold = self.training.spike_threshold
+            remedy = f"a lower --lr, or a higher --spikeThreshold than {threshold:g}" if threshold else "a lower --lr"
             raise AlphaError(
-                f"The last {SKIPPED_LIMIT} steps were all skipped, so training cannot go on; "
-                f"try a lower --lr, or a higher --spikeThreshold than {self.training.spike_threshold:g}."
+                f"The last {SKIPPED_LIMIT} steps were all skipped, so training cannot go on; try {remedy}."
             )
 
     def _is_due(self, interval: int) -> bool:
@@ -172,57 +186,70 @@ class Trainer:
         self._validation_loss = loss
         return {"valLoss": loss}
 
-    def _sample_when_due(self) -> None:
-        if not self._is_due(self.training.sample_interval):
+    def _sample_when_due(self, run: Run) -> None:
+        interval = self.training.sample_interval
+        if not self._is_due(interval):
             return
-        prompt = self._sample_prompt()
-        ids = self.tokenizer.encode(prompt, allow_special=True) or [self.tokenizer.end_of_text]
+        prompt = self._prompts[self.steps_done // interval % len(self._prompts)]
         end = self.tokenizer.end_of_text
+        ids = self.tokenizer.encode(prompt, allow_special=True) or [end]
         drawn = Engine(self.model).generate(ids, SAMPLE_TOKENS, SamplingOptions(seed=self.training.seed), stop=[end])
-        text = self.tokenizer.decode([token for [token] in drawn if token is not None and token != end])
-        self.run.add_sample({"step": self.steps_done, "prompt": prompt, "text": text})
+        try:
+            text = self.tokenizer.decode([token for [token] in drawn if token is not None and token != end])
+        except AlphaError as error:
+            self.display.warning(f"No sample after step {self.steps_done}. {error}")
+            return
+        run.add_sample({"step": self.steps_done, "prompt": prompt, "text": text})
         self.display.sample(prompt, text)
 
-    def _sample_prompt(self) -> str:
-        """The domain's prompts in turn; without a domain, a common beginning that the tokenizer knows, or nothing."""
-        if self.training.domain:
-            prompts = domain.get(self.training.domain).prompts
-            return prompts[self.steps_done // self.training.sample_interval % len(prompts)]
-        return "The " if not self.tokenizer.count_unknown(self.tokenizer.encode("The ")) else ""
-
-    def _save(self) -> None:
+    def _save(self, run: Run) -> None:
         parameters = self.model.parameters
         tensors: dict[str, Any] = dict(parameters.to_numpy())
+        if not all(np.isfinite(weights).all() for weights in tensors.values()):
+            raise AlphaError(f"The weights are not finite after step {self.steps_done}; try a lower --lr.")
         for name, array in self._step.state().items():
             tensors[OPTIMIZER_PREFIX + name] = parameters.backend.to_numpy(array)
         state = {
-            "runId": self.run.config.run_id,
+            "runId": run.config.run_id,
             "alphaVersion": __version__,
             "elapsedMs": 1e3 * self._elapsed,
+            "skippedInARow": self._skipped_in_a_row,
             "valLoss": self._validation_loss,
             "trainTokens": len(self.dataset.train.tokens),
             "trainDigest": self.dataset.train.digest,
         }
-        config = self.run.config
         tokenizer = self.tokenizer.to_mapping()
-        path = self.run.save(Checkpoint(self.steps_done, config.model, config.training, tokenizer, tensors, state))
+        path = run.save(Checkpoint(self.steps_done, self.model.config, self.training, tokenizer, tensors, state))
+        self._saved_step = self.steps_done
         loss = "" if self._validation_loss is None else f", validation loss {self._validation_loss:.4f}"
         self.display.message(f"step {self.steps_done}: saved {path.name}{loss}")
 
     def _load(self, resumed: Checkpoint) -> None:
+        """Raises AlphaError when the checkpoint is of another model, optimizer or training data."""
         if resumed.state.get("trainDigest") != self.dataset.train.digest:
             raise AlphaError(
                 f"The training data has changed since step {resumed.step} of this run, so it cannot be continued "
                 f"exactly; bring the data back, or start a new run."
             )
-        weights = {name: each for name, each in resumed.tensors.items() if not name.startswith(OPTIMIZER_PREFIX)}
-        self.model.parameters.load(weights)
+        is_state = {name: name.startswith(OPTIMIZER_PREFIX) for name in resumed.tensors}
+        self.model.parameters.load({name: each for name, each in resumed.tensors.items() if not is_state[name]})
         self._step.load_state(
-            {
-                name.removeprefix(OPTIMIZER_PREFIX): each
-                for name, each in resumed.tensors.items()
-                if name.startswith(OPTIMIZER_PREFIX)
-            }
+            {name.removeprefix(OPTIMIZER_PREFIX): each for name, each in resumed.tensors.items() if is_state[name]}
         )
-        self.steps_done = resumed.step
-        self._elapsed = float(resumed.state["elapsedMs"]) / 1e3
+        self.steps_done = self._saved_step = resumed.step
+        self._elapsed = _number(resumed, "elapsedMs") / 1e3
+        self._skipped_in_a_row = int(_number(resumed, "skippedInARow"))
+
+
+def _number(resumed: Checkpoint, name: str) -> float:
+    value = resumed.state.get(name)
+    if not isinstance(value, int | float):
+        raise AlphaError(f"The state of step {resumed.step} has no number {name!r}.")
+    return value
+
+
+def _sample_prompts(domain_id: str, tokenizer: Tokenizer) -> tuple[str, ...]:
+    """The domain's prompts; without a domain, a common beginning if the tokenizer knows it, otherwise nothing."""
+    if domain_id:
+        return domain.get(domain_id).prompts
+    return ("",) if tokenizer.count_unknown(tokenizer.encode(BEGINNING)) else (BEGINNING,)

@@ -10,61 +10,73 @@ from alpha import backends, checkpoint, corpus, dataset, planning, tokenizer_reg
 from alpha.checkpoint import Checkpoint
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.dataset import Dataset
-from alpha.errors import UsageError
-from alpha.run import Run
+from alpha.errors import AlphaError, UsageError
+from alpha.gpt import parameter_specs
+from alpha.option import camel_case
+from alpha.run import CONFIG, Run
 from alpha.run_list import resolve
+from alpha.token_file import TokenFile
 from alpha.tokenizer import Tokenizer
 from alpha.trainer import Display, Trainer
 
 RESUMABLE = ("iters", "threads", "keep", "eval_interval", "sample_interval", "checkpoint_interval", "log_every", "log",
-             "trace", "backend", "data", "val_data")  # fmt: skip
-"""Fields of TrainingConfig that may be given with --resume: none of them changes the steps already planned."""
+             "trace", "backend", "checkpoint", "data", "val_data")  # fmt: skip
+"""Fields of TrainingConfig that may be given with --resume.
+
+None but `iters` changes a bit of the steps to come; with more iters, these follow the longer schedule.
+"""
+
+LOOKED_AT = 1 << 22
+"""Tokens of each side that are searched for unknown ones."""
 
 
 def cache_folder() -> Path:
     """Where encoded corpora are kept: $XDG_CACHE_HOME/alpha, or ~/.cache/alpha."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "alpha"
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "alpha"
+    except RuntimeError as error:
+        raise AlphaError("This user has no home folder to keep encoded corpora in; set XDG_CACHE_HOME.") from error
 
 
 def new_run(model: ModelConfig, training: TrainingConfig, display: Display) -> tuple[Run, Trainer]:
-    """Start a run; the caller closes it. Raises AlphaError or UsageError before anything is written when it cannot."""
+    """A run in a new folder and what trains it; the caller closes the run.
+
+    Raises AlphaError or UsageError; the folder is made last, when nothing else can go wrong.
+    """
     model, training = resolve_model(model), resolve_training(training)
     if not training.data:
         raise UsageError("Say what to train on with --data=PATHS; `alpha datagen` can make a corpus.")
-    tokenizer = _tokenizer(training, display)
-    data = _dataset(training, tokenizer, model.block, display)
-    run = Run.create(model, training, Path(training.run_dir) if training.run_dir else None)
-    try:
-        trainer = Trainer(run, tokenizer, data, backends.create(training.backend), display)
-        _describe(trainer)
-    except BaseException:
-        run.close()
-        raise
-    return run, trainer
+    folder = Path(training.run_dir) if training.run_dir else None
+    if folder is not None and _exists(folder / CONFIG):
+        raise AlphaError(
+            f"The folder {folder} has a run; continue it with --resume={folder} or choose another --runDir."
+        )
+    trainer = _trainer(model, training, _tokenizer(training, display), display)
+    return Run.create(model, training, folder), trainer
 
 
 def resumed_run(given: Mapping[str, Any], display: Display) -> tuple[Run, Trainer]:
     """Continue the run or checkpoint that `given["resume"]` names; the caller closes it.
 
-    `given` are the options of the command line by field name. Raises UsageError for one that cannot change any more.
+    `given` are the options of the command line by field name. Raises UsageError for one that cannot change any more;
+    the run is as it was after any error.
     """
     for name in given:
         if name not in ("resume", *RESUMABLE):
-            raise UsageError(f"--{name} cannot be changed when a run is resumed; leave it out, or start a new run.")
-    run = Run.open(resolve(given["resume"]))
+            flag = camel_case(name)
+            raise UsageError(f"--{flag} cannot be changed when a run is resumed; leave it out, or start a new run.")
+    named = resolve(given["resume"])
+    run = Run.open(named)
     try:
-        path = checkpoint.find(resolve(given["resume"]))
+        path = checkpoint.find(named)
         saved = checkpoint.load(path)
-        changes = {name: value for name, value in given.items() if name != "resume"}
-        training = _extended(saved, changes)
-        run.configure(saved.model, training)
+        training = _extended(saved, {name: value for name, value in given.items() if name != "resume"})
         tokenizer = tokenizer_registry.from_mapping(saved.tokenizer, str(path))
-        data = _dataset(training, tokenizer, saved.model.block, display)
+        trainer = _trainer(resolve_model(saved.model), training, tokenizer, display, saved)
+        run.configure(saved.model, training)
         run.rewind(saved.step)
-        trainer = Trainer(run, tokenizer, data, backends.create(training.backend), display, saved)
         display.message(f"Resuming {run.folder} after step {saved.step} of {training.iters}.")
-        _describe(trainer)
     except BaseException:
         run.close()
         raise
@@ -81,7 +93,8 @@ def _extended(saved: Checkpoint, changes: Mapping[str, Any]) -> TrainingConfig:
 def _tokenizer(training: TrainingConfig, display: Display) -> Tokenizer:
     """The tokenizer of --tokenizerArtifacts when that file exists, otherwise one built from the training data."""
     path = Path(training.tokenizer_artifacts) if training.tokenizer_artifacts else None
-    if path is not None and path.exists():
+    if path is not None and _exists(path):
+        display.message(f"Using the tokenizer of {path}.")
         return tokenizer_registry.load(path)
     tokenizer_registry.check_name(training.tokenizer, training.vocab_size)
     display.message(f"Building the {training.tokenizer} tokenizer from {training.data}.")
@@ -96,25 +109,58 @@ def _texts(data: str) -> Iterator[str]:
         yield section.text
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise AlphaError(f"Cannot look for {path}: {error.strerror}.") from error
+
+
+def _trainer(
+    model: ModelConfig,
+    training: TrainingConfig,
+    tokenizer: Tokenizer,
+    display: Display,
+    saved: Checkpoint | None = None,
+) -> Trainer:
+    """Prepare the data, say how large everything is, and only then take the memory for it."""
+    data = _dataset(training, tokenizer, model.block, display)
+    parameters = sum(spec.size for spec in parameter_specs(model, tokenizer.vocab_size))
+    tokens_per_step = training.batch * training.accum_steps * model.block
+    display.message(f"Model: {parameters:,} parameters; {tokens_per_step:,} tokens per step.")
+    for warning in planning.plan(
+        training,
+        train_tokens=len(data.train.tokens),
+        has_validation=data.validation is not None,
+        parameters=parameters,
+        tokens_per_step=tokens_per_step,
+    ):
+        display.warning(warning)
+    try:
+        return Trainer(model, training, tokenizer, data, backends.create(training.backend), display, saved)
+    except MemoryError as error:
+        raise AlphaError(f"There is no memory for a model of {parameters:,} parameters; make it smaller.") from error
+
+
 def _dataset(training: TrainingConfig, tokenizer: Tokenizer, block: int, display: Display) -> Dataset:
     data = dataset.prepare(training.data, training.val_data, tokenizer, cache_folder() / "tokens", block)
     validation = 0 if data.validation is None else len(data.validation.tokens)
+    skipped = f"; {data.skipped:,} other files were skipped" if data.skipped else ""
     display.message(
         f"Data: {len(data.train.tokens):,} tokens for training, {validation:,} for validation, "
-        f"vocabulary {tokenizer.vocab_size:,}."
+        f"vocabulary {tokenizer.vocab_size:,}{skipped}."
     )
+    for what, file in (("training", data.train), ("validation", data.validation)):
+        if file is not None:
+            _warn_of_unknown(what, file, tokenizer, display)
     return data
 
 
-def _describe(trainer: Trainer) -> None:
-    """Show the size of what is to come, and the warnings of the planning guards."""
-    display, data, parameters = trainer.display, trainer.dataset, trainer.model.parameters
-    display.message(f"Model: {parameters.size:,} parameters; {trainer.tokens_per_step:,} tokens per step.")
-    for warning in planning.plan(
-        trainer.training,
-        train_tokens=len(data.train.tokens),
-        has_validation=data.validation is not None,
-        parameters=parameters.size,
-        tokens_per_step=trainer.tokens_per_step,
-    ):
-        display.warning(warning)
+def _warn_of_unknown(what: str, file: TokenFile, tokenizer: Tokenizer, display: Display) -> None:
+    looked_at = file.tokens[:LOOKED_AT]
+    share = tokenizer.count_unknown(looked_at) / len(looked_at)
+    if share:
+        display.warning(
+            f"{100 * share:.2g}% of the {what} tokens are unknown to the tokenizer and cannot be learned; "
+            f"build one from this data, or use --tokenizer=bpe."
+        )

@@ -38,8 +38,8 @@ class StepResult:
         """Wait for the step, then say what it found.
 
         `loss`: mean over the micro-batches, in nats; `gradient_norm`: before clipping; `clipped` and `accepted`: 0 or
-        1. A step is not accepted, and changed nothing but counters, when its loss or gradient norm was not finite or
-        the norm was above the spike threshold.
+        1. A step is not accepted, and changed nothing but counters, when its loss, gradient norm or learning rate was
+        not finite or the norm was above the spike threshold.
         """
         loss, norm, clipped, accepted = (float(value) for value in self.backend.to_numpy(self.values))
         return {"loss": loss, "gradient_norm": norm, "clipped": clipped, "accepted": accepted}
@@ -93,9 +93,9 @@ class TrainingStep:
         if tokens.ndim != 3 or tokens.shape[0] != self.training.accum_steps:
             raise ValueError(f"tokens has shape {tokens.shape}, not [{self.training.accum_steps}, B, T + 1]")
         batch = self.backend.from_numpy(tokens.astype(np.int32, copy=False))
-        rate = self.backend.from_numpy(np.array([learning_rate], self._one.dtype))
         # Where the backend is numpy: overflow is what the finite check is for, a warning would add nothing.
         with np.errstate(all="ignore"):
+            rate = self.backend.from_numpy(np.array([learning_rate], self._one.dtype))
             return StepResult(self.backend, self._program(batch, rate))
 
     def counters(self) -> dict[str, int]:
@@ -117,7 +117,7 @@ class TrainingStep:
         with self._phase("optimizer"):
             norm = backend.sqrt(backend.sum_of_squares(gradients))
             scale = self._gradient_scale(norm)
-            accept = self._judge(loss, norm)
+            accept = self._judge(loss, norm, learning_rate)
             self.optimizer.update(UpdateControl(learning_rate, scale, accept))
             flags = [backend.cast(flag, loss.dtype) for flag in (backend.greater(1.0, scale), accept)]
             return backend.concatenate([loss, norm, *flags], 0)
@@ -153,10 +153,11 @@ class TrainingStep:
         ratio = self.backend.divide(self.training.grad_clip, self.backend.add(norm, CLIP_EPSILON))
         return self.backend.minimum(ratio, 1.0)
 
-    def _judge(self, loss: Array, norm: Array) -> Array:
+    def _judge(self, loss: Array, norm: Array, learning_rate: Array) -> Array:
         """Whether the step is accepted, boolean [1]; counts it."""
         backend = self.backend
         finite = backend.logical_and(backend.isfinite(loss), backend.isfinite(norm))
+        finite = backend.logical_and(finite, backend.isfinite(learning_rate))
         accept = finite
         if self.training.spike_threshold:
             # norm <= threshold, from the comparisons there are

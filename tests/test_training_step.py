@@ -194,6 +194,15 @@ def test_a_step_that_is_not_finite_is_no_spike_whatever_the_threshold(model_clas
     assert step.counters() == {"steps": 1, "skipped_not_finite": 1, "skipped_spike": 0}
 
 
+@pytest.mark.parametrize("rate", [1e39, math.inf, math.nan])
+def test_a_learning_rate_beyond_the_range_of_floats_changes_nothing(rate: float) -> None:
+    step = make_step()
+    before = everything(step, but=("steps", "skipped_not_finite"))
+    assert step.run(batch_of(0), rate).read()["accepted"] == 0.0
+    assert everything(step, but=("steps", "skipped_not_finite")) == before
+    assert step.counters() == {"steps": 1, "skipped_not_finite": 1, "skipped_spike": 0}
+
+
 # --- accumulation, checkpointing, dropout -----------------------------------------------------------------------------
 
 

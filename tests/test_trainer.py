@@ -1,0 +1,574 @@
+"""The training loop: exact resume, stops and kills at any instant, skipped steps, full disks, what it writes."""
+
+import errno
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_training import (
+    MODEL,
+    TRAINING,
+    RecordingDisplay,
+    begin,
+    bits_of,
+    newest,
+    resume,
+    rows_of,
+    steps_saved,
+    text_of,
+    train,
+    write_corpus,
+)
+
+from alpha import checkpoint, domain, ops, safetensors_file, trainer
+from alpha.autograd import Tensor
+from alpha.backend_primitives import Array
+from alpha.config import OPTIMIZERS, ModelConfig
+from alpha.errors import AlphaError
+from alpha.gpt import GPT, DropoutKeys
+from alpha.interrupt import StopRequest
+from alpha.lines import read_rows
+from alpha.sampler import Sampler
+from alpha.schedule import learning_rate
+from alpha.training_setup import resumed_run
+
+ROOT = Path(__file__).resolve().parent.parent
+DROPPED = ModelConfig(block=16, layers=2, dim=16, heads=2, dropout=0.1)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return write_corpus(tmp_path)
+
+
+def run_script(script: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """A Python process that finds Alpha and the modules beside this one."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment | {"OPENBLAS_NUM_THREADS": "1"},
+        **options,
+    )
+
+
+# --- the central promise ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["random", "packed"])
+@pytest.mark.parametrize("optim", OPTIMIZERS)
+def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
+    corpus: Path, tmp_path: Path, optim: str, packed: bool
+) -> None:
+    options: dict[str, Any] = {"optim": optim, "packed": packed, "accum_steps": 2, "checkpoint": True, "iters": 6}
+    whole = train(corpus, tmp_path / "whole", model=DROPPED, **options)
+    parts = train(corpus, tmp_path / "parts", RecordingDisplay(stop_after=2), model=DROPPED, **options)
+    assert steps_saved(parts) == [2]
+    resume(parts, RecordingDisplay(stop_after=5))
+    assert steps_saved(parts) == [2, 3, 5]
+    resume(parts)
+    assert bits_of(parts) == bits_of(whole)
+    assert rows_of(parts) == rows_of(whole)
+    assert [row["step"] for row in rows_of(parts)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_watches_the_training_changes_no_bit_of_it(corpus: Path, tmp_path: Path) -> None:
+    plain = train(corpus, tmp_path / "plain", model=DROPPED, eval_interval=0)
+    watched = train(
+        corpus, tmp_path / "watched", model=DROPPED, eval_interval=1, sample_interval=2, checkpoint_interval=3,
+        log_every=5, keep=1, trace=True, checkpoint=True,
+    )  # fmt: skip
+    assert bits_of(plain) == bits_of(watched)
+
+
+def test_the_number_of_threads_changes_no_bit(corpus: Path, tmp_path: Path) -> None:
+    # Large enough that operations are divided into several parts.
+    model = ModelConfig(block=64, layers=1, dim=64, heads=4, dropout=0.1)
+    options: dict[str, Any] = {"model": model, "iters": 3, "batch": 16}
+    one, two = (train(corpus, tmp_path / str(count), threads=count, **options) for count in (1, 2))
+    chosen = train(corpus, tmp_path / "chosen", RecordingDisplay(stop_after=2), threads=0, **options)
+    resume(chosen, threads=2)
+    assert bits_of(one) == bits_of(two) == bits_of(chosen)
+    assert rows_of(one) == rows_of(two) == rows_of(chosen)
+
+
+def test_more_iters_continue_a_finished_run(corpus: Path, tmp_path: Path) -> None:
+    # The learning rate of a wsd schedule without decay does not depend on the number of steps.
+    options: dict[str, Any] = {"schedule": "wsd", "decay_fraction": 0.0, "warmup_iters": 2, "checkpoint_interval": 4}
+    long = train(corpus, tmp_path / "long", eval_interval=0, iters=10, **options)
+    short = train(corpus, tmp_path / "short", eval_interval=0, iters=6, **options)
+    display = RecordingDisplay()
+    resume(short, display, iters=10)
+    assert display.started == [(10, 6)]
+    assert bits_of(short) == bits_of(long)
+    assert rows_of(short) == rows_of(long)
+    assert json.loads((short / "config.json").read_text())["training"]["iters"] == 10
+    assert newest(short).training.iters == 10
+
+
+def test_more_iters_make_the_schedule_longer_from_there_on(corpus: Path, tmp_path: Path) -> None:
+    folder = resume(train(corpus, tmp_path / "run", iters=6), iters=10)
+    training = newest(folder).training
+    rates = [row["lr"] for row in rows_of(folder)]
+    assert rates[6:] == [learning_rate(step, training) for step in range(6, 10)]
+    assert rates[5] == pytest.approx(training.lr_min)
+    assert rates[6] > rates[5]
+
+
+def test_a_finished_run_has_nothing_left_to_do(corpus: Path, tmp_path: Path) -> None:
+    folder = train(corpus, tmp_path / "run", iters=3)
+    before = bits_of(folder)
+    resume(folder)
+    assert bits_of(folder) == before
+    assert [row["step"] for row in rows_of(folder)] == [1, 2, 3]
+
+
+def test_an_older_checkpoint_can_be_continued_from(corpus: Path, tmp_path: Path) -> None:
+    folder = train(corpus, tmp_path / "run")
+    before, rows = bits_of(folder), rows_of(folder)
+    resume(folder / "checkpoint-3.safetensors")
+    assert bits_of(folder) == before
+    assert rows_of(folder) == rows
+    assert [path.name for path in sorted(folder.glob("superseded-*"))] == [
+        "superseded-checkpoint-6.safetensors",
+        "superseded-checkpoint-8.safetensors",
+    ]
+
+
+def test_identical_runs_write_identical_checkpoints_but_for_times_and_names(corpus: Path, tmp_path: Path) -> None:
+    """The safetensors package writes the keys of the metadata in random order; all else has one order."""
+    contents, metadata = [], []
+    for name in ("first", "second"):
+        path = checkpoint.find(train(corpus, tmp_path / name))
+        raw = path.read_bytes()
+        contents.append(raw[8 + int.from_bytes(raw[:8], "little") :])
+        with safetensors_file.SafetensorsFile(path) as file:
+            metadata.append(dict(file.metadata))
+    assert contents[0] == contents[1]
+    for values in metadata:
+        values["state"] = json.loads(values["state"])
+        assert values["state"].pop("elapsedMs") > 0
+        assert values["state"].pop("runId")
+        values["training"] = json.loads(values["training"])
+        assert values["training"].pop("runDir")
+        assert values.pop("digest")  # of all the others
+    assert metadata[0] == metadata[1]
+
+
+# --- stops and kills --------------------------------------------------------------------------------------------------
+
+SIGNALLED = """
+import signal, sys, time
+from pathlib import Path
+from small_training import RecordingDisplay, begin
+
+class Waiting(RecordingDisplay):
+    def step(self, metrics):
+        if metrics["step"] == 4:
+            print("ready", flush=True)
+            while not signal.getsignal(signal.SIGINT).__self__.requested:
+                time.sleep(0.002)
+            print("noted", flush=True)
+            if sys.argv[3] == "stay":
+                time.sleep(60)
+
+run, trainer = begin(Path(sys.argv[1]), Path(sys.argv[2]), Waiting(), sample_interval=2)
+with run:
+    print(trainer.train(run), trainer.steps_done, flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_its_step(corpus: Path, tmp_path: Path, number: int) -> None:
+    whole, stopped = train(corpus, tmp_path / "whole", sample_interval=2), tmp_path / "stopped"
+    process = run_script(SIGNALLED, corpus, stopped, "go on")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    assert process.communicate(timeout=30) == ("noted\nFalse 4\n", "")
+    assert steps_saved(stopped) == [3, 4]
+    resume(stopped)
+    assert bits_of(stopped) == bits_of(whole)
+    assert rows_of(stopped) == rows_of(whole)
+    assert (stopped / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
+
+
+def test_a_second_signal_ends_it_at_once_and_damages_nothing(corpus: Path, tmp_path: Path) -> None:
+    whole, stopped = train(corpus, tmp_path / "whole", sample_interval=2), tmp_path / "stopped"
+    process = run_script(SIGNALLED, corpus, stopped, "stay")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "noted\n"
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert output == ""
+    assert "KeyboardInterrupt" in errors
+    assert steps_saved(stopped) == [3]
+    assert "Ended by KeyboardInterrupt" in (stopped / "log.txt").read_text()
+    resume(stopped)
+    assert bits_of(stopped) == bits_of(whole)
+    assert rows_of(stopped) == rows_of(whole)
+
+
+def test_a_stop_leaves_a_checkpoint_even_before_the_first_step(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AtOnce(StopRequest):
+        def __init__(self) -> None:
+            super().__init__()
+            self.requested = True
+
+    monkeypatch.setattr(trainer, "StopRequest", AtOnce)
+    display = RecordingDisplay()
+    folder = train(corpus, tmp_path / "run", display)
+    assert steps_saved(folder) == [1]
+    assert display.closed
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from pathlib import Path
+from alpha import safetensors_file
+from small_training import MODEL, resume, train
+
+corpus, root = map(Path, sys.argv[1:3])
+
+def arm(calls):
+    '''Let this process be killed in the middle of its `calls`-th call that changes files.'''
+    left = calls
+
+    def kills(function, half):
+        def replacement(*arguments, **options):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                half(*arguments)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+        return replacement
+
+    nothing = lambda *arguments: None
+    write, save = os.write, safetensors_file.save_file
+    os.write = kills(write, lambda file, content: write(file, content[: len(content) // 2]))
+    safetensors_file.save_file = kills(save, lambda tensors, path, _: path.write_bytes(b"half"))
+    for owner, name in ((os, "fsync"), (pathlib.Path, "replace"), (pathlib.Path, "unlink")):
+        setattr(owner, name, kills(getattr(owner, name), nothing))
+
+def killed(calls, work, *arguments, **options):
+    child = os.fork()
+    if child == 0:
+        arm(calls)
+        work(*arguments, **options)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+for calls in map(int, sys.argv[3].split(",")):
+    folder = root / str(calls)
+    codes = [killed(calls, train, corpus, folder, **eval(sys.argv[4]))]
+    if list(folder.glob("checkpoint-*")):
+        codes.append(killed(calls, resume, folder))
+    print(calls, *codes, flush=True)
+"""
+
+
+def test_a_run_killed_at_any_instant_continues_exactly(corpus: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"iters": 6, "eval_interval": 2, "keep": 1, "optim": "adamw", "accum_steps": 2}
+    whole = train(corpus, tmp_path / "whole", **options)
+    root = tmp_path / "killed"
+    instants = [6, *range(15, 28), 33, 37]
+    process = run_script(KILLED, corpus, root, ",".join(map(str, instants)), repr(options))
+    output, errors = process.communicate(timeout=100)
+    assert (process.returncode, errors) == (0, "")
+    lines = [line.split() for line in output.splitlines()]
+    assert [int(calls) for calls, *_ in lines] == instants
+    first, again = [codes[0] for _, *codes in lines], [codes[1] for _, *codes in lines if len(codes) > 1]
+    assert set(first) == {"-9"}
+    assert "-9" in again
+    states = set()
+    for calls in instants:
+        folder = root / str(calls)
+        states.add((tuple(steps_saved(folder)), tuple(row["step"] for row in rows_of(folder))))
+        if not steps_saved(folder):
+            with pytest.raises(AlphaError, match="holds no checkpoint"):
+                resume(folder)
+            continue
+        resume(folder)
+        assert bits_of(folder) == bits_of(whole), f"killed in call {calls}"
+        assert rows_of(folder) == rows_of(whole), f"killed in call {calls}"
+        assert [path.name for path in folder.iterdir() if path.name.endswith(".tmp")] == []
+    assert len(states) > 5, "the test is to see runs in many states"
+
+
+# --- steps that are skipped -------------------------------------------------------------------------------------------
+
+
+class PoisonedByExclamationMarks(GPT):
+    """The loss of a batch that has the corpus's first character after space, "!", is infinite."""
+
+    def loss(self, ids: Array, targets: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
+        return ops.add(super().loss(ids, targets, dropout, checkpoint), math.inf if (ids == 2).any() else 0.0)
+
+
+class AlwaysPoisoned(GPT):
+    def loss(self, ids: Array, targets: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
+        return ops.add(super().loss(ids, targets, dropout, checkpoint), math.nan)
+
+
+def strict_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of metrics by a parser that takes no NaN and no Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line, parse_constant=refuse) for line in lines]
+
+
+def test_a_poisoned_batch_is_skipped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(trainer, "GPT", PoisonedByExclamationMarks)
+    text = text_of()
+    corpus = write_corpus(tmp_path, "!".join(text[start : start + 200] for start in range(0, len(text), 200)))
+    display = RecordingDisplay()
+    run, training = begin(corpus, tmp_path / "run", display, iters=12, eval_interval=6)
+    assert training.tokenizer.encode("!") == [2]
+    sampler = Sampler(training.dataset.train.tokens, MODEL.block, 4, training.training.seed, packed=False)
+    poisoned = [step + 1 for step in range(12) if (sampler.batch_at(step)[:, :-1] == 2).any()]
+    assert 0 < len(poisoned) < 12
+    with run:
+        training.train(run)
+    rows = strict_rows(run.folder)
+    assert [row["step"] for row in rows if row.get("skipped")] == poisoned
+    assert [row["step"] for row in rows if row["loss"] is None] == poisoned
+    assert [row["valLoss"] for row in rows if "valLoss" in row] == [None, None]
+    assert [warning.split(" was")[0] for warning in display.warnings] == [f"Step {step}" for step in poisoned]
+    tensors = newest(run.folder).tensors
+    assert tensors["optimizer.skipped_not_finite"].tolist() == [len(poisoned)]
+    assert tensors["optimizer.steps"].tolist() == [12]
+
+
+def test_steps_of_infinite_learning_rate_are_skipped_and_change_no_weight(corpus: Path, tmp_path: Path) -> None:
+    run, training = begin(corpus, tmp_path / "run", iters=4, lr=1e40, lr_min=1e39)
+    before = training.model.parameters.to_numpy()
+    with run:
+        training.train(run)
+    saved = newest(run.folder)
+    assert all(saved.tensors[name].tobytes() == values.tobytes() for name, values in before.items())
+    assert saved.tensors["optimizer.skipped_not_finite"].tolist() == [4]
+    assert all(row["skipped"] for row in strict_rows(run.folder))
+
+
+def test_a_hundred_skipped_steps_in_a_row_end_the_run_resumed_or_not(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "GPT", AlwaysPoisoned)
+    folder = tmp_path / "run"
+    options: dict[str, Any] = {"iters": 300, "batch": 1, "eval_interval": 0, "checkpoint_interval": 60}
+    with pytest.raises(AlphaError) as caught:
+        train(corpus, folder, **options)
+    assert str(caught.value) == (
+        f"The last 100 steps were all skipped, so training cannot go on; try a lower --lr. "
+        f"The run {folder} is saved up to step 60."
+    )
+    assert [row["step"] for row in strict_rows(folder)] == list(range(1, 101))
+    with pytest.raises(AlphaError, match="The last 100 steps were all skipped"):
+        resume(folder)
+    assert [row["step"] for row in strict_rows(folder)] == list(range(1, 101))
+
+
+def test_a_spike_is_skipped_and_the_threshold_is_named(corpus: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"iters": 120, "batch": 1, "eval_interval": 0, "spike_threshold": 1e-6}
+    with pytest.raises(AlphaError, match="higher --spikeThreshold than 1e-06. Nothing of the run .* is saved yet"):
+        train(corpus, tmp_path / "run", **options)
+
+
+def test_accepted_steps_start_the_count_anew(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "SKIPPED_LIMIT", 2)
+    _, training = begin(corpus, tmp_path / "run")
+    for skipped in (True, False, True, False):
+        training._note_acceptance({"skipped": skipped, "loss": 1.0, "gradNorm": 1.0})
+    training._note_acceptance({"skipped": True, "loss": 1.0, "gradNorm": 1.0})
+    with pytest.raises(AlphaError, match="The last 2 steps"):
+        training._note_acceptance({"skipped": True, "loss": 1.0, "gradNorm": 1.0})
+
+
+def test_weights_that_are_not_finite_replace_no_checkpoint(corpus: Path, tmp_path: Path) -> None:
+    class Sabotage(RecordingDisplay):
+        def step(self, metrics: dict[str, Any]) -> None:
+            if metrics["step"] == 5:
+                training.model.parameters["ln_f.weight"].data[3] = np.inf
+
+    display = Sabotage()
+    run, training = begin(corpus, tmp_path / "run", display, sample_interval=5)
+    with run, pytest.raises(AlphaError, match="not finite after step 6; try a lower --lr. The run .* up to step 3"):
+        training.train(run)
+    assert steps_saved(run.folder) == [3]
+    assert [warning.split(".")[0] for warning in display.warnings] == [
+        "No sample after step 5",
+        "Step 6 was skipped: loss nan, gradient norm nan",
+    ]
+
+
+# --- machines that refuse ---------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_while_saving_keeps_the_older_checkpoint(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, folder = train(corpus, tmp_path / "whole"), tmp_path / "run"
+    saved = safetensors_file.save_file
+
+    def save_file(tensors: Any, path: Path, metadata: Any) -> None:
+        if "checkpoint-6" in path.name:
+            path.write_bytes(bytes(1000))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        saved(tensors, path, metadata)
+
+    monkeypatch.setattr(safetensors_file, "save_file", save_file)
+    display = RecordingDisplay()
+    with pytest.raises(AlphaError) as caught:
+        train(corpus, folder, display)
+    assert str(caught.value) == (
+        f"Cannot write {folder}/checkpoint-6.safetensors: No space left on device. "
+        f"The run {folder} is saved up to step 3."
+    )
+    assert display.closed
+    assert "No space left on device" in (folder / "log.txt").read_text()
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".lock", "checkpoint-3.safetensors", "config.json", "log.txt", "metrics.jsonl", "samples.jsonl"
+    ]  # fmt: skip
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    resume(folder)
+    assert bits_of(folder) == bits_of(whole)
+    assert rows_of(folder) == rows_of(whole)
+
+
+def test_too_little_memory_for_a_step_is_an_error_to_act_on(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss(*_: Any, **__: Any) -> Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(GPT, "loss", loss)
+    with pytest.raises(AlphaError, match="no memory for a step; use a smaller --batch .* Nothing of the run"):
+        train(corpus, tmp_path / "run")
+
+
+def test_one_process_at_a_time(corpus: Path, tmp_path: Path) -> None:
+    folder = train(corpus, tmp_path / "run", RecordingDisplay(stop_after=4))
+    first, _ = resumed_run({"resume": str(folder)}, RecordingDisplay())
+    with first:
+        with pytest.raises(AlphaError, match=f"in use by process {os.getpid()}"):
+            resume(folder)
+        with pytest.raises(AlphaError, match=f"has a run; continue it with --resume={folder}"):
+            train(corpus, folder)
+    resume(folder)
+
+
+# --- what a run has to say --------------------------------------------------------------------------------------------
+
+
+def test_rows_of_metrics(corpus: Path, tmp_path: Path) -> None:
+    display = RecordingDisplay()
+    folder = train(corpus, tmp_path / "run", display, iters=7, accum_steps=2, trace=True)
+    rows = list(read_rows(folder / "metrics.jsonl"))
+    assert rows == display.rows
+    assert display.started == [(7, 0)]
+    for row in rows:
+        assert set(row) - {"valLoss"} == {
+            "step", "loss", "lr", "gradNorm", "clipped", "elapsed_ms", "tokens_per_sec", "ms_per_iter",
+            "data_ms", "forward_ms", "backward_ms", "optimizer_ms",
+        }  # fmt: skip
+        tokens = 4 * 2 * MODEL.block
+        assert row["tokens_per_sec"] == pytest.approx(1e3 * tokens / row["ms_per_iter"], rel=0.01)
+        parts = row["data_ms"] + row["forward_ms"] + row["backward_ms"] + row["optimizer_ms"]
+        assert 0.3 * row["ms_per_iter"] < parts <= row["ms_per_iter"]
+    assert [row["step"] for row in rows if "valLoss" in row] == [3, 6, 7]
+    assert rows[-1]["elapsed_ms"] == pytest.approx(sum(row["ms_per_iter"] for row in rows), abs=0.5)
+    assert newest(folder).state["elapsedMs"] == pytest.approx(rows[-1]["elapsed_ms"], abs=0.1)
+
+
+def test_elapsed_time_goes_on_after_a_resume(corpus: Path, tmp_path: Path) -> None:
+    folder = train(corpus, tmp_path / "run", RecordingDisplay(stop_after=4))
+    resume(folder)
+    elapsed = [row["elapsed_ms"] for row in read_rows(folder / "metrics.jsonl")]
+    assert elapsed == sorted(elapsed)
+    assert len(set(elapsed)) == 8
+
+
+def test_rows_are_logged_now_and_then_and_with_every_evaluation(corpus: Path, tmp_path: Path) -> None:
+    folder = train(corpus, tmp_path / "run", iters=9, log_every=4, eval_interval=3)
+    assert [row["step"] for row in rows_of(folder)] == [3, 4, 6, 8, 9]
+
+
+def test_checkpoints_have_an_interval_of_their_own(corpus: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"iters": 7, "keep": 9}
+    assert steps_saved(train(corpus, tmp_path / "a", eval_interval=3, checkpoint_interval=2, **options)) == [2, 4, 6, 7]
+    assert steps_saved(train(corpus, tmp_path / "b", eval_interval=0, checkpoint_interval=0, **options)) == [7]
+    measured = checkpoint.read_header(tmp_path / "a" / "checkpoint-6.safetensors").state["valLoss"]
+    assert measured == [row for row in rows_of(tmp_path / "a") if row["step"] == 6][0]["valLoss"]
+    assert checkpoint.read_header(tmp_path / "a" / "checkpoint-4.safetensors").state["valLoss"] is None
+
+
+def test_a_corpus_too_small_to_hold_a_part_out_is_trained_without_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    display = RecordingDisplay()
+    folder = train(write_corpus(tmp_path, text_of(300)), tmp_path / "run", display, max_dataset_passes=1000)
+    assert not any("valLoss" in row for row in rows_of(folder))
+    assert steps_saved(folder) == [3, 6, 8]
+    assert any("no validation data" in warning for warning in display.warnings)
+
+
+def test_samples_continue_the_prompts_of_the_domain_in_turn(corpus: Path, tmp_path: Path) -> None:
+    display = RecordingDisplay()
+    folder = train(corpus, tmp_path / "run", display, iters=7, sample_interval=2, domain="dumb_finance")
+    prompts = domain.get("dumb_finance").prompts
+    rows = list(read_rows(folder / "samples.jsonl"))
+    assert [row["step"] for row in rows] == [2, 4, 6, 7]
+    assert [row["prompt"] for row in rows] == [prompts[1], prompts[2], prompts[3], prompts[3]]
+    assert display.samples == [(row["prompt"], row["text"]) for row in rows]
+    assert all(row["text"] for row in rows)
+
+
+def test_without_a_domain_the_prompt_is_one_that_the_tokenizer_knows(corpus: Path, tmp_path: Path) -> None:
+    display = RecordingDisplay()
+    train(corpus, tmp_path / "known", display, iters=2, sample_interval=2)
+    lower = tmp_path / "lower"
+    lower.mkdir()
+    train(write_corpus(lower, text_of().lower()), tmp_path / "unknown", display, iters=2, sample_interval=2)
+    assert [prompt for prompt, _ in display.samples] == ["The ", ""]
+
+
+def test_a_domain_that_does_not_exist_is_refused_before_training(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(AlphaError, match="There is no domain 'novel'"):
+        train(corpus, tmp_path / "run", domain="novel")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("key", ["elapsedMs", "skippedInARow"])
+@pytest.mark.parametrize("value", [None, "3", [3]])
+def test_a_state_without_its_numbers_is_refused(corpus: Path, tmp_path: Path, key: str, value: object) -> None:
+    folder = train(corpus, tmp_path / "run", iters=2)
+    saved = newest(folder)
+    saved.state[key] = value
+    checkpoint.save(folder, saved)
+    with pytest.raises(AlphaError, match=f"The state of step 2 has no number '{key}'"):
+        resume(folder)
+
+
+def test_the_options_of_these_tests_are_options() -> None:
+    assert set(TRAINING) <= set(ModelConfig.__dataclass_fields__) | {*trainer.TrainingConfig.__dataclass_fields__}
