@@ -12,7 +12,8 @@ from alpha.run import Run
 from alpha.trainer import Trainer
 from alpha.training_setup import new_run, resumed_run
 
-WORDS = "The the a cat dog bird fish sees hears likes big small red old and then but not here there".split()
+WORDS = ("The", "the", "a", "cat", "dog", "bird", "fish", "sees", "hears", "likes",
+         "big", "small", "red", "old", "and", "then", "but", "not", "here", "there")  # fmt: skip
 MODEL = ModelConfig(block=16, layers=2, dim=16, heads=2)
 TRAINING = {
     "tokenizer": "char", "iters": 8, "batch": 4, "lr": 0.01, "eval_interval": 3, "eval_iters": 2, "sample_interval": 0,

@@ -389,7 +389,7 @@ def test_a_hundred_skipped_steps_in_a_row_end_the_run_resumed_or_not(
 
 def test_a_spike_is_skipped_and_the_threshold_is_named(corpus: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"iters": 120, "batch": 1, "eval_interval": 0, "spike_threshold": 1e-6}
-    with pytest.raises(AlphaError, match="higher --spikeThreshold than 1e-06. Nothing of the run .* is saved yet"):
+    with pytest.raises(AlphaError, match=r"higher --spikeThreshold than 1e-06. Nothing of the run .* is saved yet"):
         train(corpus, tmp_path / "run", **options)
 
 
@@ -411,7 +411,7 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(corpus: Path, tmp_pat
 
     display = Sabotage()
     run, training = begin(corpus, tmp_path / "run", display, sample_interval=5)
-    with run, pytest.raises(AlphaError, match="not finite after step 6; try a lower --lr. The run .* up to step 3"):
+    with run, pytest.raises(AlphaError, match=r"not finite after step 6; try a lower --lr. The run .* up to step 3"):
         training.train(run)
     assert steps_saved(run.folder) == [3]
     assert [warning.split(".")[0] for warning in display.warnings] == [
@@ -462,7 +462,7 @@ def test_too_little_memory_for_a_step_is_an_error_to_act_on(
         raise MemoryError
 
     monkeypatch.setattr(GPT, "loss", loss)
-    with pytest.raises(AlphaError, match="no memory for a step; use a smaller --batch .* Nothing of the run"):
+    with pytest.raises(AlphaError, match=r"no memory for a step; use a smaller --batch .* Nothing of the run"):
         train(corpus, tmp_path / "run")
 
 
@@ -518,7 +518,7 @@ def test_checkpoints_have_an_interval_of_their_own(corpus: Path, tmp_path: Path)
     assert steps_saved(train(corpus, tmp_path / "a", eval_interval=3, checkpoint_interval=2, **options)) == [2, 4, 6, 7]
     assert steps_saved(train(corpus, tmp_path / "b", eval_interval=0, checkpoint_interval=0, **options)) == [7]
     measured = checkpoint.read_header(tmp_path / "a" / "checkpoint-6.safetensors").state["valLoss"]
-    assert measured == [row for row in rows_of(tmp_path / "a") if row["step"] == 6][0]["valLoss"]
+    assert measured == next(row for row in rows_of(tmp_path / "a") if row["step"] == 6)["valLoss"]
     assert checkpoint.read_header(tmp_path / "a" / "checkpoint-4.safetensors").state["valLoss"] is None
 
 
