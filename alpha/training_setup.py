@@ -2,17 +2,18 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from alpha import backends, checkpoint, corpus, dataset, planning, tokenizer_registry
-from alpha.checkpoint import Checkpoint
+from alpha.checkpoint import OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.dataset import Dataset
 from alpha.errors import AlphaError, UsageError
 from alpha.gpt import parameter_specs
 from alpha.option import camel_case
+from alpha.parameters import check_weights
 from alpha.run import CONFIG, Run
 from alpha.run_list import resolve
 from alpha.token_file import TokenFile
@@ -97,16 +98,13 @@ def _tokenizer(training: TrainingConfig, display: Display) -> Tokenizer:
         display.message(f"Using the tokenizer of {path}.")
         return tokenizer_registry.load(path)
     tokenizer_registry.check_name(training.tokenizer, training.vocab_size)
+    files = corpus.find(training.data).files
     display.message(f"Building the {training.tokenizer} tokenizer from {training.data}.")
-    tokenizer = tokenizer_registry.build(training.tokenizer, _texts(training.data), training.vocab_size)
+    texts = (section.text for section in corpus.sections(files))
+    tokenizer = tokenizer_registry.build(training.tokenizer, texts, training.vocab_size)
     if path is not None:
         tokenizer_registry.save(path, tokenizer)
     return tokenizer
-
-
-def _texts(data: str) -> Iterator[str]:
-    for section in corpus.sections(corpus.find(data).files):
-        yield section.text
 
 
 def _exists(path: Path) -> bool:
@@ -125,7 +123,12 @@ def _trainer(
 ) -> Trainer:
     """Prepare the data, say how large everything is, and only then take the memory for it."""
     data = _dataset(training, tokenizer, model.block, display)
-    parameters = sum(spec.size for spec in parameter_specs(model, tokenizer.vocab_size))
+    specs = parameter_specs(model, tokenizer.vocab_size)
+    if saved is not None:
+        check_weights(
+            specs, {name: saved.tensors[name] for name in saved.tensors if not name.startswith(OPTIMIZER_PREFIX)}
+        )
+    parameters = sum(spec.size for spec in specs)
     tokens_per_step = training.batch * training.accum_steps * model.block
     display.message(f"Model: {parameters:,} parameters; {tokens_per_step:,} tokens per step.")
     for warning in planning.plan(
