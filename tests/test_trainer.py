@@ -38,6 +38,7 @@ from alpha.lines import read_rows
 from alpha.sampler import Sampler
 from alpha.schedule import learning_rate
 from alpha.training_setup import resumed_run
+from alpha.training_step import StepResult, TrainingStep
 
 ROOT = Path(__file__).resolve().parent.parent
 DROPPED = ModelConfig(block=16, layers=2, dim=16, heads=2, dropout=0.1)
@@ -91,6 +92,25 @@ def test_what_watches_the_training_changes_no_bit_of_it(corpus: Path, tmp_path: 
     assert bits_of(plain) == bits_of(watched)
 
 
+def test_each_micro_batch_is_a_batch_of_its_own_across_a_resume(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    run = TrainingStep.run
+
+    def recorded(step: TrainingStep, tokens: Any, learning_rate: float) -> StepResult:
+        seen.extend(tokens)
+        return run(step, tokens, learning_rate)
+
+    monkeypatch.setattr(TrainingStep, "run", recorded)
+    other, training = begin(corpus, tmp_path / "other")
+    other.close()
+    sampler = Sampler(training.dataset.train.tokens, MODEL.block, 4, training.training.seed, packed=False)
+    folder = train(corpus, tmp_path / "run", RecordingDisplay(stop_after=2), iters=4, accum_steps=3)
+    resume(folder)
+    assert [tokens.tolist() for tokens in seen] == [sampler.batch_at(index).tolist() for index in range(12)]
+
+
 def test_the_number_of_threads_changes_no_bit(corpus: Path, tmp_path: Path) -> None:
     # Large enough that operations are divided into several parts.
     model = ModelConfig(block=64, layers=1, dim=64, heads=4, dropout=0.1)
@@ -127,9 +147,10 @@ def test_more_iters_make_the_schedule_longer_from_there_on(corpus: Path, tmp_pat
 
 def test_a_finished_run_has_nothing_left_to_do(corpus: Path, tmp_path: Path) -> None:
     folder = train(corpus, tmp_path / "run", iters=3)
-    before = bits_of(folder)
+    before, written = bits_of(folder), checkpoint.find(folder).stat()
     resume(folder)
     assert bits_of(folder) == before
+    assert checkpoint.find(folder).stat().st_ino == written.st_ino, "the checkpoint was written again"
     assert [row["step"] for row in rows_of(folder)] == [1, 2, 3]
 
 
@@ -464,6 +485,19 @@ def test_too_little_memory_for_a_step_is_an_error_to_act_on(
     monkeypatch.setattr(GPT, "loss", loss)
     with pytest.raises(AlphaError, match=r"no memory for a step; use a smaller --batch .* Nothing of the run"):
         train(corpus, tmp_path / "run")
+
+
+def test_an_error_soon_after_a_resume_says_what_was_saved_before(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = train(corpus, tmp_path / "run", RecordingDisplay(stop_after=4))
+
+    def loss(*_: Any, **__: Any) -> Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(GPT, "loss", loss)
+    with pytest.raises(AlphaError, match=r"The run .* is saved up to step 4\."):
+        resume(folder)
 
 
 def test_one_process_at_a_time(corpus: Path, tmp_path: Path) -> None:
