@@ -77,7 +77,7 @@ def needs_barrier(dispatches: Sequence[Dispatch]) -> list[bool]:
 
 
 def commands(dispatches: Sequence[Dispatch]) -> bytes:
-    """The sidecar's commands: a barrier against everything submitted before, then the dispatches with their barriers."""
+    """The sidecar's commands: a barrier against all that was submitted before, then the dispatches with theirs."""
     barrier = _COMMAND.pack(_BARRIER, 0, 0, 0, 0, 0, 0, b"")
     parts = [barrier]
     for dispatch, waits in zip(dispatches, needs_barrier(dispatches), strict=True):
