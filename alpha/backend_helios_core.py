@@ -18,7 +18,7 @@ from alpha import backend_helios_array as views
 from alpha.backend import Backend
 from alpha.backend_helios_array import ELEMENTS, HeliosArray, Storage, contiguous_strides, element_of
 from alpha.backend_helios_device import Device, DeviceInfo
-from alpha.backend_helios_kernels import KernelTable
+from alpha.backend_helios_kernels import Pipelines, read_bundle
 from alpha.backend_helios_memory import DeviceMemory
 from alpha.backend_helios_program import Argument, Dispatch, RecordedProgram, commands
 
@@ -46,7 +46,7 @@ class HeliosCore(Backend):
     def __init__(self, device: Device, precision: str = "f32") -> None:
         self.device = device
         self.precision = precision
-        self.kernels = KernelTable(device)
+        self.pipelines = Pipelines(device, device.info.features, read_bundle())
         self.memory = DeviceMemory(device)
         self._pending: list[Dispatch] = []
         self._traced: list[Dispatch] | None = None
@@ -164,8 +164,7 @@ class HeliosCore(Backend):
     ) -> Dispatch:
         """A dispatch of a kernel's variant with its specialization constants and push-constant fields by name."""
         extent = (groups, 1, 1) if isinstance(groups, int) else groups
-        chosen = self.kernels.kernel(kernel, variant)
-        return Dispatch(chosen, self.kernels.pipeline(kernel, variant, constants), extent, arguments)
+        return Dispatch(*self.pipelines.get(kernel, variant, constants), extent, arguments)
 
     def _add(self, dispatch: Dispatch) -> None:
         for kind, array in dispatch.arrays():

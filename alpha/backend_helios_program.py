@@ -42,7 +42,7 @@ class Dispatch:
         for field in self.kernel.fields:
             array = self.arguments.get(field.name)
             if isinstance(array, HeliosArray):
-                yield field.kind, array
+                yield field.direction, array
 
 
 Range = tuple[int, int]
