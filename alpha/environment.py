@@ -22,6 +22,7 @@ class Variable:
 VARIABLES = (
     Variable("ALPHA_CALLBACK_YIELD_EVERY", 25, "Most steps between two refreshes of the progress display.", minimum=1),
     Variable("ALPHA_DEBUG", 0, "1 adds the traceback to the error message of a command."),
+    Variable("ALPHA_VK_VALIDATE", 0, "1 has the Vulkan validation layers check all that the Vulkan backend does."),
 )
 _BY_NAME = {variable.name: variable for variable in VARIABLES}
 
