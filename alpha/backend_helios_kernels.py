@@ -8,7 +8,7 @@ import hashlib
 import json
 import struct
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,37 +27,30 @@ _LARGEST = 1 << 26
 _SCALARS = {"uint": "I", "int": "i", "float": "f"}
 
 
-class Features(Protocol):
-    @property
-    def features(self) -> Collection[str]: ...
-
-
 class PipelineMaker(Protocol):
     """What is needed of a device to make pipelines."""
 
-    @property
-    def info(self) -> Features: ...
-
-    def pipeline(self, spirv: bytes, constants: list[tuple[int, int]], push_bytes: int, subgroup_size: int) -> int: ...
+    def pipeline(self, spirv: bytes, constants: dict[int, int], push_bytes: int, subgroup_size: int) -> int: ...
 
 
 @dataclass(frozen=True)
 class Field:
-    """A push-constant field: an address of elements, or a number; `offset` is in bytes.
-
-    `kind` says how the kernel uses what lies at the address, "in", "out" or "inout", or which number it is, "uint",
-    "int" or "float". `element` is the element type at the address, such as "f32" or "f32x4".
-    """
+    """A push-constant field: an address (`direction` "in", "out" or "inout", `type` an element type such as "f32" or
+    "f32x4"), or a number (`direction` "", `type` "uint", "int" or "float"). `offset` is in bytes."""
 
     name: str
-    kind: str
-    element: str
+    type: str
+    direction: str
     offset: int
+
+    @property
+    def is_address(self) -> bool:
+        return self.direction != ""
 
     @property
     def format(self) -> str:
         """Of `struct`."""
-        return _SCALARS.get(self.kind, "Q")
+        return "Q" if self.is_address else _SCALARS[self.type]
 
 
 @dataclass(frozen=True)
@@ -112,50 +105,54 @@ class Kernel:
         except struct.error as error:
             raise TypeError(f"kernel {self.name}: {dict(arguments)} does not fit its fields: {error}") from error
 
-    def constant_values(self, given: Mapping[str, float]) -> tuple[tuple[int, int], ...]:
-        """(id, 32 bits) of every constant, the default where none is given. Raises TypeError for an unknown name."""
+    def constant_values(self, given: Mapping[str, float]) -> dict[int, int]:
+        """The 32 bits of every constant by id, the default where none is given. Raises TypeError for an unknown name."""
         unknown = given.keys() - {constant.name for constant in self.constants}
         if unknown:
             raise TypeError(f"kernel {self.name} has no constant {sorted(unknown)}")
-        return tuple(
-            (index, constant.bits(given.get(constant.name, constant.default)))
+        return {
+            index: constant.bits(given.get(constant.name, constant.default))
             for index, constant in enumerate(self.constants)
-        )
+        }
 
 
-class KernelTable:
-    """The kernels of a bundle, and their pipelines on one device, made when first asked for and kept.
+class Bundle:
+    """The kernels in a bundle, by name and variant."""
 
-    Without `kernels` it has those of this package. Raises AlphaError when that bundle is missing or damaged.
-    """
+    def __init__(self, kernels: Mapping[tuple[str, str], Kernel]) -> None:
+        self.kernels = dict(kernels)
 
-    def __init__(self, device: PipelineMaker, kernels: Mapping[tuple[str, str], Kernel] | None = None) -> None:
+    def __getitem__(self, key: tuple[str, str]) -> Kernel:
+        """Raises KeyError naming the variants that there are."""
+        if key not in self.kernels:
+            variants = [variant for name, variant in self.kernels if name == key[0]]
+            raise KeyError(f"there is no kernel {key[0]!r} in variant {key[1]!r}; variants: {variants}")
+        return self.kernels[key]
+
+
+class Pipelines:
+    """Pipelines of one device, made when first asked for and kept as long as the device."""
+
+    def __init__(self, device: PipelineMaker, features: frozenset[str], bundle: Bundle) -> None:
         self._device = device
-        self._kernels = read_bundle() if kernels is None else kernels
-        self._pipelines: dict[tuple[str, str, tuple[tuple[str, float], ...]], int] = {}
+        self._features = features
+        self._bundle = bundle
+        self._made: dict[tuple[str, str, tuple[tuple[str, float], ...]], tuple[Kernel, int]] = {}
 
-    def kernel(self, name: str, variant: str) -> Kernel:
-        """A variant of a kernel. Raises KeyError naming the variants that there are."""
-        found = self._kernels.get((name, variant))
-        if found is None:
-            variants = [each for kernel, each in self._kernels if kernel == name]
-            raise KeyError(f"there is no kernel {name!r} in variant {variant!r}; variants: {variants}")
-        return found
-
-    def supports(self, name: str, variant: str) -> bool:
+    def supports(self, kernel: str, variant: str) -> bool:
         """Whether the device has all that the variant requires."""
-        return set(self.kernel(name, variant).requires) <= set(self._device.info.features)
+        return self._features.issuperset(self._bundle[kernel, variant].requires)
 
-    def pipeline(self, name: str, variant: str, constants: Mapping[str, float]) -> int:
-        """The pipeline of a variant with these specialization constants, the default where none is given."""
-        key = (name, variant, tuple(sorted(constants.items())))
-        found = self._pipelines.get(key)
+    def get(self, kernel: str, variant: str, constants: Mapping[str, float]) -> tuple[Kernel, int]:
+        """The kernel and the handle of its pipeline with these specialization constants."""
+        key = (kernel, variant, tuple(sorted(constants.items())))
+        found = self._made.get(key)
         if found is None:
-            found = self._pipelines[key] = self._make(self.kernel(name, variant), constants)
+            found = self._made[key] = self._make(self._bundle[kernel, variant], constants)
         return found
 
-    def _make(self, kernel: Kernel, constants: Mapping[str, float]) -> int:
-        missing = set(kernel.requires) - set(self._device.info.features)
+    def _make(self, kernel: Kernel, constants: Mapping[str, float]) -> tuple[Kernel, int]:
+        missing = set(kernel.requires) - self._features
         if missing:
             raise AlphaError(
                 f"The kernel {kernel.name} ({kernel.variant}) needs {', '.join(sorted(missing))}, which this Vulkan "
@@ -163,15 +160,12 @@ class KernelTable:
             )
         values = kernel.constant_values(constants)
         names = [constant.name for constant in kernel.constants]
-        subgroup_size = values[names.index(SUBGROUP_SIZE)][1] if SUBGROUP_SIZE in names else 0
-        return self._device.pipeline(kernel.spirv, list(values), kernel.push_bytes, subgroup_size)
+        subgroup_size = values[names.index(SUBGROUP_SIZE)] if SUBGROUP_SIZE in names else 0
+        return kernel, self._device.pipeline(kernel.spirv, values, kernel.push_bytes, subgroup_size)
 
 
-def read_bundle(path: Path | None = None) -> dict[tuple[str, str], Kernel]:
-    """The kernels, by name and variant, of the bundle at `path`, or of the one of this package.
-
-    Raises AlphaError when it is missing or damaged.
-    """
+def read_bundle(path: Path | None = None) -> Bundle:
+    """The bundle at `path`, or this package's own. Raises AlphaError when it is missing or damaged."""
     if path is None:
         path = next((place for place in _PLACES if place.exists()), _PLACES[0])
     try:
@@ -179,7 +173,7 @@ def read_bundle(path: Path | None = None) -> dict[tuple[str, str], Kernel]:
             content = json.loads(_read(archive, DESCRIPTION))
             if content["format"] != FORMAT:
                 raise ValueError(f"its format is {content['format']}, not {FORMAT}")
-            return dict(_kernels(archive, content["kernels"]))
+            return Bundle(dict(_kernels(archive, content["kernels"])))
     except FileNotFoundError:
         raise AlphaError(
             f"The kernels of the Vulkan backend, {path}, are missing; install Alpha again, or run "

@@ -49,7 +49,8 @@ class Variant:
             lines.append(f"layout(constant_id = {index}) const {kind} {constant['name']} = {literal};")
         lines.append("layout(push_constant, std430) uniform push_constants {")
         for field in self.fields:
-            lines.append(f"    {field['element'] + '_buffer' if field['element'] else field['kind']} {field['name']};")
+            kind = field["type"] if field["type"] in SCALARS else f"{field['type']}_buffer"
+            lines.append(f"    {kind} {field['name']};")
         return "\n".join([*lines, "};", ""])
 
     def options(self) -> list[str]:
@@ -126,21 +127,21 @@ def _constants(kernel: str, declarations: list[str]) -> tuple[dict[str, Any], ..
 
 
 def _fields(kernel: str, declarations: list[str], definitions: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
-    """Name, kind, element ("" for a number) and byte offset of each push-constant field."""
+    """Name, type, direction ("" for a scalar) and byte offset of each push-constant field."""
     fields: list[dict[str, Any]] = []
     offset = 0
     for declaration in declarations:
         words = declaration.split()
         if len(words) == 2 and words[0] in SCALARS:
-            (kind, name), element, size = words, "", 4
+            direction, (kind, name), size = "", words, 4
         elif len(words) == 3 and words[0] in ("in", "out", "inout"):
-            if fields and not fields[-1]["element"]:
+            if fields and not fields[-1]["direction"]:
                 raise ToolError(f'{MANIFEST}: [{kernel}] "{declaration}" stands after a scalar; addresses come first.')
-            (kind, element, name), size = words, 8
-            element = re.sub(r"^([A-Z]+)(?=x\d$|$)", lambda match: definitions.get(match[1], match[1]), element)
+            (direction, kind, name), size = words, 8
+            kind = re.sub(r"^([A-Z]+)(?=x\d$|$)", lambda match: definitions.get(match[1], match[1]), kind)
         else:
             raise ToolError(f'{MANIFEST}: [{kernel}] "{declaration}" is neither "in TYPE name" nor "uint name".')
-        fields.append({"name": name, "kind": kind, "element": element, "offset": offset})
+        fields.append({"name": name, "type": kind, "direction": direction, "offset": offset})
         offset += size
     if offset > PUSH_BYTES:
         raise ToolError(f"{MANIFEST}: [{kernel}] has {offset} bytes of push constants; {PUSH_BYTES} is the limit.")

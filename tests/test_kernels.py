@@ -5,18 +5,17 @@ import shutil
 import struct
 import subprocess
 import sys
-import types
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from alpha.backend_helios_kernels import Constant, Kernel, KernelTable, read_bundle
+from alpha.backend_helios_kernels import Bundle, Constant, Kernel, Pipelines, read_bundle
 from alpha.errors import AlphaError
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = ROOT / "alpha" / "kernels.zip"
-KERNELS = read_bundle()
+KERNELS = read_bundle().kernels
 
 
 def run_script(*arguments: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -91,8 +90,8 @@ def test_wrong_arguments_are_refused() -> None:
 
 def test_constants_have_defaults_and_types() -> None:
     kernel = Kernel("k", "v", (), (Constant("THREADS", "uint", 256), Constant("SCALE", "float", 0.5)), (), b"")
-    assert kernel.constant_values({}) == ((0, 256), (1, 0x3F000000))
-    assert kernel.constant_values({"THREADS": 64, "SCALE": 1.0}) == ((0, 64), (1, 0x3F800000))
+    assert kernel.constant_values({}) == {0: 256, 1: 0x3F000000}
+    assert kernel.constant_values({"THREADS": 64, "SCALE": 1.0}) == {0: 64, 1: 0x3F800000}
     for bad in ({"THREADS": 0.5}, {"THREADS": -1}, {"OTHER": 1}):
         with pytest.raises(TypeError):
             kernel.constant_values(bad)
@@ -100,30 +99,35 @@ def test_constants_have_defaults_and_types() -> None:
 
 class CountingDevice:
     def __init__(self) -> None:
-        self.info = types.SimpleNamespace(features={"bfloat16"})
-        self.made: list[tuple[list[tuple[int, int]], int, int]] = []
+        self.made: list[tuple[dict[int, int], int, int]] = []
 
-    def pipeline(self, spirv: bytes, constants: list[tuple[int, int]], push_bytes: int, subgroup_size: int) -> int:
+    def pipeline(self, spirv: bytes, constants: dict[int, int], push_bytes: int, subgroup_size: int) -> int:
         self.made.append((constants, push_bytes, subgroup_size))
         return len(self.made)
 
 
 def test_a_pipeline_is_made_once_for_its_constants() -> None:
     constants = (Constant("THREADS", "uint", 256), Constant("SUBGROUP_SIZE", "uint", 0))
-    kernels = {
-        ("k", "v"): Kernel("k", "v", (), constants, (), b""),
-        ("k", "half"): Kernel("k", "half", (), constants, ("bfloat16", "float16"), b""),
-    }
+    bundle = Bundle(
+        {
+            ("k", "v"): Kernel("k", "v", (), constants, (), b""),
+            ("k", "half"): Kernel("k", "half", (), constants, ("float16",), b""),
+        }
+    )
     device = CountingDevice()
-    table = KernelTable(device, kernels)
-    given: list[dict[str, float]] = [{}, {"THREADS": 64}, {}, {"SUBGROUP_SIZE": 32}]
-    assert [table.pipeline("k", "v", each) for each in given] == [1, 2, 1, 3]
-    assert device.made == [([(0, 256), (1, 0)], 0, 0), ([(0, 64), (1, 0)], 0, 0), ([(0, 256), (1, 32)], 0, 32)]
-    assert [table.supports("k", variant) for variant in ("v", "half")] == [True, False]
-    with pytest.raises(AlphaError, match="needs float16, which"):
-        table.pipeline("k", "half", {})
+    pipelines = Pipelines(device, frozenset(), bundle)
+    assert [pipelines.get("k", "v", given)[1] for given in ({}, {"THREADS": 64}, {}, {"SUBGROUP_SIZE": 32})] == [
+        1,
+        2,
+        1,
+        3,
+    ]
+    assert device.made == [({0: 256, 1: 0}, 0, 0), ({0: 64, 1: 0}, 0, 0), ({0: 256, 1: 32}, 0, 32)]
+    assert [pipelines.supports("k", variant) for variant in ("v", "half")] == [True, False]
+    with pytest.raises(AlphaError, match="needs float16"):
+        pipelines.get("k", "half", {})
     with pytest.raises(KeyError, match="variants"):
-        table.kernel("k", "other")
+        pipelines.get("k", "other", {})
 
 
 def test_a_missing_bundle_says_what_to_do(tmp_path: Path) -> None:
