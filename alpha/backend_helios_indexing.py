@@ -1,21 +1,20 @@
 """Rows by their ids, sums of rows by their ids, and random bits, on the Vulkan device.
 
-Sums of rows use no floating-point atomics: a stable radix sort of the ids puts the rows of each id together, in the order
-in which they stand, and each row of the result is then summed in that order.
+Sums of rows use no floating-point atomics: a stable radix sort of the ids puts the rows of each id together, in the
+order in which they stand, and each row of the result is then summed in that order.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from alpha.backend_helios_array import ELEMENTS, HeliosArray, merge_axes
+from alpha.backend_helios_core import HeliosCore
 from alpha.backend_helios_strides import MOST_GROUPS, THREADS, groups_for
 from alpha.backend_primitives import RandomKey
-
-if TYPE_CHECKING:
-    from alpha.backend_helios_primitives import HeliosPrimitives
 
 DIGIT_BITS = 8
 DIGITS = 1 << DIGIT_BITS
@@ -23,7 +22,7 @@ BLOCK = 1024
 """Ids that one workgroup sorts."""
 
 
-def gather_rows(backend: HeliosPrimitives, table: HeliosArray, ids: HeliosArray) -> HeliosArray:
+def gather_rows(backend: HeliosCore, table: HeliosArray, ids: HeliosArray) -> HeliosArray:
     """table [V, C], ids [...] -> [..., C]; an id out of range takes the nearest row."""
     rows, width = table.shape
     if table.strides[1] != 1 and width > 1:
@@ -49,7 +48,7 @@ def gather_rows(backend: HeliosPrimitives, table: HeliosArray, ids: HeliosArray)
     return y
 
 
-def pick(backend: HeliosPrimitives, x: HeliosArray, ids: HeliosArray) -> HeliosArray:
+def pick(backend: HeliosCore, x: HeliosArray, ids: HeliosArray) -> HeliosArray:
     """x [..., V], ids [...] -> [...]; an id out of range takes the nearest element."""
     leading = merge_axes(x.shape[:-1], [x.strides[:-1]])
     if len(leading) > 1:
@@ -72,7 +71,7 @@ def pick(backend: HeliosPrimitives, x: HeliosArray, ids: HeliosArray) -> HeliosA
     return y
 
 
-def scatter_add_rows(backend: HeliosPrimitives, ids: HeliosArray, rows: HeliosArray, count: int) -> HeliosArray:
+def scatter_add_rows(backend: HeliosCore, ids: HeliosArray, rows: HeliosArray, count: int) -> HeliosArray:
     """ids [...], float32 rows [..., C] -> [count, C]; an id out of range goes to the nearest row."""
     width = rows.shape[-1]
     y = backend.new((count, width), "f32")
@@ -84,7 +83,7 @@ def scatter_add_rows(backend: HeliosPrimitives, ids: HeliosArray, rows: HeliosAr
     starts = backend.new((count + 1,), "u32")
     sizes = {"count": ids.size, "rows": count}
     backend.dispatch("sort_bounds", "i32", groups_for(count + 1), {}, ids=ids, sorted=order, starts=starts, **sizes)
-    rows = backend.contiguous(backend.cast_element(rows, "f32"))
+    rows = backend.contiguous(backend.cast(rows, np.float32))
     unit = 1 if width % 4 or rows.offset % 4 else 4
     units = width // unit
     columns = min(THREADS, max(1, 1 << max(0, units - 1).bit_length()))
@@ -103,7 +102,7 @@ def scatter_add_rows(backend: HeliosPrimitives, ids: HeliosArray, rows: HeliosAr
     return y
 
 
-def sort(backend: HeliosPrimitives, ids: HeliosArray, limit: int) -> HeliosArray:
+def sort(backend: HeliosCore, ids: HeliosArray, limit: int) -> HeliosArray:
     """The indices of contiguous int32 `ids`, all below `limit`, in the order of the ids; equal ones as they stand."""
     blocks = -(-ids.size // BLOCK)
     order = None
@@ -119,7 +118,7 @@ def sort(backend: HeliosPrimitives, ids: HeliosArray, limit: int) -> HeliosArray
     return order
 
 
-def random_uint16(backend: HeliosPrimitives, shape: Sequence[int], key: RandomKey) -> HeliosArray:
+def random_uint16(backend: HeliosCore, shape: Sequence[int], key: RandomKey) -> HeliosArray:
     """Random uint16 integers, `rng.random_uint16` in row-major order."""
     count = math.prod(shape)
     y = backend.new(shape, "u32")

@@ -42,7 +42,12 @@ class HeliosPrimitives(HeliosCore):
         self._write("copy", target, value)
 
     def copy_into(self, target: HeliosArray, source: HeliosArray) -> None:
-        if target.shape == source.shape and target.element == source.element and target.size and _axes_left(target, [source]) <= AXES:
+        if (
+            target.shape == source.shape
+            and target.element == source.element
+            and target.size
+            and _axes_left(target, [source]) <= AXES
+        ):
             self._add(self.copy_dispatch(target, source))
         else:
             self._write("copy", target, source)

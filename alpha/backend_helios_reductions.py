@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from alpha.backend_helios_array import HeliosArray, contiguous_strides, merge_axes, transposed
+from alpha.backend_helios_core import HeliosCore
 from alpha.backend_helios_strides import ELEMENT_CODES, MOST_GROUPS, THREADS, groups_for, variant_for
-
-if TYPE_CHECKING:
-    from alpha.backend_helios_primitives import HeliosPrimitives
 
 INVOCATIONS = 1 << 16
 """About how many invocations keep a device busy; a reduction with fewer results divides its terms among more."""
@@ -23,9 +20,7 @@ MOST_CHUNKS = 1024
 _FLOATING = ("f32", "f16", "bf16")
 
 
-def reduce(
-    backend: HeliosPrimitives, x: HeliosArray, axes: Sequence[int], keep: bool, *, maximum: bool
-) -> HeliosArray:
+def reduce(backend: HeliosCore, x: HeliosArray, axes: Sequence[int], keep: bool, *, maximum: bool) -> HeliosArray:
     """The sum or maximum of floating-point elements over `axes`. Raises TypeError for others."""
     if x.element not in _FLOATING:
         raise TypeError(f"reductions take no elements of type {x.element}; cast them first")
@@ -59,9 +54,7 @@ def _two_axes_each(x: HeliosArray, kept: Sequence[int], reduced: Sequence[int]) 
     return (merged[0], merged[1]) if max(map(len, merged)) <= 2 else None
 
 
-def _dispatch(
-    backend: HeliosPrimitives, x: HeliosArray, layout: tuple[_Axes, _Axes], y: HeliosArray, maximum: bool
-) -> None:
+def _dispatch(backend: HeliosCore, x: HeliosArray, layout: tuple[_Axes, _Axes], y: HeliosArray, maximum: bool) -> None:
     """Reduce into `y`, by way of partial results when there are many terms for each."""
     kept_axes, term_axes = layout
     kept, terms = (math.prod(length for length, _ in axes) for axes in layout)
