@@ -20,7 +20,8 @@ from alpha.backend_helios_array import ELEMENTS, HeliosArray, Storage, contiguou
 from alpha.backend_helios_device import Device, DeviceInfo
 from alpha.backend_helios_kernels import Pipelines, read_bundle
 from alpha.backend_helios_memory import DeviceMemory
-from alpha.backend_helios_program import Argument, Dispatch, RecordedProgram, commands
+from alpha.backend_helios_plan import Argument, Dispatch
+from alpha.backend_helios_program import RecordedProgram, commands
 
 MOST_PENDING = 256
 """Dispatches that are collected before they are submitted."""
@@ -138,7 +139,7 @@ class HeliosCore(Backend):
     # --- dispatching --------------------------------------------------------------------------------------------------
 
     def copy_dispatch(self, target: HeliosArray, source: HeliosArray) -> Dispatch:
-        """The dispatch that copies `source` to `target`, of the same shape and element."""
+        """The dispatch, marked `is_copy`, that copies `source` to `target`, of the same shape and element."""
         raise NotImplementedError
 
     def dispatch(
