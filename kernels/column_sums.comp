@@ -1,9 +1,9 @@
-// sums = the sum of the rows of x, each column by itself, in a fixed order.
+// (first, second) = the sum of the rows of x, each column by itself, in a fixed order.
 //
-// x [rows, width]; sums [width]. A workgroup takes LANES * VECTOR columns; each of its THREADS / LANES slots, a power of
+// x [rows, width]; first [split], second [width - split]. A workgroup takes LANES * VECTOR columns; each of its THREADS / LANES slots, a power of
 // two, takes every so many rows.
 //
-// numpy: x.sum(0)
+// numpy: np.split(x.sum(0), [split])
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
@@ -32,6 +32,10 @@ void main() {
         }
     }
     if (slot == 0 && column < width) {
-        store_f32(sums, column, slot_sums[thread]);
+        if (column < split) {
+            store_f32(first, column, slot_sums[thread]);
+        } else {
+            store_f32(second, column - split, slot_sums[thread]);
+        }
     }
 }
