@@ -6,15 +6,15 @@ const float GELU_CUBIC = 0.044715;
 
 // x * the logistic function is silu; (1 + tanh(x / 2)) / 2 cannot overflow.
 float sigmoid(float x) {
-    return 0.5 + 0.5 * bounded_tanh(0.5 * x);
+    return 0.5 + 0.5 * accurate_tanh(0.5 * x);
 }
 
 float activate(uint kind, float x) {
     switch (kind) {
     case 0:
-        return x * (0.5 + 0.5 * bounded_tanh(GELU_SCALE * x * (1.0 + GELU_CUBIC * x * x)));
+        return x * (0.5 + 0.5 * accurate_tanh(GELU_SCALE * x * (1.0 + GELU_CUBIC * x * x)));
     case 1:
-        return x * (0.5 + 0.5 * error_function(0.7071067811865476 * x));
+        return x * (0.5 + 0.5 * accurate_erf(0.7071067811865476 * x));
     case 2:
         return max(x, 0.0);
     case 3:
@@ -27,12 +27,12 @@ float activate(uint kind, float x) {
 float activation_slope(uint kind, float x) {
     switch (kind) {
     case 0: {
-        float tanh_inner = bounded_tanh(GELU_SCALE * x * (1.0 + GELU_CUBIC * x * x));
+        float tanh_inner = accurate_tanh(GELU_SCALE * x * (1.0 + GELU_CUBIC * x * x));
         float inner_slope = GELU_SCALE * (1.0 + 3.0 * GELU_CUBIC * x * x);
         return 0.5 + 0.5 * tanh_inner + 0.5 * x * (1.0 - tanh_inner * tanh_inner) * inner_slope;
     }
     case 1:
-        return 0.5 + 0.5 * error_function(0.7071067811865476 * x) + x * 0.3989422804014327 * exp(-0.5 * x * x);
+        return 0.5 + 0.5 * accurate_erf(0.7071067811865476 * x) + x * 0.3989422804014327 * accurate_exp(-0.5 * x * x);
     case 2:
         return x > 0.0 ? 1.0 : 0.0;
     case 3:

@@ -11,7 +11,7 @@
 layout(local_size_x_id = 0) in;
 #include "rows.glsl"
 #include "vectors.glsl"
-#include "mathematics.glsl"
+#include "accurate.glsl"
 #include "activation.glsl"
 
 void main() {

@@ -15,13 +15,14 @@
 layout(local_size_x_id = 0) in;
 #include "lanes.glsl"
 #include "vectors.glsl"
-#include "mathematics.glsl"
+#include "accurate.glsl"
 
 vec4 capped(vec4 logit) {
     if (CAPPED == 0) {
         return logit;
     }
-    return soft_cap * bounded_tanh(logit / soft_cap);
+    vec4 ratio = logit / soft_cap;
+    return soft_cap * vec4(accurate_tanh(ratio.x), accurate_tanh(ratio.y), accurate_tanh(ratio.z), accurate_tanh(ratio.w));
 }
 
 void main() {
@@ -51,7 +52,7 @@ void main() {
         }
         sum = row_exponentials(sum);
         if (live && lane == 0) {
-            float loss = target < width ? (sum.x - chosen) + log(sum.y) : uintBitsToFloat(0x7fc00000u);
+            float loss = target < width ? (sum.x - chosen) + accurate_log(sum.y) : uintBitsToFloat(0x7fc00000u);
             losses.at[row] = counts ? loss : 0.0;
         }
         if (TRAINING == 1) {
