@@ -1,18 +1,14 @@
 // What the kernels of matrix products share: raw reads of operands, tiles in an order that suits the cache, and the
 // epilogue that turns a sum into results. Included after kernel.glsl, whose push constants it reads:
-//   bias, residual, c, slope, columns.
-// Variants define C_BITS and S_BITS (32 or 16: storage of c and slope), BFLOAT (1: 16-bit values are bfloat16).
+//   bias, residual, c, slope, columns
+// Variants define C_BITS and S_BITS (32 or 16: storage of c and slope) and BFLOAT (1: 16-bit values are bfloat16).
 
-layout(buffer_reference, std430, buffer_reference_align = 16) restrict readonly buffer floats4 { vec4 at[]; };
-layout(buffer_reference, std430, buffer_reference_align = 16) restrict readonly buffer words4 { uvec4 at[]; };
-layout(buffer_reference, std430, buffer_reference_align = 8) restrict readonly buffer words2 { uvec2 at[]; };
 layout(buffer_reference, std430, buffer_reference_align = 4) restrict readonly buffer floats1 { float at[]; };
-layout(buffer_reference, std430, buffer_reference_align = 16) buffer floats4_out { vec4 at[]; };
-layout(buffer_reference, std430, buffer_reference_align = 4) buffer floats1_out { float at[]; };
-#ifdef SHORTS
+layout(buffer_reference, std430, buffer_reference_align = 16) restrict readonly buffer floats4 { vec4 at[]; };
+layout(buffer_reference, std430, buffer_reference_align = 8) restrict readonly buffer words2 { uvec2 at[]; };
+layout(buffer_reference, std430, buffer_reference_align = 16) restrict readonly buffer words4 { uvec4 at[]; };
+#ifdef SIXTEEN_BITS
 layout(buffer_reference, std430, buffer_reference_align = 2) restrict readonly buffer shorts1 { uint16_t at[]; };
-layout(buffer_reference, std430, buffer_reference_align = 8) buffer words2_out { uvec2 at[]; };
-layout(buffer_reference, std430, buffer_reference_align = 2) buffer shorts1_out { uint16_t at[]; };
 #endif
 
 // Two float32 rounded to the variant's 16-bit type, to nearest, ties to even; the first in the low bits.
@@ -102,17 +98,17 @@ void store_one(uint64_t index, uint column, float value) {
     if (HAS_BIAS != 0) value += floats1(uint64_t(bias)).at[column];
     float derivative;
     value = activate(value, derivative);
-    if (HAS_RESIDUAL != 0) value += floats1_out(uint64_t(residual) + 4 * index).at[0];
+    if (HAS_RESIDUAL != 0) value += f32_buffer(uint64_t(residual) + 4 * index).at[0];
 #if C_BITS == 32
-    floats1_out(uint64_t(c) + 4 * index).at[0] = value;
+    f32_buffer(uint64_t(c) + 4 * index).at[0] = value;
 #else
-    shorts1_out(uint64_t(c) + 2 * index).at[0] = uint16_t(pack_halves(vec2(value, 0.0)));
+    bf16_buffer(uint64_t(c) + 2 * index).at[0] = uint16_t(pack_halves(vec2(value, 0.0)));
 #endif
     if (HAS_SLOPE != 0) {
 #if S_BITS == 32
-        floats1_out(uint64_t(slope) + 4 * index).at[0] = derivative;
+        f32_buffer(uint64_t(slope) + 4 * index).at[0] = derivative;
 #else
-        shorts1_out(uint64_t(slope) + 2 * index).at[0] = uint16_t(pack_halves(vec2(derivative, 0.0)));
+        bf16_buffer(uint64_t(slope) + 2 * index).at[0] = uint16_t(pack_halves(vec2(derivative, 0.0)));
 #endif
     }
 }
@@ -132,17 +128,17 @@ void store_results(uint64_t index, uint column, vec4 value) {
             derivative[i] = each;
         }
     }
-    if (HAS_RESIDUAL != 0) value += floats4_out(uint64_t(residual) + 4 * index).at[0];
+    if (HAS_RESIDUAL != 0) value += f32x4_buffer(uint64_t(residual) + 4 * index).at[0];
 #if C_BITS == 32
-    floats4_out(uint64_t(c) + 4 * index).at[0] = value;
+    f32x4_buffer(uint64_t(c) + 4 * index).at[0] = value;
 #else
-    words2_out(uint64_t(c) + 2 * index).at[0] = pack_halves4(value);
+    u32x2_buffer(uint64_t(c) + 2 * index).at[0] = pack_halves4(value);
 #endif
     if (HAS_SLOPE != 0) {
 #if S_BITS == 32
-        floats4_out(uint64_t(slope) + 4 * index).at[0] = derivative;
+        f32x4_buffer(uint64_t(slope) + 4 * index).at[0] = derivative;
 #else
-        words2_out(uint64_t(slope) + 2 * index).at[0] = pack_halves4(derivative);
+        u32x2_buffer(uint64_t(slope) + 2 * index).at[0] = pack_halves4(derivative);
 #endif
     }
 }

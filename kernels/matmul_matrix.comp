@@ -64,10 +64,10 @@ shared B_WORD b_shared[STAGES * B_LINES * B_STRIDE];
 shared vec4 c_shared[DIRECT != 0 ? 1 : SUBGROUPS_M * SUBGROUPS_N * FRAGMENT_M * C_STRIDE];
 
 #define STORE_FLOATS(MATRIX, ADDRESS, INDEX)                                                                         \
-    coopMatStore(MATRIX, floats1_out(uint64_t(ADDRESS) + 4 * (INDEX)).at, 0, columns, gl_CooperativeMatrixLayoutRowMajor)
+    coopMatStore(MATRIX, f32_buffer(uint64_t(ADDRESS) + 4 * (INDEX)).at, 0, columns, gl_CooperativeMatrixLayoutRowMajor)
 #define STORE_HALVES(MATRIX, ADDRESS, INDEX)                                                                         \
     coopMatStore(coopmat<float16_t, gl_ScopeSubgroup, FRAGMENT_M, FRAGMENT_N, gl_MatrixUseAccumulator>(MATRIX),       \
-                 halves1_out(uint64_t(ADDRESS) + 2 * (INDEX)).at, 0, columns, gl_CooperativeMatrixLayoutRowMajor)
+                 f16_buffer(uint64_t(ADDRESS) + 2 * (INDEX)).at, 0, columns, gl_CooperativeMatrixLayoutRowMajor)
 #if C_BITS == 32
 #define STORE_C(MATRIX, INDEX) STORE_FLOATS(MATRIX, c, INDEX)
 #elif BFLOAT
@@ -219,7 +219,7 @@ void main() {
                 }
                 if (HAS_RESIDUAL != 0) {
                     C_MATRIX other;
-                    coopMatLoad(other, floats1_out(uint64_t(residual) + 4 * index).at, 0, columns,
+                    coopMatLoad(other, f32_buffer(uint64_t(residual) + 4 * index).at, 0, columns,
                                 gl_CooperativeMatrixLayoutRowMajor);
                     value += other;
                 }
