@@ -11,6 +11,7 @@ layout(buffer_reference, std430, buffer_reference_align = 16) restrict readonly 
 layout(buffer_reference, std430, buffer_reference_align = 2) restrict readonly buffer shorts1 { uint16_t at[]; };
 #endif
 
+#ifdef SIXTEEN_BITS
 // Two float32 rounded to the variant's 16-bit type, to nearest, ties to even; the first in the low bits.
 uint pack_halves(vec2 value) {
 #if BFLOAT
@@ -19,7 +20,7 @@ uint pack_halves(vec2 value) {
     bits = mix(bits | 0x400000u, bits + 0x7fffu + ((bits >> 16) & 1u), number);
     return (bits.x >> 16) | (bits.y & 0xffff0000u);
 #else
-    return packHalf2x16(value);
+    return packFloat2x16(f16vec2(value));
 #endif
 }
 
@@ -34,6 +35,7 @@ vec2 unpack_halves(uint bits) {
 uvec2 pack_halves4(vec4 value) { return uvec2(pack_halves(value.xy), pack_halves(value.zw)); }
 
 vec4 unpack_halves4(uvec2 bits) { return vec4(unpack_halves(bits.x), unpack_halves(bits.y)); }
+#endif
 
 // The tile of C that a workgroup computes. Bands of eight tile rows are walked column by column, so that workgroups
 // that run at the same time read the same parts of A and B.
