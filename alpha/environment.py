@@ -21,7 +21,18 @@ class Variable:
 
 VARIABLES = (
     Variable("ALPHA_CALLBACK_YIELD_EVERY", 25, "Most steps between two refreshes of the progress display.", minimum=1),
-    Variable("ALPHA_DEBUG", 0, "1 adds the traceback to the error message of a command."),
+    Variable(
+        "ALPHA_DEBUG",
+        0,
+        "1 adds the traceback to error messages and names the GPU; 2 adds time, GB/s and TFLOP/s of each GPU kernel at "
+        "the end; 3 adds memory plans; 4 adds every dispatch.",
+    ),
+    Variable(
+        "ALPHA_STEPS_IN_FLIGHT",
+        3,
+        "Training steps that a GPU may have been given before the oldest is waited for.",
+        minimum=1,
+    ),
 )
 _BY_NAME = {variable.name: variable for variable in VARIABLES}
 

@@ -149,7 +149,7 @@ def test_the_table_covers_every_operation() -> None:
     for case in ONE_OF_EACH:
         case.run(spy, np.float32)  # type: ignore[arg-type]
     operations = {name for name, _ in inspect.getmembers(Backend, inspect.isfunction) if not name.startswith("_")}
-    assert operations - spy.called == {"record", "thread_choices"}  # which have tests of their own
+    assert operations - spy.called == {"plan", "record", "thread_choices"}  # which have tests of their own
 
 
 @pytest.mark.parametrize("make_backend", [Composition, CpuRef, ReplayBackend])
