@@ -19,10 +19,18 @@ void main() {
     for (uint unit = gl_GlobalInvocationID.x; unit < elements / WIDTH; unit += GRID_THREADS) {
         vec4 sum = vec4(0.0);
         uint64_t address = uint64_t(sums) + 4 * uint64_t(unit) * WIDTH;
-        for (uint split = 0; split < splits; split++) {
-            if (C_VECTOR != 0) sum += floats4(address).at[0];
-            else sum.x += floats1(address).at[0];
-            address += 4 * uint64_t(elements);
+        // Eight parts are on their way at a time.
+        for (uint split = 0; split < splits; split += 8) {
+            vec4 parts[8];
+            [[unroll]] for (uint i = 0; i < 8; i++) {
+                parts[i] = vec4(0.0);
+                if (split + i < splits) {
+                    if (C_VECTOR != 0) parts[i] = floats4(address).at[0];
+                    else parts[i].x = floats1(address).at[0];
+                }
+                address += 4 * uint64_t(elements);
+            }
+            [[unroll]] for (uint i = 0; i < 8; i++) sum += parts[i];
         }
         uint column = unit * WIDTH % columns;
         if (C_VECTOR != 0) store_results(uint64_t(unit) * WIDTH, column, sum);
