@@ -36,8 +36,6 @@ LARGEST_UPLOAD = 32 << 20
 MOST_UPLOADS = 128 << 20
 """Bytes on their way to the device before they are submitted."""
 
-REUSABLE, TIMED = 1, 2
-
 SHOW_DEVICE, SHOW_TIMES, SHOW_PLANS, SHOW_DISPATCHES = 1, 2, 3, 4
 """Levels of ALPHA_DEBUG."""
 
@@ -217,7 +215,7 @@ class HeliosCore(Backend):
         """Submit the dispatches collected so far."""
         if not self._pending:
             return
-        program = self.make_program(self._pending, 0)
+        program = self.make_program(self._pending, repeated=False)
         value = self.submit([program])
         self._pending.clear()
         self._running.append((value, program))
@@ -225,15 +223,15 @@ class HeliosCore(Backend):
             self.memory.return_after(value, storage)
         self._uploads.clear()
 
-    def make_program(self, dispatches: Sequence[Dispatch], flags: int = REUSABLE) -> int:
-        """The dispatches as a program of the device."""
+    def make_program(self, dispatches: Sequence[Dispatch], repeated: bool = True) -> int:
+        """The dispatches as a program of the device; `repeated` ones may be submitted more than once."""
         if self._debug >= SHOW_DISPATCHES:
             for position, (each, waits) in enumerate(zip(dispatches, needs_barrier(dispatches), strict=True)):
                 self._say(f"{position:5} {'wait' if waits else '    '} {each}")
-        if self._debug < SHOW_TIMES:
-            return self.device.create_program(commands(dispatches), flags)
-        program = self.device.create_program(commands(dispatches), flags | TIMED)
-        self._timed[program] = list(dispatches)
+        is_timed = self._debug >= SHOW_TIMES
+        program = self.device.create_program(commands(dispatches), repeated=repeated, timestamps=is_timed)
+        if is_timed:
+            self._timed[program] = list(dispatches)
         return program
 
     def submit(self, programs: Sequence[int]) -> int:
@@ -244,11 +242,12 @@ class HeliosCore(Backend):
             _, program = self._running.popleft()
             self.device.free_program(program)
             self._timed.pop(program, None)
-        self._submitted = self.device.submit(programs)
+        self._submitted = self.device.submit(*programs)
         if self._debug >= SHOW_TIMES:
             self.device.wait(self._submitted)
             for program in programs:
-                self._profile.add(self._timed[program], self.device.timestamps(program))
+                dispatches = self._timed[program]
+                self._profile.add(dispatches, self.device.timestamps(program, len(dispatches)))
         return self._submitted
 
     def _say(self, text: str) -> None:

@@ -27,9 +27,9 @@ class Profile:
     def __init__(self) -> None:
         self.kernels: dict[str, KernelTime] = {}
 
-    def add(self, dispatches: Sequence[Dispatch], nanoseconds: Sequence[int]) -> None:
-        """Take note of one run of a program: the begin and end of each dispatch, in turn."""
-        for dispatch, begin, end in zip(dispatches, nanoseconds[::2], nanoseconds[1::2], strict=True):
+    def add(self, dispatches: Sequence[Dispatch], times: Sequence[tuple[int, int]]) -> None:
+        """Take note of one run of a program, given the begin and end of each dispatch in nanoseconds."""
+        for dispatch, (begin, end) in zip(dispatches, times, strict=True):
             kernel = self.kernels.setdefault(f"{dispatch.kernel.name}.{dispatch.kernel.variant}", KernelTime())
             kernel.runs += 1
             kernel.nanoseconds += end - begin

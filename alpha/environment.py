@@ -33,6 +33,7 @@ VARIABLES = (
         "Training steps that a GPU may have been given before the oldest is waited for.",
         minimum=1,
     ),
+    Variable("ALPHA_VK_VALIDATE", 0, "1 has the Vulkan validation layers check all that the Vulkan backend does."),
 )
 _BY_NAME = {variable.name: variable for variable in VARIABLES}
 

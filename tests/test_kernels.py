@@ -90,8 +90,8 @@ def test_wrong_arguments_are_refused() -> None:
 
 def test_constants_have_defaults_and_types() -> None:
     kernel = Kernel("k", "v", (), (Constant("THREADS", "uint", 256), Constant("SCALE", "float", 0.5)), (), b"")
-    assert kernel.constant_values({}) == ((0, 256), (1, 0x3F000000))
-    assert kernel.constant_values({"THREADS": 64, "SCALE": 1.0}) == ((0, 64), (1, 0x3F800000))
+    assert kernel.constant_values({}) == {0: 256, 1: 0x3F000000}
+    assert kernel.constant_values({"THREADS": 64, "SCALE": 1.0}) == {0: 64, 1: 0x3F800000}
     for bad in ({"THREADS": 0.5}, {"THREADS": -1}, {"OTHER": 1}):
         with pytest.raises(TypeError):
             kernel.constant_values(bad)
@@ -99,9 +99,9 @@ def test_constants_have_defaults_and_types() -> None:
 
 class CountingDevice:
     def __init__(self) -> None:
-        self.made: list[tuple[list[tuple[int, int]], int, int]] = []
+        self.made: list[tuple[dict[int, int], int, int]] = []
 
-    def pipeline(self, spirv: bytes, constants: list[tuple[int, int]], push_bytes: int, subgroup_size: int) -> int:
+    def pipeline(self, spirv: bytes, constants: dict[int, int], push_bytes: int, subgroup_size: int) -> int:
         self.made.append((constants, push_bytes, subgroup_size))
         return len(self.made)
 
@@ -122,7 +122,7 @@ def test_a_pipeline_is_made_once_for_its_constants() -> None:
         1,
         3,
     ]
-    assert device.made == [([(0, 256), (1, 0)], 0, 0), ([(0, 64), (1, 0)], 0, 0), ([(0, 256), (1, 32)], 0, 32)]
+    assert device.made == [({0: 256, 1: 0}, 0, 0), ({0: 64, 1: 0}, 0, 0), ({0: 256, 1: 32}, 0, 32)]
     assert [pipelines.supports("k", variant) for variant in ("v", "half")] == [True, False]
     with pytest.raises(AlphaError, match="needs float16"):
         pipelines.get("k", "half", {})
