@@ -108,7 +108,7 @@ class _CheckedMemory(Backend):
 
 
 def _is_array(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype")
+    return isinstance(getattr(value, "shape", None), tuple) and not isinstance(value, np.dtype | np.generic)
 
 
 def _of_device(value: Any) -> Any:
