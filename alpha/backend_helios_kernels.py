@@ -106,7 +106,7 @@ class Kernel:
             raise TypeError(f"kernel {self.name}: {dict(arguments)} does not fit its fields: {error}") from error
 
     def constant_values(self, given: Mapping[str, float]) -> dict[int, int]:
-        """The 32 bits of every constant by id, the default where none is given. Raises TypeError for an unknown name."""
+        """The 32 bits of every constant by id, or of its default. Raises TypeError for an unknown name."""
         unknown = given.keys() - {constant.name for constant in self.constants}
         if unknown:
             raise TypeError(f"kernel {self.name} has no constant {sorted(unknown)}")

@@ -22,6 +22,11 @@ class Variable:
 VARIABLES = (
     Variable("ALPHA_CALLBACK_YIELD_EVERY", 25, "Most steps between two refreshes of the progress display.", minimum=1),
     Variable(
+        "ALPHA_CHECK",
+        0,
+        "1 runs every operation of a GPU on cpu_ref, too, and stops at the first whose result differs; slow.",
+    ),
+    Variable(
         "ALPHA_DEBUG",
         0,
         "1 adds the traceback to error messages and names the GPU; 2 adds time, GB/s and TFLOP/s of each GPU kernel at "
