@@ -178,10 +178,7 @@ def _forward(backend: HeliosCore, call: AttentionCall) -> None:
         "attention_forward",
         "f32",
         (-(-Tq // tiling.queries), H, B),
-        call.constants()
-        | call.dropping()
-        | _sizes(tiling)
-        | {"SAVE": int(call.logsumexp is not None)},
+        call.constants() | call.dropping() | _sizes(tiling) | {"SAVE": int(call.logsumexp is not None)},
         **call.arguments(),
         **call.random_arguments(),
         attended=call.out,
