@@ -10,7 +10,7 @@ import functools
 import json
 import struct
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -27,8 +27,6 @@ BARRIER = COMMAND.pack(1, 0, 0, 0, 0, 0, 0, b"")
 """The command after which dispatches see what those before it wrote."""
 PUSH_BYTES = 128
 """The largest push constants of a dispatch."""
-REPEATED, TIMESTAMPS = 1, 2
-"""Flags of a program: it may be submitted more than once; it takes the time around each dispatch."""
 
 _OUT_OF_DEVICE_MEMORY = -2
 _DEVICE_LOST = -4
@@ -36,6 +34,8 @@ _TIMEOUT = -5
 _NO_LOADER = -6
 _NO_DEVICE = -7
 _VALIDATE = 1
+_REPEATED = 1
+_TIMESTAMPS = 2
 _FOREVER = 2**64 - 1
 _KINDS = ("discrete", "integrated", "virtual", "other", "cpu")  # in the order of preference
 
@@ -140,16 +140,17 @@ class DeviceInfo:
 
 
 @dataclass(frozen=True)
-class Allocation:
+class Memory:
     """Memory of a device: where kernels find it, and for kinds other than DEVICE the host's view of it.
 
-    `mapped` must not be touched after the memory was freed or the device closed.
+    `view` must not be touched after the memory was freed or the device closed.
     """
 
     id: int
     address: int
     bytes: int
-    mapped: memoryview | None
+    kind: MemoryKind
+    view: memoryview | None
 
 
 def list_devices() -> tuple[DeviceInfo, ...]:
@@ -214,7 +215,6 @@ class Device:
         flags = _VALIDATE if self.validate else 0
         _check(self._library.helios_open(info.index, flags, path, ctypes.byref(handle)))
         self._handle = handle
-        self._dispatches: dict[int, int] = {}  # of programs with timestamps
         self._finalizer = weakref.finalize(self, self._library.helios_close, handle)
 
     def __enter__(self) -> Self:
@@ -245,20 +245,18 @@ class Device:
         if messages:
             raise VulkanError("The Vulkan validation layers report: " + "; ".join(messages))
 
-    def allocate(self, size: int, kind: int = MemoryKind.DEVICE) -> Allocation:
+    def allocate(self, size: int, kind: MemoryKind = MemoryKind.DEVICE) -> Memory:
         """Memory of `size` bytes, at least 1, at an address that is a multiple of 256. Its contents are undefined."""
-        identifier, address, pointer = ctypes.c_uint64(), ctypes.c_uint64(), ctypes.c_void_p()
-        self._call(
-            "helios_allocate", size, kind, ctypes.byref(identifier), ctypes.byref(address), ctypes.byref(pointer)
-        )
-        mapped = None
-        if pointer.value is not None:
-            mapped = memoryview((ctypes.c_uint8 * size).from_address(pointer.value)).cast("B")
-        return Allocation(identifier.value, address.value, size, mapped)
+        identifier, address, mapped = ctypes.c_uint64(), ctypes.c_uint64(), ctypes.c_void_p()
+        self._call("helios_allocate", size, kind, ctypes.byref(identifier), ctypes.byref(address), ctypes.byref(mapped))
+        view = None
+        if mapped.value is not None:
+            view = memoryview((ctypes.c_uint8 * size).from_address(mapped.value)).cast("B")
+        return Memory(identifier.value, address.value, size, kind, view)
 
-    def free(self, allocation: Allocation) -> None:
+    def free(self, memory: Memory) -> None:
         """Give memory back; programs that were submitted before may still use it, and then it ends with them."""
-        self._call("helios_free", allocation.id)
+        self._call("helios_free", memory.id)
 
     def memory(self) -> tuple[int, int]:
         """Bytes of the device's own memory that this process may use in all, and that it uses now."""
@@ -267,15 +265,18 @@ class Device:
         return budget.value, usage.value
 
     def pipeline(
-        self, spirv: bytes, constants: Iterable[tuple[int, int]] = (), push_bytes: int = 0, subgroup_size: int = 0
+        self,
+        spirv: bytes,
+        constants: Mapping[int, int | float] | None = None,
+        push_bytes: int = 0,
+        subgroup_size: int = 0,
     ) -> int:
         """A compiled kernel, which lives as long as the device.
 
-        `constants` are the ids and the 32 bits of specialization constants; `push_bytes` is the size of the push
-        constants; `subgroup_size` 0 leaves the choice to the device. Threads that call this at the same time compile
-        in parallel.
+        `constants` gives specialization constants by id; `push_bytes` is the size of the push constants;
+        `subgroup_size` 0 leaves the choice to the device. Threads that call this at the same time compile in parallel.
         """
-        pairs = b"".join(struct.pack("=II", *pair) for pair in constants)
+        pairs = b"".join(struct.pack("=I", key) + _word(value) for key, value in (constants or {}).items())
         identifier = ctypes.c_uint64()
         self._call(
             "helios_pipeline",
@@ -287,23 +288,21 @@ class Device:
         """Write the file of compiled pipelines, if there are new ones. Raises VulkanError when that is not possible."""
         self._call("helios_save_pipelines")
 
-    def create_program(self, commands: bytes, flags: int = 0) -> int:
-        """Record commands (COMMAND, one after the other); `flags` are REPEATED and TIMESTAMPS."""
+    def create_program(self, commands: bytes | bytearray, *, repeated: bool = False, timestamps: bool = False) -> int:
+        """Record commands (COMMAND, one after the other). Only a `repeated` program may be submitted more than once."""
         if len(commands) % COMMAND.size:
             raise VulkanError(f"A program is a multiple of {COMMAND.size} bytes long, not {len(commands)}.")
+        flags = (_REPEATED if repeated else 0) | (_TIMESTAMPS if timestamps else 0)
         identifier = ctypes.c_uint64()
         count = len(commands) // COMMAND.size
-        self._call("helios_program_create", commands, count, flags, ctypes.byref(identifier))
-        if flags & TIMESTAMPS:
-            self._dispatches[identifier.value] = count - sum(kind for kind, *_ in COMMAND.iter_unpack(commands))
+        self._call("helios_program_create", bytes(commands), count, flags, ctypes.byref(identifier))
         return identifier.value
 
     def free_program(self, program: int) -> None:
         """Forget a program; if it still runs, it ends normally."""
         self._call("helios_program_free", program)
-        self._dispatches.pop(program, None)
 
-    def submit(self, programs: Sequence[int]) -> int:
+    def submit(self, *programs: int) -> int:
         """Start programs, to run one after the other; returns the timeline value that says they are complete."""
         value = ctypes.c_uint64()
         array = (ctypes.c_uint64 * len(programs))(*programs)
@@ -325,11 +324,11 @@ class Device:
         self._call("helios_completed", ctypes.byref(value))
         return value.value
 
-    def timestamps(self, program: int) -> list[int]:
-        """Begin and end of each dispatch, in turn, in the program's last, complete submit; nanoseconds."""
-        times = (ctypes.c_uint64 * (2 * self._dispatches.get(program, 0)))()
+    def timestamps(self, program: int, dispatches: int) -> list[tuple[int, int]]:
+        """Begin and end of each of a program's dispatches in its last, complete submit, in nanoseconds."""
+        times = (ctypes.c_uint64 * (2 * dispatches))()
         self._call("helios_timestamps", program, len(times), times)
-        return list(times)
+        return list(zip(times[::2], times[1::2], strict=True))
 
     def messages(self) -> list[str]:
         """The validation messages since the last call."""
@@ -349,6 +348,13 @@ class Device:
 
     def _call(self, function: str, *arguments: Any) -> None:
         _check(getattr(self._library, function)(self._opened(), *arguments))
+
+
+def _word(value: int | float) -> bytes:
+    """The bits of a specialization constant."""
+    if isinstance(value, float):
+        return struct.pack("=f", value)
+    return struct.pack("=I", value & 0xFFFFFFFF)
 
 
 def _device_info(described: dict[str, Any]) -> DeviceInfo:

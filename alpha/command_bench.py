@@ -1,5 +1,6 @@
 """`alpha bench`: how fast this machine computes."""
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterable
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alpha.config import BACKEND_HELP, BACKENDS, DEVICE_HELP, DTYPE_HELP, PRECISIONS
 from alpha.errors import AlphaError, UsageError
 from alpha.option import option
 from alpha.terminal import print_json, print_table, print_text, print_warning
@@ -29,7 +31,9 @@ class BenchOptions:
     match: str = option("", "Only the cases whose name contains this.")
     iters: int = option(100, "Repetitions of each measurement, at most.", minimum=1)
     seconds: float = option(2.0, "Time for the repetitions of each measurement; three are made anyway.", minimum=0)
-    backend: str = option("cpu_ref", "Where to compute.", choices=("cpu_ref",))
+    backend: str = option("cpu_ref", BACKEND_HELP, choices=BACKENDS)
+    device: int = option(-1, DEVICE_HELP, minimum=-1, maximum=255)
+    dtype: str = option("f32", DTYPE_HELP, choices=PRECISIONS)
     threads: int = option(0, "CPU threads; 0 = the fastest number for each case.", minimum=0, maximum=1024)
     out: str = option("", "Write the measurements to this JSON file, too.", metavar="FILE")
     json: bool = option(False, "Print JSON.")
@@ -54,10 +58,11 @@ def run(given: dict[str, Any]) -> None:
         raise AlphaError(f"--out={out} is a folder; name a file in it.")
     from alpha import backends, bench, files
 
+    options = dataclasses.replace(options, backend=backends.resolve(options.backend, options.dtype))
     cases = _chosen(options)
     for warning in _warnings():
         print_warning(warning)
-    backend = backends.create(options.backend)
+    backend = backends.create(options.backend, options.device, options.dtype)
     limits = bench.Limits(options.iters, options.seconds, options.threads)
     circumstances = bench.circumstances(backend)
     if not options.json:
@@ -77,7 +82,9 @@ def run(given: dict[str, Any]) -> None:
 def _chosen(options: BenchOptions) -> "list[Case]":
     from alpha.bench_cases import all_cases
 
-    cases = [case for case in all_cases() if options.suite in (case.suite, ALL) and options.match in case.name]
+    cases = [
+        case for case in all_cases(options.backend) if options.suite in (case.suite, ALL) and options.match in case.name
+    ]
     if not cases:
         raise UsageError(f"No case of --suite={options.suite} has {options.match!r} in its name; leave out --match.")
     return cases

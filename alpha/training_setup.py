@@ -1,12 +1,11 @@
 """From a configuration to a trainer: tokenizer, data, backend, run folder, in the order in which errors are cheap."""
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alpha import backends, checkpoint, corpus, dataset, planning, tokenizer_registry
+from alpha import backends, checkpoint, corpus, dataset, files, planning, tokenizer_registry
 from alpha.checkpoint import OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.dataset import Dataset
@@ -21,23 +20,15 @@ from alpha.tokenizer import Tokenizer
 from alpha.trainer import Display, Trainer
 
 RESUMABLE = ("iters", "threads", "keep", "eval_interval", "sample_interval", "checkpoint_interval", "log_every", "log",
-             "trace", "backend", "checkpoint", "data", "val_data")  # fmt: skip
+             "trace", "backend", "device", "checkpoint", "data", "val_data")  # fmt: skip
 """Fields of TrainingConfig that may be given with --resume.
 
-None but `iters` changes a bit of the steps to come; with more iters, these follow the longer schedule.
+None but `iters` and where to compute changes a bit of the steps to come; with more iters, these follow the longer
+schedule.
 """
 
 LOOKED_AT = 1 << 22
 """Tokens of each side that are searched for unknown ones."""
-
-
-def cache_folder() -> Path:
-    """Where encoded corpora are kept: $XDG_CACHE_HOME/alpha, or ~/.cache/alpha."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "alpha"
-    except RuntimeError as error:
-        raise AlphaError("This user has no home folder to keep encoded corpora in; set XDG_CACHE_HOME.") from error
 
 
 def new_run(model: ModelConfig, training: TrainingConfig, display: Display) -> tuple[Run, Trainer]:
@@ -48,6 +39,7 @@ def new_run(model: ModelConfig, training: TrainingConfig, display: Display) -> t
     model, training = resolve_model(model), resolve_training(training)
     if not training.data:
         raise UsageError("Say what to train on with --data=PATHS; `alpha datagen` can make a corpus.")
+    training = dataclasses.replace(training, backend=backends.resolve(training.backend, training.dtype))
     folder = Path(training.run_dir) if training.run_dir else None
     if folder is not None and _exists(folder / CONFIG):
         raise AlphaError(
@@ -122,6 +114,7 @@ def _trainer(
     saved: Checkpoint | None = None,
 ) -> Trainer:
     """Prepare the data, say how large everything is, and only then take the memory for it."""
+    backend = backends.create(training.backend, training.device, training.dtype)
     data = _dataset(training, tokenizer, model.block, display)
     specs = parameter_specs(model, tokenizer.vocab_size)
     if saved is not None:
@@ -140,13 +133,13 @@ def _trainer(
     ):
         display.warning(warning)
     try:
-        return Trainer(model, training, tokenizer, data, backends.create(training.backend), display, saved)
+        return Trainer(model, training, tokenizer, data, backend, display, saved)
     except MemoryError as error:
         raise AlphaError(f"There is no memory for a model of {parameters:,} parameters; make it smaller.") from error
 
 
 def _dataset(training: TrainingConfig, tokenizer: Tokenizer, block: int, display: Display) -> Dataset:
-    data = dataset.prepare(training.data, training.val_data, tokenizer, cache_folder() / "tokens", block)
+    data = dataset.prepare(training.data, training.val_data, tokenizer, files.cache_folder() / "tokens", block)
     validation = 0 if data.validation is None else len(data.validation.tokens)
     skipped = f"; {data.skipped:,} other files were skipped" if data.skipped else ""
     display.message(

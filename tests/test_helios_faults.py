@@ -38,11 +38,11 @@ def use(path=None):
         pipeline = device.pipeline(assemble(), push_bytes=PUSH.size)
         memory = device.allocate(4096, MemoryKind.UPLOAD)
         one = dispatch_command(pipeline, (16, 1, 1), PUSH.pack(memory.address, memory.address, 1024, 1.0))
-        program = device.create_program(one, TIMESTAMPS)
-        value = device.submit([program])
+        program = device.create_program(one, timestamps=True)
+        value = device.submit(program)
         device.wait(value)
         device.completed()
-        device.timestamps(program)
+        device.timestamps(program, 1)
         device.save_pipelines()
 """ % str(TESTS)  # noqa: UP031  (the text has braces)
 
@@ -118,14 +118,14 @@ def test_a_lost_device_says_so_and_can_be_closed(run: Run) -> None:
 for call in ("QueueSubmit2", "WaitSemaphores", "GetSemaphoreCounterValue"):
     device = Device(choose_device(), validate=False)
     memory = device.allocate(4096)
-    program = device.create_program(b"", REPEATED)
-    value = device.submit([program])
+    program = device.create_program(b"", repeated=True)
+    value = device.submit(program)
     fault(f"vk{call}:-4")
-    action = {"QueueSubmit2": lambda: device.submit([program]), "WaitSemaphores": lambda: device.wait(value)}
+    action = {"QueueSubmit2": lambda: device.submit(program), "WaitSemaphores": lambda: device.wait(value)}
     print(failure(action.get(call, device.completed)))
     fault("")
     for later in (
-        lambda: device.submit([program]),
+        lambda: device.submit(program),
         lambda: device.wait(value),
         lambda: device.allocate(1),
         lambda: device.pipeline(assemble(), push_bytes=PUSH.size),

@@ -1,0 +1,175 @@
+"""Programs: lists of dispatches as commands of the device, and a traced program that is recorded once and replayed.
+
+Knows nothing about what the kernels compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from alpha.backend_helios_array import HeliosArray, Storage, contiguous_strides
+from alpha.backend_helios_device import BARRIER, Device, dispatch_command
+from alpha.backend_helios_memory import DeviceMemory, aligned
+from alpha.backend_helios_plan import Dispatch, forward_copies, needs_barrier, plan_arena
+
+MOST_SLOTS_WAITING = 8
+"""Replays that may be under way before another one waits for the first of them."""
+
+
+def commands(dispatches: Sequence[Dispatch]) -> bytes:
+    """The sidecar's commands: a barrier against all that was submitted before, then the dispatches with theirs."""
+    parts = [BARRIER]
+    for dispatch, waits in zip(dispatches, needs_barrier(dispatches), strict=True):
+        if waits:
+            parts.append(BARRIER)
+        values = {
+            name: each.address if isinstance(each, HeliosArray) else each for name, each in dispatch.arguments.items()
+        }
+        parts.append(dispatch_command(dispatch.pipeline, dispatch.groups, dispatch.kernel.pack(values)))
+    return b"".join(parts)
+
+
+class Host(Protocol):
+    """What a recorded program needs of the backend that recorded it."""
+
+    device: Device
+    memory: DeviceMemory
+
+    def trace(self, program: Callable[[], HeliosArray]) -> tuple[HeliosArray, list[Dispatch], list[Storage]]: ...
+
+    def copy_dispatch(self, target: HeliosArray, source: HeliosArray) -> Dispatch: ...
+
+    def copy_into(self, target: HeliosArray, source: HeliosArray) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def make_program(self, dispatches: Sequence[Dispatch]) -> int: ...
+
+    def submit(self, programs: Sequence[int]) -> int: ...
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a recorded program needs beside the arrays that existed before it; memory in bytes."""
+
+    arena: int
+    operands: int
+    dispatches: int
+    barriers: int
+
+
+class _Slot:
+    """What one replay needs for itself: space for its operands and for its result, and the copies to and from there."""
+
+    def __init__(self, host: Host, operands: HeliosArray, result: HeliosArray) -> None:
+        self.operands = host.memory.upload_space(operands.nbytes)
+        self._result = host.memory.read_back_space(result.nbytes)
+        self._like = result
+        uploaded = HeliosArray(self.operands, operands.shape, operands.strides, operands.element)
+        self.upload = host.make_program([host.copy_dispatch(operands, uploaded)])
+        self.read_back = host.make_program([host.copy_dispatch(self._array(self._result), result)])
+        self.done = 0
+        """The timeline's value after its last replay."""
+        self.is_held = False
+        """Whether somebody still has the result of its last replay."""
+
+    def hand_out(self, done: int) -> HeliosArray:
+        """The result of a replay that will have ended at `done`; the slot is held until it is forgotten."""
+        self.done, self.is_held = done, True
+        storage = self._result
+        return self._array(Storage(storage.nbytes, storage.address, self._let_go, mapped=storage.mapped, ready=done))
+
+    def _array(self, storage: Storage) -> HeliosArray:
+        return HeliosArray(storage, self._like.shape, contiguous_strides(self._like.shape), self._like.element)
+
+    def _let_go(self) -> None:
+        self.is_held = False
+
+
+class RecordedProgram:
+    """A program of arrays that is traced once, before its first run, and replayed from then on.
+
+    A replay is one submission: the operands are copied from where the host put them, the recorded dispatches run, and
+    the result is copied to where the host can read it. Nothing waits for anything.
+    """
+
+    def __init__(self, host: Host, program: Callable[..., HeliosArray]) -> None:
+        self._host = host
+        self._program = program
+        self._operands: list[HeliosArray] = []
+        self._slots: list[_Slot] = []
+        self._plan: MemoryPlan | None = None
+
+    def __call__(self, *operands: HeliosArray) -> HeliosArray:
+        self.prepare(*operands)
+        slot = self._free_slot()
+        programs = [self._main, slot.read_back]
+        if all(_is_fresh(each) for each in operands):
+            self._write(slot, operands)
+            programs.insert(0, slot.upload)
+        else:
+            for target, source in zip(self._operands, operands, strict=True):
+                self._host.copy_into(target, source)
+        self._host.flush()
+        return slot.hand_out(self._host.submit(programs))
+
+    def prepare(self, *operands: HeliosArray) -> MemoryPlan:
+        """Trace the program and take its memory, unless that has been done. Raises OutOfDeviceMemory."""
+        if self._plan is None:
+            self._plan = self._record(operands)
+        if [(each.shape, each.element) for each in operands] != [(each.shape, each.element) for each in self._operands]:
+            raise ValueError("a recorded program takes operands of the same shapes and dtypes each time")
+        return self._plan
+
+    def _record(self, operands: Sequence[HeliosArray]) -> MemoryPlan:
+        host = self._host
+        end = sum(aligned(each.nbytes) for each in operands)
+        inputs = host.memory.allocate(end)
+        self._inputs = HeliosArray(inputs, (end // 4,), (1,), "i32")
+        start = 0
+        for each in operands:
+            offset = start // each.itemsize
+            self._operands.append(HeliosArray(inputs, each.shape, contiguous_strides(each.shape), each.element, offset))
+            start += aligned(each.nbytes)
+        self._result, dispatches, planned = host.trace(lambda: self._program(*self._operands))
+        dispatches, planned = forward_copies(dispatches, planned, self._result.storage)
+        size, offsets = plan_arena(dispatches, planned, self._result.storage)
+        arena = host.memory.allocate(size)
+        assert arena.address is not None
+        for storage, offset in zip(planned, offsets, strict=True):
+            storage.address = arena.address + offset
+        host.flush()
+        self._main = host.make_program(dispatches)
+        # What the dispatches refer to stays alive, and in its place, as long as the program.
+        self._kept = [arena, [array.storage for each in dispatches for _, array in each.arrays()]]
+        return MemoryPlan(size, end, len(dispatches), sum(needs_barrier(dispatches)))
+
+    def _write(self, slot: _Slot, operands: Sequence[HeliosArray]) -> None:
+        """Put operands that the host has just made where the slot's upload reads them."""
+        assert slot.operands.mapped is not None
+        for target, source in zip(self._operands, operands, strict=True):
+            values = source.storage.pending
+            assert values is not None
+            start = target.offset * target.itemsize
+            slot.operands.mapped[start : start + target.nbytes] = memoryview(values).cast("B")
+
+    def _free_slot(self) -> _Slot:
+        """A slot whose last replay has ended and whose result nobody holds any more, or a new one."""
+        completed = self._host.device.completed()
+        unheld = [slot for slot in self._slots if not slot.is_held]
+        for slot in unheld:
+            if slot.done <= completed:
+                return slot
+        if len(unheld) >= MOST_SLOTS_WAITING:
+            self._host.device.wait(unheld[0].done)
+            return unheld[0]
+        self._slots.append(_Slot(self._host, self._inputs, self._result))
+        return self._slots[-1]
+
+
+def _is_fresh(array: HeliosArray) -> bool:
+    """Whether all of an array's values are still where the host made them."""
+    values = array.storage.pending
+    return values is not None and array.is_contiguous and array.nbytes == array.storage.nbytes > 0
