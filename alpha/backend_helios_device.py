@@ -43,12 +43,13 @@ _INSTALL_LOADER = (
     "Install it: libvulkan1 on Debian and Ubuntu, vulkan-loader on Fedora, vulkan-icd-loader on Arch; and a driver for "
     "your GPU."
 )
-_INSTALL_DRIVER = (
+INSTALL_DRIVER = (
     "Install the driver of your GPU: for AMD and Intel mesa-vulkan-drivers on Debian, Ubuntu and Fedora, vulkan-radeon "
     "or vulkan-intel on Arch; for NVIDIA the manufacturer's driver (nvidia-driver on Debian, nvidia-driver-NNN on "
-    "Ubuntu, akmod-nvidia on Fedora, nvidia-utils on Arch). Without a GPU, mesa-vulkan-drivers (vulkan-swrast on Arch) "
-    "computes on the CPU."
+    "Ubuntu, akmod-nvidia on Fedora, nvidia-utils on Arch)."
 )
+"""What to do where there is a GPU that Vulkan does not see."""
+_INSTALL_LAVAPIPE = " Without a GPU, mesa-vulkan-drivers (vulkan-swrast on Arch) computes on the CPU."
 _INSTALL_SIDECAR = (
     "Alpha was installed without its Vulkan part, because there was no C compiler. Install gcc (Debian, Ubuntu, Fedora "
     "and Arch have a package of that name) and then install Alpha again, or run build_scripts/native in its sources."
@@ -136,7 +137,17 @@ class DeviceInfo:
     @property
     def memory_bytes(self) -> int:
         """The size of the largest heap of the device's own memory."""
-        return max((heap.bytes for heap in self.heaps if heap.device_local), default=0)
+        return self._largest_heap().bytes
+
+    @property
+    def available_bytes(self) -> int:
+        """What this process could still have of that heap when the device was asked."""
+        heap = self._largest_heap()
+        return max(0, heap.budget - heap.usage)
+
+    def _largest_heap(self) -> Heap:
+        none = Heap(bytes=0, budget=0, usage=0, device_local=True, host_visible=False)
+        return max((heap for heap in self.heaps if heap.device_local), key=lambda heap: heap.bytes, default=none)
 
 
 @dataclass(frozen=True)
@@ -375,7 +386,7 @@ def _check(code: int) -> None:
         return
     message = _library().helios_last_error().decode(errors="replace")
     if code in (_NO_LOADER, _NO_DEVICE):
-        raise NoVulkan(f"{message} {_INSTALL_LOADER if code == _NO_LOADER else _INSTALL_DRIVER}")
+        raise NoVulkan(f"{message} {_INSTALL_LOADER if code == _NO_LOADER else INSTALL_DRIVER + _INSTALL_LAVAPIPE}")
     raise {_OUT_OF_DEVICE_MEMORY: OutOfDeviceMemory, _DEVICE_LOST: DeviceLost}.get(code, VulkanError)(message)
 
 
