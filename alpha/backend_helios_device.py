@@ -8,6 +8,7 @@ neither.
 import ctypes
 import functools
 import json
+import os
 import struct
 import weakref
 from collections.abc import Mapping, Sequence
@@ -213,6 +214,7 @@ def dispatch_command(pipeline: int, groups: tuple[int, int, int], push: bytes) -
 class Device:
     """An open device. Closing it, or forgetting it, releases all that was made with it; it is also a context manager.
 
+    A process that is forked from this one must not use it, and may forget it.
     `validate` turns on the validation layers, by default as ALPHA_VK_VALIDATE says; `pipeline_cache` is a file of
     compiled pipelines in a folder that exists, read now, written by `save_pipelines` and `close`. Raises VulkanError.
     """
@@ -226,7 +228,7 @@ class Device:
         flags = _VALIDATE if self.validate else 0
         _check(self._library.helios_open(info.index, flags, path, ctypes.byref(handle)))
         self._handle = handle
-        self._finalizer = weakref.finalize(self, self._library.helios_close, handle)
+        self._finalizer = weakref.finalize(self, _close, self._library, handle, os.getpid())
 
     def __enter__(self) -> Self:
         return self
@@ -359,6 +361,12 @@ class Device:
 
     def _call(self, function: str, *arguments: Any) -> None:
         _check(getattr(self._library, function)(self._opened(), *arguments))
+
+
+def _close(library: ctypes.CDLL, handle: ctypes.c_void_p, process: int) -> None:
+    """Release a device, but not in a process that was forked from the one that opened it, whose threads it lacks."""
+    if os.getpid() == process:
+        library.helios_close(handle)
 
 
 def _word(value: int | float) -> bytes:

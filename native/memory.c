@@ -166,7 +166,7 @@ static int create_aligned(helios_device *device, uint64_t bytes, uint32_t kind, 
 
 static int allocate(helios_device *device, uint64_t bytes, uint32_t kind, uint64_t *id, uint64_t *device_address,
                     void **mapped) {
-    allocation *made;
+    allocation *made = NULL;
     uint64_t address;
     int code = check_not_lost(device);
     if (code == HELIOS_OK) code = destroy_retired(device);

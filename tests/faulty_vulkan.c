@@ -1,5 +1,6 @@
 /* A Vulkan loader that fails when it is told to: the one that REAL_VULKAN names, but the function that the environment
- * variable VULKAN_FAULT names returns the VkResult behind its colon, as in "vkAllocateMemory:-2". */
+ * variable VULKAN_FAULT names returns the VkResult behind its colon, as in "vkAllocateMemory:-2". It also remembers what
+ * pipeline caches are made from. */
 #define VK_NO_PROTOTYPES
 #include "vulkan/vulkan_core.h"
 
@@ -33,7 +34,6 @@ static VkResult fault(const char *name) {
 CREATE(Buffer, VkBuffer)
 CREATE(Semaphore, VkSemaphore)
 CREATE(CommandPool, VkCommandPool)
-CREATE(PipelineCache, VkPipelineCache)
 CREATE(PipelineLayout, VkPipelineLayout)
 CREATE(ShaderModule, VkShaderModule)
 CREATE(QueryPool, VkQueryPool)
@@ -73,6 +73,16 @@ FAULTY(GetQueryPoolResults,
        (VkDevice device, VkQueryPool pool, uint32_t first, uint32_t count, size_t size, void *data, VkDeviceSize stride,
         VkQueryResultFlags flags),
        (device, pool, first, count, size, data, stride, flags))
+
+size_t initial_bytes; /* that the last pipeline cache was made from */
+
+static PFN_vkCreatePipelineCache real_CreatePipelineCache;
+static VkResult VKAPI_CALL faulty_CreatePipelineCache(VkDevice device, const VkPipelineCacheCreateInfo *info,
+                                                      const VkAllocationCallbacks *none, VkPipelineCache *made) {
+    VkResult result = fault("vkCreatePipelineCache");
+    initial_bytes = info->initialDataSize;
+    return result == VK_SUCCESS ? real_CreatePipelineCache(device, info, none, made) : result;
+}
 
 #define ANY(function) ((PFN_vkVoidFunction)(function))
 #define REPLACE(function)                                    \

@@ -4,6 +4,7 @@ import itertools
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -111,6 +112,42 @@ use(path)
     for line, call, (error, result) in zip(printed, CALLS, itertools.cycle(results), strict=False):
         assert line.startswith(f"{error}: vk{call} returned {result}; "), line
     assert (tmp_path / "pipelines").read_bytes().startswith(b"HELIOS1\0")
+
+
+def test_damaged_and_foreign_files_of_pipelines_do_not_reach_the_driver(run: Run, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    script = f"""
+import ctypes
+path = Path({str(whole)!r})
+given = ctypes.c_size_t.in_dll(ctypes.CDLL("libvulkan.so.1"), "initial_bytes")
+for path in sorted(path.parent.iterdir()) or [path]:
+    use(path)
+    print(path.name, given.value, path.read_bytes()[:8] == b"HELIOS1\\0")
+"""
+    assert run(script) == "whole 0 True\n"
+    saved = whole.read_bytes()
+    assert run(script) == f"whole {len(saved) - 24} True\n"
+    header, data = saved[:24], saved[24:]
+    foreign = data[:12] + bytes([data[12] ^ 1]) + data[13:]
+    contents = (
+        *(b"", b"HELIOS1\0", header, data, bytes(len(saved)), saved[:-1], saved + b"x"),
+        *(saved[:i] + bytes([saved[i] ^ 1]) + saved[i + 1 :] for i in (0, 8, 15, 16, 24, 40, len(saved) - 1)),
+        struct.pack("=8sQQ", b"HELIOS1\0", len(foreign), fnv_1a(foreign)) + foreign,
+        struct.pack("=8sQQ", b"HELIOS1\0", 31, fnv_1a(data[:31])) + data[:31],
+    )
+    for number, content in enumerate(contents):
+        (tmp_path / f"damaged-{number}").write_bytes(content)
+    printed = run(script).splitlines()
+    assert len(printed) == len(contents) + 1
+    assert printed.pop() == f"whole {len(data)} True"
+    assert all(line.endswith(" 0 True") for line in printed), printed
+
+
+def fnv_1a(data: bytes) -> int:
+    total = 0xCBF29CE484222325
+    for byte in data:
+        total = (total ^ byte) * 0x100000001B3 % 2**64
+    return total
 
 
 def test_a_lost_device_says_so_and_can_be_closed(run: Run) -> None:
