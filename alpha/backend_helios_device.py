@@ -165,6 +165,34 @@ def list_devices() -> tuple[DeviceInfo, ...]:
         capacity = needed.value
 
 
+def has_gpu() -> bool:
+    """Whether there is a GPU that Alpha can use."""
+    try:
+        return any(device.kind != "cpu" and not device.missing for device in list_devices())
+    except NoVulkan:
+        return False
+
+
+def choose_device(number: int = -1) -> DeviceInfo:
+    """The device of that number, or with -1 the first GPU, discrete ones first; where there is none, any device.
+
+    Raises NoVulkan when there is no device at all, VulkanError when the one chosen is not there or lacks something.
+    """
+    devices = list_devices()
+    if number >= 0:
+        chosen = next((device for device in devices if device.index == number), None)
+        if chosen is None:
+            raise VulkanError(f"There is no Vulkan device {number}; `alpha devices` lists those there are.")
+    else:
+        order = ("discrete", "integrated", "virtual", "other", "cpu")
+        chosen = min(devices, key=lambda device: (bool(device.missing), order.index(device.kind)))
+    if chosen.missing:
+        raise VulkanError(
+            f"{chosen.name} lacks {', '.join(chosen.missing)}, which Alpha needs; a newer driver may help."
+        )
+    return chosen
+
+
 def dispatch_command(pipeline: int, groups: tuple[int, int, int], push: bytes) -> bytes:
     """The command that runs a pipeline on so many workgroups."""
     return COMMAND.pack(0, *groups, pipeline, len(push), 0, push)
