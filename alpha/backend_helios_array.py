@@ -6,6 +6,7 @@ Knows nothing about kernels; a view never touches the elements.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,8 +73,8 @@ class Storage:
         self.mapped = mapped
         self.ready = ready
 
-    def __del__(self) -> None:
-        if self.release is not None:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if self.release is not None and not is_finalizing():  # then the device is closed, and modules are gone
             self.release()
 
 
