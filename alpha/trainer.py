@@ -135,6 +135,7 @@ class Trainer:
         loaded = time.perf_counter()
         rate = learning_rate(step, training)
         with self._threads.measured():
+            threads = self.model.backend.threads
             result = self._step.run(batches, rate).read()
         seconds = time.perf_counter() - start
         self.steps_done += 1
@@ -150,6 +151,7 @@ class Trainer:
             "elapsed_ms": round(1e3 * self._elapsed, 1),
             "tokens_per_sec": round(batches[:, :, 1:].size / seconds, 1),
             "ms_per_iter": round(1e3 * seconds, 3),
+            "threads": threads,
         }
         if not result["accepted"]:
             row["skipped"] = True
