@@ -48,6 +48,9 @@ class Backend(Primitives):
     threads: int = 1
     """CPU threads that operations run on; may be changed between operations, without effect on results."""
 
+    steps_in_flight: int = 1
+    """Training steps that may be under way before the result of the first is waited for."""
+
     def thread_choices(self) -> list[int]:
         """The values of `threads` worth trying; a backend that computes elsewhere has no choice to offer."""
         return [self.threads]

@@ -1,12 +1,38 @@
 """Backends by name."""
 
 from alpha.backend import Backend
+from alpha.errors import UsageError
 
 
-def create(name: str) -> Backend:
-    """A new backend; imports only the one that is named."""
+def resolve(name: str, dtype: str = "f32") -> str:
+    """The backend that a choice stands for: "auto" is "helios" where there is a GPU, "cpu_ref" elsewhere.
+
+    Raises UsageError when that backend cannot compute with `dtype`.
+    """
+    if name == "auto":
+        from alpha.backend_helios_device import has_gpu
+
+        name = "helios" if has_gpu() else "cpu_ref"
+    if name == "cpu_ref" and dtype != "f32":
+        raise UsageError(f"The backend cpu_ref computes in f32 only; for --dtype={dtype} use --backend=helios.")
+    return name
+
+
+def create(name: str, device: int = -1, dtype: str = "f32") -> Backend:
+    """A new backend; imports only the one that is named. Raises UsageError or AlphaError when it cannot be had.
+
+    `device` is the number of a Vulkan device, or -1 for the first GPU; `dtype` is what matrix products round their
+    operands to.
+    """
+    name = resolve(name, dtype)
     if name == "cpu_ref":
         from alpha.backend_cpu_ref import CpuRef
 
+        if device >= 0:
+            raise UsageError(f"--device={device} chooses a Vulkan device; add --backend=helios, or leave it out.")
         return CpuRef()
+    if name == "helios":
+        from alpha.backend_helios import open_helios
+
+        return open_helios(device, dtype)
     raise ValueError(f"no backend is named {name!r}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alpha.config import BACKEND_HELP, BACKENDS, DEVICE_HELP, DTYPE_HELP, PRECISIONS
 from alpha.errors import AlphaError, UsageError
 from alpha.option import option
 from alpha.terminal import print_json, print_table, print_text, print_warning
@@ -29,7 +30,9 @@ class BenchOptions:
     match: str = option("", "Only the cases whose name contains this.")
     iters: int = option(100, "Repetitions of each measurement, at most.", minimum=1)
     seconds: float = option(2.0, "Time for the repetitions of each measurement; three are made anyway.", minimum=0)
-    backend: str = option("cpu_ref", "Where to compute.", choices=("cpu_ref",))
+    backend: str = option("cpu_ref", BACKEND_HELP, choices=BACKENDS)
+    device: int = option(-1, DEVICE_HELP, minimum=-1, maximum=255)
+    dtype: str = option("f32", DTYPE_HELP, choices=PRECISIONS)
     threads: int = option(0, "CPU threads; 0 = the fastest number for each case.", minimum=0, maximum=1024)
     out: str = option("", "Write the measurements to this JSON file, too.", metavar="FILE")
     json: bool = option(False, "Print JSON.")
@@ -57,7 +60,7 @@ def run(given: dict[str, Any]) -> None:
     cases = _chosen(options)
     for warning in _warnings():
         print_warning(warning)
-    backend = backends.create(options.backend)
+    backend = backends.create(options.backend, options.device, options.dtype)
     limits = bench.Limits(options.iters, options.seconds, options.threads)
     circumstances = bench.circumstances(backend)
     if not options.json:

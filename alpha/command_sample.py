@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from alpha.config import BACKEND_HELP, BACKENDS, DEVICE_HELP, DTYPE_HELP, PRECISIONS
 from alpha.errors import UsageError
 from alpha.option import option
 from alpha.terminal import print_json, print_part, print_text, print_warning
@@ -29,7 +30,9 @@ class SampleOptions:
     n: int = option(1, "Texts to make.", minimum=1, maximum=4096)
     seed: int = option(42, "Seed of every random choice.", minimum=0, maximum=(1 << 64) - 1)
     stop_at_end: bool = option(True, "Stop where the model ends the text.")
-    backend: str = option("cpu_ref", "Where to compute.", choices=("cpu_ref",))
+    backend: str = option("cpu_ref", BACKEND_HELP, choices=BACKENDS)
+    device: int = option(-1, DEVICE_HELP, minimum=-1, maximum=255)
+    dtype: str = option("f32", DTYPE_HELP, choices=PRECISIONS)
     threads: int = option(1, "CPU threads.", minimum=1, maximum=1024)
     json: bool = option(False, "Print JSON.")
 
@@ -53,7 +56,7 @@ def run(given: dict[str, Any]) -> None:
     options = SampleOptions(**given)
     if options.beam > 1 and options.n > 1:
         raise UsageError("--beam searches for one text; leave out --n, or --beam.")
-    backend = backends.create(options.backend)
+    backend = backends.create(options.backend, options.device, options.dtype)
     backend.threads = options.threads
     loaded = load_model(options.checkpoint, backend)
     prompt = loaded.tokenizer.encode(options.prompt, allow_special=True)

@@ -15,6 +15,11 @@ from alpha.option import option, to_mapping
 ACTIVATIONS = ("gelu", "gelu_exact", "relu", "relu2", "silu", "swiglu", "geglu")
 GATED_ACTIVATIONS = ("swiglu", "geglu")
 OPTIMIZERS = ("adamw", "lion", "adafactor", "sgd", "muon")
+BACKENDS = ("cpu_ref", "helios", "auto")
+PRECISIONS = ("f32", "f16", "bf16")
+BACKEND_HELP = "Where to compute: cpu_ref, helios (Vulkan), or auto (helios where there is a GPU)."
+DEVICE_HELP = "Number of the Vulkan device, as `alpha devices` lists them; -1 = the first GPU."
+DTYPE_HELP = "What matrix products round their operands to; f16 and bf16 need helios."
 
 _MODEL = "Model"
 _DATA = "Data"
@@ -114,7 +119,10 @@ class TrainingConfig:
     run_dir: str = option("", "Folder of the run; default runs/<run id>.", group=_RUN, metavar="DIR")
     resume: str = option("", "Continue this run folder or checkpoint.", group=_RUN, metavar="RUN")
     config: str = option("", "JSON file of options; the command line wins.", group=_RUN, metavar="FILE")
-    backend: str = option("cpu_ref", "Where to compute.", group=_RUN, choices=("cpu_ref",))
+    backend: str = option("cpu_ref", BACKEND_HELP, group=_RUN, choices=BACKENDS)
+    device: int = option(-1, DEVICE_HELP, group=_RUN, minimum=-1, maximum=255)
+    dtype: str = option("f32", DTYPE_HELP, group=_RUN, choices=PRECISIONS)
+    fp16: bool = option(False, "The same as --dtype=f16.", group=_RUN)
     threads: int = option(
         0, "CPU threads; 0 = the number that the first steps show to be fastest.", group=_RUN, minimum=0, maximum=1024
     )
@@ -162,7 +170,10 @@ def resolve_training(config: TrainingConfig) -> TrainingConfig:
     if lr_min > config.lr:
         raise UsageError(f"--lrMin={lr_min:g} is above --lr={config.lr:g}; lower it.")
     warmup_iters = config.warmup_iters or min(2000, config.iters // 5)
-    return dataclasses.replace(config, lr_min=lr_min, warmup_iters=warmup_iters)
+    if config.fp16 and config.dtype == "bf16":
+        raise UsageError("--fp16=true and --dtype=bf16 contradict each other; leave one of them out.")
+    dtype = "f16" if config.fp16 else config.dtype
+    return dataclasses.replace(config, lr_min=lr_min, warmup_iters=warmup_iters, dtype=dtype)
 
 
 def config_hash(model: ModelConfig, training: TrainingConfig) -> str:

@@ -4,6 +4,8 @@ Knows nothing about how a run is configured or displayed; see `training_setup` a
 """
 
 import time
+from collections import deque
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,7 +26,7 @@ from alpha.sampler import Sampler
 from alpha.schedule import learning_rate
 from alpha.thread_choice import ThreadChoice
 from alpha.tokenizer import Tokenizer
-from alpha.training_step import PhaseTimer, TrainingStep
+from alpha.training_step import PhaseTimer, StepResult, TrainingStep
 
 BEGINNING = "The "
 SAMPLE_TOKENS = 100
@@ -45,6 +47,18 @@ class Display(Protocol):
     def sample(self, prompt: str, text: str) -> None: ...
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class _StepUnderWay:
+    """A step that has been started and whose result has not been read."""
+
+    started: float
+    loaded: float
+    learning_rate: float
+    tokens: int
+    threads: int
+    result: StepResult
 
 
 class Trainer:
@@ -76,7 +90,9 @@ class Trainer:
         self._threads = ThreadChoice(backend, training.threads)
         self._prompts = _sample_prompts(training.domain, tokenizer)
         self.steps_done = 0
+        self._under_way: deque[_StepUnderWay] = deque()
         self._elapsed = 0.0
+        self._finished_at = 0.0
         self._skipped_in_a_row = 0
         self._saved_step = 0
         self._validation_loss: float | None = None  # measured at this very step
@@ -106,16 +122,17 @@ class Trainer:
     def _run_steps(self, run: Run, stop: StopRequest) -> None:
         training = self.training
         while self.steps_done < training.iters:
-            row = self._train_step()
+            self._start_steps(1 if stop.requested else self.model.backend.steps_in_flight)
+            row = self._finish_step()
             row |= self._evaluate_when_due()
             if self.steps_done % training.log_every == 0 or "valLoss" in row:
                 run.add_metrics(row)
             self.display.step(row)
             self._note_acceptance(row)
             self._sample_when_due(run)
-            if self._is_due(training.checkpoint_interval or training.eval_interval):
+            if self._is_due(self._save_interval):
                 self._save(run)
-            if stop.requested:
+            if stop.requested and not self._under_way:
                 break
         if self._saved_step < self.steps_done:
             self._save(run)
@@ -125,10 +142,23 @@ class Trainer:
             return f"Nothing of the run {run.folder} is saved yet."
         return f"The run {run.folder} is saved up to step {self._saved_step}."
 
-    def _train_step(self) -> dict[str, Any]:
-        """One optimizer step; returns its row of metrics."""
-        training, step = self.training, self.steps_done
-        self._validation_loss = None
+    @property
+    def _save_interval(self) -> int:
+        return self.training.checkpoint_interval or self.training.eval_interval
+
+    def _start_steps(self, most: int) -> None:
+        """Start steps until `most` are under way, but none after one at whose end the weights themselves are needed."""
+        intervals = (self.training.eval_interval, self.training.sample_interval, self._save_interval)
+        while len(self._under_way) < most:
+            started = self.steps_done + len(self._under_way)
+            if self._under_way and (
+                started == self.training.iters or any(each and started % each == 0 for each in intervals)
+            ):
+                return
+            self._under_way.append(self._start_step(started))
+
+    def _start_step(self, step: int) -> _StepUnderWay:
+        training = self.training
         start = time.perf_counter()
         first = step * training.accum_steps
         batches = np.stack([self._sampler.batch_at(first + micro) for micro in range(training.accum_steps)])
@@ -136,8 +166,17 @@ class Trainer:
         rate = learning_rate(step, training)
         with self._threads.measured():
             threads = self.model.backend.threads
-            result = self._step.run(batches, rate).read()
-        seconds = time.perf_counter() - start
+            result = self._step.run(batches, rate)
+        return _StepUnderWay(start, loaded, rate, batches[:, :, 1:].size, threads, result)
+
+    def _finish_step(self) -> dict[str, Any]:
+        """Wait for the oldest step under way; returns its row of metrics."""
+        step = self._under_way.popleft()
+        self._validation_loss = None
+        result = step.result.read()
+        now = time.perf_counter()
+        seconds = now - max(step.started, self._finished_at)
+        self._finished_at = now
         self.steps_done += 1
         self._elapsed += seconds
         if choice := self._threads.report():
@@ -145,18 +184,18 @@ class Trainer:
         row = {
             "step": self.steps_done,
             "loss": result["loss"],
-            "lr": rate,
+            "lr": step.learning_rate,
             "gradNorm": result["gradient_norm"],
             "clipped": bool(result["clipped"]),
             "elapsed_ms": round(1e3 * self._elapsed, 1),
-            "tokens_per_sec": round(batches[:, :, 1:].size / seconds, 1),
+            "tokens_per_sec": round(step.tokens / seconds, 1),
             "ms_per_iter": round(1e3 * seconds, 3),
-            "threads": threads,
+            "threads": step.threads,
         }
         if not result["accepted"]:
             row["skipped"] = True
         if self._timer:
-            row["data_ms"] = round(1e3 * (loaded - start), 3)
+            row["data_ms"] = round(1e3 * (step.loaded - step.started), 3)
             row |= {f"{phase}_ms": round(milliseconds, 3) for phase, milliseconds in self._timer.take().items()}
         return row
 

@@ -21,10 +21,11 @@ from alpha.tokenizer import Tokenizer
 from alpha.trainer import Display, Trainer
 
 RESUMABLE = ("iters", "threads", "keep", "eval_interval", "sample_interval", "checkpoint_interval", "log_every", "log",
-             "trace", "backend", "checkpoint", "data", "val_data")  # fmt: skip
+             "trace", "backend", "device", "checkpoint", "data", "val_data")  # fmt: skip
 """Fields of TrainingConfig that may be given with --resume.
 
-None but `iters` changes a bit of the steps to come; with more iters, these follow the longer schedule.
+None but `iters` and where to compute changes a bit of the steps to come; with more iters, these follow the longer
+schedule.
 """
 
 LOOKED_AT = 1 << 22
@@ -48,6 +49,7 @@ def new_run(model: ModelConfig, training: TrainingConfig, display: Display) -> t
     model, training = resolve_model(model), resolve_training(training)
     if not training.data:
         raise UsageError("Say what to train on with --data=PATHS; `alpha datagen` can make a corpus.")
+    training = dataclasses.replace(training, backend=backends.resolve(training.backend, training.dtype))
     folder = Path(training.run_dir) if training.run_dir else None
     if folder is not None and _exists(folder / CONFIG):
         raise AlphaError(
@@ -122,6 +124,7 @@ def _trainer(
     saved: Checkpoint | None = None,
 ) -> Trainer:
     """Prepare the data, say how large everything is, and only then take the memory for it."""
+    backend = backends.create(training.backend, training.device, training.dtype)
     data = _dataset(training, tokenizer, model.block, display)
     specs = parameter_specs(model, tokenizer.vocab_size)
     if saved is not None:
@@ -140,7 +143,7 @@ def _trainer(
     ):
         display.warning(warning)
     try:
-        return Trainer(model, training, tokenizer, data, backends.create(training.backend), display, saved)
+        return Trainer(model, training, tokenizer, data, backend, display, saved)
     except MemoryError as error:
         raise AlphaError(f"There is no memory for a model of {parameters:,} parameters; make it smaller.") from error
 

@@ -23,6 +23,10 @@ from alpha.optimizer import Optimizer, load_arrays
 
 CLIP_EPSILON = 1e-6
 
+FIRST_LOSS_SCALE = 2.0**15
+LARGEST_LOSS_SCALE = 2.0**24
+LOSS_SCALE_PATIENCE = 2000
+
 Phase = Callable[[str], contextlib.AbstractContextManager[None]]
 """Called with "forward", "backward" or "optimizer"; the part of the step so named runs inside what it returns."""
 
@@ -70,6 +74,33 @@ def _untimed(name: str) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
+class LossScale:
+    """A power of two that keeps gradients in the range of float16 (Micikevicius et al. 2018).
+
+    The loss is multiplied by it before the backward pass. It is halved when gradients overflow, which also skips the
+    step, and doubled after 2000 steps without that.
+    """
+
+    def __init__(self, backend: Backend, dtype: npt.DTypeLike) -> None:
+        self.backend = backend
+        self.scale = backend.from_numpy(np.array([FIRST_LOSS_SCALE], dtype))
+        self.steps = backend.zeros((1,), dtype)
+
+    def adjust(self, finite: Array) -> None:
+        """Take note of a step whose gradients were all finite, or not; boolean [1]."""
+        backend = self.backend
+        steps = backend.where(finite, backend.add(self.steps, 1.0), 0.0)
+        is_due = backend.greater(steps, LOSS_SCALE_PATIENCE - 0.5)
+        raised = backend.minimum(backend.multiply(self.scale, 2.0), LARGEST_LOSS_SCALE)
+        lowered = backend.maximum(backend.multiply(self.scale, 0.5), 1.0)
+        scale = backend.where(finite, backend.where(is_due, raised, self.scale), lowered)
+        backend.copy_into(self.scale, scale)
+        backend.copy_into(self.steps, backend.where(is_due, 0.0, steps))
+
+    def state(self) -> dict[str, Array]:
+        return {"loss_scale": self.scale, "loss_scale_steps": self.steps}
+
+
 class TrainingStep:
     """Runs training steps on a model with an optimizer of its parameters."""
 
@@ -86,6 +117,7 @@ class TrainingStep:
         }
         self._loss_weight = backend.from_numpy(np.array(1.0 / training.accum_steps, dtype))
         self._one = backend.from_numpy(np.ones(1, dtype))
+        self._loss_scale = LossScale(backend, dtype) if training.dtype == "f16" else None
         self._program = backend.record(self._step)
 
     def run(self, tokens: npt.NDArray[np.integer[Any]], learning_rate: float) -> StepResult:
@@ -104,7 +136,7 @@ class TrainingStep:
 
     def state(self) -> dict[str, Array]:
         """The arrays, beside the parameters, that a resumed run needs: the optimizer's and the counters."""
-        return self.optimizer.state() | self._counters
+        return self.optimizer.state() | self._counters | (self._loss_scale.state() if self._loss_scale else {})
 
     def load_state(self, values: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take the state from arrays by name. Raises AlphaError, and changes nothing, when they are not of its form."""
@@ -116,10 +148,15 @@ class TrainingStep:
         loss = self._accumulate_gradients(tokens)
         with self._phase("optimizer"):
             norm = backend.sqrt(backend.sum_of_squares(gradients))
-            scale = self._gradient_scale(norm)
+            if self._loss_scale:
+                norm = backend.divide(norm, self._loss_scale.scale)
+            clip = self._clip_factor(norm)
             accept = self._judge(loss, norm, learning_rate)
+            scale = backend.divide(clip, self._loss_scale.scale) if self._loss_scale else clip
             self.optimizer.update(UpdateControl(learning_rate, scale, accept))
-            flags = [backend.cast(flag, loss.dtype) for flag in (backend.greater(1.0, scale), accept)]
+            if self._loss_scale:
+                self._loss_scale.adjust(backend.isfinite(norm))
+            flags = [backend.cast(flag, loss.dtype) for flag in (backend.greater(1.0, clip), accept)]
             return backend.concatenate([loss, norm, *flags], 0)
 
     def _accumulate_gradients(self, tokens: Array) -> Array:
@@ -134,9 +171,15 @@ class TrainingStep:
                 dropout = self._dropout_keys(micro_step)
                 loss = self.model.loss(ids, targets, dropout, checkpoint=self.training.checkpoint)
             with self._phase("backward"):
-                tape.backward(loss, self._loss_weight)
+                tape.backward(loss, self._loss_gradient())
             backend.add_into(total, backend.multiply(loss.data, self._loss_weight))
         return total
+
+    def _loss_gradient(self) -> Array:
+        """What the backward pass of a micro-batch starts from, shape []."""
+        if not self._loss_scale:
+            return self._loss_weight
+        return self.backend.multiply(self._loss_weight, self.backend.reshape(self._loss_scale.scale, ()))
 
     def _dropout_keys(self, micro_step: int) -> DropoutKeys | None:
         """Keys that depend on the number of micro-steps run before, so that a resumed run draws the same."""
@@ -146,7 +189,7 @@ class TrainingStep:
         first = backend.multiply(self._counters["steps"], self.training.accum_steps)
         return DropoutKeys(self.training.seed, backend.add(first, micro_step))
 
-    def _gradient_scale(self, norm: Array) -> Array:
+    def _clip_factor(self, norm: Array) -> Array:
         """min(1, clip / (norm + epsilon)), or 1 without clipping (Pascanu et al. 2013)."""
         if not self.training.grad_clip:
             return self._one

@@ -29,6 +29,7 @@ from small_training import (
 
 from alpha import checkpoint, domain, ops, safetensors_file, trainer
 from alpha.autograd import Tensor
+from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_primitives import Array
 from alpha.config import OPTIMIZERS, ModelConfig
 from alpha.errors import AlphaError
@@ -37,6 +38,7 @@ from alpha.interrupt import StopRequest
 from alpha.lines import read_rows
 from alpha.sampler import Sampler
 from alpha.schedule import learning_rate
+from alpha.trainer import Trainer
 from alpha.training_setup import resumed_run
 from alpha.training_step import StepResult, TrainingStep
 
@@ -121,6 +123,37 @@ def test_the_number_of_threads_changes_no_bit(corpus: Path, tmp_path: Path) -> N
     assert bits_of(one) == bits_of(two) == bits_of(chosen)
     assert [{row["threads"] for row in read_rows(run / "metrics.jsonl")} for run in (one, two)] == [{1}, {2}]
     assert rows_of(one) == rows_of(two) == rows_of(chosen)
+
+
+@pytest.mark.parametrize("intervals", [{"eval_interval": 4, "sample_interval": 3}, {"eval_interval": 0}])
+def test_steps_that_are_started_before_earlier_ones_are_read_change_nothing(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, intervals: dict[str, int]
+) -> None:
+    one = train(corpus, tmp_path / "one", model=DROPPED, iters=9, **intervals)
+    monkeypatch.setattr(CpuRef, "steps_in_flight", 3)
+    most: list[int] = []
+    finish = Trainer._finish_step
+
+    def counted(trainer: Trainer) -> dict[str, Any]:
+        most.append(len(trainer._under_way))
+        return finish(trainer)
+
+    monkeypatch.setattr(Trainer, "_finish_step", counted)
+    three = train(corpus, tmp_path / "three", model=DROPPED, iters=9, **intervals)
+    assert max(most) == 3
+    assert bits_of(one) == bits_of(three)
+    assert rows_of(one) == rows_of(three)
+    assert steps_saved(one) == steps_saved(three)
+
+
+def test_a_stop_finishes_the_steps_under_way(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CpuRef, "steps_in_flight", 3)
+    whole = train(corpus, tmp_path / "whole", iters=9, eval_interval=0)
+    parts = train(corpus, tmp_path / "parts", RecordingDisplay(stop_after=2), iters=9, eval_interval=0)
+    assert steps_saved(parts) == [4]  # 3 and 4 were under way
+    resume(parts)
+    assert bits_of(parts) == bits_of(whole)
+    assert [row["step"] for row in rows_of(parts)] == list(range(1, 10))
 
 
 def test_more_iters_continue_a_finished_run(corpus: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from replay_backend import ReplayBackend
 
-from alpha import ops, rng
+from alpha import ops, rng, training_step
 from alpha.autograd import Tensor
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
@@ -323,3 +323,63 @@ def test_phases_are_timed_when_asked() -> None:
     assert set(milliseconds) == {"forward", "backward", "optimizer"}
     assert all(value > 0 for value in milliseconds.values())
     assert timer.take() == {}
+
+
+# --- loss scaling -----------------------------------------------------------------------------------------------------
+
+
+def make_scaled_step(**options: Any) -> TrainingStep:
+    """A step with a loss scale, as training in half precision has; computed in full precision here."""
+    training = resolve_training(TrainingConfig(dtype="f16", **options))
+    gpt = GPT(CpuRef(), resolve_model(MODEL), VOCABULARY, seed=5, dtype=np.float64)
+    gpt.parameters.initialize()
+    return TrainingStep(gpt, make_optimizer(gpt.parameters, training), training)
+
+
+def loss_scale_of(step: TrainingStep) -> float:
+    return float(step.backend.to_numpy(step.state()["loss_scale"])[0])
+
+
+@pytest.mark.parametrize("clip", [0.01, 0.0])
+def test_a_loss_scale_changes_no_bit_while_nothing_overflows(clip: float) -> None:
+    plain, scaled = make_step(dtype=np.float64, grad_clip=clip), make_scaled_step(grad_clip=clip)
+    for index in range(3):
+        assert plain.run(batch_of(index), 0.01).read() == scaled.run(batch_of(index), 0.01).read()
+    left, right = everything(plain), everything(scaled)
+    assert {name: right[name] for name in left} == left
+    assert loss_scale_of(scaled) == training_step.FIRST_LOSS_SCALE
+
+
+def test_the_loss_scale_is_halved_when_gradients_overflow_and_the_step_is_skipped() -> None:
+    step = make_scaled_step()
+    step.backend.copy_into(step.state()["loss_scale"], np.array([1e308]))
+    before = everything(step, but=("steps", "skipped_not_finite", "loss_scale"))
+    result = step.run(1 + 0 * batch_of(0), 0.01).read()
+    assert result["accepted"] == 0.0
+    assert math.isfinite(result["loss"])
+    assert everything(step, but=("steps", "skipped_not_finite", "loss_scale")) == before
+    assert loss_scale_of(step) == 0.5e308
+
+
+def test_the_loss_scale_is_doubled_after_enough_good_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_step, "LOSS_SCALE_PATIENCE", 3)
+    monkeypatch.setattr(training_step, "LARGEST_LOSS_SCALE", 2.0**17)
+    step = make_scaled_step()
+    scales = []
+    for index in range(10):
+        step.run(batch_of(index), 0.01)
+        scales.append(math.log2(loss_scale_of(step)))
+    assert scales == [15, 15, 16, 16, 16, 17, 17, 17, 17, 17]
+
+
+def test_the_loss_scale_is_part_of_the_state() -> None:
+    whole = make_scaled_step()
+    whole.run(batch_of(0), 0.01)
+    weights, state = saved(whole)
+    resumed = make_scaled_step()
+    resumed.model.parameters.load(weights)
+    resumed.load_state(state)
+    assert whole.run(batch_of(1), 0.01).read() == resumed.run(batch_of(1), 0.01).read()
+    assert everything(whole) == everything(resumed)
+    with pytest.raises(AlphaError, match="loss_scale"):
+        make_step(dtype=np.float64).load_state(state)

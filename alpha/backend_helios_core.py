@@ -1,0 +1,253 @@
+"""The core of the Vulkan backend: memory, views, and how dispatches reach the device.
+
+Operations outside a recorded program are collected and submitted together when a value is asked for, or when there are
+many. Inside one they are only written down. Knows nothing about what the kernels compute.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from alpha import backend_helios_array as views
+from alpha.backend import Backend
+from alpha.backend_helios_array import ELEMENTS, HeliosArray, Storage, contiguous_strides, element_of
+from alpha.backend_helios_device import Device, DeviceInfo
+from alpha.backend_helios_kernels import Pipelines, read_bundle
+from alpha.backend_helios_memory import DeviceMemory
+from alpha.backend_helios_program import Argument, Dispatch, RecordedProgram, commands
+
+MOST_PENDING = 256
+"""Dispatches that are collected before they are submitted."""
+
+LARGEST_UPLOAD = 32 << 20
+"""Bytes that pass through one range of host memory."""
+
+MOST_UPLOADS = 128 << 20
+"""Bytes on their way to the device before they are submitted."""
+
+REUSABLE = 1
+
+
+class HeliosCore(Backend):
+    """Memory, views and dispatching; the operations are in the subclasses.
+
+    precision "f32" computes in float32 throughout; with "f16" and "bf16" matrix products round their operands to that
+    type and accumulate in float32.
+    """
+
+    name = "helios"
+
+    def __init__(self, device: Device, precision: str = "f32") -> None:
+        self.device = device
+        self.precision = precision
+        self.pipelines = Pipelines(device, device.info.features, read_bundle())
+        self.memory = DeviceMemory(device)
+        self._pending: list[Dispatch] = []
+        self._traced: list[Dispatch] | None = None
+        self._planned: list[Storage] = []
+        self._running: deque[tuple[int, int]] = deque()  # programs to be freed at a value of the timeline
+        self._uploads: list[Storage] = []
+        self._submitted = 0  # the timeline's value after everything that was submitted
+
+    @property
+    def device_info(self) -> DeviceInfo:
+        return self.device.info
+
+    # --- memory -------------------------------------------------------------------------------------------------------
+
+    def from_numpy(self, values: npt.NDArray[Any]) -> HeliosArray:
+        element = element_of(values.dtype)
+        stored = np.array(values, ELEMENTS[element].stored, order="C")  # a copy
+        storage = Storage(stored.nbytes, pending=stored)
+        return HeliosArray(storage, values.shape, contiguous_strides(values.shape), element)
+
+    def to_numpy(self, array: HeliosArray) -> npt.NDArray[Any]:
+        if self._traced is not None:
+            raise RuntimeError("a recorded program reads no values")
+        storage = array.storage
+        if storage.pending is not None:
+            return self._to_dtype(_view_of(storage.pending.reshape(-1), array), array.element)
+        if storage.mapped is not None:
+            self.device.wait(storage.ready)
+            values = np.frombuffer(storage.mapped, ELEMENTS[array.element].stored)
+            return self._to_dtype(_view_of(values, array), array.element)
+        whole = self.contiguous(array)
+        parts = []
+        length = LARGEST_UPLOAD // whole.itemsize
+        for start in range(0, whole.size, length):
+            part = whole.view((min(length, whole.size - start),), (1,), start)
+            target = self.memory.read_back_space(part.nbytes)
+            self._pending.append(self.copy_dispatch(HeliosArray(target, part.shape, (1,), part.element), part))
+            self.synchronize()
+            assert target.mapped is not None
+            parts.append(np.frombuffer(target.mapped, ELEMENTS[array.element].stored).copy())
+        flat = np.concatenate(parts) if parts else np.empty(0, ELEMENTS[array.element].stored)
+        return self._to_dtype(flat.reshape(array.shape), array.element)
+
+    def _to_dtype(self, stored: npt.NDArray[Any], element: str) -> npt.NDArray[Any]:
+        if element == "bf16":
+            return (stored.astype(np.uint32) << 16).view(np.float32)
+        return stored.astype(ELEMENTS[element].dtype)
+
+    def empty(self, shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> HeliosArray:
+        return self.new(shape, element_of(dtype))
+
+    def new(self, shape: Sequence[int], element: str) -> HeliosArray:
+        """A new contiguous array whose values are undefined."""
+        shape = tuple(shape)
+        nbytes = math.prod(shape) * ELEMENTS[element].itemsize
+        if self._traced is None:
+            storage = self.memory.allocate(nbytes)
+        else:
+            storage = Storage(nbytes)
+            self._planned.append(storage)
+        return HeliosArray(storage, shape, contiguous_strides(shape), element)
+
+    def contiguous(self, x: HeliosArray) -> HeliosArray:
+        """`x` itself when its elements lie in order without gaps, otherwise a copy for which they do."""
+        if x.is_contiguous:
+            return x
+        copy = self.new(x.shape, x.element)
+        self._add(self.copy_dispatch(copy, x))
+        return copy
+
+    # --- views --------------------------------------------------------------------------------------------------------
+
+    def reshape(self, x: HeliosArray, shape: Sequence[int]) -> HeliosArray:
+        view = views.reshaped(x, shape)
+        if view is not None:
+            return view
+        copy = self.contiguous(x)
+        return copy.view(shape, contiguous_strides(shape))
+
+    def transpose(self, x: HeliosArray, axes: Sequence[int]) -> HeliosArray:
+        return views.transposed(x, axes)
+
+    def narrow(self, x: HeliosArray, axis: int, start: int, length: int) -> HeliosArray:
+        return views.narrowed(x, axis, start, length)
+
+    def expand(self, x: HeliosArray, shape: Sequence[int]) -> HeliosArray:
+        return views.expanded(x, shape)
+
+    # --- dispatching --------------------------------------------------------------------------------------------------
+
+    def copy_dispatch(self, target: HeliosArray, source: HeliosArray) -> Dispatch:
+        """The dispatch that copies `source` to `target`, of the same shape and element."""
+        raise NotImplementedError
+
+    def dispatch(
+        self,
+        kernel: str,
+        variant: str,
+        groups: int | tuple[int, int, int],
+        constants: Mapping[str, int | float],
+        **arguments: Argument,
+    ) -> None:
+        """Run a kernel after everything before it that it depends on; see `make_dispatch`."""
+        made = self.make_dispatch(kernel, variant, groups, constants, **arguments)
+        if all(made.groups):
+            self._add(made)
+
+    def make_dispatch(
+        self,
+        kernel: str,
+        variant: str,
+        groups: int | tuple[int, int, int],
+        constants: Mapping[str, int | float],
+        **arguments: Argument,
+    ) -> Dispatch:
+        """A dispatch of a kernel's variant with its specialization constants and push-constant fields by name."""
+        extent = (groups, 1, 1) if isinstance(groups, int) else groups
+        return Dispatch(*self.pipelines.get(kernel, variant, constants), extent, arguments)
+
+    def _add(self, dispatch: Dispatch) -> None:
+        for kind, array in dispatch.arrays():
+            if array.storage.pending is not None:
+                self._upload(array.storage)
+            if kind != "in" and array.storage.mapped is not None:
+                raise RuntimeError("the result of a recorded program cannot be changed in place")
+        if self._traced is not None:
+            self._traced.append(dispatch)
+            return
+        self._pending.append(dispatch)
+        if len(self._pending) >= MOST_PENDING:
+            self.flush()
+
+    def _upload(self, storage: Storage) -> None:
+        """Give a storage that holds values of the host its place on the device."""
+        assert storage.pending is not None
+        values = storage.pending.reshape(-1)
+        place = self.memory.allocate(values.nbytes)
+        storage.address, storage.release, place.release = place.address, place.release, None
+        storage.pending = None
+        if values.itemsize == 2:  # whole words; the range is long enough for one more
+            values = np.resize(values, -(-values.size // 2) * 2)
+        words = values.view(np.int32)
+        for start in range(0, words.size, LARGEST_UPLOAD // 4):
+            part = words[start : start + LARGEST_UPLOAD // 4]
+            source = self.memory.upload(part)
+            self._uploads.append(source)
+            target = HeliosArray(storage, part.shape, (1,), "i32", start)
+            self._pending.append(self.copy_dispatch(target, HeliosArray(source, part.shape, (1,), "i32")))
+            if sum(each.nbytes for each in self._uploads) >= MOST_UPLOADS:
+                self.flush()
+
+    def flush(self) -> None:
+        """Submit the dispatches collected so far."""
+        if not self._pending:
+            return
+        program = self.make_program(self._pending, 0)
+        value = self.submit([program])
+        self._pending.clear()
+        self._running.append((value, program))
+        for storage in self._uploads:
+            self.memory.return_after(value, storage)
+        self._uploads.clear()
+
+    def make_program(self, dispatches: Sequence[Dispatch], flags: int = REUSABLE) -> int:
+        """The dispatches as a program of the device."""
+        return self.device.create_program(commands(dispatches), flags)
+
+    def submit(self, programs: Sequence[int]) -> int:
+        """Run programs one after the other; returns the value that the device's timeline will have then."""
+        completed = self.device.completed()
+        self.memory.collect(completed)
+        while self._running and self._running[0][0] <= completed:
+            self.device.free_program(self._running.popleft()[1])
+        self._submitted = self.device.submit(programs)
+        return self._submitted
+
+    def synchronize(self) -> None:
+        """Wait until everything asked for has been done."""
+        self.flush()
+        self.device.wait(self._submitted)
+
+    # --- recording ----------------------------------------------------------------------------------------------------
+
+    def record(self, program: Callable[..., HeliosArray]) -> RecordedProgram:
+        return RecordedProgram(self, program)
+
+    def trace(self, program: Callable[[], HeliosArray]) -> tuple[HeliosArray, list[Dispatch], list[Storage]]:
+        """Run a program without running its dispatches: its result, contiguous, the dispatches, and new storages."""
+        if self._traced is not None:
+            raise RuntimeError("a recorded program records no other")
+        self._traced, self._planned = [], []
+        try:
+            result = self.contiguous(program())
+            return result, self._traced, self._planned
+        finally:
+            self._traced, self._planned = None, []
+
+
+def _view_of(flat: npt.NDArray[Any], array: HeliosArray) -> npt.NDArray[Any]:
+    """The elements of an array, given those of its whole storage."""
+    if not array.size:
+        return np.empty(array.shape, flat.dtype)
+    strides = [stride * flat.itemsize for stride in array.strides]
+    return np.lib.stride_tricks.as_strided(flat[array.offset :], array.shape, strides)

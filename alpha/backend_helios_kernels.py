@@ -1,0 +1,206 @@
+"""The compiled kernels of the Vulkan backend: reading their bundle, packing their arguments, making their pipelines.
+
+The bundle is a zip file with the modules (SPIR-V) and a description of each: the fields of its push constants with
+their offsets, its specialization constants, and what it requires of a device. Knows nothing about arrays or programs.
+"""
+
+import hashlib
+import json
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from alpha.errors import AlphaError
+
+FORMAT = 1
+DESCRIPTION = "manifest.json"
+SUBGROUP_SIZE = "SUBGROUP_SIZE"
+"""A constant of this name is also the subgroup size that its pipeline asks the device for, unless it is 0."""
+
+_PACKAGE = Path(__file__).resolve().parent
+_PLACES = (_PACKAGE / "kernels.zip", _PACKAGE.parent / "kernels" / "kernels.zip")
+_LARGEST = 1 << 26
+_SCALARS = {"uint": "I", "int": "i", "float": "f"}
+
+
+class PipelineMaker(Protocol):
+    """What is needed of a device to make pipelines."""
+
+    def pipeline(self, spirv: bytes, constants: list[tuple[int, int]], push_bytes: int, subgroup_size: int) -> int: ...
+
+
+@dataclass(frozen=True)
+class Field:
+    """A push-constant field: an address (`direction` "in", "out" or "inout", `type` an element type such as "f32" or
+    "f32x4"), or a number (`direction` "", `type` "uint", "int" or "float"). `offset` is in bytes."""
+
+    name: str
+    type: str
+    direction: str
+    offset: int
+
+    @property
+    def is_address(self) -> bool:
+        return self.direction != ""
+
+    @property
+    def format(self) -> str:
+        """Of `struct`."""
+        return "Q" if self.is_address else _SCALARS[self.type]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A specialization constant: `type` is "uint" or "float"."""
+
+    name: str
+    type: str
+    default: float
+
+    def bits(self, value: float) -> int:
+        """The 32 bits of a value. Raises TypeError when it is not one of this type."""
+        if self.type == "float":
+            return int.from_bytes(struct.pack("<f", value), "little")
+        if not isinstance(value, int) or not 0 <= value < 1 << 32:
+            raise TypeError(f"constant {self.name} is a 32-bit unsigned integer, not {value!r}")
+        return int(value)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One variant of a kernel, as compiled."""
+
+    name: str
+    variant: str
+    fields: tuple[Field, ...]
+    constants: tuple[Constant, ...]
+    requires: tuple[str, ...]
+    spirv: bytes
+
+    @cached_property
+    def push_bytes(self) -> int:
+        """The size of the push constants."""
+        return self._layout.size
+
+    @cached_property
+    def _layout(self) -> struct.Struct:
+        return struct.Struct("<" + "".join(field.format for field in self.fields))
+
+    def pack(self, arguments: Mapping[str, Any]) -> bytes:
+        """The push constants, from a value for every field: an address or a number; an address of None is 0.
+
+        Raises TypeError when a field is missing, unknown, or not of its type.
+        """
+        names = [field.name for field in self.fields]
+        if arguments.keys() != set(names):
+            wrong = sorted(arguments.keys() ^ set(names))
+            raise TypeError(f"kernel {self.name} takes the arguments {names}; missing or unknown: {wrong}")
+        values = [arguments[name] for name in names]
+        try:
+            return self._layout.pack(*[0 if value is None else value for value in values])
+        except struct.error as error:
+            raise TypeError(f"kernel {self.name}: {dict(arguments)} does not fit its fields: {error}") from error
+
+    def constant_values(self, given: Mapping[str, float]) -> tuple[tuple[int, int], ...]:
+        """(id, 32 bits) of every constant, the default where none is given. Raises TypeError for an unknown name."""
+        unknown = given.keys() - {constant.name for constant in self.constants}
+        if unknown:
+            raise TypeError(f"kernel {self.name} has no constant {sorted(unknown)}")
+        return tuple(
+            (index, constant.bits(given.get(constant.name, constant.default)))
+            for index, constant in enumerate(self.constants)
+        )
+
+
+class Bundle:
+    """The kernels in a bundle, by name and variant."""
+
+    def __init__(self, kernels: Mapping[tuple[str, str], Kernel]) -> None:
+        self.kernels = dict(kernels)
+
+    def __getitem__(self, key: tuple[str, str]) -> Kernel:
+        """Raises KeyError naming the variants that there are."""
+        if key not in self.kernels:
+            variants = [variant for name, variant in self.kernels if name == key[0]]
+            raise KeyError(f"there is no kernel {key[0]!r} in variant {key[1]!r}; variants: {variants}")
+        return self.kernels[key]
+
+
+class Pipelines:
+    """Pipelines of one device, made when first asked for and kept as long as the device."""
+
+    def __init__(self, device: PipelineMaker, features: frozenset[str], bundle: Bundle) -> None:
+        self._device = device
+        self._features = features
+        self._bundle = bundle
+        self._made: dict[tuple[str, str, tuple[tuple[str, float], ...]], tuple[Kernel, int]] = {}
+
+    def supports(self, kernel: str, variant: str) -> bool:
+        """Whether the device has all that the variant requires."""
+        return self._features.issuperset(self._bundle[kernel, variant].requires)
+
+    def get(self, kernel: str, variant: str, constants: Mapping[str, float]) -> tuple[Kernel, int]:
+        """The kernel and the handle of its pipeline with these specialization constants."""
+        key = (kernel, variant, tuple(sorted(constants.items())))
+        found = self._made.get(key)
+        if found is None:
+            found = self._made[key] = self._make(self._bundle[kernel, variant], constants)
+        return found
+
+    def _make(self, kernel: Kernel, constants: Mapping[str, float]) -> tuple[Kernel, int]:
+        missing = set(kernel.requires) - self._features
+        if missing:
+            raise AlphaError(
+                f"The kernel {kernel.name} ({kernel.variant}) needs {', '.join(sorted(missing))}, which this Vulkan "
+                "device does not have; choose another device or precision."
+            )
+        values = kernel.constant_values(constants)
+        names = [constant.name for constant in kernel.constants]
+        subgroup_size = values[names.index(SUBGROUP_SIZE)][1] if SUBGROUP_SIZE in names else 0
+        return kernel, self._device.pipeline(kernel.spirv, list(values), kernel.push_bytes, subgroup_size)
+
+
+def read_bundle(path: Path | None = None) -> Bundle:
+    """The bundle at `path`, or this package's own. Raises AlphaError when it is missing or damaged."""
+    if path is None:
+        path = next((place for place in _PLACES if place.exists()), _PLACES[0])
+    try:
+        with zipfile.ZipFile(path) as archive:
+            content = json.loads(_read(archive, DESCRIPTION))
+            if content["format"] != FORMAT:
+                raise ValueError(f"its format is {content['format']}, not {FORMAT}")
+            return Bundle(dict(_kernels(archive, content["kernels"])))
+    except FileNotFoundError:
+        raise AlphaError(
+            f"The kernels of the Vulkan backend, {path}, are missing; install Alpha again, or run "
+            "build_scripts/kernels."
+        ) from None
+    except (OSError, zipfile.BadZipFile, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise AlphaError(
+            f"The kernels of the Vulkan backend, {path}, cannot be read ({error}); install Alpha again, or run "
+            "build_scripts/kernels."
+        ) from error
+
+
+def _kernels(archive: zipfile.ZipFile, described: dict[str, Any]) -> list[tuple[tuple[str, str], Kernel]]:
+    kernels = []
+    for name, entry in described.items():
+        constants = tuple(Constant(**constant) for constant in entry["constants"])
+        for variant, details in entry["variants"].items():
+            spirv = _read(archive, details["file"])
+            if hashlib.sha256(spirv).hexdigest() != details["sha256"]:
+                raise ValueError(f"{details['file']} is damaged")
+            fields = tuple(Field(**field) for field in details["fields"])
+            kernel = Kernel(name, variant, fields, constants, tuple(details["requires"]), spirv)
+            kernels.append(((name, variant), kernel))
+    return kernels
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> bytes:
+    if archive.getinfo(name).file_size > _LARGEST:
+        raise ValueError(f"{name} is larger than a kernel can be")
+    return archive.read(name)

@@ -1,0 +1,167 @@
+"""What kernels/manifest.toml says: each kernel's arguments, specialization constants and variants.
+
+From a variant it makes the text of "kernel.glsl", which the kernel includes, and the description that Alpha reads to
+pack arguments; so nothing about the layout is written twice.
+"""
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kernel_compiler import OPTIONS, PROBES, ROOT, ToolError
+
+KERNELS = ROOT / "kernels"
+MANIFEST = KERNELS / "manifest.toml"
+GENERATED = "kernel.glsl"
+PUSH_BYTES = 128
+"""What every Vulkan device has for push constants."""
+
+SCALARS = ("uint", "int", "float")
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One compiled module of a kernel."""
+
+    kernel: str
+    name: str
+    fields: tuple[dict[str, Any], ...]
+    constants: tuple[dict[str, Any], ...]
+    definitions: Mapping[str, str]
+    requires: tuple[str, ...]
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.kernel}.{self.name}.spv"
+
+    def generated(self) -> str:
+        """The text of kernel.glsl."""
+        lines = []
+        for index, constant in enumerate(self.constants):
+            kind, default = constant["type"], constant["default"]
+            literal = f"{default}u" if kind == "uint" else repr(float(default))
+            lines.append(f"layout(constant_id = {index}) const {kind} {constant['name']} = {literal};")
+        lines.append("layout(push_constant, std430) uniform push_constants {")
+        for field in self.fields:
+            kind = field["type"] if field["type"] in SCALARS else f"{field['type']}_buffer"
+            lines.append(f"    {kind} {field['name']};")
+        return "\n".join([*lines, "};", ""])
+
+    def options(self) -> list[str]:
+        """The compiler's options for this variant."""
+        wanted = [f"-DREQUIRES_{feature.upper()}" for feature in self.requires]
+        return [*OPTIONS, *wanted, *(f"-D{key}={value}" for key, value in self.definitions.items())]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """`source` is the SHA-256 of all that its modules are made from but the compiler."""
+
+    name: str
+    source: str
+    variants: tuple[Variant, ...]
+
+    def description(self, built: Mapping[str, bytes]) -> dict[str, Any]:
+        """What Alpha is told, for the variants that were built, by file name."""
+        variants = {
+            each.name: {
+                "file": each.file_name,
+                "sha256": hashlib.sha256(built[each.file_name]).hexdigest(),
+                "requires": list(each.requires),
+                "fields": list(each.fields),
+            }
+            for each in self.variants
+            if each.file_name in built
+        }
+        return {"source": self.source, "constants": list(self.variants[0].constants), "variants": variants}
+
+
+def read(manifest: Path = MANIFEST) -> list[Kernel]:
+    """Every kernel, by name. Raises ToolError naming the entry that is wrong."""
+    try:
+        entries = tomllib.loads(manifest.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ToolError(f"{manifest} is not valid TOML: {error}.") from error
+    kernels = [_kernel(name, entry, manifest.parent) for name, entry in sorted(entries.items())]
+    strays = {path.stem for path in manifest.parent.glob("*.comp")} - set(entries)
+    if strays:
+        raise ToolError(f"{manifest} has no entry for {', '.join(sorted(strays))}; each .comp file needs one.")
+    return kernels
+
+
+def _kernel(name: str, entry: dict[str, Any], folder: Path) -> Kernel:
+    unknown = set(entry) - {"push", "constants", "variants"}
+    if unknown or not entry.get("variants"):
+        problem = f"has the unknown key {unknown.pop()!r}" if unknown else "has no variants"
+        raise ToolError(f"{MANIFEST}: [{name}] {problem}; its keys are push, constants and variants.")
+    constants = _constants(name, entry.get("constants", []))
+    variants = []
+    for variant, definitions in entry["variants"].items():
+        requires = tuple(definitions.get("requires", ()))
+        if not set(requires) <= set(PROBES):
+            raise ToolError(f"{MANIFEST}: [{name}] {variant} requires an unknown feature; known: {', '.join(PROBES)}.")
+        values = {key: str(value) for key, value in definitions.items() if key != "requires"}
+        fields = _fields(name, entry.get("push", []), values)
+        variants.append(Variant(name, variant, fields, constants, values, requires))
+    return Kernel(name, _digest(folder / f"{name}.comp", entry), tuple(variants))
+
+
+def _constants(kernel: str, declarations: list[str]) -> tuple[dict[str, Any], ...]:
+    constants: list[dict[str, Any]] = []
+    for declaration in declarations:
+        match = re.fullmatch(r"([A-Z][A-Z0-9_]*) = (-?[0-9.]+)", declaration)
+        if not match:
+            raise ToolError(f'{MANIFEST}: [{kernel}] constant "{declaration}" is not of the form "NAME = 128".')
+        name, value = match.groups()
+        kind = "float" if "." in value else "uint"
+        constants.append({"name": name, "type": kind, "default": float(value) if kind == "float" else int(value)})
+    if not constants or constants[0]["name"] != "THREADS":
+        raise ToolError(f"{MANIFEST}: [{kernel}] must have THREADS as its first constant.")
+    return tuple(constants)
+
+
+def _fields(kernel: str, declarations: list[str], definitions: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
+    """Name, type, direction ("" for a scalar) and byte offset of each push-constant field."""
+    fields: list[dict[str, Any]] = []
+    offset = 0
+    for declaration in declarations:
+        words = declaration.split()
+        if len(words) == 2 and words[0] in SCALARS:
+            direction, (kind, name), size = "", words, 4
+        elif len(words) == 3 and words[0] in ("in", "out", "inout"):
+            if fields and not fields[-1]["direction"]:
+                raise ToolError(f'{MANIFEST}: [{kernel}] "{declaration}" stands after a scalar; addresses come first.')
+            (direction, kind, name), size = words, 8
+            kind = re.sub(r"^([A-Z]+)(?=x\d$|$)", lambda match: definitions.get(match[1], match[1]), kind)
+        else:
+            raise ToolError(f'{MANIFEST}: [{kernel}] "{declaration}" is neither "in TYPE name" nor "uint name".')
+        fields.append({"name": name, "type": kind, "direction": direction, "offset": offset})
+        offset += size
+    if offset > PUSH_BYTES:
+        raise ToolError(f"{MANIFEST}: [{kernel}] has {offset} bytes of push constants; {PUSH_BYTES} is the limit.")
+    return tuple(fields)
+
+
+def _included(path: Path, seen: set[Path]) -> Iterator[Path]:
+    """`path` and all that it includes, each once."""
+    if path in seen:
+        return
+    seen.add(path)
+    if not path.exists():
+        raise ToolError(f"{path} is missing.")
+    yield path
+    for name in re.findall(r'^\s*#include "([^"]+)"', path.read_text(), re.MULTILINE):
+        if name != GENERATED:
+            yield from _included(path.parent / name, seen)
+
+
+def _digest(source: Path, entry: dict[str, Any]) -> str:
+    texts = {path.name: path.read_text() for path in _included(source, set())}
+    content = json.dumps([FORMAT, OPTIONS, entry, texts], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()

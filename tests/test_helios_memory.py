@@ -1,0 +1,178 @@
+"""Device memory: views of arrays against numpy's, ranges that never overlap, plans of recorded programs, barriers."""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alpha import backend_helios_array as arrays
+from alpha.backend_helios_array import HeliosArray, Storage, contiguous_strides
+from alpha.backend_helios_kernels import Field, Kernel
+from alpha.backend_helios_memory import ALIGNMENT, FreeRanges, aligned
+from alpha.backend_helios_program import REUSE_DISTANCE, Dispatch, needs_barrier, plan_arena
+
+SHAPES = st.lists(st.integers(1, 4), min_size=0, max_size=4)
+
+
+def array_of(shape: tuple[int, ...], address: int = 0) -> HeliosArray:
+    return HeliosArray(Storage(4 * math.prod(shape), address), shape, contiguous_strides(shape), "f32")
+
+
+def elements(x: HeliosArray) -> Any:
+    """What a view shows of a storage that holds 0, 1, 2 ..."""
+    flat = np.arange(x.storage.nbytes // 4)
+    strides = [8 * each for each in x.strides]
+    return np.lib.stride_tricks.as_strided(flat[x.offset :], x.shape, strides) if x.size else np.empty(x.shape)
+
+
+@st.composite
+def viewed(draw: Any) -> tuple[HeliosArray, Any]:
+    """A view made by a few operations, and numpy's view made by the same."""
+    shape = tuple(draw(SHAPES))
+    x, y = array_of(shape), np.arange(math.prod(shape)).reshape(shape)
+    for _ in range(draw(st.integers(0, 4))):
+        operation = draw(st.sampled_from(["transpose", "narrow", "expand", "reshape"]))
+        if operation == "transpose":
+            axes = draw(st.permutations(range(y.ndim)))
+            x, y = arrays.transposed(x, axes), y.transpose(axes)
+        elif operation == "narrow" and y.ndim:
+            axis = draw(st.integers(0, y.ndim - 1))
+            start = draw(st.integers(0, y.shape[axis]))
+            length = draw(st.integers(0, y.shape[axis] - start))
+            index = [slice(None)] * y.ndim
+            index[axis] = slice(start, start + length)
+            x, y = arrays.narrowed(x, axis, start, length), y[tuple(index)]
+        elif operation == "expand":
+            wanted = (*draw(st.lists(st.integers(1, 3), max_size=1)), *(3 if each == 1 else each for each in y.shape))
+            x, y = arrays.expanded(x, wanted), np.broadcast_to(y, wanted)
+        elif operation == "reshape":
+            wanted = tuple(draw(st.permutations(_factors(draw, y.size))))
+            view = arrays.reshaped(x, wanted)
+            if view is not None:
+                x, y = view, y.reshape(wanted)
+    return x, y
+
+
+def _factors(draw: Any, size: int) -> list[int]:
+    if not size:
+        return [0, 3]
+    parts = [1]
+    for divisor in (2, 3):
+        if size % divisor == 0 and draw(st.booleans()):
+            parts.append(divisor)
+            size //= divisor
+    return [*parts, size]
+
+
+@given(viewed())
+def test_views_show_what_numpys_views_show(pair: tuple[HeliosArray, Any]) -> None:
+    x, y = pair
+    assert x.shape == y.shape
+    assert np.array_equal(elements(x), y)
+    if x.size:
+        assert x.is_contiguous == (elements(x).reshape(-1).tolist() == list(range(x.offset, x.offset + x.size)))
+        start, end = x.byte_range
+        assert (start, end) == (4 * int(y.min()), 4 * int(y.max()) + 4)
+
+
+def test_a_reshape_that_numpy_does_without_a_copy_is_a_view() -> None:
+    x = arrays.transposed(array_of((4, 6, 5)), (1, 0, 2))
+    assert arrays.reshaped(x, (2, 3, 4, 5)) is not None
+    assert arrays.reshaped(x, (6, 2, 2, 5)) is not None
+    assert arrays.reshaped(x, (24, 5)) is None
+    assert arrays.reshaped(x, (6, 20)) is None
+    with pytest.raises(ValueError, match="120 elements"):
+        arrays.reshaped(x, (7, 5))
+
+
+def test_impossible_views_are_refused() -> None:
+    x = array_of((2, 3))
+    for shape in ((3,), (2, 4), (2, 2, 4)):
+        with pytest.raises(ValueError, match="broadcast"):
+            arrays.expanded(x, shape)
+    for start, length in ((0, 4), (2, 2), (-1, 1)):
+        with pytest.raises(ValueError, match="axis of length 3"):
+            arrays.narrowed(x, 1, start, length)
+
+
+def test_no_element_is_made_up_for_float64() -> None:
+    with pytest.raises(ValueError, match="float64"):
+        arrays.element_of(np.float64)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 5)), max_size=60))
+def test_ranges_in_use_never_overlap_and_all_come_back(steps: list[tuple[bool, int]]) -> None:
+    total = 24 * ALIGNMENT
+    ranges, taken = FreeRanges(total), []
+    for is_take, units in steps:
+        if is_take:
+            start = ranges.take(units * ALIGNMENT)
+            if start is None:
+                continue
+            assert all(start + units * ALIGNMENT <= other or end <= start for other, end in taken)
+            assert 0 <= start <= total - units * ALIGNMENT
+            taken.append((start, start + units * ALIGNMENT))
+        elif taken:
+            start, end = taken.pop(units % len(taken))
+            ranges.give_back(start, end - start)
+        assert ranges.free == total - sum(end - start for start, end in taken)
+    for start, end in taken:
+        ranges.give_back(start, end - start)
+    assert ranges.take(total) == 0
+
+
+def kernel(*directions: str) -> Kernel:
+    fields = tuple(Field(f"x{index}", "f32", each, 8 * index) for index, each in enumerate(directions))
+    return Kernel("test", "f32", fields, (), (), b"")
+
+
+def run(*uses: tuple[str, HeliosArray]) -> Dispatch:
+    arguments: Any = {f"x{index}": array for index, (_, array) in enumerate(uses)}
+    return Dispatch(kernel(*(direction for direction, _ in uses)), 1, (1, 1, 1), arguments)
+
+
+@given(st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=3), max_size=30), st.integers(0, 11))
+def test_storages_in_use_at_the_same_time_lie_apart(uses: list[list[int]], kept: int) -> None:
+    storages = [Storage(ALIGNMENT * (1 + index % 4) - 3) for index in range(12)]
+    views = [HeliosArray(each, (1,), (1,), "f32") for each in storages]
+    dispatches = [run(*(("inout", views[index]) for index in each)) for each in uses]
+    size, offsets = plan_arena(dispatches, storages, storages[kept])
+    alive = {}
+    for index in {each for use in uses for each in use}:
+        positions = [position for position, use in enumerate(uses) if index in use]
+        alive[index] = (positions[0], len(uses) if index == kept else positions[-1])
+    for index, (first, last) in alive.items():
+        assert 0 <= offsets[index] <= size - storages[index].nbytes
+        for other, (other_first, other_last) in alive.items():
+            if other != index and first <= other_last and other_first <= last:
+                ends = [offsets[each] + storages[each].nbytes for each in (index, other)]
+                assert ends[0] <= offsets[other] or ends[1] <= offsets[index]
+
+
+def test_a_chain_of_operations_needs_little_more_than_the_distance_of_reuse() -> None:
+    storages = [Storage(1 << 20) for _ in range(100)]
+    views = [HeliosArray(each, (1 << 18,), (1,), "f32") for each in storages]
+    dispatches = [run(("in", a), ("out", b)) for a, b in itertools.pairwise(views)]
+    size, _ = plan_arena(dispatches, storages)
+    assert size == (REUSE_DISTANCE + 1) * aligned(1 << 20)
+
+
+def test_barriers_stand_only_where_something_must_be_waited_for() -> None:
+    a, b, c, d = (array_of((64,), 1024 * index) for index in range(4))
+    half, other_half = arrays.narrowed(d, 0, 0, 32), arrays.narrowed(d, 0, 32, 32)
+    steps = [
+        (run(("in", a), ("out", b)), False),
+        (run(("in", a), ("out", c)), False),  # reads the same
+        (run(("in", b), ("out", half)), True),  # read after write
+        (run(("in", c), ("out", other_half)), False),  # another part of the same storage
+        (run(("in", d), ("out", a)), True),  # reads both parts
+        (run(("out", d)), True),  # write after read
+        (run(("out", d)), True),  # write after write
+        (run(("inout", b)), False),  # nothing since the last barrier touches b
+        (run(("in", b)), True),
+    ]
+    assert needs_barrier([dispatch for dispatch, _ in steps]) == [expected for _, expected in steps]

@@ -1,0 +1,158 @@
+"""The bundle of compiled kernels: current, valid, packed as described, refused when damaged."""
+
+import json
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from alpha.backend_helios_kernels import Bundle, Constant, Kernel, Pipelines, read_bundle
+from alpha.errors import AlphaError
+
+ROOT = Path(__file__).resolve().parent.parent
+BUNDLE = ROOT / "alpha" / "kernels.zip"
+KERNELS = read_bundle().kernels
+
+
+def run_script(*arguments: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(root / "build_scripts" / "kernel_bundle.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of all that the bundle is made from, and of the bundle."""
+    for folder in ("kernels", "build_scripts"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    (tmp_path / "alpha").mkdir()
+    shutil.copy(BUNDLE, tmp_path / "alpha")
+    return tmp_path
+
+
+def test_the_bundle_is_what_the_sources_give() -> None:
+    result = run_script("--check")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("changed", ["common.glsl", "fill.comp"])
+def test_a_bundle_of_other_sources_is_noticed(checkout: Path, changed: str) -> None:
+    with (checkout / "kernels" / changed).open("a") as file:
+        file.write("// changed\n")
+    result = run_script("--check", root=checkout)
+    assert result.returncode == 1
+    assert "is not made from these sources" in result.stderr and "fill" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('push = ["out u32 target"', 'push = ["uint early", "out u32 target"', "addresses come first"),
+        ('push = ["out u32 target"', 'push = ["output u32 target"', "is neither"),
+        ('constants = ["THREADS = 256"]', 'constants = ["threads = 256"]', "is not of the form"),
+        ("[fill.variants]\nbits32 = {}", '[fill.variants]\nbits32 = { requires = ["magic"] }', "an unknown feature"),
+        ("[fill.variants]\nbits32 = {}", "", "has no variants"),
+        ("[fill]", "[filling]\nvariants.bits32 = {}\nconstants = ['THREADS = 1']\n[fill]", "is missing"),
+    ],
+)
+def test_a_wrong_manifest_is_refused(checkout: Path, before: str, after: str, message: str) -> None:
+    manifest = checkout / "kernels" / "manifest.toml"
+    text = manifest.read_text()
+    assert before in text
+    manifest.write_text(text.replace(before, after))
+    result = run_script("--check", root=checkout)
+    assert result.returncode == 1
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=lambda each: f"{each.name}.{each.variant}")
+def test_arguments_are_packed_where_the_fields_are(kernel: Kernel) -> None:
+    values = {field.name: index + 1 for index, field in enumerate(kernel.fields)}
+    packed = kernel.pack(values)
+    assert len(packed) == kernel.push_bytes <= 128
+    for field in kernel.fields:
+        assert struct.unpack_from("<" + field.format, packed, field.offset) == (values[field.name],)
+    assert kernel.spirv[:4] == struct.pack("<I", 0x07230203)
+    assert kernel.constants[0].name == "THREADS"
+
+
+def test_wrong_arguments_are_refused() -> None:
+    kernel = KERNELS["fill", "bits32"]
+    good = {"target": 1, "count": 2, "value": 3}
+    assert kernel.pack({**good, "target": None}) == struct.pack("<QII", 0, 2, 3)
+    for bad in ({"target": 1, "count": 2}, {**good, "other": 1}, {**good, "count": -1}, {**good, "count": 0.5}):
+        with pytest.raises(TypeError, match="fill"):
+            kernel.pack(bad)
+
+
+def test_constants_have_defaults_and_types() -> None:
+    kernel = Kernel("k", "v", (), (Constant("THREADS", "uint", 256), Constant("SCALE", "float", 0.5)), (), b"")
+    assert kernel.constant_values({}) == ((0, 256), (1, 0x3F000000))
+    assert kernel.constant_values({"THREADS": 64, "SCALE": 1.0}) == ((0, 64), (1, 0x3F800000))
+    for bad in ({"THREADS": 0.5}, {"THREADS": -1}, {"OTHER": 1}):
+        with pytest.raises(TypeError):
+            kernel.constant_values(bad)
+
+
+class CountingDevice:
+    def __init__(self) -> None:
+        self.made: list[tuple[list[tuple[int, int]], int, int]] = []
+
+    def pipeline(self, spirv: bytes, constants: list[tuple[int, int]], push_bytes: int, subgroup_size: int) -> int:
+        self.made.append((constants, push_bytes, subgroup_size))
+        return len(self.made)
+
+
+def test_a_pipeline_is_made_once_for_its_constants() -> None:
+    constants = (Constant("THREADS", "uint", 256), Constant("SUBGROUP_SIZE", "uint", 0))
+    bundle = Bundle(
+        {
+            ("k", "v"): Kernel("k", "v", (), constants, (), b""),
+            ("k", "half"): Kernel("k", "half", (), constants, ("float16",), b""),
+        }
+    )
+    device = CountingDevice()
+    pipelines = Pipelines(device, frozenset(), bundle)
+    assert [pipelines.get("k", "v", given)[1] for given in ({}, {"THREADS": 64}, {}, {"SUBGROUP_SIZE": 32})] == [
+        1,
+        2,
+        1,
+        3,
+    ]
+    assert device.made == [([(0, 256), (1, 0)], 0, 0), ([(0, 64), (1, 0)], 0, 0), ([(0, 256), (1, 32)], 0, 32)]
+    assert [pipelines.supports("k", variant) for variant in ("v", "half")] == [True, False]
+    with pytest.raises(AlphaError, match="needs float16"):
+        pipelines.get("k", "half", {})
+    with pytest.raises(KeyError, match="variants"):
+        pipelines.get("k", "other", {})
+
+
+def test_a_missing_bundle_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(AlphaError, match=r"are missing; install Alpha again"):
+        read_bundle(tmp_path / "kernels.zip")
+
+
+def test_a_damaged_bundle_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "kernels.zip"
+    content = BUNDLE.read_bytes()
+    with zipfile.ZipFile(BUNDLE) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    description = json.loads(files["manifest.json"])
+    position = content.index(files["fill.bits32.spv"]) + 100
+    flipped = content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+    for damaged in (b"", content[:1000], content[: len(content) // 2], flipped):
+        path.write_bytes(damaged)
+        with pytest.raises(AlphaError, match="cannot be read"):
+            read_bundle(path)
+    other_module = {**files, "fill.bits32.spv": files["fill.bits32.spv"][::-1]}
+    other_format = {**files, "manifest.json": json.dumps({**description, "format": 2}).encode()}
+    no_module = {name: each for name, each in files.items() if name != "fill.bits32.spv"}
+    for damaged_files in (other_module, other_format, no_module, {"manifest.json": b"[]"}, {"manifest.json": b"{"}):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, each in damaged_files.items():
+                archive.writestr(name, each)
+        with pytest.raises(AlphaError, match="cannot be read"):
+            read_bundle(path)
