@@ -38,7 +38,6 @@ LARGEST_DRIFT = 0.10
 BLOCKS = 5
 SMOKE_TEST_EXIT = 3
 TIMED_OUT_EXIT = 124
-MAD_TO_DEVIATION = 1.4826  # the standard deviation of normal values is this many median absolute deviations
 
 Facts = dict[str, str]
 
@@ -134,7 +133,7 @@ def _figures(rows: Sequence[Mapping[str, Any]], tokens: int, least_seconds: floa
             "failed", f"{len(measured)} steps after {unmeasured} of warm-up are too few; give more steps"
         )
     median = statistics.median(measured)
-    spread = MAD_TO_DEVIATION * statistics.median(abs(each - median) for each in measured) / median
+    spread = ratio.MAD_TO_DEVIATION * statistics.median(abs(each - median) for each in measured) / median
     half = len(measured) // 2
     drift = statistics.median(measured[half:]) / statistics.median(measured[:half]) - 1
     ends = [index * len(measured) // BLOCKS for index in range(BLOCKS + 1)]

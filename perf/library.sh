@@ -51,22 +51,25 @@ measured_machine() {
     shape_of "$workload"
 }
 
-# Whether a source file is newer than the executable.
+# What the executable is made of.
+code=(alpha.py alpha pyproject.toml native kernels build_scripts/exe)
+
+# Whether a file of these is newer than the executable.
 is_stale() {
     local parts=()
     local name
-    for name in alpha.py alpha pyproject.toml native kernels build_scripts/exe; do
+    for name in "${code[@]}"; do
         [ ! -e "$root/$name" ] || parts+=("$root/$name")
     done
     [ ! -x "${alpha[0]}" ] ||
         [ -n "$(find "${parts[@]}" -type f ! -path '*/__pycache__/*' -newer "${alpha[0]}" -print -quit)" ]
 }
 
-# The commit of the code in a folder, with -dirty after changes to tracked files; a history that grows is none.
-commit_of() {
+# The commit of this checkout, with -dirty when the code has changed since.
+commit_here() {
     local commit
-    commit=$(git -C "$1" rev-parse --short=12 HEAD 2>/dev/null) || { echo unknown; return; }
-    if [ -n "$(git -C "$1" status --porcelain --untracked-files=no -- . ':!perf' 2>/dev/null)" ]; then
+    commit=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null) || { echo unknown; return; }
+    if [ -n "$(git -C "$root" status --porcelain -- "${code[@]}" 2>/dev/null)" ]; then
         commit+=-dirty
     fi
     printf '%s\n' "$commit"
@@ -77,7 +80,7 @@ commit_of() {
 with_limit() {
     local limit=$1 start=$SECONDS code=0
     shift
-    timeout --kill-after=10 "$limit" "$@" 9>&- &
+    timeout --kill-after=10 "$limit" "$@" 3>&- 4>&- 9>&- &
     child=$!
     wait "$child" || code=$?
     child=
@@ -93,10 +96,11 @@ stop_child() {
 
 # handle_signals FUNCTION: calls it with 130 or 143 when this script is interrupted; what was running is stopped before.
 handle_signals() {
+    exec 3>&1 4>&2  # the handler may be called where output goes to the log
     # shellcheck disable=SC2064
-    trap "trap '' INT TERM; stop_child; $1 130" INT
+    trap "trap '' INT TERM; exec >&3 2>&4; stop_child; $1 130" INT
     # shellcheck disable=SC2064
-    trap "trap '' INT TERM; stop_child; $1 143" TERM
+    trap "trap '' INT TERM; exec >&3 2>&4; stop_child; $1 143" TERM
 }
 
 # Ticks of the clock that all cores of the machine spent on work, and those that this shell's ended children did.

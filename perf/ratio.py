@@ -22,6 +22,9 @@ T_QUANTILES = (
     *(2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
 )
 
+MAD_TO_DEVIATION = 1.4826
+"""The standard deviation of many normal values is this many of their median absolute deviations."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -71,6 +74,17 @@ def paired(ratios: Sequence[float]) -> Interval:
     return Interval(math.exp(mean), math.exp(mean - error), math.exp(mean + error))
 
 
+def robust_deviation(values: Sequence[float]) -> float:
+    """The standard deviation, estimated by the median absolute deviation, which one change of speed does not inflate.
+
+    The factors make it unbiased for few values (Croux and Rousseeuw 1992, "Time-efficient algorithms for two highly
+    robust estimators of scale").
+    """
+    median = statistics.median(values)
+    factor = {2: 1.196, 3: 1.495, 4: 1.363, 5: 1.206}.get(len(values), 1.0)
+    return factor * MAD_TO_DEVIATION * statistics.median(abs(each - median) for each in values)
+
+
 def against_history(value: float, own_error: float, earlier: Sequence[float]) -> Interval:
     """One new value against the median of earlier ones, which were measured at other times.
 
@@ -80,7 +94,7 @@ def against_history(value: float, own_error: float, earlier: Sequence[float]) ->
     ratio = value / statistics.median(earlier)
     if len(earlier) < 2:
         return Interval(ratio, None, None)
-    deviation = max(statistics.stdev([math.log(each) for each in earlier]), own_error)
+    deviation = max(robust_deviation([math.log(each) for each in earlier]), own_error)
     error = quantile(len(earlier) - 1) * deviation * math.sqrt(1 + 1 / len(earlier))
     # A few wild values give an interval that no number of tokens per second can reach.
     error = min(error, 50.0)

@@ -126,7 +126,7 @@ run_all() {
 read_arguments "$@"
 find_python
 choose_alpha "$alpha_path"
-[ -n "$commit" ] || commit=$(commit_of "$root")
+[ -n "$commit" ] || commit=$(commit_here)
 timestamp=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 stamp=$(date -u +%Y%m%d-%H%M%S)-$$
 runs_folder=$root/runs

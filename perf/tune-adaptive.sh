@@ -99,7 +99,7 @@ choose_alpha "$alpha_path"
 for tool in timeout getconf; do
     command -v "$tool" >/dev/null || fail "$tool is not installed."
 done
-[ -n "$commit" ] || commit=$(commit_of "$root")
+[ -n "$commit" ] || commit=$(commit_here)
 mkdir -p "$out" || fail "cannot make the folder $out."
 out=$(cd "$out" && pwd)
 stamp=$(date -u +%Y%m%d-%H%M%S)-$$
