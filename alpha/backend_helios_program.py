@@ -1,135 +1,34 @@
-"""Lists of dispatches and what becomes of them: addresses, barriers, commands, and the replay of a recorded list.
+"""Programs: lists of dispatches as commands of the device, and a traced program that is recorded once and replayed.
 
-A dispatch names its kernel and its arguments; whether the arguments have addresses yet does not matter until the list
-is turned into commands. Knows nothing about what the kernels compute.
+Knows nothing about what the kernels compute.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from alpha.backend_helios_array import HeliosArray, Storage, contiguous_strides
-from alpha.backend_helios_device import Device
-from alpha.backend_helios_kernels import Kernel
-from alpha.backend_helios_memory import DeviceMemory, FreeRanges, aligned
-
-Argument = HeliosArray | int | float | None
-
-_DISPATCH, _BARRIER = 0, 1
-_COMMAND = struct.Struct("<I3IQII128s")
-
-REUSE_DISTANCE = 4
-"""A range of the arena is used again only this many dispatches after its last use, so that neighbours may overlap."""
+from alpha.backend_helios_device import BARRIER, Device, dispatch_command
+from alpha.backend_helios_memory import DeviceMemory, aligned
+from alpha.backend_helios_plan import Dispatch, forward_copies, needs_barrier, plan_arena
 
 MOST_SLOTS_WAITING = 8
 """Replays that may be under way before another one waits for the first of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatch:
-    """One run of a kernel."""
-
-    kernel: Kernel
-    pipeline: int
-    groups: tuple[int, int, int]
-    arguments: dict[str, Argument]
-
-    def arrays(self) -> Iterable[tuple[str, HeliosArray]]:
-        """The arrays with how the kernel uses them: "in", "out" or "inout"."""
-        for field in self.kernel.fields:
-            array = self.arguments.get(field.name)
-            if isinstance(array, HeliosArray):
-                yield field.direction, array
-
-
-Range = tuple[int, int]
-
-
-def _overlap(ranges: Sequence[Range], others: Sequence[Range]) -> bool:
-    return any(start < other_end and other_start < end for start, end in ranges for other_start, other_end in others)
-
-
-def needs_barrier(dispatches: Sequence[Dispatch]) -> list[bool]:
-    """For each dispatch, whether it must wait for those before it, back to the last barrier.
-
-    It must when it reads what one of them writes, or writes what one of them reads or writes.
-    """
-    barriers = []
-    read: list[Range] = []
-    written: list[Range] = []
-    for dispatch in dispatches:
-        reads, writes = [], []
-        for kind, array in dispatch.arrays():
-            if kind != "out":
-                reads.append(array.byte_range)
-            if kind != "in":
-                writes.append(array.byte_range)
-        conflict = _overlap(reads, written) or _overlap(writes, written) or _overlap(writes, read)
-        barriers.append(conflict)
-        if conflict:
-            read, written = [], []
-        read += reads
-        written += writes
-    return barriers
-
-
 def commands(dispatches: Sequence[Dispatch]) -> bytes:
     """The sidecar's commands: a barrier against all that was submitted before, then the dispatches with theirs."""
-    barrier = _COMMAND.pack(_BARRIER, 0, 0, 0, 0, 0, 0, b"")
-    parts = [barrier]
+    parts = [BARRIER]
     for dispatch, waits in zip(dispatches, needs_barrier(dispatches), strict=True):
         if waits:
-            parts.append(barrier)
-        push = dispatch.kernel.pack(
-            {name: each.address if isinstance(each, HeliosArray) else each or 0
-             for name, each in dispatch.arguments.items()}
-        )  # fmt: skip
-        parts.append(_COMMAND.pack(_DISPATCH, *dispatch.groups, dispatch.pipeline, len(push), 0, push))
+            parts.append(BARRIER)
+        values = {
+            name: each.address if isinstance(each, HeliosArray) else each for name, each in dispatch.arguments.items()
+        }
+        parts.append(dispatch_command(dispatch.pipeline, dispatch.groups, dispatch.kernel.pack(values)))
     return b"".join(parts)
-
-
-def plan_arena(
-    dispatches: Sequence[Dispatch], planned: Sequence[Storage], result: Storage | None = None
-) -> tuple[int, list[int]]:
-    """Bytes of an arena, and an offset in it for each storage, so that those in use at the same time lie apart.
-
-    A storage is in use from the first dispatch that names it to the last, and `result` to the end.
-    """
-    place = {id(storage): index for index, storage in enumerate(planned)}
-    first: dict[int, int] = {}
-    last: dict[int, int] = {}
-    for position, dispatch in enumerate(dispatches):
-        for _, array in dispatch.arrays():
-            index = place.get(id(array.storage))
-            if index is not None:
-                first.setdefault(index, position)
-                last[index] = position
-    if id(result) in place:
-        last[place[id(result)]] = len(dispatches)
-    starting: dict[int, list[int]] = {}
-    ending: dict[int, list[int]] = {}
-    for index, position in first.items():
-        starting.setdefault(position, []).append(index)
-        ending.setdefault(last[index] + REUSE_DISTANCE, []).append(index)
-    offsets = [0] * len(planned)
-    ranges, size = FreeRanges(), 0
-    for position in range(len(dispatches)):
-        for index in ending.get(position, ()):
-            ranges.give_back(offsets[index], aligned(planned[index].nbytes))
-        for index in sorted(starting.get(position, ()), key=lambda index: -planned[index].nbytes):
-            needed = aligned(planned[index].nbytes)
-            offset = ranges.take(needed)
-            if offset is None:
-                # Nothing fits: make the arena longer, starting in the free range at its end, if there is one.
-                offset = ranges.take_last(size)
-                if offset is None:
-                    offset = size
-                size = offset + needed
-            offsets[index] = offset
-    return size, offsets
 
 
 class Host(Protocol):
@@ -235,6 +134,7 @@ class RecordedProgram:
             self._operands.append(HeliosArray(inputs, each.shape, contiguous_strides(each.shape), each.element, offset))
             start += aligned(each.nbytes)
         self._result, dispatches, planned = host.trace(lambda: self._program(*self._operands))
+        dispatches, planned = forward_copies(dispatches, planned, self._result.storage)
         size, offsets = plan_arena(dispatches, planned, self._result.storage)
         arena = host.memory.allocate(size)
         assert arena.address is not None

@@ -74,7 +74,11 @@ clean_up() {
 # alpha_of FOLDER: sets `command` to what runs Alpha of a checkout, built where that is asked for.
 alpha_of() {
     command=("$python" "$1/alpha.py")
-    [ -z "$sources" ] || return 0
+    if [ -n "$sources" ]; then
+        [ "$backend" != cpu_ref ] || return 0
+        PYTHON=$python with_limit "$build_limit" "$1/build_scripts/native" >>"$log" 2>&1
+        return
+    fi
     command=("$1/dist/alpha/alpha")
     say "building $1"
     with_limit "$build_limit" "$1/build_scripts/environment" dev >>"$log" 2>&1 &&

@@ -116,9 +116,8 @@ if [ -z "$alpha_path" ] && is_stale; then
 fi
 measured_machine "$backend" "$workload" "$log" ||
     fail "'${alpha[*]} devices --json' names no device for $backend; the log is $log."
-cores=1
-[ "$backend" != cpu_ref ] || cores=$(nproc)
-"${alpha[@]}" env --json 2>>"$log" | "$python" "$perf/tuning.py" candidates --cores="$cores" >"$work/candidates" ||
+"${alpha[@]}" env --json 2>>"$log" |
+    "$python" "$perf/tuning.py" candidates --backend="$backend" --cores="$(nproc)" >"$work/candidates" ||
     fail "'${alpha[*]} env --json' does not list the variables; the log is $log."
 make_corpus >>"$log" 2>&1 || fail "the text to train on could not be made; the log is $log."
 say "$(wc -l <"$work/candidates") settings, $workload, $steps steps on $machine"

@@ -1,9 +1,9 @@
 """The computations of tune-adaptive.sh: what to try, what to try next, and what was best.
 
-    tuning.py candidates --cores=N <VARIABLES             `alpha env --json`: a line for each candidate, KEY=value ...
-    tuning.py next --candidates=FILE --loops=N LOOPS.csv  the candidate of the next loop
-    tuning.py add LOOPS.csv KEY=value...                  a row for a loop
-    tuning.py best LOOPS.csv --comment=TEXT --out=FILE    the settings for --envFile, and how sure they are
+    tuning.py candidates --backend=NAME --cores=N <VARIABLES    `alpha env --json`: a line for each candidate
+    tuning.py next --candidates=FILE --loops=N LOOPS.csv        the candidate of the next loop: KEY=value ...
+    tuning.py add LOOPS.csv KEY=value...                        a row for a loop
+    tuning.py best LOOPS.csv --comment=TEXT --out=FILE ...      the settings for --envFile, and how sure they are
 
 A loop runs a candidate and the defaults one after the other, and what counts is their ratio. The first half of the
 loops at most changes one setting each. The other loops belong to the finalists: the best of those, and the best values
@@ -28,19 +28,21 @@ COLUMNS = (
     "git_commit", "machine", "backend", "workload", "steps", "load_average",
 )  # fmt: skip
 NOT_FOR_SPEED = ("ALPHA_DEBUG", "ALPHA_FAIL_ON_SMOKE_TEST")
+OF_A_GPU = ("ALPHA_STEPS_IN_FLIGHT", "ALPHA_ADAPTIVE_", "ALPHA_GPU_", "ALPHA_VK_")
 FINALISTS = 3
 FEWEST_ROUNDS = 3
 
 
-def candidates(variables: Sequence[Any], cores: int) -> list[str]:
+def candidates(variables: Sequence[Any], backend: str, cores: int) -> list[str]:
     """Single changes: each number of threads in powers of two, activation checkpointing, and every variable that may
-    matter for speed at half and at twice its default."""
-    found = [f"threads={count}" for count in (1, 2, 4, 8, 16, 32, 64) if count <= cores]
+    matter for speed at half and at twice its default; 0 turns something on or off and is left alone."""
+    is_cpu = backend == "cpu_ref"
+    found = [f"threads={count}" for count in (1, 2, 4, 8, 16, 32, 64) if is_cpu and count <= cores]
     found.append("checkpoint=true")
     for variable in variables:
-        default = variable["default"]
-        if variable["name"] not in NOT_FOR_SPEED:
-            found += [f"{variable['name']}={value}" for value in (default // 2, 2 * default) if 0 < value != default]
+        name, default = variable["name"], variable["default"]
+        if name not in NOT_FOR_SPEED and not (is_cpu and name.startswith(OF_A_GPU)):
+            found += [f"{name}={value}" for value in (default // 2, 2 * default) if 0 < value != default]
     return found
 
 
@@ -125,6 +127,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Computations of tune-adaptive.sh.")
     commands = parser.add_subparsers(required=True, dest="command")
     each = commands.add_parser("candidates")
+    each.add_argument("--backend", required=True)
     each.add_argument("--cores", type=int, required=True)
     for name in ("next", "best"):
         each = commands.add_parser(name)
@@ -139,7 +142,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         if arguments.command == "candidates":
-            print("\n".join(candidates(json.load(sys.stdin), arguments.cores)))
+            print("\n".join(candidates(json.load(sys.stdin), arguments.backend, arguments.cores)))
         elif arguments.command == "next":
             names = arguments.candidates.read_text().splitlines()
             print(next_candidate(names, history.read(arguments.rows, COLUMNS), arguments.loops))

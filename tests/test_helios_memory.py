@@ -13,7 +13,7 @@ from alpha import backend_helios_array as arrays
 from alpha.backend_helios_array import HeliosArray, Storage, contiguous_strides
 from alpha.backend_helios_kernels import Field, Kernel
 from alpha.backend_helios_memory import ALIGNMENT, FreeRanges, aligned
-from alpha.backend_helios_program import REUSE_DISTANCE, Dispatch, needs_barrier, plan_arena
+from alpha.backend_helios_plan import REUSE_DISTANCE, Dispatch, forward_copies, needs_barrier, plan_arena
 
 SHAPES = st.lists(st.integers(1, 4), min_size=0, max_size=4)
 
@@ -130,9 +130,9 @@ def kernel(*directions: str) -> Kernel:
     return Kernel("test", "f32", fields, (), (), b"")
 
 
-def run(*uses: tuple[str, HeliosArray]) -> Dispatch:
+def run(*uses: tuple[str, HeliosArray], is_copy: bool = False) -> Dispatch:
     arguments: Any = {f"x{index}": array for index, (_, array) in enumerate(uses)}
-    return Dispatch(kernel(*(direction for direction, _ in uses)), 1, (1, 1, 1), arguments)
+    return Dispatch(kernel(*(direction for direction, _ in uses)), 1, (1, 1, 1), arguments, is_copy)
 
 
 @given(st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=3), max_size=30), st.integers(0, 11))
@@ -176,3 +176,34 @@ def test_barriers_stand_only_where_something_must_be_waited_for() -> None:
         (run(("in", b)), True),
     ]
     assert needs_barrier([dispatch for dispatch, _ in steps]) == [expected for _, expected in steps]
+
+
+def test_a_result_is_written_to_where_it_would_be_copied() -> None:
+    there = array_of((64,), 4096)
+    elsewhere = array_of((64,), 8192)
+
+    def forwarded(*middle: Dispatch, target: HeliosArray = there, copied: int = 64) -> tuple[int, int, int | None]:
+        made = HeliosArray(Storage(256), (64,), (1,), "f32")
+        dispatches = [
+            run(("in", elsewhere), ("out", made)),
+            *(each if each else run(("in", made), ("out", elsewhere)) for each in middle),
+            run(("in", arrays.narrowed(made, 0, 0, copied)), ("out", target), is_copy=True),
+        ]
+        left, planned = forward_copies(dispatches, [made.storage], Storage(1))
+        return len(dispatches) - len(left), len(planned), made.storage.address
+
+    assert forwarded() == (1, 0, 4096)
+    assert forwarded(run(("in", elsewhere))) == (1, 0, 4096)
+    assert forwarded(run(("in", there))) == (0, 1, None), "somebody still reads what was there before"
+    assert forwarded(run(("out", there))) == (0, 1, None), "it would be overwritten"
+    assert forwarded(target=arrays.narrowed(there, 0, 0, 32), copied=32) == (0, 1, None), "only a part is copied"
+    assert forwarded(target=arrays.narrowed(array_of((64, 2), 4096), 1, 0, 1)) == (0, 1, None), "it would be spread out"
+    unaligned = arrays.narrowed(array_of((65,), 4096), 0, 1, 64)
+    assert forwarded(target=unaligned) == (0, 1, None), "kernels write four elements at a time to a new array"
+
+
+def test_a_result_that_is_used_after_its_copy_stays_where_it_is() -> None:
+    there, made = array_of((64,), 4096), HeliosArray(Storage(256), (64,), (1,), "f32")
+    dispatches = [run(("out", made)), run(("in", made), ("out", there), is_copy=True), run(("in", made))]
+    assert forward_copies(dispatches, [made.storage], Storage(1)) == (dispatches, [made.storage])
+    assert forward_copies(dispatches[:2], [made.storage], made.storage) == (dispatches[:2], [made.storage])

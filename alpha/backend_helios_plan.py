@@ -1,0 +1,167 @@
+"""What is decided about a list of dispatches before the device sees it: copies left out, places in memory, barriers.
+
+A dispatch names its kernel and its arguments. In a list that is being recorded, arrays made by the program have no
+address until `plan_arena` has found them a place. Knows nothing about what the kernels compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from alpha.backend_helios_array import HeliosArray, Storage
+from alpha.backend_helios_kernels import Kernel
+from alpha.backend_helios_memory import FreeRanges, aligned
+
+Argument = HeliosArray | int | float | None
+Range = tuple[int, int]
+
+VECTOR_BYTES = 16
+"""Kernels read and write so many bytes at a time where an array starts at a multiple of them, as every storage does."""
+
+REUSE_DISTANCE = 4
+"""A range of the arena is used again only this many dispatches after its last use, so that neighbours may overlap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """One run of a kernel."""
+
+    kernel: Kernel
+    pipeline: int
+    groups: tuple[int, int, int]
+    arguments: dict[str, Argument]
+    is_copy: bool = False
+    """Whether it does nothing but copy its one input to its one output, of the same shape and element."""
+    operations: float = 0.0
+    """Floating-point operations, where they are what takes the time; for people to read."""
+
+    def __str__(self) -> str:
+        arguments = " ".join(
+            f"{name}={list(each.shape) if isinstance(each, HeliosArray) else each}"
+            for name, each in self.arguments.items()
+        )
+        return f"{self.kernel.name}.{self.kernel.variant} {list(self.groups)} {arguments}"
+
+    def arrays(self) -> Iterable[tuple[str, HeliosArray]]:
+        """The arrays with how the kernel uses them: "in", "out" or "inout"."""
+        for field in self.kernel.fields:
+            array = self.arguments.get(field.name)
+            if isinstance(array, HeliosArray):
+                yield field.direction, array
+
+
+def _overlap(ranges: Sequence[Range], others: Sequence[Range]) -> bool:
+    return any(start < other_end and other_start < end for start, end in ranges for other_start, other_end in others)
+
+
+def needs_barrier(dispatches: Sequence[Dispatch]) -> list[bool]:
+    """For each dispatch, whether it must wait for those before it, back to the last barrier.
+
+    It must when it reads what one of them writes, or writes what one of them reads or writes.
+    """
+    barriers = []
+    read: list[Range] = []
+    written: list[Range] = []
+    for dispatch in dispatches:
+        reads, writes = [], []
+        for kind, array in dispatch.arrays():
+            if kind != "out":
+                reads.append(array.byte_range)
+            if kind != "in":
+                writes.append(array.byte_range)
+        conflict = _overlap(reads, written) or _overlap(writes, written) or _overlap(writes, read)
+        barriers.append(conflict)
+        if conflict:
+            read, written = [], []
+        read += reads
+        written += writes
+    return barriers
+
+
+def plan_arena(
+    dispatches: Sequence[Dispatch], planned: Sequence[Storage], result: Storage | None = None
+) -> tuple[int, list[int]]:
+    """Bytes of an arena, and an offset in it for each storage, so that those in use at the same time lie apart.
+
+    A storage is in use from the first dispatch that names it to the last, and `result` to the end.
+    """
+    place = {id(storage): index for index, storage in enumerate(planned)}
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for position, dispatch in enumerate(dispatches):
+        for _, array in dispatch.arrays():
+            index = place.get(id(array.storage))
+            if index is not None:
+                first.setdefault(index, position)
+                last[index] = position
+    if id(result) in place:
+        last[place[id(result)]] = len(dispatches)
+    starting: dict[int, list[int]] = {}
+    ending: dict[int, list[int]] = {}
+    for index, position in first.items():
+        starting.setdefault(position, []).append(index)
+        ending.setdefault(last[index] + REUSE_DISTANCE, []).append(index)
+    offsets = [0] * len(planned)
+    ranges, size = FreeRanges(), 0
+    for position in range(len(dispatches)):
+        for index in ending.get(position, ()):
+            ranges.give_back(offsets[index], aligned(planned[index].nbytes))
+        for index in sorted(starting.get(position, ()), key=lambda index: -planned[index].nbytes):
+            needed = aligned(planned[index].nbytes)
+            offset = ranges.take(needed)
+            if offset is None:
+                # Nothing fits: make the arena longer, starting in the free range at its end, if there is one.
+                offset = ranges.take_last(size)
+                if offset is None:
+                    offset = size
+                size = offset + needed
+            offsets[index] = offset
+    return size, offsets
+
+
+def forward_copies(
+    dispatches: Sequence[Dispatch], planned: Sequence[Storage], result: Storage
+) -> tuple[list[Dispatch], list[Storage]]:
+    """The dispatches without copies that only move what could have been written to its destination at once.
+
+    A storage that is copied as a whole to where an array lies that existed before, and is not used afterwards, takes
+    that array's place from the start, if nothing else uses the place in the meantime. Returns the storages that still
+    need one.
+    """
+    planned_ids = {id(storage) for storage in planned}
+    uses: dict[int, list[int]] = {}
+    for position, dispatch in enumerate(dispatches):
+        for _, array in dispatch.arrays():
+            if id(array.storage) in planned_ids:
+                uses.setdefault(id(array.storage), []).append(position)
+    left_out: set[int] = set()
+    moved: set[int] = set()
+    for position, dispatch in enumerate(dispatches):
+        if not dispatch.is_copy:
+            continue
+        by_direction = dict(dispatch.arrays())
+        source, target = by_direction["in"], by_direction["out"]
+        storage = source.storage
+        if (
+            id(storage) not in planned_ids - moved
+            or storage is result
+            or target.storage.address is None
+            or target.address % VECTOR_BYTES
+            or source.nbytes != storage.nbytes
+            or not (source.is_contiguous and target.is_contiguous)
+            or uses[id(storage)][-1] != position
+        ):
+            continue
+        place = [target.byte_range]
+        between = dispatches[uses[id(storage)][0] : position]
+        if any(array.storage.address is not None and _overlap([array.byte_range], place)
+               for each in between for _, array in each.arrays()):  # fmt: skip
+            continue
+        storage.address = target.address
+        left_out.add(position)
+        moved.add(id(storage))
+    return (
+        [dispatch for position, dispatch in enumerate(dispatches) if position not in left_out],
+        [storage for storage in planned if id(storage) not in moved],
+    )
