@@ -52,13 +52,13 @@ measured_machine() {
 }
 
 # What the executable is made of.
-code=(alpha.py alpha pyproject.toml native kernels build_scripts/exe)
+made_of=(alpha.py alpha pyproject.toml native kernels build_scripts/exe)
 
 # Whether a file of these is newer than the executable.
 is_stale() {
     local parts=()
     local name
-    for name in "${code[@]}"; do
+    for name in "${made_of[@]}"; do
         [ ! -e "$root/$name" ] || parts+=("$root/$name")
     done
     [ ! -x "${alpha[0]}" ] ||
@@ -69,7 +69,7 @@ is_stale() {
 commit_here() {
     local commit
     commit=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null) || { echo unknown; return; }
-    if [ -n "$(git -C "$root" status --porcelain -- "${code[@]}" 2>/dev/null)" ]; then
+    if [ -n "$(git -C "$root" status --porcelain -- "${made_of[@]}" 2>/dev/null)" ]; then
         commit+=-dirty
     fi
     printf '%s\n' "$commit"
