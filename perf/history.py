@@ -21,7 +21,7 @@ COLUMNS = (
     # What the first twelve leave out.
     "reason", "machine", "workload", "configuration", "executable", "threads", "warmup_steps", "measured_steps",
     "median_ms", "spread_pct", "error_pct", "median_tok_s", "speedup_low_pct", "speedup_high_pct", "verdict",
-    "attempts", "load_average", "busy_cores",
+    "attempts", "load_average", "busy_cores", "niceness",
 )  # fmt: skip
 """Of a row; `perf/README.md` says what they mean."""
 

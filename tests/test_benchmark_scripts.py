@@ -120,6 +120,7 @@ def test_a_good_run_is_built_measured_and_recorded(checkout: Path) -> None:
     assert 0 < float(row["spread_pct"]) < 3
     assert 0 <= float(row["busy_cores"]) <= (os.cpu_count() or 1)
     assert float(row["load_average"]) >= 0
+    assert int(row["niceness"]) == os.nice(0)
     assert int(row["compile_ms"]) > 0
     assert int(row["run_ms"]) > 0
     assert ",".join(row).startswith(COLUMNS_OF_OLD)
@@ -271,7 +272,7 @@ def test_a_missing_tool_is_a_row(checkout: Path, tool: str) -> None:
     tools = checkout.parent / "tools"
     tools.mkdir()
     for name in ("bash", "cat", "cut", "date", "dirname", "basename", "env", "find", "flock", "getconf", "git", "grep",
-                 "mkdir", "mktemp", "mv", "rm", "sed", "tail", "tee", "timeout", "tr", "wc"):  # fmt: skip
+                 "mkdir", "mktemp", "mv", "nice", "rm", "sed", "tail", "tee", "timeout", "tr", "wc"):  # fmt: skip
         found = shutil.which(name)
         assert found is not None
         if name != tool:
