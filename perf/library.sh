@@ -111,6 +111,13 @@ busy_ticks() {
     printf '%s\n' $((fields[1] + fields[2] + fields[3] + fields[6] + fields[7] + fields[8] - own[15] - own[16]))
 }
 
+# The nice value of this process, and after a slash that of its session, where the kernel has autogroups.
+niceness() {
+    local group=''
+    [ ! -r /proc/self/autogroup ] || group=/$(sed 's/.* nice //' /proc/self/autogroup)
+    printf '%s\n' "$(nice)$group"
+}
+
 load_average() { cut -d ' ' -f 1 /proc/loadavg; }
 
 # shape_of WORKLOAD: the options of `alpha train` in `shape`, and the text in `tokenizer`.

@@ -60,7 +60,7 @@ write_facts() {
     printf '%s\n' "timestamp=$timestamp" "git_commit=$commit" "steps=$steps" "backend=$backend" \
         "compile_ms=$compile_ms" "log_file=${log#"$root/"}" "machine=$machine" "workload=$workload" \
         "configuration=$configuration" "executable=$executable" "load_average=$(load_average)" \
-        "niceness=$(nice)" >"$facts"
+        "niceness=$(niceness)" >"$facts"
 }
 
 # record [--failed=REASON] [RUN...]: adds the row, prints it and ends.

@@ -120,7 +120,7 @@ def test_a_good_run_is_built_measured_and_recorded(checkout: Path) -> None:
     assert 0 < float(row["spread_pct"]) < 3
     assert 0 <= float(row["busy_cores"]) <= (os.cpu_count() or 1)
     assert float(row["load_average"]) >= 0
-    assert int(row["niceness"]) == os.nice(0)
+    assert row["niceness"].split("/")[0] == str(os.nice(0))
     assert int(row["compile_ms"]) > 0
     assert int(row["run_ms"]) > 0
     assert ",".join(row).startswith(COLUMNS_OF_OLD)
