@@ -36,3 +36,8 @@ def create(name: str, device: int = -1, dtype: str = "f32") -> Backend:
 
         return open_helios(device, dtype)
     raise ValueError(f"no backend is named {name!r}")
+
+
+def availability() -> dict[str, str]:
+    """For each backend "available", or why it cannot be used here."""
+    return {"cpu_ref": "available"}
