@@ -9,6 +9,7 @@ to find again; nobody else looks inside, and it is None unless `training`.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,13 @@ class Backend(Primitives):
 
     steps_in_flight: int = 1
     """Training steps that may be under way before the result of the first is waited for."""
+
+    def plan(self, program: Callable[..., Any], *operands: Array) -> str:
+        """Take the memory that a recorded program needs for such operands; returns what that is, for people to read.
+
+        Empty where memory is taken as it is needed. Raises AlphaError when there is too little.
+        """
+        return ""
 
     def thread_choices(self) -> list[int]:
         """The values of `threads` worth trying; a backend that computes elsewhere has no choice to offer."""

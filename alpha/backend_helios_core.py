@@ -6,7 +6,9 @@ many. Inside one they are only written down. Knows nothing about what the kernel
 
 from __future__ import annotations
 
+import atexit
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,12 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from alpha import backend_helios_array as views
+from alpha import environment
 from alpha.backend import Backend
 from alpha.backend_helios_array import ELEMENTS, HeliosArray, Storage, contiguous_strides, element_of
 from alpha.backend_helios_device import Device, DeviceInfo
 from alpha.backend_helios_kernels import Pipelines, read_bundle
 from alpha.backend_helios_memory import DeviceMemory
-from alpha.backend_helios_plan import Argument, Dispatch
+from alpha.backend_helios_plan import Argument, Dispatch, needs_barrier
+from alpha.backend_helios_profile import Profile
 from alpha.backend_helios_program import RecordedProgram, commands
 
 MOST_PENDING = 256
@@ -32,7 +36,8 @@ LARGEST_UPLOAD = 32 << 20
 MOST_UPLOADS = 128 << 20
 """Bytes on their way to the device before they are submitted."""
 
-REUSABLE = 1
+SHOW_DEVICE, SHOW_TIMES, SHOW_PLANS, SHOW_DISPATCHES = 1, 2, 3, 4
+"""Levels of ALPHA_DEBUG."""
 
 
 class HeliosCore(Backend):
@@ -55,6 +60,13 @@ class HeliosCore(Backend):
         self._running: deque[tuple[int, int]] = deque()  # programs to be freed at a value of the timeline
         self._uploads: list[Storage] = []
         self._submitted = 0  # the timeline's value after everything that was submitted
+        self._debug = environment.read("ALPHA_DEBUG")
+        self._timed: dict[int, Sequence[Dispatch]] = {}  # by program
+        if self._debug >= SHOW_DEVICE:
+            self._say(f"{device.info.name}, matrix products in {precision}")
+        if self._debug >= SHOW_TIMES:
+            self._profile = Profile()
+            atexit.register(lambda: self._say("times of kernels\n" + self._profile.text()))
 
     @property
     def device_info(self) -> DeviceInfo:
@@ -203,7 +215,7 @@ class HeliosCore(Backend):
         """Submit the dispatches collected so far."""
         if not self._pending:
             return
-        program = self.make_program(self._pending, 0)
+        program = self.make_program(self._pending, repeated=False)
         value = self.submit([program])
         self._pending.clear()
         self._running.append((value, program))
@@ -211,18 +223,35 @@ class HeliosCore(Backend):
             self.memory.return_after(value, storage)
         self._uploads.clear()
 
-    def make_program(self, dispatches: Sequence[Dispatch], flags: int = REUSABLE) -> int:
-        """The dispatches as a program of the device."""
-        return self.device.create_program(commands(dispatches), flags)
+    def make_program(self, dispatches: Sequence[Dispatch], repeated: bool = True) -> int:
+        """The dispatches as a program of the device; `repeated` ones may be submitted more than once."""
+        if self._debug >= SHOW_DISPATCHES:
+            for position, (each, waits) in enumerate(zip(dispatches, needs_barrier(dispatches), strict=True)):
+                self._say(f"{position:5} {'wait' if waits else '    '} {each}")
+        is_timed = self._debug >= SHOW_TIMES
+        program = self.device.create_program(commands(dispatches), repeated=repeated, timestamps=is_timed)
+        if is_timed:
+            self._timed[program] = list(dispatches)
+        return program
 
     def submit(self, programs: Sequence[int]) -> int:
         """Run programs one after the other; returns the value that the device's timeline will have then."""
         completed = self.device.completed()
         self.memory.collect(completed)
         while self._running and self._running[0][0] <= completed:
-            self.device.free_program(self._running.popleft()[1])
-        self._submitted = self.device.submit(programs)
+            _, program = self._running.popleft()
+            self.device.free_program(program)
+            self._timed.pop(program, None)
+        self._submitted = self.device.submit(*programs)
+        if self._debug >= SHOW_TIMES:
+            self.device.wait(self._submitted)
+            for program in programs:
+                dispatches = self._timed[program]
+                self._profile.add(dispatches, self.device.timestamps(program, len(dispatches)))
         return self._submitted
+
+    def _say(self, text: str) -> None:
+        print(f"helios: {text}", file=sys.stderr)
 
     def synchronize(self) -> None:
         """Wait until everything asked for has been done."""
@@ -230,6 +259,15 @@ class HeliosCore(Backend):
         self.device.wait(self._submitted)
 
     # --- recording ----------------------------------------------------------------------------------------------------
+
+    def plan(self, program: Callable[..., HeliosArray], *operands: HeliosArray) -> str:
+        if not isinstance(program, RecordedProgram):
+            raise TypeError("only a program made by `record` has a plan")
+        before, needed = self.memory.used, program.prepare(*operands)
+        lasting, working = before / 2**20, (needed.arena + needed.operands) / 2**20
+        if self._debug >= SHOW_PLANS:
+            self._say(str(needed))
+        return f"Device memory: {lasting:,.1f} MiB for weights and optimizer, {working:,.1f} MiB for a step's work."
 
     def record(self, program: Callable[..., HeliosArray]) -> RecordedProgram:
         return RecordedProgram(self, program)

@@ -30,7 +30,7 @@ _SCALARS = {"uint": "I", "int": "i", "float": "f"}
 class PipelineMaker(Protocol):
     """What is needed of a device to make pipelines."""
 
-    def pipeline(self, spirv: bytes, constants: list[tuple[int, int]], push_bytes: int, subgroup_size: int) -> int: ...
+    def pipeline(self, spirv: bytes, constants: dict[int, int], push_bytes: int, subgroup_size: int) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -105,15 +105,15 @@ class Kernel:
         except struct.error as error:
             raise TypeError(f"kernel {self.name}: {dict(arguments)} does not fit its fields: {error}") from error
 
-    def constant_values(self, given: Mapping[str, float]) -> tuple[tuple[int, int], ...]:
-        """(id, 32 bits) of every constant, the default where none is given. Raises TypeError for an unknown name."""
+    def constant_values(self, given: Mapping[str, float]) -> dict[int, int]:
+        """The 32 bits of every constant by id, or of its default. Raises TypeError for an unknown name."""
         unknown = given.keys() - {constant.name for constant in self.constants}
         if unknown:
             raise TypeError(f"kernel {self.name} has no constant {sorted(unknown)}")
-        return tuple(
-            (index, constant.bits(given.get(constant.name, constant.default)))
+        return {
+            index: constant.bits(given.get(constant.name, constant.default))
             for index, constant in enumerate(self.constants)
-        )
+        }
 
 
 class Bundle:
@@ -160,8 +160,8 @@ class Pipelines:
             )
         values = kernel.constant_values(constants)
         names = [constant.name for constant in kernel.constants]
-        subgroup_size = values[names.index(SUBGROUP_SIZE)][1] if SUBGROUP_SIZE in names else 0
-        return kernel, self._device.pipeline(kernel.spirv, list(values), kernel.push_bytes, subgroup_size)
+        subgroup_size = values[names.index(SUBGROUP_SIZE)] if SUBGROUP_SIZE in names else 0
+        return kernel, self._device.pipeline(kernel.spirv, values, kernel.push_bytes, subgroup_size)
 
 
 def read_bundle(path: Path | None = None) -> Bundle:

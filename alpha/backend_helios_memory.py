@@ -16,13 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from alpha.backend_helios_array import Storage
-from alpha.backend_helios_device import Allocation, Device
+from alpha.backend_helios_device import Device, Memory, MemoryKind
 
 ALIGNMENT = 256
 DEVICE_BLOCK = 64 << 20
 HOST_BLOCK = 8 << 20
-
-DEVICE_LOCAL, UPLOAD, READ_BACK = 0, 1, 2
 
 
 def aligned(nbytes: int) -> int:
@@ -78,8 +76,8 @@ class FreeRanges:
 
 
 class _Block:
-    def __init__(self, allocation: Allocation, size: int) -> None:
-        self.allocation = allocation
+    def __init__(self, memory: Memory, size: int) -> None:
+        self.memory = memory
         self.size = size
         self.ranges = FreeRanges(size)
 
@@ -87,7 +85,7 @@ class _Block:
 class _Pool:
     """Blocks of one kind of memory."""
 
-    def __init__(self, device: Device, kind: int, block_bytes: int) -> None:
+    def __init__(self, device: Device, kind: MemoryKind, block_bytes: int) -> None:
         self._device = device
         self._kind = kind
         self._block_bytes = block_bytes
@@ -131,7 +129,7 @@ class _Pool:
         """Give blocks in which nothing is used back to the driver; nothing may be running."""
         self._drain()
         for block in [each for each in self._blocks if each.ranges.free == each.size]:
-            self._device.free(block.allocation)
+            self._device.free(block.memory)
             self._blocks.remove(block)
 
 
@@ -140,9 +138,9 @@ class DeviceMemory:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._local = _Pool(device, DEVICE_LOCAL, DEVICE_BLOCK)
-        self._upload = _Pool(device, UPLOAD, HOST_BLOCK)
-        self._read_back = _Pool(device, READ_BACK, HOST_BLOCK)
+        self._local = _Pool(device, MemoryKind.DEVICE, DEVICE_BLOCK)
+        self._upload = _Pool(device, MemoryKind.UPLOAD, HOST_BLOCK)
+        self._read_back = _Pool(device, MemoryKind.READ_BACK, HOST_BLOCK)
         self._returns: deque[tuple[int, Callable[[], None]]] = deque()
 
     @property
@@ -158,7 +156,7 @@ class DeviceMemory:
     def allocate(self, nbytes: int) -> Storage:
         """Storage in the device's own memory, whose range comes back when the storage is forgotten."""
         block, start = self._local.take(nbytes)
-        return Storage(nbytes, block.allocation.address + start, lambda: self._local.give_back(block, start, nbytes))
+        return Storage(nbytes, block.memory.address + start, lambda: self._local.give_back(block, start, nbytes))
 
     def upload(self, values: npt.NDArray[Any]) -> Storage:
         """Storage that the device can read, holding the bytes of `values`; see `return_after`."""
@@ -178,12 +176,12 @@ class DeviceMemory:
     def _mapped(self, pool: _Pool, nbytes: int) -> Storage:
         self.collect(self._device.completed())
         block, start = pool.take(nbytes)
-        assert block.allocation.mapped is not None
+        assert block.memory.view is not None
         return Storage(
             nbytes,
-            block.allocation.address + start,
+            block.memory.address + start,
             lambda: pool.give_back(block, start, nbytes),
-            mapped=block.allocation.mapped[start : start + nbytes],
+            mapped=block.memory.view[start : start + nbytes],
         )
 
     def return_after(self, value: int, storage: Storage) -> None:

@@ -30,6 +30,15 @@ class Dispatch:
     arguments: dict[str, Argument]
     is_copy: bool = False
     """Whether it does nothing but copy its one input to its one output, of the same shape and element."""
+    operations: float = 0.0
+    """Floating-point operations, where they are what takes the time; for people to read."""
+
+    def __str__(self) -> str:
+        arguments = " ".join(
+            f"{name}={list(each.shape) if isinstance(each, HeliosArray) else each}"
+            for name, each in self.arguments.items()
+        )
+        return f"{self.kernel.name}.{self.kernel.variant} {list(self.groups)} {arguments}"
 
     def arrays(self) -> Iterable[tuple[str, HeliosArray]]:
         """The arrays with how the kernel uses them: "in", "out" or "inout"."""

@@ -5,18 +5,14 @@ Knows nothing about what the kernels compute.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from alpha.backend_helios_array import HeliosArray, Storage, contiguous_strides
-from alpha.backend_helios_device import Device
+from alpha.backend_helios_device import BARRIER, Device, dispatch_command
 from alpha.backend_helios_memory import DeviceMemory, aligned
 from alpha.backend_helios_plan import Dispatch, forward_copies, needs_barrier, plan_arena
-
-_DISPATCH, _BARRIER = 0, 1
-_COMMAND = struct.Struct("<I3IQII128s")
 
 MOST_SLOTS_WAITING = 8
 """Replays that may be under way before another one waits for the first of them."""
@@ -24,16 +20,14 @@ MOST_SLOTS_WAITING = 8
 
 def commands(dispatches: Sequence[Dispatch]) -> bytes:
     """The sidecar's commands: a barrier against all that was submitted before, then the dispatches with theirs."""
-    barrier = _COMMAND.pack(_BARRIER, 0, 0, 0, 0, 0, 0, b"")
-    parts = [barrier]
+    parts = [BARRIER]
     for dispatch, waits in zip(dispatches, needs_barrier(dispatches), strict=True):
         if waits:
-            parts.append(barrier)
-        push = dispatch.kernel.pack(
-            {name: each.address if isinstance(each, HeliosArray) else each or 0
-             for name, each in dispatch.arguments.items()}
-        )  # fmt: skip
-        parts.append(_COMMAND.pack(_DISPATCH, *dispatch.groups, dispatch.pipeline, len(push), 0, push))
+            parts.append(BARRIER)
+        values = {
+            name: each.address if isinstance(each, HeliosArray) else each for name, each in dispatch.arguments.items()
+        }
+        parts.append(dispatch_command(dispatch.pipeline, dispatch.groups, dispatch.kernel.pack(values)))
     return b"".join(parts)
 
 

@@ -1,5 +1,6 @@
 """Backends by name."""
 
+from alpha import environment
 from alpha.backend import Backend
 from alpha.errors import UsageError
 
@@ -34,7 +35,13 @@ def create(name: str, device: int = -1, dtype: str = "f32") -> Backend:
     if name == "helios":
         from alpha.backend_helios import open_helios
 
-        return open_helios(device, dtype)
+        opened = open_helios(device, dtype)
+        if not environment.read("ALPHA_CHECK"):
+            return opened
+        from alpha.backend_checked import CheckedBackend
+        from alpha.backend_cpu_ref import CpuRef
+
+        return CheckedBackend(opened, CpuRef(), dtype)
     raise ValueError(f"no backend is named {name!r}")
 
 

@@ -21,7 +21,24 @@ class Variable:
 
 VARIABLES = (
     Variable("ALPHA_CALLBACK_YIELD_EVERY", 25, "Most steps between two refreshes of the progress display.", minimum=1),
-    Variable("ALPHA_DEBUG", 0, "1 adds the traceback to the error message of a command."),
+    Variable(
+        "ALPHA_CHECK",
+        0,
+        "1 runs every operation of a GPU on cpu_ref, too, and stops at the first whose result differs; slow.",
+    ),
+    Variable(
+        "ALPHA_DEBUG",
+        0,
+        "1 adds the traceback to error messages and names the GPU; 2 adds time, GB/s and TFLOP/s of each GPU kernel at "
+        "the end; 3 adds memory plans; 4 adds every dispatch.",
+    ),
+    Variable(
+        "ALPHA_STEPS_IN_FLIGHT",
+        3,
+        "Training steps that a GPU may have been given before the oldest is waited for.",
+        minimum=1,
+    ),
+    Variable("ALPHA_VK_VALIDATE", 0, "1 has the Vulkan validation layers check all that the Vulkan backend does."),
 )
 _BY_NAME = {variable.name: variable for variable in VARIABLES}
 

@@ -107,6 +107,8 @@ class Trainer:
         """
         self.display.start(self.training.iters, self.steps_done)
         try:
+            if plan := self._step.plan(self.training.batch):
+                self.display.message(plan)
             with StopRequest() as stop:
                 self._run_steps(run, stop)
         except MemoryError as error:

@@ -130,6 +130,12 @@ class TrainingStep:
             rate = self.backend.from_numpy(np.array([learning_rate], self._one.dtype))
             return StepResult(self.backend, self._program(batch, rate))
 
+    def plan(self, batch: int) -> str:
+        """Take the memory that steps on `batch` sequences need; see `Backend.plan`."""
+        shape = (self.training.accum_steps, batch, self.model.config.block + 1)
+        tokens = self.backend.from_numpy(np.zeros(shape, np.int32))
+        return self.backend.plan(self._program, tokens, self.backend.from_numpy(np.zeros(1, self._one.dtype)))
+
     def counters(self) -> dict[str, int]:
         """The number of steps run, and of those skipped for each reason; waits for the steps."""
         return {name: int(self.backend.to_numpy(array)[0]) for name, array in self._counters.items()}

@@ -50,6 +50,8 @@
 #define i32_value int
 #define u32_value uint
 #define b32_value uint
+#define f32x4_value vec4
+#define u32x4_value uvec4
 
 BUFFER(f32, float, 4)
 BUFFER(f32x2, vec2, 8)

@@ -4,3 +4,4 @@ from backend_cases_fused import fused
 from backend_cases_primitives import primitives
 
 CASES = [*primitives(), *fused()]
+ONE_OF_EACH = list({case.name.split("-")[0]: case for case in reversed(CASES)}.values())

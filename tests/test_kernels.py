@@ -38,24 +38,28 @@ def test_the_bundle_is_what_the_sources_give() -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("changed", ["common.glsl", "fill.comp"])
+@pytest.mark.parametrize("changed", ["common.glsl", "pick.comp"])
 def test_a_bundle_of_other_sources_is_noticed(checkout: Path, changed: str) -> None:
     with (checkout / "kernels" / changed).open("a") as file:
         file.write("// changed\n")
     result = run_script("--check", root=checkout)
     assert result.returncode == 1
-    assert "is not made from these sources" in result.stderr and "fill" in result.stderr
+    assert "is not made from these sources" in result.stderr and "pick" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ('push = ["out u32 target"', 'push = ["uint early", "out u32 target"', "addresses come first"),
-        ('push = ["out u32 target"', 'push = ["output u32 target"', "is neither"),
+        ('push = ["in i32 step"', 'push = ["uint early", "in i32 step"', "addresses come first"),
+        ('push = ["in i32 step"', 'push = ["output i32 step"', "is neither"),
         ('constants = ["THREADS = 256"]', 'constants = ["threads = 256"]', "is not of the form"),
-        ("[fill.variants]\nbits32 = {}", '[fill.variants]\nbits32 = { requires = ["magic"] }', "an unknown feature"),
-        ("[fill.variants]\nbits32 = {}", "", "has no variants"),
-        ("[fill]", "[filling]\nvariants.bits32 = {}\nconstants = ['THREADS = 1']\n[fill]", "is missing"),
+        (
+            "[random_uint16.variants]\nu32 = {}",
+            '[random_uint16.variants]\nu32 = { requires = ["magic"] }',
+            "an unknown",
+        ),
+        ("[random_uint16.variants]\nu32 = {}", "", "has no variants"),
+        ("[pick]", "[absent]\nvariants.f32 = {}\nconstants = ['THREADS = 1']\n[pick]", "is missing"),
     ],
 )
 def test_a_wrong_manifest_is_refused(checkout: Path, before: str, after: str, message: str) -> None:
@@ -80,18 +84,18 @@ def test_arguments_are_packed_where_the_fields_are(kernel: Kernel) -> None:
 
 
 def test_wrong_arguments_are_refused() -> None:
-    kernel = KERNELS["fill", "bits32"]
-    good = {"target": 1, "count": 2, "value": 3}
-    assert kernel.pack({**good, "target": None}) == struct.pack("<QII", 0, 2, 3)
-    for bad in ({"target": 1, "count": 2}, {**good, "other": 1}, {**good, "count": -1}, {**good, "count": 0.5}):
-        with pytest.raises(TypeError, match="fill"):
+    kernel = KERNELS["sort_bounds", "i32"]
+    good = {"ids": 1, "sorted": 2, "starts": 3, "count": 4, "rows": 5}
+    assert kernel.pack({**good, "sorted": None}) == struct.pack("<QQQII", 1, 0, 3, 4, 5)
+    for bad in ({"ids": 1, "count": 2}, {**good, "other": 1}, {**good, "count": -1}, {**good, "count": 0.5}):
+        with pytest.raises(TypeError, match="sort_bounds"):
             kernel.pack(bad)
 
 
 def test_constants_have_defaults_and_types() -> None:
     kernel = Kernel("k", "v", (), (Constant("THREADS", "uint", 256), Constant("SCALE", "float", 0.5)), (), b"")
-    assert kernel.constant_values({}) == ((0, 256), (1, 0x3F000000))
-    assert kernel.constant_values({"THREADS": 64, "SCALE": 1.0}) == ((0, 64), (1, 0x3F800000))
+    assert kernel.constant_values({}) == {0: 256, 1: 0x3F000000}
+    assert kernel.constant_values({"THREADS": 64, "SCALE": 1.0}) == {0: 64, 1: 0x3F800000}
     for bad in ({"THREADS": 0.5}, {"THREADS": -1}, {"OTHER": 1}):
         with pytest.raises(TypeError):
             kernel.constant_values(bad)
@@ -99,9 +103,9 @@ def test_constants_have_defaults_and_types() -> None:
 
 class CountingDevice:
     def __init__(self) -> None:
-        self.made: list[tuple[list[tuple[int, int]], int, int]] = []
+        self.made: list[tuple[dict[int, int], int, int]] = []
 
-    def pipeline(self, spirv: bytes, constants: list[tuple[int, int]], push_bytes: int, subgroup_size: int) -> int:
+    def pipeline(self, spirv: bytes, constants: dict[int, int], push_bytes: int, subgroup_size: int) -> int:
         self.made.append((constants, push_bytes, subgroup_size))
         return len(self.made)
 
@@ -122,7 +126,7 @@ def test_a_pipeline_is_made_once_for_its_constants() -> None:
         1,
         3,
     ]
-    assert device.made == [([(0, 256), (1, 0)], 0, 0), ([(0, 64), (1, 0)], 0, 0), ([(0, 256), (1, 32)], 0, 32)]
+    assert device.made == [({0: 256, 1: 0}, 0, 0), ({0: 64, 1: 0}, 0, 0), ({0: 256, 1: 32}, 0, 32)]
     assert [pipelines.supports("k", variant) for variant in ("v", "half")] == [True, False]
     with pytest.raises(AlphaError, match="needs float16"):
         pipelines.get("k", "half", {})
@@ -141,15 +145,15 @@ def test_a_damaged_bundle_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(BUNDLE) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     description = json.loads(files["manifest.json"])
-    position = content.index(files["fill.bits32.spv"]) + 100
+    position = content.index(files["pick.bits32.spv"]) + 100
     flipped = content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
     for damaged in (b"", content[:1000], content[: len(content) // 2], flipped):
         path.write_bytes(damaged)
         with pytest.raises(AlphaError, match="cannot be read"):
             read_bundle(path)
-    other_module = {**files, "fill.bits32.spv": files["fill.bits32.spv"][::-1]}
+    other_module = {**files, "pick.bits32.spv": files["pick.bits32.spv"][::-1]}
     other_format = {**files, "manifest.json": json.dumps({**description, "format": 2}).encode()}
-    no_module = {name: each for name, each in files.items() if name != "fill.bits32.spv"}
+    no_module = {name: each for name, each in files.items() if name != "pick.bits32.spv"}
     for damaged_files in (other_module, other_format, no_module, {"manifest.json": b"[]"}, {"manifest.json": b"{"}):
         with zipfile.ZipFile(path, "w") as archive:
             for name, each in damaged_files.items():

@@ -1,0 +1,166 @@
+"""The Vulkan backend: training and inference on any GPU with a Vulkan driver.
+
+Each fused operation goes to the module that knows its kernels; its meaning is that of the method of `Backend` with the
+same name. Nothing here falls back to the CPU: what has no kernel of its own is composed of primitives, which run on the
+device as well.
+"""
+
+from __future__ import annotations
+
+from alpha import backend_helios_elementwise as elementwise
+from alpha import backend_helios_loss as losses
+from alpha import backend_helios_matmul as products
+from alpha import backend_helios_norm as norms
+from alpha import backend_helios_update as updates
+from alpha import environment
+from alpha.backend import AdamControl, Saved, UpdateControl
+from alpha.backend_helios_array import HeliosArray
+from alpha.backend_helios_device import Device, choose_device
+from alpha.backend_helios_primitives import HeliosPrimitives
+from alpha.backend_primitives import RandomKey
+from alpha.errors import UsageError
+
+_NEEDED = {"f16": "float16", "bf16": "bfloat16"}
+
+
+class Helios(HeliosPrimitives):
+    """The fused operations. `precision` is what matrix products round their operands to: "f32", "f16" or "bf16"."""
+
+    def __init__(self, device: Device, precision: str = "f32") -> None:
+        super().__init__(device, precision)
+        self.steps_in_flight = environment.read("ALPHA_STEPS_IN_FLIGHT")
+
+    # --- products -----------------------------------------------------------------------------------------------------
+
+    def matmul(self, a: HeliosArray, b: HeliosArray) -> HeliosArray:
+        return products.matmul(self, a, b)
+
+    def linear(
+        self,
+        x: HeliosArray,
+        weight: HeliosArray,
+        bias: HeliosArray | None = None,
+        activation: str = "",
+        residual: HeliosArray | None = None,
+        training: bool = False,
+    ) -> tuple[HeliosArray, Saved]:
+        return products.linear(self, x, weight, bias, activation, residual, training)
+
+    def linear_backward(
+        self, dy: HeliosArray, saved: Saved, weight_gradient: HeliosArray | None = None, need_input: bool = True
+    ) -> tuple[HeliosArray | None, HeliosArray, HeliosArray | None]:
+        return products.linear_backward(self, dy, saved, weight_gradient, need_input)
+
+    # --- activations and normalization --------------------------------------------------------------------------------
+
+    def activation(self, x: HeliosArray, kind: str, training: bool = False) -> tuple[HeliosArray, Saved]:
+        return elementwise.activation(self, x, kind, training)
+
+    def activation_backward(self, dy: HeliosArray, saved: Saved) -> HeliosArray:
+        return elementwise.activation_backward(self, dy, saved)
+
+    def layer_norm(
+        self, x: HeliosArray, weight: HeliosArray, bias: HeliosArray | None, epsilon: float, training: bool = False
+    ) -> tuple[HeliosArray, Saved]:
+        return norms.layer_norm(self, x, weight, bias, epsilon, training)
+
+    def layer_norm_backward(self, dy: HeliosArray, saved: Saved) -> tuple[HeliosArray, HeliosArray, HeliosArray | None]:
+        return norms.layer_norm_backward(self, dy, saved)
+
+    def rms_norm(
+        self, x: HeliosArray, weight: HeliosArray, epsilon: float, training: bool = False
+    ) -> tuple[HeliosArray, Saved]:
+        return norms.rms_norm(self, x, weight, epsilon, training)
+
+    def rms_norm_backward(self, dy: HeliosArray, saved: Saved) -> tuple[HeliosArray, HeliosArray]:
+        return norms.rms_norm_backward(self, dy, saved)
+
+    # --- attention ----------------------------------------------------------------------------------------------------
+
+    def rotary(self, x: HeliosArray, cosine: HeliosArray, sine: HeliosArray) -> HeliosArray:
+        return elementwise.rotary(self, x, cosine, sine)
+
+    def softmax(self, x: HeliosArray) -> HeliosArray:
+        return elementwise.softmax(self, x)
+
+    def softmax_backward(self, dy: HeliosArray, y: HeliosArray) -> HeliosArray:
+        return elementwise.softmax_backward(self, dy, y)
+
+    def dropout(self, x: HeliosArray, probability: float, key: RandomKey | None) -> HeliosArray:
+        return elementwise.dropout(self, x, probability, key)
+
+    # --- loss ---------------------------------------------------------------------------------------------------------
+
+    def cross_entropy(
+        self, x: HeliosArray, weight: HeliosArray, targets: HeliosArray, soft_cap: float = 0.0, training: bool = False
+    ) -> tuple[HeliosArray, Saved]:
+        return losses.cross_entropy(self, x, weight, targets, soft_cap, training)
+
+    def cross_entropy_backward(
+        self, dloss: HeliosArray, saved: Saved, weight_gradient: HeliosArray | None = None
+    ) -> tuple[HeliosArray, HeliosArray]:
+        return losses.cross_entropy_backward(self, dloss, saved, weight_gradient)
+
+    # --- optimizers ---------------------------------------------------------------------------------------------------
+
+    def sum_of_squares(self, x: HeliosArray) -> HeliosArray:
+        return updates.sum_of_squares(self, x)
+
+    def copy_into_if(self, condition: HeliosArray, target: HeliosArray, source: HeliosArray) -> None:
+        updates.copy_into_if(self, condition, target, source)
+
+    def adamw_update(
+        self,
+        parameter: HeliosArray,
+        gradient: HeliosArray,
+        first: HeliosArray,
+        second: HeliosArray,
+        control: AdamControl,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        weight_decay: float,
+    ) -> None:
+        updates.adamw_update(self, parameter, gradient, first, second, control, beta1, beta2, epsilon, weight_decay)
+
+    def lion_update(
+        self,
+        parameter: HeliosArray,
+        gradient: HeliosArray,
+        momentum: HeliosArray,
+        control: UpdateControl,
+        beta1: float,
+        beta2: float,
+        weight_decay: float,
+    ) -> None:
+        updates.lion_update(self, parameter, gradient, momentum, control, beta1, beta2, weight_decay)
+
+    def sgd_update(
+        self,
+        parameter: HeliosArray,
+        gradient: HeliosArray,
+        momentum: HeliosArray,
+        control: UpdateControl,
+        beta: float,
+        weight_decay: float,
+    ) -> None:
+        updates.sgd_update(self, parameter, gradient, momentum, control, beta, weight_decay)
+
+    def decayed_step(
+        self, parameter: HeliosArray, step: HeliosArray, control: UpdateControl, weight_decay: float
+    ) -> None:
+        updates.decayed_step(self, parameter, step, control, weight_decay)
+
+
+def open_helios(device: int = -1, precision: str = "f32") -> Helios:
+    """The backend on a Vulkan device, by its number, or on the first GPU with -1.
+
+    Raises AlphaError when there is no such device, UsageError when it cannot compute in the precision.
+    """
+    opened = Device(choose_device(device))
+    needed = _NEEDED.get(precision)
+    if needed and needed not in opened.info.features:
+        raise UsageError(
+            f"{opened.info.name} has no {needed}; leave out --dtype={precision}, or choose another --device."
+        )
+    return Helios(opened, precision)

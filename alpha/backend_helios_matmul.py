@@ -1,0 +1,396 @@
+"""Matrix products of the Vulkan backend: matmul, and the linear layer with all that can ride along in a product.
+
+A product takes its operands as they lie, transposed or not, in float32 or in 16 bits; anything else is first made
+contiguous on the device. How it is divided is decided in `backend_helios_tiles`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from alpha.backend import Saved
+from alpha.backend_helios_array import HeliosArray
+from alpha.backend_helios_core import HeliosCore
+from alpha.backend_helios_tiles import MOST_GROUPS, Hardware, Plan, Problem, choose, hardware, threads
+from alpha.config import GATED_ACTIVATIONS
+
+ACTIVATIONS = ("", "gelu", "gelu_exact", "relu", "relu2", "silu")
+"""What the epilogue of a product can apply; the place is the kernels' ACTIVATION."""
+
+_HALF_OPERATIONS = 2e10
+"""Products of more operations read operands in 16 bits: then rounding them first, once, saves more than it costs."""
+
+_REDUCE_THREADS = 128
+_COLUMN_LANES = 32
+"""Units of columns that a workgroup of matmul_gradient has."""
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What becomes of the sums: activation(scale * sum + bias) + residual, with the activation's slope in `slope`."""
+
+    bias: HeliosArray | None = None
+    activation: str = ""
+    slope: HeliosArray | None = None
+    residual: HeliosArray | None = None
+
+    def constants(self, columns: int, result: HeliosArray) -> dict[str, int]:
+        """The specialization constants that all kernels with this epilogue have."""
+        arrays = [each for each in (self.bias, self.residual, self.slope, result) if each is not None]
+        return {
+            "HAS_BIAS": int(self.bias is not None),
+            "ACTIVATION": ACTIVATIONS.index(self.activation),
+            "HAS_SLOPE": int(self.slope is not None),
+            "HAS_RESIDUAL": int(self.residual is not None),
+            "C_VECTOR": int(columns % 4 == 0 and all(each.offset % 4 == 0 for each in arrays)),
+        }
+
+    def part(self, shape: tuple[int, int], first: int) -> Epilogue:
+        """The same for the part of the result that begins at element `first` and has this shape."""
+        slope, residual = (
+            None if each is None else each.view(shape, (shape[1], 1), first) for each in (self.slope, self.residual)
+        )
+        return Epilogue(self.bias, self.activation, slope, residual)
+
+    def arguments(self, result: HeliosArray) -> dict[str, HeliosArray | None]:
+        """The arrays, by the names of the kernels' fields."""
+        return {"bias": self.bias, "residual": self.residual, "c": result, "slope": self.slope}
+
+
+NOTHING = Epilogue()
+
+
+@dataclass(frozen=True)
+class _Operand:
+    """An operand whose elements are neighbours along its last axis, or, `swapped`, along its last but one; `stride` is
+    the distance along the other. Its batch `inner` i + j begins at i `outer_stride` + j `inner_stride`."""
+
+    array: HeliosArray
+    swapped: bool
+    stride: int
+    outer_stride: int
+    inner_stride: int
+
+    def from_batch(self, outer: int, inner: int) -> _Operand:
+        """The operand without the batches before this one."""
+        offset = outer * self.outer_stride + inner * self.inner_stride
+        return dataclasses.replace(self, array=self.array.view(self.array.shape, self.array.strides, offset))
+
+    def can_read(self, elements: int, length: int) -> int:
+        """1 when `elements` neighbours can be read at once, everywhere; `length` is how many there are in a line."""
+        places = (self.array.offset, self.stride, self.outer_stride, self.inner_stride, length)
+        return int(all(place % elements == 0 for place in places))
+
+
+# --- products ---------------------------------------------------------------------------------------------------------
+
+
+def matmul(backend: HeliosCore, a: HeliosArray, b: HeliosArray) -> HeliosArray:
+    """a [..., M, K] @ b [..., K, N] -> [..., M, N], batches broadcast."""
+    return product(backend, a, b)
+
+
+def product(
+    backend: HeliosCore,
+    a: HeliosArray,
+    b: HeliosArray,
+    out: HeliosArray | None = None,
+    epilogue: Epilogue = NOTHING,
+    scale: float = 1.0,
+    forced: Plan | None = None,
+) -> HeliosArray:
+    """activation(scale * (a @ b) + bias) + residual, written to `out` when given, else to a new float32 array.
+
+    `out`, the residual and the slope are contiguous and have the shape of the result; the residual may be `out` itself.
+    `out` is float32, or of the precision's 16-bit type. `forced` is a plan to take instead of the chosen one.
+    """
+    a, b = _readable(backend, a), _readable(backend, b)
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    rows, depth, columns = a.shape[-2], a.shape[-1], b.shape[-1]
+    result = backend.new((*batch, rows, columns), "f32") if out is None else out
+    if not result.size:
+        return result
+    axes = _batch_axes(batch, a, b)
+    if len(axes) > 2:
+        a, b = (backend.contiguous(backend.expand(each, (*batch, *each.shape[-2:]))) for each in (a, b))
+        axes = _batch_axes(batch, a, b)
+    if len(axes) == 1 and axes[0][2] == 0 and axes[0][1] == rows * a.strides[-2]:
+        # All batches have one right operand, and the rows of one follow those of the other: one product has them all.
+        axes, rows = [], rows * axes[0][0]
+    (outer, a_outer, b_outer), (inner, a_inner, b_inner) = [(1, 0, 0)] * (2 - len(axes)) + axes
+    left, right = _operand(a, a_outer, a_inner), _operand(b, b_outer, b_inner)
+    for i, outer_count, j, inner_count in _chunks(outer, inner):
+        problem = Problem(outer_count * inner_count, rows, columns, depth, 8 * a.itemsize, 8 * b.itemsize)
+        shape, first = (problem.batches * rows, columns), (i * inner + j) * rows * columns
+        run = _Run(backend, problem, inner_count, left.from_batch(i, j), right.from_batch(i, j), scale)
+        run(result.view(shape, (columns, 1), first), epilogue.part(shape, first), forced)
+    return result
+
+
+def _readable(backend: HeliosCore, x: HeliosArray) -> HeliosArray:
+    """`x` as a kernel can read it: float32 or of the precision's 16 bits, neighbours along one of its matrix axes."""
+    if x.element not in ("f32", backend.precision):
+        x = backend.cast(x, np.float32)
+    return x if _is_line(x, -1) or _is_line(x, -2) else backend.contiguous(x)
+
+
+def _is_line(x: HeliosArray, axis: int) -> bool:
+    return x.strides[axis] == 1 or x.shape[axis] == 1
+
+
+def _operand(x: HeliosArray, outer_stride: int, inner_stride: int) -> _Operand:
+    swapped = not _is_line(x, -1)
+    return _Operand(x, swapped, x.strides[-1 if swapped else -2], outer_stride, inner_stride)
+
+
+def _batch_axes(batch: Sequence[int], a: HeliosArray, b: HeliosArray) -> list[tuple[int, int, int]]:
+    """(length, stride in a, stride in b) of the batch axes, neighbours made one where both operands allow it."""
+    axes: list[tuple[int, int, int]] = []
+    for axis in range(-len(batch), 0):
+        length = batch[axis]
+        if length == 1:
+            continue
+        a_stride, b_stride = (
+            each.strides[axis - 2] if len(each.shape) >= 2 - axis and each.shape[axis - 2] != 1 else 0
+            for each in (a, b)
+        )
+        if axes and axes[-1][1] == length * a_stride and axes[-1][2] == length * b_stride:
+            length *= axes.pop()[0]
+        axes.append((length, a_stride, b_stride))
+    return axes
+
+
+def _chunks(outer: int, inner: int) -> Iterator[tuple[int, int, int, int]]:
+    """Start and count along both batch axes, of parts that a grid can number."""
+    inner_count = min(inner, MOST_GROUPS)
+    outer_count = min(outer, MOST_GROUPS // inner_count) if inner_count == inner else 1
+    for i in range(0, outer, outer_count):
+        for j in range(0, inner, inner_count):
+            yield i, min(outer_count, outer - i), j, min(inner_count, inner - j)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A batch of products that fits a grid; `inner` is the length of its second batch axis."""
+
+    backend: HeliosCore
+    problem: Problem
+    inner: int
+    left: _Operand
+    right: _Operand
+    scale: float
+
+    def __call__(self, result: HeliosArray, epilogue: Epilogue, forced: Plan | None) -> None:
+        device = hardware(self.backend.device_info, self.backend.precision)
+        plan = forced or choose(self.problem, device)
+        if plan.splits == 1:
+            self._dispatch(plan, device, result, epilogue)
+        else:
+            sums = self.backend.new((plan.splits, *result.shape), "f32")
+            self._dispatch(plan, device, sums, NOTHING)
+            _reduce(self.backend, sums, result, epilogue)
+
+    def _dispatch(self, plan: Plan, device: Hardware, result: HeliosArray, epilogue: Epilogue) -> None:
+        problem, tile, left, right = self.problem, plan.tile, self.left, self.right
+        a_length = problem.rows if left.swapped else problem.depth
+        b_length = problem.depth if right.swapped else problem.columns
+        a_unit, b_unit = (4 if tile.kernel == "matmul_tiled" else 16 // each.array.itemsize for each in (left, right))
+        constants = epilogue.constants(problem.columns, result) | {
+            "THREADS": threads(tile, device), "TILE_M": tile.m, "TILE_N": tile.n, "TILE_K": tile.k,
+            "A_ALONG_M": int(left.swapped), "B_ALONG_K": int(right.swapped),
+            "A_VECTOR": left.can_read(a_unit, a_length), "B_VECTOR": right.can_read(b_unit, b_length),
+        }  # fmt: skip
+        if tile.kernel == "matmul_tiled":
+            constants |= {"GROUPS_M": tile.down, "GROUPS_N": tile.across}
+        else:
+            constants |= _matrix_constants(plan, problem, device, result, epilogue)
+            constants["DIRECT"] &= constants["C_VECTOR"]
+        variant = _variant(self.backend, left.array, right.array, result)
+        grid = (math.ceil(problem.columns / tile.n), math.ceil(problem.rows / tile.m), problem.batches * plan.splits)
+        self.backend.dispatch(
+            tile.kernel, variant, grid, constants, a=left.array, b=right.array, **epilogue.arguments(result),
+            rows=problem.rows, columns=problem.columns, depth=problem.depth, a_stride=left.stride,
+            b_stride=right.stride, a_outer=left.outer_stride, a_inner=left.inner_stride, b_outer=right.outer_stride,
+            b_inner=right.inner_stride, inner=self.inner, split_depth=plan.split_depth, splits=plan.splits,
+            scale=self.scale,
+        )  # fmt: skip
+
+
+def _matrix_constants(
+    plan: Plan, problem: Problem, device: Hardware, result: HeliosArray, epilogue: Epilogue
+) -> dict[str, int]:
+    """The constants of matmul_matrix that matmul_tiled has not."""
+    tile = plan.tile
+    assert device.fragment is not None
+    m, n, k = device.fragment
+    edges = (problem.rows % tile.m != 0) + 2 * (problem.columns % tile.n != 0) + 4 * (problem.depth % tile.k != 0)
+    # Matrix units write float32, and float16 where it begins at a multiple of 16 bytes.
+    written = [each for each in (result, epilogue.slope) if each is not None]
+    direct = not edges & 3 and all(each.element == "f32" or _is_aligned_f16(each) for each in written)
+    return {
+        "SUBGROUP_SIZE": device.subgroup, "SUBGROUPS_M": tile.down, "SUBGROUPS_N": tile.across, "FRAGMENT_M": m,
+        "FRAGMENT_N": n, "FRAGMENT_K": k, "STAGES": tile.stages, "EDGES": edges, "DIRECT": int(tile.direct and direct),
+    }  # fmt: skip
+
+
+def _is_aligned_f16(x: HeliosArray) -> bool:
+    return x.element == "f16" and x.offset % 8 == 0
+
+
+def _variant(backend: HeliosCore, *arrays: HeliosArray) -> str:
+    """The kernels' name for these storages of operands and results."""
+    if backend.precision == "f32":
+        return "f32"
+    return "_".join([backend.precision, *(str(8 * each.itemsize) for each in arrays)])
+
+
+def _reduce(backend: HeliosCore, sums: HeliosArray, result: HeliosArray, epilogue: Epilogue) -> None:
+    """result = activation(sum over the first axis of `sums`, in order, + bias) + residual."""
+    columns = result.shape[-1]
+    constants = epilogue.constants(columns, result)
+    workgroups = min(MOST_GROUPS, math.ceil(result.size / (4 if constants["C_VECTOR"] else 1) / _REDUCE_THREADS))
+    backend.dispatch(
+        "matmul_reduce", _variant(backend, result), workgroups, constants | {"THREADS": _REDUCE_THREADS}, sums=sums,
+        **epilogue.arguments(result), elements=result.size, columns=columns, splits=sums.shape[0],
+    )  # fmt: skip
+
+
+# --- linear layers ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _SavedLinear:
+    """What the backward pass of a linear layer needs: its operands [M, K] and [K, N], the slope of a simple activation,
+    or what a gated one saved."""
+
+    x: HeliosArray
+    weight: HeliosArray
+    shape: tuple[int, ...]
+    has_bias: bool
+    slope: HeliosArray | None
+    gated: Saved
+
+
+def linear(
+    backend: HeliosCore,
+    x: HeliosArray,
+    weight: HeliosArray,
+    bias: HeliosArray | None = None,
+    activation: str = "",
+    residual: HeliosArray | None = None,
+    training: bool = False,
+) -> tuple[HeliosArray, Saved]:
+    """activation(x @ weight + bias) + residual; x [..., K], weight [K, N], bias [N]. See `Backend.linear`."""
+    rows, (depth, columns) = math.prod(x.shape[:-1]), weight.shape
+    problem = Problem(1, rows, columns, depth)
+    flat = _rounded(backend, backend.reshape(x, (rows, depth)), problem)
+    weight = _rounded(backend, weight, problem)
+    gated = activation in GATED_ACTIVATIONS
+    shape = (*x.shape[:-1], columns)
+    slope = None
+    if training and activation and not gated:
+        slope = backend.new(shape, backend.precision)
+    added = None if residual is None or gated else backend.contiguous(residual)
+    bias = None if bias is None else backend.contiguous(bias)
+    y = backend.new(shape, "f32")
+    epilogue = Epilogue(bias, "" if gated else activation, slope, added)
+    product(backend, flat, weight, backend.reshape(y, (rows, columns)), epilogue)
+    saved_activation = None
+    if gated:
+        y, saved_activation = backend.activation(y, activation, training)
+        y = y if residual is None else backend.add(y, residual)
+    saved = _SavedLinear(flat, weight, x.shape, bias is not None, slope, saved_activation)
+    return y, (saved if training else None)
+
+
+def linear_backward(
+    backend: HeliosCore,
+    dy: HeliosArray,
+    saved: _SavedLinear,
+    weight_gradient: HeliosArray | None = None,
+    need_input: bool = True,
+) -> tuple[HeliosArray | None, HeliosArray, HeliosArray | None]:
+    """(dx, dweight, dbias), see `Backend.linear_backward`."""
+    if saved.gated is not None:
+        dy = backend.activation_backward(dy, saved.gated)
+    depth, columns = saved.weight.shape
+    rows = saved.x.shape[0]
+    problem = Problem(1, rows, columns, depth)
+    dh, sums = _gradient(backend, backend.reshape(dy, (rows, columns)), saved, problem)
+    dx = None
+    if need_input:
+        dx = backend.reshape(product(backend, dh, backend.transpose(saved.weight, (1, 0))), saved.shape)
+    out = weight_gradient if weight_gradient is not None and _can_be_written(weight_gradient) else None
+    dweight = product(backend, backend.transpose(saved.x, (1, 0)), dh, out)
+    if weight_gradient is not None and out is None:
+        backend.copy_into(weight_gradient, dweight)
+        dweight = weight_gradient
+    dbias = None
+    if sums is not None:
+        dbias = backend.new((columns,), "f32")
+        _reduce(backend, sums, dbias, NOTHING)
+    return dx, dweight, dbias
+
+
+def _can_be_written(x: HeliosArray) -> bool:
+    return x.is_contiguous and x.element == "f32"
+
+
+def _rounded(backend: HeliosCore, x: HeliosArray, problem: Problem) -> HeliosArray:
+    """`x` in the precision's 16 bits, when that makes a product of this size faster, else `x` itself."""
+    if not _wants_halves(backend, problem) or x.element != "f32" or not x.is_contiguous:
+        return x
+    return _columns(backend, x, None, backend.new(x.shape, backend.precision), None)
+
+
+def _wants_halves(backend: HeliosCore, problem: Problem) -> bool:
+    return backend.precision != "f32" and problem.operations >= _HALF_OPERATIONS
+
+
+def _gradient(
+    backend: HeliosCore, dy: HeliosArray, saved: _SavedLinear, problem: Problem
+) -> tuple[HeliosArray, HeliosArray | None]:
+    """dh = dy * slope, and, for a bias, the sums of its columns over blocks of rows [blocks, columns]."""
+    if saved.slope is None and not saved.has_bias and not _wants_halves(backend, problem):
+        return dy, None
+    dy = backend.contiguous(dy)
+    dh = sums = None
+    if saved.slope is not None or _wants_halves(backend, problem):
+        dh = backend.new(dy.shape, backend.precision)
+    if saved.has_bias:
+        sums = backend.new((_row_blocks(problem.rows, problem.columns), problem.columns), "f32")
+    return _columns(backend, dy, saved.slope, dh, sums), sums
+
+
+def _row_blocks(rows: int, columns: int) -> int:
+    """Parts of the rows: enough to occupy a GPU, few enough to add up quickly."""
+    wanted = 512 // math.ceil(columns / (4 * _COLUMN_LANES))
+    return min(max(16, min(64, wanted)), math.ceil(rows / 8))
+
+
+def _columns(
+    backend: HeliosCore,
+    dy: HeliosArray,
+    slope: HeliosArray | None,
+    dh: HeliosArray | None,
+    sums: HeliosArray | None,
+) -> HeliosArray:
+    """dh = dy * slope, rounded to its element, and sums of its columns; returns dh, or dy when dh is None."""
+    rows, columns = dy.shape
+    arrays = [each for each in (dy, slope, dh) if each is not None]
+    vector = columns % 4 == 0 and all(each.offset % 4 == 0 for each in arrays)
+    block_rows = 64 if sums is None else math.ceil(rows / max(1, sums.shape[0]))
+    target = dy if dh is None else dh
+    grid = (math.ceil(columns / (4 if vector else 1) / _COLUMN_LANES), math.ceil(rows / max(1, block_rows)), 1)
+    backend.dispatch(
+        "matmul_gradient", _variant(backend, dy, target), grid,
+        {"VECTOR": int(vector), "HAS_SLOPE": int(slope is not None), "HAS_DH": int(dh is not None),
+         "HAS_SUMS": int(sums is not None)},
+        dy=dy, slope=slope, dh=dh, sums=sums, rows=rows, columns=columns, block_rows=block_rows,
+    )  # fmt: skip
+    return target

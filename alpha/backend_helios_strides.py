@@ -1,0 +1,98 @@
+"""Strided elementwise dispatches of the Vulkan backend: which axes are left, and whether four elements go at a time.
+
+Knows the push-constant fields that kernels/strided.glsl asks for, and not what the kernels compute.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from alpha.backend_helios_array import HeliosArray, expanded, merge_axes
+
+AXES = 5
+THREADS = 256
+MOST_GROUPS = 65535
+"""Workgroups along one axis of a grid; the kernels' loops stride over it."""
+
+ELEMENT_CODES = {"f32": 0, "f16": 1, "bf16": 2, "i32": 3, "u32": 4, "b32": 5}
+"""As in kernels/elements.glsl."""
+
+_ARRAY, _NUMBER, _SPREAD = 0, 1, 2
+
+
+def groups_for(items: int, threads: int = THREADS) -> int:
+    """Workgroups for so many items, one for each invocation."""
+    return min(-(-items // threads), MOST_GROUPS)
+
+
+def variant_for(elements: Sequence[str]) -> str:
+    """The variant of a kernel that takes its element types as constants."""
+    return "any" if {"f16", "bf16"} & set(elements) else "bits32"
+
+
+@dataclass(frozen=True)
+class Strided:
+    """What a strided kernel is given for its operands: constants, push-constant fields and workgroups."""
+
+    constants: dict[str, int]
+    fields: dict[str, int]
+    groups: int
+
+
+def strided(shape: Sequence[int], arrays: Mapping[str, HeliosArray | None], along: HeliosArray) -> Strided:
+    """Constants AXES, WIDTH and NAME_KIND, and the lengths and strides, of arrays broadcast to one shape.
+
+    An array of None is a number, or absent. `along` is where results go; four at a time where its elements are
+    neighbours. Raises ValueError when more axes are left than the kernels can do, or a shape cannot be broadcast.
+    """
+    views = {name: expanded(x, shape) for name, x in arrays.items() if x is not None}
+    axes = merge_axes(shape, [along.strides, *(view.strides for view in views.values())])
+    axes = axes or [(1, (1,) * (1 + len(views)))]
+    if len(axes) > AXES:
+        raise ValueError(f"{len(axes)} axes with strides of their own are more than the kernels' {AXES}")
+    axes.reverse()  # the innermost first
+    wide = _four_at_a_time(axes, [along, *views.values()])
+    lengths = [length for length, _ in axes]
+    if wide:
+        lengths[0] //= 4
+        axes[0] = (lengths[0], tuple(4 * stride for stride in axes[0][1]))
+    count = math.prod(shape) // (4 if wide else 1)
+    fields = {"count": count, **{f"length{axis}": _at(lengths, axis, 1) for axis in range(AXES - 1)}}
+    constants = {"AXES": len(axes), "WIDTH": 4 if wide else 1}
+    places = {name: 1 + index for index, name in enumerate(views)}
+    for name in arrays:
+        strides = [strides[places[name]] for _, strides in axes] if name in places else []
+        fields |= {f"{name}_stride{axis}": _at(strides, axis, 0) for axis in range(AXES)}
+        kind = _NUMBER if name not in places else _SPREAD if wide and strides[0] == 0 else _ARRAY
+        constants[f"{name.upper()}_KIND"] = kind
+    return Strided(constants, fields, groups_for(count))
+
+
+def _four_at_a_time(axes: Sequence[tuple[int, tuple[int, ...]]], arrays: Sequence[HeliosArray]) -> bool:
+    """Whether groups of four elements lie together in the first array, and together or in one place in the others."""
+    length, inner = axes[0]
+    if length % 4 or inner[0] != 1:
+        return False
+    for index, (array, stride) in enumerate(zip(arrays, inner, strict=True)):
+        if stride == 0:
+            continue
+        if stride != 1 or array.offset % 4 or any(strides[index] % 4 for _, strides in axes[1:]):
+            return False
+    return True
+
+
+def _at(values: Sequence[int], index: int, otherwise: int) -> int:
+    return values[index] if index < len(values) else otherwise
+
+
+def number_bits(value: Any, integer: bool) -> int:
+    """The 32 bits of a Python number as an integer or a float32."""
+    if integer:
+        return int(value) & 0xFFFFFFFF
+    with np.errstate(over="ignore"):
+        return int(np.float32(value).view(np.uint32))

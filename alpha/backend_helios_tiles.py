@@ -1,0 +1,224 @@
+"""How a matrix product is divided for a GPU: the kernel, the tile of a workgroup, and the parts of the sum over k.
+
+The choice is an estimate of the time from a few measured numbers; `perf/helios_matmul.py` times every candidate, to
+hold the estimate against. Knows nothing about arrays.
+"""
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from alpha.backend_helios_device import DeviceInfo
+from alpha.errors import AlphaError
+
+MOST_GROUPS = 65535
+"""Workgroups along one axis of a grid."""
+
+SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one workgroup computes: m x n results, k steps of the sum at a time.
+
+    For matmul_matrix, `across` and `down` say how many subgroups share the tile, `stages` how many slices shared memory
+    holds, and `direct` lets matrix units write whole tiles themselves; for matmul_tiled, how many groups of four rows
+    and of four columns a thread has.
+    """
+
+    kernel: str
+    m: int
+    n: int
+    k: int
+    down: int
+    across: int
+    stages: int = 1
+    direct: bool = True
+
+    @property
+    def name(self) -> str:
+        return (
+            f"{self.m}x{self.n}x{self.k}/{self.down}x{self.across}"
+            + "d" * (self.stages - 1)
+            + ("" if self.direct else "s")
+        )
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the choice depends on. `fragment` is the shape (M, N, K) of the matrix units, None to do without them;
+    `units` is a guess of how many workgroups of the usual size run at the same time."""
+
+    subgroup: int
+    shared_memory: int
+    invocations: int
+    fragment: tuple[int, int, int] | None
+    units: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A batch of products [rows, depth] x [depth, columns], with the bits of a stored element of each operand."""
+
+    batches: int
+    rows: int
+    columns: int
+    depth: int
+    a_bits: int = 32
+    b_bits: int = 32
+
+    @property
+    def operations(self) -> float:
+        """Floating-point operations, an addition and a multiplication counted as two."""
+        return 2.0 * self.batches * self.rows * self.columns * self.depth
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A tile, the number of parts of the sum over k, and how long each part is."""
+
+    tile: Tile
+    splits: int
+    split_depth: int
+
+
+_TILED, _MATRIX = "matmul_tiled", "matmul_matrix"
+
+TILED = (
+    Tile(_TILED, 128, 128, 8, 2, 2),
+    Tile(_TILED, 128, 128, 16, 2, 2),
+    Tile(_TILED, 128, 64, 16, 2, 1),
+    Tile(_TILED, 64, 64, 16, 1, 1),
+    Tile(_TILED, 64, 64, 16, 2, 2),
+    Tile(_TILED, 32, 64, 16, 1, 1),
+    Tile(_TILED, 32, 32, 32, 1, 1),
+    Tile(_TILED, 32, 32, 16, 1, 1),
+)
+MATRIX = (
+    Tile(_MATRIX, 128, 256, 32, 2, 4),
+    Tile(_MATRIX, 256, 128, 32, 4, 2),
+    Tile(_MATRIX, 128, 128, 32, 2, 4, 2),
+    Tile(_MATRIX, 128, 128, 32, 2, 2, 2),
+    Tile(_MATRIX, 128, 128, 64, 2, 4),
+    Tile(_MATRIX, 128, 64, 32, 2, 2, 2),
+    Tile(_MATRIX, 64, 128, 32, 2, 2, 2),
+    Tile(_MATRIX, 128, 64, 64, 2, 2),
+    Tile(_MATRIX, 64, 64, 32, 2, 2, 2),
+    Tile(_MATRIX, 64, 64, 64, 2, 2),
+    Tile(_MATRIX, 64, 64, 64, 2, 2, 2),
+    Tile(_MATRIX, 32, 64, 64, 2, 2, 2),
+    Tile(_MATRIX, 64, 32, 64, 2, 2, 2),
+    Tile(_MATRIX, 32, 64, 32, 2, 2, 2),
+    Tile(_MATRIX, 32, 32, 64, 2, 2, 2),
+    Tile(_MATRIX, 32, 32, 32, 2, 2, 2),
+)
+_CPU_TILES = {_TILED: (Tile(_TILED, 32, 32, 16, 1, 1),), _MATRIX: (Tile(_MATRIX, 32, 32, 16, 2, 2),)}
+"""On a driver that computes on the processor one size is enough, and small ones are compiled sooner."""
+
+# Measured on an H200 with perf/helios_matmul.py.
+_DISPATCH_SECONDS = 1.5e-6
+_STEP_SECONDS = 0.6e-6
+_MEMORY_BYTES_A_SECOND = 2.5e12
+_UNIT_OPERATIONS_A_SECOND = {_TILED: 3.3e11, _MATRIX: 2.2e12}
+_CPU_UNITS = 2
+_GPU_UNITS = 132
+
+
+def hardware(info: DeviceInfo, precision: str) -> Hardware:
+    """What a device has for products in a precision."""
+    shapes = []
+    if f"cooperative_matrix_{precision}" in info.features:
+        wanted = (precision, precision, "f32", "f32")
+        shapes = [tuple(each[:3]) for each in info.cooperative_matrices if tuple(each[3:]) == wanted]
+    shapes = [shape for shape in shapes if shape[0] % 8 == shape[1] % 8 == shape[2] % 8 == 0]
+    fragment = (16, 16, 16) if (16, 16, 16) in shapes else max(shapes, key=math.prod, default=None)
+    units = _CPU_UNITS if info.kind == "cpu" else _GPU_UNITS
+    return Hardware(info.subgroup_size, info.shared_memory, info.max_workgroup_invocations, fragment, units)
+
+
+def threads(tile: Tile, device: Hardware) -> int:
+    """The invocations of a workgroup."""
+    if tile.kernel == _MATRIX:
+        return tile.down * tile.across * device.subgroup
+    return tile.m * tile.n // (16 * tile.down * tile.across)
+
+
+def shared_bytes(tile: Tile, problem: Problem, device: Hardware) -> int:
+    """Shared memory of a workgroup, for whichever way the operands lie, with its way of storing results."""
+    if tile.kernel == _TILED:
+        return 4 * tile.k * (tile.m + 4 + tile.n + 4)
+    assert device.fragment is not None
+    lines = 2 * tile.stages * sum(max(each * (tile.k + 8), tile.k * (each + 8)) for each in (tile.m, tile.n))
+    return lines + 4 * tile.down * tile.across * device.fragment[0] * (device.fragment[1] + 4)
+
+
+def fits(tile: Tile, problem: Problem, device: Hardware) -> bool:
+    """Whether a device can run a tile, and its workgroups can be numbered."""
+    count = threads(tile, device)
+    units = [(tile.m, problem.a_bits), (tile.n, problem.b_bits)]
+    if tile.kernel == _MATRIX:
+        if device.fragment is None or tile.m % (tile.down * device.fragment[0]) or tile.k % device.fragment[2]:
+            return False
+        if tile.n % (tile.across * device.fragment[1]):
+            return False
+        moved = [length * tile.k * bits // 128 for length, bits in units]
+    else:
+        moved = [length * tile.k // 4 for length, _ in units]
+    return (
+        all(each >= count and each % count == 0 for each in moved)
+        and count <= device.invocations
+        and shared_bytes(tile, problem, device) <= device.shared_memory
+        and math.ceil(problem.rows / tile.m) <= MOST_GROUPS
+        and math.ceil(problem.columns / tile.n) <= MOST_GROUPS
+    )
+
+
+def plan_of(tile: Tile, splits: int, problem: Problem) -> Plan:
+    """A plan whose parts are whole steps of the tile; it may have fewer parts than asked for."""
+    steps = max(1, math.ceil(problem.depth / tile.k))
+    part = math.ceil(steps / splits)
+    return Plan(tile, math.ceil(steps / part), part * tile.k)
+
+
+def estimate(plan: Plan, problem: Problem, device: Hardware) -> float:
+    """Seconds that a product should take."""
+    tile = plan.tile
+    groups = math.ceil(problem.rows / tile.m) * math.ceil(problem.columns / tile.n) * problem.batches * plan.splits
+    resident = max(1, min(256 // max(32, threads(tile, device)) * 2, 65536 // (tile.m * tile.n) or 1, 8))
+    waves = math.ceil(groups / (device.units * resident))
+    together = min(resident, math.ceil(groups / device.units))
+    work = together * 2 * tile.m * tile.n * tile.k / _UNIT_OPERATIONS_A_SECOND[tile.kernel]
+    seconds = _DISPATCH_SECONDS + waves * (plan.split_depth / tile.k + 1) * max(_STEP_SECONDS, work)
+    if plan.splits > 1:
+        moved = 4.0 * problem.batches * problem.rows * problem.columns * (2 * plan.splits + 1)
+        seconds += _DISPATCH_SECONDS + moved / _MEMORY_BYTES_A_SECOND
+    return seconds
+
+
+def candidates(problem: Problem, device: Hardware) -> Iterator[Plan]:
+    """Every plan worth trying on a device."""
+    kernel = _MATRIX if device.fragment else _TILED
+    tiles = _CPU_TILES[kernel] if device.units == _CPU_UNITS else MATRIX if device.fragment else TILED
+    seen = set()
+    for tile in tiles:
+        if not fits(tile, problem, device):
+            continue
+        for splits in SPLITS:
+            plan = plan_of(tile, splits, problem)
+            if plan in seen or problem.batches * plan.splits > MOST_GROUPS:
+                continue
+            seen.add(plan)
+            yield plan
+
+
+@functools.lru_cache(maxsize=4096)
+def choose(problem: Problem, device: Hardware) -> Plan:
+    """The plan with the lowest estimate. Raises AlphaError when a product is too large for any."""
+    best = min(candidates(problem, device), key=lambda plan: estimate(plan, problem, device), default=None)
+    if best is None:
+        raise AlphaError(
+            f"A matrix product of [{problem.rows}, {problem.depth}] by [{problem.depth}, {problem.columns}] is too "
+            "large for one dispatch of this GPU; use a smaller batch."
+        )
+    return best

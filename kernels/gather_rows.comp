@@ -1,0 +1,18 @@
+// y[i, :] = table[ids[i], :].
+//
+// table: rows of `width` units, `stride` units apart, `rows` of them; ids: `count`; y: [count, width]. A unit, T, is four
+// elements or one; only its size matters. An id out of range takes the nearest row. numpy: table[ids]
+
+#version 460
+#include "common.glsl"
+#include "kernel.glsl"
+layout(local_size_x_id = 0) in;
+
+void main() {
+    uint total = count * width;
+    for (uint place = gl_GlobalInvocationID.x; place < total; place += GRID_THREADS) {
+        uint i = place / width;
+        uint row = uint(clamp(ids.at[i], 0, int(rows) - 1));
+        y.at[place] = table.at[row * stride + (place - i * width)];
+    }
+}

@@ -1,0 +1,242 @@
+// Matrix product on matrix units: cooperative matrices of a subgroup, 16-bit operands, float32 sums.
+//
+//   c[z, m, n] = activation(scale sum over k of a[z, m, k] b[z, k, n] + bias[n]) + residual[z, m, n]
+//
+// Operands, batches, splits and results are those of matmul_tiled. Operands stored as float32 are rounded to the
+// variant's 16-bit type on their way to shared memory, the others are copied.
+// numpy    c = activation(scale * (rounded(a) @ rounded(b)) + bias) + residual
+//
+// A workgroup of SUBGROUPS_M x SUBGROUPS_N subgroups computes a tile of TILE_M x TILE_N. Slices of TILE_K are fetched
+// to registers while the slice before is multiplied; with STAGES = 2 shared memory holds two slices, which saves a
+// barrier a slice. Lines of shared memory are padded by 16 bytes, so that eight lines begin in different banks.
+// With DIRECT results go from the matrix units to c; only for whole tiles, and c and slope in float32 or float16.
+#version 460
+#include "common.glsl"
+#include "kernel.glsl"
+#include "matmul.glsl"
+
+layout(local_size_x_id = 0) in;
+
+#if BFLOAT
+#define HALF bfloat16_t
+#else
+#define HALF float16_t
+#endif
+// A unit is what a thread moves at a time: 16 bytes of the operand.
+#if A_BITS == 32
+#define A_UNIT 4
+#define A_READ vec4
+#define A_WORD uvec2
+#define A_PACK pack_halves4
+#else
+#define A_UNIT 8
+#define A_READ uvec4
+#define A_WORD uvec4
+#define A_PACK
+#endif
+#if B_BITS == 32
+#define B_UNIT 4
+#define B_READ vec4
+#define B_WORD uvec2
+#define B_PACK pack_halves4
+#else
+#define B_UNIT 8
+#define B_READ uvec4
+#define B_WORD uvec4
+#define B_PACK
+#endif
+
+const uint A_LINE = A_ALONG_M != 0 ? TILE_M : TILE_K, B_LINE = B_ALONG_K != 0 ? TILE_K : TILE_N;
+const uint A_LINES = A_ALONG_M != 0 ? TILE_K : TILE_M, B_LINES = B_ALONG_K != 0 ? TILE_N : TILE_K;
+const uint A_UNITS = TILE_M * TILE_K / A_UNIT / THREADS, B_UNITS = TILE_N * TILE_K / B_UNIT / THREADS;
+const uint A_STRIDE = (A_LINE + 8) / A_UNIT, B_STRIDE = (B_LINE + 8) / B_UNIT;
+const uint ROWS = TILE_M / (SUBGROUPS_M * FRAGMENT_M), COLUMNS = TILE_N / (SUBGROUPS_N * FRAGMENT_N);
+const uint C_STRIDE = FRAGMENT_N / 4 + 1;
+const int A_LAYOUT = A_ALONG_M != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl_CooperativeMatrixLayoutRowMajor;
+const int B_LAYOUT = B_ALONG_K != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl_CooperativeMatrixLayoutRowMajor;
+
+#define A_MATRIX coopmat<HALF, gl_ScopeSubgroup, FRAGMENT_M, FRAGMENT_K, gl_MatrixUseA>
+#define B_MATRIX coopmat<HALF, gl_ScopeSubgroup, FRAGMENT_K, FRAGMENT_N, gl_MatrixUseB>
+#define C_MATRIX coopmat<float, gl_ScopeSubgroup, FRAGMENT_M, FRAGMENT_N, gl_MatrixUseAccumulator>
+
+shared A_WORD a_shared[STAGES * A_LINES * A_STRIDE];
+shared B_WORD b_shared[STAGES * B_LINES * B_STRIDE];
+shared vec4 c_shared[DIRECT != 0 ? 1 : SUBGROUPS_M * SUBGROUPS_N * FRAGMENT_M * C_STRIDE];
+
+#define STORE_FLOATS(MATRIX, ADDRESS, INDEX)                                                                         \
+    coopMatStore(MATRIX, f32_buffer(uint64_t(ADDRESS) + 4 * (INDEX)).at, 0, columns, gl_CooperativeMatrixLayoutRowMajor)
+#define STORE_HALVES(MATRIX, ADDRESS, INDEX)                                                                         \
+    coopMatStore(coopmat<float16_t, gl_ScopeSubgroup, FRAGMENT_M, FRAGMENT_N, gl_MatrixUseAccumulator>(MATRIX),       \
+                 f16_buffer(uint64_t(ADDRESS) + 2 * (INDEX)).at, 0, columns, gl_CooperativeMatrixLayoutRowMajor)
+#if C_BITS == 32
+#define STORE_C(MATRIX, INDEX) STORE_FLOATS(MATRIX, c, INDEX)
+#elif BFLOAT
+#define STORE_C(MATRIX, INDEX)
+#else
+#define STORE_C(MATRIX, INDEX) STORE_HALVES(MATRIX, c, INDEX)
+#endif
+#if S_BITS == 32
+#define STORE_SLOPE(MATRIX, INDEX) STORE_FLOATS(MATRIX, slope, INDEX)
+#elif BFLOAT
+#define STORE_SLOPE(MATRIX, INDEX)
+#else
+#define STORE_SLOPE(MATRIX, INDEX) STORE_HALVES(MATRIX, slope, INDEX)
+#endif
+
+// One unit of the line `line` from `start`; zeros outside of `lines` x `length`, where that is checked.
+#define DEFINE_FETCH_FLOATS(NAME, VECTOR)                                                                            \
+    vec4 NAME(uint64_t base, uint stride, uint line, uint start, uint lines, uint length) {                           \
+        if (line >= lines || start >= length) return vec4(0.0);                                                       \
+        uint index = line * stride + start;                                                                           \
+        if (VECTOR != 0) return floats4(base).at[index / 4];                                                          \
+        vec4 value = vec4(0.0);                                                                                       \
+        [[unroll]] for (uint i = 0; i < 4; i++)                                                                       \
+            if (start + i < length) value[i] = floats1(base).at[index + i];                                           \
+        return value;                                                                                                 \
+    }
+#define DEFINE_FETCH_HALVES(NAME, VECTOR)                                                                            \
+    uvec4 NAME(uint64_t base, uint stride, uint line, uint start, uint lines, uint length) {                          \
+        if (line >= lines || start >= length) return uvec4(0);                                                        \
+        uint index = line * stride + start;                                                                           \
+        if (VECTOR != 0) return words4(base).at[index / 8];                                                           \
+        uvec4 value = uvec4(0);                                                                                       \
+        [[unroll]] for (uint i = 0; i < 8; i++)                                                                       \
+            if (start + i < length) value[i / 2] |= uint(shorts1(base).at[index + i]) << 16 * (i % 2);                \
+        return value;                                                                                                 \
+    }
+#if A_BITS == 32
+DEFINE_FETCH_FLOATS(fetch_a, A_VECTOR)
+#else
+DEFINE_FETCH_HALVES(fetch_a, A_VECTOR)
+#endif
+#if B_BITS == 32
+DEFINE_FETCH_FLOATS(fetch_b, B_VECTOR)
+#else
+DEFINE_FETCH_HALVES(fetch_b, B_VECTOR)
+#endif
+
+void main() {
+    uvec2 tile = tile_of_workgroup();
+    uint row0 = tile.y * TILE_M, column0 = tile.x * TILE_N;
+    uint split = gl_WorkGroupID.z % splits, batch = gl_WorkGroupID.z / splits;
+    uint outer_batch = batch / inner, inner_batch = batch % inner;
+    uint begin = split * split_depth, end = min(depth, begin + split_depth);
+    uint steps = end > begin ? (end - begin + TILE_K - 1) / TILE_K : 0;
+    // What there is of the operands from the tile's corner on; without EDGES tiles are whole, and nothing is compared.
+    uint rows_left = (EDGES & 1) != 0 ? rows - row0 : ~0u, columns_left = (EDGES & 2) != 0 ? columns - column0 : ~0u;
+
+    const uint A_BYTES = A_BITS / 8, B_BYTES = B_BITS / 8;
+    uint64_t a_base = uint64_t(a) + A_BYTES * (uint64_t(outer_batch) * a_outer + uint64_t(inner_batch) * a_inner +
+                      (A_ALONG_M != 0 ? row0 + uint64_t(begin) * a_stride : begin + uint64_t(row0) * a_stride));
+    uint64_t b_base = uint64_t(b) + B_BYTES * (uint64_t(outer_batch) * b_outer + uint64_t(inner_batch) * b_inner +
+                      (B_ALONG_K != 0 ? begin + uint64_t(column0) * b_stride : column0 + uint64_t(begin) * b_stride));
+    uint64_t a_step = A_BYTES * uint64_t(TILE_K) * (A_ALONG_M != 0 ? a_stride : 1);
+    uint64_t b_step = B_BYTES * uint64_t(TILE_K) * (B_ALONG_K != 0 ? 1 : b_stride);
+    uint subgroup_row = gl_SubgroupID / SUBGROUPS_N * ROWS, subgroup_column = gl_SubgroupID % SUBGROUPS_N * COLUMNS;
+
+    C_MATRIX sums[ROWS][COLUMNS];
+    [[unroll]] for (uint i = 0; i < ROWS; i++)
+        [[unroll]] for (uint j = 0; j < COLUMNS; j++) sums[i][j] = C_MATRIX(0.0);
+    A_READ a_next[A_UNITS];
+    B_READ b_next[B_UNITS];
+
+    for (uint step = 0; step <= steps; step++) {
+        if (step < steps) {
+            uint depth_left = (EDGES & 4) != 0 ? end - begin - step * TILE_K : ~0u;
+            [[unroll]] for (uint i = 0; i < A_UNITS; i++) {
+                uint unit = i * THREADS + gl_LocalInvocationID.x;
+                uint line = unit / (A_LINE / A_UNIT), start = unit % (A_LINE / A_UNIT) * A_UNIT;
+                a_next[i] = fetch_a(a_base, a_stride, line, start, A_ALONG_M != 0 ? depth_left : rows_left,
+                                    A_ALONG_M != 0 ? rows_left : depth_left);
+            }
+            [[unroll]] for (uint i = 0; i < B_UNITS; i++) {
+                uint unit = i * THREADS + gl_LocalInvocationID.x;
+                uint line = unit / (B_LINE / B_UNIT), start = unit % (B_LINE / B_UNIT) * B_UNIT;
+                b_next[i] = fetch_b(b_base, b_stride, line, start, B_ALONG_K != 0 ? columns_left : depth_left,
+                                    B_ALONG_K != 0 ? depth_left : columns_left);
+            }
+            a_base += a_step;
+            b_base += b_step;
+        }
+        if (step > 0) {
+            uint stage = STAGES == 2 ? (step - 1) % 2 : 0;
+            [[unroll]] for (uint k = 0; k < TILE_K; k += FRAGMENT_K) {
+                A_MATRIX a_part[ROWS];
+                [[unroll]] for (uint i = 0; i < ROWS; i++) {
+                    uint m = (subgroup_row + i) * FRAGMENT_M;
+                    uint at = A_ALONG_M != 0 ? k * A_STRIDE + m / A_UNIT : m * A_STRIDE + k / A_UNIT;
+                    coopMatLoad(a_part[i], a_shared, stage * A_LINES * A_STRIDE + at, A_STRIDE, A_LAYOUT);
+                }
+                [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
+                    B_MATRIX b_part;
+                    uint n = (subgroup_column + j) * FRAGMENT_N;
+                    uint at = B_ALONG_K != 0 ? n * B_STRIDE + k / B_UNIT : k * B_STRIDE + n / B_UNIT;
+                    coopMatLoad(b_part, b_shared, stage * B_LINES * B_STRIDE + at, B_STRIDE, B_LAYOUT);
+                    [[unroll]] for (uint i = 0; i < ROWS; i++)
+                        sums[i][j] = coopMatMulAdd(a_part[i], b_part, sums[i][j]);
+                }
+            }
+            if (STAGES == 1) barrier();
+        }
+        if (step < steps) {
+            uint stage = STAGES == 2 ? step % 2 : 0;
+            [[unroll]] for (uint i = 0; i < A_UNITS; i++) {
+                uint unit = i * THREADS + gl_LocalInvocationID.x;
+                uint line = unit / (A_LINE / A_UNIT), start = unit % (A_LINE / A_UNIT);
+                a_shared[(stage * A_LINES + line) * A_STRIDE + start] = A_PACK(a_next[i]);
+            }
+            [[unroll]] for (uint i = 0; i < B_UNITS; i++) {
+                uint unit = i * THREADS + gl_LocalInvocationID.x;
+                uint line = unit / (B_LINE / B_UNIT), start = unit % (B_LINE / B_UNIT);
+                b_shared[(stage * B_LINES + line) * B_STRIDE + start] = B_PACK(b_next[i]);
+            }
+            barrier();
+        }
+    }
+
+    uint64_t plane = uint64_t(split) * (gl_NumWorkGroups.z / splits) + batch;
+    [[unroll]] for (uint i = 0; i < ROWS; i++) {
+        uint row = row0 + (subgroup_row + i) * FRAGMENT_M;
+        [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
+            uint column = column0 + (subgroup_column + j) * FRAGMENT_N;
+            if (DIRECT != 0) {
+                C_MATRIX value = sums[i][j];
+                uint64_t index = (plane * rows + row) * columns + column;
+                [[unroll]] for (uint e = 0; e < value.length(); e++) value[e] = scale * value[e];
+                if (HAS_BIAS != 0) {
+                    C_MATRIX other;
+                    coopMatLoad(other, floats1(uint64_t(bias)).at, column, 0, gl_CooperativeMatrixLayoutRowMajor);
+                    value += other;
+                }
+                if (ACTIVATION != 0) {
+                    C_MATRIX derivatives;
+                    [[unroll]] for (uint e = 0; e < value.length(); e++) {
+                        float derivative;
+                        value[e] = activate(value[e], derivative);
+                        derivatives[e] = derivative;
+                    }
+                    if (HAS_SLOPE != 0) STORE_SLOPE(derivatives, index);
+                }
+                if (HAS_RESIDUAL != 0) {
+                    C_MATRIX other;
+                    coopMatLoad(other, f32_buffer(uint64_t(residual) + 4 * index).at, 0, columns,
+                                gl_CooperativeMatrixLayoutRowMajor);
+                    value += other;
+                }
+                STORE_C(value, index);
+                continue;
+            }
+            uint lines = gl_SubgroupID * FRAGMENT_M * C_STRIDE;
+            coopMatStore(sums[i][j], c_shared, lines, C_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
+            subgroupMemoryBarrierShared();
+            subgroupBarrier();
+            for (uint e = gl_SubgroupInvocationID; e < FRAGMENT_M * FRAGMENT_N / 4; e += gl_SubgroupSize) {
+                uint line = e / (FRAGMENT_N / 4), group = e % (FRAGMENT_N / 4);
+                if (row + line < rows && column + 4 * group < columns)
+                    store_results((plane * rows + row + line) * columns + column + 4 * group, column + 4 * group,
+                                  scale * c_shared[lines + line * C_STRIDE + group]);
+            }
+            subgroupBarrier();
+        }
+    }
+}

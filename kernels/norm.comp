@@ -1,0 +1,63 @@
+// y = (x - mean) / sqrt(mean((x - mean)^2) + epsilon) * weight + bias over each row (Ba, Kiros and Hinton 2016), or with
+// CENTERED = 0 the same without mean and bias (Zhang and Sennrich 2019).
+//
+// x [rows, WIDTH], strided (see rows.glsl); weight, bias [WIDTH]; y [rows, WIDTH]. With SAVE = 1 it writes what the
+// gradient needs: scale [rows], which is 1 / sqrt(...), and if CENTERED mean [rows].
+// A row is held in registers by LANES threads, so it is read once.
+//
+// numpy: m = x.mean(-1, keepdims=True); s = 1 / np.sqrt(((x - m) ** 2).mean(-1, keepdims=True) + epsilon)
+//        y = (x - m) * s * weight + bias
+#version 460
+#include "common.glsl"
+#include "kernel.glsl"
+layout(local_size_x_id = 0) in;
+#include "rows.glsl"
+#include "lanes.glsl"
+#include "vectors.glsl"
+
+const uint COUNT = (WIDTH + LANES * VECTOR - 1) / (LANES * VECTOR);
+
+void main() {
+    uint thread = thread_index();
+    uint lane = thread % LANES;
+    for (uint first = gl_WorkGroupID.x * (THREADS / LANES); first < rows; first += gl_NumWorkGroups.x * (THREADS / LANES)) {
+        uint row = first + thread / LANES;
+        bool live = row < rows;
+        uint start = row_start(min(row, rows - 1), inner, outer_stride, inner_stride);
+        vec4 values[COUNT];
+        float sum = 0.0;
+        [[unroll]] for (uint k = 0; k < COUNT; ++k) {
+            uint column = (k * LANES + lane) * VECTOR;
+            values[k] = column < WIDTH ? load_T(x, start + column) : vec4(0.0);
+            sum += dot(values[k], vec4(1.0));
+        }
+        float center = 0.0;
+        if (CENTERED == 1) {
+            center = row_sum(sum) * (1.0 / float(WIDTH));
+        }
+        float squares = 0.0;
+        [[unroll]] for (uint k = 0; k < COUNT; ++k) {
+            uint column = (k * LANES + lane) * VECTOR;
+            values[k] -= center;
+            vec4 inside = column < WIDTH ? used(values[k]) : vec4(0.0);
+            squares += dot(inside, inside);
+        }
+        float factor = 1.0 / sqrt(row_sum(squares) * (1.0 / float(WIDTH)) + epsilon);
+        [[unroll]] for (uint k = 0; k < COUNT; ++k) {
+            uint column = (k * LANES + lane) * VECTOR;
+            if (live && column < WIDTH) {
+                vec4 result = values[k] * factor * load_f32(weight, column);
+                if (HAS_BIAS == 1) {
+                    result += load_f32(bias, column);
+                }
+                store_T(y, row * WIDTH + column, result);
+            }
+        }
+        if (SAVE == 1 && live && lane == 0) {
+            scale.at[row] = factor;
+            if (CENTERED == 1) {
+                mean.at[row] = center;
+            }
+        }
+    }
+}

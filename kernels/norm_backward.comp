@@ -1,0 +1,87 @@
+// The gradient of norm.comp, for normalized = (x - mean) * scale and dn = dy * weight:
+//     dx = (dn - mean(dn) - normalized * mean(dn * normalized)) * scale, without mean(dn) if CENTERED = 0
+//     dweight = sum over rows of dy * normalized;  dbias = sum over rows of dy
+//
+// x, dy [rows, WIDTH], strided (see rows.glsl); weight [WIDTH]; mean, scale [rows]; dx [rows, WIDTH]. Each workgroup
+// sums over its own rows only: parts [workgroups, SUMS * WIDTH] holds dweight and, with SUMS = 2, dbias behind it;
+// column_sums.comp adds the workgroups up.
+//
+// numpy: n = (x - m) * s; d = dy * weight
+//        dx = (d - d.mean(-1, keepdims=True) - n * (d * n).mean(-1, keepdims=True)) * s
+#version 460
+#include "common.glsl"
+#include "kernel.glsl"
+layout(local_size_x_id = 0) in;
+#include "rows.glsl"
+#include "lanes.glsl"
+#include "vectors.glsl"
+
+const uint COUNT = (WIDTH + LANES * VECTOR - 1) / (LANES * VECTOR);
+const uint SLOTS = THREADS / LANES;
+
+shared vec4 slot_sums[THREADS];
+
+// Writes the sums over the workgroup's slots of one column (VECTOR columns) each.
+void store_sum(vec4 value, uint thread, uint column, uint place) {
+    barrier();
+    slot_sums[thread] = value;
+    barrier();
+    if (thread < LANES && column < WIDTH) {
+        for (uint slot = 1; slot < SLOTS; ++slot) {
+            value += slot_sums[slot * LANES + thread];
+        }
+        store_f32(parts, gl_WorkGroupID.x * (SUMS * WIDTH) + place + column, value);
+    }
+}
+
+void main() {
+    uint thread = thread_index();
+    uint lane = thread % LANES;
+    vec4 dweight[COUNT];
+    vec4 dbias[COUNT];
+    [[unroll]] for (uint k = 0; k < COUNT; ++k) {
+        dweight[k] = vec4(0.0);
+        dbias[k] = vec4(0.0);
+    }
+    for (uint first = gl_WorkGroupID.x * SLOTS; first < rows; first += gl_NumWorkGroups.x * SLOTS) {
+        uint row = min(first + thread / LANES, rows - 1);
+        bool live = first + thread / LANES < rows;
+        uint x_start = row_start(row, x_inner, x_outer_stride, x_inner_stride);
+        uint dy_start = row_start(row, dy_inner, dy_outer_stride, dy_inner_stride);
+        float center = CENTERED == 1 ? mean.at[row] : 0.0;
+        float factor = scale.at[row];
+        vec4 normalized[COUNT];
+        vec4 dn[COUNT];
+        vec2 sums = vec2(0.0);
+        [[unroll]] for (uint k = 0; k < COUNT; ++k) {
+            uint column = (k * LANES + lane) * VECTOR;
+            normalized[k] = vec4(0.0);
+            dn[k] = vec4(0.0);
+            if (live && column < WIDTH) {
+                vec4 dy_k = load_T(dy, dy_start + column);
+                normalized[k] = used((load_T(x, x_start + column) - center) * factor);
+                dn[k] = dy_k * load_f32(weight, column);
+                dweight[k] += dy_k * normalized[k];
+                dbias[k] += dy_k;
+                sums += vec2(dot(dn[k], vec4(1.0)), dot(dn[k], normalized[k]));
+            }
+        }
+        sums = row_sums(sums) * (1.0 / float(WIDTH));
+        if (CENTERED == 0) {
+            sums.x = 0.0;
+        }
+        [[unroll]] for (uint k = 0; k < COUNT; ++k) {
+            uint column = (k * LANES + lane) * VECTOR;
+            if (live && column < WIDTH) {
+                store_T(dx, row * WIDTH + column, (dn[k] - sums.x - normalized[k] * sums.y) * factor);
+            }
+        }
+    }
+    [[unroll]] for (uint k = 0; k < COUNT; ++k) {
+        uint column = (k * LANES + lane) * VECTOR;
+        store_sum(dweight[k], thread, column, 0);
+        if (SUMS == 2) {
+            store_sum(dbias[k], thread, column, WIDTH);
+        }
+    }
+}

@@ -1,0 +1,287 @@
+/* Opening and closing a device, its timeline, its validation messages, and what waits to be destroyed. */
+#include "internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- Opening ---- */
+
+static int choose_device(helios_device *device, uint32_t index) {
+    VkPhysicalDevice *devices;
+    uint32_t count;
+    int code = list_physical_devices(&device->instance, &devices, &count);
+    if (code != HELIOS_OK) return code;
+    if (index < count)
+        code = probe_device(&device->instance, devices[index], &device->probe);
+    else
+        code = fail(HELIOS_NO_DEVICE, "There is no device %u; this machine has %u, counted from 0.", index, count);
+    free(devices);
+    if (code != HELIOS_OK || device->probe.missing[0] == NULL) return code;
+    char missing[256];
+    list_missing(&device->probe, missing, sizeof missing);
+    return fail(HELIOS_UNSUPPORTED, "The device %s cannot be used, because it or its driver lacks %s; a newer driver may help.",
+                device->probe.properties.deviceName, missing);
+}
+
+/* Enables what Helios requires and, of what it can use, what the device has. */
+static int create_device(helios_device *device) {
+    const probe *has = &device->probe;
+    VkPhysicalDeviceVulkan11Features features11 = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES,
+        .storageBuffer16BitAccess = has->features11.storageBuffer16BitAccess,
+    };
+    VkPhysicalDeviceVulkan12Features features12 = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
+        .pNext = &features11,
+        .storageBuffer8BitAccess = has->features12.storageBuffer8BitAccess,
+        .shaderFloat16 = has->features12.shaderFloat16,
+        .shaderInt8 = has->features12.shaderInt8,
+        .scalarBlockLayout = VK_TRUE,
+        .shaderSubgroupExtendedTypes = has->features12.shaderSubgroupExtendedTypes,
+        .timelineSemaphore = VK_TRUE,
+        .bufferDeviceAddress = VK_TRUE,
+        .vulkanMemoryModel = VK_TRUE,
+        .vulkanMemoryModelDeviceScope = has->features12.vulkanMemoryModelDeviceScope,
+    };
+    VkPhysicalDeviceVulkan13Features features13 = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES,
+        .pNext = &features12,
+        .subgroupSizeControl = has->features13.subgroupSizeControl,
+        .computeFullSubgroups = has->features13.computeFullSubgroups,
+        .synchronization2 = VK_TRUE,
+        .maintenance4 = VK_TRUE,
+    };
+    VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrix = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR,
+        .cooperativeMatrix = has->matrix_features.cooperativeMatrix,
+    };
+    VkPhysicalDeviceCooperativeMatrix2FeaturesNV workgroup_matrix = has->workgroup_matrix_features;
+    VkPhysicalDeviceShaderBfloat16FeaturesKHR bfloat16 = has->bfloat16_features;
+    VkPhysicalDeviceFeatures2 features = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2,
+        .pNext = &features13,
+        .features = {.shaderInt64 = VK_TRUE, .shaderInt16 = has->features.shaderInt16},
+    };
+    const char *extensions[4];
+    uint32_t count = 0;
+    if (has->has_matrix) {
+        matrix.pNext = features.pNext;
+        features.pNext = &matrix;
+        extensions[count++] = VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME;
+    }
+    if (has->has_workgroup_matrix) {
+        workgroup_matrix.pNext = features.pNext;
+        features.pNext = &workgroup_matrix;
+        extensions[count++] = VK_NV_COOPERATIVE_MATRIX_2_EXTENSION_NAME;
+    }
+    if (has->has_bfloat16) {
+        bfloat16.pNext = features.pNext;
+        features.pNext = &bfloat16;
+        extensions[count++] = VK_KHR_SHADER_BFLOAT16_EXTENSION_NAME;
+    }
+    if (has->has_budget) extensions[count++] = VK_EXT_MEMORY_BUDGET_EXTENSION_NAME;
+
+    const float priority = 1;
+    const VkDeviceQueueCreateInfo queue = {
+        .sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO,
+        .queueFamilyIndex = has->queue_family,
+        .queueCount = 1,
+        .pQueuePriorities = &priority,
+    };
+    const VkDeviceCreateInfo info = {
+        .sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
+        .pNext = &features,
+        .queueCreateInfoCount = 1,
+        .pQueueCreateInfos = &queue,
+        .enabledExtensionCount = count,
+        .ppEnabledExtensionNames = extensions,
+    };
+    VkResult result = device->instance.CreateDevice(has->physical, &info, NULL, &device->handle);
+    if (result != VK_SUCCESS)
+        return fail_vulkan("vkCreateDevice", result, "%s cannot be opened; another process may be using it up.",
+                           has->properties.deviceName);
+    int code = load_device_functions(&device->instance, device->handle, &device->vk);
+    if (code == HELIOS_OK) device->vk.GetDeviceQueue(device->handle, has->queue_family, 0, &device->queue);
+    return code;
+}
+
+static int create_timeline_and_command_pool(helios_device *device) {
+    const VkSemaphoreTypeCreateInfo type = {
+        .sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO,
+        .semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE,
+    };
+    const VkSemaphoreCreateInfo timeline = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO, .pNext = &type};
+    VkResult result = device->vk.CreateSemaphore(device->handle, &timeline, NULL, &device->timeline);
+    if (result != VK_SUCCESS) return FAIL_DEVICE(device, "vkCreateSemaphore", result, "the device cannot be opened.");
+    const VkCommandPoolCreateInfo pool = {
+        .sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
+        .flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT,
+        .queueFamilyIndex = device->probe.queue_family,
+    };
+    result = device->vk.CreateCommandPool(device->handle, &pool, NULL, &device->command_pool);
+    if (result != VK_SUCCESS) return FAIL_DEVICE(device, "vkCreateCommandPool", result, "the device cannot be opened.");
+    return HELIOS_OK;
+}
+
+EXPORT int helios_open(uint32_t device_index, uint32_t flags, const char *pipeline_cache_path, helios_device **opened) {
+    if (flags & ~HELIOS_VALIDATE) return fail(HELIOS_ERROR, "helios_open does not know the flags %#x.", flags);
+    helios_device *device = calloc(1, sizeof *device);
+    if (device == NULL) return fail(HELIOS_OUT_OF_HOST_MEMORY, "There is no memory to open a device.");
+    pthread_mutex_init(&device->lock, NULL);
+    pthread_mutex_init(&device->log.lock, NULL);
+    int code = create_instance(&device->instance, flags & HELIOS_VALIDATE ? &device->log : NULL);
+    if (code == HELIOS_OK) code = choose_device(device, device_index);
+    if (code == HELIOS_OK) code = create_device(device);
+    if (code == HELIOS_OK) code = create_timeline_and_command_pool(device);
+    if (code == HELIOS_OK) code = load_pipeline_cache(device, pipeline_cache_path);
+    if (code != HELIOS_OK) {
+        helios_close(device);
+        return code;
+    }
+    *opened = device;
+    return HELIOS_OK;
+}
+
+/* ---- Closing ---- */
+
+static void destroy_everything(helios_device *device) {
+    const device_functions *vk = &device->vk;
+    vk->DeviceWaitIdle(device->handle); /* an error means that the device is lost, and then it is idle, too */
+    for (uint32_t i = 0; i < device->retired_count; i++) {
+        if (device->retired[i].allocation) destroy_allocation(device, device->retired[i].allocation);
+        if (device->retired[i].program) destroy_program(device, device->retired[i].program);
+    }
+    for (uint32_t i = 0; i < device->allocations.count; i++)
+        if (device->allocations.slots[i].object) destroy_allocation(device, device->allocations.slots[i].object);
+    for (uint32_t i = 0; i < device->programs.count; i++)
+        if (device->programs.slots[i].object) destroy_program(device, device->programs.slots[i].object);
+    for (uint32_t i = 0; i < device->pipelines.count; i++) {
+        pipeline *each = device->pipelines.slots[i].object; /* pipelines are never removed */
+        vk->DestroyPipeline(device->handle, each->handle, NULL);
+        free(each);
+    }
+    for (size_t i = 0; i < COUNT(device->layouts); i++)
+        vk->DestroyPipelineLayout(device->handle, device->layouts[i], NULL);
+    vk->DestroyPipelineCache(device->handle, device->cache, NULL);
+    vk->DestroyCommandPool(device->handle, device->command_pool, NULL); /* and its command buffers */
+    vk->DestroySemaphore(device->handle, device->timeline, NULL);
+    vk->DestroyDevice(device->handle, NULL);
+}
+
+EXPORT void helios_close(helios_device *device) {
+    if (device == NULL) return;
+    /* Without its functions a device cannot be destroyed; that is a driver which lacks a part of Vulkan 1.3. */
+    if (device->handle != NULL && device->vk.GetQueryPoolResults != NULL) destroy_everything(device);
+    free_probe(&device->probe);
+    destroy_instance(&device->instance);
+    free(device->allocations.slots);
+    free(device->pipelines.slots);
+    free(device->programs.slots);
+    free(device->retired);
+    free(device->cache_path);
+    free(device->log.text);
+    pthread_mutex_destroy(&device->log.lock);
+    pthread_mutex_destroy(&device->lock);
+    free(device);
+}
+
+/* ---- The timeline ---- */
+
+VkResult note_result(helios_device *device, VkResult result) {
+    if (result == VK_ERROR_DEVICE_LOST) device->lost = 1;
+    return result;
+}
+
+int check_not_lost(const helios_device *device) {
+    if (!device->lost) return HELIOS_OK;
+    return fail(HELIOS_DEVICE_LOST, "The device %s was lost before this call.", device->probe.properties.deviceName);
+}
+
+static const char lost_advice[] = "the device stopped, through a fault in a kernel, a reset or its removal; the "
+                                  "system's log (dmesg) may say why.";
+
+int wait_for(helios_device *device, uint64_t timeline_value, uint64_t timeout_nanoseconds) {
+    const VkSemaphoreWaitInfo info = {
+        .sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
+        .semaphoreCount = 1,
+        .pSemaphores = &device->timeline,
+        .pValues = &timeline_value,
+    };
+    VkResult result = device->vk.WaitSemaphores(device->handle, &info, timeout_nanoseconds);
+    if (result == VK_TIMEOUT)
+        return fail(HELIOS_TIMEOUT, "The device has not finished what was submitted within %.3f seconds.",
+                    (double)timeout_nanoseconds / 1e9);
+    if (result != VK_SUCCESS) return FAIL_DEVICE(device, "vkWaitSemaphores", result, lost_advice);
+    return HELIOS_OK;
+}
+
+EXPORT int helios_wait(helios_device *device, uint64_t timeline_value, uint64_t timeout_nanoseconds) {
+    int code = check_not_lost(device);
+    if (code != HELIOS_OK) return code;
+    pthread_mutex_lock(&device->lock);
+    uint64_t submitted = device->submitted;
+    pthread_mutex_unlock(&device->lock);
+    if (timeline_value > submitted)
+        return fail(HELIOS_ERROR, "Waiting for timeline value %llu would never end: the last submit was %llu.",
+                    (unsigned long long)timeline_value, (unsigned long long)submitted);
+    return wait_for(device, timeline_value, timeout_nanoseconds);
+}
+
+EXPORT int helios_completed(helios_device *device, uint64_t *timeline_value) {
+    int code = check_not_lost(device);
+    if (code != HELIOS_OK) return code;
+    VkResult result = device->vk.GetSemaphoreCounterValue(device->handle, device->timeline, timeline_value);
+    if (result != VK_SUCCESS) return FAIL_DEVICE(device, "vkGetSemaphoreCounterValue", result, lost_advice);
+    return HELIOS_OK;
+}
+
+/* ---- Objects that were freed while in use ---- */
+
+int destroy_retired(helios_device *device) {
+    if (device->retired_count == 0) return HELIOS_OK;
+    uint64_t completed;
+    int code = helios_completed(device, &completed);
+    if (code != HELIOS_OK) return code;
+    uint32_t done = 0;
+    for (; done < device->retired_count && device->retired[done].timeline_value <= completed; done++) {
+        if (device->retired[done].allocation) destroy_allocation(device, device->retired[done].allocation);
+        if (device->retired[done].program) destroy_program(device, device->retired[done].program);
+    }
+    device->retired_count -= done;
+    if (done > 0) memmove(device->retired, device->retired + done, device->retired_count * sizeof *device->retired);
+    return HELIOS_OK;
+}
+
+int retire(helios_device *device, allocation *memory, program *recorded) {
+    if (device->retired_count == device->retired_capacity) {
+        uint32_t capacity = device->retired_capacity ? 2 * device->retired_capacity : 64;
+        retired *larger = realloc(device->retired, capacity * sizeof *larger);
+        if (larger != NULL) {
+            device->retired = larger;
+            device->retired_capacity = capacity;
+        }
+    }
+    if (device->retired_count == device->retired_capacity) { /* no memory to remember it */
+        VkResult result = device->vk.DeviceWaitIdle(device->handle);
+        if (memory) destroy_allocation(device, memory);
+        if (recorded) destroy_program(device, recorded);
+        return result == VK_SUCCESS ? HELIOS_OK : FAIL_DEVICE(device, "vkDeviceWaitIdle", result, lost_advice);
+    }
+    device->retired[device->retired_count++] = (retired){device->submitted, memory, recorded};
+    return destroy_retired(device);
+}
+
+/* ---- Validation messages ---- */
+
+EXPORT int helios_messages(helios_device *device, char *text, uint64_t capacity, uint64_t *needed) {
+    message_log *log = &device->log;
+    pthread_mutex_lock(&log->lock);
+    *needed = log->length + 1;
+    if (capacity >= *needed) {
+        if (log->length > 0) memcpy(text, log->text, log->length);
+        text[log->length] = 0;
+        log->length = 0;
+    }
+    pthread_mutex_unlock(&log->lock);
+    return HELIOS_OK;
+}
