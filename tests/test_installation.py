@@ -65,3 +65,6 @@ def test_the_version_says_what_this_is(
     assert commit.split(maxsplit=1) == ["commit", "0123456789ab-dirty"]
     assert origin.split(maxsplit=1) == (["built", built] if built else ["sources", str(installation.PACKAGE)])
     assert backends[0].split(maxsplit=1) == ["cpu_ref", "available"]
+    name, state = backends[1].split(maxsplit=1)
+    assert name == "helios"
+    assert state.startswith(("available, ", "not available: "))
