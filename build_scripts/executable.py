@@ -27,7 +27,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import executable_contents as contents  # noqa: E402  (lies beside this file)
-import zstandard  # noqa: E402
 
 from alpha import __version__, installation  # noqa: E402  (the package lies beside this folder)
 
@@ -208,6 +207,7 @@ def install() -> dict[str, Any]:
 
 def write_archive(folder: Path, moment: datetime.datetime) -> None:
     """`folder` as a tar file compressed by zstd; the same content gives the same bytes."""
+    import zstandard
 
     def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
         entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = round(moment.timestamp()), 0, 0, "", ""
