@@ -9,6 +9,7 @@ to find again; nobody else looks inside, and it is None unless `training`.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,20 @@ class Backend(Primitives):
     def thread_choices(self) -> list[int]:
         """The values of `threads` worth trying; a backend that computes elsewhere has no choice to offer."""
         return [self.threads]
+
+    # --- a batch in parts ---------------------------------------------------------------------------------------------
+
+    def batch_parts(self, sequences: int, length: int) -> int:
+        """Into how many equal parts of whole sequences a training step is to divide a batch, for `run_parts`.
+
+        It depends on the shape alone, because the number of parts decides in which order gradients are added up.
+        """
+        return 1
+
+    def run_parts(self, parts: Sequence[Callable[[], None]]) -> None:
+        """Call each part. No part needs what another one writes, so a backend may run them side by side."""
+        for part in parts:
+            part()
 
     # --- activations --------------------------------------------------------------------------------------------------
 

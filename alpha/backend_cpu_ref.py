@@ -8,6 +8,7 @@ import ctypes
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,17 @@ from alpha.config import GATED_ACTIVATIONS
 from alpha.worker_pool import WorkerPool, available_cpus
 
 BLOCK_BYTES = 1 << 19  # fits the cache; with smaller ones threads wait more for the interpreter lock
-PART_FLOPS = 1 << 23
-SMALLEST_PART = 128
+PART_FLOPS = 1 << 27
+SMALLEST_PART = 512
 FLAT_BLOCK = 1 << 16
+BATCH_PART_TOKENS = 1024
+MOST_BATCH_PARTS = 8
 HEAD_CHUNK = 1 << 24
 
 Part = tuple[Callable[..., None], Any]
+
+_sharers: ContextVar[int] = ContextVar("sharers", default=1)
+"""How many parts of a batch, this one among them, share the threads."""
 
 
 class CpuRef(NumpyPrimitives):
@@ -53,6 +59,33 @@ class CpuRef(NumpyPrimitives):
         """1, 2, 4 and so on up to the number of CPUs that the process may use."""
         cpus = available_cpus()
         return sorted({min(cpus, 1 << power) for power in range(cpus.bit_length() + 1)})
+
+    # --- a batch in parts ---------------------------------------------------------------------------------------------
+
+    def batch_parts(self, sequences: int, length: int) -> int:
+        parts = 1
+        while parts < MOST_BATCH_PARTS and sequences % (2 * parts) == 0:
+            if sequences * length < 2 * parts * BATCH_PART_TOKENS:
+                break
+            parts *= 2
+        return parts
+
+    def run_parts(self, parts: Sequence[Callable[[], None]]) -> None:
+        token = _sharers.set(len(parts))
+        try:
+            self._pool.run(_call_part, parts)
+        finally:
+            _sharers.reset(token)
+
+    def add_into(self, target: NumpyArray, source: NumpyArray) -> None:
+        if target.ndim > 1 or target.shape != source.shape:
+            super().add_into(target, source)
+            return
+
+        def part(block: slice) -> None:
+            target[block] += source[block]
+
+        self._run([(part, block) for block in _slices(target.size, FLAT_BLOCK)])
 
     # --- products -----------------------------------------------------------------------------------------------------
 
@@ -357,10 +390,14 @@ class CpuRef(NumpyPrimitives):
     # --- parts --------------------------------------------------------------------------------------------------------
 
     def _run(self, parts: Sequence[Part]) -> None:
-        self._pool.run(_call, parts)
+        self._pool.run(_call, parts, self.threads // _sharers.get())
 
     def _run_blocks(self, function: Callable[[slice], None], rows: int, row_bytes: int) -> None:
         self._run([(function, block) for block in _blocks(rows, row_bytes)])
+
+
+def _call_part(part: Callable[[], None]) -> None:
+    part()
 
 
 def _call(part: Part) -> None:

@@ -6,6 +6,7 @@ somebody asks for the result. Knows nothing about where batches come from, nor a
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class StepResult:
 
 
 class PhaseTimer:
-    """A `Phase` that adds up host time.
+    """A `Phase` that adds up host time; where parts of a batch run side by side, that of the first part.
 
     On a backend that records a program and replays it, only the recording would be timed.
     """
@@ -84,7 +85,7 @@ class TrainingStep:
         self._counters = {
             name: backend.zeros((1,), np.int32) for name in ("steps", "skipped_not_finite", "skipped_spike")
         }
-        self._loss_weight = backend.from_numpy(np.array(1.0 / training.accum_steps, dtype))
+        self._models: list[GPT] = []
         self._one = backend.from_numpy(np.ones(1, dtype))
         self._program = backend.record(self._step)
 
@@ -92,6 +93,8 @@ class TrainingStep:
         """One step on tokens [accumSteps, B, T + 1], of the same shape each time; position t is to predict t + 1."""
         if tokens.ndim != 3 or tokens.shape[0] != self.training.accum_steps:
             raise ValueError(f"tokens has shape {tokens.shape}, not [{self.training.accum_steps}, B, T + 1]")
+        if not self._models:
+            self._divide_batch(tokens.shape[1], tokens.shape[2] - 1)
         batch = self.backend.from_numpy(tokens.astype(np.int32, copy=False))
         # Where the backend is numpy: overflow is what the finite check is for, a warning would add nothing.
         with np.errstate(all="ignore"):
@@ -122,21 +125,46 @@ class TrainingStep:
             flags = [backend.cast(flag, loss.dtype) for flag in (backend.greater(1.0, scale), accept)]
             return backend.concatenate([loss, norm, *flags], 0)
 
+    def _divide_batch(self, sequences: int, length: int) -> None:
+        """Make a model, with gradients of its own, for each part of a batch; the first is the model itself."""
+        # Dropout draws by an element's place in the batch, so with it the batch stays whole.
+        parts = 1 if self.model.config.dropout else self.backend.batch_parts(sequences, length)
+        self._models = [self.model, *(self.model.with_own_gradients() for _ in range(parts - 1))]
+        weight = 1.0 / (self.training.accum_steps * parts)
+        self._loss_weight = self.backend.from_numpy(np.array(weight, self._one.dtype))
+
     def _accumulate_gradients(self, tokens: Array) -> Array:
-        """Forward and backward pass of each micro-batch; returns the mean loss, shape [1]."""
+        """Forward and backward pass of each part of each micro-batch; returns the mean loss, shape [1]."""
+        backend, first, rest = self.backend, self._models[0], self._models[1:]
+        losses = [backend.zeros((1,), self._one.dtype) for _ in self._models]
+        backend.run_parts(
+            [
+                functools.partial(self._accumulate_part, tokens, part, model, loss)
+                for part, (model, loss) in enumerate(zip(self._models, losses, strict=True))
+            ]
+        )
+        for model, loss in zip(rest, losses[1:], strict=True):
+            backend.add_into(losses[0], loss)
+            backend.add_into(first.parameters.gradients, model.parameters.gradients)
+        return losses[0]
+
+    def _accumulate_part(self, tokens: Array, part: int, model: GPT, total: Array) -> None:
+        """The gradients of one part of each micro-batch; adds its share of the loss to `total`."""
         backend, (micro_steps, B, length) = self.backend, tokens.shape
-        self.model.parameters.clear_gradients()
-        total = backend.zeros((1,), self._one.dtype)
+        count = B // len(self._models)
+        sequences = backend.narrow(tokens, 1, part * count, count)
+        # Phases are timed in one part only: the others run beside it.
+        phase = _untimed if part else self._phase
+        model.parameters.clear_gradients()
         for micro_step in range(micro_steps):
-            batch = backend.reshape(backend.narrow(tokens, 0, micro_step, 1), (B, length))
+            batch = backend.reshape(backend.narrow(sequences, 0, micro_step, 1), (count, length))
             ids, targets = backend.narrow(batch, 1, 0, length - 1), backend.narrow(batch, 1, 1, length - 1)
-            with self._phase("forward"), Tape() as tape:
+            with phase("forward"), Tape() as tape:
                 dropout = self._dropout_keys(micro_step)
-                loss = self.model.loss(ids, targets, dropout, checkpoint=self.training.checkpoint)
-            with self._phase("backward"):
+                loss = model.loss(ids, targets, dropout, checkpoint=self.training.checkpoint)
+            with phase("backward"):
                 tape.backward(loss, self._loss_weight)
             backend.add_into(total, backend.multiply(loss.data, self._loss_weight))
-        return total
 
     def _dropout_keys(self, micro_step: int) -> DropoutKeys | None:
         """Keys that depend on the number of micro-steps run before, so that a resumed run draws the same."""
