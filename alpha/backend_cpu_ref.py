@@ -6,35 +6,33 @@ results have the same bits whatever `threads` is.
 
 import ctypes
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from alpha import backend_cpu_ref_attention as attention_parts
 from alpha import backend_cpu_ref_kernels as kernels
-from alpha import rng
+from alpha import rng, worker_processes
 from alpha.backend import AdamControl, Saved
 from alpha.backend_cpu_ref_attention import AttentionCall
 from alpha.backend_cpu_ref_primitives import NumpyArray, NumpyPrimitives
 from alpha.backend_primitives import RandomKey
 from alpha.config import GATED_ACTIVATIONS
 from alpha.worker_pool import WorkerPool, available_cpus
+from alpha.worker_processes import WorkerProcesses
 
 BLOCK_BYTES = 1 << 19  # fits the cache; with smaller ones threads wait more for the interpreter lock
 PART_FLOPS = 1 << 27
 SMALLEST_PART = 512
 FLAT_BLOCK = 1 << 16
-BATCH_PART_TOKENS = 1024
-MOST_BATCH_PARTS = 8
+BATCH_PARTS = {2: 512, 4: 8192, 8: 16384}  # parts of a batch, and from how many tokens on they are worth it
 HEAD_CHUNK = 1 << 24
 
 Part = tuple[Callable[..., None], Any]
-
-_sharers: ContextVar[int] = ContextVar("sharers", default=1)
-"""How many parts of a batch, this one among them, share the threads."""
 
 
 class CpuRef(NumpyPrimitives):
@@ -46,6 +44,7 @@ class CpuRef(NumpyPrimitives):
         use_one_blas_thread()
         keep_freed_memory()
         self._pool = WorkerPool(threads)
+        self._process = os.getpid()
 
     @property
     def threads(self) -> int:
@@ -63,19 +62,29 @@ class CpuRef(NumpyPrimitives):
     # --- a batch in parts ---------------------------------------------------------------------------------------------
 
     def batch_parts(self, sequences: int, length: int) -> int:
-        parts = 1
-        while parts < MOST_BATCH_PARTS and sequences % (2 * parts) == 0:
-            if sequences * length < 2 * parts * BATCH_PART_TOKENS:
-                break
-            parts *= 2
-        return parts
+        possible = [
+            parts for parts, tokens in BATCH_PARTS.items() if sequences * length >= tokens and sequences % parts == 0
+        ]
+        return max(possible, default=1)
 
-    def run_parts(self, parts: Sequence[Callable[[], None]]) -> None:
-        token = _sharers.set(len(parts))
-        try:
-            self._pool.run(_call_part, parts)
-        finally:
-            _sharers.reset(token)
+    def shared_zeros(self, shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> NumpyArray:
+        return worker_processes.shared_zeros(shape, dtype)
+
+    def side_by_side(self, work: Callable[[int], None], parts: int) -> Callable[[], None]:
+        if parts == 1:
+            return functools.partial(work, 0)
+
+        def work_on(part: int, threads: int) -> None:
+            if self._process != os.getpid():  # a forked one, which has none of the pool's threads
+                self._pool, self._process = WorkerPool(threads), os.getpid()
+            whole, self.threads = self.threads, threads
+            try:
+                work(part)
+            finally:
+                self.threads = whole
+
+        processes = WorkerProcesses(work_on, parts)
+        return lambda: processes.run(self.threads)
 
     def add_into(self, target: NumpyArray, source: NumpyArray) -> None:
         if target.ndim > 1 or target.shape != source.shape:
@@ -390,14 +399,10 @@ class CpuRef(NumpyPrimitives):
     # --- parts --------------------------------------------------------------------------------------------------------
 
     def _run(self, parts: Sequence[Part]) -> None:
-        self._pool.run(_call, parts, self.threads // _sharers.get())
+        self._pool.run(_call, parts)
 
     def _run_blocks(self, function: Callable[[slice], None], rows: int, row_bytes: int) -> None:
         self._run([(function, block) for block in _blocks(rows, row_bytes)])
-
-
-def _call_part(part: Callable[[], None]) -> None:
-    part()
 
 
 def _call(part: Part) -> None:

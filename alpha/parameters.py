@@ -46,13 +46,13 @@ class Parameters:
         dtype: npt.DTypeLike = np.float32,
         values: Array | None = None,
     ) -> None:
-        """Allocates everything but given `values`; those allocated are undefined until `initialize` or `load`."""
+        """Allocates everything but given `values`; they are zero until `initialize` or `load`."""
         self.backend = backend
         self.specs = sorted(specs, key=lambda spec: not spec.decay)
         self.size = sum(spec.size for spec in self.specs)
         self.decayed_size = sum(spec.size for spec in self.specs if spec.decay)
-        self.values = backend.empty((self.size,), dtype) if values is None else values
-        self.gradients = backend.zeros((self.size,), dtype)
+        self.values = backend.shared_zeros((self.size,), dtype) if values is None else values
+        self.gradients = backend.shared_zeros((self.size,), dtype)
         self._tensors: dict[str, Tensor] = {}
         for spec, part in self.views(self.values):
             self._tensors[spec.name] = Tensor(backend, part, requires_gradient=True)

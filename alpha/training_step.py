@@ -6,7 +6,6 @@ somebody asks for the result. Knows nothing about where batches come from, nor a
 """
 
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -85,7 +84,7 @@ class TrainingStep:
         self._counters = {
             name: backend.zeros((1,), np.int32) for name in ("steps", "skipped_not_finite", "skipped_spike")
         }
-        self._models: list[GPT] = []
+        self._models: list[GPT] = []  # one for each part of a batch, see _divide_batch
         self._one = backend.from_numpy(np.ones(1, dtype))
         self._program = backend.record(self._step)
 
@@ -94,7 +93,7 @@ class TrainingStep:
         if tokens.ndim != 3 or tokens.shape[0] != self.training.accum_steps:
             raise ValueError(f"tokens has shape {tokens.shape}, not [{self.training.accum_steps}, B, T + 1]")
         if not self._models:
-            self._divide_batch(tokens.shape[1], tokens.shape[2] - 1)
+            self._divide_batch(tokens.shape)
         batch = self.backend.from_numpy(tokens.astype(np.int32, copy=False))
         # Where the backend is numpy: overflow is what the finite check is for, a warning would add nothing.
         with np.errstate(all="ignore"):
@@ -125,37 +124,40 @@ class TrainingStep:
             flags = [backend.cast(flag, loss.dtype) for flag in (backend.greater(1.0, scale), accept)]
             return backend.concatenate([loss, norm, *flags], 0)
 
-    def _divide_batch(self, sequences: int, length: int) -> None:
-        """Make a model, with gradients of its own, for each part of a batch; the first is the model itself."""
+    def _divide_batch(self, shape: tuple[int, ...]) -> None:
+        """Make what the parts of a batch of this shape need: tokens, losses, and models with gradients of their own.
+
+        The first part's model is the model itself.
+        """
+        backend, (accum_steps, sequences, length) = self.backend, shape
         # Dropout draws by an element's place in the batch, so with it the batch stays whole.
-        parts = 1 if self.model.config.dropout else self.backend.batch_parts(sequences, length)
+        parts = 1 if self.model.config.dropout else backend.batch_parts(sequences, length - 1)
         self._models = [self.model, *(self.model.with_own_gradients() for _ in range(parts - 1))]
-        weight = 1.0 / (self.training.accum_steps * parts)
-        self._loss_weight = self.backend.from_numpy(np.array(weight, self._one.dtype))
+        self._tokens = backend.shared_zeros(shape, np.int32)
+        self._losses = [backend.shared_zeros((1,), self._one.dtype) for _ in range(parts)]
+        self._loss_weight = backend.from_numpy(np.array(1.0 / (accum_steps * parts), self._one.dtype))
+        self._accumulate_parts = backend.side_by_side(self._accumulate_part, parts)
 
     def _accumulate_gradients(self, tokens: Array) -> Array:
         """Forward and backward pass of each part of each micro-batch; returns the mean loss, shape [1]."""
-        backend, first, rest = self.backend, self._models[0], self._models[1:]
-        losses = [backend.zeros((1,), self._one.dtype) for _ in self._models]
-        backend.run_parts(
-            [
-                functools.partial(self._accumulate_part, tokens, part, model, loss)
-                for part, (model, loss) in enumerate(zip(self._models, losses, strict=True))
-            ]
-        )
-        for model, loss in zip(rest, losses[1:], strict=True):
-            backend.add_into(losses[0], loss)
-            backend.add_into(first.parameters.gradients, model.parameters.gradients)
-        return losses[0]
+        backend = self.backend
+        backend.copy_into(self._tokens, tokens)
+        self._accumulate_parts()
+        for model, loss in zip(self._models[1:], self._losses[1:], strict=True):
+            backend.add_into(self._losses[0], loss)
+            backend.add_into(self.model.parameters.gradients, model.parameters.gradients)
+        return self._losses[0]
 
-    def _accumulate_part(self, tokens: Array, part: int, model: GPT, total: Array) -> None:
-        """The gradients of one part of each micro-batch; adds its share of the loss to `total`."""
-        backend, (micro_steps, B, length) = self.backend, tokens.shape
+    def _accumulate_part(self, part: int) -> None:
+        """The loss and the gradients of one part of each micro-batch."""
+        backend, (micro_steps, B, length) = self.backend, self._tokens.shape
+        model, total = self._models[part], self._losses[part]
         count = B // len(self._models)
-        sequences = backend.narrow(tokens, 1, part * count, count)
+        sequences = backend.narrow(self._tokens, 1, part * count, count)
         # Phases are timed in one part only: the others run beside it.
         phase = _untimed if part else self._phase
         model.parameters.clear_gradients()
+        backend.fill(total, 0.0)
         for micro_step in range(micro_steps):
             batch = backend.reshape(backend.narrow(sequences, 0, micro_step, 1), (count, length))
             ids, targets = backend.narrow(batch, 1, 0, length - 1), backend.narrow(batch, 1, 1, length - 1)

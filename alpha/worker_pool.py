@@ -1,4 +1,4 @@
-"""A few threads that share out the parts of a piece of work.
+"""A few threads that share out the parts of one operation.
 
 Numpy and BLAS release the interpreter lock inside their loops, so parts run side by side. What the parts are is decided
 by the shapes alone and never by the number of threads, so results have the same bits on one thread and on many.
@@ -15,44 +15,28 @@ Part = Any
 
 
 class WorkerPool:
-    """Runs a function over parts on the calling thread and `threads - 1` others.
-
-    A part may share out work of its own; `threads` of that call says how many of the pool it may use.
-    """
+    """Runs a function over parts on the calling thread and `threads - 1` others. One operation runs at a time."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._jobs: queue.SimpleQueue[tuple[_Job, contextvars.Context]] = queue.SimpleQueue()
-        self._started = self._wanted = 0
-        self._lock = threading.Lock()  # held for the two numbers: parts of a part's own may be shared out meanwhile
+        self._started = 0
 
-    def run(self, function: Callable[[Part], None], parts: Sequence[Part], threads: int | None = None) -> None:
-        """Call `function` with each part, on `threads` threads at most (None: all of the pool).
-
-        Returns when all are done. An exception in any part is raised here.
-        """
-        helpers = min(self.threads if threads is None else threads, len(parts)) - 1
+    def run(self, function: Callable[[Part], None], parts: Sequence[Part]) -> None:
+        """Call `function` with each part; returns when all are done. An exception in any part is raised here."""
+        helpers = min(self.threads, len(parts)) - 1
         if helpers <= 0:
             for part in parts:
                 function(part)
             return
-        self._want(helpers)
+        while self._started < helpers:
+            threading.Thread(target=self._work, daemon=True, name=f"alpha-worker-{self._started}").start()
+            self._started += 1
         job = _Job(function, parts)
         for _ in range(helpers):
             # A copy for each, since two threads cannot be in one context; it holds numpy's error state.
             self._jobs.put((job, contextvars.copy_context()))
-        try:
-            job.wait(job.take_parts())
-        finally:
-            self._want(-helpers)
-
-    def _want(self, helpers: int) -> None:
-        """Count the helpers that all callers together want, and start threads that are missing."""
-        with self._lock:
-            self._wanted += helpers
-            while self._started < min(self._wanted, self.threads - 1):
-                threading.Thread(target=self._work, daemon=True, name=f"alpha-worker-{self._started}").start()
-                self._started += 1
+        job.wait(job.take_parts())
 
     def _work(self) -> None:
         while True:

@@ -248,7 +248,7 @@ class BatchSizes(GPT):
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches are divided into single sequences, or eight parts."""
-    monkeypatch.setattr(backend_cpu_ref, "BATCH_PART_TOKENS", 1)
+    monkeypatch.setattr(backend_cpu_ref, "BATCH_PARTS", {2: 1, 4: 1, 8: 1})
     monkeypatch.setattr(BatchSizes, "seen", [])
 
 

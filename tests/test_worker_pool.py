@@ -81,30 +81,6 @@ def test_no_more_threads_start_than_there_is_work_for() -> None:
     assert all(each.daemon for each in alpha_workers())  # so that they never keep the process from ending
 
 
-def test_parts_share_out_parts_of_their_own() -> None:
-    pool = WorkerPool(4)
-    taken = np.zeros((2, 50), np.int64)
-    together = threading.Barrier(4, timeout=SECONDS)
-
-    def outer(row: int) -> None:
-        def inner(column: int) -> None:
-            if column < 2:
-                together.wait()  # so that two threads work on each of both rows at once
-            taken[row, column] += 1
-
-        pool.run(inner, range(50), threads=2)
-
-    for _ in range(20):
-        pool.run(outer, range(2))
-    assert (taken == 20).all()
-
-
-def test_a_job_may_be_confined_to_fewer_threads() -> None:
-    names = set()
-    WorkerPool(4).run(lambda part: names.add(threading.current_thread().name), range(50), threads=1)
-    assert names == {threading.current_thread().name}
-
-
 def test_many_small_jobs_are_quick() -> None:
     pool = WorkerPool(2)
     counter = np.zeros(4, np.int64)
