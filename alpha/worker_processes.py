@@ -123,7 +123,7 @@ def _serve(work: Callable[[int, int], None], connection: socket.socket) -> NoRet
             signal.signal(each, signal.SIG_IGN)
         # Files stay locked, and the sockets of other helpers usable, as long as any process has them open.
         for descriptor in map(int, os.listdir("/proc/self/fd")):
-            if descriptor not in (0, 1, 2, connection.fileno()):
+            if descriptor not in {0, 1, 2, connection.fileno()}:
                 with contextlib.suppress(OSError):  # the listing's own
                     os.close(descriptor)
         while command := connection.recv(_COMMAND.size):
