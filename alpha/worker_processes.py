@@ -15,6 +15,7 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -122,7 +123,7 @@ def _serve(work: Callable[[int, int], None], connection: socket.socket) -> NoRet
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(each, signal.SIG_IGN)
         # Files stay locked, and the sockets of other helpers usable, as long as any process has them open.
-        for descriptor in map(int, os.listdir("/proc/self/fd")):
+        for descriptor in [int(each.name) for each in Path("/proc/self/fd").iterdir()]:
             if descriptor not in {0, 1, 2, connection.fileno()}:
                 with contextlib.suppress(OSError):  # the listing's own
                     os.close(descriptor)
