@@ -398,6 +398,9 @@ class CpuRef(NumpyPrimitives):
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
+    def _rows(self, x: NumpyArray) -> NumpyArray:
+        return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+
     def _run(self, parts: Sequence[Part]) -> None:
         self._pool.run(_call, parts)
 
@@ -410,22 +413,23 @@ def _call(part: Part) -> None:
     function(argument)
 
 
-def _slices(size: int, step: int) -> list[slice]:
-    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
+@functools.lru_cache(1024)
+def _slices(size: int, step: int) -> tuple[slice, ...]:
+    return tuple(slice(start, min(start + step, size)) for start in range(0, size, step))
 
 
-def _blocks(rows: int, row_bytes: int) -> list[slice]:
+def _blocks(rows: int, row_bytes: int) -> tuple[slice, ...]:
     """Ranges of rows that fit the cache."""
     return _slices(rows, max(1, BLOCK_BYTES // row_bytes))
 
 
-def _product_rows(size: int, flops_each: int) -> list[slice]:
+def _product_rows(size: int, flops_each: int) -> tuple[slice, ...]:
     """Equal ranges of `size` rows or columns of a product: few, because each one packs the other operand again.
 
     Their number is a power of two, so that it can be shared out evenly.
     """
     wanted = max(1, min(size * flops_each // PART_FLOPS, size // SMALLEST_PART))
-    return _slices(size, -(-size // (1 << (wanted.bit_length() - 1)))) if size else []
+    return _slices(size, -(-size // (1 << (wanted.bit_length() - 1)))) if size else ()
 
 
 def _product_parts(a: NumpyArray, b: NumpyArray, out: NumpyArray) -> list[Part]:
