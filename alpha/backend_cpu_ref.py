@@ -28,7 +28,7 @@ from alpha.worker_processes import WorkerProcesses
 BLOCK_BYTES = 1 << 19  # fits the cache; with smaller ones threads wait more for the interpreter lock
 PART_FLOPS = 1 << 27
 SMALLEST_PART = 512
-FLAT_BLOCK = 1 << 16
+FLAT_BLOCK = 1 << 18
 BATCH_PARTS = {2: 512, 4: 8192, 8: 16384}  # parts of a batch, and from how many tokens on they are worth it
 HEAD_CHUNK = 1 << 24
 
