@@ -4,10 +4,8 @@ How an operation is divided into parts depends on the shapes alone, and every pr
 results have the same bits whatever `threads` is.
 """
 
-import ctypes
 import functools
 import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +17,7 @@ from alpha import backend_cpu_ref_kernels as kernels
 from alpha import rng, worker_processes
 from alpha.backend import AdamControl, Saved
 from alpha.backend_cpu_ref_attention import AttentionCall
+from alpha.backend_cpu_ref_libraries import keep_freed_memory, use_one_blas_thread
 from alpha.backend_cpu_ref_primitives import NumpyArray, NumpyPrimitives
 from alpha.backend_primitives import RandomKey
 from alpha.config import GATED_ACTIVATIONS
@@ -443,28 +442,3 @@ def _product_parts(a: NumpyArray, b: NumpyArray, out: NumpyArray) -> list[Part]:
     if M >= N:
         return [(part, (rows, whole)) for rows in _product_rows(M, 2 * K * N)]
     return [(part, (whole, columns)) for columns in _product_rows(N, 2 * K * M)]
-
-
-@functools.cache
-def use_one_blas_thread() -> None:
-    """Let products run on the thread that calls them: the worker pool does the sharing out, reproducibly."""
-    import threadpoolctl
-
-    threadpoolctl.threadpool_limits(1, "blas")
-
-
-@functools.cache
-def keep_freed_memory() -> None:
-    """Ask the C library not to hand freed memory back to the system.
-
-    A training step frees and allocates the same large arrays again and again; getting them from the system each time
-    would fault in every page anew, which costs more than the arithmetic on them.
-    """
-    if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "gnu_get_libc_version"):
-        return
-    trim_threshold, top_pad, mmap_max, arena_max = -1, -2, -4, -8  # malloc.h
-    for parameter, value in ((trim_threshold, 1 << 30), (top_pad, 1 << 26), (mmap_max, 0), (arena_max, 1)):
-        libc.mallopt(parameter, value)
