@@ -57,6 +57,8 @@ const uint ROWS = TILE_M / (SUBGROUPS_M * FRAGMENT_M), COLUMNS = TILE_N / (SUBGR
 const uint C_STRIDE = FRAGMENT_N / 4 + 1, C_GROUPS = SUBGROUPS_M * SUBGROUPS_N * FRAGMENT_M * C_STRIDE;
 const uint WORDS = 8 / A_UNIT;  // of a_shared in a group
 const uint A_SLICES = STAGES * A_LINES * A_STRIDE, B_SLICES = STAGES * B_LINES * B_STRIDE;
+const uint C_WORDS = DIRECT != 0 ? 0 : C_GROUPS * WORDS;
+const uint A_SIZE = A_SLICES > C_WORDS ? A_SLICES : C_WORDS;
 const int A_LAYOUT = A_ALONG_M != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl_CooperativeMatrixLayoutRowMajor;
 const int B_LAYOUT = B_ALONG_K != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl_CooperativeMatrixLayoutRowMajor;
 
@@ -64,7 +66,7 @@ const int B_LAYOUT = B_ALONG_K != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl
 #define B_MATRIX coopmat<HALF, gl_ScopeSubgroup, FRAGMENT_K, FRAGMENT_N, gl_MatrixUseB>
 #define C_MATRIX coopmat<float, gl_ScopeSubgroup, FRAGMENT_M, FRAGMENT_N, gl_MatrixUseAccumulator>
 
-shared A_WORD a_shared[DIRECT != 0 || A_SLICES > C_GROUPS * WORDS ? A_SLICES : C_GROUPS * WORDS];
+shared A_WORD a_shared[A_SIZE];
 shared B_WORD b_shared[B_SLICES];
 
 #define STORE_FLOATS(MATRIX, ADDRESS, INDEX)                                                                         \
