@@ -11,6 +11,7 @@ import atexit
 import sys
 from pathlib import Path
 
+from alpha import backend_helios_attention as attentions
 from alpha import backend_helios_elementwise as elementwise
 from alpha import backend_helios_loss as losses
 from alpha import backend_helios_matmul as products
@@ -83,6 +84,21 @@ class Helios(HeliosPrimitives):
 
     def rotary(self, x: HeliosArray, cosine: HeliosArray, sine: HeliosArray) -> HeliosArray:
         return elementwise.rotary(self, x, cosine, sine)
+
+    def attention(
+        self,
+        query: HeliosArray,
+        key: HeliosArray,
+        value: HeliosArray,
+        soft_cap: float = 0.0,
+        dropout: float = 0.0,
+        random: RandomKey | None = None,
+        training: bool = False,
+    ) -> tuple[HeliosArray, Saved]:
+        return attentions.attention(self, query, key, value, soft_cap, dropout, random, training)
+
+    def attention_backward(self, dy: HeliosArray, saved: Saved) -> tuple[HeliosArray, HeliosArray, HeliosArray]:
+        return attentions.attention_backward(self, dy, saved)
 
     def softmax(self, x: HeliosArray) -> HeliosArray:
         return elementwise.softmax(self, x)

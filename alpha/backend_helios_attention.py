@@ -65,11 +65,12 @@ QUERY_TILINGS = tuple(
 KEY_TILINGS = tuple(
     Tiling(*each) for each in ((64, 8, 4), (64, 8, 2), (64, 4, 1), (32, 4, 2), (32, 4, 1), (16, 2, 1), (8, 2, 1))
 )
+SMALL_TILINGS = tuple(Tiling(*each) for each in ((32, 4, 1), (16, 4, 1), (8, 2, 1)))
 
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """The operands of one attention, and what its forward half keeps: out [B, Tq, H, D], logsumexp [B, H, Tq] (base 2)."""
+    """The operands of one attention and what its forward half keeps: out [B, Tq, H, D], logsumexp [B, H, Tq] in base 2."""
 
     query: HeliosArray
     key: HeliosArray
@@ -178,10 +179,7 @@ def _forward(backend: HeliosCore, call: AttentionCall) -> None:
         "attention_forward",
         "f32",
         (-(-Tq // tiling.queries), H, B),
-        call.constants()
-        | call.dropping()
-        | _sizes(tiling)
-        | {"SAVE": int(call.logsumexp is not None)},
+        call.constants() | call.dropping() | _sizes(tiling) | {"SAVE": int(call.logsumexp is not None)},
         **call.arguments(),
         **call.random_arguments(),
         attended=call.out,
@@ -193,7 +191,8 @@ def _first_fit(
     backend: HeliosCore, tilings: Sequence[Tiling], width: int, resident: tuple[int, int, int], across_rows: bool
 ) -> Tiling:
     available = backend.device_info.shared_memory
-    for tiling in tilings:
+    # A processor gains nothing by large tiles, which take long to compile.
+    for tiling in SMALL_TILINGS if backend.device_info.kind == "cpu" else tilings:
         across = tiling.threads // tiling.columns if across_rows else tiling.columns
         if tiling.shared_bytes(width, resident, across) <= available:
             return tiling
@@ -207,8 +206,11 @@ def _sizes(tiling: Tiling) -> Constants:
 def attention_backward(
     backend: HeliosCore, dy: HeliosArray, saved: AttentionCall
 ) -> tuple[HeliosArray, HeliosArray, HeliosArray]:
-    """`Backend.attention_backward`: dquery, dkey and dvalue, side by side in one array when there are as many queries as
-    keys, as the projection that made them wants them back."""
+    """`Backend.attention_backward`: dquery, dkey and dvalue.
+
+    They lie side by side in one array when there are as many queries as keys, as the projection that made the operands
+    wants them back.
+    """
     call = saved
     B, Tq, Tk, H, G, D = call.dimensions
     gradient = backend.contiguous(dy)
