@@ -70,7 +70,7 @@ SMALL_TILINGS = tuple(Tiling(*each) for each in ((32, 4, 1), (16, 4, 1), (8, 2, 
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """The operands of one attention and what its forward half keeps: out [B, Tq, H, D], logsumexp [B, H, Tq] in base 2."""
+    """The operands of one attention and what its forward half keeps: `out` and `logsumexp` [B, H, Tq], in base 2."""
 
     query: HeliosArray
     key: HeliosArray
@@ -150,7 +150,9 @@ def attention(
         dropout, random = 0.0, None
     B, Tq, H, _ = query.shape
     call = AttentionCall(
-        *(_with_whole_rows(backend, each) for each in (query, key, value)),
+        query=_with_whole_rows(backend, query),
+        key=_with_whole_rows(backend, key),
+        value=_with_whole_rows(backend, value),
         soft_cap=soft_cap,
         dropout=dropout,
         random=random,
