@@ -85,6 +85,21 @@ class Helios(HeliosPrimitives):
     def rotary(self, x: HeliosArray, cosine: HeliosArray, sine: HeliosArray) -> HeliosArray:
         return elementwise.rotary(self, x, cosine, sine)
 
+    def attention(
+        self,
+        query: HeliosArray,
+        key: HeliosArray,
+        value: HeliosArray,
+        soft_cap: float = 0.0,
+        dropout: float = 0.0,
+        random: RandomKey | None = None,
+        training: bool = False,
+    ) -> tuple[HeliosArray, Saved]:
+        return attentions.attention(self, query, key, value, soft_cap, dropout, random, training)
+
+    def attention_backward(self, dy: HeliosArray, saved: Saved) -> tuple[HeliosArray, HeliosArray, HeliosArray]:
+        return attentions.attention_backward(self, dy, saved)
+
     def softmax(self, x: HeliosArray) -> HeliosArray:
         return elementwise.softmax(self, x)
 
