@@ -106,21 +106,6 @@ class Helios(HeliosPrimitives):
     def softmax_backward(self, dy: HeliosArray, y: HeliosArray) -> HeliosArray:
         return elementwise.softmax_backward(self, dy, y)
 
-    def attention(
-        self,
-        query: HeliosArray,
-        key: HeliosArray,
-        value: HeliosArray,
-        soft_cap: float = 0.0,
-        dropout: float = 0.0,
-        random: RandomKey | None = None,
-        training: bool = False,
-    ) -> tuple[HeliosArray, Saved]:
-        return attentions.attention(self, query, key, value, soft_cap, dropout, random, training)
-
-    def attention_backward(self, dy: HeliosArray, saved: Saved) -> tuple[HeliosArray, HeliosArray, HeliosArray]:
-        return attentions.attention_backward(self, dy, saved)
-
     def dropout(self, x: HeliosArray, probability: float, key: RandomKey | None) -> HeliosArray:
         return elementwise.dropout(self, x, probability, key)
 
