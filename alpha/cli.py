@@ -91,10 +91,23 @@ def _dispatch(given: Sequence[str]) -> None:
     if not given or given[0] in ("-h", "--help"):
         print_text(overview())
     elif given[0] == "--version":
-        print_text(f"alpha {__version__}")
+        print_text(_version())
     else:
         name, rest = _split(given)
         _run(name, rest)
+
+
+def _version() -> str:
+    """What `alpha --version` prints: the version, the commit, when or of what it was built, and its backends."""
+    from alpha import backends, installation
+
+    built = installation.built()
+    facts = {
+        "commit": installation.commit(),
+        "built" if built else "sources": built or str(installation.PACKAGE),
+        **backends.availability(),
+    }
+    return "\n".join([f"alpha {__version__}", *(f"{name:<8} {value}" for name, value in facts.items())])
 
 
 def _split(given: Sequence[str]) -> tuple[str, Sequence[str]]:
