@@ -98,7 +98,7 @@ build() {
     for ((try = 0; try <= retries; try++)); do
         say "building the executable"
         start=$(milliseconds)
-        if with_limit "$build_limit" "$root/build_scripts/exe" >>"$log" 2>&1 && [ -x "${alpha[0]}" ]; then
+        if build_once "$build_limit" >>"$log" 2>&1; then
             compile_ms=$(($(milliseconds) - start))
             return
         fi

@@ -115,7 +115,7 @@ handle_signals interrupted
 if [ -z "$alpha_path" ] && is_stale; then
     [ -x "$root/build_scripts/exe" ] || fail "there is no build_scripts/exe; measure the sources with --alpha=alpha.py."
     say "building the executable"
-    with_limit "$build_limit" "$root/build_scripts/exe" >>"$log" 2>&1 || fail "the build failed; its log is $log."
+    build_once "$build_limit" >>"$log" 2>&1 || fail "the build failed; its log is $log."
 fi
 measured_machine "$backend" "$device" "$workload" "$log" ||
     fail "'${alpha[*]} devices --json' names no device for $backend; the log is $log."
