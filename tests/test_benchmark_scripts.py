@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import importlib
+import math
 import os
 import resource
 import shutil
@@ -657,6 +658,45 @@ def test_a_base_that_cannot_run_is_nothing_to_compare_with_but_this_checkout_mus
     assert (done.returncode, done.stderr) == (0, "")
     assert "HEAD^ could not be measured, so there is nothing to compare with" in done.stdout
     assert check(checkout, "--short", "--base=HEAD^").returncode == 1
+
+
+# --- ratios -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_paired_ratios() -> None:
+    ratio = module_of("ratio")
+    # Logarithms 0, 0.1, 0.2: mean 0.1, standard error 0.1 / sqrt(3), Student's t with 2 degrees of freedom 4.303.
+    found = ratio.paired([math.exp(each) for each in (0.0, 0.1, 0.2)])
+    assert math.log(found.ratio) == pytest.approx(0.1)
+    assert math.log(found.high) == pytest.approx(0.1 + 4.303 * 0.1 / math.sqrt(3))
+    assert math.log(found.low) == pytest.approx(0.1 - 4.303 * 0.1 / math.sqrt(3))
+    assert found.verdict == "no change"
+    assert (found.inverse().low, found.inverse().high) == (1 / found.high, 1 / found.low)
+    assert ratio.paired([1.5]).verdict == "too few runs to say"
+    assert ratio.paired([1.5, 1.501]).verdict == "faster"
+    assert ratio.paired([0.5, 0.501]).verdict == "slower"
+
+
+def test_one_odd_run_in_the_history_does_not_hide_a_change() -> None:
+    ratio = module_of("ratio")
+    assert ratio.against_history(80.0, 0.001, [99.0, 100.0, 101.0, 102.0, 130.0]).verdict == "slower"
+    assert ratio.against_history(80.0, 0.001, [80.0, 100.0, 120.0, 140.0, 60.0]).verdict == "no change"
+    assert ratio.against_history(99.0, 0.05, [100.0, 100.0, 100.0]).verdict == "no change"
+
+
+@pytest.mark.parametrize(
+    ("times", "code"),
+    [
+        ([1.5, 1.5, 1.5, 1.51], 1),
+        ([0.9, 3.0, 1.2, 2.0], 0),  # slower on the average, but not surely
+        ([1.05, 1.05, 1.06, 1.05], 0),  # surely slower, but within the margin
+        ([1.0, 1.0, 1.0, 1.0], 0),
+    ],
+)
+def test_only_a_sure_slow_down_beyond_the_margin_counts(times: list[float], code: int) -> None:
+    command = [sys.executable, str(ROOT / "perf" / "ratio.py"), "--margin=10"]
+    pairs = "".join(f"2.0 {2 * each}\n" for each in times)
+    assert subprocess.run(command, input=pairs, text=True, capture_output=True, check=False).returncode == code
 
 
 # --- the picture ------------------------------------------------------------------------------------------------------
