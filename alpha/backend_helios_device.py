@@ -399,8 +399,12 @@ def _check(code: int) -> None:
 
 
 def _library_files() -> Sequence[Path]:
-    """Where the sidecar is, if it was built: beside this module, named as Python names extensions."""
-    return [Path(__file__).with_name("_helios" + suffix) for suffix in EXTENSION_SUFFIXES]
+    """Where the sidecar is, if it was built: beside this module, or in the executable's folder of native libraries;
+    named as Python names extensions."""
+    package = Path(__file__).resolve().parent
+    return [
+        folder / f"_helios{suffix}" for folder in (package, package.parent / "native") for suffix in EXTENSION_SUFFIXES
+    ]
 
 
 @functools.cache

@@ -154,6 +154,8 @@ def test_integers_are_exact_and_only_among_themselves(backend: Helios) -> None:
     assert backend.to_numpy(backend.greater(x, 16_777_216)).tolist() == [True, False, False]
     assert backend.to_numpy(backend.where(backend.greater(x, 0), x, -1)).tolist() == [16_777_217, -1, 7]
     assert backend.to_numpy(backend.cast(backend.from_numpy(np.float32([-1.5, 2.9])), np.int32)).tolist() == [-1, 2]
+    assert backend.to_numpy(backend.cast(x, np.float32)).tolist() == [16_777_216, -5, 7]
+    assert backend.to_numpy(backend.greater(x, -5.5)).tolist() == [True, True, True]
     assert backend.to_numpy(backend.cast(x, np.bool_)).tolist() == [True, True, True]
     for wrong in (lambda: backend.add(x, 0.5), lambda: backend.exp(x), lambda: backend.sum(x, (0,))):
         with pytest.raises(TypeError, match="cast them first"):
