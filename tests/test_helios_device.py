@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -443,7 +444,7 @@ GEOMETRY = "Capability 2\n" + KERNEL
 
 def test_validation_messages_are_collected(info: DeviceInfo, can_validate: bool) -> None:
     if not can_validate:
-        pytest.skip("THE VALIDATION LAYERS ARE NOT INSTALLED, so nothing is validated here")
+        pytest.skip("THE VALIDATION LAYERS ARE MISSING OR TOO OLD, so nothing is validated here")
     with Device(info, validate=True) as device:
         assert device.messages() == []
         device.pipeline(assemble(GEOMETRY), push_bytes=PUSH.size)
@@ -465,7 +466,7 @@ def test_validation_follows_the_environment(info: DeviceInfo, monkeypatch: pytes
                 assert device.validate == (value == "1")
         except VulkanError as error:
             assert value == "1"
-            assert "install the Vulkan validation layers" in str(error)
+            assert re.search("install (the|newer) Vulkan validation layers", str(error))
 
 
 # --- the file of compiled pipelines ---------------------------------------------------------------------------------
