@@ -200,6 +200,20 @@ with Device(choose_device(), validate=False) as device:
     assert re.fullmatch(message, run(script))
 
 
+def test_addresses_that_the_driver_aligns_less_are_rounded_up(run: Run) -> None:
+    script = """
+import ctypes
+size = ctypes.c_size_t.in_dll(ctypes.CDLL("libvulkan.so.1"), "buffer_bytes")
+with Device(choose_device(), validate=False) as device:
+    for moved in (0, 64, 255):
+        fault(f"vkGetBufferDeviceAddress:{moved}")
+        memory = device.allocate(1000, MemoryKind.UPLOAD)
+        host = ctypes.addressof(ctypes.c_char.from_buffer(memory.view))
+        print(memory.address % 256, host % 64, size.value)
+"""
+    assert run(script) == "0 0 1000\n0 0 1256\n0 1 1256\n"
+
+
 def test_no_device_at_all(run: Run) -> None:
     assert run('fault("vkCreateInstance:-9"); print(failure(list_devices))').startswith(
         "NoVulkan: There is a Vulkan loader, but no driver: vkCreateInstance returned VK_ERROR_INCOMPATIBLE_DRIVER."
