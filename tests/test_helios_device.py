@@ -375,6 +375,9 @@ def test_impossible_pipelines_are_refused(device: Device) -> None:
     for threads, message in ((most * 2, f"{most * 2} x 1 x 1"), (0, "0 x 1 x 1"), (2**32 - 1, "4294967295 x 1 x 1")):
         with pytest.raises(VulkanError, match=message):
             pipeline_of(device, threads=threads)
+    square = assemble(KERNEL.replace("%threads %one %one", "%threads %threads %one"))
+    with pytest.raises(VulkanError, match=f"{most // 2} x {most // 2} x 1 is more than the {most} invocations of"):
+        device.pipeline(square, {0: most // 2}, PUSH.size)
     for push_bytes in (132, 3):
         with pytest.raises(VulkanError, match=f"a multiple of 4 bytes and at most 128; not {push_bytes}"):
             device.pipeline(assemble(), push_bytes=push_bytes)
