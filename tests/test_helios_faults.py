@@ -200,6 +200,25 @@ with Device(choose_device(), validate=False) as device:
     assert re.fullmatch(message, run(script))
 
 
+def test_a_device_that_never_finishes_can_be_interrupted(run: Run) -> None:
+    script = """
+import signal
+def interrupt(number, frame):
+    raise KeyboardInterrupt
+with Device(choose_device(), validate=False) as device:
+    value = device.submit(device.create_program(b""))
+    fault("vkWaitSemaphores:2")
+    print(device.wait(value, seconds=0.01))
+    signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        device.wait(value)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+    assert run(script) == "False\ninterrupted\n"
+
+
 def test_addresses_that_the_driver_aligns_less_are_rounded_up(run: Run) -> None:
     script = """
 import ctypes
