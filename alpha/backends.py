@@ -2,7 +2,7 @@
 
 from alpha import environment
 from alpha.backend import Backend
-from alpha.errors import UsageError
+from alpha.errors import AlphaError, UsageError
 
 
 def resolve(name: str, dtype: str = "f32") -> str:
@@ -43,3 +43,14 @@ def create(name: str, device: int = -1, dtype: str = "f32") -> Backend:
 
         return CheckedBackend(opened, CpuRef(), dtype)
     raise ValueError(f"no backend is named {name!r}")
+
+
+def availability() -> dict[str, str]:
+    """For each backend "available", where it computes when there is a choice, or why it cannot be used here."""
+    from alpha.backend_helios_device import choose_device
+
+    try:
+        helios = f"available, {choose_device().name}"
+    except AlphaError as error:
+        helios = f"not available: {error}"
+    return {"cpu_ref": "available", "helios": helios}

@@ -6,18 +6,15 @@ Knows nothing about what is measured (see `bench_cases`). Work counts as done wh
 import datetime
 import math
 import os
-import shutil
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alpha import machine
+from alpha import installation, machine
 from alpha.backend import Backend
 from alpha.thread_choice import ROUNDS, ThreadChoice
 
@@ -136,7 +133,7 @@ def circumstances(backend: Backend) -> dict[str, Any]:
     """What a number depends on beside the case, as JSON: code, time, machine, libraries."""
     libraries = machine.blas_libraries()
     return {
-        "commit": commit(Path(__file__).resolve().parent),
+        "commit": installation.commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "processor": machine.processor(),
         "cores": machine.usable_cores(),
@@ -145,22 +142,6 @@ def circumstances(backend: Backend) -> dict[str, Any]:
         "blas": ", ".join(f"{each.name} {each.version}" for each in libraries),
         "coreType": ", ".join(each.core_type for each in libraries),
     }
-
-
-def commit(folder: Path) -> str:
-    """The git commit of the code in `folder`, with "-dirty" after changes; "unknown" where git does not track it."""
-    git = shutil.which("git")
-    if git is None:
-        return "unknown"
-
-    def ask(*arguments: str) -> str | None:
-        command = [git, "-C", str(folder), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    is_tracked = ask("ls-files", "--error-unmatch", "__init__.py") is not None
-    described = ask("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*") if is_tracked else None
-    return described or "unknown"
 
 
 def _warm_up(repeat: Callable[[], object], backend: Backend, threads: int) -> None:

@@ -240,32 +240,6 @@ def test_a_busy_machine_is_said_to_be_busy(capsys: pytest.CaptureFixture[str], m
         assert ("The load average is 3.14:" in capsys.readouterr().err) == is_busy
 
 
-def git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def test_the_commit_is_that_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "package"
-    package.mkdir()
-    module = package / "__init__.py"
-    module.write_text("")
-    assert bench.commit(package) == "unknown"
-    git(tmp_path, "init", "--quiet")
-    (tmp_path / "other").write_text("")
-    git(tmp_path, "add", "other")
-    git(tmp_path, "commit", "--quiet", "-m", "without the package")
-    assert bench.commit(package) == "unknown"
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "--quiet", "-m", "with it")
-    git(tmp_path, "tag", "v1", "-m", "v1")
-    assert bench.commit(package) == git(tmp_path, "rev-parse", "HEAD")[:12]
-    module.write_text("changed")
-    assert bench.commit(package) == git(tmp_path, "rev-parse", "HEAD")[:12] + "-dirty"
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert bench.commit(package) == "unknown"
-
-
 # --- the comparison with another program ------------------------------------------------------------------------------
 
 FAKE_PEER = """

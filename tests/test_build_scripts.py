@@ -58,7 +58,7 @@ def test_a_missing_venv_module_is_named_with_its_package(checkout: Path) -> None
 def test_an_unknown_argument_is_refused(checkout: Path) -> None:
     result = environment(checkout, "production")
     assert result.returncode == 1
-    assert result.stderr == "environment: error: unknown argument 'production'; the only one is 'dev'.\n"
+    assert result.stderr == "environment: error: unknown argument 'production'; there are 'dev' and 'exe'.\n"
 
 
 def test_an_environment_that_is_up_to_date_is_left_alone(checkout: Path) -> None:

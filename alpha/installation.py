@@ -1,0 +1,54 @@
+"""Which Alpha this is: the commit of its code, and when it was built into an executable, if it was.
+
+Knows nothing about what Alpha can do. A built executable finds the facts in `build.json` in its folder, which
+`build_scripts/exe` writes; sources are asked for their git commit.
+"""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+from alpha.errors import AlphaError
+
+PACKAGE = Path(__file__).resolve().parent
+IS_EXECUTABLE = "__compiled__" in globals()
+"""Whether this is the built executable; Nuitka defines that name in what it compiles."""
+
+FACTS = "build.json"
+
+
+def commit() -> str:
+    """The git commit of this code, with "-dirty" when it has changes; "unknown" where git does not track it."""
+    return facts(PACKAGE.parent)["commit"] if IS_EXECUTABLE else commit_of(PACKAGE)
+
+
+def built() -> str:
+    """When the executable was built, by the clock of its commit (ISO 8601); "" when sources are run."""
+    return facts(PACKAGE.parent)["date"] if IS_EXECUTABLE else ""
+
+
+def facts(folder: Path) -> dict[str, str]:
+    """`commit` and `date` of the executable in `folder`. Raises AlphaError when the file that says so is not there."""
+    path = folder / FACTS
+    try:
+        found = json.loads(path.read_bytes())
+        return {name: str(found[name]) for name in ("commit", "date")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AlphaError(f"{path} cannot be read ({error}); copy the executable's whole folder again.") from error
+
+
+def commit_of(folder: Path) -> str:
+    """The git commit of the package in `folder`; see `commit`."""
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+
+    def ask(*arguments: str) -> str | None:
+        command = [git, "-C", str(folder), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    is_tracked = ask("ls-files", "--error-unmatch", "__init__.py") is not None
+    described = ask("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*") if is_tracked else None
+    return described or "unknown"

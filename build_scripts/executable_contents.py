@@ -1,0 +1,255 @@
+"""What the folder of the executable holds beside what Nuitka puts there: shared libraries that a bare system lacks, the
+Vulkan backend's sidecar and kernels, the facts of the build, licences, and a bill of materials (CycloneDX).
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import re
+import shutil
+import subprocess
+import sysconfig
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+FACTS = "build.json"
+BILL = "sbom.cdx.json"
+LICENCES = "licenses"
+
+GLIBC = re.compile(r"(ld-linux[-\w]*|lib(c|m|dl|rt|pthread|util|resolv|anl|mvec))\.so(\.\d+)+")
+"""The libraries of glibc, which every system has and nothing else may bring along."""
+
+PLACES = {".so": "native", ".zip": "kernels"}
+"""Folder of the package's files that are not Python: `alpha/` itself is taken by the executable's name."""
+
+
+def complete(folder: Path, packages: set[str], facts: str) -> None:
+    """Complete `folder`, into which Nuitka has put the modules of these top-level `packages`.
+
+    `facts` are those of the build, as JSON: version, commit, date. Raises OSError and SystemExit.
+    """
+    for path in package_files():
+        target = folder / PLACES[path.suffix] / path.name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target)
+    add_missing_libraries(folder)
+    known = {**json.loads(facts), "glibc": newest_glibc(folder)}
+    (folder / FACTS).write_text(json.dumps(known, indent=2) + "\n")
+    distributions = distributions_of(packages)
+    components = [python_component(folder), *(distribution_component(each, folder) for each in distributions)]
+    components += [library_component(path, folder) for path in shared_libraries(folder)]
+    (folder / BILL).write_text(json.dumps(bill(components, known), indent=2) + "\n")
+
+
+def package_files() -> list[Path]:
+    """The files of the package that are needed at run time and are not Python."""
+    return sorted(path for path in (ROOT / "alpha").iterdir() if path.suffix in PLACES)
+
+
+# --- shared libraries -------------------------------------------------------------------------------------------------
+
+
+def elf_files(folder: Path) -> list[Path]:
+    """The executables and shared libraries below `folder`."""
+
+    def is_elf(path: Path) -> bool:
+        with path.open("rb") as file:
+            return file.read(4) == b"\x7fELF"
+
+    return sorted(path for path in folder.rglob("*") if path.is_file() and is_elf(path))
+
+
+def shared_libraries(folder: Path) -> list[Path]:
+    """The libraries of other projects in `folder`; not the extension modules of Python and its packages."""
+    return [path for path in elf_files(folder) if path.parent == folder and re.match(r"lib.*\.so", path.name)]
+
+
+def newest_glibc(folder: Path) -> str:
+    """The glibc version that the files in `folder` need, such as "2.35"."""
+    versions: set[tuple[int, ...]] = {(2, 0)}
+    for path in elf_files(folder):
+        for version in re.findall(r"\bGLIBC_(\d+(?:\.\d+)+)", _output("objdump", "-T", str(path))):
+            versions.add(tuple(map(int, version.split("."))))
+    return ".".join(map(str, max(versions)))
+
+
+def add_missing_libraries(folder: Path) -> None:
+    """Copy the libraries that files in `folder` need, but that neither lie in it nor belong to glibc, and what those
+    need in turn. Raises SystemExit for one that this machine does not have either."""
+    while True:
+        there = {path.name for path in folder.rglob("*")}
+        missing = {name for path in elf_files(folder) for name in needed_libraries(path)} - there
+        missing = {name for name in missing if not GLIBC.fullmatch(name)}
+        if not missing:
+            return
+        for name in sorted(missing):
+            source = system_library(name)
+            if source is None:
+                raise SystemExit(f"exe: error: the library {name} is needed, but this machine does not have it.")
+            shutil.copyfile(source, folder / name)
+
+
+def system_library(name: str) -> Path | None:
+    """The file of a shared library in this system's cache of them; None where it has none of that name."""
+    ldconfig = shutil.which("ldconfig", path="/sbin:/usr/sbin:/usr/bin:/bin") or "ldconfig"
+    for line in _output(ldconfig, "-p").splitlines():
+        found, _, path = line.partition(" => ")
+        if found.split()[:1] == [name] and ("x86-64" in found or platform.machine() != "x86_64"):
+            return Path(path).resolve()
+    return None
+
+
+def needed_libraries(path: Path) -> list[str]:
+    """The shared libraries that an ELF file names as needed."""
+    return re.findall(r"^ +NEEDED +(\S+)$", _output("objdump", "-p", str(path)), re.MULTILINE)
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+# --- what is inside, and under which licences -------------------------------------------------------------------------
+
+
+def distributions_of(packages: Iterable[str]) -> list[importlib.metadata.Distribution]:
+    """The installed distributions, Alpha's own aside, that these top-level packages come from, by name."""
+    owners = importlib.metadata.packages_distributions()
+    names = {name for package in packages for name in owners.get(package, ())} - {"alpha-gpt"}
+    return [importlib.metadata.distribution(name) for name in sorted(names, key=str.lower)]
+
+
+def bill(components: list[dict[str, Any]], facts: dict[str, str]) -> dict[str, Any]:
+    """A CycloneDX bill of materials; equal content has an equal serial number."""
+    content = json.dumps([components, facts], sort_keys=True)
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, content)}",
+        "version": 1,
+        "metadata": {
+            "timestamp": facts["date"],
+            "component": {
+                "type": "application",
+                "bom-ref": "alpha",
+                "name": "alpha",
+                "version": facts["version"],
+                "licenses": [{"expression": "MIT"}],
+                "properties": [
+                    {"name": "commit", "value": facts["commit"]},
+                    {"name": "glibc", "value": facts["glibc"]},
+                ],
+            },
+        },
+        "components": components,
+        "dependencies": [{"ref": "alpha", "dependsOn": [each["bom-ref"] for each in components]}],
+    }
+
+
+def python_component(folder: Path) -> dict[str, Any]:
+    """The Python that the executable contains; its licence text is copied."""
+    version = platform.python_version()
+    texts = [Path(sysconfig.get_path("stdlib")) / "LICENSE.txt", Path(f"/usr/share/doc/python{version[:4]}/copyright")]
+    _copy_licences(folder, f"cpython-{version}", [path for path in texts if path.is_file()][:1])
+    return {
+        "type": "platform",
+        "bom-ref": "cpython",
+        "name": "cpython",
+        "version": version,
+        "licenses": [{"expression": "PSF-2.0"}],
+    }
+
+
+def distribution_component(distribution: importlib.metadata.Distribution, folder: Path) -> dict[str, Any]:
+    """A package from a Python package index, with the licence that its metadata names; the texts are copied."""
+    metadata = distribution.metadata
+    name, version = metadata["Name"], distribution.version
+    texts = [
+        Path(str(distribution.locate_file(path)))
+        for path in distribution.files or ()
+        if re.match(r"(?i)(licen[cs]e|copying|notice)", path.name) and ".dist-info" in str(path)
+    ]
+    _copy_licences(folder, f"{name}-{version}", texts)
+    component = {
+        "type": "library",
+        "bom-ref": name,
+        "name": name,
+        "version": version,
+        "purl": f"pkg:pypi/{name.lower()}@{version}",
+    }
+    if licence := _licence_of(metadata):
+        component["licenses"] = [licence]
+    return component
+
+
+def _licence_of(metadata: Any) -> dict[str, Any] | None:
+    """CycloneDX's form of the licence: an SPDX expression where there is one, otherwise a name."""
+    if metadata["License-Expression"]:
+        return {"expression": metadata["License-Expression"]}
+    classifiers = [each for each in metadata.get_all("Classifier") or () if each.startswith("License ::")]
+    if classifiers:
+        return {"license": {"name": classifiers[0].split(" :: ")[-1]}}
+    first_line = (metadata["License"] or "").strip().split("\n")[0]
+    return {"license": {"name": first_line}} if first_line else None
+
+
+def library_component(path: Path, folder: Path) -> dict[str, Any]:
+    """A shared library: of a Python package that brings it along, or of this system's package."""
+    component: dict[str, Any] = {
+        "type": "library",
+        "bom-ref": path.name,
+        "name": path.name,
+        "hashes": [{"alg": "SHA-256", "content": hashlib.sha256(path.read_bytes()).hexdigest()}],
+    }
+    owner = next(_distributions_with(path.name), None)
+    if owner:
+        component["description"] = f"part of {owner.metadata['Name']} {owner.version}, whose licence files name it"
+        if "openblas" in path.name:
+            component["version"] = _openblas_version()
+        return component
+    package = _system_package(path.name)
+    if package:
+        component["version"] = _output("dpkg-query", "--show", "--showformat=${Version}", package)
+        name = package.split(":")[0]
+        component["description"] = f"package {name} of {platform.freedesktop_os_release()['PRETTY_NAME']}"
+        notice = Path("/usr/share/doc") / name / "copyright"
+        if notice.is_file():
+            _copy_licences(folder, name, [notice])
+            names = dict.fromkeys(re.findall(r"^License: (\S.*)$", notice.read_text(errors="replace"), re.MULTILINE))
+            component["licenses"] = [{"license": {"name": each}} for each in names]
+    return component
+
+
+def _distributions_with(file_name: str) -> Iterator[importlib.metadata.Distribution]:
+    for distribution in importlib.metadata.distributions():
+        if any(path.name == file_name for path in distribution.files or ()):
+            yield distribution
+
+
+def _openblas_version() -> str:
+    import numpy
+
+    return str(numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]["version"])
+
+
+def _system_package(library: str) -> str | None:
+    """The Debian package that owns a library of this system; None elsewhere, or for a library of another origin."""
+    path = system_library(library)
+    if path is None or shutil.which("dpkg-query") is None:
+        return None
+    for spelling in (str(path), str(path).removeprefix("/usr")):  # packages list either, where /lib is a link
+        done = subprocess.run(["dpkg-query", "--search", spelling], capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return done.stdout.split(": ")[0]
+    return None
+
+
+def _copy_licences(folder: Path, name: str, texts: list[Path]) -> None:
+    for number, text in enumerate(texts):
+        target = folder / LICENCES / name
+        target.mkdir(parents=True, exist_ok=True)
+        copied = target / text.name
+        shutil.copyfile(text, target / f"{number}-{text.name}" if copied.exists() else copied)

@@ -1,0 +1,327 @@
+"""The built executable does what the sources do, on a machine that has nothing.
+
+These tests run with `build_scripts/exe-test` only, which builds first: they need dist/, made from the sources that are
+here.
+"""
+
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_training import text_of
+
+from alpha import __version__
+from alpha.cli import COMMANDS
+
+ROOT = Path(__file__).resolve().parent.parent
+DIST = ROOT / "dist"
+FOLDER = DIST / "alpha"
+ONEFILE = DIST / "alpha-onefile"
+SHAPE = ("--tokenizer=char", "--layers=1", "--dim=16", "--heads=2", "--block=16", "--batch=4", "--minTokensPerParam=0")
+MEGABYTES = 60
+SLOWEST_START = 1.5
+GLIBC_FILES = ("ld-linux-x86-64.so.2", "libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1")
+
+pytestmark = pytest.mark.executable
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def contents() -> Iterator[Any]:
+    """The build's own functions, once it is clear that dist/ was made from these sources."""
+    sys.path.insert(0, str(ROOT / "build_scripts"))
+    import executable
+    import executable_contents
+
+    assert executable.is_current(executable.inputs()), "dist/ is not what these sources give; run build_scripts/exe"
+    yield executable_contents
+    sys.path.remove(str(ROOT / "build_scripts"))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.txt"
+    path.write_text(text_of())
+    return path
+
+
+@pytest.fixture(params=[FOLDER / "alpha", ONEFILE], ids=["folder", "onefile"])
+def program(request: pytest.FixtureRequest, contents: Any) -> Path:
+    return request.param
+
+
+@pytest.fixture
+def alpha(program: Path, tmp_path: Path) -> Run:
+    """Runs the executable with an environment of nothing but a place for its cache."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [str(program), *arguments]
+        variables = {"XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}
+        return subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def succeed(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def available_backends(version: str) -> list[str]:
+    return re.findall(r"^(\w+) +available", version, re.MULTILINE)
+
+
+# --- what it does -----------------------------------------------------------------------------------------------------
+
+
+def test_the_version_names_the_build(alpha: Run) -> None:
+    facts = json.loads((DIST / "build.json").read_bytes())["inputs"]
+    lines = succeed(alpha("--version")).splitlines()
+    assert lines[0] == f"alpha {__version__}"
+    assert [line.split(maxsplit=1) for line in lines[1:3]] == [["commit", facts["commit"]], ["built", facts["date"]]]
+    assert available_backends("\n".join(lines))[0] == "cpu_ref"
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_the_help_of_every_command_is_that_of_the_sources(name: str, contents: Any, tmp_path: Path) -> None:
+    arguments = [*name.split(), "--help"]
+    built, source = (
+        subprocess.run([*command, *arguments], env={}, cwd=tmp_path, capture_output=True, text=True, check=False)
+        for command in ([str(FOLDER / "alpha")], [sys.executable, str(ROOT / "alpha.py")])
+    )
+    assert (built.returncode, built.stdout, built.stderr) == (0, source.stdout, source.stderr)
+
+
+def test_train_resume_sample_eval(alpha: Run, corpus: Path, tmp_path: Path) -> None:
+    data = f"--data={corpus}"
+    succeed(alpha("train", data, *SHAPE, "--iters=20", "--threads=1", "--runDir=run"))
+    succeed(alpha("train", "--resume=run", "--iters=30"))
+    assert len(losses(tmp_path / "run")) == 30
+    text = json.loads(succeed(alpha("sample", "--checkpoint=run", "--steps=20", "--json")))
+    assert text
+    result = json.loads(succeed(alpha("eval", "--checkpoint=run", data, "--json")))
+    assert 0 < result["loss"] < 4
+    assert "run" in succeed(alpha("runs", "--dir=."))
+
+
+def test_it_computes_the_same_bits_as_the_sources(contents: Any, corpus: Path, tmp_path: Path) -> None:
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    for name, command in (("built", [str(FOLDER / "alpha")]), ("source", [sys.executable, str(ROOT / "alpha.py")])):
+        arguments = ["train", f"--data={corpus}", *SHAPE, "--iters=20", "--threads=1", f"--runDir={tmp_path / name}"]
+        subprocess.run([*command, *arguments], env=environment, cwd=tmp_path, check=True, capture_output=True)
+    assert losses(tmp_path / "built") == losses(tmp_path / "source")
+
+
+def test_every_backend_that_is_available_trains(alpha: Run, corpus: Path, tmp_path: Path) -> None:
+    found = available_backends(succeed(alpha("--version")))
+    for backend in found:
+        options = (f"--data={corpus}", *SHAPE, "--iters=5", "--sampleInterval=0", f"--backend={backend}")
+        succeed(alpha("train", *options, f"--runDir={backend}"))
+    first, *others = [losses(tmp_path / backend) for backend in found]
+    assert len(first) == 5
+    for other in others:
+        assert other == pytest.approx(first, rel=1e-3)
+
+
+def test_other_commands(alpha: Run, corpus: Path, tmp_path: Path) -> None:
+    succeed(alpha("datagen", "--domain=abc", "--size=20kB", "--out=tunes.txt"))
+    assert (tmp_path / "tunes.txt").stat().st_size > 10_000
+    succeed(alpha("tokenizer", "build", f"--input={corpus}", "--type=bpe", "--vocabSize=300", "--out=bpe.json"))
+    assert json.loads((tmp_path / "bpe.json").read_bytes())
+    devices = json.loads(succeed(alpha("devices", "--json")))["devices"]
+    assert devices[0]["backend"] == "cpu_ref"
+    assert devices[0]["blas"]
+    assert "ALPHA_DEBUG" in succeed(alpha("env"))
+    rows = succeed(alpha("bench", "--suite=ops", "--match=matmul", "--iters=1", "--seconds=0.01", "--json"))
+    commit = json.loads((DIST / "build.json").read_bytes())["inputs"]["commit"]
+    assert commit in rows
+
+
+def test_errors_are_one_line(alpha: Run) -> None:
+    for arguments, code, message in (
+        (["train", "--wrong=1"], 2, "--wrong"),
+        (["train", "--data=missing.txt"], 1, "missing.txt"),
+        (["sample", "--checkpoint=missing"], 1, "missing"),
+        (["nonsense"], 2, "nonsense"),
+    ):
+        done = alpha(*arguments)
+        assert (done.returncode, done.stdout) == (code, "")
+        assert done.stderr.startswith("alpha: error: ")
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_in_a_terminal_saves_and_says_how_to_go_on(program: Path, corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["train", f"--data={corpus}", *SHAPE, "--iters=1000000", "--evalInterval=0", f"--runDir={run}"]
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "TERM": "xterm-256color"}
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execve(program, [str(program), *arguments], environment)
+    shown = read_until(terminal, rb"step +\d{2,}/1000000")
+    os.write(terminal, b"\x03")
+    shown += read_until(terminal, None)
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 130, shown
+    assert b"\x1b[" in shown  # drawn, not only printed
+    assert b"--resume=" in shown
+    assert list(run.glob("checkpoint-*.safetensors"))
+
+
+def test_an_interrupt_by_another_process_saves_too(program: Path, corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["train", f"--data={corpus}", *SHAPE, "--iters=1000000", "--evalInterval=0", f"--runDir={run}"]
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with subprocess.Popen([program, *arguments], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not (run / "metrics.jsonl").exists() or len(losses(run)) < 10:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, printed
+    assert list(run.glob("checkpoint-*.safetensors"))
+
+
+def read_until(terminal: int, pattern: bytes | None, seconds: float = 60) -> bytes:
+    """What is written to the terminal, until it matches, or until the program closes it."""
+    shown = b""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if select.select([terminal], [], [], 0.1)[0]:
+            try:
+                shown += os.read(terminal, 65536)
+            except OSError:  # how Linux says that the other side has closed
+                return shown
+            if pattern and re.search(pattern, shown):
+                return shown
+    raise AssertionError(f"the program went on for {seconds} s after {shown!r}")
+
+
+# --- where it runs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bare_root(tmp_path: Path) -> Path:
+    """A root folder that holds glibc, a corpus, and nothing else."""
+    root = tmp_path / "root"
+    library = root / "lib64"
+    library.mkdir(parents=True)
+    system = Path("/lib/x86_64-linux-gnu") if Path("/lib/x86_64-linux-gnu").is_dir() else Path("/lib64")
+    for name in GLIBC_FILES:
+        shutil.copy(system / name, library / name)
+    (root / "corpus.txt").write_text(text_of())
+    (root / "tmp").mkdir()
+    return root
+
+
+def in_root(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    become_root = [] if os.getuid() == 0 else ["unshare", "--map-root-user"]
+    command = [*become_root, "chroot", str(root), *arguments]
+    return subprocess.run(command, env={}, capture_output=True, text=True, check=False)
+
+
+def test_the_folder_needs_nothing_but_glibc(contents: Any, bare_root: Path) -> None:
+    shutil.copytree(FOLDER, bare_root / "alpha")
+    version = in_root(bare_root, "/alpha/alpha", "--version")
+    if version.returncode and "alpha" not in version.stderr:
+        pytest.skip(f"this machine does not let a root folder be changed: {version.stderr.strip()}")
+    assert available_backends(succeed(version)) == ["cpu_ref"]
+    assert "Vulkan" in succeed(in_root(bare_root, "/alpha/alpha", "devices"))
+    succeed(in_root(bare_root, "/alpha/alpha", "train", "--data=/corpus.txt", *SHAPE, "--iters=20", "--runDir=/run"))
+    succeed(in_root(bare_root, "/alpha/alpha", "train", "--resume=/run", "--iters=25"))
+    succeed(in_root(bare_root, "/alpha/alpha", "sample", "--checkpoint=/run", "--steps=5"))
+    succeed(in_root(bare_root, "/alpha/alpha", "eval", "--checkpoint=/run", "--data=/corpus.txt"))
+    assert len(losses(bare_root / "run")) == 25
+
+
+def test_the_one_file_needs_nothing_but_glibc_and_proc(contents: Any, bare_root: Path) -> None:
+    shutil.copy(ONEFILE, bare_root / "alpha")
+    (bare_root / "proc").mkdir()
+    script = f"mount -t proc proc '{bare_root}/proc' && exec chroot '{bare_root}' /alpha \"$@\""
+    become_root = ["unshare", "--mount", "--pid", "--fork", *([] if os.getuid() == 0 else ["--map-root-user"])]
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [*become_root, "sh", "-c", script, "sh", *arguments]
+        variables = {"PATH": os.environ["PATH"]}
+        return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+
+    version = run("--version")
+    if version.returncode and "alpha" not in version.stderr.replace(str(bare_root), ""):
+        pytest.skip(f"this machine does not let /proc be mounted: {version.stderr.strip()}")
+    assert available_backends(succeed(version)) == ["cpu_ref"]
+    succeed(run("train", "--data=/corpus.txt", *SHAPE, "--iters=20", "--runDir=/run"))
+    assert len(losses(bare_root / "run")) == 20
+
+
+def test_every_library_is_inside_or_of_glibc(contents: Any) -> None:
+    files = contents.elf_files(FOLDER)
+    inside = {path.name for path in files}
+    assert len(files) > 20
+    needed = {name for path in files for name in contents.needed_libraries(path)}
+    assert [name for name in sorted(needed - inside) if not contents.GLIBC.fullmatch(name)] == []
+    assert contents.newest_glibc(FOLDER) == json.loads((FOLDER / "build.json").read_bytes())["glibc"]
+
+
+def test_the_files_of_the_package_are_inside(contents: Any) -> None:
+    names = {path.name for path in contents.package_files()}
+    assert "kernels.zip" in names
+    assert names <= {path.name for path in FOLDER.rglob("*")}
+
+
+# --- what is written beside it ----------------------------------------------------------------------------------------
+
+
+def test_sums(contents: Any) -> None:
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=DIST, check=True)
+    listed = {line.split("  ")[1] for line in (DIST / "SHA256SUMS").read_text().splitlines()}
+    assert {"alpha/alpha", "alpha-onefile", "alpha.tar.zst", "sbom.cdx.json"} <= listed
+
+
+def test_the_bill_of_materials_names_what_is_inside(contents: Any) -> None:
+    bill = json.loads((DIST / "sbom.cdx.json").read_bytes())
+    assert (bill["bomFormat"], bill["metadata"]["component"]["version"]) == ("CycloneDX", __version__)
+    components = {each["name"]: each for each in bill["components"]}
+    assert {"cpython", "numpy", "rich", "regex", "safetensors", "docopt-ng", "threadpoolctl"} <= components.keys()
+    assert not {"pytest", "mypy", "Nuitka", "hypothesis"} & components.keys()
+    for name in ("numpy", "rich", "cpython"):
+        assert components[name]["version"]
+        assert components[name]["licenses"]
+        assert list((FOLDER / "licenses").glob(f"{name}-*/*"))
+    libraries = {path.name for path in contents.shared_libraries(FOLDER)}
+    assert any("openblas" in name for name in libraries)
+    assert libraries <= components.keys()
+
+
+def test_sizes(contents: Any) -> None:
+    for name in ("alpha.tar.zst", "alpha-onefile"):
+        assert (DIST / name).stat().st_size < MEGABYTES * 1e6
+
+
+def test_it_starts_about_as_fast_as_python(contents: Any, tmp_path: Path) -> None:
+    commands = ([str(FOLDER / "alpha"), "--help"], [sys.executable, str(ROOT / "alpha.py"), "--help"])
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(21):  # in turns, so that other work on the machine slows both
+        for command, found in zip(commands, seconds, strict=True):
+            start = time.perf_counter()
+            subprocess.run(command, env={}, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+            found.append(time.perf_counter() - start)
+    built, source = map(statistics.median, seconds)
+    assert built < SLOWEST_START * source
