@@ -98,7 +98,10 @@ def main(arguments: list[str]) -> None:
         compile_alpha(wanted)
         outputs = install()
         STAMP.write_text(json.dumps({"inputs": wanted, "outputs": outputs}, indent=2) + "\n")
-        say(f"built in {time.monotonic() - start:.0f} s; it needs glibc {outputs['glibc']}")
+        say(
+            f"built in {time.monotonic() - start:.0f} s; it needs glibc {outputs['glibc']}, or "
+            f"{outputs['glibcOfFallback']} where libraries of {contents.FALLBACK}/ are used"
+        )
         for name, size in outputs["bytes"].items():
             say(f"  dist/{name}: {size / 1e6:.1f} MB")
 
@@ -202,7 +205,7 @@ def install() -> dict[str, Any]:
     (DIST / SUMS).write_text("".join(f"{value}  {name}\n" for name, value in sums.items()))
     sizes = {"alpha": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())}
     sizes |= {name: (DIST / name).stat().st_size for name in (ARCHIVE, ONEFILE)}
-    return {"glibc": facts["glibc"], "bytes": sizes, "sha256": sums}
+    return {name: facts[name] for name in ("glibc", "glibcOfFallback")} | {"bytes": sizes, "sha256": sums}
 
 
 def write_archive(folder: Path, moment: datetime.datetime) -> None:

@@ -37,7 +37,7 @@ class AlphaPlugin(NuitkaPluginBase):  # type: ignore[misc]
         self.packages = {str(module.getFullName()).split(".")[0] for module in module_set}
 
     def getExtraCodeFiles(self) -> dict[str, str]:  # noqa: N802
-        return {"executable_path.c": (HERE / "executable_path.c").read_text()}
+        return {"executable_start.c": (HERE / "executable_start.c").read_text()}
 
     def onStandaloneDistributionFinished(self, dist_dir: str) -> None:  # noqa: N802
         executable_contents.complete(Path(dist_dir), self.packages, os.environ["ALPHA_BUILD_FACTS"])
