@@ -7,18 +7,23 @@ device as well.
 
 from __future__ import annotations
 
+import atexit
+import sys
+from pathlib import Path
+
+from alpha import backend_helios_attention as attentions
 from alpha import backend_helios_elementwise as elementwise
 from alpha import backend_helios_loss as losses
 from alpha import backend_helios_matmul as products
 from alpha import backend_helios_norm as norms
 from alpha import backend_helios_update as updates
-from alpha import environment
+from alpha import environment, files
 from alpha.backend import AdamControl, Saved, UpdateControl
 from alpha.backend_helios_array import HeliosArray
-from alpha.backend_helios_device import Device, choose_device
+from alpha.backend_helios_device import Device, DeviceInfo, choose_device
 from alpha.backend_helios_primitives import HeliosPrimitives
 from alpha.backend_primitives import RandomKey
-from alpha.errors import UsageError
+from alpha.errors import AlphaError, UsageError
 
 _NEEDED = {"f16": "float16", "bf16": "bfloat16"}
 
@@ -85,6 +90,21 @@ class Helios(HeliosPrimitives):
 
     def softmax_backward(self, dy: HeliosArray, y: HeliosArray) -> HeliosArray:
         return elementwise.softmax_backward(self, dy, y)
+
+    def attention(
+        self,
+        query: HeliosArray,
+        key: HeliosArray,
+        value: HeliosArray,
+        soft_cap: float = 0.0,
+        dropout: float = 0.0,
+        random: RandomKey | None = None,
+        training: bool = False,
+    ) -> tuple[HeliosArray, Saved]:
+        return attentions.attention(self, query, key, value, soft_cap, dropout, random, training)
+
+    def attention_backward(self, dy: HeliosArray, saved: Saved) -> tuple[HeliosArray, HeliosArray, HeliosArray]:
+        return attentions.attention_backward(self, dy, saved)
 
     def dropout(self, x: HeliosArray, probability: float, key: RandomKey | None) -> HeliosArray:
         return elementwise.dropout(self, x, probability, key)
@@ -157,10 +177,24 @@ def open_helios(device: int = -1, precision: str = "f32") -> Helios:
 
     Raises AlphaError when there is no such device, UsageError when it cannot compute in the precision.
     """
-    opened = Device(choose_device(device))
+    info = choose_device(device)
     needed = _NEEDED.get(precision)
-    if needed and needed not in opened.info.features:
-        raise UsageError(
-            f"{opened.info.name} has no {needed}; leave out --dtype={precision}, or choose another --device."
-        )
+    if needed and needed not in info.features:
+        raise UsageError(f"{info.name} has no {needed}; leave out --dtype={precision}, or choose another --device.")
+    opened = Device(info, pipeline_cache=_pipeline_cache(info))
+    atexit.register(opened.close)
     return Helios(opened, precision)
+
+
+def _pipeline_cache(info: DeviceInfo) -> Path | None:
+    """The file that keeps compiled pipelines from run to run; None where there is no place for one."""
+    try:
+        folder = files.cache_folder() / "pipelines"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (AlphaError, OSError) as error:
+        print(
+            f"helios: pipelines are compiled anew in each run, there is no folder to keep them in: {error}",
+            file=sys.stderr,
+        )
+        return None
+    return folder / f"{info.vendor_id:x}-{info.device_id:x}-{info.pipeline_cache_uuid}.bin"

@@ -6,6 +6,7 @@ Knows nothing about kernels; a view never touches the elements.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,8 +73,8 @@ class Storage:
         self.mapped = mapped
         self.ready = ready
 
-    def __del__(self) -> None:
-        if self.release is not None:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if self.release is not None and not is_finalizing():  # then the device is closed, and modules are gone
             self.release()
 
 
@@ -157,17 +158,20 @@ def narrowed(x: HeliosArray, axis: int, start: int, length: int) -> HeliosArray:
     return x.view(shape, x.strides, start * x.strides[axis] if length else 0)
 
 
+def broadcast_strides(shape: tuple[int, ...], strides: tuple[int, ...], to: Sequence[int]) -> tuple[int, ...]:
+    """The strides of an array broadcast to the shape `to`. Raises ValueError when it cannot be."""
+    added = len(to) - len(shape)
+    if added < 0 or any(length not in (1, wanted) for length, wanted in zip(shape, to[added:], strict=True)):
+        raise ValueError(f"shape {shape} cannot be broadcast to {tuple(to)}")
+    kept = (
+        stride if length == wanted else 0 for length, stride, wanted in zip(shape, strides, to[added:], strict=True)
+    )
+    return (*(0,) * added, *kept)
+
+
 def expanded(x: HeliosArray, shape: Sequence[int]) -> HeliosArray:
     """The view broadcast to `shape`. Raises ValueError when it cannot be."""
-    added = len(shape) - len(x.shape)
-    strides = [0] * max(0, added)
-    if added < 0:
-        raise ValueError(f"shape {x.shape} cannot be broadcast to {tuple(shape)}")
-    for length, stride, wanted in zip(x.shape, x.strides, shape[added:], strict=True):
-        if length not in (1, wanted):
-            raise ValueError(f"shape {x.shape} cannot be broadcast to {tuple(shape)}")
-        strides.append(stride if length == wanted else 0)
-    return x.view(shape, strides)
+    return x.view(shape, broadcast_strides(x.shape, x.strides, shape))
 
 
 def reshaped(x: HeliosArray, shape: Sequence[int]) -> HeliosArray | None:

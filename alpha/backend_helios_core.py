@@ -20,7 +20,7 @@ from alpha import backend_helios_array as views
 from alpha import environment
 from alpha.backend import Backend
 from alpha.backend_helios_array import ELEMENTS, HeliosArray, Storage, contiguous_strides, element_of
-from alpha.backend_helios_device import Device, DeviceInfo
+from alpha.backend_helios_device import Device, DeviceInfo, VulkanError
 from alpha.backend_helios_kernels import Pipelines, read_bundle
 from alpha.backend_helios_memory import DeviceMemory
 from alpha.backend_helios_plan import Argument, Dispatch, needs_barrier
@@ -257,6 +257,8 @@ class HeliosCore(Backend):
         """Wait until everything asked for has been done."""
         self.flush()
         self.device.wait(self._submitted)
+        if self.device.validate and (messages := self.device.messages()):
+            raise VulkanError("The Vulkan validation layers report: " + "; ".join(messages))
 
     # --- recording ----------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ neither.
 import ctypes
 import functools
 import json
+import os
 import struct
 import weakref
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from alpha import environment
-from alpha.errors import AlphaError
+from alpha.errors import AlphaError, UsageError
 
 COMMAND = struct.Struct("=I3IQII128s")
 """One command of a program, `helios_command`: kind, groups (3), pipeline, push bytes, 0, push constants."""
@@ -37,17 +38,19 @@ _VALIDATE = 1
 _REPEATED = 1
 _TIMESTAMPS = 2
 _FOREVER = 2**64 - 1
+_KINDS = ("discrete", "integrated", "virtual", "other", "cpu")  # in the order of preference
 
 _INSTALL_LOADER = (
     "Install it: libvulkan1 on Debian and Ubuntu, vulkan-loader on Fedora, vulkan-icd-loader on Arch; and a driver for "
     "your GPU."
 )
-_INSTALL_DRIVER = (
+INSTALL_DRIVER = (
     "Install the driver of your GPU: for AMD and Intel mesa-vulkan-drivers on Debian, Ubuntu and Fedora, vulkan-radeon "
     "or vulkan-intel on Arch; for NVIDIA the manufacturer's driver (nvidia-driver on Debian, nvidia-driver-NNN on "
-    "Ubuntu, akmod-nvidia on Fedora, nvidia-utils on Arch). Without a GPU, mesa-vulkan-drivers (vulkan-swrast on Arch) "
-    "computes on the CPU."
+    "Ubuntu, akmod-nvidia on Fedora, nvidia-utils on Arch)."
 )
+"""What to do where there is a GPU that Vulkan does not see."""
+_INSTALL_LAVAPIPE = " Without a GPU, mesa-vulkan-drivers (vulkan-swrast on Arch) computes on the CPU."
 _INSTALL_SIDECAR = (
     "Alpha was installed without its Vulkan part, because there was no C compiler. Install gcc (Debian, Ubuntu, Fedora "
     "and Arch have a package of that name) and then install Alpha again, or run build_scripts/native in its sources."
@@ -135,7 +138,17 @@ class DeviceInfo:
     @property
     def memory_bytes(self) -> int:
         """The size of the largest heap of the device's own memory."""
-        return max((heap.bytes for heap in self.heaps if heap.device_local), default=0)
+        return self._largest_heap().bytes
+
+    @property
+    def available_bytes(self) -> int:
+        """What this process could still have of that heap when the device was asked."""
+        heap = self._largest_heap()
+        return max(0, heap.budget - heap.usage)
+
+    def _largest_heap(self) -> Heap:
+        none = Heap(bytes=0, budget=0, usage=0, device_local=True, host_visible=False)
+        return max((heap for heap in self.heaps if heap.device_local), key=lambda heap: heap.bytes, default=none)
 
 
 @dataclass(frozen=True)
@@ -165,32 +178,32 @@ def list_devices() -> tuple[DeviceInfo, ...]:
         capacity = needed.value
 
 
-def has_gpu() -> bool:
-    """Whether there is a GPU that Alpha can use."""
-    try:
-        return any(device.kind != "cpu" and not device.missing for device in list_devices())
-    except NoVulkan:
-        return False
+def choose_device(index: int = -1) -> DeviceInfo:
+    """The device of this number; with -1 the best one, which is a GPU with memory of its own where there is one.
 
-
-def choose_device(number: int = -1) -> DeviceInfo:
-    """The device of that number, or with -1 the first GPU, discrete ones first; where there is none, any device.
-
-    Raises NoVulkan when there is no device at all, VulkanError when the one chosen is not there or lacks something.
+    Raises NoVulkan when there is none, UsageError when it is not there or lacks what Alpha requires.
     """
     devices = list_devices()
-    if number >= 0:
-        chosen = next((device for device in devices if device.index == number), None)
-        if chosen is None:
-            raise VulkanError(f"There is no Vulkan device {number}; `alpha devices` lists those there are.")
+    if index >= len(devices):
+        raise UsageError(f"There is no Vulkan device {index}; alpha devices lists those that there are.")
+    if index >= 0:
+        chosen = devices[index]
     else:
-        order = ("discrete", "integrated", "virtual", "other", "cpu")
-        chosen = min(devices, key=lambda device: (bool(device.missing), order.index(device.kind)))
+        chosen = min(devices, key=lambda each: (bool(each.missing), _KINDS.index(each.kind), -each.memory_bytes))
     if chosen.missing:
-        raise VulkanError(
-            f"{chosen.name} lacks {', '.join(chosen.missing)}, which Alpha needs; a newer driver may help."
+        raise UsageError(
+            f"The Vulkan device {chosen.index}, {chosen.name}, cannot be used, because it or its driver lacks "
+            f"{', '.join(chosen.missing)}; a newer driver may help."
         )
     return chosen
+
+
+def has_gpu() -> bool:
+    """Whether there is a device that Alpha can use and that is more than a driver which computes on the CPU."""
+    try:
+        return any(not each.missing and each.kind != "cpu" for each in list_devices())
+    except NoVulkan:
+        return False
 
 
 def dispatch_command(pipeline: int, groups: tuple[int, int, int], push: bytes) -> bytes:
@@ -201,6 +214,7 @@ def dispatch_command(pipeline: int, groups: tuple[int, int, int], push: bytes) -
 class Device:
     """An open device. Closing it, or forgetting it, releases all that was made with it; it is also a context manager.
 
+    A process that is forked from this one must not use it, and may forget it.
     `validate` turns on the validation layers, by default as ALPHA_VK_VALIDATE says; `pipeline_cache` is a file of
     compiled pipelines in a folder that exists, read now, written by `save_pipelines` and `close`. Raises VulkanError.
     """
@@ -214,7 +228,7 @@ class Device:
         flags = _VALIDATE if self.validate else 0
         _check(self._library.helios_open(info.index, flags, path, ctypes.byref(handle)))
         self._handle = handle
-        self._finalizer = weakref.finalize(self, self._library.helios_close, handle)
+        self._finalizer = weakref.finalize(self, _close, self._library, handle, os.getpid())
 
     def __enter__(self) -> Self:
         return self
@@ -349,6 +363,12 @@ class Device:
         _check(getattr(self._library, function)(self._opened(), *arguments))
 
 
+def _close(library: ctypes.CDLL, handle: ctypes.c_void_p, process: int) -> None:
+    """Release a device, but not in a process that was forked from the one that opened it, whose threads it lacks."""
+    if os.getpid() == process:
+        library.helios_close(handle)
+
+
 def _word(value: int | float) -> bytes:
     """The bits of a specialization constant."""
     if isinstance(value, float):
@@ -374,7 +394,7 @@ def _check(code: int) -> None:
         return
     message = _library().helios_last_error().decode(errors="replace")
     if code in (_NO_LOADER, _NO_DEVICE):
-        raise NoVulkan(f"{message} {_INSTALL_LOADER if code == _NO_LOADER else _INSTALL_DRIVER}")
+        raise NoVulkan(f"{message} {_INSTALL_LOADER if code == _NO_LOADER else INSTALL_DRIVER + _INSTALL_LAVAPIPE}")
     raise {_OUT_OF_DEVICE_MEMORY: OutOfDeviceMemory, _DEVICE_LOST: DeviceLost}.get(code, VulkanError)(message)
 
 

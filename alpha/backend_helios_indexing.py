@@ -18,7 +18,7 @@ from alpha.backend_primitives import RandomKey
 
 DIGIT_BITS = 8
 DIGITS = 1 << DIGIT_BITS
-BLOCK = 1024
+BLOCK = 512
 """Ids that one workgroup sorts."""
 
 
@@ -86,12 +86,12 @@ def scatter_add_rows(backend: HeliosCore, ids: HeliosArray, rows: HeliosArray, c
     rows = backend.contiguous(backend.cast(rows, np.float32))
     unit = 1 if width % 4 or rows.offset % 4 else 4
     units = width // unit
-    columns = min(THREADS, max(1, 1 << max(0, units - 1).bit_length()))
+    columns = -(-units // -(-units // THREADS)) if units else 1
     backend.dispatch(
         "scatter_add_rows",
         "f32" if unit == 1 else "f32x4",
         min(count, MOST_GROUPS) if width else 0,
-        {"COLUMNS": columns},
+        {"COLUMNS": columns, "THREADS": THREADS // columns * columns},
         x=rows,
         sorted=order,
         starts=starts,

@@ -7,13 +7,12 @@ order 1 and can be stored in half precision.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from alpha.backend import Saved
 from alpha.backend_helios_array import HeliosArray, narrowed, transposed
-from alpha.backend_helios_core import HeliosCore
+from alpha.backend_helios_matmul import Epilogue, product
+from alpha.backend_helios_primitives import HeliosPrimitives
 from alpha.backend_helios_rows import THREADS, groups_for, lanes_for, vector_of
 
 CHUNK_BYTES = 1 << 28
@@ -21,6 +20,9 @@ CHUNK_BYTES = 1 << 28
 
 CHUNK_MULTIPLE = 128
 """Rows of a chunk are a multiple of this, which products like."""
+
+HALF_OPERATIONS = 2e10
+"""With so many operations in a product, x and weight are rounded to 16 bits once instead of whenever they are read."""
 
 ROW_VECTORS = 8
 """Vectors of a row of logits for each thread, if the row is not wider than a workgroup can take that way."""
@@ -40,7 +42,7 @@ class _SavedHead:
 
 
 def cross_entropy(
-    backend: HeliosCore,
+    backend: HeliosPrimitives,
     x: HeliosArray,
     weight: HeliosArray,
     targets: HeliosArray,
@@ -48,26 +50,30 @@ def cross_entropy(
     training: bool = False,
 ) -> tuple[HeliosArray, Saved]:
     """See `Backend.cross_entropy`."""
+    (M, C), V, element = x.shape, weight.shape[0], backend.precision
     targets = backend.contiguous(targets)
-    losses = backend.new(targets.shape, "f32")
-    element = backend.precision
-    dx = dweight = None
-    if training:
-        dx, dweight = backend.new(x.shape, "f32"), backend.new(weight.shape, "f32")
-        if not x.shape[0]:
-            backend.fill(dweight, 0.0)
-    for start, length in _chunks(x.shape[0], weight.shape[0]):
+    losses = backend.new((M,), "f32")
+    dx, dweight = (backend.new(each.shape if training else (0,), "f32") for each in (x, weight))
+    if not M:
+        backend.fill(dweight, 0.0)
+    if 2 * M * C * V >= HALF_OPERATIONS:
+        x, weight = (_rounded(backend, each) for each in (x, weight))
+    most = _chunk_rows(M, V)
+    logits_buffer = backend.new((most, V), "f32")
+    dlogits_buffer = backend.new((most, V), element) if training and element != "f32" else logits_buffer
+    for start in range(0, M, most):
+        length = min(most, M - start)
         rows = narrowed(x, 0, start, length)
-        logits = backend.matmul(rows, transposed(weight, (1, 0)))
-        dlogits = logits if element == "f32" or not training else backend.new(logits.shape, element)
+        logits, dlogits = (narrowed(each, 0, 0, length) for each in (logits_buffer, dlogits_buffer))
+        product(backend, rows, transposed(weight, (1, 0)), logits)
         _rows_of_logits(
             backend, logits, narrowed(targets, 0, start, length), narrowed(losses, 0, start, length),
-            dlogits if training else None, soft_cap, GRADIENT_SCALES[element],
+            dlogits if training else None, soft_cap,
         )  # fmt: skip
-        if dx is not None and dweight is not None:
-            backend.copy_into(narrowed(dx, 0, start, length), backend.matmul(dlogits, weight))
-            part = backend.matmul(transposed(dlogits, (1, 0)), rows)
-            (backend.add_into if start else backend.copy_into)(dweight, part)
+        if training:
+            product(backend, dlogits, weight, narrowed(dx, 0, start, length))
+            so_far = Epilogue(residual=dweight if start else None)
+            product(backend, transposed(dlogits, (1, 0)), rows, dweight, so_far)
     loss, inverse_count = backend.new((), "f32"), backend.new((1,), "f32")
     backend.dispatch(
         "cross_entropy_mean",
@@ -78,15 +84,13 @@ def cross_entropy(
         targets=targets,
         loss=loss,
         inverse_count=inverse_count,
-        rows=targets.size,
+        rows=M,
     )
-    if dx is None or dweight is None:
-        return loss, None
-    return loss, _SavedHead(dx, dweight, inverse_count, GRADIENT_SCALES[element])
+    return loss, (_SavedHead(dx, dweight, inverse_count, GRADIENT_SCALES[element]) if training else None)
 
 
 def cross_entropy_backward(
-    backend: HeliosCore, dloss: HeliosArray, saved: Saved, weight_gradient: HeliosArray | None = None
+    backend: HeliosPrimitives, dloss: HeliosArray, saved: Saved, weight_gradient: HeliosArray | None = None
 ) -> tuple[HeliosArray, HeliosArray]:
     """See `Backend.cross_entropy_backward`."""
     head: _SavedHead = saved
@@ -112,24 +116,30 @@ def cross_entropy_backward(
     return dx, dweight
 
 
-def _chunks(rows: int, vocabulary: int) -> Iterator[tuple[int, int]]:
-    """Start and length of chunks of rows, about equally long, whose logits are no more than CHUNK_BYTES."""
+def _chunk_rows(rows: int, vocabulary: int) -> int:
+    """Rows of a chunk, all of them if their logits are no more than CHUNK_BYTES."""
     most = max(1, CHUNK_BYTES // (4 * vocabulary))
-    if rows > most:
-        length = math.ceil(rows / math.ceil(rows / most))
-        most = min(most, math.ceil(length / CHUNK_MULTIPLE) * CHUNK_MULTIPLE)
-    for start in range(0, rows, most):
-        yield start, min(most, rows - start)
+    if rows <= most:
+        return max(1, rows)
+    return most // CHUNK_MULTIPLE * CHUNK_MULTIPLE or most
+
+
+def _rounded(backend: HeliosPrimitives, x: HeliosArray) -> HeliosArray:
+    """A copy in the precision's 16 bits, unless that is float32."""
+    if backend.precision == "f32":
+        return x
+    copy = backend.new(x.shape, backend.precision)
+    backend.copy_into(copy, x)
+    return copy
 
 
 def _rows_of_logits(
-    backend: HeliosCore,
+    backend: HeliosPrimitives,
     logits: HeliosArray,
     targets: HeliosArray,
     losses: HeliosArray,
     dlogits: HeliosArray | None,
     soft_cap: float,
-    scale: float,
 ) -> None:
     """The losses of a chunk, and the gradients of its logits unless `dlogits` is None."""
     rows, width = logits.shape
@@ -154,5 +164,5 @@ def _rows_of_logits(
         width=width,
         stride=width,
         soft_cap=soft_cap,
-        scale=scale,
+        scale=GRADIENT_SCALES[backend.precision],
     )

@@ -16,6 +16,9 @@ from alpha.backend_helios_memory import FreeRanges, aligned
 Argument = HeliosArray | int | float | None
 Range = tuple[int, int]
 
+VECTOR_BYTES = 16
+"""Kernels read and write so many bytes at a time where an array starts at a multiple of them, as every storage does."""
+
 REUSE_DISTANCE = 4
 """A range of the arena is used again only this many dispatches after its last use, so that neighbours may overlap."""
 
@@ -144,6 +147,7 @@ def forward_copies(
             id(storage) not in planned_ids - moved
             or storage is result
             or target.storage.address is None
+            or target.address % VECTOR_BYTES
             or source.nbytes != storage.nbytes
             or not (source.is_contiguous and target.is_contiguous)
             or uses[id(storage)][-1] != position

@@ -41,13 +41,16 @@ class HeliosPrimitives(HeliosCore):
     def fill(self, target: HeliosArray, value: float) -> None:
         self._write("copy", target, value)
 
+    def contiguous(self, x: HeliosArray) -> HeliosArray:
+        if x.is_contiguous:
+            return x
+        copy = self.new(x.shape, x.element)
+        self.copy_into(copy, x)
+        return copy
+
     def copy_into(self, target: HeliosArray, source: HeliosArray) -> None:
-        if (
-            target.shape == source.shape
-            and target.element == source.element
-            and target.size
-            and _axes_left(target, [source]) <= AXES
-        ):
+        same = (target.shape, target.element) == (source.shape, source.element)
+        if same and target.size and _axes_left(target, [source]) <= AXES:
             self._add(self.copy_dispatch(target, source))
         else:
             self._write("copy", target, source)

@@ -5,6 +5,7 @@ Knows the push-constant fields that kernels/strided.glsl asks for, and not what 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from alpha.backend_helios_array import HeliosArray, expanded, merge_axes
+from alpha.backend_helios_array import HeliosArray, broadcast_strides, merge_axes
 
 AXES = 5
 THREADS = 256
@@ -44,44 +45,66 @@ class Strided:
     groups: int
 
 
-def strided(shape: Sequence[int], arrays: Mapping[str, HeliosArray | None], along: HeliosArray) -> Strided:
+@dataclass(frozen=True)
+class _Layout:
+    """All that matters of an array here; `place` is where it starts within a group of four elements."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    place: int
+
+
+def strided(shape: tuple[int, ...], arrays: Mapping[str, HeliosArray | None], along: HeliosArray) -> Strided:
     """Constants AXES, WIDTH and NAME_KIND, and the lengths and strides, of arrays broadcast to one shape.
 
-    An array of None is a number, or absent. `along` is where results go; four at a time where its elements are
-    neighbours. Raises ValueError when more axes are left than the kernels can do, or a shape cannot be broadcast.
+    An array of None is a number, or absent. `along`, of that shape, is where results go; four at a time where its
+    elements are neighbours. Raises ValueError when more axes are left than the kernels can do, or an array cannot be
+    broadcast.
     """
-    views = {name: expanded(x, shape) for name, x in arrays.items() if x is not None}
-    axes = merge_axes(shape, [along.strides, *(view.strides for view in views.values())])
-    axes = axes or [(1, (1,) * (1 + len(views)))]
+    layouts = tuple((name, None if x is None else _layout(x)) for name, x in arrays.items())
+    return _strided(shape, layouts, _layout(along))
+
+
+def _layout(x: HeliosArray) -> _Layout:
+    return _Layout(x.shape, x.strides, x.offset % 4)
+
+
+@functools.lru_cache(maxsize=4096)
+def _strided(shape: tuple[int, ...], arrays: tuple[tuple[str, _Layout | None], ...], along: _Layout) -> Strided:
+    given = [layout for _, layout in arrays if layout is not None]
+    strides_of = [along.strides, *(broadcast_strides(each.shape, each.strides, shape) for each in given)]
+    axes = merge_axes(shape, strides_of) or [(1, (1,) * len(strides_of))]
     if len(axes) > AXES:
         raise ValueError(f"{len(axes)} axes with strides of their own are more than the kernels' {AXES}")
     axes.reverse()  # the innermost first
-    wide = _four_at_a_time(axes, [along, *views.values()])
-    lengths = [length for length, _ in axes]
+    wide = _four_at_a_time(axes, [along.place, *(each.place for each in given)])
     if wide:
-        lengths[0] //= 4
-        axes[0] = (lengths[0], tuple(4 * stride for stride in axes[0][1]))
-    count = math.prod(shape) // (4 if wide else 1)
+        length, strides = axes[0]
+        axes[0] = (length // 4, tuple(4 * stride for stride in strides))
+    count = math.prod(length for length, _ in axes)
+    lengths = [length for length, _ in axes]
     fields = {"count": count, **{f"length{axis}": _at(lengths, axis, 1) for axis in range(AXES - 1)}}
     constants = {"AXES": len(axes), "WIDTH": 4 if wide else 1}
-    places = {name: 1 + index for index, name in enumerate(views)}
-    for name in arrays:
-        strides = [strides[places[name]] for _, strides in axes] if name in places else []
+    place = 0
+    for name, layout in arrays:
+        place += layout is not None
+        strides = tuple(each[place] for _, each in axes) if layout is not None else ()
         fields |= {f"{name}_stride{axis}": _at(strides, axis, 0) for axis in range(AXES)}
-        kind = _NUMBER if name not in places else _SPREAD if wide and strides[0] == 0 else _ARRAY
-        constants[f"{name.upper()}_KIND"] = kind
+        constants[f"{name.upper()}_KIND"] = (
+            _NUMBER if layout is None else _SPREAD if wide and strides[0] == 0 else _ARRAY
+        )
     return Strided(constants, fields, groups_for(count))
 
 
-def _four_at_a_time(axes: Sequence[tuple[int, tuple[int, ...]]], arrays: Sequence[HeliosArray]) -> bool:
+def _four_at_a_time(axes: Sequence[tuple[int, tuple[int, ...]]], places: Sequence[int]) -> bool:
     """Whether groups of four elements lie together in the first array, and together or in one place in the others."""
     length, inner = axes[0]
     if length % 4 or inner[0] != 1:
         return False
-    for index, (array, stride) in enumerate(zip(arrays, inner, strict=True)):
+    for index, (place, stride) in enumerate(zip(places, inner, strict=True)):
         if stride == 0:
             continue
-        if stride != 1 or array.offset % 4 or any(strides[index] % 4 for _, strides in axes[1:]):
+        if stride != 1 or place or any(strides[index] % 4 for _, strides in axes[1:]):
             return False
     return True
 

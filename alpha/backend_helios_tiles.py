@@ -206,7 +206,10 @@ def candidates(problem: Problem, device: Hardware) -> Iterator[Plan]:
             continue
         for splits in SPLITS:
             plan = plan_of(tile, splits, problem)
+            whole = problem.batches * math.ceil(problem.rows / tile.m) * math.ceil(problem.columns / tile.n)
             if plan in seen or problem.batches * plan.splits > MOST_GROUPS:
+                continue
+            if plan.splits > 1 and whole * (plan.splits - 1) > 4 * device.units:
                 continue
             seen.add(plan)
             yield plan

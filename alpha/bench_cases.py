@@ -13,17 +13,24 @@ SUBJECTS = {
     "quickstart": Subject(layers=4, heads=4, dim=128, block=128, batch=16, vocabulary=96),
     "chars10m-b8": Subject(layers=6, heads=6, dim=384, block=256, batch=8, vocabulary=65),
 }
+GPU_SUBJECTS = {
+    "chars10m": Subject(layers=6, heads=6, dim=384, block=256, batch=64, vocabulary=65),
+    "gpt2-124m": Subject(layers=12, heads=12, dim=768, block=1024, batch=32, vocabulary=50304),
+}
+"""Models that are trained on a GPU only: on a CPU a single step would take minutes."""
+
 TOKENIZERS = ("char", "word", "bpe")
 
 
-def all_cases() -> list[Case]:
-    """Every case of every suite."""
+def all_cases(backend: str = "cpu_ref") -> list[Case]:
+    """Every case of every suite that a backend is measured with."""
+    trained = SUBJECTS if backend == "cpu_ref" else SUBJECTS | GPU_SUBJECTS
     return [
         *(case for name, subject in SUBJECTS.items() for case in operation_cases(name, subject)),
         *other_operation_cases("quickstart", SUBJECTS["quickstart"]),
         *(case for name, subject in SUBJECTS.items() for case in end_to_end_cases(name, subject)),
         *(Case(f"e2e/tokenizer/{name}", models.tokenizer(name)) for name in TOKENIZERS),
-        *(Case(f"train/{name}", models.training_step(subject)) for name, subject in SUBJECTS.items()),
+        *(Case(f"train/{name}", models.training_step(subject)) for name, subject in trained.items()),
     ]
 
 

@@ -1,6 +1,8 @@
 """Whole models as work to be measured: training steps, evaluation, prefill and decoding; and tokenizers."""
 
 import functools
+import itertools
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from alpha.evaluation import evaluate
 from alpha.gpt import GPT, parameter_specs
 from alpha.optimizer_registry import make_optimizer
 from alpha.token_file import TokenFile, Tokens
-from alpha.training_step import TrainingStep
+from alpha.training_step import StepResult, TrainingStep
 
 LEARNING_RATE = 3e-4
 DECODED_TOKENS = 64
@@ -69,7 +71,7 @@ class Subject:
 
 
 def training_step(subject: Subject) -> Work:
-    """A whole step with AdamW and clipping, its result read back, on a few batches in turn."""
+    """A whole step with AdamW and clipping, on a few batches in turn, its result read back as late as in training."""
 
     def prepare(backend: Backend) -> Callable[[], object]:
         training = resolve_training(TrainingConfig(batch=subject.batch, lr=LEARNING_RATE))
@@ -77,12 +79,12 @@ def training_step(subject: Subject) -> Work:
         step = TrainingStep(model, make_optimizer(model.parameters, training), training)
         shape = (_BATCHES, 1, subject.batch, subject.block + 1)
         batches = subject.random_tokens(_BATCHES * subject.batch * (subject.block + 1)).reshape(shape)
-        count = 0
+        batch = itertools.cycle(batches)
+        under_way: deque[StepResult] = deque()
 
         def run() -> object:
-            nonlocal count
-            count += 1
-            return step.run(batches[count % _BATCHES], LEARNING_RATE).read()
+            under_way.append(step.run(next(batch), LEARNING_RATE))
+            return under_way.popleft().read() if len(under_way) >= backend.steps_in_flight else None
 
         return run
 

@@ -42,12 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # Characters that the terminal's encoding lacks are printed as escapes.
             stream.reconfigure(errors="backslashreplace")
-    with_traceback = False
+    can_be_asked = False
     try:
-        with_traceback = _wants_traceback()
+        _wants_traceback()
+        can_be_asked = True
         _dispatch(given)
     except AlphaError as error:
-        return _report(error, with_traceback)
+        return _report(error, can_be_asked and _wants_traceback())  # a file of --envFile may have changed it
     except MemoryError:
         return _report(
             AlphaError("There is not enough memory for this; use a smaller model, --batch or --block."), False
@@ -83,8 +84,7 @@ def usage_text(name: str, width: int) -> str:
     """What `alpha <name> --help` prints on a terminal of `width` columns."""
     from alpha import usage
 
-    module = _module(name)
-    return usage.render(name, COMMANDS[name], module.OPTIONS, module.DETAILS, width)
+    return usage.render(name, COMMANDS[name], _options_of(name), _module(name).DETAILS, width)
 
 
 def _dispatch(given: Sequence[str]) -> None:
@@ -132,8 +132,22 @@ def _run(name: str, arguments: Sequence[str]) -> None:
         width = min(max(terminal_width() or usage.WIDE, usage.NARROW), usage.WIDE)
         print_text(usage_text(name, width))
         return
-    module = _module(name)
-    module.run(usage.parse(name, usage_text(name, usage.WIDE), module.OPTIONS, arguments))
+    given = usage.parse(name, usage_text(name, usage.WIDE), _options_of(name), arguments)
+    if path := given.pop("env_file", ""):
+        from pathlib import Path
+
+        from alpha import env_file
+        from alpha.option import options_of
+
+        given = env_file.apply(Path(path), [each for part in _options_of(name) for each in options_of(part)], given)
+    _module(name).run(given)
+
+
+def _options_of(name: str) -> tuple[type, ...]:
+    """The classes of a command's options and of those that every command has."""
+    from alpha.env_file import EnvFileOptions
+
+    return (*_module(name).OPTIONS, EnvFileOptions)
 
 
 def _module(name: str) -> ModuleType:

@@ -1,5 +1,6 @@
 """`alpha bench`: how fast this machine computes."""
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterable
@@ -57,6 +58,7 @@ def run(given: dict[str, Any]) -> None:
         raise AlphaError(f"--out={out} is a folder; name a file in it.")
     from alpha import backends, bench, files
 
+    options = dataclasses.replace(options, backend=backends.resolve(options.backend, options.dtype))
     cases = _chosen(options)
     for warning in _warnings():
         print_warning(warning)
@@ -80,7 +82,9 @@ def run(given: dict[str, Any]) -> None:
 def _chosen(options: BenchOptions) -> "list[Case]":
     from alpha.bench_cases import all_cases
 
-    cases = [case for case in all_cases() if options.suite in (case.suite, ALL) and options.match in case.name]
+    cases = [
+        case for case in all_cases(options.backend) if options.suite in (case.suite, ALL) and options.match in case.name
+    ]
     if not cases:
         raise UsageError(f"No case of --suite={options.suite} has {options.match!r} in its name; leave out --match.")
     return cases

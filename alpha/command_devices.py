@@ -1,14 +1,13 @@
-"""`alpha devices`: what there is to compute on."""
+"""`alpha devices`: what there is to compute on, what Alpha uses of it, and what is missing."""
 
 import os
 from dataclasses import dataclass
 from typing import Any
 
 from alpha import machine
+from alpha.errors import AlphaError
 from alpha.option import option
 from alpha.terminal import print_json, print_table, print_text, print_warning
-
-_VULKAN_NOTE = "The Vulkan backend is not part of this version; cpu_ref is the only backend."
 
 
 @dataclass(frozen=True)
@@ -19,42 +18,70 @@ class DevicesOptions:
 
 
 OPTIONS = (DevicesOptions,)
-DETAILS = ""
+DETAILS = "The number of a Vulkan device is what --device of other commands takes."
 
 
 def run(given: dict[str, Any]) -> None:
-    """Print the CPU backend's properties."""
-    import numpy
+    """Print the CPU's properties and those of each Vulkan device."""
+    from alpha import device_report
+    from alpha.backend_helios_device import NoVulkan, list_devices
+    from alpha.backend_helios_kernels import Bundle, read_bundle
 
-    total, available = machine.memory()
-    libraries = machine.blas_libraries()
-    cores = machine.usable_cores()
+    notes = []
+    try:
+        devices = list_devices()
+        notes.append(device_report.choice(devices))
+    except NoVulkan as error:
+        devices = ()
+        notes += [str(error), *device_report.closed_nodes()]
+    try:
+        bundle = read_bundle()
+    except AlphaError as error:
+        bundle = Bundle({})
+        notes.append(str(error))
     if DevicesOptions(**given).json:
-        device = {
-            "backend": "cpu_ref",
-            "processor": machine.processor(),
-            "cores": cores,
-            "memoryBytes": total,
-            "availableBytes": available,
-            "numpy": numpy.__version__,
-            "blas": [
-                {"name": each.name, "version": each.version, "coreType": each.core_type, "threads": each.threads}
-                for each in libraries
-            ],
-        }
-        print_json({"devices": [device], "note": _VULKAN_NOTE})
+        described = [_cpu_json(), *(device_report.device_json(each, bundle) for each in devices)]
+        print_json({"devices": described, "note": " ".join(notes)})
     else:
-        rows = [
-            ["processor", machine.processor()],
-            ["cores", f"{cores:g}"],
-            ["memory", f"{total / 2**30:.1f} GiB, {available / 2**30:.1f} GiB available"],
-            ["numpy", numpy.__version__],
-        ]
-        for each in libraries:
-            threads = f"{each.threads} thread" + ("s" if each.threads != 1 else "")
-            rows.append(["BLAS", f"{each.name} {each.version}, {each.core_type} kernels, {threads}"])
-        print_table(("cpu_ref", ""), rows)
-        print_text(f"\n{_VULKAN_NOTE}")
+        print_table(("cpu_ref", ""), _cpu_rows())
+        for each in devices:
+            print_text("")
+            print_table((f"helios {each.index}", ""), device_report.device_rows(each, bundle))
+        print_text("\n" + "\n".join(notes))
     forced = os.environ.get("OPENBLAS_CORETYPE")
     if forced:
         print_warning(f"OPENBLAS_CORETYPE={forced} is set: OpenBLAS uses those kernels, whatever this CPU can do.")
+
+
+def _cpu_json() -> dict[str, Any]:
+    import numpy
+
+    total, available = machine.memory()
+    return {
+        "backend": "cpu_ref",
+        "processor": machine.processor(),
+        "cores": machine.usable_cores(),
+        "memoryBytes": total,
+        "availableBytes": available,
+        "numpy": numpy.__version__,
+        "blas": [
+            {"name": each.name, "version": each.version, "coreType": each.core_type, "threads": each.threads}
+            for each in machine.blas_libraries()
+        ],
+    }
+
+
+def _cpu_rows() -> list[list[str]]:
+    import numpy
+
+    total, available = machine.memory()
+    rows = [
+        ["processor", machine.processor()],
+        ["cores", f"{machine.usable_cores():g}"],
+        ["memory", f"{total / 2**30:.1f} GiB, {available / 2**30:.1f} GiB available"],
+        ["numpy", numpy.__version__],
+    ]
+    for each in machine.blas_libraries():
+        threads = f"{each.threads} thread" + ("s" if each.threads != 1 else "")
+        rows.append(["BLAS", f"{each.name} {each.version}, {each.core_type} kernels, {threads}"])
+    return rows

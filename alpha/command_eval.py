@@ -36,9 +36,9 @@ def run(given: dict[str, Any]) -> None:
     """Evaluate and print."""
     from alpha import backends, dataset
     from alpha.evaluation import evaluate
+    from alpha.files import cache_folder
     from alpha.model_loading import load_model
     from alpha.thread_choice import ThreadChoice
-    from alpha.training_setup import cache_folder
 
     options = EvalOptions(**given)
     backend = backends.create(options.backend, options.device, options.dtype)

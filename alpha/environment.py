@@ -40,25 +40,28 @@ VARIABLES = (
     ),
     Variable("ALPHA_VK_VALIDATE", 0, "1 has the Vulkan validation layers check all that the Vulkan backend does."),
 )
-_BY_NAME = {variable.name: variable for variable in VARIABLES}
+BY_NAME = {variable.name: variable for variable in VARIABLES}
 
 
 def read(name: str) -> int:
     """The value of a declared variable. Raises UsageError when it is set to something that is not such a number."""
-    declared = _BY_NAME[name]
     text = os.environ.get(name, "")
-    if not text:
-        return declared.default
+    return number(name, text, f"The environment variable {name}") if text else BY_NAME[name].default
+
+
+def number(name: str, text: str, where: str) -> int:
+    """The value that a text gives to a declared variable; `where` begins the sentence of the UsageError otherwise."""
+    minimum = BY_NAME[name].minimum
     try:
         value = int(text)
     except ValueError:
-        raise UsageError(f"The environment variable {name} must be a whole number, not {text!r}.") from None
-    if value < declared.minimum:
-        raise UsageError(f"The environment variable {name} must be at least {declared.minimum}, not {value}.")
+        raise UsageError(f"{where} must be a whole number, not {text!r}.") from None
+    if value < minimum:
+        raise UsageError(f"{where} must be at least {minimum}, not {value}.")
     return value
 
 
 def misspelt() -> list[str]:
     """One sentence for each variable that is set, looks like one of Alpha's, and is none."""
-    names = sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in _BY_NAME)
-    return [f"Alpha reads no environment variable {name}. {nearest(name, _BY_NAME)}" for name in names]
+    names = sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in BY_NAME)
+    return [f"Alpha reads no environment variable {name}. {nearest(name, BY_NAME)}" for name in names]

@@ -75,3 +75,12 @@ def read_json(path: Path, what: str, limit: int = 1 << 28) -> Any:
 def _write_all(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
+
+
+def cache_folder() -> Path:
+    """Where things that can be made again are kept: $XDG_CACHE_HOME/alpha, or ~/.cache/alpha."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "alpha"
+    except RuntimeError as error:
+        raise AlphaError("This user has no home folder to keep a cache in; set XDG_CACHE_HOME.") from error

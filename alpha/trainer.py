@@ -57,6 +57,7 @@ class _StepUnderWay:
     loaded: float
     learning_rate: float
     tokens: int
+    threads: int
     result: StepResult
 
 
@@ -166,8 +167,9 @@ class Trainer:
         loaded = time.perf_counter()
         rate = learning_rate(step, training)
         with self._threads.measured():
+            threads = self.model.backend.threads
             result = self._step.run(batches, rate)
-        return _StepUnderWay(start, loaded, rate, batches[:, :, 1:].size, result)
+        return _StepUnderWay(start, loaded, rate, batches[:, :, 1:].size, threads, result)
 
     def _finish_step(self) -> dict[str, Any]:
         """Wait for the oldest step under way; returns its row of metrics."""
@@ -190,6 +192,7 @@ class Trainer:
             "elapsed_ms": round(1e3 * self._elapsed, 1),
             "tokens_per_sec": round(step.tokens / seconds, 1),
             "ms_per_iter": round(1e3 * seconds, 3),
+            "threads": step.threads,
         }
         if not result["accepted"]:
             row["skipped"] = True

@@ -1,12 +1,11 @@
 """From a configuration to a trainer: tokenizer, data, backend, run folder, in the order in which errors are cheap."""
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alpha import backends, checkpoint, corpus, dataset, planning, tokenizer_registry
+from alpha import backends, checkpoint, corpus, dataset, files, planning, tokenizer_registry
 from alpha.checkpoint import OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.dataset import Dataset
@@ -30,15 +29,6 @@ schedule.
 
 LOOKED_AT = 1 << 22
 """Tokens of each side that are searched for unknown ones."""
-
-
-def cache_folder() -> Path:
-    """Where encoded corpora are kept: $XDG_CACHE_HOME/alpha, or ~/.cache/alpha."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "alpha"
-    except RuntimeError as error:
-        raise AlphaError("This user has no home folder to keep encoded corpora in; set XDG_CACHE_HOME.") from error
 
 
 def new_run(model: ModelConfig, training: TrainingConfig, display: Display) -> tuple[Run, Trainer]:
@@ -149,7 +139,7 @@ def _trainer(
 
 
 def _dataset(training: TrainingConfig, tokenizer: Tokenizer, block: int, display: Display) -> Dataset:
-    data = dataset.prepare(training.data, training.val_data, tokenizer, cache_folder() / "tokens", block)
+    data = dataset.prepare(training.data, training.val_data, tokenizer, files.cache_folder() / "tokens", block)
     validation = 0 if data.validation is None else len(data.validation.tokens)
     skipped = f"; {data.skipped:,} other files were skipped" if data.skipped else ""
     display.message(

@@ -65,13 +65,14 @@ def build(kernels: list[Kernel], compiler: Tool) -> bytes:
     validator = kernel_compiler.find("spirv-val")
     if not validator:
         say("there is no spirv-val, so the modules are not validated")
-    wanted, left_out = [], []
+    wanted = []
     for kernel in kernels:
-        for variant in kernel.variants:
-            (wanted if known.issuperset(variant.requires) else left_out).append((kernel, variant))
-    for _, variant in left_out:
-        missing = ", ".join(sorted(set(variant.requires) - known))
-        say(f"{variant.kernel}, variant {variant.name}, is left out: {version} has no {missing}")
+        left_out = [variant for variant in kernel.variants if not known.issuperset(variant.requires)]
+        if left_out:
+            names = ", ".join(variant.name for variant in left_out)
+            missing = ", ".join(sorted({feature for variant in left_out for feature in variant.requires} - known))
+            say(f"{kernel.name} is made without its variants {names}: {version} has no {missing}")
+        wanted += [(kernel, variant) for variant in kernel.variants if variant not in left_out]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor:
         modules = executor.map(lambda pair: cached(*pair, compiler, version, validator), wanted)
         built = dict(zip((variant.file_name for _, variant in wanted), modules, strict=True))
@@ -102,12 +103,18 @@ def check(kernels: list[Kernel], compiler: Tool | None) -> None:
     with zipfile.ZipFile(BUNDLE) as archive:
         content = json.loads(archive.read(DESCRIPTION))
         modules = {name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
-    sources = {kernel.name: (kernel.source, {each.name for each in kernel.variants}) for kernel in kernels}
-    bundled = {name: (each["source"], set(each["variants"])) for name, each in content["kernels"].items()}
+    sources = {kernel.name: kernel.source for kernel in kernels}
+    bundled = {name: each["source"] for name, each in content["kernels"].items()}
     stale = sorted(name for name in {*sources, *bundled} if sources.get(name) != bundled.get(name))
     if stale:
         raise ToolError(
             f"{BUNDLE.name} is not made from these sources ({', '.join(stale)}); run build_scripts/kernels."
+        )
+    partial = [each.name for each in kernels if len(content["kernels"][each.name]["variants"]) < len(each.variants)]
+    if partial:
+        raise ToolError(
+            f"{BUNDLE.name} lacks variants of {', '.join(partial)}, which {content['compiler']} could not compile; run "
+            "build_scripts/kernels --fetch and then build_scripts/kernels."
         )
     variants = [each for kernel in content["kernels"].values() for each in kernel["variants"].values()]
     if any(modules.get(each["file"]) != each["sha256"] for each in variants):

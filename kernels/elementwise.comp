@@ -50,6 +50,10 @@ float smaller(float x, float y) {
     return x < y || is_nan(x) ? x : y;
 }
 
+float sign_of(float x) {
+    return x > 0.0 ? 1.0 : x < 0.0 ? -1.0 : x;
+}
+
 vec4 of_floats(vec4 x, vec4 y) {
     switch (OPERATION) {
         case ADD: return x + y;
@@ -67,7 +71,7 @@ vec4 of_floats(vec4 x, vec4 y) {
         case SQRT: return EACH(accurate_sqrt, x);
         case TANH: return EACH(accurate_tanh, x);
         case ERF: return EACH(accurate_erf, x);
-        case SIGN: return vec4(greaterThan(x, vec4(0.0))) - vec4(lessThan(x, vec4(0.0)));
+        case SIGN: return EACH(sign_of, x);
         case ABSOLUTE: return abs(x);
         default: return x;
     }

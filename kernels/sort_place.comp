@@ -42,8 +42,14 @@ void main() {
     barrier();
     for (uint k = thread; k < length; k += THREADS) {
         uint digit = digits[k];
-        uint before = 0;
-        for (uint other = 0; other < k; ++other) before += digits[other] == digit ? 1 : 0;
+        uvec4 equal_before = uvec4(0);
+        uint other = 0;
+        for (; other + 3 < k; other += 4) {
+            uvec4 four = uvec4(digits[other], digits[other + 1], digits[other + 2], digits[other + 3]);
+            equal_before += uvec4(equal(four, uvec4(digit)));
+        }
+        uint before = equal_before.x + equal_before.y + equal_before.z + equal_before.w;
+        for (; other < k; ++other) before += digits[other] == digit ? 1 : 0;
         sorted.at[starts[digit] + before] = FIRST == 1 ? begin + k : order.at[begin + k];
     }
 }

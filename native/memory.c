@@ -35,6 +35,37 @@ static uint32_t list_types(const probe *device, uint32_t kind, uint32_t allowed,
     return count;
 }
 
+/* ---- How much there is ---- */
+
+/* What helios_memory says; call with the lock held. */
+static void ask_usage(const helios_device *device, uint64_t *budget, uint64_t *usage) {
+    VkPhysicalDeviceMemoryBudgetPropertiesEXT now = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT,
+    };
+    VkPhysicalDeviceMemoryProperties2 all = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2,
+        .pNext = device->probe.has_budget ? &now : NULL,
+    };
+    device->instance.GetPhysicalDeviceMemoryProperties2(device->probe.physical, &all);
+    const VkMemoryHeap *heaps = all.memoryProperties.memoryHeaps;
+    uint32_t largest = 0;
+    VkDeviceSize size = 0;
+    for (uint32_t i = 0; i < all.memoryProperties.memoryHeapCount; i++)
+        if (heaps[i].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT && heaps[i].size > size) {
+            largest = i;
+            size = heaps[i].size;
+        }
+    *budget = device->probe.has_budget ? now.heapBudget[largest] : size;
+    *usage = device->probe.has_budget ? now.heapUsage[largest] : device->heap_usage[largest];
+}
+
+EXPORT int helios_memory(helios_device *device, uint64_t *budget, uint64_t *usage) {
+    pthread_mutex_lock(&device->lock);
+    ask_usage(device, budget, usage);
+    pthread_mutex_unlock(&device->lock);
+    return HELIOS_OK;
+}
+
 /* ---- Allocation ---- */
 
 void destroy_allocation(helios_device *device, allocation *memory) {
@@ -65,10 +96,13 @@ static int allocate_memory(helios_device *device, uint32_t kind, const VkMemoryR
         result = device->vk.AllocateMemory(device->handle, &info, NULL, &memory->memory);
     }
     if (count == 0) return fail(HELIOS_UNSUPPORTED, "The device has no memory of kind %u.", kind);
-    if (result != VK_SUCCESS)
+    if (result != VK_SUCCESS) {
+        uint64_t budget, usage;
+        ask_usage(device, &budget, &usage);
         return FAIL_DEVICE(device, "vkAllocateMemory", result,
-                           "the device has no %llu bytes of free memory of kind %u for a new allocation.",
-                           (unsigned long long)needs->size, kind);
+                           "%.1f MiB more cannot be had; %.1f of the %.1f MiB that this process may use are in use.",
+                           (double)needs->size / 0x1p20, (double)usage / 0x1p20, (double)budget / 0x1p20);
+    }
     memory->bytes = needs->size;
     device->heap_usage[memory->heap] += needs->size;
     return HELIOS_OK;
@@ -132,7 +166,7 @@ static int create_aligned(helios_device *device, uint64_t bytes, uint32_t kind, 
 
 static int allocate(helios_device *device, uint64_t bytes, uint32_t kind, uint64_t *id, uint64_t *device_address,
                     void **mapped) {
-    allocation *made;
+    allocation *made = NULL;
     uint64_t address;
     int code = check_not_lost(device);
     if (code == HELIOS_OK) code = destroy_retired(device);
@@ -184,30 +218,4 @@ EXPORT int helios_free(helios_device *device, uint64_t memory) {
         code = retire(device, freed, NULL);
     pthread_mutex_unlock(&device->lock);
     return code;
-}
-
-/* ---- How much there is ---- */
-
-EXPORT int helios_memory(helios_device *device, uint64_t *budget, uint64_t *usage) {
-    VkPhysicalDeviceMemoryBudgetPropertiesEXT now = {
-        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT,
-    };
-    VkPhysicalDeviceMemoryProperties2 all = {
-        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2,
-        .pNext = device->probe.has_budget ? &now : NULL,
-    };
-    device->instance.GetPhysicalDeviceMemoryProperties2(device->probe.physical, &all);
-    const VkMemoryHeap *heaps = all.memoryProperties.memoryHeaps;
-    uint32_t largest = 0;
-    VkDeviceSize size = 0;
-    for (uint32_t i = 0; i < all.memoryProperties.memoryHeapCount; i++)
-        if (heaps[i].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT && heaps[i].size > size) {
-            largest = i;
-            size = heaps[i].size;
-        }
-    pthread_mutex_lock(&device->lock);
-    *budget = device->probe.has_budget ? now.heapBudget[largest] : heaps[largest].size;
-    *usage = device->probe.has_budget ? now.heapUsage[largest] : device->heap_usage[largest];
-    pthread_mutex_unlock(&device->lock);
-    return HELIOS_OK;
 }

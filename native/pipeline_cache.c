@@ -113,7 +113,7 @@ EXPORT int helios_save_pipelines(helios_device *device) {
     }
     if (result != VK_SUCCESS && result != VK_INCOMPLETE) { /* incomplete: another thread compiled; the data are sound */
         code = FAIL_DEVICE(device, "vkGetPipelineCacheData", result, "the compiled pipelines cannot be saved.");
-    } else if (bytes <= largest_file) {
+    } else if (data != NULL && bytes <= largest_file) {
         file_header header = {.bytes = bytes, .checksum = checksum(data, bytes)};
         memcpy(header.mark, file_mark, sizeof file_mark);
         code = write_file(device->cache_path, &header, data);

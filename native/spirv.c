@@ -13,6 +13,7 @@ enum { /* numbers of the SPIR-V specification */
     OP_CAPABILITY = 17,
     OP_CONSTANT = 43,
     OP_SPEC_CONSTANT = 50,
+    OP_FUNCTION_END = 56,
     OP_DECORATE = 71,
     OP_EXECUTION_MODE_ID = 331,
     MODEL_GL_COMPUTE = 5,
@@ -112,6 +113,7 @@ static int walk(const probe *device, const uint32_t *words, uint64_t count, cons
                 uint32_t constant_count, identifier *identifiers) {
     const uint32_t bound = words[3];
     const uint32_t *size_mode = NULL;
+    uint32_t last = 0;
     int has_main = 0, code = HELIOS_OK;
     for (uint64_t i = HEADER_WORDS; i < count && code == HELIOS_OK;) {
         const uint32_t *at = words + i;
@@ -125,9 +127,11 @@ static int walk(const probe *device, const uint32_t *words, uint64_t count, cons
             (operation == OP_EXECUTION_MODE_ID && length == 6 && at[2] == MODE_LOCAL_SIZE_ID))
             size_mode = at;
         if (code == HELIOS_OK) code = learn_constant(at, length, identifiers, bound, constants, constant_count);
+        last = operation;
         i += length;
     }
     if (code != HELIOS_OK) return code;
+    if (last != OP_FUNCTION_END) return fail(HELIOS_ERROR, "The SPIR-V module is damaged: its end is missing.");
     if (!has_main) return fail(HELIOS_ERROR, "The SPIR-V module has no compute kernel with the name main.");
     if (size_mode == NULL) return HELIOS_OK;
     uint32_t size[3] = {size_mode[3], size_mode[4], size_mode[5]};

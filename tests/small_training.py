@@ -19,7 +19,9 @@ TRAINING = {
     "tokenizer": "char", "iters": 8, "batch": 4, "lr": 0.01, "eval_interval": 3, "eval_iters": 2, "sample_interval": 0,
     "min_tokens_per_param": 0, "threads": 1,
 }  # fmt: skip
-TIMES = ("elapsed_ms", "tokens_per_sec", "ms_per_iter", "data_ms", "forward_ms", "backward_ms", "optimizer_ms")
+TIMES = (
+    "elapsed_ms", "tokens_per_sec", "ms_per_iter", "threads", "data_ms", "forward_ms", "backward_ms", "optimizer_ms",
+)  # fmt: skip
 
 
 def text_of(characters: int = 6000, name: str = "text") -> str:
@@ -98,7 +100,7 @@ def _finish(run: Run, trainer: Trainer) -> Path:
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    """The rows of metrics without what a clock says."""
+    """The rows of metrics without what a clock says, or makes Alpha choose."""
     return [{key: row[key] for key in row if key not in TIMES} for row in read_rows(folder / "metrics.jsonl")]
 
 

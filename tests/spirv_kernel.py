@@ -32,7 +32,7 @@ _OPCODES = {
     **{"FMul": 133, "ULessThan": 176, "SelectionMerge": 247, "Label": 248, "Branch": 249, "BranchConditional": 250},
     **{"Return": 253},
 }
-_KERNEL = """
+KERNEL = """\
 Capability 1
 Capability 11
 Capability 5347
@@ -103,7 +103,7 @@ FunctionEnd
 """
 
 
-def assemble(text: str = _KERNEL) -> bytes:
+def assemble(text: str = KERNEL) -> bytes:
     """The module of an assembly text: an instruction a line, names after %, numbers, and strings in quotes."""
     names: dict[str, int] = {}
     words: list[int] = []

@@ -198,6 +198,8 @@ def test_a_result_is_written_to_where_it_would_be_copied() -> None:
     assert forwarded(run(("out", there))) == (0, 1, None), "it would be overwritten"
     assert forwarded(target=arrays.narrowed(there, 0, 0, 32), copied=32) == (0, 1, None), "only a part is copied"
     assert forwarded(target=arrays.narrowed(array_of((64, 2), 4096), 1, 0, 1)) == (0, 1, None), "it would be spread out"
+    unaligned = arrays.narrowed(array_of((65,), 4096), 0, 1, 64)
+    assert forwarded(target=unaligned) == (0, 1, None), "kernels write four elements at a time to a new array"
 
 
 def test_a_result_that_is_used_after_its_copy_stays_where_it_is() -> None:

@@ -72,6 +72,58 @@ def test_a_wrong_manifest_is_refused(checkout: Path, before: str, after: str, me
     assert message in result.stderr
 
 
+FAKE_COMPILER = """#!/bin/sh
+[ "$1" = --version ] && { echo shaderc 2000.1; exit; }
+for word; do case $word in *.comp) source=$word ;; esac; done
+case $source in *bfloat16*) exit 1 ;; esac
+echo "$source" >>"$(dirname "$0")/compiled"
+for word; do [ "$previous" != -o ] || echo "module of $(basename "$source")" >"$word"; previous=$word; done
+"""
+
+
+def test_only_what_changed_is_compiled_and_what_cannot_be_is_left_out(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, script in {"GLSLC": FAKE_COMPILER, "SPIRV_VAL": "#!/bin/sh\n"}.items():
+        path = checkout / name
+        path.write_text(script)
+        path.chmod(0o755)
+        monkeypatch.setenv(name, str(path))
+    folder, log = checkout / "kernels", checkout / "compiled"
+    for source in folder.glob("*.comp"):
+        source.unlink()
+    entry = "[{0}]\nconstants = ['THREADS = 64']\n[{0}.variants]\nplain = {{}}\n"
+    special = "wide = { requires = ['bfloat16'] }\n"
+    (folder / "manifest.toml").write_text(entry.format("one") + entry.format("two") + special)
+    for name in ("one", "two"):
+        (folder / f"{name}.comp").write_text(f"// {name}\n")
+
+    def compiled() -> list[str]:
+        log.write_text("")
+        result = run_script(root=checkout)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert "two is made without its variants wide: shaderc 2000.1 has no bfloat16\n" in result.stdout
+        return sorted(Path(line).stem for line in log.read_text().splitlines() if Path(line).parent == folder)
+
+    assert compiled() == ["one", "two"]
+    first = (checkout / "alpha" / "kernels.zip").read_bytes()
+    assert compiled() == []
+    assert (checkout / "alpha" / "kernels.zip").read_bytes() == first
+    (folder / "two.comp").write_text("// changed\n")
+    assert compiled() == ["two"]
+    result = run_script("--check", root=checkout)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "lacks variants of two, which shaderc 2000.1 could not compile" in result.stderr
+    (folder / "manifest.toml").write_text(entry.format("one") + entry.format("two"))
+    assert run_script(root=checkout).returncode == 0
+    assert run_script("--check", root=checkout).returncode == 0
+    path = checkout / "GLSLC"
+    path.write_text(FAKE_COMPILER.replace("module of", "another module of"))
+    shutil.rmtree(checkout / ".cache")
+    result = run_script("--check", root=checkout)
+    assert "has other bytes than shaderc 2000.1 gives" in result.stderr
+
+
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=lambda each: f"{each.name}.{each.variant}")
 def test_arguments_are_packed_where_the_fields_are(kernel: Kernel) -> None:
     values = {field.name: index + 1 for index, field in enumerate(kernel.fields)}

@@ -121,6 +121,7 @@ def test_the_number_of_threads_changes_no_bit(corpus: Path, tmp_path: Path) -> N
     chosen = train(corpus, tmp_path / "chosen", RecordingDisplay(stop_after=2), threads=0, **options)
     resume(chosen, threads=2)
     assert bits_of(one) == bits_of(two) == bits_of(chosen)
+    assert [{row["threads"] for row in read_rows(run / "metrics.jsonl")} for run in (one, two)] == [{1}, {2}]
     assert rows_of(one) == rows_of(two) == rows_of(chosen)
 
 
@@ -555,7 +556,7 @@ def test_rows_of_metrics(corpus: Path, tmp_path: Path) -> None:
     assert display.started == [(7, 0)]
     for row in rows:
         assert set(row) - {"valLoss"} == {
-            "step", "loss", "lr", "gradNorm", "clipped", "elapsed_ms", "tokens_per_sec", "ms_per_iter",
+            "step", "loss", "lr", "gradNorm", "clipped", "elapsed_ms", "tokens_per_sec", "ms_per_iter", "threads",
             "data_ms", "forward_ms", "backward_ms", "optimizer_ms",
         }  # fmt: skip
         tokens = 4 * 2 * MODEL.block

@@ -25,10 +25,11 @@ from small_training import (
 from alpha import checkpoint, tokenizer_registry, training_setup
 from alpha.config import ModelConfig, TrainingConfig
 from alpha.errors import AlphaError, UsageError
+from alpha.files import cache_folder
 from alpha.run import is_locked
 from alpha.tokenizer_char import build_char
 from alpha.trainer import Trainer
-from alpha.training_setup import RESUMABLE, cache_folder, new_run, resumed_run
+from alpha.training_setup import RESUMABLE, new_run, resumed_run
 
 
 @pytest.fixture(autouse=True)

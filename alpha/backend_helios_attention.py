@@ -1,0 +1,286 @@
+"""Causal attention on the Vulkan backend: which kernels, in which tiles, with which arguments.
+
+Nothing of the size queries x keys is ever stored: the forward half keeps its result and the logarithm of each row's sum
+of exponentials, from which the backward half makes the probabilities again (FlashAttention-2, Dao 2023). The kernels
+are kernels/attention_*.comp; see `Backend.attention` for the formula.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alpha.backend_helios_array import HeliosArray
+from alpha.backend_helios_core import HeliosCore
+from alpha.backend_primitives import RandomKey
+
+Arguments = dict[str, HeliosArray | int | float | None]
+Constants = dict[str, int | float]
+
+FEW_WORKGROUPS = 512
+"""With fewer workgroups than this, smaller tiles keep more of a large device busy."""
+
+DECODED_QUERIES = 4
+"""Up to this many queries of a sequence are worked on one by one, their keys side by side."""
+
+DECODE_THREADS = 128
+SPLIT_KEYS = 256
+"""Keys of a query that are worth a workgroup of their own, while there are too few workgroups."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a workgroup's threads share a tile of scores: `threads` / `columns` rows of threads with `rows` queries each,
+    and `columns` columns of threads with four keys each."""
+
+    threads: int
+    columns: int
+    rows: int
+
+    @property
+    def queries(self) -> int:
+        return self.threads // self.columns * self.rows
+
+    @property
+    def keys(self) -> int:
+        return 4 * self.columns
+
+    def shared_bytes(self, width: int, resident: tuple[int, int, int], across: int) -> int:
+        """Shared memory for tiles of queries, of keys and of scores, as many of each as `resident` says.
+
+        Rows are padded to whole steps of `across` threads with four numbers each, and by four numbers more.
+        """
+        pitch = 4 * (-(-width // (4 * across)) * across + 1)
+        numbers = (resident[0] * self.queries + resident[1] * self.keys) * pitch
+        numbers += resident[2] * self.queries * (self.keys + 4)
+        row_parts = self.queries * self.columns
+        kept_bits = self.queries * (self.keys // 8 + 1) + 1
+        return 4 * (numbers + row_parts + kept_bits)
+
+
+# The first that fits the device's shared memory is taken.
+FORWARD_TILINGS = tuple(Tiling(*each) for each in ((128, 8, 4), (128, 8, 2), (64, 4, 2), (64, 4, 1), (32, 4, 1)))
+QUERY_TILINGS = tuple(
+    Tiling(*each) for each in ((128, 8, 2), (64, 4, 2), (64, 4, 1), (32, 4, 1), (16, 4, 1), (8, 2, 1))
+)
+KEY_TILINGS = tuple(
+    Tiling(*each) for each in ((64, 8, 4), (64, 8, 2), (64, 4, 1), (32, 4, 2), (32, 4, 1), (16, 2, 1), (8, 2, 1))
+)
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """The operands of one attention, and what its forward half keeps: out [B, Tq, H, D], logsumexp [B, H, Tq] (base 2)."""
+
+    query: HeliosArray
+    key: HeliosArray
+    value: HeliosArray
+    soft_cap: float
+    dropout: float
+    random: RandomKey | None
+    out: HeliosArray
+    logsumexp: HeliosArray | None
+
+    @property
+    def dimensions(self) -> tuple[int, int, int, int, int, int]:
+        """B, Tq, Tk, H, G, D."""
+        B, Tq, H, D = self.query.shape
+        return B, Tq, self.key.shape[1], H, self.key.shape[2], D
+
+    def is_aligned(self, *others: HeliosArray) -> bool:
+        """Whether every row of every operand can be read in quads of numbers."""
+        D = self.query.shape[3]
+        arrays = (self.query, self.key, self.value, *others)
+        return D % 4 == 0 and all(
+            each.offset % 4 == 0 and all(stride % 4 == 0 for stride in each.strides[:3]) for each in arrays
+        )
+
+    def constants(self, *others: HeliosArray) -> Constants:
+        """The specialization constants that all kernels but that of delta have in common."""
+        _, _, _, H, G, D = self.dimensions
+        return {
+            "WIDTH": D,
+            "QUERY_HEADS": H,
+            "KEY_HEADS": G,
+            "QUERY_HEAD_STRIDE": self.query.strides[2],
+            "KEY_HEAD_STRIDE": self.key.strides[2],
+            "VALUE_HEAD_STRIDE": self.value.strides[2],
+            "ALIGNED": int(self.is_aligned(*others)),
+            "SCALE": 1.0 / math.sqrt(D),
+            "SOFT_CAP": float(self.soft_cap),
+        }
+
+    def dropping(self) -> Constants:
+        return {"DROPOUT": int(self.random is not None)}
+
+    def arguments(self) -> Arguments:
+        """The push-constant fields that all kernels but that of delta have in common."""
+        _, Tq, Tk, *_ = self.dimensions
+        found: Arguments = {"query_length": Tq, "key_length": Tk}
+        for name in ("query", "key", "value"):
+            array: HeliosArray = getattr(self, name)
+            found |= {name: array, f"{name}_batch_stride": array.strides[0], f"{name}_token_stride": array.strides[1]}
+        return found
+
+    def random_arguments(self) -> Arguments:
+        """The push-constant fields of dropout."""
+        seed = self.random.seed if self.random else 0
+        return {
+            "random_step": self.random.step if self.random else None,
+            "seed_low": seed & 0xFFFFFFFF,
+            "seed_high": (seed >> 32) & 0xFFFFFFFF,
+            "stream": self.random.stream if self.random else 0,
+            "threshold": round(self.dropout * 2**16),
+            "keep_scale": 1.0 / (1.0 - self.dropout),
+        }
+
+
+def attention(
+    backend: HeliosCore,
+    query: HeliosArray,
+    key: HeliosArray,
+    value: HeliosArray,
+    soft_cap: float = 0.0,
+    dropout: float = 0.0,
+    random: RandomKey | None = None,
+    training: bool = False,
+) -> tuple[HeliosArray, AttentionCall | None]:
+    """`Backend.attention`."""
+    if not dropout or random is None:
+        dropout, random = 0.0, None
+    B, Tq, H, _ = query.shape
+    call = AttentionCall(
+        *(_with_whole_rows(backend, each) for each in (query, key, value)),
+        soft_cap=soft_cap,
+        dropout=dropout,
+        random=random,
+        out=backend.new(query.shape, "f32"),
+        logsumexp=backend.new((B, H, Tq), "f32") if training else None,
+    )
+    if Tq <= DECODED_QUERIES and not training and random is None:
+        _decode(backend, call)
+    else:
+        _forward(backend, call)
+    return call.out, (call if training else None)
+
+
+def _with_whole_rows(backend: HeliosCore, x: HeliosArray) -> HeliosArray:
+    """The array itself when the numbers of each row lie side by side, otherwise a copy."""
+    return x if x.strides[3] == 1 or x.shape[3] == 1 else backend.contiguous(x)
+
+
+def _forward(backend: HeliosCore, call: AttentionCall) -> None:
+    B, Tq, _, H, _, D = call.dimensions
+    tilings: Sequence[Tiling] = FORWARD_TILINGS
+    if B * H * -(-Tq // tilings[0].queries) < FEW_WORKGROUPS:
+        tilings = tilings[1:]
+    tiling = _first_fit(backend, tilings, D, (1, 1, 1), across_rows=False)
+    backend.dispatch(
+        "attention_forward",
+        "f32",
+        (-(-Tq // tiling.queries), H, B),
+        call.constants() | call.dropping() | _sizes(tiling) | {"SAVE": int(call.logsumexp is not None)},
+        **call.arguments(),
+        **call.random_arguments(),
+        attended=call.out,
+        logsumexp=call.logsumexp,
+    )
+
+
+def _first_fit(
+    backend: HeliosCore, tilings: Sequence[Tiling], width: int, resident: tuple[int, int, int], across_rows: bool
+) -> Tiling:
+    available = backend.device_info.shared_memory
+    for tiling in tilings:
+        across = tiling.threads // tiling.columns if across_rows else tiling.columns
+        if tiling.shared_bytes(width, resident, across) <= available:
+            return tiling
+    raise ValueError(f"heads {width} wide are too wide for {available} bytes of shared memory")
+
+
+def _sizes(tiling: Tiling) -> Constants:
+    return {"THREADS": tiling.threads, "COLUMN_THREADS": tiling.columns, "ROWS": tiling.rows}
+
+
+def attention_backward(
+    backend: HeliosCore, dy: HeliosArray, saved: AttentionCall
+) -> tuple[HeliosArray, HeliosArray, HeliosArray]:
+    """`Backend.attention_backward`: dquery, dkey and dvalue, side by side in one array when there are as many queries as
+    keys, as the projection that made them wants them back."""
+    call = saved
+    B, Tq, Tk, H, G, D = call.dimensions
+    gradient = backend.contiguous(dy)
+    delta = backend.new((B, H, Tq), "f32")
+    if Tq == Tk:
+        packed = backend.new((B, Tq, H + 2 * G, D), "f32")
+        starts = ((0, H), (H, G), (H + G, G))
+        dquery, dkey, dvalue = (backend.narrow(packed, 2, start, length) for start, length in starts)
+    else:
+        dquery, dkey, dvalue = (backend.new(each.shape, "f32") for each in (call.query, call.key, call.value))
+    aligned = int(call.is_aligned(gradient, dquery, dkey, dvalue))
+
+    rows = B * Tq * H
+    row_threads = 8 if D >= 32 else 4
+    backend.dispatch(
+        "attention_delta",
+        "f32",
+        min(-(-rows * row_threads // 128), 65535),
+        {"THREADS": 128, "WIDTH": D, "QUERY_HEADS": H, "ALIGNED": aligned, "ROW_THREADS": row_threads},
+        gradient=gradient,
+        attended=call.out,
+        delta=delta,
+        batch=B,
+        query_length=Tq,
+    )
+    constants = call.constants(gradient, dquery, dkey, dvalue) | call.dropping()
+    arguments = call.arguments() | call.random_arguments()
+    arguments |= {"gradient": gradient, "logsumexp": call.logsumexp, "delta": delta}
+    tiling = _first_fit(backend, KEY_TILINGS, D, (2, 2, 2), across_rows=True)
+    backend.dispatch(
+        "attention_backward_key",
+        "f32",
+        (-(-Tk // tiling.keys), G, B),
+        constants | _sizes(tiling) | {"GRADIENT_STRIDE": dkey.strides[1]},
+        **arguments,
+        key_gradient=dkey,
+        value_gradient=dvalue,
+    )
+    tiling = _first_fit(backend, QUERY_TILINGS, D, (2, 2, 1), across_rows=False)
+    backend.dispatch(
+        "attention_backward_query",
+        "f32",
+        (-(-Tq // tiling.queries), H, B),
+        constants | _sizes(tiling) | {"GRADIENT_STRIDE": dquery.strides[1]},
+        **arguments,
+        query_gradient=dquery,
+    )
+    return dquery, dkey, dvalue
+
+
+def _decode(backend: HeliosCore, call: AttentionCall) -> None:
+    """A few queries against many keys: each query's keys are divided among the threads, and among workgroups when there
+    would be too few of these."""
+    B, Tq, Tk, H, _, D = call.dimensions
+    rows = B * Tq * H
+    splits = max(1, min(-(-Tk // SPLIT_KEYS), FEW_WORKGROUPS // max(1, rows)))
+    partial = backend.new((rows, splits, D), "f32") if splits > 1 else None
+    statistics = backend.new((rows, splits, 2), "f32") if splits > 1 else None
+    backend.dispatch(
+        "attention_decode",
+        "f32",
+        (splits, Tq * H, B),
+        call.constants() | {"THREADS": DECODE_THREADS, "SPLIT": int(splits > 1)},
+        **call.arguments(),
+        attended=call.out if partial is None else partial,
+        statistics=statistics,
+    )
+    if partial is not None:
+        backend.dispatch(
+            "attention_combine",
+            "f32",
+            (Tq * H, B, 1),
+            {"THREADS": 64, "WIDTH": D},
+            partial=partial,
+            statistics=statistics,
+            attended=call.out,
+            splits=splits,
+        )

@@ -1,0 +1,609 @@
+"""The benchmark scripts with an executable that is slow, flaky or broken: what they record, say and return."""
+
+import contextlib
+import csv
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import disk
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FAKE = ROOT / "tests" / "fake_alpha"
+COLUMNS_OF_OLD = (
+    "timestamp,git_commit,steps,backend,compile_ms,run_ms,avg_tok_s,last_tok_s,speedup_pct,run_dir,log_file,status"
+)
+
+Row = dict[str, str]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder with the scripts and one commit, whose executable would be the fake one."""
+    folder = tmp_path / "checkout"
+    shutil.copytree(ROOT / "perf", folder / "perf", ignore=shutil.ignore_patterns("*.csv", "*.env", "*.log", ".run*"))
+    (folder / "alpha").mkdir()
+    (folder / "alpha" / "module.py").write_text("")
+    (folder / "alpha.py").write_text(FAKE.read_text())
+    build(folder, f'mkdir -p dist/alpha && cp "{FAKE}" dist/alpha/alpha && touch dist/alpha/alpha')
+    (folder / ".gitignore").write_text("dist/\nruns/\ndata/\n__pycache__/\nperf/run-*\n")
+    git(folder, "init", "--quiet")
+    commit(folder)
+    return folder
+
+
+def build(checkout: Path, body: str) -> None:
+    """What build_scripts/exe does, in the checkout's folder; it counts its calls."""
+    script = checkout / "build_scripts" / "exe"
+    script.parent.mkdir(exist_ok=True)
+    script.write_text(f'#!/bin/sh\ncd "$(dirname "$0")/.."\necho >>dist.builds\n{body}\n')
+    script.chmod(0o755)
+    (script.parent / "environment").write_text("#!/bin/sh\n")
+    (script.parent / "environment").chmod(0o755)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def commit(folder: Path) -> str:
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--allow-empty", "-m", "a change")
+    return git(folder, "rev-parse", "--short=12", "HEAD")
+
+
+def variables(checkout: Path, behaviour: str, **others: str) -> dict[str, str]:
+    count = checkout.parent / "count"
+    count.unlink(missing_ok=True)
+    chosen = {"PYTHON": sys.executable, "FAKE_ALPHA": behaviour, "FAKE_ALPHA_COUNT": str(count), **others}
+    return {name: value for name, value in os.environ.items() if name != "ALPHA"} | chosen
+
+
+def script(
+    checkout: Path, name: str, behaviour: str, *arguments: str, **others: str
+) -> subprocess.CompletedProcess[str]:
+    command = [str(checkout / "perf" / f"{name}.sh"), *arguments]
+    environment = variables(checkout, behaviour, **others)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+
+
+def benchmark(
+    checkout: Path, behaviour: str, *arguments: str, steps: int = 40, **others: str
+) -> subprocess.CompletedProcess[str]:
+    return script(checkout, "run-compiled-benchmark", behaviour, str(steps), *arguments, **others)
+
+
+def history(checkout: Path) -> list[Row]:
+    path = checkout / "perf" / "compiled-loop-history.csv"
+    if not path.exists():
+        return []
+    assert path.read_text().endswith("\n")
+    with path.open() as file:
+        return list(csv.DictReader(file, strict=True))
+
+
+def last(checkout: Path) -> Row:
+    """last-benchmark.env, as a shell reads it."""
+    command = f'set -a; . "{checkout}/perf/last-benchmark.env"; env -0'
+    done = subprocess.run(["env", "-i", "sh", "-c", command], capture_output=True, text=True, check=True)
+    return dict(line.partition("=")[::2] for line in done.stdout.split("\0") if "=" in line)
+
+
+# --- one run ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_good_run_is_built_measured_and_recorded(checkout: Path) -> None:
+    code = git(checkout, "rev-parse", "--short=12", "HEAD")
+    done = benchmark(checkout, "100")
+    assert (done.returncode, done.stderr) == (0, "")
+    [row] = history(checkout)
+    expected = {
+        **{"git_commit": code, "steps": "40", "backend": "cpu_ref", "status": "ok", "reason": "", "attempts": "1"},
+        **{"machine": "Fake, 3 GHz, 2 cores", "workload": "quickstart", "executable": "dist/alpha/alpha"},
+        # The first steps take long and change the number of threads; then the median step takes 100 ms for 16 x 10.
+        **{"threads": "1", "warmup_steps": "7", "measured_steps": "33", "median_ms": "100", "median_tok_s": "1600.0"},
+        **{"verdict": "first of its kind", "speedup_pct": "", "configuration": "threads=0"},
+    }
+    assert {name: row[name] for name in expected} == expected
+    assert float(row["avg_tok_s"]) == pytest.approx(1600, rel=0.01)
+    assert float(row["last_tok_s"]) == pytest.approx(1600, rel=0.02)
+    assert 0 < float(row["spread_pct"]) < 3
+    assert 0 <= float(row["busy_cores"]) <= (os.cpu_count() or 1)
+    assert float(row["load_average"]) >= 0
+    assert row["niceness"].split("/")[0] == str(os.nice(0))
+    assert int(row["compile_ms"]) > 0
+    assert int(row["run_ms"]) > 0
+    assert ",".join(row).startswith(COLUMNS_OF_OLD)
+    assert {name: last(checkout)[name] for name in row} == row
+    assert (checkout / row["run_dir"] / "metrics.jsonl").is_file()
+    assert not list((checkout / row["run_dir"]).glob("*.safetensors"))
+    assert "tokens/s" in (checkout / row["log_file"]).read_text()
+    assert "1,600 tokens/s" in done.stdout
+    assert not list((checkout / "perf").glob(".*"))
+
+
+def test_the_executable_is_built_only_when_a_source_is_newer(checkout: Path) -> None:
+    builds = checkout / "dist.builds"
+    benchmark(checkout, "100")
+    benchmark(checkout, "100")
+    assert builds.read_text() == "\n"
+    module = checkout / "alpha" / "module.py"
+    os.utime(module, (time.time() + 5, time.time() + 5))
+    benchmark(checkout, "100")
+    assert builds.read_text() == "\n\n"
+    assert [bool(row["compile_ms"]) for row in history(checkout)] == [True, False, True]
+
+
+def test_another_executable_is_measured_without_a_build(checkout: Path) -> None:
+    assert benchmark(checkout, "100", f"--alpha={FAKE}").returncode == 0
+    assert benchmark(checkout, "100", f"--alpha={checkout}/alpha.py").returncode == 0
+    assert benchmark(checkout, "100", ALPHA=str(FAKE)).returncode == 0
+    assert [row["executable"] for row in history(checkout)] == [str(FAKE), "alpha.py", str(FAKE)]
+    assert not (checkout / "dist.builds").exists()
+    assert benchmark(checkout, "100", "--alpha=/nowhere/alpha").returncode == 1
+    assert history(checkout)[-1]["reason"] == "there is no file /nowhere/alpha"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "status", "reason", "code"),
+    [
+        ("100 unsteady", "unstable", "the steps' times spread by ", 0),
+        ("1", "unstable", "the measured steps took only 0.03 s, so give more steps or a larger workload", 0),
+        ("100 skips", "unstable", "1 steps were skipped", 0),
+        ("100 nan", "smoke_fail", "the loss of step 13 is not a number", 1),
+        ("100 stupid", "smoke_fail", "the loss did not fall: 4.000 at first, 4.000 in the end", 1),
+        ("100 smoke", "smoke_fail", "the smoke test of the device failed", 1),
+        ("100 marked", "smoke_fail", "the smoke test of the device failed", 1),
+        ("100 crash", "failed", "alpha ended with 1; the log says why", 1),
+        ("100 killed", "failed", "ended by SIGKILL", 1),
+        ("100 hang", "failed", "not done after 1 s", 1),
+        ("100 short", "failed", "metrics.jsonl has 39 rows, not 40", 1),
+        ("100 garbage", "failed", "metrics.jsonl cannot be read: ", 1),
+    ],
+)
+def test_every_status(checkout: Path, behaviour: str, status: str, reason: str, code: int) -> None:
+    done = benchmark(checkout, behaviour, "--retries=0", f"--timeout={1 if 'hang' in behaviour else 60}")
+    assert done.returncode == code, done.stdout + done.stderr
+    [row] = history(checkout)
+    assert row["status"] == status
+    assert row["reason"].startswith(reason)
+    assert f"{status}: {reason}" in done.stdout
+    assert ("run-compiled-benchmark: error: the benchmark failed; its log is " in done.stderr) == bool(code)
+    assert bool(row["median_tok_s"]) == (status == "unstable")
+    assert last(checkout)["status"] == status
+
+
+def test_what_ignores_the_end_of_its_time_is_killed(checkout: Path) -> None:
+    library = checkout / "perf" / "library.sh"
+    library.write_text(library.read_text().replace("--kill-after=10", "--kill-after=1"))
+    done = benchmark(checkout, "100 stubborn", "--retries=0", "--timeout=1")
+    assert done.returncode == 1
+    assert history(checkout)[0]["reason"] == "not done after 1 s"
+
+
+# --- several attempts -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("behaviours", "status", "attempts", "milliseconds"),
+    [
+        ("100 crash,100", "ok", 2, "100"),
+        ("100 unsteady,100 crash,50", "ok", 3, "50"),
+        ("100 nan,100 unsteady,100 crash", "unstable", 3, "100"),
+        ("100 unsteady,50 unsteady,80 unsteady", "unstable", 3, "50"),
+        ("100 crash,100 nan,100 crash", "smoke_fail", 3, ""),
+        ("100 crash", "failed", 3, ""),
+    ],
+)
+def test_the_best_of_three_attempts_is_kept(
+    checkout: Path, behaviours: str, status: str, attempts: int, milliseconds: str
+) -> None:
+    done = benchmark(checkout, behaviours)
+    assert done.returncode == (status in ("smoke_fail", "failed"))
+    [row] = history(checkout)
+    assert (row["status"], row["attempts"], row["median_ms"]) == (status, str(attempts), milliseconds)
+    assert len((checkout.parent / "count").read_text()) == attempts
+
+
+def test_a_change_is_told_from_noise(checkout: Path) -> None:
+    for milliseconds in ("100", "101", "99", "100", "102"):
+        benchmark(checkout, milliseconds)
+    for milliseconds, verdict in (("101", "no change"), ("80", "faster"), ("125", "slower")):
+        benchmark(checkout, milliseconds, "--commit=abc")
+        row = history(checkout)[-1]
+        assert row["verdict"] == verdict
+        assert float(row["speedup_pct"]) == pytest.approx(100 * (100 / float(milliseconds) - 1), abs=2)
+        assert float(row["speedup_low_pct"]) < float(row["speedup_pct"]) < float(row["speedup_high_pct"])
+    assert history(checkout)[-1]["git_commit"] == "abc"
+
+
+def test_only_ok_rows_of_the_same_configuration_are_compared(checkout: Path) -> None:
+    benchmark(checkout, "100")
+    benchmark(checkout, "100 unsteady", "--retries=0")
+    benchmark(checkout, "200", "--threads=2")
+    assert [row["verdict"] for row in history(checkout)] == [
+        "first of its kind", "too few runs to say", "first of its kind",
+    ]  # fmt: skip
+    settings = checkout.parent / "a.env"
+    settings.write_text("# why\nthreads=2\ncheckpoint=true\n")
+    for arguments in ([f"--envFile={settings}"], ["--workload=gpt2"], ["--", "--fp16"]):
+        benchmark(checkout, "100", *arguments)
+        assert history(checkout)[-1]["verdict"] == "first of its kind"
+    assert [row["configuration"] for row in history(checkout)[2:]] == [
+        "threads=2", "threads=0 threads=2 checkpoint=true", "threads=0", "threads=0 --fp16",
+    ]  # fmt: skip
+    benchmark(checkout, "80")
+    row = history(checkout)[-1]
+    assert (row["verdict"], row["speedup_pct"], row["speedup_low_pct"]) == ("too few runs to say", "25.00", "")
+
+
+# --- what can go wrong outside ----------------------------------------------------------------------------------------
+
+
+def test_a_broken_build_is_a_row(checkout: Path) -> None:
+    build(checkout, "exit 1")
+    done = benchmark(checkout, "100", "--retries=1")
+    assert done.returncode == 1
+    assert "failed: the build failed" in done.stdout
+    assert (checkout / "dist.builds").read_text() == "\n\n"
+    build(checkout, "sleep 60")
+    assert benchmark(checkout, "100", "--retries=0", "--buildTimeout=1").returncode == 1
+    shutil.rmtree(checkout / "build_scripts")
+    assert benchmark(checkout, "100").returncode == 1
+    assert [(row["status"], row["reason"]) for row in history(checkout)] == [
+        ("failed", "the build failed"),
+        ("failed", "the build failed"),
+        ("failed", "there is no build_scripts/exe; use --alpha=alpha.py"),
+    ]
+
+
+@pytest.mark.parametrize("tool", ["timeout", "flock"])
+def test_a_missing_tool_is_a_row(checkout: Path, tool: str) -> None:
+    tools = checkout.parent / "tools"
+    tools.mkdir()
+    for name in ("bash", "cat", "cut", "date", "dirname", "basename", "env", "find", "flock", "getconf", "git", "grep",
+                 "mkdir", "mktemp", "mv", "nice", "rm", "sed", "tail", "tee", "timeout", "tr", "wc"):  # fmt: skip
+        found = shutil.which(name)
+        assert found is not None
+        if name != tool:
+            (tools / name).symlink_to(found)
+    done = benchmark(checkout, "100", PATH=str(tools))
+    assert done.returncode == 1
+    [row] = history(checkout)
+    assert (row["status"], row["reason"]) == ("failed", f"{tool} is not installed")
+
+
+def test_a_missing_python_is_said(checkout: Path) -> None:
+    done = benchmark(checkout, "100", PYTHON="/nowhere/python")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "run-compiled-benchmark: error: '/nowhere/python' is no Python 3.11 or newer; name one with PYTHON=...\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["7"], "the number of steps must be at least 20, not '7'."),
+        (["many"], "the number of steps must be at least 20, not 'many'."),
+        (["--speed=1"], "unknown option '--speed=1'; see --help."),
+        (["--workload=huge"], "there is no workload 'huge'; valid: cpu-quickstart"),
+        (["--threads=two"], "--threads must be a whole number, not 'two'."),
+        (["--timeout=0"], "--timeout must be a number of seconds, not '0'."),
+        (["--envFile=/nowhere"], "there is no file '/nowhere'."),
+    ],
+)
+def test_wrong_usage(checkout: Path, arguments: list[str], message: str) -> None:
+    done = script(checkout, "run-compiled-benchmark", "100", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"run-compiled-benchmark: error: {message}")
+    assert history(checkout) == []
+
+
+def test_an_unknown_backend_is_a_row(checkout: Path) -> None:
+    assert benchmark(checkout, "100", "--backend=helios").returncode == 1
+    assert history(checkout)[0]["reason"].endswith("devices --json' names no device for helios")
+
+
+def test_a_full_disk_leaves_the_history_whole(checkout: Path, tmp_path: Path) -> None:
+    with disk.tiny_disk(tmp_path / "small", "40k") as folder:
+        assert benchmark(checkout, "100", f"--out={folder}").returncode == 0
+        path = folder / "compiled-loop-history.csv"
+        before = path.read_text()
+        with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as file:
+            while file.write(b"x" * 512):
+                pass
+        done = benchmark(checkout, "100", f"--out={folder}")
+        assert done.returncode != 0
+        assert "No space left on device" in done.stderr + done.stdout
+        assert path.read_text() == before
+        (folder / "filler").unlink()
+        assert benchmark(checkout, "100", f"--out={folder}").returncode == 0
+        assert path.read_text().startswith(before)
+        assert path.read_text().count("\n") == 3
+
+
+def test_a_row_that_does_not_fit_is_taken_back(checkout: Path) -> None:
+    benchmark(checkout, "100")
+    path = checkout / "perf" / "compiled-loop-history.csv"
+    before = path.read_text()
+    limit = len(before) + 10
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import history, pathlib; history.append("
+    code += "pathlib.Path(sys.argv[2]), [{'status': 'failed', 'reason': 'x' * 100}])"
+    command = [sys.executable, "-c", code, str(checkout / "perf"), str(path)]
+    done = subprocess.run(command, preexec_fn=limited, capture_output=True, text=True, check=False)
+    assert "File too large" in done.stderr
+    assert path.read_text() == before
+
+
+def test_half_a_line_is_cut_off_before_the_next_row(checkout: Path) -> None:
+    benchmark(checkout, "100")
+    path = checkout / "perf" / "compiled-loop-history.csv"
+    with path.open("a") as file:
+        file.write("2026-01-01T00:00:00Z,abc,4")
+    benchmark(checkout, "100")
+    assert [row["status"] for row in history(checkout)] == ["ok", "ok"]
+
+
+def test_a_history_with_other_columns_is_left_alone(checkout: Path) -> None:
+    path = checkout / "perf" / "compiled-loop-history.csv"
+    path.write_text("a,b\n1,2\n")
+    done = benchmark(checkout, "100")
+    assert done.returncode == 1
+    assert "has other columns than this version writes" in done.stderr
+    assert path.read_text() == "a,b\n1,2\n"
+
+
+def test_concurrent_runs_both_append_whole_lines(checkout: Path) -> None:
+    environment = variables(checkout, "100")
+    command = [str(checkout / "perf" / "run-compiled-benchmark.sh"), "40", f"--alpha={FAKE}"]
+    running = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(4)]
+    assert [process.wait(60) for process in running] == [0, 0, 0, 0]
+    rows = history(checkout)
+    assert [row["status"] for row in rows] == ["ok"] * 4
+    assert len({row["run_dir"] for row in rows}) == 4
+
+
+def kill_session(leader: int) -> None:
+    """Kill all processes of a session."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            session = (folder / "stat").read_text().rpartition(")")[2].split()[3]
+            if int(session) == leader:
+                os.kill(int(folder.name), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def started(checkout: Path, name: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A script whose training run hangs, in a session of its own that is killed in the end."""
+    environment = variables(checkout, "100 hang")
+    command = [str(checkout / "perf" / f"{name}.sh"), "40", *arguments, f"--alpha={FAKE}"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as process:
+        try:
+            deadline = time.monotonic() + 30
+            while not (checkout.parent / "count").exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            yield process
+        finally:
+            kill_session(process.pid)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_benchmark_is_a_row(checkout: Path, number: signal.Signals, code: int) -> None:
+    with started(checkout, "run-compiled-benchmark") as process:
+        process.send_signal(number)
+        start = time.monotonic()
+        assert process.wait(20) == code
+        assert time.monotonic() - start < 8
+    [row] = history(checkout)
+    assert (row["status"], row["reason"]) == ("failed", "interrupted")
+    assert not list((checkout / "perf").glob(".run-*"))
+
+
+def test_a_killed_benchmark_becomes_a_row_when_the_next_one_runs(checkout: Path) -> None:
+    with started(checkout, "run-compiled-benchmark") as process:
+        benchmark(checkout, "100", f"--alpha={FAKE}")
+        assert [row["status"] for row in history(checkout)] == ["ok"]  # the other one is alive
+        process.kill()
+        process.wait()
+    benchmark(checkout, "100", f"--alpha={FAKE}")
+    rows = history(checkout)
+    assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
+    assert rows[1]["reason"] == "the benchmark itself was killed"
+    assert rows[1]["timestamp"] <= rows[0]["timestamp"]
+    assert not list((checkout / "perf").glob(".run-*"))
+
+
+# --- rows of other machines -------------------------------------------------------------------------------------------
+
+
+def test_rows_of_another_machine_are_imported_once(checkout: Path, tmp_path: Path) -> None:
+    benchmark(checkout, "100")
+    benchmark(checkout, "90", f"--out={tmp_path / 'other'}")
+    other = tmp_path / "other" / "compiled-loop-history.csv"
+    command = [sys.executable, str(checkout / "perf" / "history.py"), "import", str(other)]
+    for count in (1, 0):
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout == f"{other}: {count} new rows\n"
+    assert [row["median_ms"] for row in history(checkout)] == ["100", "90"]
+    done = subprocess.run([*command, "/nowhere"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "history: error: there is no file /nowhere.\n")
+
+
+# --- tuning -----------------------------------------------------------------------------------------------------------
+
+
+def tune(checkout: Path, behaviour: str, *arguments: str, **others: str) -> tuple[int, str, list[Row]]:
+    done = script(checkout, "tune-adaptive", behaviour, *arguments, f"--alpha={FAKE}", **others)
+    [path] = (checkout / "perf").glob("tune-*.csv")
+    with path.open() as file:
+        return done.returncode, done.stdout + done.stderr, list(csv.DictReader(file))
+
+
+def test_tuning_finds_the_setting_that_is_faster(checkout: Path) -> None:
+    code, said, rows = tune(checkout, "100", "40", "12", FAKE_ALPHA_FACTOR="0.8")
+    assert code == 0, said
+    assert [row["candidate"] for row in rows[:3]] == ["threads=1", "threads=2", "checkpoint=true"]
+    assert {row["status"] for row in rows} == {"ok"}
+    assert {row["first"] for row in rows} == {"default", "candidate"}
+    faster = [float(row["speed_ratio"]) for row in rows if "checkpoint=true" in row["candidate"]]
+    assert len(faster) >= 3
+    assert min(faster) == pytest.approx(1.25, abs=0.02)
+    settings = (checkout / "perf" / "best-cpu_ref-quickstart.env").read_text().splitlines()
+    assert [line for line in settings if not line.startswith("#")] == ["checkpoint=true"]
+    assert "speed +25.0 % (+25.0 to +25.0) beside the defaults" in said
+
+
+def test_tuning_keeps_the_defaults_when_nothing_is_faster(checkout: Path) -> None:
+    code, said, _ = tune(checkout, "100", "40", "12")
+    assert code == 0
+    assert "Nothing is faster than the defaults beyond the noise" in said
+    settings = (checkout / "perf" / "best-cpu_ref-quickstart.env").read_text().splitlines()
+    assert [line for line in settings if not line.startswith("#")] == []
+
+
+def test_tuning_accepts_only_ok_and_fails_without_any(checkout: Path) -> None:
+    code, said, rows = tune(checkout, "100,100 unsteady,100 nan,100 crash,100 unsteady", "40", "3")
+    assert code == 1
+    assert [row["status"] for row in rows] == ["unstable", "smoke_fail", "failed"]
+    assert {row["speed_ratio"] for row in rows} == {""}
+    assert "none of 3 loops was valid" in said
+    assert not list((checkout / "perf").glob("best-*"))
+
+
+def test_an_interrupted_tuning_says_where_its_loops_are(checkout: Path) -> None:
+    with started(checkout, "tune-adaptive") as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 143
+        assert process.stderr is not None
+        assert "interrupted; what was measured is in " in process.stderr.read()
+
+
+# --- regressions ------------------------------------------------------------------------------------------------------
+
+
+def slower(checkout: Path, factor: float) -> None:
+    """Change the sources so that a step takes `factor` times as long."""
+    source = checkout / "alpha.py"
+    source.write_text(FAKE.read_text().replace("/ 1e3", f"/ 1e3 * {factor} * (1 + 0.01 * (time.time_ns() % 3))"))
+
+
+def check(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return script(checkout, "check-regression", "100", *arguments)
+
+
+@pytest.mark.parametrize(("factor", "code", "verdict"), [(1.0, 0, ""), (1.1, 0, "slower"), (0.5, 0, "faster")])
+def test_a_commit_that_is_not_much_slower_passes(checkout: Path, factor: float, code: int, verdict: str) -> None:
+    slower(checkout, factor)
+    commit(checkout)
+    done = check(checkout, "--short")
+    assert done.returncode == code, done.stderr
+    assert f"in 6 paired rounds: {verdict}" in done.stdout
+    assert git(checkout, "worktree", "list").count("\n") == 0
+
+
+def test_a_slower_commit_fails_after_a_second_look(checkout: Path) -> None:
+    slower(checkout, 1.5)
+    commit(checkout)
+    done = check(checkout, "--short")
+    assert done.returncode == 1
+    assert done.stdout.count("in 6 paired rounds: slower") == 2
+    assert done.stderr == "check-regression: error: slower than HEAD^ by more than 25 %, twice in a row.\n"
+    assert git(checkout, "worktree", "list").count("\n") == 0
+
+
+def test_changes_that_are_not_committed_are_compared_with_the_last_commit(checkout: Path) -> None:
+    slower(checkout, 1.5)
+    done = check(checkout, "--short", "--rounds=3")
+    assert (done.returncode, "slower than HEAD by" in done.stderr) == (1, True)
+
+
+def test_executables_of_both_revisions_are_built(checkout: Path) -> None:
+    base = git(checkout, "rev-parse", "HEAD")
+    build(
+        checkout, f'mkdir -p dist/alpha && sed "s|/ 1e3|/ 1e3 * 2|" "{FAKE}" >dist/alpha/alpha; chmod +x dist/alpha/*'
+    )
+    commit(checkout)
+    commit(checkout)
+    done = check(checkout, f"--base={base}", "--rounds=3")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "speed -50.0 % (-50.0 to -50.0)" in done.stdout
+    assert check(checkout, "--rounds=3").returncode == 0
+
+
+def test_without_a_base_there_is_nothing_to_compare(checkout: Path, tmp_path: Path) -> None:
+    git(checkout, "checkout", "--quiet", "--", ".")
+    for folder, message in (
+        (checkout, "the commit before this one is not here"),
+        (tmp_path / "shallow", "the commit before this one is not here"),
+        (tmp_path / "no_git", "this is no git checkout"),
+    ):
+        if folder.name == "shallow":
+            commit(checkout)
+            git(tmp_path, "clone", "--quiet", "--depth=1", f"file://{checkout}", str(folder))
+        if folder.name == "no_git":
+            shutil.copytree(checkout, folder, ignore=shutil.ignore_patterns(".git"))
+        done = check(folder, "--short")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert message in done.stdout
+    done = check(checkout, "--base=nowhere")
+    assert (done.returncode, done.stderr) == (2, "check-regression: error: there is no revision 'nowhere'.\n")
+
+
+def test_a_base_that_cannot_run_is_nothing_to_compare_with_but_this_checkout_must_run(checkout: Path) -> None:
+    working = (checkout / "alpha.py").read_text()
+    (checkout / "alpha.py").write_text("raise SystemExit('broken')")
+    commit(checkout)
+    done = check(checkout, "--short")
+    assert done.returncode == 1
+    assert "this checkout could not be measured" in done.stderr
+    assert "broken" in done.stderr
+    (checkout / "alpha.py").write_text(working)
+    commit(checkout)
+    done = check(checkout, "--short")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "HEAD^ could not be measured, so there is nothing to compare with" in done.stdout
+    assert check(checkout, "--short", "--base=HEAD^").returncode == 1
+
+
+# --- the picture ------------------------------------------------------------------------------------------------------
+
+
+def test_the_picture_shows_every_run(checkout: Path) -> None:
+    def plot(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(checkout / "perf" / "plot.py"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert plot().returncode == 1
+    for behaviour, arguments in (("100", ()), ("90", ("--threads=2",)), ("100 unsteady", ()), ("100 crash", ())):
+        benchmark(checkout, behaviour, "--retries=0", *arguments)
+    benchmark(checkout, "5000", "--workload=gpt2", "--", "--odd=<&>")
+    assert plot().returncode == 0
+    root: Any = ElementTree.fromstring((checkout / "perf" / "history.svg").read_text())
+    name = "{http://www.w3.org/2000/svg}"
+    groups = root.findall(f"{name}g")
+    assert len(groups) == 5
+    assert sum(group.find(f"{name}circle") is not None for group in groups) == 4
+    words = [element.text for element in root.findall(f"{name}text")]
+    assert words.count("tokens per second") == 2
+    assert "Fake, 3 GHz, 2 cores: cpu_ref, gpt2" in words
+    assert any("--odd=<&>" in word for word in words)
+    heights = [float(group.find(f"{name}circle").get("cy")) for group in groups[:3]]
+    assert heights[1] < heights[0] == heights[2]  # 90 ms is faster, and drawn higher

@@ -1,0 +1,209 @@
+"""What the sidecar makes of Vulkan calls that fail: an error that names the call, nothing leaked, nothing crashed."""
+
+import itertools
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from alpha.backend_helios_device import NoVulkan, list_devices
+
+TESTS = Path(__file__).resolve().parent
+NATIVE = TESTS.parent / "native"
+
+BEGINNING = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, %r)
+from spirv_kernel import PUSH, assemble
+from alpha.backend_helios_device import *
+
+def fault(text):
+    os.environ["VULKAN_FAULT"] = text
+
+def failure(action, *arguments):
+    try:
+        action(*arguments)
+    except VulkanError as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+def use(path=None):
+    with Device(choose_device(), validate=False, pipeline_cache=path) as device:
+        pipeline = device.pipeline(assemble(), push_bytes=PUSH.size)
+        memory = device.allocate(4096, MemoryKind.UPLOAD)
+        one = dispatch_command(pipeline, (16, 1, 1), PUSH.pack(memory.address, memory.address, 1024, 1.0))
+        program = device.create_program(one, timestamps=True)
+        value = device.submit(program)
+        device.wait(value)
+        device.completed()
+        device.timestamps(program, 1)
+        device.save_pipelines()
+""" % str(TESTS)  # noqa: UP031  (the text has braces)
+
+Run = Callable[[str], str]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs a script in a process whose Vulkan loader fails when VULKAN_FAULT says so; returns what it prints."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        pytest.skip("NO C COMPILER, so failing Vulkan calls are not tested here")
+    try:
+        list_devices()
+    except NoVulkan as error:
+        pytest.skip(f"NO VULKAN DEVICE, so failing Vulkan calls are not tested here: {error}")
+    folder = tmp_path_factory.mktemp("loader")
+    library = folder / "libvulkan.so.1"
+    flags = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", f"-I{NATIVE}"]
+    subprocess.run([compiler, *flags, "-o", library, TESTS / "faulty_vulkan.c", "-ldl"], check=True)
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    real = next(line.split()[-1] for line in maps if "/libvulkan.so" in line)
+    search = f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}"
+
+    def run_script(script: str) -> str:
+        result = subprocess.run(
+            [sys.executable, "-c", BEGINNING + script],
+            env={**os.environ, "LD_LIBRARY_PATH": search, "REAL_VULKAN": real},
+            cwd=TESTS.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return run_script
+
+
+CALLS = (
+    *("CreateInstance", "EnumeratePhysicalDevices", "EnumerateDeviceExtensionProperties", "CreateDevice"),
+    *("CreateSemaphore", "CreateCommandPool", "CreatePipelineCache", "CreatePipelineLayout", "CreateShaderModule"),
+    *("CreateComputePipelines", "CreateBuffer", "AllocateMemory", "BindBufferMemory", "MapMemory", "CreateQueryPool"),
+    *("AllocateCommandBuffers", "BeginCommandBuffer", "EndCommandBuffer", "QueueSubmit2", "WaitSemaphores"),
+    *("GetSemaphoreCounterValue", "GetQueryPoolResults", "GetPipelineCacheData"),
+)
+
+
+def test_each_call_may_fail_and_is_named(run: Run, tmp_path: Path) -> None:
+    script = f"""
+path = Path({str(tmp_path / "pipelines")!r})
+for number, call in enumerate({CALLS}):
+    fault(f"vk{{call}}:{{(-1, -2, -13)[number % 3]}}")
+    print(failure(use, path))
+    path.unlink(missing_ok=True)
+fault("")
+use(path)
+"""
+    results = (
+        ("VulkanError", "VK_ERROR_OUT_OF_HOST_MEMORY"),
+        ("OutOfDeviceMemory", "VK_ERROR_OUT_OF_DEVICE_MEMORY"),
+        ("VulkanError", "VK_ERROR_UNKNOWN"),
+    )
+    printed = run(script).splitlines()
+    assert len(printed) == len(CALLS)
+    for line, call, (error, result) in zip(printed, CALLS, itertools.cycle(results), strict=False):
+        assert line.startswith(f"{error}: vk{call} returned {result}; "), line
+    assert (tmp_path / "pipelines").read_bytes().startswith(b"HELIOS1\0")
+
+
+def test_damaged_and_foreign_files_of_pipelines_do_not_reach_the_driver(run: Run, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    script = f"""
+import ctypes
+path = Path({str(whole)!r})
+given = ctypes.c_size_t.in_dll(ctypes.CDLL("libvulkan.so.1"), "initial_bytes")
+for path in sorted(path.parent.iterdir()) or [path]:
+    use(path)
+    print(path.name, given.value, path.read_bytes()[:8] == b"HELIOS1\\0")
+"""
+    assert run(script) == "whole 0 True\n"
+    saved = whole.read_bytes()
+    assert run(script) == f"whole {len(saved) - 24} True\n"
+    header, data = saved[:24], saved[24:]
+    foreign = data[:12] + bytes([data[12] ^ 1]) + data[13:]
+    contents = (
+        *(b"", b"HELIOS1\0", header, data, bytes(len(saved)), saved[:-1], saved + b"x"),
+        *(saved[:i] + bytes([saved[i] ^ 1]) + saved[i + 1 :] for i in (0, 8, 15, 16, 24, 40, len(saved) - 1)),
+        struct.pack("=8sQQ", b"HELIOS1\0", len(foreign), fnv_1a(foreign)) + foreign,
+        struct.pack("=8sQQ", b"HELIOS1\0", 31, fnv_1a(data[:31])) + data[:31],
+    )
+    for number, content in enumerate(contents):
+        (tmp_path / f"damaged-{number}").write_bytes(content)
+    printed = run(script).splitlines()
+    assert len(printed) == len(contents) + 1
+    assert printed.pop() == f"whole {len(data)} True"
+    assert all(line.endswith(" 0 True") for line in printed), printed
+
+
+def fnv_1a(data: bytes) -> int:
+    total = 0xCBF29CE484222325
+    for byte in data:
+        total = (total ^ byte) * 0x100000001B3 % 2**64
+    return total
+
+
+def test_a_lost_device_says_so_and_can_be_closed(run: Run) -> None:
+    script = """
+for call in ("QueueSubmit2", "WaitSemaphores", "GetSemaphoreCounterValue"):
+    device = Device(choose_device(), validate=False)
+    memory = device.allocate(4096)
+    program = device.create_program(b"", repeated=True)
+    value = device.submit(program)
+    fault(f"vk{call}:-4")
+    action = {"QueueSubmit2": lambda: device.submit(program), "WaitSemaphores": lambda: device.wait(value)}
+    print(failure(action.get(call, device.completed)))
+    fault("")
+    for later in (
+        lambda: device.submit(program),
+        lambda: device.wait(value),
+        lambda: device.allocate(1),
+        lambda: device.pipeline(assemble(), push_bytes=PUSH.size),
+        lambda: device.create_program(b""),
+        device.completed,
+    ):
+        assert failure(later).startswith("DeviceLost: The device "), failure(later)
+        assert failure(later).endswith(" was lost before this call."), failure(later)
+    device.close()
+use()
+"""
+    printed = run(script).splitlines()
+    assert [line.split(";")[0] for line in printed] == [
+        f"DeviceLost: vk{call} returned VK_ERROR_DEVICE_LOST"
+        for call in ("QueueSubmit2", "WaitSemaphores", "GetSemaphoreCounterValue")
+    ]
+    assert all("the system's log (dmesg) may say why" in line for line in printed[1:])
+
+
+def test_memory_that_the_driver_refuses_is_an_error_to_go_on_from(run: Run) -> None:
+    script = """
+with Device(choose_device(), validate=False) as device:
+    held = [device.allocate(1 << 20) for _ in range(3)]
+    fault("vkAllocateMemory:-2")
+    print(failure(device.allocate, 2 << 20))
+    fault("")
+    for each in held:
+        device.free(each)
+    device.allocate(2 << 20)
+"""
+    message = (
+        r"OutOfDeviceMemory: vkAllocateMemory returned VK_ERROR_OUT_OF_DEVICE_MEMORY; 2\.0 MiB more cannot be had; "
+        r"\d+\.\d of the \d+\.\d MiB that this process may use are in use\.\n"
+    )
+    assert re.fullmatch(message, run(script))
+
+
+def test_no_device_at_all(run: Run) -> None:
+    assert run('fault("vkCreateInstance:-9"); print(failure(list_devices))').startswith(
+        "NoVulkan: There is a Vulkan loader, but no driver: vkCreateInstance returned VK_ERROR_INCOMPATIBLE_DRIVER."
+    )
+    assert run('fault("vkEnumeratePhysicalDevices:-3"); print(failure(list_devices))').startswith(
+        "NoVulkan: There is a Vulkan loader, but no driver reports a device. Install the driver"
+    )
