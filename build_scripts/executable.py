@@ -37,7 +37,6 @@ STAMP = DIST / "build.json"
 ONEFILE = "alpha-onefile"
 ARCHIVE = "alpha.tar.zst"
 SUMS = "SHA256SUMS"
-COMPRESSION = 12
 
 LEFT_OUT = (
     "pygments.lexers.*",
@@ -221,7 +220,7 @@ def write_archive(folder: Path, moment: datetime.datetime) -> None:
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for path in [folder, *sorted(folder.rglob("*"))]:
             archive.add(path, str(path.relative_to(folder.parent)), recursive=False, filter=plain)
-    (DIST / ARCHIVE).write_bytes(zstandard.compress(packed.getvalue(), COMPRESSION))
+    (DIST / ARCHIVE).write_bytes(zstandard.compress(packed.getvalue(), contents.COMPRESSION))
 
 
 if __name__ == "__main__":

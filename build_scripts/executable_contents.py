@@ -19,6 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FACTS = "build.json"
 BILL = "sbom.cdx.json"
 LICENCES = "licenses"
+COMPRESSION = 12
+"""Level of zstd."""
+
 FALLBACK = "fallback"
 """Folder of the libraries that are used where the system has none of its own; `executable_start.c` opens them."""
 
