@@ -42,6 +42,7 @@ def complete(folder: Path, packages: set[str], facts: str) -> None:
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, target)
     add_missing_libraries(folder)
+    set_search_paths(folder)
     files = elf_files(folder)
     own = [path for path in files if path.parent.name != FALLBACK]
     known = {**json.loads(facts), "glibc": newest_glibc(own), "glibcOfFallback": newest_glibc(files)}
@@ -100,6 +101,17 @@ def add_missing_libraries(folder: Path) -> None:
                 raise SystemExit(f"exe: error: the library {name} is needed, but this machine does not have it.")
             (folder / FALLBACK).mkdir(exist_ok=True)
             shutil.copyfile(source, folder / FALLBACK / name)
+
+
+def set_search_paths(folder: Path) -> None:
+    """Let each library find those in `folder` that it needs. The executable's search path, which Nuitka relies on, holds
+    for all that it opens, but the dynamic linker cannot know it where /proc is not mounted."""
+    files = elf_files(folder)
+    inside = {path.name for path in files if path.parent == folder}
+    for path in files:
+        if ".so" in path.name and inside.intersection(needed_libraries(path)):
+            up = "/".join(["$ORIGIN", *(".." for _ in path.relative_to(folder).parents[1:])])
+            subprocess.run(["patchelf", "--set-rpath", up, str(path)], check=True)
 
 
 def system_library(name: str) -> Path | None:

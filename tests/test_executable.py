@@ -222,11 +222,11 @@ def read_until(terminal: int, pattern: bytes | None, seconds: float = 60) -> byt
 def bare_root(tmp_path: Path) -> Path:
     """A root folder that holds glibc, a corpus, and nothing else."""
     root = tmp_path / "root"
-    library = root / "lib64"
-    library.mkdir(parents=True)
-    system = Path("/lib/x86_64-linux-gnu") if Path("/lib/x86_64-linux-gnu").is_dir() else Path("/lib64")
+    places = [Path("/lib64"), Path("/lib/x86_64-linux-gnu")]
     for name in GLIBC_FILES:
-        shutil.copy(system / name, library / name)
+        for place in (place for place in places if (place / name).exists()):
+            (root / place.relative_to("/")).mkdir(parents=True, exist_ok=True)
+            shutil.copy(place / name, root / place.relative_to("/") / name)
     (root / "corpus.txt").write_text(text_of())
     (root / "tmp").mkdir()
     return root
