@@ -78,8 +78,8 @@ def _write_all(path: Path, content: bytes) -> None:
 
 
 def cache_folder() -> Path:
-    """Where things that can be made again are kept: $XDG_CACHE_HOME/alpha, or ~/.cache/alpha; for a user who has no home
-    folder .cache/alpha in the current one, where runs are kept, too."""
+    """Where things that can be made again are kept: $XDG_CACHE_HOME/alpha, or ~/.cache/alpha; for a user without a home
+    folder, .cache/alpha in the current one, where runs are kept, too."""
     base = os.environ.get("XDG_CACHE_HOME")
     if base:
         return Path(base) / "alpha"

@@ -104,8 +104,8 @@ def add_missing_libraries(folder: Path) -> None:
 
 
 def set_search_paths(folder: Path) -> None:
-    """Let each library find those in `folder` that it needs. The executable's search path, which Nuitka relies on, holds
-    for all that it opens, but the dynamic linker cannot know it where /proc is not mounted."""
+    """Let each library find those in `folder` that it needs. The executable's search path, which Nuitka relies on, is
+    that of all it opens, but the dynamic linker cannot know it where /proc is not mounted."""
     files = elf_files(folder)
     inside = {path.name for path in files if path.parent == folder}
     for path in files:

@@ -149,7 +149,7 @@ def test_other_commands(alpha: Run, corpus: Path, tmp_path: Path) -> None:
     assert devices[0]["backend"] == "cpu_ref"
     assert devices[0]["blas"]
     assert "ALPHA_DEBUG" in succeed(alpha("env"))
-    rows = succeed(alpha("bench", "--suite=ops", "--match=matmul", "--iters=1", "--seconds=0.01", "--json"))
+    rows = succeed(alpha("bench", "--suite=ops", "--match=norm", "--iters=1", "--seconds=0.01", "--json"))
     commit = json.loads((DIST / "build.json").read_bytes())["inputs"]["commit"]
     assert commit in rows
 
