@@ -9,11 +9,12 @@ to find again; nobody else looks inside, and it is None unless `training`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from alpha.backend_primitives import Array, Primitives, RandomKey
 
@@ -62,6 +63,32 @@ class Backend(Primitives):
     def thread_choices(self) -> list[int]:
         """The values of `threads` worth trying; a backend that computes elsewhere has no choice to offer."""
         return [self.threads]
+
+    # --- a batch in parts ---------------------------------------------------------------------------------------------
+
+    def batch_parts(self, sequences: int, length: int) -> int:
+        """Into how many equal parts of whole sequences a training step is to divide a batch, for `side_by_side`.
+
+        It depends on the shape alone, because the number of parts decides in which order gradients are added up.
+        """
+        return 1
+
+    def shared_zeros(self, shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> Array:
+        """A new array of zeros which work done `side_by_side` may read and change, even when it is made before that."""
+        return self.zeros(shape, dtype)
+
+    def side_by_side(self, work: Callable[[int], None], parts: int) -> Callable[[], None]:
+        """A callable that does work(0) to work(parts - 1), none of which needs what another one writes.
+
+        Of the arrays that exist before it is called, work may change none but those of `shared_zeros`, and others must
+        stay as they were at the first call: a backend may do parts in another process, forked then.
+        """
+
+        def run() -> None:
+            for part in range(parts):
+                work(part)
+
+        return run
 
     # --- activations --------------------------------------------------------------------------------------------------
 

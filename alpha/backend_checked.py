@@ -19,7 +19,8 @@ from alpha.errors import AlphaError
 TOLERANCES = {"f32": 1e-4, "f16": 2e-2, "bf16": 1e-1}
 """The largest difference allowed, relative to the largest magnitude, for each precision of matrix products."""
 
-_NOT_CHECKED = ("from_numpy", "to_numpy", "empty", "record", "plan", "thread_choices")
+_MEMORY = ("from_numpy", "to_numpy", "empty", "record", "plan", "shared_zeros")
+_DIVISION = ("thread_choices", "batch_parts", "side_by_side")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _checked(name: str) -> Callable[..., Any]:
 _OPERATIONS = [
     name
     for name, _ in inspect.getmembers(Backend, inspect.isfunction)
-    if not name.startswith("_") and name not in _NOT_CHECKED
+    if not name.startswith("_") and name not in (*_MEMORY, *_DIVISION)
 ]
 CheckedBackend: type[_CheckedMemory] = type(
     "CheckedBackend", (_CheckedMemory,), {name: _checked(name) for name in _OPERATIONS}

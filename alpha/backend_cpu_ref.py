@@ -4,28 +4,31 @@ How an operation is divided into parts depends on the shapes alone, and every pr
 results have the same bits whatever `threads` is.
 """
 
-import ctypes
 import functools
-import sys
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from alpha import backend_cpu_ref_attention as attention_parts
 from alpha import backend_cpu_ref_kernels as kernels
-from alpha import rng
+from alpha import rng, worker_processes
 from alpha.backend import AdamControl, Saved
 from alpha.backend_cpu_ref_attention import AttentionCall
+from alpha.backend_cpu_ref_libraries import keep_freed_memory, use_one_blas_thread
 from alpha.backend_cpu_ref_primitives import NumpyArray, NumpyPrimitives
 from alpha.backend_primitives import RandomKey
 from alpha.config import GATED_ACTIVATIONS
 from alpha.worker_pool import WorkerPool, available_cpus
+from alpha.worker_processes import WorkerProcesses
 
 BLOCK_BYTES = 1 << 19  # fits the cache; with smaller ones threads wait more for the interpreter lock
-PART_FLOPS = 1 << 23
-SMALLEST_PART = 128
-FLAT_BLOCK = 1 << 16
+PART_FLOPS = 1 << 27
+SMALLEST_PART = 512
+FLAT_BLOCK = 1 << 18
+BATCH_PARTS = {2: 512, 4: 8192, 8: 16384}  # parts of a batch, and from how many tokens on they are worth it
 HEAD_CHUNK = 1 << 24
 
 Part = tuple[Callable[..., None], Any]
@@ -40,6 +43,7 @@ class CpuRef(NumpyPrimitives):
         use_one_blas_thread()
         keep_freed_memory()
         self._pool = WorkerPool(threads)
+        self._process = os.getpid()
 
     @property
     def threads(self) -> int:
@@ -53,6 +57,43 @@ class CpuRef(NumpyPrimitives):
         """1, 2, 4 and so on up to the number of CPUs that the process may use."""
         cpus = available_cpus()
         return sorted({min(cpus, 1 << power) for power in range(cpus.bit_length() + 1)})
+
+    # --- a batch in parts ---------------------------------------------------------------------------------------------
+
+    def batch_parts(self, sequences: int, length: int) -> int:
+        possible = [
+            parts for parts, tokens in BATCH_PARTS.items() if sequences * length >= tokens and sequences % parts == 0
+        ]
+        return max(possible, default=1)
+
+    def shared_zeros(self, shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> NumpyArray:
+        return worker_processes.shared_zeros(shape, dtype)
+
+    def side_by_side(self, work: Callable[[int], None], parts: int) -> Callable[[], None]:
+        if parts == 1:
+            return functools.partial(work, 0)
+
+        def work_on(part: int, threads: int) -> None:
+            if self._process != os.getpid():  # a forked one, which has none of the pool's threads
+                self._pool, self._process = WorkerPool(threads), os.getpid()
+            whole, self.threads = self.threads, threads
+            try:
+                work(part)
+            finally:
+                self.threads = whole
+
+        processes = WorkerProcesses(work_on, parts)
+        return lambda: processes.run(self.threads)
+
+    def add_into(self, target: NumpyArray, source: NumpyArray) -> None:
+        if target.ndim > 1 or target.shape != source.shape:
+            super().add_into(target, source)
+            return
+
+        def part(block: slice) -> None:
+            target[block] += source[block]
+
+        self._run([(part, block) for block in _slices(target.size, FLAT_BLOCK)])
 
     # --- products -----------------------------------------------------------------------------------------------------
 
@@ -356,6 +397,9 @@ class CpuRef(NumpyPrimitives):
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
+    def _rows(self, x: NumpyArray) -> NumpyArray:
+        return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+
     def _run(self, parts: Sequence[Part]) -> None:
         self._pool.run(_call, parts)
 
@@ -368,22 +412,23 @@ def _call(part: Part) -> None:
     function(argument)
 
 
-def _slices(size: int, step: int) -> list[slice]:
-    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
+@functools.lru_cache(1024)
+def _slices(size: int, step: int) -> tuple[slice, ...]:
+    return tuple(slice(start, min(start + step, size)) for start in range(0, size, step))
 
 
-def _blocks(rows: int, row_bytes: int) -> list[slice]:
+def _blocks(rows: int, row_bytes: int) -> tuple[slice, ...]:
     """Ranges of rows that fit the cache."""
     return _slices(rows, max(1, BLOCK_BYTES // row_bytes))
 
 
-def _product_rows(size: int, flops_each: int) -> list[slice]:
+def _product_rows(size: int, flops_each: int) -> tuple[slice, ...]:
     """Equal ranges of `size` rows or columns of a product: few, because each one packs the other operand again.
 
     Their number is a power of two, so that it can be shared out evenly.
     """
     wanted = max(1, min(size * flops_each // PART_FLOPS, size // SMALLEST_PART))
-    return _slices(size, -(-size // (1 << (wanted.bit_length() - 1)))) if size else []
+    return _slices(size, -(-size // (1 << (wanted.bit_length() - 1)))) if size else ()
 
 
 def _product_parts(a: NumpyArray, b: NumpyArray, out: NumpyArray) -> list[Part]:
@@ -397,28 +442,3 @@ def _product_parts(a: NumpyArray, b: NumpyArray, out: NumpyArray) -> list[Part]:
     if M >= N:
         return [(part, (rows, whole)) for rows in _product_rows(M, 2 * K * N)]
     return [(part, (whole, columns)) for columns in _product_rows(N, 2 * K * M)]
-
-
-@functools.cache
-def use_one_blas_thread() -> None:
-    """Let products run on the thread that calls them: the worker pool does the sharing out, reproducibly."""
-    import threadpoolctl
-
-    threadpoolctl.threadpool_limits(1, "blas")
-
-
-@functools.cache
-def keep_freed_memory() -> None:
-    """Ask the C library not to hand freed memory back to the system.
-
-    A training step frees and allocates the same large arrays again and again; getting them from the system each time
-    would fault in every page anew, which costs more than the arithmetic on them.
-    """
-    if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "gnu_get_libc_version"):
-        return
-    trim_threshold, top_pad, mmap_max, arena_max = -1, -2, -4, -8  # malloc.h
-    for parameter, value in ((trim_threshold, 1 << 30), (top_pad, 1 << 26), (mmap_max, 0), (arena_max, 1)):
-        libc.mallopt(parameter, value)

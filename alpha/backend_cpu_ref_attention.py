@@ -15,8 +15,8 @@ import numpy as np
 from alpha.backend_cpu_ref_kernels import softmax_unnormalized
 from alpha.backend_cpu_ref_primitives import NumpyArray
 
-TILE_QUERIES = 128
-PART_BYTES = 1 << 18
+TILE_QUERIES = 64
+PART_BYTES = 1 << 20
 
 
 class AttentionPart(NamedTuple):

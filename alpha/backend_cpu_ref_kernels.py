@@ -206,11 +206,12 @@ def adamw(
     work *= 1.0 - beta2
     second *= beta2
     second += work
-    np.multiply(second, 1.0 / correction2, out=work)
-    np.sqrt(work, out=work)
-    work += epsilon
+    # step / (sqrt(second / c) + epsilon) = step sqrt(c) / (sqrt(second) + epsilon sqrt(c))
+    root = math.sqrt(correction2)
+    np.sqrt(second, out=work)
+    work += epsilon * root
     np.divide(first, work, out=work)
-    work *= step_size
+    work *= step_size * root
     if decay != 1.0:
         parameter *= decay
     parameter -= work

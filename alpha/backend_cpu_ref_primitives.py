@@ -44,10 +44,10 @@ class NumpyPrimitives(Backend):
         return program
 
     def reshape(self, x: NumpyArray, shape: Sequence[int]) -> NumpyArray:
-        return np.reshape(x, shape)
+        return x.reshape(shape)
 
     def transpose(self, x: NumpyArray, axes: Sequence[int]) -> NumpyArray:
-        return np.transpose(x, axes)
+        return x.transpose(axes)
 
     def narrow(self, x: NumpyArray, axis: int, start: int, length: int) -> NumpyArray:
         index = [slice(None)] * x.ndim

@@ -4,6 +4,7 @@ GPT-2 (Radford et al. 2019) with options; parameter names and shapes are those o
 weights are stored [inputs, outputs]. Knows token ids, not text; knows nothing about optimizers or files.
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,12 @@ class GPT:
         if config.position == "rope":
             cosine, sine = rotary_tables(config.block, config.dim // config.heads)
             self._rotary = (backend.from_numpy(cosine.astype(dtype)), backend.from_numpy(sine.astype(dtype)))
+
+    def with_own_gradients(self) -> "GPT":
+        """The same model, parameters shared, which collects its gradients in another array."""
+        twin = copy.copy(self)
+        twin.parameters = self.parameters.with_own_gradients()
+        return twin
 
     def loss(self, ids: Array, targets: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
         """Mean cross-entropy in nats, shape []; ids and targets are integers [B, T], negative targets do not count.

@@ -39,19 +39,29 @@ class ParameterSpec:
 class Parameters:
     """The parameters of a model on a backend: `parameters["wte.weight"]` is a Tensor with a gradient buffer."""
 
-    def __init__(self, backend: Backend, specs: Sequence[ParameterSpec], dtype: npt.DTypeLike = np.float32) -> None:
-        """Allocates everything; values are undefined until `initialize` or `load`."""
+    def __init__(
+        self,
+        backend: Backend,
+        specs: Sequence[ParameterSpec],
+        dtype: npt.DTypeLike = np.float32,
+        values: Array | None = None,
+    ) -> None:
+        """Allocates everything but given `values`; they are zero until `initialize` or `load`."""
         self.backend = backend
         self.specs = sorted(specs, key=lambda spec: not spec.decay)
         self.size = sum(spec.size for spec in self.specs)
         self.decayed_size = sum(spec.size for spec in self.specs if spec.decay)
-        self.values = backend.empty((self.size,), dtype)
-        self.gradients = backend.zeros((self.size,), dtype)
+        self.values = backend.shared_zeros((self.size,), dtype) if values is None else values
+        self.gradients = backend.shared_zeros((self.size,), dtype)
         self._tensors: dict[str, Tensor] = {}
-        for spec, values in self.views(self.values):
-            self._tensors[spec.name] = Tensor(backend, values, requires_gradient=True)
-        for spec, gradients in self.views(self.gradients):
-            self._tensors[spec.name].gradient_buffer = gradients
+        for spec, part in self.views(self.values):
+            self._tensors[spec.name] = Tensor(backend, part, requires_gradient=True)
+        for spec, part in self.views(self.gradients):
+            self._tensors[spec.name].gradient_buffer = part
+
+    def with_own_gradients(self) -> "Parameters":
+        """The same parameters, values shared, with another array for their gradients."""
+        return Parameters(self.backend, self.specs, self.values.dtype, self.values)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]

@@ -50,7 +50,7 @@ class StepResult:
 
 
 class PhaseTimer:
-    """A `Phase` that adds up host time.
+    """A `Phase` that adds up host time; where parts of a batch run side by side, that of the first part.
 
     On a backend that records a program and replays it, only the recording would be timed.
     """
@@ -115,7 +115,7 @@ class TrainingStep:
         self._counters = {
             name: backend.zeros((1,), np.int32) for name in ("steps", "skipped_not_finite", "skipped_spike")
         }
-        self._loss_weight = backend.from_numpy(np.array(1.0 / training.accum_steps, dtype))
+        self._models: list[GPT] = []  # one for each part of a batch, see _divide_batch
         self._one = backend.from_numpy(np.ones(1, dtype))
         self._loss_scale = LossScale(backend, dtype) if training.dtype == "f16" else None
         self._program = backend.record(self._step)
@@ -124,6 +124,8 @@ class TrainingStep:
         """One step on tokens [accumSteps, B, T + 1], of the same shape each time; position t is to predict t + 1."""
         if tokens.ndim != 3 or tokens.shape[0] != self.training.accum_steps:
             raise ValueError(f"tokens has shape {tokens.shape}, not [{self.training.accum_steps}, B, T + 1]")
+        if not self._models:
+            self._divide_batch(tokens.shape)
         batch = self.backend.from_numpy(tokens.astype(np.int32, copy=False))
         # Where the backend is numpy: overflow is what the finite check is for, a warning would add nothing.
         with np.errstate(all="ignore"):
@@ -133,6 +135,8 @@ class TrainingStep:
     def plan(self, batch: int) -> str:
         """Take the memory that steps on `batch` sequences need; see `Backend.plan`."""
         shape = (self.training.accum_steps, batch, self.model.config.block + 1)
+        if not self._models:
+            self._divide_batch(shape)
         tokens = self.backend.from_numpy(np.zeros(shape, np.int32))
         return self.backend.plan(self._program, tokens, self.backend.from_numpy(np.zeros(1, self._one.dtype)))
 
@@ -165,21 +169,49 @@ class TrainingStep:
             flags = [backend.cast(flag, loss.dtype) for flag in (backend.greater(1.0, clip), accept)]
             return backend.concatenate([loss, norm, *flags], 0)
 
+    def _divide_batch(self, shape: tuple[int, ...]) -> None:
+        """Make what the parts of a batch of this shape need: tokens, losses, and models with gradients of their own.
+
+        The first part's model is the model itself.
+        """
+        backend, (accum_steps, sequences, length) = self.backend, shape
+        # Dropout draws by an element's place in the batch, so with it the batch stays whole.
+        parts = 1 if self.model.config.dropout else backend.batch_parts(sequences, length - 1)
+        self._models = [self.model, *(self.model.with_own_gradients() for _ in range(parts - 1))]
+        self._tokens = backend.shared_zeros(shape, np.int32)
+        self._losses = [backend.shared_zeros((1,), self._one.dtype) for _ in range(parts)]
+        self._loss_weight = backend.from_numpy(np.array(1.0 / (accum_steps * parts), self._one.dtype))
+        self._accumulate_parts = backend.side_by_side(self._accumulate_part, parts)
+
     def _accumulate_gradients(self, tokens: Array) -> Array:
-        """Forward and backward pass of each micro-batch; returns the mean loss, shape [1]."""
-        backend, (micro_steps, B, length) = self.backend, tokens.shape
-        self.model.parameters.clear_gradients()
-        total = backend.zeros((1,), self._one.dtype)
+        """Forward and backward pass of each part of each micro-batch; returns the mean loss, shape [1]."""
+        backend = self.backend
+        backend.copy_into(self._tokens, tokens)
+        self._accumulate_parts()
+        for model, loss in zip(self._models[1:], self._losses[1:], strict=True):
+            backend.add_into(self._losses[0], loss)
+            backend.add_into(self.model.parameters.gradients, model.parameters.gradients)
+        return self._losses[0]
+
+    def _accumulate_part(self, part: int) -> None:
+        """The loss and the gradients of one part of each micro-batch."""
+        backend, (micro_steps, B, length) = self.backend, self._tokens.shape
+        model, total = self._models[part], self._losses[part]
+        count = B // len(self._models)
+        sequences = backend.narrow(self._tokens, 1, part * count, count)
+        # Phases are timed in one part only: the others run beside it.
+        phase = _untimed if part else self._phase
+        model.parameters.clear_gradients()
+        backend.fill(total, 0.0)
         for micro_step in range(micro_steps):
-            batch = backend.reshape(backend.narrow(tokens, 0, micro_step, 1), (B, length))
+            batch = backend.reshape(backend.narrow(sequences, 0, micro_step, 1), (count, length))
             ids, targets = backend.narrow(batch, 1, 0, length - 1), backend.narrow(batch, 1, 1, length - 1)
-            with self._phase("forward"), Tape() as tape:
+            with phase("forward"), Tape() as tape:
                 dropout = self._dropout_keys(micro_step)
-                loss = self.model.loss(ids, targets, dropout, checkpoint=self.training.checkpoint)
-            with self._phase("backward"):
+                loss = model.loss(ids, targets, dropout, checkpoint=self.training.checkpoint)
+            with phase("backward"):
                 tape.backward(loss, self._loss_gradient())
             backend.add_into(total, backend.multiply(loss.data, self._loss_weight))
-        return total
 
     def _loss_gradient(self) -> Array:
         """What the backward pass of a micro-batch starts from, shape []."""

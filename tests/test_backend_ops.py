@@ -148,7 +148,8 @@ def test_the_table_covers_every_operation() -> None:
     for case in ONE_OF_EACH:
         case.run(spy, np.float32)  # type: ignore[arg-type]
     operations = {name for name, _ in inspect.getmembers(Backend, inspect.isfunction) if not name.startswith("_")}
-    assert operations - spy.called == {"plan", "record", "thread_choices"}  # which have tests of their own
+    own_tests = {"batch_parts", "plan", "record", "shared_zeros", "side_by_side", "thread_choices"}
+    assert operations - spy.called == own_tests
 
 
 @pytest.mark.parametrize("make_backend", [Composition, CpuRef, ReplayBackend, helios])
@@ -173,6 +174,34 @@ def test_the_thread_choices_are_powers_of_two_up_to_the_cpus(monkeypatch: pytest
         monkeypatch.setattr(backend_cpu_ref, "available_cpus", lambda cpus=cpus: cpus)
         assert CpuRef().thread_choices() == choices
     assert Composition().thread_choices() == [1]
+
+
+@pytest.mark.parametrize(
+    ("sequences", "length", "parts"),
+    [(8, 32, 1), (8, 64, 2), (8, 256, 2), (1, 4096, 1), (6, 4096, 2), (12, 4096, 4), (64, 256, 8), (7, 1024, 1)],
+)
+def test_a_batch_is_divided_into_equal_parts_that_are_worth_it(sequences: int, length: int, parts: int) -> None:
+    for threads in (1, 2, 64):
+        assert CpuRef(threads).batch_parts(sequences, length) == parts
+    assert Composition().batch_parts(sequences, length) == 1
+
+
+@pytest.mark.parametrize("backend", [Composition(), CpuRef(1), CpuRef(2), CpuRef(16)], ids=lambda each: each.name)
+def test_parts_side_by_side_read_and_change_shared_arrays(backend: Backend) -> None:
+    x, totals = backend.shared_zeros((2048, 300)), backend.shared_zeros((4,), np.float64)
+    assert not backend.to_numpy(x).any()
+
+    def work(part: int) -> None:
+        product = backend.matmul(backend.multiply(x, float(part)), backend.transpose(x, (1, 0)))
+        total = backend.reshape(backend.max(product, (0, 1)), (1,))
+        backend.add_into(backend.narrow(totals, 0, part, 1), backend.cast(total, np.float64))
+
+    run = backend.side_by_side(work, 4)
+    for repetition in range(1, 4):
+        backend.fill(x, float(repetition))
+        backend.fill(totals, 0.0)
+        run()
+        assert backend.to_numpy(totals).tolist() == [300.0 * repetition**2 * part for part in range(4)]
 
 
 @pytest.mark.parametrize("backend", FACTORIES, indirect=True)

@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from backend_case import Composition
 from replay_backend import ReplayBackend
 
-from alpha import ops, rng, training_step
+from alpha import backend_cpu_ref, ops, rng, training_step
 from alpha.autograd import Tensor
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
@@ -232,6 +233,53 @@ def test_activation_checkpointing_changes_no_bit() -> None:
         tokens = batch_of(index, accum_steps=2)
         assert plain.run(tokens, 0.01).read() == checkpointed.run(tokens, 0.01).read()
     assert everything(plain) == everything(checkpointed)
+
+
+class BatchSizes(GPT):
+    """Notes the number of sequences in each forward pass."""
+
+    seen: ClassVar[list[int]] = []
+
+    def loss(self, ids: Array, targets: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
+        self.seen.append(ids.shape[0])
+        return super().loss(ids, targets, dropout, checkpoint)
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are divided into single sequences, or eight parts."""
+    monkeypatch.setattr(backend_cpu_ref, "BATCH_PARTS", {2: 1, 4: 1, 8: 1})
+    monkeypatch.setattr(BatchSizes, "seen", [])
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("accum_steps", [1, 3])
+def test_a_batch_in_parts_gives_what_the_whole_gives(accum_steps: int) -> None:
+    options: dict[str, Any] = {"dtype": np.float64, "accum_steps": accum_steps}
+    parts = make_step(model_class=BatchSizes, **options)
+    whole = make_step(backend=Composition(), **options)
+    for index in range(3):
+        tokens = batch_of(index, accum_steps)
+        assert parts.run(tokens, 0.01).read() == pytest.approx(whole.run(tokens, 0.01).read(), rel=1e-12)
+        for name in ("gradients", "values"):
+            ours, theirs = (getattr(step.model.parameters, name) for step in (parts, whole))
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+    assert BatchSizes.seen == [1] * (3 * accum_steps * 4)
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_the_number_of_threads_changes_no_bit_of_a_batch_in_parts(checkpoint: bool) -> None:
+    steps = [make_step(backend=CpuRef(threads), checkpoint=checkpoint, accum_steps=2) for threads in (1, 2, 3, 16)]
+    results = [[step.run(batch_of(index, 2, 8), 0.01).read() for index in range(3)] for step in steps]
+    assert results == [results[0]] * 4
+    assert [everything(step) for step in steps] == [everything(steps[0])] * 4
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_batch_with_dropout_stays_whole() -> None:
+    make_step(dataclasses.replace(MODEL, dropout=0.2), model_class=BatchSizes).run(batch_of(0), 0.01)
+    assert BatchSizes.seen == [4]
 
 
 def test_dropout_is_drawn_by_seed_and_micro_step() -> None:

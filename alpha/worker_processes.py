@@ -1,0 +1,143 @@
+"""Processes that do parts of a piece of work beside the calling one.
+
+Threads of one interpreter wait for each other between any two numpy calls, which in small models takes longer than the
+calls; processes do not. They are forked when they are first needed, so they know everything that existed then; after
+that, only memory from `shared_zeros` is common. They end when the work is forgotten or the calling process ends.
+"""
+
+import contextlib
+import mmap
+import os
+import signal
+import socket
+import struct
+import traceback
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from alpha.errors import AlphaError
+
+_COMMAND = struct.Struct("<4i")
+_DONE, _FAILED, _NO_MEMORY = b"D", b"F", b"M"
+_LONGEST_REPORT = 1 << 16
+
+
+def shared_zeros(shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """A new array in memory that processes forked later share with this one."""
+    count = int(np.prod(shape, dtype=np.int64))
+    memory = mmap.mmap(-1, max(1, count * np.dtype(dtype).itemsize))
+    return np.frombuffer(memory, dtype, count).reshape(shape)
+
+
+class WorkerProcesses:
+    """Runs `work(part, threads)` for each part; `threads` is how many threads the part may use in its process."""
+
+    def __init__(self, work: Callable[[int, int], None], parts: int) -> None:
+        self._work = work
+        self._parts = parts
+        self._helpers: list[_Helper] = []
+        weakref.finalize(self, _end_all, self._helpers)
+
+    def run(self, threads: int) -> None:
+        """Do every part, on as many processes as there are threads to use; returns when all are done.
+
+        An exception in the calling process is raised as it is; one in another process as a RuntimeError with its
+        traceback, or as a MemoryError. Raises AlphaError when another process is gone.
+        """
+        count = max(1, min(threads, self._parts))
+        while len(self._helpers) < count - 1:
+            self._helpers.append(_Helper(self._work))
+        try:
+            for index, helper in enumerate(self._helpers[: count - 1], 1):
+                helper.start(index, self._parts, count, threads // count)
+            for part in range(0, self._parts, count):
+                self._work(part, threads // count)
+            for helper in self._helpers[: count - 1]:
+                helper.wait()
+        except BaseException:
+            # Their replies, which may still come, belong to a run that is over.
+            _end_all(self._helpers)
+            raise
+
+
+class _Helper:
+    """A forked process that waits for commands."""
+
+    def __init__(self, work: Callable[[int, int], None]) -> None:
+        self._owner = os.getpid()
+        self._socket, theirs = socket.socketpair()
+        with warnings.catch_warnings():
+            # Of a fork beside other threads, which may hold locks: all that the new process does is compute.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._process = os.fork()
+        if self._process == 0:
+            _serve(work, theirs)
+        theirs.close()
+
+    def start(self, first: int, end: int, step: int, threads: int) -> None:
+        """Let it do the parts range(first, end, step)."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `wait` notices
+            self._socket.sendall(_COMMAND.pack(first, end, step, threads))
+
+    def wait(self) -> None:
+        """Wait for its parts."""
+        try:
+            report = self._socket.recv(_LONGEST_REPORT)
+        except ConnectionResetError:
+            report = b""
+        if not report:
+            raise AlphaError(
+                "A process that did a part of the training step was ended from outside, perhaps for lack of memory; "
+                "use a smaller --batch, or --threads=1."
+            )
+        if report != _DONE:
+            kind = MemoryError if report[:1] == _NO_MEMORY else RuntimeError
+            raise kind(report[1:].decode(errors="replace"))
+
+    def end(self) -> None:
+        """End the process, whatever it is doing; only its owner can, not another process that was forked from that."""
+        if os.getpid() != self._owner:
+            return
+        self._socket.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._process, 0)
+
+
+def _end_all(helpers: list[_Helper]) -> None:
+    while helpers:
+        helpers.pop().end()
+
+
+def _serve(work: Callable[[int, int], None], connection: socket.socket) -> NoReturn:
+    """What a forked process does: obey commands until the other side is closed."""
+    try:
+        # Signals are for the calling process, which ends this one.
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(each, signal.SIG_IGN)
+        # Files stay locked, and the sockets of other helpers usable, as long as any process has them open.
+        for descriptor in [int(each.name) for each in Path("/proc/self/fd").iterdir()]:
+            if descriptor not in {0, 1, 2, connection.fileno()}:
+                with contextlib.suppress(OSError):  # the listing's own
+                    os.close(descriptor)
+        while command := connection.recv(_COMMAND.size):
+            connection.sendall(_report(work, *_COMMAND.unpack(command)))
+    finally:
+        os._exit(0)
+
+
+def _report(work: Callable[[int, int], None], first: int, end: int, step: int, threads: int) -> bytes:
+    try:
+        for part in range(first, end, step):
+            work(part, threads)
+    except BaseException as error:  # the calling process raises it
+        kind = _NO_MEMORY if isinstance(error, MemoryError) else _FAILED
+        return kind + traceback.format_exc()[-_LONGEST_REPORT // 8 :].encode()
+    return _DONE
