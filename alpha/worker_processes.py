@@ -15,7 +15,6 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -123,10 +122,8 @@ def _serve(work: Callable[[int, int], None], connection: socket.socket) -> NoRet
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(each, signal.SIG_IGN)
         # Files stay locked, and the sockets of other helpers usable, as long as any process has them open.
-        for descriptor in [int(each.name) for each in Path("/proc/self/fd").iterdir()]:
-            if descriptor not in {0, 1, 2, connection.fileno()}:
-                with contextlib.suppress(OSError):  # the listing's own
-                    os.close(descriptor)
+        os.closerange(3, connection.fileno())
+        os.closerange(connection.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
         while command := connection.recv(_COMMAND.size):
             connection.sendall(_report(work, *_COMMAND.unpack(command)))
     finally:
