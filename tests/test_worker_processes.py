@@ -51,6 +51,12 @@ def test_shared_memory_starts_as_zeros_of_the_shape_and_type() -> None:
             array[...] = 1
 
 
+@pytest.mark.parametrize("elements", [1 << 50, 1 << 70])
+def test_memory_that_there_is_not_is_a_memory_error(elements: int) -> None:
+    with pytest.raises(MemoryError, match=str(4 * elements)):
+        shared_zeros((elements,), np.float32)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 16])
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_every_part_runs_once_on_as_many_processes_as_there_are_threads(threads: int, parts: int) -> None:
