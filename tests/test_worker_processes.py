@@ -101,7 +101,7 @@ def test_they_end_when_the_work_is_forgotten() -> None:
     wait_until(lambda: not any(map(is_alive, processes)))
 
 
-def test_another_forked_process_does_not_end_them() -> None:
+def test_another_forked_process_does_not_end_them(capfd: pytest.CaptureFixture[str]) -> None:
     work, other = Counted(2), shared_zeros((2,), np.int64)
     work.workers.run(2)
     helper = int(work.processes[1])
@@ -118,6 +118,7 @@ def test_another_forked_process_does_not_end_them() -> None:
     assert other.tolist() == [0, 1]
     holder[0].workers.run(2)
     assert int(holder[0].processes[1]) == helper
+    assert capfd.readouterr().err == ""  # nor did it try
 
 
 def test_they_end_when_the_calling_process_is_killed() -> None:
