@@ -3,6 +3,7 @@
 import functools
 import inspect
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -206,6 +207,19 @@ def test_parts_side_by_side_read_and_change_shared_arrays(backend: Backend) -> N
         run()
         assert backend.to_numpy(totals).tolist() == [300.0 * repetition**2 * part for part in range(4)]
         assert backend.threads == threads
+
+
+def test_parts_in_other_processes_use_their_share_of_threads() -> None:
+    backend = CpuRef(8)
+    x, running = backend.shared_zeros((2048, 300)), backend.shared_zeros((2,), np.int64)
+    backend.matmul(x, x.T)  # in four parts; starts threads, which a forked process does not have
+
+    def work(part: int) -> None:
+        backend.matmul(x, x.T)
+        running[part] = threading.active_count()
+
+    backend.side_by_side(work, 2)()
+    assert running.min() >= 4
 
 
 @pytest.mark.parametrize("backend", FACTORIES, indirect=True)
