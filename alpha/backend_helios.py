@@ -85,12 +85,6 @@ class Helios(HeliosPrimitives):
     def rotary(self, x: HeliosArray, cosine: HeliosArray, sine: HeliosArray) -> HeliosArray:
         return elementwise.rotary(self, x, cosine, sine)
 
-    def softmax(self, x: HeliosArray) -> HeliosArray:
-        return elementwise.softmax(self, x)
-
-    def softmax_backward(self, dy: HeliosArray, y: HeliosArray) -> HeliosArray:
-        return elementwise.softmax_backward(self, dy, y)
-
     def attention(
         self,
         query: HeliosArray,
@@ -105,6 +99,12 @@ class Helios(HeliosPrimitives):
 
     def attention_backward(self, dy: HeliosArray, saved: Saved) -> tuple[HeliosArray, HeliosArray, HeliosArray]:
         return attentions.attention_backward(self, dy, saved)
+
+    def softmax(self, x: HeliosArray) -> HeliosArray:
+        return elementwise.softmax(self, x)
+
+    def softmax_backward(self, dy: HeliosArray, y: HeliosArray) -> HeliosArray:
+        return elementwise.softmax_backward(self, dy, y)
 
     def dropout(self, x: HeliosArray, probability: float, key: RandomKey | None) -> HeliosArray:
         return elementwise.dropout(self, x, probability, key)

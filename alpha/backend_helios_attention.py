@@ -22,6 +22,12 @@ FEW_WORKGROUPS = 512
 DECODED_QUERIES = 4
 """Up to this many queries of a sequence are worked on one by one, their keys side by side."""
 
+MATRIX_WIDTH = 128
+"""Wider heads do not fit the registers with which the matrix units work."""
+
+TWO_BLOCKS_WIDTH = 64
+"""Up to this width a subgroup has registers for two blocks of queries."""
+
 DECODE_THREADS = 128
 SPLIT_KEYS = 256
 """Keys of a query that are worth a workgroup of their own, while there are too few workgroups."""
@@ -65,11 +71,12 @@ QUERY_TILINGS = tuple(
 KEY_TILINGS = tuple(
     Tiling(*each) for each in ((64, 8, 4), (64, 8, 2), (64, 4, 1), (32, 4, 2), (32, 4, 1), (16, 2, 1), (8, 2, 1))
 )
+SMALL_TILINGS = tuple(Tiling(*each) for each in ((32, 4, 1), (16, 4, 1), (8, 2, 1)))
 
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """The operands of one attention, and what its forward half keeps: out [B, Tq, H, D], logsumexp [B, H, Tq] (base 2)."""
+    """The operands of one attention and what its forward half keeps: `out` and `logsumexp` [B, H, Tq], in base 2."""
 
     query: HeliosArray
     key: HeliosArray
@@ -134,6 +141,58 @@ class AttentionCall:
         }
 
 
+@dataclass(frozen=True)
+class MatrixUnits:
+    """The matrix units of a device for one attention: the shape (M, N, K) of their fragments of `precision`.
+
+    A workgroup has `subgroups` subgroups that own M rows of scores each and work on `columns` scores of a row at a time.
+    """
+
+    precision: str
+    fragment: tuple[int, int, int]
+    subgroup_size: int
+    available: int
+    subgroups: int = 4
+    columns: int = 32
+
+    @property
+    def rows(self) -> int:
+        return self.subgroups * self.fragment[0]
+
+    def shared_bytes(self, width: int, blocks: int = 1) -> int:
+        """Shared memory of the kernel that needs most of it, that of the gradients of keys and values."""
+        pitch = 16 * (-(-width // 16) * 2 + 1)
+        staged = max(2 * self.columns, self.rows) * pitch
+        scratch = self.rows * (4 * self.columns + 16 + 2 * (2 * self.columns + 16))
+        kept_bits = 4 * (max(blocks * self.rows, self.columns) * (max(self.rows, self.columns) // 8 + 1) + 1)
+        return staged + scratch + 8 * self.columns + kept_bits
+
+    def constants(self) -> Constants:
+        M, N, K = self.fragment
+        sizes: Constants = {"THREADS": self.subgroups * self.subgroup_size, "SUBGROUP_SIZE": self.subgroup_size}
+        return sizes | {"FRAGMENT_M": M, "FRAGMENT_N": N, "FRAGMENT_K": K}
+
+    def variant(self, call: AttentionCall) -> str:
+        return f"{self.precision}_{call.query.element}"
+
+
+def matrix_units(backend: HeliosCore, call: AttentionCall) -> MatrixUnits | None:
+    """The matrix units that an attention can use; None when it must do without."""
+    info, precision = backend.device_info, backend.precision
+    if f"cooperative_matrix_{precision}" not in info.features or call.query.shape[3] > MATRIX_WIDTH:
+        return None
+    for *fragment, a, b, c, result in sorted(info.cooperative_matrices, key=lambda each: -each[0] * each[1] * each[2]):
+        M, N, K = fragment
+        lanes = info.subgroup_size // M
+        if (a, b, c, result) != (precision, precision, "f32", "f32") or info.subgroup_size % M or 16 % N or 16 % K:
+            continue
+        units = MatrixUnits(precision, (M, N, K), info.subgroup_size, info.shared_memory)
+        whole = units.columns % (8 * lanes) == 0 and units.rows <= 2 * units.columns
+        if lanes and whole and units.shared_bytes(call.query.shape[3]) <= info.shared_memory:
+            return units
+    return None
+
+
 def attention(
     backend: HeliosCore,
     query: HeliosArray,
@@ -149,7 +208,9 @@ def attention(
         dropout, random = 0.0, None
     B, Tq, H, _ = query.shape
     call = AttentionCall(
-        *(_with_whole_rows(backend, each) for each in (query, key, value)),
+        query=_with_whole_rows(backend, query),
+        key=_with_whole_rows(backend, key),
+        value=_with_whole_rows(backend, value),
         soft_cap=soft_cap,
         dropout=dropout,
         random=random,
@@ -170,19 +231,27 @@ def _with_whole_rows(backend: HeliosCore, x: HeliosArray) -> HeliosArray:
 
 def _forward(backend: HeliosCore, call: AttentionCall) -> None:
     B, Tq, _, H, _, D = call.dimensions
+    arguments = call.arguments() | call.random_arguments() | {"attended": call.out, "logsumexp": call.logsumexp}
+    constants = call.constants() | call.dropping() | {"SAVE": int(call.logsumexp is not None)}
+    units = matrix_units(backend, call)
+    if units is not None:
+        many = B * H * -(-Tq // (2 * units.rows)) >= FEW_WORKGROUPS
+        blocks = 2 if many and D <= TWO_BLOCKS_WIDTH and units.shared_bytes(D, 2) <= units.available else 1
+        rows = blocks * units.rows
+        backend.dispatch(
+            "attention_matrix_forward",
+            units.variant(call),
+            (-(-Tq // rows), H, B),
+            constants | units.constants() | {"ROW_BLOCKS": blocks, "TILE_KEYS": units.columns},
+            **arguments,
+        )
+        return
     tilings: Sequence[Tiling] = FORWARD_TILINGS
     if B * H * -(-Tq // tilings[0].queries) < FEW_WORKGROUPS:
         tilings = tilings[1:]
     tiling = _first_fit(backend, tilings, D, (1, 1, 1), across_rows=False)
     backend.dispatch(
-        "attention_forward",
-        "f32",
-        (-(-Tq // tiling.queries), H, B),
-        call.constants() | call.dropping() | _sizes(tiling) | {"SAVE": int(call.logsumexp is not None)},
-        **call.arguments(),
-        **call.random_arguments(),
-        attended=call.out,
-        logsumexp=call.logsumexp,
+        "attention_forward", "f32", (-(-Tq // tiling.queries), H, B), constants | _sizes(tiling), **arguments
     )
 
 
@@ -190,7 +259,8 @@ def _first_fit(
     backend: HeliosCore, tilings: Sequence[Tiling], width: int, resident: tuple[int, int, int], across_rows: bool
 ) -> Tiling:
     available = backend.device_info.shared_memory
-    for tiling in tilings:
+    # A processor gains nothing by large tiles, which take long to compile.
+    for tiling in SMALL_TILINGS if backend.device_info.kind == "cpu" else tilings:
         across = tiling.threads // tiling.columns if across_rows else tiling.columns
         if tiling.shared_bytes(width, resident, across) <= available:
             return tiling
@@ -204,8 +274,11 @@ def _sizes(tiling: Tiling) -> Constants:
 def attention_backward(
     backend: HeliosCore, dy: HeliosArray, saved: AttentionCall
 ) -> tuple[HeliosArray, HeliosArray, HeliosArray]:
-    """`Backend.attention_backward`: dquery, dkey and dvalue, side by side in one array when there are as many queries as
-    keys, as the projection that made them wants them back."""
+    """`Backend.attention_backward`: dquery, dkey and dvalue.
+
+    They lie side by side in one array when there are as many queries as keys, as the projection that made the operands
+    wants them back.
+    """
     call = saved
     B, Tq, Tk, H, G, D = call.dimensions
     gradient = backend.contiguous(dy)
@@ -234,15 +307,33 @@ def attention_backward(
     constants = call.constants(gradient, dquery, dkey, dvalue) | call.dropping()
     arguments = call.arguments() | call.random_arguments()
     arguments |= {"gradient": gradient, "logsumexp": call.logsumexp, "delta": delta}
+    for_keys: Arguments = {"key_gradient": dkey, "value_gradient": dvalue}
+    for_queries: Arguments = {"query_gradient": dquery}
+    units = matrix_units(backend, call)
+    if units is not None:
+        variant, constants = units.variant(call), constants | units.constants()
+        backend.dispatch(
+            "attention_matrix_key",
+            variant,
+            (-(-Tk // units.rows), G, B),
+            constants | {"TILE_QUERIES": units.columns, "GRADIENT_STRIDE": dkey.strides[1]},
+            **arguments | for_keys,
+        )
+        backend.dispatch(
+            "attention_matrix_query",
+            variant,
+            (-(-Tq // units.rows), H, B),
+            constants | {"TILE_KEYS": units.columns, "GRADIENT_STRIDE": dquery.strides[1]},
+            **arguments | for_queries,
+        )
+        return dquery, dkey, dvalue
     tiling = _first_fit(backend, KEY_TILINGS, D, (2, 2, 2), across_rows=True)
     backend.dispatch(
         "attention_backward_key",
         "f32",
         (-(-Tk // tiling.keys), G, B),
         constants | _sizes(tiling) | {"GRADIENT_STRIDE": dkey.strides[1]},
-        **arguments,
-        key_gradient=dkey,
-        value_gradient=dvalue,
+        **arguments | for_keys,
     )
     tiling = _first_fit(backend, QUERY_TILINGS, D, (2, 2, 1), across_rows=False)
     backend.dispatch(
@@ -250,8 +341,7 @@ def attention_backward(
         "f32",
         (-(-Tq // tiling.queries), H, B),
         constants | _sizes(tiling) | {"GRADIENT_STRIDE": dquery.strides[1]},
-        **arguments,
-        query_gradient=dquery,
+        **arguments | for_queries,
     )
     return dquery, dkey, dvalue
 

@@ -27,6 +27,9 @@ HALF_OPERATIONS = 2e10
 ROW_VECTORS = 8
 """Vectors of a row of logits for each thread, if the row is not wider than a workgroup can take that way."""
 
+MEAN_THREADS = 1024
+"""Invocations of the one workgroup that adds up all losses, if the device allows so many."""
+
 GRADIENT_SCALES = {"f32": 1.0, "f16": 4096.0, "bf16": 1.0}
 """What gradients of logits are multiplied by when they are stored: float16 would lose small probabilities."""
 
@@ -79,7 +82,10 @@ def cross_entropy(
         "cross_entropy_mean",
         "f32",
         1,
-        {"THREADS": THREADS},
+        {
+            "THREADS": min(MEAN_THREADS, backend.device_info.max_workgroup_invocations),
+            "VECTOR": vector_of(losses, targets),
+        },
         losses=losses,
         targets=targets,
         loss=loss,

@@ -369,8 +369,12 @@ def _gradient(
 
 def _row_blocks(rows: int, columns: int) -> int:
     """Parts of the rows: enough to occupy a GPU, few enough to add up quickly."""
-    wanted = 512 // math.ceil(columns / (4 * _COLUMN_LANES))
-    return min(max(16, min(64, wanted)), math.ceil(rows / 8))
+    wanted = max(16, min(64, 512 // math.ceil(columns / (4 * _COLUMN_LANES))))
+    return math.ceil(rows / _block_rows(rows, min(wanted, math.ceil(rows / 8))))
+
+
+def _block_rows(rows: int, blocks: int) -> int:
+    return math.ceil(rows / max(1, blocks)) or 1
 
 
 def _columns(
@@ -384,9 +388,9 @@ def _columns(
     rows, columns = dy.shape
     arrays = [each for each in (dy, slope, dh) if each is not None]
     vector = columns % 4 == 0 and all(each.offset % 4 == 0 for each in arrays)
-    block_rows = 64 if sums is None else math.ceil(rows / max(1, sums.shape[0]))
+    block_rows = 64 if sums is None else _block_rows(rows, sums.shape[0])
     target = dy if dh is None else dh
-    grid = (math.ceil(columns / (4 if vector else 1) / _COLUMN_LANES), math.ceil(rows / max(1, block_rows)), 1)
+    grid = (math.ceil(columns / (4 if vector else 1) / _COLUMN_LANES), math.ceil(rows / block_rows), 1)
     backend.dispatch(
         "matmul_gradient", _variant(backend, dy, target), grid,
         {"VECTOR": int(vector), "HAS_SLOPE": int(slope is not None), "HAS_DH": int(dh is not None),

@@ -162,7 +162,7 @@ class DeviceMemory:
         """Storage that the device can read, holding the bytes of `values`; see `return_after`."""
         storage = self._mapped(self._upload, values.nbytes)
         assert storage.mapped is not None
-        storage.mapped[:] = memoryview(np.ascontiguousarray(values)).cast("B") if values.size else b""
+        storage.mapped[:] = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data if values.size else b""
         return storage
 
     def upload_space(self, nbytes: int) -> Storage:

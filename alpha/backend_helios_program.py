@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from alpha.backend_helios_array import HeliosArray, Storage, contiguous_strides
 from alpha.backend_helios_device import BARRIER, Device, dispatch_command
 from alpha.backend_helios_memory import DeviceMemory, aligned
@@ -153,7 +155,7 @@ class RecordedProgram:
             values = source.storage.pending
             assert values is not None
             start = target.offset * target.itemsize
-            slot.operands.mapped[start : start + target.nbytes] = memoryview(values).cast("B")
+            slot.operands.mapped[start : start + target.nbytes] = values.reshape(-1).view(np.uint8).data
 
     def _free_slot(self) -> _Slot:
         """A slot whose last replay has ended and whose result nobody holds any more, or a new one."""

@@ -127,10 +127,10 @@ _GPU_UNITS = 132
 
 def hardware(info: DeviceInfo, precision: str) -> Hardware:
     """What a device has for products in a precision."""
-    shapes = []
+    shapes: list[tuple[int, int, int]] = []
     if f"cooperative_matrix_{precision}" in info.features:
         wanted = (precision, precision, "f32", "f32")
-        shapes = [tuple(each[:3]) for each in info.cooperative_matrices if tuple(each[3:]) == wanted]
+        shapes = [(m, n, k) for m, n, k, *elements in info.cooperative_matrices if tuple(elements) == wanted]
     shapes = [shape for shape in shapes if shape[0] % 8 == shape[1] % 8 == shape[2] % 8 == 0]
     fragment = (16, 16, 16) if (16, 16, 16) in shapes else max(shapes, key=math.prod, default=None)
     units = _CPU_UNITS if info.kind == "cpu" else _GPU_UNITS
@@ -144,13 +144,14 @@ def threads(tile: Tile, device: Hardware) -> int:
     return tile.m * tile.n // (16 * tile.down * tile.across)
 
 
-def shared_bytes(tile: Tile, problem: Problem, device: Hardware) -> int:
+def shared_bytes(tile: Tile, device: Hardware) -> int:
     """Shared memory of a workgroup, for whichever way the operands lie, with its way of storing results."""
     if tile.kernel == _TILED:
         return 4 * tile.k * (tile.m + 4 + tile.n + 4)
     assert device.fragment is not None
-    lines = 2 * tile.stages * sum(max(each * (tile.k + 8), tile.k * (each + 8)) for each in (tile.m, tile.n))
-    return lines + 4 * tile.down * tile.across * device.fragment[0] * (device.fragment[1] + 4)
+    a_bytes, b_bytes = (2 * tile.stages * max(each * (tile.k + 8), tile.k * (each + 8)) for each in (tile.m, tile.n))
+    results = 4 * tile.down * tile.across * device.fragment[0] * (device.fragment[1] + 4)
+    return max(a_bytes, results) + b_bytes
 
 
 def fits(tile: Tile, problem: Problem, device: Hardware) -> bool:
@@ -168,7 +169,7 @@ def fits(tile: Tile, problem: Problem, device: Hardware) -> bool:
     return (
         all(each >= count and each % count == 0 for each in moved)
         and count <= device.invocations
-        and shared_bytes(tile, problem, device) <= device.shared_memory
+        and shared_bytes(tile, device) <= device.shared_memory
         and math.ceil(problem.rows / tile.m) <= MOST_GROUPS
         and math.ceil(problem.columns / tile.n) <= MOST_GROUPS
     )

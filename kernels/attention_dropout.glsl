@@ -23,14 +23,17 @@ void draw_kept(uint sequence, uint head, uint first_query, uint first_key) {
     }
 }
 
-// 1 where kept and 0 where dropped, for query `row` of the tile and its keys 4 four to 4 four + 3.
-vec4 kept(uint sequence, uint head, uint first_query, uint row, uint first_key, uint four) {
+// 1 where kept and 0 where dropped, for query `row` of the tile and key `key_index`.
+float kept_one(uint sequence, uint head, uint first_query, uint row, uint first_key, uint key_index) {
     uint flat_row = (sequence * QUERY_HEADS + head) * query_length + first_query + row;
-    uint offset = (flat_row * key_length + first_key) % 8 + four * 4;  // the remainder is that of the 64-bit index
+    uint bit = (flat_row * key_length + first_key) % 8 + key_index - first_key;  // as of the 64-bit index
+    return float((kept_bits[row * KEPT_BLOCKS + bit / 8] >> (bit % 8)) & 1);
+}
+
+// The same for the keys 4 four to 4 four + 3 of the tile.
+vec4 kept(uint sequence, uint head, uint first_query, uint row, uint first_key, uint four) {
     vec4 factors;
-    [[unroll]] for (uint i = 0; i < 4; ++i) {
-        uint bit = offset + i;
-        factors[i] = float((kept_bits[row * KEPT_BLOCKS + bit / 8] >> (bit % 8)) & 1);
-    }
+    [[unroll]] for (uint i = 0; i < 4; ++i)
+        factors[i] = kept_one(sequence, head, first_query, row, first_key, first_key + four * 4 + i);
     return factors;
 }

@@ -8,18 +8,28 @@
 #include "common.glsl"
 #include "kernel.glsl"
 layout(local_size_x_id = 0) in;
+#include "vectors.glsl"
+
+ivec4 load_targets(uint index, bool whole) {
+    if (VECTOR == 4 && whole) {
+        return i32x4_buffer(targets).at[index / 4];
+    }
+    return ivec4(targets.at[index], -1, -1, -1);
+}
 
 void main() {
-    float sum = 0.0;
-    uint counted = 0;
-    for (uint row = gl_LocalInvocationIndex; row < rows; row += THREADS) {
-        sum += losses.at[row];
-        counted += targets.at[row] >= 0 ? 1 : 0;
+    vec4 sums = vec4(0.0);
+    vec4 counts = vec4(0.0);
+    for (uint place = gl_LocalInvocationIndex; place < place_count(rows); place += THREADS) {
+        bool whole;
+        uint row = place_start(place, rows, whole);
+        sums += load_f32(losses, row, whole);
+        counts += vec4(greaterThanEqual(load_targets(row, whole), ivec4(0)));
     }
-    float total = workgroup_sum(sum);
-    float count = max(1.0, workgroup_sum(float(counted)));
+    vec2 totals = workgroup_sum(vec2(dot(sums, vec4(1.0)), dot(counts, vec4(1.0))));
     if (gl_LocalInvocationIndex == 0) {
-        loss.at[0] = total / count;
+        float count = max(1.0, totals.y);
+        loss.at[0] = totals.x / count;
         inverse_count.at[0] = 1.0 / count;
     }
 }

@@ -48,58 +48,32 @@ uvec2 tile_of_workgroup() {
     return uvec2(within / height, band * BAND + within % height);
 }
 
-// --- activations, with their derivatives (backend.Backend._activate) ---
+// --- activations: the numbers are those of activation.glsl plus one, 0 is none ---
 
-float safe_tanh(float x) { return 1.0 - 2.0 / (exp(2.0 * x) + 1.0); }
+#if S_BITS == 32
+#include "accurate.glsl"
+#else
+// The device's own functions; results are rounded to 16 bits soon enough.
+float accurate_exp(float x) { return exp(x); }
+float accurate_tanh(float x) { return 1.0 - 2.0 / (exp(2.0 * x) + 1.0); }
 
 // Abramowitz and Stegun 7.1.26: absolute error below 1.5e-7.
-float error_function(float x) {
+float accurate_erf(float x) {
     float t = 1.0 / (1.0 + 0.3275911 * abs(x));
     float polynomial =
         t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
     return sign(x) * (1.0 - polynomial * exp(-x * x));
 }
-
-float activate(float x, out float derivative) {
-    switch (ACTIVATION) {
-    case 1: {  // gelu, Hendrycks and Gimpel's tanh form
-        const float SCALE = 0.7978845608028654, CUBIC = 0.044715;
-        float square = x * x;
-        float tanh_inner = safe_tanh(SCALE * x * (1.0 + CUBIC * square));
-        float half_sum = 0.5 + 0.5 * tanh_inner;
-        derivative = half_sum + 0.5 * x * (1.0 - tanh_inner * tanh_inner) * SCALE * (1.0 + 3.0 * CUBIC * square);
-        return x * half_sum;
-    }
-    case 2: {  // gelu_exact
-        float half_sum = 0.5 + 0.5 * error_function(0.7071067811865476 * x);
-        derivative = half_sum + x * 0.3989422804014327 * exp(-0.5 * x * x);
-        return x * half_sum;
-    }
-    case 3:  // relu
-        derivative = x > 0.0 ? 1.0 : 0.0;
-        return x * derivative;
-    case 4: {  // relu2
-        float rectified = max(x, 0.0);
-        derivative = 2.0 * rectified;
-        return rectified * rectified;
-    }
-    case 5: {  // silu
-        float sigmoid = 1.0 / (1.0 + exp(-x));
-        float y = x * sigmoid;
-        derivative = sigmoid + y * (1.0 - sigmoid);
-        return y;
-    }
-    }
-    derivative = 1.0;
-    return x;
-}
+#endif
+#include "activation.glsl"
 
 // --- epilogue: c = activation(scale sum + bias) + residual, slope = activation's derivative ---
 
 void store_one(uint64_t index, uint column, float value) {
     if (HAS_BIAS != 0) value += floats1(uint64_t(bias)).at[column];
-    float derivative;
-    value = activate(value, derivative);
+    float derivative = 1.0;
+    if (HAS_SLOPE != 0) derivative = activation_slope(ACTIVATION - 1, value);
+    if (ACTIVATION != 0) value = activate(ACTIVATION - 1, value);
     if (HAS_RESIDUAL != 0) value += f32_buffer(uint64_t(residual) + 4 * index).at[0];
 #if C_BITS == 32
     f32_buffer(uint64_t(c) + 4 * index).at[0] = value;
@@ -123,12 +97,9 @@ void store_results(uint64_t index, uint column, vec4 value) {
     }
     if (HAS_BIAS != 0) value += floats4(uint64_t(bias)).at[column / 4];
     vec4 derivative = vec4(1.0);
-    if (ACTIVATION != 0) {
-        for (uint i = 0; i < 4; i++) {
-            float each;
-            value[i] = activate(value[i], each);
-            derivative[i] = each;
-        }
+    for (uint i = 0; i < 4 && ACTIVATION != 0; i++) {
+        if (HAS_SLOPE != 0) derivative[i] = activation_slope(ACTIVATION - 1, value[i]);
+        value[i] = activate(ACTIVATION - 1, value[i]);
     }
     if (HAS_RESIDUAL != 0) value += f32x4_buffer(uint64_t(residual) + 4 * index).at[0];
 #if C_BITS == 32

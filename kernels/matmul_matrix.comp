@@ -9,7 +9,7 @@
 // A workgroup of SUBGROUPS_M x SUBGROUPS_N subgroups computes a tile of TILE_M x TILE_N. Slices of TILE_K are fetched
 // to registers while the slice before is multiplied; with STAGES = 2 shared memory holds two slices, which saves a
 // barrier a slice. Lines of shared memory are padded by 16 bytes, so that eight lines begin in different banks.
-// With DIRECT results go from the matrix units to c; only for whole tiles, and c and slope in float32 or float16.
+// Without DIRECT results pass through the shared memory of A, a fragment at a time. With it they go from the matrix units to c; only for whole tiles, and c and slope in float32 or float16.
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
@@ -28,11 +28,13 @@ layout(local_size_x_id = 0) in;
 #define A_READ vec4
 #define A_WORD uvec2
 #define A_PACK pack_halves4
+#define A_FLOATS(INDEX) vec4(uintBitsToFloat(a_shared[2 * (INDEX)]), uintBitsToFloat(a_shared[2 * (INDEX) + 1]))
 #else
 #define A_UNIT 8
 #define A_READ uvec4
 #define A_WORD uvec4
 #define A_PACK
+#define A_FLOATS(INDEX) uintBitsToFloat(a_shared[INDEX])
 #endif
 #if B_BITS == 32
 #define B_UNIT 4
@@ -51,7 +53,12 @@ const uint A_LINES = A_ALONG_M != 0 ? TILE_K : TILE_M, B_LINES = B_ALONG_K != 0 
 const uint A_UNITS = TILE_M * TILE_K / A_UNIT / THREADS, B_UNITS = TILE_N * TILE_K / B_UNIT / THREADS;
 const uint A_STRIDE = (A_LINE + 8) / A_UNIT, B_STRIDE = (B_LINE + 8) / B_UNIT;
 const uint ROWS = TILE_M / (SUBGROUPS_M * FRAGMENT_M), COLUMNS = TILE_N / (SUBGROUPS_N * FRAGMENT_N);
-const uint C_STRIDE = FRAGMENT_N / 4 + 1;
+// The results of a fragment on their way through shared memory, in groups of four.
+const uint C_STRIDE = FRAGMENT_N / 4 + 1, C_GROUPS = SUBGROUPS_M * SUBGROUPS_N * FRAGMENT_M * C_STRIDE;
+const uint WORDS = 8 / A_UNIT;  // of a_shared in a group
+const uint A_SLICES = STAGES * A_LINES * A_STRIDE, B_SLICES = STAGES * B_LINES * B_STRIDE;
+const uint C_WORDS = DIRECT != 0 ? 0 : C_GROUPS * WORDS;
+const uint A_SIZE = A_SLICES > C_WORDS ? A_SLICES : C_WORDS;
 const int A_LAYOUT = A_ALONG_M != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl_CooperativeMatrixLayoutRowMajor;
 const int B_LAYOUT = B_ALONG_K != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl_CooperativeMatrixLayoutRowMajor;
 
@@ -59,9 +66,8 @@ const int B_LAYOUT = B_ALONG_K != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl
 #define B_MATRIX coopmat<HALF, gl_ScopeSubgroup, FRAGMENT_K, FRAGMENT_N, gl_MatrixUseB>
 #define C_MATRIX coopmat<float, gl_ScopeSubgroup, FRAGMENT_M, FRAGMENT_N, gl_MatrixUseAccumulator>
 
-shared A_WORD a_shared[STAGES * A_LINES * A_STRIDE];
-shared B_WORD b_shared[STAGES * B_LINES * B_STRIDE];
-shared vec4 c_shared[DIRECT != 0 ? 1 : SUBGROUPS_M * SUBGROUPS_N * FRAGMENT_M * C_STRIDE];
+shared A_WORD a_shared[A_SIZE];
+shared B_WORD b_shared[B_SLICES];
 
 #define STORE_FLOATS(MATRIX, ADDRESS, INDEX)                                                                         \
     coopMatStore(MATRIX, f32_buffer(uint64_t(ADDRESS) + 4 * (INDEX)).at, 0, columns, gl_CooperativeMatrixLayoutRowMajor)
@@ -194,6 +200,7 @@ void main() {
         }
     }
 
+    if (DIRECT == 0 && STAGES == 2) barrier();  // a_shared may still be read
     uint64_t plane = uint64_t(split) * (gl_NumWorkGroups.z / splits) + batch;
     [[unroll]] for (uint i = 0; i < ROWS; i++) {
         uint row = row0 + (subgroup_row + i) * FRAGMENT_M;
@@ -208,15 +215,14 @@ void main() {
                     coopMatLoad(other, floats1(uint64_t(bias)).at, column, 0, gl_CooperativeMatrixLayoutRowMajor);
                     value += other;
                 }
-                if (ACTIVATION != 0) {
-                    C_MATRIX derivatives;
-                    [[unroll]] for (uint e = 0; e < value.length(); e++) {
-                        float derivative;
-                        value[e] = activate(value[e], derivative);
-                        derivatives[e] = derivative;
-                    }
-                    if (HAS_SLOPE != 0) STORE_SLOPE(derivatives, index);
+                if (HAS_SLOPE != 0) {
+                    C_MATRIX derivative;
+                    [[unroll]] for (uint e = 0; e < value.length(); e++)
+                        derivative[e] = activation_slope(ACTIVATION - 1, value[e]);
+                    STORE_SLOPE(derivative, index);
                 }
+                if (ACTIVATION != 0)
+                    [[unroll]] for (uint e = 0; e < value.length(); e++) value[e] = activate(ACTIVATION - 1, value[e]);
                 if (HAS_RESIDUAL != 0) {
                     C_MATRIX other;
                     coopMatLoad(other, f32_buffer(uint64_t(residual) + 4 * index).at, 0, columns,
@@ -227,14 +233,14 @@ void main() {
                 continue;
             }
             uint lines = gl_SubgroupID * FRAGMENT_M * C_STRIDE;
-            coopMatStore(sums[i][j], c_shared, lines, C_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
+            coopMatStore(sums[i][j], a_shared, lines * WORDS, C_STRIDE * WORDS, gl_CooperativeMatrixLayoutRowMajor);
             subgroupMemoryBarrierShared();
             subgroupBarrier();
             for (uint e = gl_SubgroupInvocationID; e < FRAGMENT_M * FRAGMENT_N / 4; e += gl_SubgroupSize) {
                 uint line = e / (FRAGMENT_N / 4), group = e % (FRAGMENT_N / 4);
                 if (row + line < rows && column + 4 * group < columns)
                     store_results((plane * rows + row + line) * columns + column + 4 * group, column + 4 * group,
-                                  scale * c_shared[lines + line * C_STRIDE + group]);
+                                  scale * A_FLOATS(lines + line * C_STRIDE + group));
             }
             subgroupBarrier();
         }

@@ -109,7 +109,7 @@ void main() {
             b_base += b_step;
         }
         if (step > 0) {
-            [[unroll]] for (uint k = 0; k < TILE_K; k++) {
+            for (uint k = 0; k < TILE_K; k++) {
                 vec4 a_part[GROUPS_M], b_part[GROUPS_N];
                 [[unroll]] for (uint i = 0; i < GROUPS_M; i++)
                     a_part[i] = a_shared[k * A_STRIDE + i * THREAD_ROWS + thread_row];

@@ -25,9 +25,10 @@ from alpha.backend_helios import Helios  # noqa: E402  (the package lies beside 
 from alpha.backend_helios_device import Device, choose_device  # noqa: E402
 from alpha.backend_helios_plan import Dispatch  # noqa: E402
 from alpha.backend_helios_program import commands  # noqa: E402
-from alpha.bench import UNITS, Case, commit  # noqa: E402
+from alpha.bench import UNITS, Case  # noqa: E402
 from alpha.bench_cases import operation_cases, other_operation_cases  # noqa: E402
 from alpha.bench_models import Subject  # noqa: E402
+from alpha.installation import commit  # noqa: E402
 
 SUBJECTS = {
     "quickstart": Subject(layers=4, heads=4, dim=128, block=128, batch=16, vocabulary=96),
@@ -150,7 +151,7 @@ def main() -> None:
     arguments = parser.parse_args()
     info = choose_device(arguments.device)
     backend = Timed(Device(info), arguments.precision)
-    print(f"{info.name}, precision {arguments.precision}, {commit(ROOT / 'alpha')}", flush=True)
+    print(f"{info.name}, precision {arguments.precision}, {commit()}", flush=True)
     rows = []
     for case in cases(arguments.match):
         measurement = measure(backend, case, arguments.seconds)
@@ -158,7 +159,7 @@ def main() -> None:
         rows.append(measurement.row())
     if arguments.json:
         found = {"device": info.name, "driver": info.driver_info, "precision": arguments.precision, "cases": rows}
-        arguments.json.write_text(json.dumps(found | {"commit": commit(ROOT / "alpha")}, indent=1))
+        arguments.json.write_text(json.dumps(found | {"commit": commit()}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,196 @@
+"""Matrix products of the Vulkan backend beyond the table of operations: 16-bit operands, every kernel and tile, split
+sums, epilogues, batches that no grid can number. `build_scripts/lavapipe-matrix pytest` runs them with matrix units."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from helios_device import helios
+
+from alpha import backend_helios_matmul, backend_helios_tiles
+from alpha.backend_cpu_ref import CpuRef
+from alpha.backend_helios import Helios
+from alpha.backend_helios_array import HeliosArray
+from alpha.backend_helios_matmul import Epilogue, product
+from alpha.backend_helios_tiles import MATRIX, TILED, Hardware, Plan, Problem, Tile, candidates, choose, fits, plan_of
+
+Values = npt.NDArray[np.float32]
+
+LAPTOP = Hardware(32, 49152, 1024, (16, 16, 16), 132)
+WITHOUT_MATRIX_UNITS = dataclasses.replace(LAPTOP, fragment=None)
+TOLERANCE = 2e-6
+
+
+def normal(*shape: int) -> Values:
+    return np.random.default_rng(math.prod(shape)).standard_normal(shape).astype(np.float32)
+
+
+def rounded(values: Values) -> Any:
+    return values.astype(np.float16).astype(np.float64)
+
+
+def device_of(backend: Helios) -> Hardware:
+    return backend_helios_tiles.hardware(backend.device_info, backend.precision)
+
+
+def close(got: HeliosArray | None, wanted: Any, backend: Helios, tolerance: float = TOLERANCE) -> None:
+    assert got is not None
+    values = backend.to_numpy(got)
+    assert values.shape == wanted.shape
+    np.testing.assert_allclose(values, wanted, rtol=0, atol=tolerance * max(1.0, np.abs(wanted).max(initial=0.0)))
+
+
+def stored_as(backend: Helios, values: Values, element: str) -> HeliosArray:
+    return backend.from_numpy(values.astype(np.float16) if element == "f16" else values)
+
+
+@pytest.mark.parametrize("elements", [("f32", "f32"), ("f16", "f16"), ("f32", "f16"), ("f16", "f32")])
+@pytest.mark.parametrize("layout", ["nn", "nt", "tn", "tt"])
+@pytest.mark.parametrize("shape", [(64, 64, 64), (37, 45, 29), (1, 3, 1), (40, 36, 200)])
+def test_operands_are_rounded_to_sixteen_bits_and_read_as_they_lie(
+    shape: tuple[int, int, int], layout: str, elements: tuple[str, str]
+) -> None:
+    backend = helios("f16")
+    rows, columns, depth = shape
+    a, b = normal(rows, depth), normal(depth, columns)
+    operands = []
+    for values, lies, element in zip((a, b), layout, elements, strict=True):
+        stored = stored_as(backend, np.ascontiguousarray(values.T if lies == "t" else values), element)
+        operands.append(backend.transpose(stored, (1, 0)) if lies == "t" else stored)
+    close(backend.matmul(*operands), rounded(a) @ rounded(b), backend)
+
+
+def small_tiles(backend: Helios) -> list[Tile]:
+    kernel = "matmul_matrix" if device_of(backend).fragment else "matmul_tiled"
+    if kernel == "matmul_tiled":
+        return [Tile(kernel, 32, 32, 16, 1, 1), Tile(kernel, 32, 64, 8, 1, 2), Tile(kernel, 64, 32, 16, 2, 1)]
+    return [
+        Tile(kernel, 32, 32, 16, 2, 2),
+        Tile(kernel, 32, 32, 16, 2, 2, stages=2),
+        Tile(kernel, 32, 32, 16, 2, 2, direct=False),
+        Tile(kernel, 16, 32, 16, 1, 2, stages=2),
+        Tile(kernel, 32, 16, 32, 2, 1),
+    ]
+
+
+@pytest.mark.parametrize("index", range(5))
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("shape", [(64, 96, 128), (70, 33, 100)])
+@pytest.mark.parametrize("precision", ["f32", "f16"])
+def test_every_way_to_divide_a_product_gives_it(
+    precision: str, shape: tuple[int, int, int], splits: int, index: int
+) -> None:
+    backend = helios(precision)
+    tiles = small_tiles(backend)
+    if index >= len(tiles):
+        return
+    rows, columns, depth = shape
+    a, b, bias, residual = normal(rows, depth), normal(depth, columns), normal(columns), normal(rows, columns)
+    problem = Problem(1, rows, columns, depth)
+    assert fits(tiles[index], problem, device_of(backend))
+    plan = plan_of(tiles[index], splits, problem)
+    assert (plan.splits > 1) == (splits > 1)
+    added = backend.from_numpy(residual)
+    slope = backend.new((rows, columns), precision)
+    epilogue = Epilogue(backend.from_numpy(bias), "silu", slope, added)
+    # The residual is the result's own place.
+    product(backend, backend.from_numpy(a), backend.from_numpy(b), added, epilogue, 0.5, plan)
+    exact = (lambda x: x.astype(np.float64)) if precision == "f32" else rounded
+    inner = 0.5 * (exact(a) @ exact(b)) + bias
+    sigmoid = 1 / (1 + np.exp(-inner))
+    close(added, inner * sigmoid + residual, backend)
+    close(slope, sigmoid + inner * sigmoid * (1 - sigmoid), backend, TOLERANCE if precision == "f32" else 5e-4)
+
+
+def test_results_can_be_stored_in_sixteen_bits() -> None:
+    backend = helios("f16")
+    for shape in ((32, 64, 32), (33, 30, 17)):
+        rows, columns, depth = shape
+        a, b = normal(rows, depth), normal(depth, columns)
+        out = backend.new((rows, columns), "f16")
+        product(backend, backend.from_numpy(a), backend.from_numpy(b), out)
+        close(out, rounded(a) @ rounded(b), backend, 5e-4)
+
+
+@pytest.mark.parametrize("activation", ["", "gelu", "gelu_exact", "relu", "relu2", "silu", "swiglu", "geglu"])
+@pytest.mark.parametrize("converted", [False, True])
+def test_a_linear_layer_in_sixteen_bits(activation: str, converted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the reference; `converted` also rounds its operands in a pass of their own, as in large products."""
+    backend, reference = helios("f16"), CpuRef()
+    if converted:
+        monkeypatch.setattr(backend_helios_matmul, "_HALF_OPERATIONS", 0)
+    gates = 2 if activation in ("swiglu", "geglu") else 1
+    x, weight, bias = normal(2, 21, 24), 0.3 * normal(24, 36), normal(36)
+    residual, dy = normal(2, 21, 36 // gates), normal(2, 21, 36 // gates)[::-1].copy()
+    results = []
+    for each in (backend, reference):
+        place = each.from_numpy
+        y, saved = each.linear(place(x), place(weight), place(bias), activation, place(residual), True)
+        results.append([y, *each.linear_backward(place(dy), saved)])
+    for got, wanted in zip(*results, strict=True):
+        close(got, reference.to_numpy(wanted), backend, 4e-3)
+
+
+def test_a_gradient_that_is_no_contiguous_array_is_written_too() -> None:
+    backend = helios()
+    x, weight, dy = normal(6, 5), normal(5, 4), normal(6, 4)
+    _, saved = backend.linear(backend.from_numpy(x), backend.from_numpy(weight), training=True)
+    target = backend.narrow(backend.zeros((5, 7)), 1, 2, 4)
+    _, dweight, _ = backend.linear_backward(backend.from_numpy(dy), saved, target)
+    close(dweight, x.T @ dy, backend)
+    close(target, x.T @ dy, backend)
+
+
+@pytest.mark.parametrize("shapes", [((2, 3, 4, 5), (2, 3, 5, 6)), ((7, 4, 5), (5, 6)), ((2, 1, 3, 4, 5), (3, 1, 5, 6)),
+                                    ((2, 1, 3, 1, 4, 5), (1, 4, 1, 2, 5, 6))])  # fmt: skip
+@pytest.mark.parametrize("most", [65535, 2])
+def test_batches_that_a_grid_cannot_number(
+    shapes: tuple[tuple[int, ...], tuple[int, ...]], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = helios()
+    monkeypatch.setattr(backend_helios_matmul, "MOST_GROUPS", most)
+    a, b = normal(*shapes[0]), normal(*shapes[1])
+    close(backend.matmul(backend.from_numpy(a), backend.from_numpy(b)), a.astype(np.float64) @ b, backend)
+
+
+def test_batches_with_one_right_operand_are_one_product() -> None:
+    backend = helios()
+    programs = [
+        backend.trace(lambda shape=shape: backend.matmul(backend.empty(shape), backend.empty((5, 6))))[1]
+        for shape in ((3, 4, 5), (12, 5))
+    ]
+    assert [each.groups for each in programs[0]] == [each.groups for each in programs[1]]
+
+
+def test_sums_over_nothing_are_zero() -> None:
+    backend = helios()
+    result = backend.matmul(backend.from_numpy(normal(3, 0)), backend.from_numpy(normal(0, 5)))
+    close(result, np.zeros((3, 5)), backend)
+
+
+@pytest.mark.parametrize("device", [LAPTOP, WITHOUT_MATRIX_UNITS])
+@pytest.mark.parametrize("bits", [16, 32])
+def test_every_tile_is_a_candidate_of_a_gpu_and_its_parts_cover_the_sum(device: Hardware, bits: int) -> None:
+    problem = Problem(1, 1000, 1000, 5000, bits, bits)
+    plans = list(candidates(problem, device))
+    assert {plan.tile for plan in plans} == set(MATRIX if device.fragment else TILED)
+    for plan in plans:
+        assert plan.split_depth % plan.tile.k == 0
+        assert (plan.splits - 1) * plan.split_depth < problem.depth <= plan.splits * plan.split_depth
+        assert backend_helios_tiles.shared_bytes(plan.tile, device) <= device.shared_memory
+
+
+def test_small_results_of_long_sums_are_split_and_large_results_are_not() -> None:
+    assert choose(Problem(1, 128, 384, 2048), LAPTOP).splits > 2
+    large = choose(Problem(1, 4096, 4096, 4096, 16, 16), LAPTOP)
+    assert large.splits == 1
+    assert large.tile.m * large.tile.n >= 128 * 128
+
+
+def test_little_shared_memory_makes_tiles_small() -> None:
+    small = dataclasses.replace(LAPTOP, shared_memory=16384)
+    plan: Plan = choose(Problem(1, 4096, 4096, 4096), small)
+    assert backend_helios_tiles.shared_bytes(plan.tile, small) <= 16384
