@@ -52,7 +52,7 @@ class WorkerProcesses:
         """Do every part, on as many processes as there are threads to use; returns when all are done.
 
         An exception in the calling process is raised as it is; one in another process as a RuntimeError with its
-        traceback, or as a MemoryError. Raises AlphaError when another process is gone.
+        traceback, or as a MemoryError. Raises AlphaError when another process cannot start, or is gone.
         """
         count = max(1, min(threads, self._parts))
         while len(self._helpers) < count - 1:
@@ -79,7 +79,12 @@ class _Helper:
         with warnings.catch_warnings():
             # Of a fork beside other threads, which may hold locks: all that the new process does is compute.
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._process = os.fork()
+            try:
+                self._process = os.fork()
+            except OSError as error:
+                raise AlphaError(
+                    f"Another process for the training step cannot start ({error}); use --threads=1."
+                ) from error
         if self._process == 0:
             _serve(work, theirs)
         theirs.close()

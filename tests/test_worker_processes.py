@@ -171,6 +171,20 @@ def test_a_process_that_is_gone_is_an_error_that_says_what_to_do() -> None:
     assert len(set(work.processes.tolist())) == 2
 
 
+def test_a_process_that_cannot_start_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    work = Counted(2)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fork", refuse)
+        with pytest.raises(AlphaError, match="unavailable.*--threads=1"):
+            work.workers.run(2)
+        work.workers.run(1)
+    work.workers.run(2)
+    assert work.times.tolist() == [2, 2]
+
+
 def test_signals_for_the_whole_group_do_not_end_them() -> None:
     work = Counted(2)
     work.workers.run(2)
