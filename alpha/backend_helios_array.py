@@ -124,7 +124,14 @@ class HeliosArray:
     @property
     def byte_range(self) -> tuple[int, int]:
         """Device addresses of the first byte and past the last byte that the elements may occupy."""
-        start = self.address
+        assert self.storage.address is not None, "the program that this array belongs to has not been planned"
+        start, end = self.span
+        return self.storage.address + start, self.storage.address + end
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The same, counted from the beginning of the storage."""
+        start = self.offset * self.itemsize
         if not self.size:
             return start, start
         reach = sum((length - 1) * stride for length, stride in zip(self.shape, self.strides, strict=True))

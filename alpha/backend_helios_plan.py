@@ -19,8 +19,8 @@ Range = tuple[int, int]
 VECTOR_BYTES = 16
 """Kernels read and write so many bytes at a time where an array starts at a multiple of them, as every storage does."""
 
-REUSE_DISTANCE = 4
-"""A range of the arena is used again only this many dispatches after its last use, so that neighbours may overlap."""
+LOOK_AHEAD = 32
+"""How many places earlier than it was written down a dispatch may run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,35 +79,71 @@ def needs_barrier(dispatches: Sequence[Dispatch]) -> list[bool]:
     return barriers
 
 
+def arrange(dispatches: Sequence[Dispatch]) -> list[list[Dispatch]]:
+    """The dispatches in rounds: those of a round need nothing of each other and may run side by side.
+
+    Each goes into the earliest round that what it depends on allows, but not before the round of the one `LOOK_AHEAD`
+    places before it, so that what is computed late to save memory still is.
+    """
+    rounds: list[list[Dispatch]] = []
+    levels: list[int] = []
+    uses: dict[int, dict[Range, list[int]]] = {}  # by storage and range: the last rounds that write and that read it
+    for position, dispatch in enumerate(dispatches):
+        level = levels[position - LOOK_AHEAD] if position >= LOOK_AHEAD else 0
+        ranges = [(direction, *_place(array)) for direction, array in dispatch.arrays()]
+        for direction, key, (start, end) in ranges:
+            for (other_start, other_end), (written, read) in uses.get(key, {}).items():
+                if start < other_end and other_start < end:
+                    level = max(level, written + 1, read + 1 if direction != "in" else 0)
+        for direction, key, span in ranges:
+            use = uses.setdefault(key, {}).setdefault(span, [-1, -1])
+            for index, is_so in enumerate((direction != "in", direction != "out")):
+                if is_so:
+                    use[index] = max(use[index], level)
+        levels.append(level)
+        rounds += [[] for _ in range(level + 1 - len(rounds))]
+        rounds[level].append(dispatch)
+    return rounds
+
+
+def _place(array: HeliosArray) -> tuple[int, Range]:
+    """What can overlap with an array: all that has an address (key 0), or else its own storage; and its bytes there."""
+    if array.storage.address is not None:
+        return 0, array.byte_range
+    start, end = array.span
+    return id(array.storage), (start, end)
+
+
 def plan_arena(
-    dispatches: Sequence[Dispatch], planned: Sequence[Storage], result: Storage | None = None
+    rounds: Sequence[Sequence[Dispatch]], planned: Sequence[Storage], result: Storage | None = None
 ) -> tuple[int, list[int]]:
     """Bytes of an arena, and an offset in it for each storage, so that those in use at the same time lie apart.
 
-    A storage is in use from the first dispatch that names it to the last, and `result` to the end.
+    A storage is in use from the first round that names it to the last, and `result` to the end.
     """
     place = {id(storage): index for index, storage in enumerate(planned)}
     first: dict[int, int] = {}
     last: dict[int, int] = {}
-    for position, dispatch in enumerate(dispatches):
-        for _, array in dispatch.arrays():
-            index = place.get(id(array.storage))
-            if index is not None:
-                first.setdefault(index, position)
-                last[index] = position
+    for number, dispatches in enumerate(rounds):
+        for dispatch in dispatches:
+            for _, array in dispatch.arrays():
+                index = place.get(id(array.storage))
+                if index is not None:
+                    first.setdefault(index, number)
+                    last[index] = number
     if id(result) in place:
-        last[place[id(result)]] = len(dispatches)
+        last[place[id(result)]] = len(rounds)
     starting: dict[int, list[int]] = {}
     ending: dict[int, list[int]] = {}
-    for index, position in first.items():
-        starting.setdefault(position, []).append(index)
-        ending.setdefault(last[index] + REUSE_DISTANCE, []).append(index)
+    for index, number in first.items():
+        starting.setdefault(number, []).append(index)
+        ending.setdefault(last[index] + 1, []).append(index)
     offsets = [0] * len(planned)
     ranges, size = FreeRanges(), 0
-    for position in range(len(dispatches)):
-        for index in ending.get(position, ()):
+    for number in range(len(rounds)):
+        for index in ending.get(number, ()):
             ranges.give_back(offsets[index], aligned(planned[index].nbytes))
-        for index in sorted(starting.get(position, ()), key=lambda index: -planned[index].nbytes):
+        for index in sorted(starting.get(number, ()), key=lambda index: -planned[index].nbytes):
             needed = aligned(planned[index].nbytes)
             offset = ranges.take(needed)
             if offset is None:

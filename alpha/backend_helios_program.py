@@ -14,7 +14,7 @@ import numpy as np
 from alpha.backend_helios_array import HeliosArray, Storage, contiguous_strides
 from alpha.backend_helios_device import BARRIER, Device, dispatch_command
 from alpha.backend_helios_memory import DeviceMemory, aligned
-from alpha.backend_helios_plan import Dispatch, forward_copies, needs_barrier, plan_arena
+from alpha.backend_helios_plan import Dispatch, arrange, forward_copies, needs_barrier, plan_arena
 
 MOST_SLOTS_WAITING = 8
 """Replays that may be under way before another one waits for the first of them."""
@@ -137,7 +137,9 @@ class RecordedProgram:
             start += aligned(each.nbytes)
         self._result, dispatches, planned = host.trace(lambda: self._program(*self._operands))
         dispatches, planned = forward_copies(dispatches, planned, self._result.storage)
-        size, offsets = plan_arena(dispatches, planned, self._result.storage)
+        rounds = arrange(dispatches)
+        dispatches = [dispatch for each in rounds for dispatch in each]
+        size, offsets = plan_arena(rounds, planned, self._result.storage)
         arena = host.memory.allocate(size)
         assert arena.address is not None
         for storage, offset in zip(planned, offsets, strict=True):

@@ -6,6 +6,7 @@ that, only memory from `shared_zeros` is common. They end when the work is forgo
 """
 
 import contextlib
+import math
 import mmap
 import os
 import signal
@@ -15,7 +16,6 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -29,9 +29,13 @@ _LONGEST_REPORT = 1 << 16
 
 
 def shared_zeros(shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """A new array in memory that processes forked later share with this one."""
-    count = int(np.prod(shape, dtype=np.int64))
-    memory = mmap.mmap(-1, max(1, count * np.dtype(dtype).itemsize))
+    """A new array in memory that processes forked later share with this one. Raises MemoryError."""
+    count = math.prod(shape)
+    size = max(1, count * np.dtype(dtype).itemsize)
+    try:
+        memory = mmap.mmap(-1, size)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"no {size} bytes of memory for processes to share") from error
     return np.frombuffer(memory, dtype, count).reshape(shape)
 
 
@@ -123,10 +127,8 @@ def _serve(work: Callable[[int, int], None], connection: socket.socket) -> NoRet
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(each, signal.SIG_IGN)
         # Files stay locked, and the sockets of other helpers usable, as long as any process has them open.
-        for descriptor in [int(each.name) for each in Path("/proc/self/fd").iterdir()]:
-            if descriptor not in {0, 1, 2, connection.fileno()}:
-                with contextlib.suppress(OSError):  # the listing's own
-                    os.close(descriptor)
+        os.closerange(3, connection.fileno())
+        os.closerange(connection.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
         while command := connection.recv(_COMMAND.size):
             connection.sendall(_report(work, *_COMMAND.unpack(command)))
     finally:

@@ -13,7 +13,7 @@ from alpha import backend_helios_array as arrays
 from alpha.backend_helios_array import HeliosArray, Storage, contiguous_strides
 from alpha.backend_helios_kernels import Field, Kernel
 from alpha.backend_helios_memory import ALIGNMENT, FreeRanges, aligned
-from alpha.backend_helios_plan import REUSE_DISTANCE, Dispatch, forward_copies, needs_barrier, plan_arena
+from alpha.backend_helios_plan import LOOK_AHEAD, Dispatch, arrange, forward_copies, needs_barrier, plan_arena
 
 SHAPES = st.lists(st.integers(1, 4), min_size=0, max_size=4)
 
@@ -140,7 +140,7 @@ def test_storages_in_use_at_the_same_time_lie_apart(uses: list[list[int]], kept:
     storages = [Storage(ALIGNMENT * (1 + index % 4) - 3) for index in range(12)]
     views = [HeliosArray(each, (1,), (1,), "f32") for each in storages]
     dispatches = [run(*(("inout", views[index]) for index in each)) for each in uses]
-    size, offsets = plan_arena(dispatches, storages, storages[kept])
+    size, offsets = plan_arena([[each] for each in dispatches], storages, storages[kept])
     alive = {}
     for index in {each for use in uses for each in use}:
         positions = [position for position, use in enumerate(uses) if index in use]
@@ -153,12 +153,12 @@ def test_storages_in_use_at_the_same_time_lie_apart(uses: list[list[int]], kept:
                 assert ends[0] <= offsets[other] or ends[1] <= offsets[index]
 
 
-def test_a_chain_of_operations_needs_little_more_than_the_distance_of_reuse() -> None:
+def test_a_chain_of_operations_needs_the_memory_of_one_of_them() -> None:
     storages = [Storage(1 << 20) for _ in range(100)]
     views = [HeliosArray(each, (1 << 18,), (1,), "f32") for each in storages]
     dispatches = [run(("in", a), ("out", b)) for a, b in itertools.pairwise(views)]
-    size, _ = plan_arena(dispatches, storages)
-    assert size == (REUSE_DISTANCE + 1) * aligned(1 << 20)
+    size, _ = plan_arena(arrange(dispatches), storages)
+    assert size == 2 * aligned(1 << 20)
 
 
 def test_barriers_stand_only_where_something_must_be_waited_for() -> None:
@@ -207,3 +207,36 @@ def test_a_result_that_is_used_after_its_copy_stays_where_it_is() -> None:
     dispatches = [run(("out", made)), run(("in", made), ("out", there), is_copy=True), run(("in", made))]
     assert forward_copies(dispatches, [made.storage], Storage(1)) == (dispatches, [made.storage])
     assert forward_copies(dispatches[:2], [made.storage], made.storage) == (dispatches[:2], [made.storage])
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.sampled_from(["in", "out", "inout"]), st.integers(0, 7)), max_size=3), max_size=70)
+)
+def test_rounds_keep_the_order_of_what_depends_on_each_other(uses: list[list[tuple[str, int]]]) -> None:
+    """Four arrays with an address, of which the last two overlap, and four without."""
+    arrays_used = [array_of((64,), 1024 * index) for index in range(3)]
+    arrays_used.append(array_of((64,), 1024 * 2 + 128))
+    arrays_used += [HeliosArray(Storage(256), (64,), (1,), "f32") for _ in range(4)]
+    dispatches = [run(*((direction, arrays_used[index]) for direction, index in each)) for each in uses]
+    rounds = arrange(dispatches)
+    number = {id(dispatch): index for index, each in enumerate(rounds) for dispatch in each}
+    assert len(number) == len(dispatches)
+    overlapping = {(index, index) for index in range(8)} | {(2, 3), (3, 2)}
+    for later, second in enumerate(uses):
+        for earlier, first in enumerate(uses[:later]):
+            depends = any(
+                (a, b) in overlapping and (mode_a, mode_b) != ("in", "in")
+                for mode_a, a in first
+                for mode_b, b in second
+            )
+            if depends:
+                assert number[id(dispatches[earlier])] < number[id(dispatches[later])]
+            if later - earlier >= LOOK_AHEAD:
+                assert number[id(dispatches[earlier])] <= number[id(dispatches[later])]
+
+
+def test_what_is_independent_runs_side_by_side() -> None:
+    a, b, c, d, e = (array_of((64,), 1024 * index) for index in range(5))
+    chain = [run(("in", a), ("out", b)), run(("in", b), ("out", c))]
+    beside = [run(("in", a), ("out", d)), run(("in", d), ("out", e))]
+    assert arrange(chain + beside) == [[chain[0], beside[0]], [chain[1], beside[1]]]
