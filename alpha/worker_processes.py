@@ -6,6 +6,7 @@ that, only memory from `shared_zeros` is common. They end when the work is forgo
 """
 
 import contextlib
+import math
 import mmap
 import os
 import signal
@@ -28,9 +29,13 @@ _LONGEST_REPORT = 1 << 16
 
 
 def shared_zeros(shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """A new array in memory that processes forked later share with this one."""
-    count = int(np.prod(shape, dtype=np.int64))
-    memory = mmap.mmap(-1, max(1, count * np.dtype(dtype).itemsize))
+    """A new array in memory that processes forked later share with this one. Raises MemoryError."""
+    count = math.prod(shape)
+    size = max(1, count * np.dtype(dtype).itemsize)
+    try:
+        memory = mmap.mmap(-1, size)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"no {size} bytes of memory for processes to share") from error
     return np.frombuffer(memory, dtype, count).reshape(shape)
 
 
