@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from alpha.backend_helios_array import HeliosArray, Storage
+from alpha.backend_helios_array import HeliosArray, Span, Storage
 from alpha.backend_helios_kernels import Kernel
 from alpha.backend_helios_memory import FreeRanges, aligned
 
 Argument = HeliosArray | int | float | None
-Range = tuple[int, int]
 
 VECTOR_BYTES = 16
 """Kernels read and write so many bytes at a time where an array starts at a multiple of them, as every storage does."""
@@ -51,8 +50,8 @@ class Dispatch:
                 yield field.direction, array
 
 
-def _overlap(ranges: Sequence[Range], others: Sequence[Range]) -> bool:
-    return any(start < other_end and other_start < end for start, end in ranges for other_start, other_end in others)
+def _overlap(ranges: Sequence[Span], others: Sequence[Span]) -> bool:
+    return any(each.meets(other) for each in ranges for other in others)
 
 
 def needs_barrier(dispatches: Sequence[Dispatch]) -> list[bool]:
@@ -61,8 +60,8 @@ def needs_barrier(dispatches: Sequence[Dispatch]) -> list[bool]:
     It must when it reads what one of them writes, or writes what one of them reads or writes.
     """
     barriers = []
-    read: list[Range] = []
-    written: list[Range] = []
+    read: list[Span] = []
+    written: list[Span] = []
     for dispatch in dispatches:
         reads, writes = [], []
         for kind, array in dispatch.arrays():
@@ -87,13 +86,13 @@ def arrange(dispatches: Sequence[Dispatch]) -> list[list[Dispatch]]:
     """
     rounds: list[list[Dispatch]] = []
     levels: list[int] = []
-    uses: dict[int, dict[Range, list[int]]] = {}  # by storage and range: the last rounds that write and that read it
+    uses: dict[int, dict[Span, list[int]]] = {}  # by storage and range: the last rounds that write and that read it
     for position, dispatch in enumerate(dispatches):
         level = levels[position - LOOK_AHEAD] if position >= LOOK_AHEAD else 0
         ranges = [(direction, *_place(array)) for direction, array in dispatch.arrays()]
-        for direction, key, (start, end) in ranges:
-            for (other_start, other_end), (written, read) in uses.get(key, {}).items():
-                if start < other_end and other_start < end:
+        for direction, key, span in ranges:
+            for other, (written, read) in uses.get(key, {}).items():
+                if span.meets(other):
                     level = max(level, written + 1, read + 1 if direction != "in" else 0)
         for direction, key, span in ranges:
             use = uses.setdefault(key, {}).setdefault(span, [-1, -1])
@@ -106,12 +105,11 @@ def arrange(dispatches: Sequence[Dispatch]) -> list[list[Dispatch]]:
     return rounds
 
 
-def _place(array: HeliosArray) -> tuple[int, Range]:
+def _place(array: HeliosArray) -> tuple[int, Span]:
     """What can overlap with an array: all that has an address (key 0), or else its own storage; and its bytes there."""
     if array.storage.address is not None:
         return 0, array.byte_range
-    start, end = array.span
-    return id(array.storage), (start, end)
+    return id(array.storage), array.span
 
 
 def plan_arena(
