@@ -53,6 +53,13 @@ class Backend(Primitives):
     steps_in_flight: int = 1
     """Training steps that may be under way before the result of the first is waited for."""
 
+    steps_together: int = 1
+    """Training steps that are started one right after the other, when there is room for them."""
+
+    def memory_in_use(self) -> tuple[int, int] | None:
+        """Bytes of a device's own memory that this process uses, and may use in all; None where that is not known."""
+        return None
+
     def plan(self, program: Callable[..., Any], *operands: Array) -> str:
         """Take the memory that a recorded program needs for such operands; returns what that is, for people to read.
 
