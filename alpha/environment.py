@@ -33,6 +33,11 @@ VARIABLES = (
         "the end; 3 adds memory plans and how matrix products are divided; 4 adds every dispatch.",
     ),
     Variable(
+        "ALPHA_FAIL_ON_SMOKE_TEST",
+        1,
+        "0 goes on with a GPU whose results, tested at the start, are wrong, and marks the run's metrics.",
+    ),
+    Variable(
         "ALPHA_STEPS_IN_FLIGHT",
         3,
         "Training steps that a GPU may have been given before the oldest is waited for.",
