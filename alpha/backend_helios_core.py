@@ -177,7 +177,7 @@ class HeliosCore(Backend):
     ) -> Dispatch:
         """A dispatch of a kernel's variant with its specialization constants and push-constant fields by name."""
         extent = (groups, 1, 1) if isinstance(groups, int) else groups
-        return Dispatch(*self.pipelines.get(kernel, variant, constants), extent, arguments)
+        return Dispatch(*self.pipelines.get(kernel, variant, constants), extent, arguments, constants=constants)
 
     def _add(self, dispatch: Dispatch) -> None:
         for kind, array in dispatch.arrays():
