@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from alpha.backend_helios_array import HeliosArray, Storage
+from alpha.backend_helios_array import HeliosArray, Span, Storage
 from alpha.backend_helios_kernels import Kernel
 from alpha.backend_helios_memory import FreeRanges, aligned
 
 Argument = HeliosArray | int | float | None
-Range = tuple[int, int]
 
 VECTOR_BYTES = 16
 """Kernels read and write so many bytes at a time where an array starts at a multiple of them, as every storage does."""
@@ -56,8 +55,8 @@ class Dispatch:
         yield from self.also
 
 
-def _overlap(ranges: Sequence[Range], others: Sequence[Range]) -> bool:
-    return any(start < other_end and other_start < end for start, end in ranges for other_start, other_end in others)
+def _overlap(ranges: Sequence[Span], others: Sequence[Span]) -> bool:
+    return any(each.meets(other) for each in ranges for other in others)
 
 
 def needs_barrier(dispatches: Sequence[Dispatch]) -> list[bool]:
@@ -66,8 +65,8 @@ def needs_barrier(dispatches: Sequence[Dispatch]) -> list[bool]:
     It must when it reads what one of them writes, or writes what one of them reads or writes.
     """
     barriers = []
-    read: list[Range] = []
-    written: list[Range] = []
+    read: list[Span] = []
+    written: list[Span] = []
     for dispatch in dispatches:
         reads, writes = [], []
         for kind, array in dispatch.arrays():
@@ -87,13 +86,13 @@ def needs_barrier(dispatches: Sequence[Dispatch]) -> list[bool]:
 def dependencies(dispatches: Sequence[Dispatch]) -> list[set[int]]:
     """For each dispatch, the positions of earlier ones that it must wait for; not of those that these wait for."""
     needed: list[set[int]] = []
-    uses: dict[int, dict[Range, tuple[list[int], list[int]]]] = {}  # by storage and range: who wrote, who read since
+    uses: dict[int, dict[Span, tuple[list[int], list[int]]]] = {}  # by storage and range: who wrote, who read since
     for position, dispatch in enumerate(dispatches):
         earlier: set[int] = set()
         ranges = [(direction, *place_of(array)) for direction, array in dispatch.arrays()]
-        for direction, key, (start, end) in ranges:
-            for (other_start, other_end), (writers, readers) in uses.get(key, {}).items():
-                if start < other_end and other_start < end:
+        for direction, key, span in ranges:
+            for other, (writers, readers) in uses.get(key, {}).items():
+                if span.meets(other):
                     earlier.update(writers, readers if direction != "in" else ())
         for direction, key, span in ranges:
             writers, readers = uses.setdefault(key, {}).setdefault(span, ([], []))
@@ -144,12 +143,11 @@ def _step(chained: Sequence[bool], first: int, second: int) -> int:
     return 0 if chained[first] and chained[second] else 1
 
 
-def place_of(array: HeliosArray) -> tuple[int, Range]:
+def place_of(array: HeliosArray) -> tuple[int, Span]:
     """What can overlap with an array: all that has an address (key 0), or else its own storage; and its bytes there."""
     if array.storage.address is not None:
         return 0, array.byte_range
-    start, end = array.span
-    return id(array.storage), (start, end)
+    return id(array.storage), array.span
 
 
 def plan_arena(

@@ -193,8 +193,8 @@ _INSTRUCTIONS = {
 
 def _key(array: HeliosArray) -> tuple[int, int]:
     """Where an element lies: the same for all arrays that hold the same element."""
-    key, (start, _) = place_of(array)
-    return key, start
+    key, span = place_of(array)
+    return key, span.start
 
 
 def _power_of_two(number: int) -> int:

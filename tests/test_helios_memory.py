@@ -75,7 +75,7 @@ def test_views_show_what_numpys_views_show(pair: tuple[HeliosArray, Any]) -> Non
     assert np.array_equal(elements(x), y)
     if x.size:
         assert x.is_contiguous == (elements(x).reshape(-1).tolist() == list(range(x.offset, x.offset + x.size)))
-        start, end = x.byte_range
+        start, end, *_ = x.byte_range
         assert (start, end) == (4 * int(y.min()), 4 * int(y.max()) + 4)
 
 
@@ -176,6 +176,33 @@ def test_barriers_stand_only_where_something_must_be_waited_for() -> None:
         (run(("in", b)), True),
     ]
     assert needs_barrier([dispatch for dispatch, _ in steps]) == [expected for _, expected in steps]
+
+
+@given(st.data())
+def test_arrays_that_share_an_element_meet(data: st.DataObject) -> None:
+    """Parts of one packed array, along its axes."""
+    shape = data.draw(st.tuples(*[st.integers(1, 4)] * 3))
+    whole = array_of(shape, 4096)
+    parts = []
+    for _ in range(2):
+        part = whole
+        for axis, length in enumerate(shape):
+            start = data.draw(st.integers(0, length - 1))
+            part = arrays.narrowed(part, axis, start, data.draw(st.integers(1, length - start)))
+        parts.append(arrays.transposed(part, data.draw(st.permutations(range(3)))))
+    elements = [
+        {each.offset + sum(map(math.prod, zip(index, each.strides, strict=True))) for index in np.ndindex(each.shape)}
+        for each in parts
+    ]
+    assert parts[0].byte_range.meets(parts[1].byte_range) >= bool(elements[0] & elements[1])
+    assert parts[0].span.meets(parts[1].span) == parts[1].span.meets(parts[0].span)
+
+
+def test_parts_side_by_side_are_written_without_waiting() -> None:
+    packed = array_of((3, 5, 6, 2), 4096)
+    parts = [arrays.narrowed(packed, 2, start, length) for start, length in ((0, 4), (4, 1), (5, 1))]
+    assert needs_barrier([run(("out", parts[1]), ("out", parts[2])), run(("out", parts[0]))]) == [False, False]
+    assert needs_barrier([run(("out", parts[1])), run(("in", arrays.narrowed(packed, 2, 3, 2)))]) == [False, True]
 
 
 def test_a_result_is_written_to_where_it_would_be_copied() -> None:
