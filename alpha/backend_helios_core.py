@@ -183,7 +183,8 @@ class HeliosCore(Backend):
         `operations` is how many floating-point operations it is, for the rate that ALPHA_DEBUG shows.
         """
         extent = (groups, 1, 1) if isinstance(groups, int) else groups
-        return Dispatch(*self.pipelines.get(kernel, variant, constants), extent, arguments, operations=operations)
+        kernel_and_pipeline = self.pipelines.get(kernel, variant, constants)
+        return Dispatch(*kernel_and_pipeline, extent, arguments, constants=constants, operations=operations)
 
     def _add(self, dispatch: Dispatch) -> None:
         for kind, array in dispatch.arrays():
