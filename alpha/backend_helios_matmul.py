@@ -216,7 +216,8 @@ class _Run:
         grid = (math.ceil(problem.columns / tile.n), math.ceil(problem.rows / tile.m), problem.batches * plan.splits)
         self.backend.dispatch(
             tile.kernel, variant, grid, constants, problem.operations, a=left.array, b=right.array,
-            **epilogue.arguments(result), rows=problem.rows, columns=problem.columns, depth=problem.depth, a_stride=left.stride,
+            **epilogue.arguments(result), rows=problem.rows, columns=problem.columns, depth=problem.depth,
+            a_stride=left.stride,
             b_stride=right.stride, a_outer=left.outer_stride, a_inner=left.inner_stride, b_outer=right.outer_stride,
             b_inner=right.inner_stride, inner=self.inner, split_depth=plan.split_depth, splits=plan.splits,
             scale=self.scale,
