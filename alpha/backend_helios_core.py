@@ -162,6 +162,7 @@ class HeliosCore(Backend):
         groups: int | tuple[int, int, int],
         constants: Mapping[str, int | float],
         operations: float = 0.0,
+        /,
         **arguments: Argument,
     ) -> None:
         """Run a kernel after everything before it that it depends on; see `make_dispatch`."""
@@ -176,6 +177,7 @@ class HeliosCore(Backend):
         groups: int | tuple[int, int, int],
         constants: Mapping[str, int | float],
         operations: float = 0.0,
+        /,
         **arguments: Argument,
     ) -> Dispatch:
         """A dispatch of a kernel's variant with its specialization constants and push-constant fields by name.

@@ -42,6 +42,7 @@ class Host(Protocol):
         groups: int | tuple[int, int, int],
         constants: Mapping[str, int | float],
         operations: float = 0.0,
+        /,
         **arguments: Argument,
     ) -> Dispatch: ...
 
