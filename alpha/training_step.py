@@ -6,6 +6,7 @@ somebody asks for the result. Knows nothing about where batches come from, nor a
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -132,13 +133,21 @@ class TrainingStep:
             rate = self.backend.from_numpy(np.array([learning_rate], self._one.dtype))
             return StepResult(self.backend, self._program(batch, rate))
 
-    def plan(self, batch: int) -> str:
-        """Take the memory that steps on `batch` sequences need; see `Backend.plan`."""
+    def plan(self, batch: int) -> dict[str, int]:
+        """Take the memory that steps on `batch` sequences need; returns the bytes that each use takes.
+
+        Empty where the backend takes memory as it is needed. Raises MemoryError when there is too little.
+        """
         shape = (self.training.accum_steps, batch, self.model.config.block + 1)
         if not self._models:
             self._divide_batch(shape)
         tokens = self.backend.from_numpy(np.zeros(shape, np.int32))
-        return self.backend.plan(self._program, tokens, self.backend.from_numpy(np.zeros(1, self._one.dtype)))
+        work = self.backend.plan(self._program, tokens, self.backend.from_numpy(np.zeros(1, self._one.dtype)))
+        if not work:
+            return {}
+        weights = self.model.parameters.size * self._one.dtype.itemsize
+        optimizer = sum(math.prod(each.shape) * each.dtype.itemsize for each in self.optimizer.state().values())
+        return {"weights": weights, "gradients": weights, "optimizer": optimizer, "activations": work}
 
     def counters(self) -> dict[str, int]:
         """The number of steps run, and of those skipped for each reason; waits for the steps."""
