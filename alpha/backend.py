@@ -53,6 +53,9 @@ class Backend(Primitives):
     steps_in_flight: int = 1
     """Training steps that may be under way before the result of the first is waited for."""
 
+    smoke_test_failed: bool = False
+    """Whether results were found wrong at the start, and the user chose to go on."""
+
     def plan(self, program: Callable[..., Any], *operands: Array) -> str:
         """Take the memory that a recorded program needs for such operands; returns what that is, for people to read.
 

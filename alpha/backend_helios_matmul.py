@@ -17,6 +17,7 @@ from alpha.backend import Saved
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_core import HeliosCore
 from alpha.backend_helios_tiles import MOST_GROUPS, Hardware, Plan, Problem, choose, hardware, threads
+from alpha.config import ACTIVATIONS as ACTIVATION_KINDS
 from alpha.config import GATED_ACTIVATIONS
 
 ACTIVATIONS = ("", "gelu", "gelu_exact", "relu", "relu2", "silu")
@@ -188,6 +189,7 @@ class _Run:
     def __call__(self, result: HeliosArray, epilogue: Epilogue, forced: Plan | None) -> None:
         device = hardware(self.backend.device_info, self.backend.precision)
         plan = forced or choose(self.problem, device)
+        self.backend.say_plan(f"matrix product {self.problem} as {plan}")
         if plan.splits == 1:
             self._dispatch(plan, device, result, epilogue)
         else:
@@ -213,8 +215,9 @@ class _Run:
         variant = _variant(self.backend, left.array, right.array, result)
         grid = (math.ceil(problem.columns / tile.n), math.ceil(problem.rows / tile.m), problem.batches * plan.splits)
         self.backend.dispatch(
-            tile.kernel, variant, grid, constants, a=left.array, b=right.array, **epilogue.arguments(result),
-            rows=problem.rows, columns=problem.columns, depth=problem.depth, a_stride=left.stride,
+            tile.kernel, variant, grid, constants, problem.operations, a=left.array, b=right.array,
+            **epilogue.arguments(result), rows=problem.rows, columns=problem.columns, depth=problem.depth,
+            a_stride=left.stride,
             b_stride=right.stride, a_outer=left.outer_stride, a_inner=left.inner_stride, b_outer=right.outer_stride,
             b_inner=right.inner_stride, inner=self.inner, split_depth=plan.split_depth, splits=plan.splits,
             scale=self.scale,
@@ -285,7 +288,12 @@ def linear(
     residual: HeliosArray | None = None,
     training: bool = False,
 ) -> tuple[HeliosArray, Saved]:
-    """activation(x @ weight + bias) + residual; x [..., K], weight [K, N], bias [N]. See `Backend.linear`."""
+    """activation(x @ weight + bias) + residual; x [..., K], weight [K, N], bias [N]. See `Backend.linear`.
+
+    Raises ValueError when there is no such activation.
+    """
+    if activation not in ("", *ACTIVATION_KINDS):
+        raise ValueError(f"no activation is called {activation!r}")
     rows, (depth, columns) = math.prod(x.shape[:-1]), weight.shape
     problem = Problem(1, rows, columns, depth)
     flat = _rounded(backend, backend.reshape(x, (rows, depth)), problem)

@@ -73,6 +73,11 @@ class Problem:
         """Floating-point operations, an addition and a multiplication counted as two."""
         return 2.0 * self.batches * self.rows * self.columns * self.depth
 
+    def __str__(self) -> str:
+        batches = f"{self.batches} x " if self.batches != 1 else ""
+        shapes = f"{batches}[{self.rows}, {self.depth}] by [{self.depth}, {self.columns}]"
+        return f"{shapes} of {self.a_bits} and {self.b_bits} bits"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -81,6 +86,9 @@ class Plan:
     tile: Tile
     splits: int
     split_depth: int
+
+    def __str__(self) -> str:
+        return self.tile.name + (f" split {self.splits}" if self.splits > 1 else "")
 
 
 _TILED, _MATRIX = "matmul_tiled", "matmul_matrix"

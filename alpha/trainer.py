@@ -183,7 +183,7 @@ class Trainer:
         self._elapsed += seconds
         if choice := self._threads.report():
             self.display.message(choice)
-        row = {
+        row: dict[str, Any] = {
             "step": self.steps_done,
             "loss": result["loss"],
             "lr": step.learning_rate,
@@ -196,6 +196,8 @@ class Trainer:
         }
         if not result["accepted"]:
             row["skipped"] = True
+        if self.model.backend.smoke_test_failed:
+            row["smokeTest"] = "failed"
         if self._timer:
             row["data_ms"] = round(1e3 * (step.loaded - step.started), 3)
             row |= {f"{phase}_ms": round(milliseconds, 3) for phase, milliseconds in self._timer.take().items()}

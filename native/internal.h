@@ -97,6 +97,7 @@ typedef struct message_log {
 typedef struct instance {
     VkInstance handle;
     VkDebugUtilsMessengerEXT messenger;
+    uint32_t validation_version; /* the version of Vulkan that the validation layers know; 0 without them */
     INSTANCE_FUNCTIONS(DECLARE_FUNCTION)
     OPTIONAL_INSTANCE_FUNCTIONS(DECLARE_FUNCTION)
 } instance;

@@ -72,16 +72,17 @@ static VkDebugUtilsMessengerCreateInfoEXT messenger_info(message_log *log) {
     };
 }
 
-static int has_validation_layer(void) {
+/* The version of Vulkan that the validation layer knows, 0 when there is none. */
+static uint32_t validation_layer_version(void) {
     PFN_vkEnumerateInstanceLayerProperties enumerate = GLOBAL_FUNCTION(EnumerateInstanceLayerProperties);
-    uint32_t count = 0;
+    uint32_t count = 0, version = 0;
     if (enumerate == NULL || enumerate(&count, NULL) != VK_SUCCESS) return 0;
     VkLayerProperties *layers = calloc(count ? count : 1, sizeof *layers);
-    int found = 0;
     if (layers != NULL && enumerate(&count, layers) >= VK_SUCCESS)
-        for (uint32_t i = 0; i < count; i++) found |= strcmp(layers[i].layerName, validation_layer) == 0;
+        for (uint32_t i = 0; i < count; i++)
+            if (strcmp(layers[i].layerName, validation_layer) == 0) version = layers[i].specVersion;
     free(layers);
-    return found;
+    return version;
 }
 
 /* ---- Instances ---- */
@@ -108,7 +109,8 @@ int create_instance(instance *made, message_log *log) {
     if (create == NULL || (get_version != NULL && get_version(&version) != VK_SUCCESS) || version < VK_API_VERSION_1_3)
         return fail(HELIOS_UNSUPPORTED, "The Vulkan loader is of version %u.%u; Helios needs 1.3 or newer.",
                     VK_API_VERSION_MAJOR(version), VK_API_VERSION_MINOR(version));
-    if (log != NULL && !has_validation_layer())
+    made->validation_version = log ? validation_layer_version() : 0;
+    if (log != NULL && made->validation_version == 0)
         return fail(HELIOS_UNSUPPORTED, "There is no %s; install the Vulkan validation layers, or do not ask for them.",
                     validation_layer);
 

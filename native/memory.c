@@ -92,7 +92,7 @@ static int allocate_memory(helios_device *device, uint32_t kind, const VkMemoryR
             .memoryTypeIndex = types[i],
         };
         memory->heap = device->probe.memory.memoryTypes[types[i]].heapIndex;
-        if (needs->size > device->probe.memory.memoryHeaps[memory->heap].size) continue; /* some drivers would promise it */
+        if (needs->size > device->probe.memory.memoryHeaps[memory->heap].size) continue; /* Vulkan forbids to ask */
         result = device->vk.AllocateMemory(device->handle, &info, NULL, &memory->memory);
     }
     if (count == 0) return fail(HELIOS_UNSUPPORTED, "The device has no memory of kind %u.", kind);

@@ -1,6 +1,6 @@
 /* A Vulkan loader that fails when it is told to: the one that REAL_VULKAN names, but the function that the environment
  * variable VULKAN_FAULT names returns the VkResult behind its colon, as in "vkAllocateMemory:-2". It also remembers what
- * pipeline caches are made from. */
+ * pipeline caches and buffers are made from. */
 #define VK_NO_PROTOTYPES
 #include "vulkan/vulkan_core.h"
 
@@ -31,7 +31,6 @@ static VkResult fault(const char *name) {
            (VkDevice device, const Vk##name##CreateInfo *info, const VkAllocationCallbacks *none, object *made), \
            (device, info, none, made))
 
-CREATE(Buffer, VkBuffer)
 CREATE(Semaphore, VkSemaphore)
 CREATE(CommandPool, VkCommandPool)
 CREATE(PipelineLayout, VkPipelineLayout)
@@ -84,6 +83,22 @@ static VkResult VKAPI_CALL faulty_CreatePipelineCache(VkDevice device, const VkP
     return result == VK_SUCCESS ? real_CreatePipelineCache(device, info, none, made) : result;
 }
 
+size_t buffer_bytes; /* of the last buffer */
+
+static PFN_vkCreateBuffer real_CreateBuffer;
+static VkResult VKAPI_CALL faulty_CreateBuffer(VkDevice device, const VkBufferCreateInfo *info,
+                                               const VkAllocationCallbacks *none, VkBuffer *made) {
+    VkResult result = fault("vkCreateBuffer");
+    buffer_bytes = (size_t)info->size;
+    return result == VK_SUCCESS ? real_CreateBuffer(device, info, none, made) : result;
+}
+
+/* Addresses are moved by the number behind the colon, as if the driver aligned them less. */
+static PFN_vkGetBufferDeviceAddress real_GetBufferDeviceAddress;
+static VkDeviceAddress VKAPI_CALL faulty_GetBufferDeviceAddress(VkDevice device, const VkBufferDeviceAddressInfo *info) {
+    return real_GetBufferDeviceAddress(device, info) + (VkDeviceAddress)fault("vkGetBufferDeviceAddress");
+}
+
 #define ANY(function) ((PFN_vkVoidFunction)(function))
 #define REPLACE(function)                                    \
     if (strcmp(name, "vk" #function) == 0 && found != NULL) { \
@@ -112,6 +127,7 @@ static PFN_vkVoidFunction VKAPI_CALL device_function(VkDevice device, const char
     REPLACE(WaitSemaphores)
     REPLACE(GetSemaphoreCounterValue)
     REPLACE(GetQueryPoolResults)
+    REPLACE(GetBufferDeviceAddress)
     return found;
 }
 

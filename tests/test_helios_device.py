@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -374,6 +375,9 @@ def test_impossible_pipelines_are_refused(device: Device) -> None:
     for threads, message in ((most * 2, f"{most * 2} x 1 x 1"), (0, "0 x 1 x 1"), (2**32 - 1, "4294967295 x 1 x 1")):
         with pytest.raises(VulkanError, match=message):
             pipeline_of(device, threads=threads)
+    square = assemble(KERNEL.replace("%threads %one %one", "%threads %threads %one"))
+    with pytest.raises(VulkanError, match=f"{most // 2} x {most // 2} x 1 is more than the {most} invocations of"):
+        device.pipeline(square, {0: most // 2}, PUSH.size)
     for push_bytes in (132, 3):
         with pytest.raises(VulkanError, match=f"a multiple of 4 bytes and at most 128; not {push_bytes}"):
             device.pipeline(assemble(), push_bytes=push_bytes)
@@ -443,7 +447,7 @@ GEOMETRY = "Capability 2\n" + KERNEL
 
 def test_validation_messages_are_collected(info: DeviceInfo, can_validate: bool) -> None:
     if not can_validate:
-        pytest.skip("THE VALIDATION LAYERS ARE NOT INSTALLED, so nothing is validated here")
+        pytest.skip("THE VALIDATION LAYERS ARE MISSING OR TOO OLD, so nothing is validated here")
     with Device(info, validate=True) as device:
         assert device.messages() == []
         device.pipeline(assemble(GEOMETRY), push_bytes=PUSH.size)
@@ -465,7 +469,7 @@ def test_validation_follows_the_environment(info: DeviceInfo, monkeypatch: pytes
                 assert device.validate == (value == "1")
         except VulkanError as error:
             assert value == "1"
-            assert "install the Vulkan validation layers" in str(error)
+            assert re.search("install (the|newer) Vulkan validation layers", str(error))
 
 
 # --- the file of compiled pipelines ---------------------------------------------------------------------------------

@@ -200,6 +200,39 @@ with Device(choose_device(), validate=False) as device:
     assert re.fullmatch(message, run(script))
 
 
+def test_a_device_that_never_finishes_can_be_interrupted(run: Run) -> None:
+    script = """
+import signal
+def interrupt(number, frame):
+    raise KeyboardInterrupt
+with Device(choose_device(), validate=False) as device:
+    value = device.submit(device.create_program(b""))
+    fault("vkWaitSemaphores:2")
+    print(device.wait(value, seconds=0.01))
+    signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        device.wait(value)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+    assert run(script) == "False\ninterrupted\n"
+
+
+def test_addresses_that_the_driver_aligns_less_are_rounded_up(run: Run) -> None:
+    script = """
+import ctypes
+size = ctypes.c_size_t.in_dll(ctypes.CDLL("libvulkan.so.1"), "buffer_bytes")
+with Device(choose_device(), validate=False) as device:
+    for moved in (0, 64, 255):
+        fault(f"vkGetBufferDeviceAddress:{moved}")
+        memory = device.allocate(1000, MemoryKind.UPLOAD)
+        host = ctypes.addressof(ctypes.c_char.from_buffer(memory.view))
+        print(memory.address % 256, host % 64, size.value)
+"""
+    assert run(script) == "0 0 1000\n0 0 1256\n0 1 1256\n"
+
+
 def test_no_device_at_all(run: Run) -> None:
     assert run('fault("vkCreateInstance:-9"); print(failure(list_devices))').startswith(
         "NoVulkan: There is a Vulkan loader, but no driver: vkCreateInstance returned VK_ERROR_INCOMPATIBLE_DRIVER."

@@ -194,3 +194,15 @@ def test_little_shared_memory_makes_tiles_small() -> None:
     small = dataclasses.replace(LAPTOP, shared_memory=16384)
     plan: Plan = choose(Problem(1, 4096, 4096, 4096), small)
     assert backend_helios_tiles.shared_bytes(plan.tile, small) <= 16384
+
+
+def test_how_products_are_divided_is_shown_once_when_plans_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backend = helios()
+    for level, wanted in ((0, 0), (3, 1)):
+        monkeypatch.setattr(backend, "_debug", level)
+        for _ in range(2):
+            _, dispatches, _ = backend.trace(lambda: backend.matmul(backend.empty((21, 5)), backend.empty((5, 6))))
+            assert [each.operations for each in dispatches] == [2 * 21 * 5 * 6]
+        assert capsys.readouterr().err.count("[21, 5] by [5, 6]") == wanted

@@ -166,7 +166,10 @@ def test_integers_are_exact_and_only_among_themselves(backend: Helios) -> None:
 
 @pytest.mark.parametrize(
     ("vocabulary", "count", "width"),
-    [(96, 2048, 128), (50_304, 5000, 8), (100_000, 3000, 4), (300, 4000, 5), (2, 3000, 1030), (1, 1025, 3)],
+    [
+        *((96, 2048, 128), (300, 4096, 5), (2, 3000, 1030), (1, 1025, 3), (2048, 9, 12), (7, 100, 300)),
+        *((50_304, 5000, 8), (100_000, 3000, 4), (300, 4100, 5), (2, 5000, 1030), (96, 4100, 128), (1, 4097, 3)),
+    ],
 )
 def test_rows_are_added_in_the_order_in_which_they_stand(
     backend: Helios, vocabulary: int, count: int, width: int
