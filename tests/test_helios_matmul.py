@@ -132,15 +132,9 @@ def test_a_linear_layer_in_sixteen_bits(activation: str, converted: bool, monkey
     if converted:
         monkeypatch.setattr(backend_helios_matmul, "_HALF_OPERATIONS", 0)
     gates = 2 if activation in ("swiglu", "geglu") else 1
-<<<<<<< HEAD
     # In 16 bits already, so that no value is on the other side of a kink than in the reference.
     x, weight = (rounded(each).astype(np.float32) for each in (normal(2, 21, 24), 0.3 * normal(24, 36)))
     bias = normal(36)
-=======
-    x, weight, bias = (
-        each.astype(np.float16).astype(np.float32) for each in (normal(2, 21, 24), 0.3 * normal(24, 36), normal(36))
-    )
->>>>>>> port
     residual, dy = normal(2, 21, 36 // gates), normal(2, 21, 36 // gates)[::-1].copy()
     results = []
     for each in (backend, reference):

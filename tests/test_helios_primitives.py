@@ -142,7 +142,7 @@ def test_functions_of_extremes(backend: Helios, extreme: float) -> None:
 
 @pytest.mark.parametrize("tiny", [1.2e-38, -1.2e-38, 1e-38, -1e-38])
 def test_functions_may_take_subnormal_numbers_for_zero(backend: Helios, tiny: float) -> None:
-    """Vulkan lets a device do so in any operation; NVIDIA's do, so log gives -inf, and small errors stay uncorrected."""
+    """Vulkan lets a device do so in any operation; NVIDIA's do: log gives -inf, and small errors stay uncorrected."""
     values = np.array([tiny, 1.0], np.float32)
     flushed = np.where(np.abs(values) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), values), values)
     for kept, zero in zip(*(_functions(backend, values, each) for each in (values, flushed)), strict=True):
