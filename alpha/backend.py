@@ -53,6 +53,9 @@ class Backend(Primitives):
     steps_in_flight: int = 1
     """Training steps that may be under way before the result of the first is waited for."""
 
+    smoke_test_failed: bool = False
+    """Whether results were found wrong at the start, and the user chose to go on."""
+
     steps_together: int = 1
     """Training steps that are started one right after the other, when there is room for them."""
 
@@ -60,12 +63,12 @@ class Backend(Primitives):
         """Bytes of a device's own memory that this process uses, and may use in all; None where that is not known."""
         return None
 
-    def plan(self, program: Callable[..., Any], *operands: Array) -> str:
-        """Take the memory that a recorded program needs for such operands; returns what that is, for people to read.
+    def plan(self, program: Callable[..., Any], *operands: Array) -> int:
+        """Take the memory that a recorded program needs for such operands; returns how many bytes that is.
 
-        Empty where memory is taken as it is needed. Raises AlphaError when there is too little.
+        0 where memory is taken as it is needed. Raises MemoryError when there is too little.
         """
-        return ""
+        return 0
 
     def thread_choices(self) -> list[int]:
         """The values of `threads` worth trying; a backend that computes elsewhere has no choice to offer."""

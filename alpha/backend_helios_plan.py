@@ -6,8 +6,8 @@ address until `plan_arena` has found them a place. Knows nothing about what the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from alpha.backend_helios_array import HeliosArray, Span, Storage
 from alpha.backend_helios_kernels import Kernel
@@ -34,6 +34,10 @@ class Dispatch:
     """Whether it does nothing but copy its one input to its one output, of the same shape and element."""
     operations: float = 0.0
     """Floating-point operations, where they are what takes the time; for people to read."""
+    constants: Mapping[str, float] = field(default_factory=dict)
+    """The specialization constants that its pipeline was made with, but for those left at their defaults."""
+    also: tuple[tuple[str, HeliosArray], ...] = ()
+    """Arrays that no argument names, because the kernel finds their addresses in memory; as in `arrays`."""
 
     def __str__(self) -> str:
         arguments = " ".join(
@@ -44,10 +48,11 @@ class Dispatch:
 
     def arrays(self) -> Iterable[tuple[str, HeliosArray]]:
         """The arrays with how the kernel uses them: "in", "out" or "inout"."""
-        for field in self.kernel.fields:
-            array = self.arguments.get(field.name)
+        for each in self.kernel.fields:
+            array = self.arguments.get(each.name)
             if isinstance(array, HeliosArray):
-                yield field.direction, array
+                yield each.direction, array
+        yield from self.also
 
 
 def _overlap(ranges: Sequence[Span], others: Sequence[Span]) -> bool:
@@ -78,34 +83,67 @@ def needs_barrier(dispatches: Sequence[Dispatch]) -> list[bool]:
     return barriers
 
 
-def arrange(dispatches: Sequence[Dispatch]) -> list[list[Dispatch]]:
+def dependencies(dispatches: Sequence[Dispatch]) -> list[set[int]]:
+    """For each dispatch, the positions of earlier ones that it must wait for; not of those that these wait for."""
+    needed: list[set[int]] = []
+    uses: dict[int, dict[Span, tuple[list[int], list[int]]]] = {}  # by storage and range: who wrote, who read since
+    for position, dispatch in enumerate(dispatches):
+        earlier: set[int] = set()
+        ranges = [(direction, *place_of(array)) for direction, array in dispatch.arrays()]
+        for direction, key, span in ranges:
+            for other, (writers, readers) in uses.get(key, {}).items():
+                if span.meets(other):
+                    earlier.update(writers, readers if direction != "in" else ())
+        for direction, key, span in ranges:
+            writers, readers = uses.setdefault(key, {}).setdefault(span, ([], []))
+            if direction != "in":
+                writers[:], readers[:] = [position], []
+            if direction != "out":
+                readers.append(position)
+        needed.append(earlier)
+    return needed
+
+
+def arrange(
+    dispatches: Sequence[Dispatch], is_chained: Callable[[Dispatch], bool] = lambda dispatch: False
+) -> list[list[Dispatch]]:
     """The dispatches in rounds: those of a round need nothing of each other and may run side by side.
 
     Each goes into the earliest round that what it depends on allows, but not before the round of the one `LOOK_AHEAD`
-    places before it, so that what is computed late to save memory still is.
+    places before it, so that what is computed late to save memory still is. Those for which `is_chained` may share a
+    round, in order, with others of their kind that they depend on. They go where they are in the fewest rounds, and
+    delay no other.
     """
-    rounds: list[list[Dispatch]] = []
+    needed = dependencies(dispatches)
+    chained = [is_chained(each) for each in dispatches]
     levels: list[int] = []
-    uses: dict[int, dict[Span, list[int]]] = {}  # by storage and range: the last rounds that write and that read it
-    for position, dispatch in enumerate(dispatches):
+    for position, earlier in enumerate(needed):
         level = levels[position - LOOK_AHEAD] if position >= LOOK_AHEAD else 0
-        ranges = [(direction, *_place(array)) for direction, array in dispatch.arrays()]
-        for direction, key, span in ranges:
-            for other, (written, read) in uses.get(key, {}).items():
-                if span.meets(other):
-                    level = max(level, written + 1, read + 1 if direction != "in" else 0)
-        for direction, key, span in ranges:
-            use = uses.setdefault(key, {}).setdefault(span, [-1, -1])
-            for index, is_so in enumerate((direction != "in", direction != "out")):
-                if is_so:
-                    use[index] = max(use[index], level)
-        levels.append(level)
-        rounds += [[] for _ in range(level + 1 - len(rounds))]
+        levels.append(max([level, *(levels[each] + _step(chained, each, position) for each in earlier)]))
+    latest = [max(levels, default=0)] * len(levels)
+    for position in reversed(range(len(levels))):
+        bound = latest[position] if chained[position] else levels[position]
+        for each in needed[position]:
+            latest[each] = min(latest[each], bound - _step(chained, each, position))
+    # The fewest points that stab all the intervals from the earliest to the latest round.
+    left = [position for position, is_so in enumerate(chained) if is_so]
+    while left:
+        point = min(latest[position] for position in left)
+        for position in [each for each in left if levels[each] <= point]:
+            levels[position] = point
+            left.remove(position)
+    rounds: list[list[Dispatch]] = [[] for _ in range(max(levels, default=-1) + 1)]
+    for level, dispatch in zip(levels, dispatches, strict=True):
         rounds[level].append(dispatch)
-    return rounds
+    return [each for each in rounds if each]
 
 
-def _place(array: HeliosArray) -> tuple[int, Span]:
+def _step(chained: Sequence[bool], first: int, second: int) -> int:
+    """How many rounds the second of two dispatches must be behind the first, which it depends on."""
+    return 0 if chained[first] and chained[second] else 1
+
+
+def place_of(array: HeliosArray) -> tuple[int, Span]:
     """What can overlap with an array: all that has an address (key 0), or else its own storage; and its bytes there."""
     if array.storage.address is not None:
         return 0, array.byte_range

@@ -262,6 +262,40 @@ def test_rounds_keep_the_order_of_what_depends_on_each_other(uses: list[list[tup
                 assert number[id(dispatches[earlier])] <= number[id(dispatches[later])]
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.booleans(), st.lists(st.tuples(st.sampled_from(["in", "out", "inout"]), st.integers(0, 5)), max_size=3)
+        ),
+        max_size=50,
+    )
+)
+def test_what_may_be_chained_shares_rounds_and_delays_nothing(uses: list[tuple[bool, list[tuple[str, int]]]]) -> None:
+    arrays_used = [array_of((64,), 1024 * index) for index in range(6)]
+    dispatches = [run(*((direction, arrays_used[index]) for direction, index in each)) for _, each in uses]
+    chained = {id(dispatch) for dispatch, (is_chained, _) in zip(dispatches, uses, strict=True) if is_chained}
+    rounds = arrange(dispatches, lambda dispatch: id(dispatch) in chained)
+    assert all(rounds)
+    assert len(rounds) <= len(arrange(dispatches))
+    place = {id(dispatch): (index, at) for index, each in enumerate(rounds) for at, dispatch in enumerate(each)}
+    assert len(place) == len(dispatches)
+    for later, (_, second) in enumerate(uses):
+        for earlier, (_, first) in enumerate(uses[:later]):
+            if any(a == b and (mode_a, mode_b) != ("in", "in") for mode_a, a in first for mode_b, b in second):
+                before, after = dispatches[earlier], dispatches[later]
+                assert place[id(before)] < place[id(after)]
+                if not {id(before), id(after)} <= chained:
+                    assert place[id(before)][0] < place[id(after)][0]
+
+
+def test_what_may_be_chained_is_in_as_few_rounds_as_can_be() -> None:
+    a, b, c, d, e, f = (array_of((64,), 1024 * index) for index in range(6))
+    early, long, longer = run(("in", a), ("out", b)), run(("in", a), ("out", c)), run(("in", c), ("out", d))
+    late, needed = run(("in", d), ("out", e)), run(("in", b), ("in", e), ("out", f))
+    rounds = arrange([early, long, longer, late, needed], lambda dispatch: dispatch in (early, late))
+    assert rounds == [[long], [longer], [early, late], [needed]]
+
+
 def test_what_is_independent_runs_side_by_side() -> None:
     a, b, c, d, e = (array_of((64,), 1024 * index) for index in range(5))
     chain = [run(("in", a), ("out", b)), run(("in", b), ("out", c))]
