@@ -277,14 +277,13 @@ class HeliosCore(Backend):
 
     # --- recording ----------------------------------------------------------------------------------------------------
 
-    def plan(self, program: Callable[..., HeliosArray], *operands: HeliosArray) -> str:
+    def plan(self, program: Callable[..., HeliosArray], *operands: HeliosArray) -> int:
         if not isinstance(program, RecordedProgram):
             raise TypeError("only a program made by `record` has a plan")
-        before, needed = self.memory.used, program.prepare(*operands)
-        lasting, working = before / 2**20, (needed.arena + needed.operands) / 2**20
+        needed = program.prepare(*operands)
         if self._debug >= SHOW_PLANS:
             self._say(str(needed))
-        return f"Device memory: {lasting:,.1f} MiB for weights and optimizer, {working:,.1f} MiB for a step's work."
+        return needed.arena + needed.operands
 
     def record(self, program: Callable[..., HeliosArray]) -> RecordedProgram:
         return RecordedProgram(self, program)
