@@ -175,6 +175,13 @@ class Measurement:
     candidates: list[dict[str, Any]]
 
 
+def problem_of(rows: int, columns: int, depth: int, layout: str, bits: int) -> Problem:
+    """The problem of a product whose operands lie so, without gaps."""
+    a_line, b_line = rows if layout[0] == "t" else depth, depth if layout[1] == "t" else columns
+    vectors = [each % (128 // bits) == 0 for each in (a_line, b_line)]
+    return Problem(1, rows, columns, depth, bits, bits, *vectors)
+
+
 class Bench:
     """One product on one device."""
 
@@ -195,8 +202,8 @@ class Bench:
         if laboratory.precision != "f32":
             left, right = (as_float(stored(each, laboratory.precision), laboratory.precision) for each in (left, right))
         self.expected = np.einsum("ik,ki->i", left.astype(np.float64), right.astype(np.float64))
-        # Matrix units may cut a sum off, not round it, when they have added 16 products to it: the errors of as many
-        # steps add up, each at most the last place of a sum that grows with the root of the depth.
+        # Matrix units may cut a sum off, not round it, whenever they have added 16 products: the errors of as many steps
+        # add up, each at most the last place of a sum that grows with the root of the depth.
         self.tolerance = 2.0**-23 * (depth / 16 + 64) * np.sqrt(depth)
 
     def _operand(self, pool: Values, shape: tuple[int, int], swapped: bool, element: str) -> tuple[HeliosArray, Values]:
@@ -209,8 +216,7 @@ class Bench:
         return array.view(shape, array.strides[::-1]), values.T
 
     def problem(self) -> Problem:
-        rows, columns, depth, _ = self.shape
-        return Problem(1, rows, columns, depth, 8 * self.a.itemsize, 8 * self.b.itemsize)
+        return problem_of(*self.shape, 8 * self.a.itemsize)
 
     def dispatches(self, plan: Plan) -> list[Dispatch]:
         """The dispatches of the product; its sums are kept apart from those of others."""
