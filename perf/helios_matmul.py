@@ -202,8 +202,8 @@ class Bench:
         if laboratory.precision != "f32":
             left, right = (as_float(stored(each, laboratory.precision), laboratory.precision) for each in (left, right))
         self.expected = np.einsum("ik,ki->i", left.astype(np.float64), right.astype(np.float64))
-        # Matrix units may cut a sum off, not round it, whenever they have added 16 products: the errors of as many steps
-        # add up, each at most the last place of a sum that grows with the root of the depth.
+        # Matrix units may cut a sum off, not round it, whenever they have added 16 products: the errors of as many
+        # steps add up, each at most the last place of a sum that grows with the root of the depth.
         self.tolerance = 2.0**-23 * (depth / 16 + 64) * np.sqrt(depth)
 
     def _operand(self, pool: Values, shape: tuple[int, int], swapped: bool, element: str) -> tuple[HeliosArray, Values]:
