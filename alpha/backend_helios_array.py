@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +78,24 @@ class Storage:
             self.release()
 
 
+class Span(NamedTuple):
+    """Bytes from `start` to before `end`; with a period only the first `width` bytes of each period from `start` on."""
+
+    start: int
+    end: int
+    period: int = 0
+    width: int = 0
+
+    def meets(self, other: Span) -> bool:
+        """Whether the two may have a byte in common."""
+        if self.start >= other.end or other.start >= self.end:
+            return False
+        if not self.period or self.period != other.period:
+            return True
+        ahead = (other.start - self.start) % self.period
+        return ahead < self.width or self.period - ahead < other.width
+
+
 @dataclass(frozen=True, eq=False)
 class HeliosArray:
     """A strided view of a storage; `offset` and `strides` count elements."""
@@ -122,13 +140,32 @@ class HeliosArray:
         return True
 
     @property
-    def byte_range(self) -> tuple[int, int]:
-        """Device addresses of the first byte and past the last byte that the elements may occupy."""
-        start = self.address
+    def byte_range(self) -> Span:
+        """The device addresses that the elements may occupy."""
+        assert self.storage.address is not None, "the program that this array belongs to has not been planned"
+        start, end, period, width = self.span
+        return Span(self.storage.address + start, self.storage.address + end, period, width)
+
+    @property
+    def span(self) -> Span:
+        """The same, counted from the beginning of the storage."""
+        start = self.offset * self.itemsize
         if not self.size:
-            return start, start
+            return Span(start, start)
         reach = sum((length - 1) * stride for length, stride in zip(self.shape, self.strides, strict=True))
-        return start, start + (reach + 1) * self.itemsize
+        period, width = self._lines()
+        return Span(start, start + (reach + 1) * self.itemsize, period * self.itemsize, width * self.itemsize)
+
+    def _lines(self) -> tuple[int, int]:
+        """When the elements are lines at equal distances, that distance and the length of a line, otherwise zeros."""
+        axes = [axis for axis in zip(self.shape, self.strides, strict=True) if axis[0] != 1]
+        width = 1
+        while axes and axes[-1][1] == width:
+            width *= axes.pop()[0]
+        period = axes[-1][1] if axes else 0
+        if period < width or any(stride % period for _, stride in axes):
+            return 0, 0
+        return period, width
 
     def view(self, shape: Sequence[int], strides: Sequence[int], offset: int = 0) -> HeliosArray:
         """Another view of the same storage, `offset` elements further."""

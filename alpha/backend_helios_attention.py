@@ -145,13 +145,16 @@ class AttentionCall:
 class MatrixUnits:
     """The matrix units of a device for one attention: the shape (M, N, K) of their fragments of `precision`.
 
-    A workgroup has `subgroups` subgroups that own M rows of scores each and work on `columns` scores of a row at a time.
+    `independent` says whether the subgroups of a workgroup may meet different numbers of barriers of their own.
+
+    A workgroup has `subgroups` subgroups that own M rows of scores each and work on `columns` scores of a row at once.
     """
 
     precision: str
     fragment: tuple[int, int, int]
     subgroup_size: int
     available: int
+    independent: bool
     subgroups: int = 4
     columns: int = 32
 
@@ -167,9 +170,22 @@ class MatrixUnits:
         kept_bits = 4 * (max(blocks * self.rows, self.columns) * (max(self.rows, self.columns) // 8 + 1) + 1)
         return staged + scratch + 8 * self.columns + kept_bits
 
+    def fit(self, width: int) -> bool:
+        """Whether heads and tiles can be divided into fragments, rows into whole octets, and memory is enough."""
+        M, N, K = self.fragment
+        lanes = self.subgroup_size // M
+        return (
+            self.subgroup_size % M == 0
+            and 16 % N == 16 % K == 0
+            and self.columns % max(N, K, 8 * lanes) == 0
+            and self.rows <= 2 * self.columns
+            and self.shared_bytes(width) <= self.available
+        )
+
     def constants(self) -> Constants:
         M, N, K = self.fragment
         sizes: Constants = {"THREADS": self.subgroups * self.subgroup_size, "SUBGROUP_SIZE": self.subgroup_size}
+        sizes["INDEPENDENT"] = int(self.independent)
         return sizes | {"FRAGMENT_M": M, "FRAGMENT_N": N, "FRAGMENT_K": K}
 
     def variant(self, call: AttentionCall) -> str:
@@ -181,14 +197,9 @@ def matrix_units(backend: HeliosCore, call: AttentionCall) -> MatrixUnits | None
     info, precision = backend.device_info, backend.precision
     if f"cooperative_matrix_{precision}" not in info.features or call.query.shape[3] > MATRIX_WIDTH:
         return None
-    for *fragment, a, b, c, result in sorted(info.cooperative_matrices, key=lambda each: -each[0] * each[1] * each[2]):
-        M, N, K = fragment
-        lanes = info.subgroup_size // M
-        if (a, b, c, result) != (precision, precision, "f32", "f32") or info.subgroup_size % M or 16 % N or 16 % K:
-            continue
-        units = MatrixUnits(precision, (M, N, K), info.subgroup_size, info.shared_memory)
-        whole = units.columns % (8 * lanes) == 0 and units.rows <= 2 * units.columns
-        if lanes and whole and units.shared_bytes(call.query.shape[3]) <= info.shared_memory:
+    for M, N, K, *elements in sorted(info.cooperative_matrices, key=lambda each: -each[0] * each[1] * each[2]):
+        units = MatrixUnits(precision, (M, N, K), info.subgroup_size, info.shared_memory, info.kind != "cpu")
+        if elements == [precision, precision, "f32", "f32"] and units.fit(call.query.shape[3]):
             return units
     return None
 
@@ -259,12 +270,16 @@ def _first_fit(
     backend: HeliosCore, tilings: Sequence[Tiling], width: int, resident: tuple[int, int, int], across_rows: bool
 ) -> Tiling:
     available = backend.device_info.shared_memory
-    # A processor gains nothing by large tiles, which take long to compile.
-    for tiling in SMALL_TILINGS if backend.device_info.kind == "cpu" else tilings:
+    for tiling in tilings_for(backend, tilings):
         across = tiling.threads // tiling.columns if across_rows else tiling.columns
         if tiling.shared_bytes(width, resident, across) <= available:
             return tiling
     raise ValueError(f"heads {width} wide are too wide for {available} bytes of shared memory")
+
+
+def tilings_for(backend: HeliosCore, tilings: Sequence[Tiling]) -> Sequence[Tiling]:
+    """Those to choose from; a processor gains nothing by large ones, which take it long to compile."""
+    return SMALL_TILINGS if backend.device_info.kind == "cpu" else tilings
 
 
 def _sizes(tiling: Tiling) -> Constants:

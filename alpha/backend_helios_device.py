@@ -8,8 +8,10 @@ neither.
 import ctypes
 import functools
 import json
+import math
 import os
 import struct
+import time
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -37,7 +39,7 @@ _NO_DEVICE = -7
 _VALIDATE = 1
 _REPEATED = 1
 _TIMESTAMPS = 2
-_FOREVER = 2**64 - 1
+_LONGEST_WAIT = 1.0  # seconds in which Python does not look for signals
 _KINDS = ("discrete", "integrated", "virtual", "other", "cpu")  # in the order of preference
 
 _INSTALL_LOADER = (
@@ -61,12 +63,14 @@ class VulkanError(AlphaError):
     """A Vulkan call failed or was refused; the message names the call, its result and what to do."""
 
 
-class OutOfDeviceMemory(VulkanError):  # noqa: N818  (a condition, named as Vulkan names it)
+class OutOfDeviceMemory(VulkanError, MemoryError):  # noqa: N818  (a condition, named as Vulkan names it)
     """The device has not as much memory free as was asked for; it can still be used."""
 
 
 class DeviceLost(VulkanError):  # noqa: N818  (a condition, named as Vulkan names it)
     """The device stopped; nothing but closing it is of use any more."""
+
+    may_pass = True
 
 
 class NoVulkan(VulkanError):  # noqa: N818  (a condition, named as Vulkan names it)
@@ -323,13 +327,19 @@ class Device:
         return value.value
 
     def wait(self, timeline_value: int, seconds: float | None = None) -> bool:
-        """Wait for a value that `submit` returned; False if that took longer than `seconds`. Raises DeviceLost."""
-        timeout = _FOREVER if seconds is None else round(seconds * 1e9)
-        code = self._library.helios_wait(self._opened(), timeline_value, timeout)
-        if code == _TIMEOUT:
-            return False
-        _check(code)
-        return True
+        """Wait for a value that `submit` returned; False if that took longer than `seconds`. Raises DeviceLost.
+
+        Waits in parts, so that Ctrl-C has an effect even when the device never finishes.
+        """
+        end = math.inf if seconds is None else time.monotonic() + seconds
+        while True:
+            part = min(_LONGEST_WAIT, max(0.0, end - time.monotonic()))
+            code = self._library.helios_wait(self._opened(), timeline_value, round(part * 1e9))
+            if code != _TIMEOUT:
+                _check(code)
+                return True
+            if time.monotonic() >= end:
+                return False
 
     def completed(self) -> int:
         """The timeline's present value: all submits up to it are complete."""

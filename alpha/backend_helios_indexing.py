@@ -21,6 +21,9 @@ DIGITS = 1 << DIGIT_BITS
 BLOCK = 512
 """Ids that one workgroup sorts."""
 
+FEW_IDS, FEW_ROWS = 4096, 2048
+"""With no more than these, looking through all ids for every row takes less time than sorting them."""
+
 
 def gather_rows(backend: HeliosCore, table: HeliosArray, ids: HeliosArray) -> HeliosArray:
     """table [V, C], ids [...] -> [..., C]; an id out of range takes the nearest row."""
@@ -79,26 +82,32 @@ def scatter_add_rows(backend: HeliosCore, ids: HeliosArray, rows: HeliosArray, c
         backend.fill(y, 0)
         return y
     ids = backend.contiguous(ids)
-    order = sort(backend, ids, count)
-    starts = backend.new((count + 1,), "u32")
-    sizes = {"count": ids.size, "rows": count}
-    backend.dispatch("sort_bounds", "i32", groups_for(count + 1), {}, ids=ids, sorted=order, starts=starts, **sizes)
     rows = backend.contiguous(backend.cast(rows, np.float32))
     unit = 1 if width % 4 or rows.offset % 4 else 4
     units = width // unit
     columns = -(-units // -(-units // THREADS)) if units else 1
+    variant, constants = "f32" if unit == 1 else "f32x4", {"COLUMNS": columns, "THREADS": THREADS // columns * columns}
+    common = {"x": rows, "addend": None, "y": y, "width": units, "rows": count}
+    if ids.size <= FEW_IDS and count <= FEW_ROWS:
+        groups = count if width else 0
+        constants["MOST"] = FEW_IDS
+        backend.dispatch("scatter_add_few_rows", variant, groups, constants, ids=ids, count=ids.size, **common)
+        return y
+    order = sort(backend, ids, count)
+    starts = backend.new((count + 1,), "u32")
     backend.dispatch(
-        "scatter_add_rows",
-        "f32" if unit == 1 else "f32x4",
-        min(count, MOST_GROUPS) if width else 0,
-        {"COLUMNS": columns, "THREADS": THREADS // columns * columns},
-        x=rows,
+        "sort_bounds",
+        "i32",
+        groups_for(count + 1),
+        {},
+        ids=ids,
         sorted=order,
         starts=starts,
-        y=y,
-        width=units,
+        count=ids.size,
         rows=count,
     )
+    groups = min(count, MOST_GROUPS) if width else 0
+    backend.dispatch("scatter_add_rows", variant, groups, constants, sorted=order, starts=starts, **common)
     return y
 
 

@@ -6,21 +6,20 @@ address until `plan_arena` has found them a place. Knows nothing about what the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from alpha.backend_helios_array import HeliosArray, Storage
+from alpha.backend_helios_array import HeliosArray, Span, Storage
 from alpha.backend_helios_kernels import Kernel
 from alpha.backend_helios_memory import FreeRanges, aligned
 
 Argument = HeliosArray | int | float | None
-Range = tuple[int, int]
 
 VECTOR_BYTES = 16
 """Kernels read and write so many bytes at a time where an array starts at a multiple of them, as every storage does."""
 
-REUSE_DISTANCE = 4
-"""A range of the arena is used again only this many dispatches after its last use, so that neighbours may overlap."""
+LOOK_AHEAD = 32
+"""How many places earlier than it was written down a dispatch may run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +34,10 @@ class Dispatch:
     """Whether it does nothing but copy its one input to its one output, of the same shape and element."""
     operations: float = 0.0
     """Floating-point operations, where they are what takes the time; for people to read."""
+    constants: Mapping[str, float] = field(default_factory=dict)
+    """The specialization constants that its pipeline was made with, but for those left at their defaults."""
+    also: tuple[tuple[str, HeliosArray], ...] = ()
+    """Arrays that no argument names, because the kernel finds their addresses in memory; as in `arrays`."""
 
     def __str__(self) -> str:
         arguments = " ".join(
@@ -45,14 +48,15 @@ class Dispatch:
 
     def arrays(self) -> Iterable[tuple[str, HeliosArray]]:
         """The arrays with how the kernel uses them: "in", "out" or "inout"."""
-        for field in self.kernel.fields:
-            array = self.arguments.get(field.name)
+        for each in self.kernel.fields:
+            array = self.arguments.get(each.name)
             if isinstance(array, HeliosArray):
-                yield field.direction, array
+                yield each.direction, array
+        yield from self.also
 
 
-def _overlap(ranges: Sequence[Range], others: Sequence[Range]) -> bool:
-    return any(start < other_end and other_start < end for start, end in ranges for other_start, other_end in others)
+def _overlap(ranges: Sequence[Span], others: Sequence[Span]) -> bool:
+    return any(each.meets(other) for each in ranges for other in others)
 
 
 def needs_barrier(dispatches: Sequence[Dispatch]) -> list[bool]:
@@ -61,8 +65,8 @@ def needs_barrier(dispatches: Sequence[Dispatch]) -> list[bool]:
     It must when it reads what one of them writes, or writes what one of them reads or writes.
     """
     barriers = []
-    read: list[Range] = []
-    written: list[Range] = []
+    read: list[Span] = []
+    written: list[Span] = []
     for dispatch in dispatches:
         reads, writes = [], []
         for kind, array in dispatch.arrays():
@@ -79,35 +83,103 @@ def needs_barrier(dispatches: Sequence[Dispatch]) -> list[bool]:
     return barriers
 
 
+def dependencies(dispatches: Sequence[Dispatch]) -> list[set[int]]:
+    """For each dispatch, the positions of earlier ones that it must wait for; not of those that these wait for."""
+    needed: list[set[int]] = []
+    uses: dict[int, dict[Span, tuple[list[int], list[int]]]] = {}  # by storage and range: who wrote, who read since
+    for position, dispatch in enumerate(dispatches):
+        earlier: set[int] = set()
+        ranges = [(direction, *place_of(array)) for direction, array in dispatch.arrays()]
+        for direction, key, span in ranges:
+            for other, (writers, readers) in uses.get(key, {}).items():
+                if span.meets(other):
+                    earlier.update(writers, readers if direction != "in" else ())
+        for direction, key, span in ranges:
+            writers, readers = uses.setdefault(key, {}).setdefault(span, ([], []))
+            if direction != "in":
+                writers[:], readers[:] = [position], []
+            if direction != "out":
+                readers.append(position)
+        needed.append(earlier)
+    return needed
+
+
+def arrange(
+    dispatches: Sequence[Dispatch], is_chained: Callable[[Dispatch], bool] = lambda dispatch: False
+) -> list[list[Dispatch]]:
+    """The dispatches in rounds: those of a round need nothing of each other and may run side by side.
+
+    Each goes into the earliest round that what it depends on allows, but not before the round of the one `LOOK_AHEAD`
+    places before it, so that what is computed late to save memory still is. Those for which `is_chained` may share a
+    round, in order, with others of their kind that they depend on. They go where they are in the fewest rounds, and
+    delay no other.
+    """
+    needed = dependencies(dispatches)
+    chained = [is_chained(each) for each in dispatches]
+    levels: list[int] = []
+    for position, earlier in enumerate(needed):
+        level = levels[position - LOOK_AHEAD] if position >= LOOK_AHEAD else 0
+        levels.append(max([level, *(levels[each] + _step(chained, each, position) for each in earlier)]))
+    latest = [max(levels, default=0)] * len(levels)
+    for position in reversed(range(len(levels))):
+        bound = latest[position] if chained[position] else levels[position]
+        for each in needed[position]:
+            latest[each] = min(latest[each], bound - _step(chained, each, position))
+    # The fewest points that stab all the intervals from the earliest to the latest round.
+    left = [position for position, is_so in enumerate(chained) if is_so]
+    while left:
+        point = min(latest[position] for position in left)
+        for position in [each for each in left if levels[each] <= point]:
+            levels[position] = point
+            left.remove(position)
+    rounds: list[list[Dispatch]] = [[] for _ in range(max(levels, default=-1) + 1)]
+    for level, dispatch in zip(levels, dispatches, strict=True):
+        rounds[level].append(dispatch)
+    return [each for each in rounds if each]
+
+
+def _step(chained: Sequence[bool], first: int, second: int) -> int:
+    """How many rounds the second of two dispatches must be behind the first, which it depends on."""
+    return 0 if chained[first] and chained[second] else 1
+
+
+def place_of(array: HeliosArray) -> tuple[int, Span]:
+    """What can overlap with an array: all that has an address (key 0), or else its own storage; and its bytes there."""
+    if array.storage.address is not None:
+        return 0, array.byte_range
+    return id(array.storage), array.span
+
+
 def plan_arena(
-    dispatches: Sequence[Dispatch], planned: Sequence[Storage], result: Storage | None = None
+    rounds: Sequence[Sequence[Dispatch]], planned: Sequence[Storage], result: Storage | None = None
 ) -> tuple[int, list[int]]:
     """Bytes of an arena, and an offset in it for each storage, so that those in use at the same time lie apart.
 
-    A storage is in use from the first dispatch that names it to the last, and `result` to the end.
+    A storage is in use from the first round that names it to the last, and `result` to the end.
     """
     place = {id(storage): index for index, storage in enumerate(planned)}
     first: dict[int, int] = {}
     last: dict[int, int] = {}
-    for position, dispatch in enumerate(dispatches):
-        for _, array in dispatch.arrays():
-            index = place.get(id(array.storage))
-            if index is not None:
-                first.setdefault(index, position)
-                last[index] = position
+    for number, dispatches in enumerate(rounds):
+        for dispatch in dispatches:
+            for _, array in dispatch.arrays():
+                index = place.get(id(array.storage))
+                if index is not None:
+                    first.setdefault(index, number)
+                    last[index] = number
     if id(result) in place:
-        last[place[id(result)]] = len(dispatches)
+        last[place[id(result)]] = len(rounds)
     starting: dict[int, list[int]] = {}
     ending: dict[int, list[int]] = {}
-    for index, position in first.items():
-        starting.setdefault(position, []).append(index)
-        ending.setdefault(last[index] + REUSE_DISTANCE, []).append(index)
+    for index, number in first.items():
+        starting.setdefault(number, []).append(index)
+        ending.setdefault(last[index] + 1, []).append(index)
     offsets = [0] * len(planned)
     ranges, size = FreeRanges(), 0
-    for position in range(len(dispatches)):
-        for index in ending.get(position, ()):
+    for number in range(len(rounds)):
+        for index in ending.get(number, ()):
             ranges.give_back(offsets[index], aligned(planned[index].nbytes))
-        for index in sorted(starting.get(position, ()), key=lambda index: -planned[index].nbytes):
+        for index in sorted(starting.get(number, ()), key=lambda index: -planned[index].nbytes):
             needed = aligned(planned[index].nbytes)
             offset = ranges.take(needed)
             if offset is None:

@@ -11,10 +11,13 @@ from typing import Protocol
 
 import numpy as np
 
+from alpha.backend_helios_addends import fold_additions
 from alpha.backend_helios_array import HeliosArray, Storage, contiguous_strides
 from alpha.backend_helios_device import BARRIER, Device, dispatch_command
 from alpha.backend_helios_memory import DeviceMemory, aligned
-from alpha.backend_helios_plan import Dispatch, forward_copies, needs_barrier, plan_arena
+from alpha.backend_helios_plan import Dispatch, arrange, forward_copies, needs_barrier, plan_arena
+from alpha.backend_helios_scalars import Host as ScalarHost
+from alpha.backend_helios_scalars import gather_scalars, is_scalar
 
 MOST_SLOTS_WAITING = 8
 """Replays that may be under way before another one waits for the first of them."""
@@ -33,7 +36,7 @@ def commands(dispatches: Sequence[Dispatch]) -> bytes:
     return b"".join(parts)
 
 
-class Host(Protocol):
+class Host(ScalarHost, Protocol):
     """What a recorded program needs of the backend that recorded it."""
 
     device: Device
@@ -42,8 +45,6 @@ class Host(Protocol):
     def trace(self, program: Callable[[], HeliosArray]) -> tuple[HeliosArray, list[Dispatch], list[Storage]]: ...
 
     def copy_dispatch(self, target: HeliosArray, source: HeliosArray) -> Dispatch: ...
-
-    def copy_into(self, target: HeliosArray, source: HeliosArray) -> None: ...
 
     def flush(self) -> None: ...
 
@@ -127,6 +128,7 @@ class RecordedProgram:
 
     def _record(self, operands: Sequence[HeliosArray]) -> MemoryPlan:
         host = self._host
+        self._operands.clear()  # of a recording for which there was too little memory
         end = sum(aligned(each.nbytes) for each in operands)
         inputs = host.memory.allocate(end)
         self._inputs = HeliosArray(inputs, (end // 4,), (1,), "i32")
@@ -137,11 +139,16 @@ class RecordedProgram:
             start += aligned(each.nbytes)
         self._result, dispatches, planned = host.trace(lambda: self._program(*self._operands))
         dispatches, planned = forward_copies(dispatches, planned, self._result.storage)
-        size, offsets = plan_arena(dispatches, planned, self._result.storage)
+        dispatches = fold_additions(dispatches, planned, self._result.storage)
+        rounds, scalar_runs = gather_scalars(host, arrange(dispatches, is_scalar), planned, self._result.storage)
+        dispatches = [dispatch for each in rounds for dispatch in each]
+        size, offsets = plan_arena(rounds, planned, self._result.storage)
         arena = host.memory.allocate(size)
         assert arena.address is not None
         for storage, offset in zip(planned, offsets, strict=True):
             storage.address = arena.address + offset
+        for each_run in scalar_runs:
+            each_run.upload(host)
         host.flush()
         self._main = host.make_program(dispatches)
         # What the dispatches refer to stays alive, and in its place, as long as the program.

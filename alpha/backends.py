@@ -1,8 +1,14 @@
 """Backends by name."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from alpha import environment
-from alpha.backend import Backend
 from alpha.errors import AlphaError, UsageError
+
+if TYPE_CHECKING:
+    from alpha.backend import Backend
 
 
 def resolve(name: str, dtype: str = "f32") -> str:

@@ -78,9 +78,13 @@ def _write_all(path: Path, content: bytes) -> None:
 
 
 def cache_folder() -> Path:
-    """Where things that can be made again are kept: $XDG_CACHE_HOME/alpha, or ~/.cache/alpha."""
+    """Where things that can be made again are kept: $XDG_CACHE_HOME/alpha, or ~/.cache/alpha; for a user without a home
+    folder, .cache/alpha in the current one, where runs are kept, too."""
     base = os.environ.get("XDG_CACHE_HOME")
+    if base:
+        return Path(base) / "alpha"
     try:
-        return (Path(base) if base else Path.home() / ".cache") / "alpha"
-    except RuntimeError as error:
-        raise AlphaError("This user has no home folder to keep a cache in; set XDG_CACHE_HOME.") from error
+        home = Path.home()
+    except RuntimeError:
+        home = Path.cwd()
+    return home / ".cache" / "alpha"

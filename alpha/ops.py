@@ -148,8 +148,10 @@ def expand(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def narrow(x: Tensor, axis: int, start: int, length: int) -> Tensor:
-    """The part of x from `start`, `length` long, along one axis."""
+    """The part of x from `start`, `length` long, along one axis; x itself when that is all of it."""
     backend, before = x.backend, x.shape
+    if length == before[axis]:
+        return x
 
     def backward(dy: Array) -> Gradients:
         dx = backend.zeros(before, dy.dtype)

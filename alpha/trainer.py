@@ -20,6 +20,7 @@ from alpha.errors import AlphaError
 from alpha.evaluation import evaluate_part
 from alpha.gpt import GPT
 from alpha.interrupt import StopRequest
+from alpha.memory_watch import MemoryWatch
 from alpha.optimizer_registry import make_optimizer
 from alpha.run import Run
 from alpha.sampler import Sampler
@@ -88,6 +89,7 @@ class Trainer:
         )
         self._sampler = Sampler(dataset.train.tokens, model.block, training.batch, training.seed, training.packed)
         self._threads = ThreadChoice(backend, training.threads)
+        self._memory = MemoryWatch(backend)
         self._prompts = _sample_prompts(training.domain, tokenizer)
         self.steps_done = 0
         self._under_way: deque[_StepUnderWay] = deque()
@@ -109,14 +111,16 @@ class Trainer:
         self.display.start(self.training.iters, self.steps_done)
         try:
             if plan := self._step.plan(self.training.batch):
-                self.display.message(plan)
+                self.display.message(_plan_in_words(plan))
             with StopRequest() as stop:
                 self._run_steps(run, stop)
         except MemoryError as error:
-            remedy = "use a smaller --batch with more --accumSteps, or --checkpoint"
-            raise AlphaError(f"There is no memory for a step; {remedy}. {self._what_is_saved(run)}") from error
+            numbers = f" {error}" if isinstance(error, AlphaError) else ""
+            lack = f"There is no memory for a step; {self._smaller_step()}.{numbers}"
+            raise AlphaError(f"{lack} {self._what_is_saved(run)}") from error
         except AlphaError as error:
-            raise AlphaError(f"{error} {self._what_is_saved(run)}") from error
+            again = f" Continue with --resume={run.folder}." if error.may_pass and self._saved_step else ""
+            raise AlphaError(f"{error} {self._what_is_saved(run)}{again}") from error
         finally:
             self.display.close()
         return self.steps_done == self.training.iters
@@ -127,7 +131,9 @@ class Trainer:
             self._start_steps(1 if stop.requested else self.model.backend.steps_in_flight)
             row = self._finish_step()
             row |= self._evaluate_when_due()
+            self._memory.after_step()
             if self.steps_done % training.log_every == 0 or "valLoss" in row:
+                row |= self._memory.report()
                 run.add_metrics(row)
             self.display.step(row)
             self._note_acceptance(row)
@@ -139,6 +145,17 @@ class Trainer:
         if self._saved_step < self.steps_done:
             self._save(run)
 
+    def _smaller_step(self) -> str:
+        """What makes a step need less memory."""
+        training, ways = self.training, []
+        if training.batch > 1:
+            ways.append("a smaller --batch with more --accumSteps")
+        if not training.checkpoint:
+            ways.append("--checkpoint")
+        if training.dtype == "f32" and training.backend == "helios":
+            ways.append("--dtype=f16")
+        return "use " + ", or ".join(ways or ["a smaller model"])
+
     def _what_is_saved(self, run: Run) -> str:
         if self._saved_step == 0:
             return f"Nothing of the run {run.folder} is saved yet."
@@ -149,7 +166,10 @@ class Trainer:
         return self.training.checkpoint_interval or self.training.eval_interval
 
     def _start_steps(self, most: int) -> None:
-        """Start steps until `most` are under way, but none after one at whose end the weights themselves are needed."""
+        """Start steps until `most` are under way, but none after one at whose end the weights themselves are needed,
+        and none before the backend's `steps_together` have room."""
+        if self._under_way and len(self._under_way) > most - self.model.backend.steps_together:
+            return
         intervals = (self.training.eval_interval, self.training.sample_interval, self._save_interval)
         while len(self._under_way) < most:
             started = self.steps_done + len(self._under_way)
@@ -183,7 +203,7 @@ class Trainer:
         self._elapsed += seconds
         if choice := self._threads.report():
             self.display.message(choice)
-        row = {
+        row: dict[str, Any] = {
             "step": self.steps_done,
             "loss": result["loss"],
             "lr": step.learning_rate,
@@ -196,6 +216,8 @@ class Trainer:
         }
         if not result["accepted"]:
             row["skipped"] = True
+        if self.model.backend.smoke_test_failed:
+            row["smokeTest"] = "failed"
         if self._timer:
             row["data_ms"] = round(1e3 * (step.loaded - step.started), 3)
             row |= {f"{phase}_ms": round(milliseconds, 3) for phase, milliseconds in self._timer.take().items()}
@@ -282,6 +304,12 @@ class Trainer:
         self.steps_done = self._saved_step = resumed.step
         self._elapsed = _number(resumed, "elapsedMs") / 1e3
         self._skipped_in_a_row = int(_number(resumed, "skippedInARow"))
+
+
+def _plan_in_words(plan: dict[str, int]) -> str:
+    """The memory that a run needs, given the bytes of each use."""
+    parts = ", ".join(f"{nbytes / 2**20:,.1f} MiB {use}" for use, nbytes in plan.items())
+    return f"Device memory: {sum(plan.values()) / 2**20:,.1f} MiB, of which {parts}."
 
 
 def _number(resumed: Checkpoint, name: str) -> float:

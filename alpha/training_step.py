@@ -6,6 +6,7 @@ somebody asks for the result. Knows nothing about where batches come from, nor a
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -132,13 +133,21 @@ class TrainingStep:
             rate = self.backend.from_numpy(np.array([learning_rate], self._one.dtype))
             return StepResult(self.backend, self._program(batch, rate))
 
-    def plan(self, batch: int) -> str:
-        """Take the memory that steps on `batch` sequences need; see `Backend.plan`."""
+    def plan(self, batch: int) -> dict[str, int]:
+        """Take the memory that steps on `batch` sequences need; returns the bytes that each use takes.
+
+        Empty where the backend takes memory as it is needed. Raises MemoryError when there is too little.
+        """
         shape = (self.training.accum_steps, batch, self.model.config.block + 1)
         if not self._models:
             self._divide_batch(shape)
         tokens = self.backend.from_numpy(np.zeros(shape, np.int32))
-        return self.backend.plan(self._program, tokens, self.backend.from_numpy(np.zeros(1, self._one.dtype)))
+        work = self.backend.plan(self._program, tokens, self.backend.from_numpy(np.zeros(1, self._one.dtype)))
+        if not work:
+            return {}
+        weights = self.model.parameters.size * self._one.dtype.itemsize
+        optimizer = sum(math.prod(each.shape) * each.dtype.itemsize for each in self.optimizer.state().values())
+        return {"weights": weights, "gradients": weights, "optimizer": optimizer, "activations": work}
 
     def counters(self) -> dict[str, int]:
         """The number of steps run, and of those skipped for each reason; waits for the steps."""
@@ -178,7 +187,9 @@ class TrainingStep:
         # Dropout draws by an element's place in the batch, so with it the batch stays whole.
         parts = 1 if self.model.config.dropout else backend.batch_parts(sequences, length - 1)
         self._models = [self.model, *(self.model.with_own_gradients() for _ in range(parts - 1))]
-        self._tokens = backend.shared_zeros(shape, np.int32)
+        self._ids, self._targets = (
+            backend.shared_zeros((accum_steps, sequences, length - 1), np.int32) for _ in range(2)
+        )
         self._losses = [backend.shared_zeros((1,), self._one.dtype) for _ in range(parts)]
         self._loss_weight = backend.from_numpy(np.array(1.0 / (accum_steps * parts), self._one.dtype))
         self._accumulate_parts = backend.side_by_side(self._accumulate_part, parts)
@@ -186,7 +197,9 @@ class TrainingStep:
     def _accumulate_gradients(self, tokens: Array) -> Array:
         """Forward and backward pass of each part of each micro-batch; returns the mean loss, shape [1]."""
         backend = self.backend
-        backend.copy_into(self._tokens, tokens)
+        length = tokens.shape[2] - 1
+        backend.copy_into(self._ids, backend.narrow(tokens, 2, 0, length))
+        backend.copy_into(self._targets, backend.narrow(tokens, 2, 1, length))
         self._accumulate_parts()
         for model, loss in zip(self._models[1:], self._losses[1:], strict=True):
             backend.add_into(self._losses[0], loss)
@@ -195,23 +208,28 @@ class TrainingStep:
 
     def _accumulate_part(self, part: int) -> None:
         """The loss and the gradients of one part of each micro-batch."""
-        backend, (micro_steps, B, length) = self.backend, self._tokens.shape
+        backend, (micro_steps, B, _) = self.backend, self._ids.shape
         model, total = self._models[part], self._losses[part]
         count = B // len(self._models)
-        sequences = backend.narrow(self._tokens, 1, part * count, count)
         # Phases are timed in one part only: the others run beside it.
         phase = _untimed if part else self._phase
         model.parameters.clear_gradients()
-        backend.fill(total, 0.0)
         for micro_step in range(micro_steps):
-            batch = backend.reshape(backend.narrow(sequences, 0, micro_step, 1), (count, length))
-            ids, targets = backend.narrow(batch, 1, 0, length - 1), backend.narrow(batch, 1, 1, length - 1)
+            ids, targets = (
+                self._sequences(tokens, micro_step, part * count, count) for tokens in (self._ids, self._targets)
+            )
             with phase("forward"), Tape() as tape:
                 dropout = self._dropout_keys(micro_step)
                 loss = model.loss(ids, targets, dropout, checkpoint=self.training.checkpoint)
             with phase("backward"):
                 tape.backward(loss, self._loss_gradient())
-            backend.add_into(total, backend.multiply(loss.data, self._loss_weight))
+            weighted = backend.multiply(loss.data, self._loss_weight)
+            (backend.add_into if micro_step else backend.copy_into)(total, backend.reshape(weighted, (1,)))
+
+    def _sequences(self, tokens: Array, micro_step: int, start: int, count: int) -> Array:
+        """`count` sequences of a micro-batch: [count, T] of [accumSteps, B, T]."""
+        batch = self.backend.narrow(tokens, 0, micro_step, 1)
+        return self.backend.reshape(self.backend.narrow(batch, 1, start, count), (count, tokens.shape[2]))
 
     def _loss_gradient(self) -> Array:
         """What the backward pass of a micro-batch starts from, shape []."""

@@ -6,6 +6,7 @@ that, only memory from `shared_zeros` is common. They end when the work is forgo
 """
 
 import contextlib
+import math
 import mmap
 import os
 import signal
@@ -15,7 +16,6 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -29,9 +29,13 @@ _LONGEST_REPORT = 1 << 16
 
 
 def shared_zeros(shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """A new array in memory that processes forked later share with this one."""
-    count = int(np.prod(shape, dtype=np.int64))
-    memory = mmap.mmap(-1, max(1, count * np.dtype(dtype).itemsize))
+    """A new array in memory that processes forked later share with this one. Raises MemoryError."""
+    count = math.prod(shape)
+    size = max(1, count * np.dtype(dtype).itemsize)
+    try:
+        memory = mmap.mmap(-1, size)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"no {size} bytes of memory for processes to share") from error
     return np.frombuffer(memory, dtype, count).reshape(shape)
 
 
@@ -48,7 +52,7 @@ class WorkerProcesses:
         """Do every part, on as many processes as there are threads to use; returns when all are done.
 
         An exception in the calling process is raised as it is; one in another process as a RuntimeError with its
-        traceback, or as a MemoryError. Raises AlphaError when another process is gone.
+        traceback, or as a MemoryError. Raises AlphaError when another process cannot start, or is gone.
         """
         count = max(1, min(threads, self._parts))
         while len(self._helpers) < count - 1:
@@ -75,7 +79,14 @@ class _Helper:
         with warnings.catch_warnings():
             # Of a fork beside other threads, which may hold locks: all that the new process does is compute.
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._process = os.fork()
+            try:
+                self._process = os.fork()
+            except OSError as error:
+                self._socket.close()
+                theirs.close()
+                raise AlphaError(
+                    f"Another process for the training step cannot start ({error}); use --threads=1."
+                ) from error
         if self._process == 0:
             _serve(work, theirs)
         theirs.close()
@@ -123,10 +134,8 @@ def _serve(work: Callable[[int, int], None], connection: socket.socket) -> NoRet
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(each, signal.SIG_IGN)
         # Files stay locked, and the sockets of other helpers usable, as long as any process has them open.
-        for descriptor in [int(each.name) for each in Path("/proc/self/fd").iterdir()]:
-            if descriptor not in {0, 1, 2, connection.fileno()}:
-                with contextlib.suppress(OSError):  # the listing's own
-                    os.close(descriptor)
+        os.closerange(3, connection.fileno())
+        os.closerange(connection.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
         while command := connection.recv(_COMMAND.size):
             connection.sendall(_report(work, *_COMMAND.unpack(command)))
     finally:

@@ -37,7 +37,6 @@ STAMP = DIST / "build.json"
 ONEFILE = "alpha-onefile"
 ARCHIVE = "alpha.tar.zst"
 SUMS = "SHA256SUMS"
-COMPRESSION = 12
 
 LEFT_OUT = (
     "pygments.lexers.*",
@@ -98,7 +97,10 @@ def main(arguments: list[str]) -> None:
         compile_alpha(wanted)
         outputs = install()
         STAMP.write_text(json.dumps({"inputs": wanted, "outputs": outputs}, indent=2) + "\n")
-        say(f"built in {time.monotonic() - start:.0f} s; it needs glibc {outputs['glibc']}")
+        say(
+            f"built in {time.monotonic() - start:.0f} s; it needs glibc {outputs['glibc']}, or "
+            f"{outputs['glibcOfFallback']} where libraries of {contents.FALLBACK}/ are used"
+        )
         for name, size in outputs["bytes"].items():
             say(f"  dist/{name}: {size / 1e6:.1f} MB")
 
@@ -202,7 +204,7 @@ def install() -> dict[str, Any]:
     (DIST / SUMS).write_text("".join(f"{value}  {name}\n" for name, value in sums.items()))
     sizes = {"alpha": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())}
     sizes |= {name: (DIST / name).stat().st_size for name in (ARCHIVE, ONEFILE)}
-    return {"glibc": facts["glibc"], "bytes": sizes, "sha256": sums}
+    return {name: facts[name] for name in ("glibc", "glibcOfFallback")} | {"bytes": sizes, "sha256": sums}
 
 
 def write_archive(folder: Path, moment: datetime.datetime) -> None:
@@ -218,7 +220,7 @@ def write_archive(folder: Path, moment: datetime.datetime) -> None:
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for path in [folder, *sorted(folder.rglob("*"))]:
             archive.add(path, str(path.relative_to(folder.parent)), recursive=False, filter=plain)
-    (DIST / ARCHIVE).write_bytes(zstandard.compress(packed.getvalue(), COMPRESSION))
+    (DIST / ARCHIVE).write_bytes(zstandard.compress(packed.getvalue(), contents.COMPRESSION))
 
 
 if __name__ == "__main__":

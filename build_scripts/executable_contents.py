@@ -19,6 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent
 FACTS = "build.json"
 BILL = "sbom.cdx.json"
 LICENCES = "licenses"
+COMPRESSION = 12
+"""Level of zstd."""
+
+FALLBACK = "fallback"
+"""Folder of the libraries that are used where the system has none of its own; `executable_start.c` opens them."""
 
 GLIBC = re.compile(r"(ld-linux[-\w]*|lib(c|m|dl|rt|pthread|util|resolv|anl|mvec))\.so(\.\d+)+")
 """The libraries of glibc, which every system has and nothing else may bring along."""
@@ -37,7 +42,10 @@ def complete(folder: Path, packages: set[str], facts: str) -> None:
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, target)
     add_missing_libraries(folder)
-    known = {**json.loads(facts), "glibc": newest_glibc(folder)}
+    set_search_paths(folder)
+    files = elf_files(folder)
+    own = [path for path in files if path.parent.name != FALLBACK]
+    known = {**json.loads(facts), "glibc": newest_glibc(own), "glibcOfFallback": newest_glibc(files)}
     (folder / FACTS).write_text(json.dumps(known, indent=2) + "\n")
     distributions = distributions_of(packages)
     components = [python_component(folder), *(distribution_component(each, folder) for each in distributions)]
@@ -65,13 +73,14 @@ def elf_files(folder: Path) -> list[Path]:
 
 def shared_libraries(folder: Path) -> list[Path]:
     """The libraries of other projects in `folder`; not the extension modules of Python and its packages."""
-    return [path for path in elf_files(folder) if path.parent == folder and re.match(r"lib.*\.so", path.name)]
+    places = (folder, folder / FALLBACK)
+    return [path for path in elf_files(folder) if path.parent in places and re.match(r"lib.*\.so", path.name)]
 
 
-def newest_glibc(folder: Path) -> str:
-    """The glibc version that the files in `folder` need, such as "2.35"."""
+def newest_glibc(files: Iterable[Path]) -> str:
+    """The glibc version that these ELF files need, such as "2.35"."""
     versions: set[tuple[int, ...]] = {(2, 0)}
-    for path in elf_files(folder):
+    for path in files:
         for version in re.findall(r"\bGLIBC_(\d+(?:\.\d+)+)", _output("objdump", "-T", str(path))):
             versions.add(tuple(map(int, version.split("."))))
     return ".".join(map(str, max(versions)))
@@ -79,7 +88,7 @@ def newest_glibc(folder: Path) -> str:
 
 def add_missing_libraries(folder: Path) -> None:
     """Copy the libraries that files in `folder` need, but that neither lie in it nor belong to glibc, and what those
-    need in turn. Raises SystemExit for one that this machine does not have either."""
+    need in turn, into the folder of fallbacks. Raises SystemExit for one that this machine does not have either."""
     while True:
         there = {path.name for path in folder.rglob("*")}
         missing = {name for path in elf_files(folder) for name in needed_libraries(path)} - there
@@ -90,7 +99,19 @@ def add_missing_libraries(folder: Path) -> None:
             source = system_library(name)
             if source is None:
                 raise SystemExit(f"exe: error: the library {name} is needed, but this machine does not have it.")
-            shutil.copyfile(source, folder / name)
+            (folder / FALLBACK).mkdir(exist_ok=True)
+            shutil.copyfile(source, folder / FALLBACK / name)
+
+
+def set_search_paths(folder: Path) -> None:
+    """Let each library find those in `folder` that it needs. The executable's search path, which Nuitka relies on, is
+    that of all it opens, but the dynamic linker cannot know it where /proc is not mounted."""
+    files = elf_files(folder)
+    inside = {path.name for path in files if path.parent == folder}
+    for path in files:
+        if ".so" in path.name and inside.intersection(needed_libraries(path)):
+            up = "/".join(["$ORIGIN", *(".." for _ in path.relative_to(folder).parents[1:])])
+            subprocess.run(["patchelf", "--set-rpath", up, str(path)], check=True)
 
 
 def system_library(name: str) -> Path | None:

@@ -1,7 +1,7 @@
 """What Nuitka is told beyond its options when it compiles Alpha.
 
-Only Alpha is compiled to C. Other packages go in as bytecode, as Python itself would run them: compiling them took most
-of the time of a build and gave nothing that can be measured. Nuitka loads this file by its path.
+Only Alpha is compiled to C. Other packages go in as bytecode, as Python itself would run them: compiling them would
+take longer than compiling Alpha, and what they spend their time in is C anyway. Nuitka loads this file by its path.
 """
 
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nuitka.plugins.PluginBase import NuitkaPluginBase
+from nuitka.tools.onefile_compressor import OnefileCompressor
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -37,7 +38,9 @@ class AlphaPlugin(NuitkaPluginBase):  # type: ignore[misc]
         self.packages = {str(module.getFullName()).split(".")[0] for module in module_set}
 
     def getExtraCodeFiles(self) -> dict[str, str]:  # noqa: N802
-        return {"executable_path.c": (HERE / "executable_path.c").read_text()}
+        return {"executable_start.c": (HERE / "executable_start.c").read_text()}
 
     def onStandaloneDistributionFinished(self, dist_dir: str) -> None:  # noqa: N802
+        # The strongest compression takes a minute and saves a tenth.
+        OnefileCompressor.getCompressorLevel = lambda low_memory: executable_contents.COMPRESSION
         executable_contents.complete(Path(dist_dir), self.packages, os.environ["ALPHA_BUILD_FACTS"])

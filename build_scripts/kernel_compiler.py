@@ -6,6 +6,7 @@ system's packages and its apt stay as they are.
 """
 
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -98,6 +99,8 @@ def _compiles(compiler: Tool, folder: Path, name: str) -> bool:
 
 def fetch() -> str:
     """Download and unpack the compiler and the validator; returns the compiler's version."""
+    if platform.machine() != "x86_64":
+        raise ToolError("--fetch gets programs for x86_64 only; install shaderc 2026 or newer and set GLSLC to glslc.")
     for program in ("apt-get", "dpkg"):
         if not shutil.which(program):
             raise ToolError(f"There is no {program}; install shaderc 2026 or newer in another way and set GLSLC to it.")

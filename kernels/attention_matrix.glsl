@@ -5,8 +5,9 @@
 // by way of the scratch: the rows of a fragment are dealt to the invocations, LANES to a row, each with a range of
 // neighbouring columns.
 //
-// Include after attention.glsl. Expects the specialization constants SUBGROUP_SIZE and FRAGMENT_M, _N and _K (rows of A,
-// columns of B, depth), and BFLOAT (1: numbers are bfloat16, 0: float16).
+// Include after attention.glsl. Expects the specialization constants SUBGROUP_SIZE, FRAGMENT_M, _N and _K (rows of A,
+// columns of B, depth) and INDEPENDENT (0 where subgroupBarrier() waits for the whole workgroup, as in Mesa's lavapipe, so
+// that every subgroup must meet as many of them), and BFLOAT (1: numbers are bfloat16, 0: float16).
 
 #if BFLOAT
 #define NUMBER bfloat16_t

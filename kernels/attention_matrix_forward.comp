@@ -78,7 +78,7 @@ void main() {
         }
         if (DROPOUT == 1) draw_kept(sequence, head, first_query, first_key);
         barrier();
-        if (first_key > past + subgroup_query + ROWS - 1) continue;  // all in the future of this subgroup's queries
+        if (INDEPENDENT == 1 && first_key > past + subgroup_query + ROWS - 1) continue;  // all in the future of this subgroup's queries
 
         SUM_MATRIX scores[ROW_BLOCKS * KEY_COLUMNS];
         [[unroll]] for (uint n = 0; n < KEY_COLUMNS; ++n) {
@@ -133,7 +133,7 @@ void main() {
                 coopMatLoad(p[block * KEY_DEPTHS + k], probabilities, probability_start + k * FRAGMENT_K / 8,
                             PROBABILITY_PITCH, ROW_MAJOR);
 
-            if (subgroupBallot(factor != 1.0) != uvec4(0)) {
+            if (INDEPENDENT == 0 || subgroupBallot(factor != 1.0) != uvec4(0)) {
                 for (uint quad = part; quad < FRAGMENT_N / 4; quad += LANES)
                     scratch[scratch_start + row * SCRATCH_PITCH + quad] = vec4(factor);
                 subgroupBarrier();

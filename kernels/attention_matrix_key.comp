@@ -96,7 +96,7 @@ void main() {
             }
             if (DROPOUT == 1) draw_kept(sequence, head, first_query, first_key);
             barrier();
-            if (subgroup_key > past + first_query + TILE_QUERIES - 1) continue;  // in the future of all these queries
+            if (INDEPENDENT == 1 && subgroup_key > past + first_query + TILE_QUERIES - 1) continue;  // in the future of all these queries
 
             SUM_MATRIX scores[QUERY_COLUMNS], products[QUERY_COLUMNS];
             [[unroll]] for (uint n = 0; n < QUERY_COLUMNS; ++n) {

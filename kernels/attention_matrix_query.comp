@@ -92,7 +92,7 @@ void main() {
         }
         if (DROPOUT == 1) draw_kept(sequence, head, first_query, first_key);
         barrier();
-        if (first_key > past + subgroup_query + FRAGMENT_M - 1) continue;
+        if (INDEPENDENT == 1 && first_key > past + subgroup_query + FRAGMENT_M - 1) continue;
 
         SUM_MATRIX scores[KEY_COLUMNS], products[KEY_COLUMNS];
         [[unroll]] for (uint n = 0; n < KEY_COLUMNS; ++n) {

@@ -111,7 +111,8 @@ static void put_features(json *to, const probe *device) {
         const char *name;
         int present;
     } features[] = {
-        {"float16", device->features12.shaderFloat16 && device->features11.storageBuffer16BitAccess},
+        {"float16", device->features12.shaderFloat16 && device->features.shaderInt16 &&
+                        device->features11.storageBuffer16BitAccess},
         {"bfloat16", device->bfloat16_features.shaderBFloat16Type && device->features11.storageBuffer16BitAccess},
         {"int8", device->features12.shaderInt8 && device->features12.storageBuffer8BitAccess},
         {"int16", device->features.shaderInt16 && device->features11.storageBuffer16BitAccess},

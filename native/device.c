@@ -6,6 +6,28 @@
 
 /* ---- Opening ---- */
 
+/* Validation layers take extensions that came after them for errors. */
+static int check_validation_layers(const helios_device *device) {
+    const struct {
+        int present;
+        uint32_t version; /* of Vulkan's headers that have it */
+        const char *extension;
+    } extensions[] = {
+        {device->probe.has_matrix, VK_MAKE_API_VERSION(0, 1, 3, 255), VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME},
+        {device->probe.has_workgroup_matrix, VK_MAKE_API_VERSION(0, 1, 3, 300), VK_NV_COOPERATIVE_MATRIX_2_EXTENSION_NAME},
+        {device->probe.has_bfloat16, VK_MAKE_API_VERSION(0, 1, 4, 312), VK_KHR_SHADER_BFLOAT16_EXTENSION_NAME},
+    };
+    const uint32_t version = device->instance.validation_version;
+    for (size_t i = 0; version != 0 && i < COUNT(extensions); i++)
+        if (extensions[i].present && version < extensions[i].version)
+            return fail(HELIOS_UNSUPPORTED,
+                        "VK_LAYER_KHRONOS_validation is of version %u.%u.%u and does not know %s, which this device has; "
+                        "install newer Vulkan validation layers, or do not ask for them.",
+                        VK_API_VERSION_MAJOR(version), VK_API_VERSION_MINOR(version), VK_API_VERSION_PATCH(version),
+                        extensions[i].extension);
+    return HELIOS_OK;
+}
+
 static int choose_device(helios_device *device, uint32_t index) {
     VkPhysicalDevice *devices;
     uint32_t count;
@@ -131,6 +153,7 @@ EXPORT int helios_open(uint32_t device_index, uint32_t flags, const char *pipeli
     pthread_mutex_init(&device->log.lock, NULL);
     int code = create_instance(&device->instance, flags & HELIOS_VALIDATE ? &device->log : NULL);
     if (code == HELIOS_OK) code = choose_device(device, device_index);
+    if (code == HELIOS_OK) code = check_validation_layers(device);
     if (code == HELIOS_OK) code = create_device(device);
     if (code == HELIOS_OK) code = create_timeline_and_command_pool(device);
     if (code == HELIOS_OK) code = load_pipeline_cache(device, pipeline_cache_path);

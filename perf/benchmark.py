@@ -1,6 +1,6 @@
 """The computations of run-compiled-benchmark.sh and tune-adaptive.sh: judging a run, choosing the best, recording it.
 
-    benchmark.py machine --backend=NAME <DEVICES          `alpha devices --json`: the machine's name, a workload for it
+    benchmark.py machine [options] <DEVICES               `alpha devices --json`: the machine's name, a workload for it
     benchmark.py judge RUN_DIR [options]                  what a training run shows, as KEY=value lines
     benchmark.py record --out=DIR --facts=FILE RUN...     the best of the runs that `judge` wrote about, as a row
     benchmark.py abandoned --out=DIR FILE...              a row for each benchmark that was killed, of its facts
@@ -31,6 +31,7 @@ ALIKE = ("machine", "backend", "workload", "steps", "configuration", "executable
 """Rows that agree in these columns can be compared."""
 
 COMPARED_ROWS = 5
+LARGE_GPU = 32 << 30  # bytes
 FEWEST_MEASURED = 10
 FEWEST_WARM_UP = 5
 LARGEST_SPREAD = 0.10
@@ -140,7 +141,7 @@ def _figures(rows: Sequence[Mapping[str, Any]], tokens: int, least_seconds: floa
     blocks = [statistics.median(measured[start:end]) for start, end in itertools.pairwise(ends)]
     error = statistics.stdev(blocks) / median / math.sqrt(BLOCKS)
     seconds = sum(measured) / 1e3
-    skipped = sum(bool(row.get("skipped")) for row in rows)
+    skipped = sum(bool(row.get("skipped")) for row in rows[unmeasured:])
     reasons = [
         *([f"{skipped} steps were skipped"] if skipped else []),
         *([f"the measured steps took only {seconds:.2f} s, so give more steps or a larger workload"]
@@ -232,18 +233,22 @@ def read_facts(path: Path) -> Facts:
 # --- the machine ------------------------------------------------------------------------------------------------------
 
 
-def machine(devices: Any, backend: str) -> tuple[str, str]:
-    """The name of the device that a backend computes on, and a workload that is large enough for it."""
+def machine(devices: Any, backend: str, number: int = -1) -> tuple[str, str]:
+    """The name of the device that a backend computes on, and a workload that is large enough for it.
+
+    `number` is that of a Vulkan device, or -1 for the one that helios takes by itself.
+    """
     found = [each for each in devices["devices"] if each["backend"] == backend]
-    if not found:
-        raise ValueError(f"this machine has no device for {backend}")
-    name = str(found[0].get("processor") or found[0]["name"])
-    if backend == "cpu_ref":
+    if backend == "cpu_ref" and found:
         cores = float(found[0]["cores"])
-        return f"{name}, {cores:g} cores", "quickstart" if cores <= 4 else "chars10m-b8"
-    if "llvmpipe" in name:
-        return name, "cpu-quickstart"
-    return name, "gpt2" if found[0].get("memoryBytes", 0) >= 32 << 30 else "chars10m"
+        return f"{found[0]['processor']}, {cores:g} cores", "quickstart" if cores <= 4 else "chars10m-b8"
+    usable = [each for each in found if not each["missing"] and number in (-1, each["device"])]
+    if not usable:
+        raise ValueError(f"this machine has no device for {backend}")
+    chosen = min(usable, key=lambda each: each["kind"] == "cpu")
+    if chosen["kind"] == "cpu":
+        return chosen["name"], "cpu-quickstart"
+    return chosen["name"], "gpt2" if chosen["memoryBytes"] >= LARGE_GPU else "chars10m"
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
@@ -264,6 +269,7 @@ def _arguments() -> argparse.Namespace:
     commands = parser.add_subparsers(required=True)
     each = commands.add_parser("machine")
     each.add_argument("--backend", required=True)
+    each.add_argument("--device", type=int, default=-1)
     each.set_defaults(run=_machine)
     each = commands.add_parser("judge")
     each.add_argument("folder", type=Path)
@@ -286,7 +292,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _machine(arguments: argparse.Namespace) -> int:
-    print(*machine(json.load(sys.stdin), arguments.backend), sep="\n")
+    print(*machine(json.load(sys.stdin), arguments.backend, arguments.device), sep="\n")
     return 0
 
 

@@ -40,29 +40,29 @@ choose_alpha() {
     esac
 }
 
-# measured_machine BACKEND WORKLOAD LOG: sets `machine` and `workload`, which follows from it when none
-# is given.
+# measured_machine BACKEND DEVICE WORKLOAD LOG: sets `machine`, and `workload`, which follows from it when none is given.
 measured_machine() {
     local described
-    described=$("${alpha[@]}" devices --json 2>>"$3" | "$python" "$perf/benchmark.py" machine --backend="$1" 2>>"$3") ||
-        return
+    described=$("${alpha[@]}" devices --json 2>>"$4" |
+        "$python" "$perf/benchmark.py" machine --backend="$1" --device="$2" 2>>"$4") || return
     machine=${described%%$'\n'*}
-    workload=${2:-${described#*$'\n'}}
+    workload=${3:-${described#*$'\n'}}
     shape_of "$workload"
 }
 
 # What the executable is made of.
-made_of=(alpha.py alpha pyproject.toml native kernels build_scripts/exe)
+made_of=(alpha.py alpha pyproject.toml native kernels 'build_scripts/exe*')
 
-# Whether a file of these is newer than the executable.
+# Whether a file of these is newer than the executable; the build itself makes those of alpha/*.so.
 is_stale() {
     local parts=()
     local name
     for name in "${made_of[@]}"; do
-        [ ! -e "$root/$name" ] || parts+=("$root/$name")
+        # shellcheck disable=SC2206  # a pattern
+        parts+=("$root"/$name)
     done
     [ ! -x "${alpha[0]}" ] ||
-        [ -n "$(find "${parts[@]}" -type f ! -path '*/__pycache__/*' -newer "${alpha[0]}" -print -quit)" ]
+        [ -n "$(find "${parts[@]}" -type f ! -path '*/__pycache__/*' ! -name '*.so' -newer "${alpha[0]}" -print -quit)" ]
 }
 
 # The commit of this checkout, with -dirty when the code has changed since.
@@ -92,6 +92,11 @@ with_limit() {
 stop_child() {
     [ -z "$child" ] || { kill -TERM "$child" 2>/dev/null; wait "$child" 2>/dev/null || true; }
     child=
+}
+
+# build_once LIMIT: builds the executable. A build that finds nothing changed but times leaves it as it is.
+build_once() {
+    with_limit "$1" "$root/build_scripts/exe" && [ -x "${alpha[0]}" ] && touch "${alpha[0]}"
 }
 
 # handle_signals FUNCTION: calls it with 130 or 143 when this script is interrupted; what was running is stopped before.

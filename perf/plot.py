@@ -79,7 +79,10 @@ class Panel:
     def draw(self) -> list[str]:
         """The elements of the panel."""
         right = WIDTH - RIGHT
-        parts = [text(LEFT, self.top + 20, self.title, "title")]
+        parts = [
+            text(LEFT, self.top + 20, self.title, "title"),
+            text(right, self.top + 36, "bar: spread of the steps; hollow: unstable; cross: no figure", "end"),
+        ]
         for tick in self.ticks:
             parts.append(line(LEFT, self.y(tick), right, self.y(tick), 'class="grid"'))
             parts.append(text(LEFT - 8, self.y(tick) + 4, f"{tick:,.10g}", "end"))
@@ -138,7 +141,8 @@ def configuration(row: Row) -> str:
 def describe(row: Row) -> str:
     """What is shown when the pointer rests on a run."""
     figures = f"{row['median_tok_s']} tokens/s, spread {row['spread_pct']} %" if row["median_tok_s"] else row["reason"]
-    return f"{row['timestamp']} {row['git_commit']} {row['status']}: {figures}; load {row['load_average']}"
+    circumstances = f"{row['threads']} threads, load {row['load_average']}"
+    return f"{row['timestamp']} {row['git_commit']} {row['status']}: {figures}; {circumstances}"
 
 
 def svg(rows: Sequence[Row]) -> str:

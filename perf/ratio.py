@@ -22,6 +22,7 @@ T_QUANTILES = (
     *(2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
 )
 
+FEWEST_EARLIER = 3
 MAD_TO_DEVIATION = 1.4826
 """The standard deviation of many normal values is this many of their median absolute deviations."""
 
@@ -81,7 +82,7 @@ def robust_deviation(values: Sequence[float]) -> float:
     robust estimators of scale").
     """
     median = statistics.median(values)
-    factor = {2: 1.196, 3: 1.495, 4: 1.363, 5: 1.206}.get(len(values), 1.0)
+    factor = {3: 1.495, 4: 1.363, 5: 1.206}.get(len(values), 1.0)
     return factor * MAD_TO_DEVIATION * statistics.median(abs(each - median) for each in values)
 
 
@@ -92,12 +93,10 @@ def against_history(value: float, own_error: float, earlier: Sequence[float]) ->
     the relative standard error of the new value by itself; the earlier values can hardly have a smaller one.
     """
     ratio = value / statistics.median(earlier)
-    if len(earlier) < 2:
+    if len(earlier) < FEWEST_EARLIER:
         return Interval(ratio, None, None)
     deviation = max(robust_deviation([math.log(each) for each in earlier]), own_error)
     error = quantile(len(earlier) - 1) * deviation * math.sqrt(1 + 1 / len(earlier))
-    # A few wild values give an interval that no number of tokens per second can reach.
-    error = min(error, 50.0)
     return Interval(ratio, ratio * math.exp(-error), ratio * math.exp(error))
 
 

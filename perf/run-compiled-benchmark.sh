@@ -6,7 +6,8 @@
 # run becomes a row of compiled-loop-history.csv, compared with the last ok rows like it, and last-benchmark.env.
 #
 #   --alpha=PATH          measure this executable, or these sources (alpha.py), and build nothing; also ALPHA=PATH
-#   --backend=NAME        where to compute (cpu_ref)
+#   --backend=NAME        where to compute: cpu_ref or helios (cpu_ref)
+#   --device=N            the number of the Vulkan device (-1: the first GPU)
 #   --workload=NAME       cpu-quickstart, quickstart, chars10m-b8, chars10m or gpt2; by the device otherwise
 #   --threads=N           CPU threads (0: the fastest number)
 #   --envFile=FILE        settings for Alpha, such as those that tune-adaptive.sh writes
@@ -21,7 +22,7 @@ set -euo pipefail
 # shellcheck source=perf/library.sh
 source "$(dirname "$0")/library.sh"
 
-steps=100 backend=cpu_ref workload='' threads=0 env_file='' out=$perf limit=600 build_limit=1800 retries=2
+steps=100 backend=cpu_ref device=-1 workload='' threads=0 env_file='' out=$perf limit=600 build_limit=1800 retries=2
 least_seconds=1 commit='' alpha_path=${ALPHA:-}
 extra=()
 read_arguments() {
@@ -29,6 +30,7 @@ read_arguments() {
         case $1 in
         --alpha=*) alpha_path=${1#*=} ;;
         --backend=*) backend=${1#*=} ;;
+        --device=*) device=${1#*=} ;;
         --workload=*) workload=${1#*=} ;;
         --threads=*) threads=${1#*=} ;;
         --envFile=*) env_file=${1#*=} ;;
@@ -46,6 +48,7 @@ read_arguments() {
         shift
     done
     { is_number "$steps" && [ "$steps" -ge 20 ]; } || fail "the number of steps must be at least 20, not '$steps'." 2
+    [[ $device =~ ^(-1|[0-9]{1,3})$ ]] || fail "--device must be a number, not '$device'." 2
     is_number "$limit" || fail "--timeout must be a number of seconds, not '$limit'." 2
     is_number "$build_limit" || fail "--buildTimeout must be a number of seconds, not '$build_limit'." 2
     [[ $retries =~ ^[0-9]$ ]] || fail "--retries must be from 0 to 9, not '$retries'." 2
@@ -95,7 +98,7 @@ build() {
     for ((try = 0; try <= retries; try++)); do
         say "building the executable"
         start=$(milliseconds)
-        if with_limit "$build_limit" "$root/build_scripts/exe" >>"$log" 2>&1 && [ -x "${alpha[0]}" ]; then
+        if build_once "$build_limit" >>"$log" 2>&1; then
             compile_ms=$(($(milliseconds) - start))
             return
         fi
@@ -104,7 +107,7 @@ build() {
 }
 
 run_all() {
-    local try run options=(--backend="$backend" --threads="$threads" ${extra[@]+"${extra[@]}"})
+    local try run options=(--backend="$backend" --device="$device" --threads="$threads" ${extra[@]+"${extra[@]}"})
     [ -z "$env_file" ] || options+=(--envFile="$env_file")
     local runs=()
     for ((try = 0; try <= retries; try++)); do
@@ -153,7 +156,7 @@ if [ -z "$alpha_path" ]; then
 elif [ ! -f "${alpha[-1]}" ]; then
     record --failed="there is no file ${alpha[-1]}"
 fi
-measured_machine "$backend" "$workload" "$log" ||
+measured_machine "$backend" "$device" "$workload" "$log" ||
     record --failed="'${alpha[*]} devices --json' names no device for $backend"
 write_facts
 make_corpus >>"$log" 2>&1 || record --failed="the text to train on could not be made"

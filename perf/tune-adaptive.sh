@@ -8,7 +8,8 @@
 # faster beyond the noise, if any are, to best-<backend>-<workload>.env, which `alpha` reads with --envFile=.
 #
 #   --alpha=PATH          measure this executable, or these sources (alpha.py), and build nothing; also ALPHA=PATH
-#   --backend=NAME        where to compute (cpu_ref)
+#   --backend=NAME        where to compute: cpu_ref or helios (cpu_ref)
+#   --device=N            the number of the Vulkan device (-1: the first GPU)
 #   --workload=NAME       cpu-quickstart, quickstart, chars10m-b8, chars10m or gpt2; by the device otherwise
 #   --out=DIR             where the files go (perf)
 #   --timeout=SECONDS     for a run (600)         --buildTimeout=SECONDS   for the build (1800)
@@ -20,7 +21,7 @@ set -euo pipefail
 # shellcheck source=perf/library.sh
 source "$(dirname "$0")/library.sh"
 
-steps='' loops='' backend=cpu_ref workload='' out=$perf limit=600 build_limit=1800 least_seconds=1 commit=''
+steps='' loops='' backend=cpu_ref device=-1 workload='' out=$perf limit=600 build_limit=1800 least_seconds=1 commit=''
 alpha_path=${ALPHA:-}
 extra=()
 read_arguments() {
@@ -28,6 +29,7 @@ read_arguments() {
         case $1 in
         --alpha=*) alpha_path=${1#*=} ;;
         --backend=*) backend=${1#*=} ;;
+        --device=*) device=${1#*=} ;;
         --workload=*) workload=${1#*=} ;;
         --out=*) out=${1#*=} ;;
         --timeout=*) limit=${1#*=} ;;
@@ -44,6 +46,7 @@ read_arguments() {
     steps=${steps:-100} loops=${loops:-20}
     { is_number "$steps" && [ "$steps" -ge 20 ]; } || fail "the number of steps must be at least 20, not '$steps'." 2
     is_number "$loops" || fail "the number of loops must be at least 1, not '$loops'." 2
+    [[ $device =~ ^(-1|[0-9]{1,3})$ ]] || fail "--device must be a number, not '$device'." 2
     is_number "$limit" || fail "--timeout must be a number of seconds, not '$limit'." 2
     is_number "$build_limit" || fail "--buildTimeout must be a number of seconds, not '$build_limit'." 2
     [[ $least_seconds =~ ^[0-9]*\.?[0-9]+$ ]] || fail "--leastSeconds must be a number, not '$least_seconds'." 2
@@ -61,7 +64,7 @@ interrupted() {
 measure() {
     local judged run_dir=$work/run
     tr ' ' '\n' <<<"$1" >"$work/settings.env"
-    train_once "$run_dir" "$steps" "$limit" --backend="$backend" --envFile="$work/settings.env" \
+    train_once "$run_dir" "$steps" "$limit" --backend="$backend" --device="$device" --envFile="$work/settings.env" \
         ${extra[@]+"${extra[@]}"} >>"$log" 2>&1
     judged=$("$python" "$perf/benchmark.py" judge "$run_dir" --steps="$steps" --exit-code="$exit_code" \
         --limit="$limit" --least-seconds="$least_seconds") || fail "the run could not be judged."
@@ -112,9 +115,9 @@ handle_signals interrupted
 if [ -z "$alpha_path" ] && is_stale; then
     [ -x "$root/build_scripts/exe" ] || fail "there is no build_scripts/exe; measure the sources with --alpha=alpha.py."
     say "building the executable"
-    with_limit "$build_limit" "$root/build_scripts/exe" >>"$log" 2>&1 || fail "the build failed; its log is $log."
+    build_once "$build_limit" >>"$log" 2>&1 || fail "the build failed; its log is $log."
 fi
-measured_machine "$backend" "$workload" "$log" ||
+measured_machine "$backend" "$device" "$workload" "$log" ||
     fail "'${alpha[*]} devices --json' names no device for $backend; the log is $log."
 "${alpha[@]}" env --json 2>>"$log" |
     "$python" "$perf/tuning.py" candidates --backend="$backend" --cores="$(nproc)" >"$work/candidates" ||

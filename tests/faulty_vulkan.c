@@ -1,6 +1,6 @@
 /* A Vulkan loader that fails when it is told to: the one that REAL_VULKAN names, but the function that the environment
- * variable VULKAN_FAULT names returns the VkResult behind its colon, as in "vkAllocateMemory:-2". It also remembers what
- * pipeline caches are made from. */
+ * variable VULKAN_FAULT names returns the VkResult behind its colon, as in "vkAllocateMemory:-2". It also counts
+ * instances, and remembers what pipeline caches and buffers are made from. */
 #define VK_NO_PROTOTYPES
 #include "vulkan/vulkan_core.h"
 
@@ -31,14 +31,11 @@ static VkResult fault(const char *name) {
            (VkDevice device, const Vk##name##CreateInfo *info, const VkAllocationCallbacks *none, object *made), \
            (device, info, none, made))
 
-CREATE(Buffer, VkBuffer)
 CREATE(Semaphore, VkSemaphore)
 CREATE(CommandPool, VkCommandPool)
 CREATE(PipelineLayout, VkPipelineLayout)
 CREATE(ShaderModule, VkShaderModule)
 CREATE(QueryPool, VkQueryPool)
-FAULTY(CreateInstance, (const VkInstanceCreateInfo *info, const VkAllocationCallbacks *none, VkInstance *made),
-       (info, none, made))
 FAULTY(EnumeratePhysicalDevices, (VkInstance instance, uint32_t *count, VkPhysicalDevice *devices),
        (instance, count, devices))
 FAULTY(EnumerateDeviceExtensionProperties,
@@ -74,6 +71,17 @@ FAULTY(GetQueryPoolResults,
         VkQueryResultFlags flags),
        (device, pool, first, count, size, data, stride, flags))
 
+size_t instances_made;
+
+static PFN_vkCreateInstance real_CreateInstance;
+static VkResult VKAPI_CALL faulty_CreateInstance(const VkInstanceCreateInfo *info, const VkAllocationCallbacks *none,
+                                                 VkInstance *made) {
+    VkResult result = fault("vkCreateInstance");
+    if (result == VK_SUCCESS) result = real_CreateInstance(info, none, made);
+    instances_made += result == VK_SUCCESS;
+    return result;
+}
+
 size_t initial_bytes; /* that the last pipeline cache was made from */
 
 static PFN_vkCreatePipelineCache real_CreatePipelineCache;
@@ -82,6 +90,22 @@ static VkResult VKAPI_CALL faulty_CreatePipelineCache(VkDevice device, const VkP
     VkResult result = fault("vkCreatePipelineCache");
     initial_bytes = info->initialDataSize;
     return result == VK_SUCCESS ? real_CreatePipelineCache(device, info, none, made) : result;
+}
+
+size_t buffer_bytes; /* of the last buffer */
+
+static PFN_vkCreateBuffer real_CreateBuffer;
+static VkResult VKAPI_CALL faulty_CreateBuffer(VkDevice device, const VkBufferCreateInfo *info,
+                                               const VkAllocationCallbacks *none, VkBuffer *made) {
+    VkResult result = fault("vkCreateBuffer");
+    buffer_bytes = (size_t)info->size;
+    return result == VK_SUCCESS ? real_CreateBuffer(device, info, none, made) : result;
+}
+
+/* Addresses are moved by the number behind the colon, as if the driver aligned them less. */
+static PFN_vkGetBufferDeviceAddress real_GetBufferDeviceAddress;
+static VkDeviceAddress VKAPI_CALL faulty_GetBufferDeviceAddress(VkDevice device, const VkBufferDeviceAddressInfo *info) {
+    return real_GetBufferDeviceAddress(device, info) + (VkDeviceAddress)fault("vkGetBufferDeviceAddress");
 }
 
 #define ANY(function) ((PFN_vkVoidFunction)(function))
@@ -112,6 +136,7 @@ static PFN_vkVoidFunction VKAPI_CALL device_function(VkDevice device, const char
     REPLACE(WaitSemaphores)
     REPLACE(GetSemaphoreCounterValue)
     REPLACE(GetQueryPoolResults)
+    REPLACE(GetBufferDeviceAddress)
     return found;
 }
 

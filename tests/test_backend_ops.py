@@ -3,6 +3,7 @@
 import functools
 import inspect
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -190,6 +191,8 @@ def test_a_batch_is_divided_into_equal_parts_that_are_worth_it(sequences: int, l
 def test_parts_side_by_side_read_and_change_shared_arrays(backend: Backend) -> None:
     x, totals = backend.shared_zeros((2048, 300)), backend.shared_zeros((4,), np.float64)
     assert not backend.to_numpy(x).any()
+    backend.matmul(x, backend.transpose(x, (1, 0)))  # divided too, so threads may be running before the first part does
+    threads = backend.threads
 
     def work(part: int) -> None:
         product = backend.matmul(backend.multiply(x, float(part)), backend.transpose(x, (1, 0)))
@@ -202,6 +205,20 @@ def test_parts_side_by_side_read_and_change_shared_arrays(backend: Backend) -> N
         backend.fill(totals, 0.0)
         run()
         assert backend.to_numpy(totals).tolist() == [300.0 * repetition**2 * part for part in range(4)]
+        assert backend.threads == threads
+
+
+def test_parts_in_other_processes_use_their_share_of_threads() -> None:
+    backend = CpuRef(8)
+    x, running = backend.shared_zeros((2048, 300)), backend.shared_zeros((2,), np.int64)
+    backend.matmul(x, x.T)  # in four parts; starts threads, which a forked process does not have
+
+    def work(part: int) -> None:
+        backend.matmul(x, x.T)
+        running[part] = threading.active_count()
+
+    backend.side_by_side(work, 2)()
+    assert running.min() >= 4
 
 
 @pytest.mark.parametrize("backend", FACTORIES, indirect=True)

@@ -76,3 +76,85 @@ def test_an_environment_that_is_up_to_date_is_left_alone(checkout: Path) -> None
         assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     (checkout / "pyproject.toml").write_text("changed")
     assert environment(checkout).returncode == 1
+
+
+def test_changed_c_sources_are_built_again(checkout: Path) -> None:
+    binaries = checkout / ".venv" / "bin"
+    binaries.mkdir(parents=True)
+    (binaries / "activate").write_text(f"VIRTUAL_ENV={checkout}/.venv\n")
+    pip = f"echo built >>{checkout}/pip; exit 0"
+    put_python(checkout, "../.venv/bin/python", f'case "$*" in *pip*) {pip} ;; esac; test "$2" = ""')
+    (checkout / "native").mkdir()
+    source = checkout / "native" / "a.c"
+    for content, times in (("int a;", 1), ("int a;", 1), ("int b;", 2)):
+        source.write_text(content)
+        assert environment(checkout).returncode == 0
+        assert (checkout / "pip").read_text() == "built\n" * times
+
+
+def script(checkout: Path, name: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs a build script, in a copy of the sources, with nothing but `bin` in PATH."""
+    shutil.copy(ROOT / "build_scripts" / name, checkout / "build_scripts")
+    for program in ("bash", "dirname", "env", "grep", "mv", "tail", "id"):
+        found = shutil.which(program)
+        assert found
+        (checkout / "bin" / program).unlink(missing_ok=True)
+        (checkout / "bin" / program).symlink_to(found)
+    return subprocess.run(
+        [str(checkout / "bin" / "bash"), str(checkout / "build_scripts" / name)],
+        env={"PATH": f"{checkout}/bin", "PYTHON": sys.executable, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_without_a_compiler_the_sidecar_is_left_out(checkout: Path) -> None:
+    result = script(checkout, "native")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == (
+        "native: there is no C compiler cc, so the Vulkan part was not built; the package gcc has one.\n"
+    )
+
+
+def test_a_warning_fails_the_build_of_the_sidecar(checkout: Path) -> None:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("NO C COMPILER, so building the sidecar is not tested here")
+    for folder in ("native", "alpha"):
+        (checkout / folder).mkdir()
+    path = {"PATH": os.environ["PATH"]}
+    (checkout / "native" / "a.c").write_text("int a(void) { return 1; }\n")
+    assert script(checkout, "native", **path).returncode == 0
+    (built,) = (checkout / "alpha").iterdir()
+    before = built.read_bytes()
+    (checkout / "native" / "a.c").write_text("int a(void) { int unused; return 2; }\n")
+    result = script(checkout, "native", **path)
+    assert result.returncode != 0
+    assert "-Werror=unused-variable" in result.stderr
+    assert built.read_bytes() == before
+    assert list((checkout / "alpha").iterdir()) == [built]
+
+
+def test_lavapipe_is_installed_with_apt_or_asked_for(checkout: Path) -> None:
+    put_python(checkout, "ldconfig", "exit 0")  # knows no libvulkan
+    result = script(checkout, "lavapipe")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("lavapipe: the tests of the Vulkan backend lack what Debian calls libvulkan1")
+    assert result.stdout.endswith("spirv-tools, and this script cannot install that here\n")
+    put_python(checkout, "apt-get", f'echo "$@" >>{checkout}/calls')
+    put_python(checkout, "sudo", 'test "$1" = -n && shift && "$@"')
+    put_python(checkout, "true", "exit 0")
+    put_python(checkout, "tee", "exit 0")
+    result = script(checkout, "lavapipe")
+    assert (result.returncode, result.stderr) == (0, "")
+    update, install = (checkout / "calls").read_text().splitlines()
+    assert update.startswith("update")
+    assert install.startswith("install ")
+    assert "libvulkan1" in install
+    assert "spirv-tools" in install
+    put_python(checkout, "apt-get", "echo no network; exit 100")
+    result = script(checkout, "lavapipe")
+    assert result.returncode == 0
+    assert result.stderr == "no network\n"
+    assert "lavapipe: apt-get could not install libvulkan1" in result.stdout

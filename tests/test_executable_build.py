@@ -43,7 +43,12 @@ def pretend_to_build(build: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list
     def install() -> dict[str, Any]:
         build.DIST.mkdir(exist_ok=True)
         (build.DIST / "alpha-onefile").write_text("program")
-        return {"glibc": "2.35", "bytes": {}, "sha256": {"alpha-onefile": build.sha256(build.DIST / "alpha-onefile")}}
+        return {
+            "glibc": "2.35",
+            "glibcOfFallback": "2.36",
+            "bytes": {},
+            "sha256": {"alpha-onefile": build.sha256(build.DIST / "alpha-onefile")},
+        }
 
     monkeypatch.setattr(build, "compile_alpha", builds.append)
     monkeypatch.setattr(build, "install", install)
@@ -101,6 +106,7 @@ def test_a_missing_compiler_is_named_with_its_package(build: ModuleType, monkeyp
 def test_a_failure_of_nuitka_is_shown(
     build: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("nuitka", reason="NUITKA IS NOT INSTALLED: build_scripts/exe installs it")
     monkeypatch.setattr(build, "OPTIONS", ("--no-such-option",))
     build.WORK.mkdir()
     facts = {"version": "1", "commit": "abc", "date": "2026-11-25T12:00:00+00:00"}
@@ -140,6 +146,9 @@ def test_the_archive_has_the_same_bytes_each_time(build: ModuleType, tmp_path: P
 # --- what is put beside Nuitka's work ---------------------------------------------------------------------------------
 
 
+SHARED = ("-shared", "-fPIC", "-Wl,-soname")
+
+
 def compile_c(path: Path, text: str, *arguments: str) -> Path:
     source = path.with_suffix(".c")
     source.write_text(text)
@@ -162,9 +171,10 @@ def test_libraries_that_a_bare_system_lacks_are_added(contents: ModuleType, fold
     libstdcxx = contents.system_library("libstdc++.so.6")
     compile_c(folder / "alpha", "int main(void) { return 0; }", "-Wl,--no-as-needed", str(libstdcxx))
     contents.add_missing_libraries(folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["alpha", "libgcc_s.so.1", "libstdc++.so.6"]
+    assert sorted(path.name for path in folder.rglob("*.so*")) == ["libgcc_s.so.1", "libstdc++.so.6"]
+    assert {path.parent.name for path in folder.rglob("*.so*")} == {"fallback"}
     assert [path.name for path in contents.shared_libraries(folder)] == ["libgcc_s.so.1", "libstdc++.so.6"]
-    major, minor = map(int, contents.newest_glibc(folder).split("."))
+    major, minor = map(int, contents.newest_glibc(contents.elf_files(folder)).split("."))
     assert major == 2
     assert 4 <= minor <= 60
 
@@ -183,13 +193,37 @@ def test_libraries_of_glibc_are_known(contents: ModuleType, name: str) -> None:
     assert not contents.GLIBC.fullmatch(f"x{name}")
 
 
+def test_libraries_of_the_fallback_folder_are_opened_only_where_the_system_has_none(folder: Path) -> None:
+    (folder / "fallback").mkdir()
+    # libneeding sorts before or after what it needs, whatever the order of the folder is.
+    needed = [
+        compile_c(folder / "fallback" / f"lib{name}.so", f"int {name}(void) {{ return 7; }}", *SHARED, f"lib{name}.so")
+        for name in ("aaa", "zzz")
+    ]
+    text = "int aaa(void); int zzz(void); int needing(void) { return aaa() * zzz(); }"
+    compile_c(folder / "fallback" / "libneeding.so", text, *SHARED, "libneeding.so", *map(str, needed))
+    compile_c(folder / "fallback" / "libm.so.6", "int of_the_fallback(void) { return 1; }", *SHARED, "libm.so.6")
+    program = compile_c(
+        folder / "alpha",
+        (ROOT / "build_scripts" / "executable_start.c").read_text()
+        + """
+int main(void) {
+    int (*needing)(void) = (int (*)(void))dlsym(dlopen("libneeding.so", RTLD_LAZY | RTLD_NOLOAD), "needing");
+    void *math = dlopen("libm.so.6", RTLD_LAZY | RTLD_NOLOAD);
+    printf("%d %d %d", needing(), dlsym(math, "cos") != NULL, dlsym(math, "of_the_fallback") != NULL);
+}
+""",
+        "-ldl",
+    )
+    assert subprocess.run([program], capture_output=True, text=True, check=True).stdout == "49 1 0"
+
+
 def test_the_path_is_found_without_proc(tmp_path: Path, folder: Path) -> None:
-    source = (ROOT / "build_scripts" / "executable_path.c").read_text()
+    source = (ROOT / "build_scripts" / "executable_start.c").read_text()
     program = compile_c(
         folder / "alpha",
         source.replace("/proc/self/exe", "/nowhere/self/exe")  # as if /proc were not there
         + """
-#include <stdio.h>
 int main(int count, char **arguments) {
     char path[4096];
     ssize_t length = readlink(count > 1 ? arguments[1] : "/nowhere/self/exe", path, sizeof path);

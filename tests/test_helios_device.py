@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -285,10 +286,10 @@ def test_memory_that_is_freed_while_in_use_lives_as_long_as_that(device: Device)
 
 
 def test_more_memory_than_there_is_is_refused(device: Device) -> None:
-    with pytest.raises(OutOfDeviceMemory, match=r"\d+ bytes"):
-        device.allocate(device.info.memory_bytes * 4)
-    with pytest.raises(OutOfDeviceMemory, match=r"\d+ bytes"):
-        device.allocate(1 << 62)
+    # Which limit is met first, that of a buffer or that of a heap, differs from device to device.
+    for size in (device.info.memory_bytes * 4, 1 << 62):
+        with pytest.raises(OutOfDeviceMemory, match=r"^\d+ bytes are more than this device has"):
+            device.allocate(size)
     assert device.wait(device.submit(device.create_program(command(pipeline_of(device), *[mapped(device)] * 2, 1.0))))
 
 
@@ -374,6 +375,9 @@ def test_impossible_pipelines_are_refused(device: Device) -> None:
     for threads, message in ((most * 2, f"{most * 2} x 1 x 1"), (0, "0 x 1 x 1"), (2**32 - 1, "4294967295 x 1 x 1")):
         with pytest.raises(VulkanError, match=message):
             pipeline_of(device, threads=threads)
+    square = assemble(KERNEL.replace("%threads %one %one", "%threads %threads %one"))
+    with pytest.raises(VulkanError, match=f"{most // 2} x {most // 2} x 1 is more than the {most} invocations of"):
+        device.pipeline(square, {0: most // 2}, PUSH.size)
     for push_bytes in (132, 3):
         with pytest.raises(VulkanError, match=f"a multiple of 4 bytes and at most 128; not {push_bytes}"):
             device.pipeline(assemble(), push_bytes=push_bytes)
@@ -443,7 +447,7 @@ GEOMETRY = "Capability 2\n" + KERNEL
 
 def test_validation_messages_are_collected(info: DeviceInfo, can_validate: bool) -> None:
     if not can_validate:
-        pytest.skip("THE VALIDATION LAYERS ARE NOT INSTALLED, so nothing is validated here")
+        pytest.skip("THE VALIDATION LAYERS ARE MISSING OR TOO OLD, so nothing is validated here")
     with Device(info, validate=True) as device:
         assert device.messages() == []
         device.pipeline(assemble(GEOMETRY), push_bytes=PUSH.size)
@@ -465,7 +469,7 @@ def test_validation_follows_the_environment(info: DeviceInfo, monkeypatch: pytes
                 assert device.validate == (value == "1")
         except VulkanError as error:
             assert value == "1"
-            assert "install the Vulkan validation layers" in str(error)
+            assert re.search("install (the|newer) Vulkan validation layers", str(error))
 
 
 # --- the file of compiled pipelines ---------------------------------------------------------------------------------

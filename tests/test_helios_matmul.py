@@ -23,7 +23,7 @@ Values = npt.NDArray[np.float32]
 
 LAPTOP = Hardware(32, 49152, 1024, (16, 16, 16), 132)
 WITHOUT_MATRIX_UNITS = dataclasses.replace(LAPTOP, fragment=None)
-TOLERANCE = 2e-6
+TOLERANCE = 4e-6
 
 
 def normal(*shape: int) -> Values:
@@ -154,7 +154,11 @@ def test_a_product_adds_up_the_columns_of_its_right_operand(element: str, splits
     *((each, True) for each in ("gelu", "geglu")),
 ])  # fmt: skip
 def test_a_linear_layer_in_sixteen_bits(activation: str, converted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against the reference; `converted` also rounds its operands in a pass of their own, as in large products."""
+    """Against the reference; `converted` also rounds its operands in a pass of their own, as in large products.
+
+    The operands are such that rounding does not change them: relu's slope is 0 or 1, so a sum near 0 to which rounding
+    gives another sign would change whole rows of gradients, and rightly so.
+    """
     backend, reference = helios("f16"), CpuRef()
     if converted:
         monkeypatch.setattr(backend_helios_matmul, "_HALF_OPERATIONS", 0)

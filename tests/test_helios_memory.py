@@ -13,7 +13,7 @@ from alpha import backend_helios_array as arrays
 from alpha.backend_helios_array import HeliosArray, Storage, contiguous_strides
 from alpha.backend_helios_kernels import Field, Kernel
 from alpha.backend_helios_memory import ALIGNMENT, FreeRanges, aligned
-from alpha.backend_helios_plan import REUSE_DISTANCE, Dispatch, forward_copies, needs_barrier, plan_arena
+from alpha.backend_helios_plan import LOOK_AHEAD, Dispatch, arrange, forward_copies, needs_barrier, plan_arena
 
 SHAPES = st.lists(st.integers(1, 4), min_size=0, max_size=4)
 
@@ -75,7 +75,7 @@ def test_views_show_what_numpys_views_show(pair: tuple[HeliosArray, Any]) -> Non
     assert np.array_equal(elements(x), y)
     if x.size:
         assert x.is_contiguous == (elements(x).reshape(-1).tolist() == list(range(x.offset, x.offset + x.size)))
-        start, end = x.byte_range
+        start, end, *_ = x.byte_range
         assert (start, end) == (4 * int(y.min()), 4 * int(y.max()) + 4)
 
 
@@ -140,7 +140,7 @@ def test_storages_in_use_at_the_same_time_lie_apart(uses: list[list[int]], kept:
     storages = [Storage(ALIGNMENT * (1 + index % 4) - 3) for index in range(12)]
     views = [HeliosArray(each, (1,), (1,), "f32") for each in storages]
     dispatches = [run(*(("inout", views[index]) for index in each)) for each in uses]
-    size, offsets = plan_arena(dispatches, storages, storages[kept])
+    size, offsets = plan_arena([[each] for each in dispatches], storages, storages[kept])
     alive = {}
     for index in {each for use in uses for each in use}:
         positions = [position for position, use in enumerate(uses) if index in use]
@@ -153,12 +153,12 @@ def test_storages_in_use_at_the_same_time_lie_apart(uses: list[list[int]], kept:
                 assert ends[0] <= offsets[other] or ends[1] <= offsets[index]
 
 
-def test_a_chain_of_operations_needs_little_more_than_the_distance_of_reuse() -> None:
+def test_a_chain_of_operations_needs_the_memory_of_one_of_them() -> None:
     storages = [Storage(1 << 20) for _ in range(100)]
     views = [HeliosArray(each, (1 << 18,), (1,), "f32") for each in storages]
     dispatches = [run(("in", a), ("out", b)) for a, b in itertools.pairwise(views)]
-    size, _ = plan_arena(dispatches, storages)
-    assert size == (REUSE_DISTANCE + 1) * aligned(1 << 20)
+    size, _ = plan_arena(arrange(dispatches), storages)
+    assert size == 2 * aligned(1 << 20)
 
 
 def test_barriers_stand_only_where_something_must_be_waited_for() -> None:
@@ -176,6 +176,33 @@ def test_barriers_stand_only_where_something_must_be_waited_for() -> None:
         (run(("in", b)), True),
     ]
     assert needs_barrier([dispatch for dispatch, _ in steps]) == [expected for _, expected in steps]
+
+
+@given(st.data())
+def test_arrays_that_share_an_element_meet(data: st.DataObject) -> None:
+    """Parts of one packed array, along its axes."""
+    shape = data.draw(st.tuples(*[st.integers(1, 4)] * 3))
+    whole = array_of(shape, 4096)
+    parts = []
+    for _ in range(2):
+        part = whole
+        for axis, length in enumerate(shape):
+            start = data.draw(st.integers(0, length - 1))
+            part = arrays.narrowed(part, axis, start, data.draw(st.integers(1, length - start)))
+        parts.append(arrays.transposed(part, data.draw(st.permutations(range(3)))))
+    elements = [
+        {each.offset + sum(map(math.prod, zip(index, each.strides, strict=True))) for index in np.ndindex(each.shape)}
+        for each in parts
+    ]
+    assert parts[0].byte_range.meets(parts[1].byte_range) >= bool(elements[0] & elements[1])
+    assert parts[0].span.meets(parts[1].span) == parts[1].span.meets(parts[0].span)
+
+
+def test_parts_side_by_side_are_written_without_waiting() -> None:
+    packed = array_of((3, 5, 6, 2), 4096)
+    parts = [arrays.narrowed(packed, 2, start, length) for start, length in ((0, 4), (4, 1), (5, 1))]
+    assert needs_barrier([run(("out", parts[1]), ("out", parts[2])), run(("out", parts[0]))]) == [False, False]
+    assert needs_barrier([run(("out", parts[1])), run(("in", arrays.narrowed(packed, 2, 3, 2)))]) == [False, True]
 
 
 def test_a_result_is_written_to_where_it_would_be_copied() -> None:
@@ -207,3 +234,70 @@ def test_a_result_that_is_used_after_its_copy_stays_where_it_is() -> None:
     dispatches = [run(("out", made)), run(("in", made), ("out", there), is_copy=True), run(("in", made))]
     assert forward_copies(dispatches, [made.storage], Storage(1)) == (dispatches, [made.storage])
     assert forward_copies(dispatches[:2], [made.storage], made.storage) == (dispatches[:2], [made.storage])
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.sampled_from(["in", "out", "inout"]), st.integers(0, 7)), max_size=3), max_size=70)
+)
+def test_rounds_keep_the_order_of_what_depends_on_each_other(uses: list[list[tuple[str, int]]]) -> None:
+    """Four arrays with an address, of which the last two overlap, and four without."""
+    arrays_used = [array_of((64,), 1024 * index) for index in range(3)]
+    arrays_used.append(array_of((64,), 1024 * 2 + 128))
+    arrays_used += [HeliosArray(Storage(256), (64,), (1,), "f32") for _ in range(4)]
+    dispatches = [run(*((direction, arrays_used[index]) for direction, index in each)) for each in uses]
+    rounds = arrange(dispatches)
+    number = {id(dispatch): index for index, each in enumerate(rounds) for dispatch in each}
+    assert len(number) == len(dispatches)
+    overlapping = {(index, index) for index in range(8)} | {(2, 3), (3, 2)}
+    for later, second in enumerate(uses):
+        for earlier, first in enumerate(uses[:later]):
+            depends = any(
+                (a, b) in overlapping and (mode_a, mode_b) != ("in", "in")
+                for mode_a, a in first
+                for mode_b, b in second
+            )
+            if depends:
+                assert number[id(dispatches[earlier])] < number[id(dispatches[later])]
+            if later - earlier >= LOOK_AHEAD:
+                assert number[id(dispatches[earlier])] <= number[id(dispatches[later])]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.booleans(), st.lists(st.tuples(st.sampled_from(["in", "out", "inout"]), st.integers(0, 5)), max_size=3)
+        ),
+        max_size=50,
+    )
+)
+def test_what_may_be_chained_shares_rounds_and_delays_nothing(uses: list[tuple[bool, list[tuple[str, int]]]]) -> None:
+    arrays_used = [array_of((64,), 1024 * index) for index in range(6)]
+    dispatches = [run(*((direction, arrays_used[index]) for direction, index in each)) for _, each in uses]
+    chained = {id(dispatch) for dispatch, (is_chained, _) in zip(dispatches, uses, strict=True) if is_chained}
+    rounds = arrange(dispatches, lambda dispatch: id(dispatch) in chained)
+    assert all(rounds)
+    assert len(rounds) <= len(arrange(dispatches))
+    place = {id(dispatch): (index, at) for index, each in enumerate(rounds) for at, dispatch in enumerate(each)}
+    assert len(place) == len(dispatches)
+    for later, (_, second) in enumerate(uses):
+        for earlier, (_, first) in enumerate(uses[:later]):
+            if any(a == b and (mode_a, mode_b) != ("in", "in") for mode_a, a in first for mode_b, b in second):
+                before, after = dispatches[earlier], dispatches[later]
+                assert place[id(before)] < place[id(after)]
+                if not {id(before), id(after)} <= chained:
+                    assert place[id(before)][0] < place[id(after)][0]
+
+
+def test_what_may_be_chained_is_in_as_few_rounds_as_can_be() -> None:
+    a, b, c, d, e, f = (array_of((64,), 1024 * index) for index in range(6))
+    early, long, longer = run(("in", a), ("out", b)), run(("in", a), ("out", c)), run(("in", c), ("out", d))
+    late, needed = run(("in", d), ("out", e)), run(("in", b), ("in", e), ("out", f))
+    rounds = arrange([early, long, longer, late, needed], lambda dispatch: dispatch in (early, late))
+    assert rounds == [[long], [longer], [early, late], [needed]]
+
+
+def test_what_is_independent_runs_side_by_side() -> None:
+    a, b, c, d, e = (array_of((64,), 1024 * index) for index in range(5))
+    chain = [run(("in", a), ("out", b)), run(("in", b), ("out", c))]
+    beside = [run(("in", a), ("out", d)), run(("in", d), ("out", e))]
+    assert arrange(chain + beside) == [[chain[0], beside[0]], [chain[1], beside[1]]]

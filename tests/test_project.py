@@ -118,6 +118,7 @@ def test_the_help_texts_in_the_readme_are_current() -> None:
 
 def test_scripts_can_be_run() -> None:
     scripts = [path for path in (ROOT / "build_scripts").iterdir() if not path.suffix and path.is_file()]
+    scripts += [path for path in (ROOT / "perf").glob("*.sh") if path.name != "library.sh"]  # it is read by the others
     for script in [*scripts, ROOT / ".ci" / "run"]:
         assert script.stat().st_mode & 0o111, f"{script} is not executable"
         assert script.read_text().startswith("#!/usr/bin/env bash\n")

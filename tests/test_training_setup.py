@@ -182,8 +182,8 @@ def test_encoded_corpora_are_kept_in_the_users_cache(
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(training_setup.Path, "home", no_home)
-    with pytest.raises(AlphaError, match="set XDG_CACHE_HOME"):
-        cache_folder()
+    monkeypatch.chdir(tmp_path)
+    assert cache_folder() == tmp_path / ".cache" / "alpha"
 
 
 # --- tokenizers -------------------------------------------------------------------------------------------------------

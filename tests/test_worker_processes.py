@@ -51,6 +51,12 @@ def test_shared_memory_starts_as_zeros_of_the_shape_and_type() -> None:
             array[...] = 1
 
 
+@pytest.mark.parametrize("elements", [1 << 50, 1 << 70])
+def test_memory_that_there_is_not_is_a_memory_error(elements: int) -> None:
+    with pytest.raises(MemoryError, match=str(4 * elements)):
+        shared_zeros((elements,), np.float32)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 16])
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_every_part_runs_once_on_as_many_processes_as_there_are_threads(threads: int, parts: int) -> None:
@@ -99,19 +105,17 @@ def test_another_forked_process_does_not_end_them() -> None:
     work, other = Counted(2), shared_zeros((2,), np.int64)
     work.workers.run(2)
     helper = int(work.processes[1])
-    holder = [work]
 
-    def forget(part: int, threads: int) -> None:
+    def end_them(part: int, threads: int) -> None:
         if part == 1:
-            holder.clear()
-            gc.collect()
+            for each in work.workers._helpers:  # as when its copy of them is forgotten
+                each.end()
             other[part] = 1
 
-    del work
-    WorkerProcesses(forget, 2).run(2)
+    WorkerProcesses(end_them, 2).run(2)
     assert other.tolist() == [0, 1]
-    holder[0].workers.run(2)
-    assert int(holder[0].processes[1]) == helper
+    work.workers.run(2)
+    assert int(work.processes[1]) == helper
 
 
 def test_they_end_when_the_calling_process_is_killed() -> None:
@@ -165,6 +169,20 @@ def test_a_process_that_is_gone_is_an_error_that_says_what_to_do() -> None:
         work.workers.run(2)
     work.workers.run(2)
     assert len(set(work.processes.tolist())) == 2
+
+
+def test_a_process_that_cannot_start_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    work = Counted(2)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fork", refuse)
+        with pytest.raises(AlphaError, match=r"unavailable.*--threads=1"):
+            work.workers.run(2)
+        work.workers.run(1)
+    work.workers.run(2)
+    assert work.times.tolist() == [2, 2]
 
 
 def test_signals_for_the_whole_group_do_not_end_them() -> None:

@@ -1,0 +1,134 @@
+"""Attention on the Vulkan device, beyond the table of cases: long sequences, wide heads, large tiles."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from backend_case import Values
+from helios_device import helios
+from test_backend_ops import difference
+
+from alpha import backend_helios_attention as attentions
+from alpha import rng
+from alpha.backend import Backend
+from alpha.backend_cpu_ref import CpuRef
+from alpha.backend_helios import Helios
+from alpha.backend_primitives import RandomKey
+
+HALF_TOLERANCES = {"f16": 3e-3, "bf16": 3e-2}
+"""Four products of operands of so many bits one after the other, over the largest magnitude of a result."""
+
+
+def normal(stream: int, *shape: int) -> Values:
+    return rng.normal(int(np.prod(shape)), 1, stream).reshape(shape).astype(np.float32)
+
+
+def both_halves(backend: Backend, shape: tuple[int, ...], soft_cap: float = 0.0, dropout: float = 0.0) -> list[Values]:
+    """out, dquery, dkey and dvalue for (B, Tq, H, D, Tk, G)."""
+    B, Tq, H, D, Tk, G = shape
+    shapes = ((B, Tq, H, D), (B, Tk, G, D), (B, Tk, G, D), (B, Tq, H, D))
+    query, key, value, dy = (backend.from_numpy(normal(index, *each)) for index, each in enumerate(shapes))
+    random = RandomKey(3, 4, backend.from_numpy(np.array([5], np.int32)))
+    out, saved = backend.attention(query, key, value, soft_cap, dropout, random, training=True)
+    return [backend.to_numpy(each) for each in (out, *backend.attention_backward(dy, saved))]
+
+
+def check(
+    backend: Backend, shape: tuple[int, ...], tolerance: float, soft_cap: float = 0.0, dropout: float = 0.0
+) -> None:
+    results, wanted = both_halves(backend, shape, soft_cap, dropout), both_halves(CpuRef(), shape, soft_cap, dropout)
+    errors = [difference(got.astype(np.float64), want) for got, want in zip(results, wanted, strict=True)]
+    assert max(errors) <= tolerance, errors
+
+
+def test_long_sequences_that_no_tile_divides() -> None:
+    check(helios(), (1, 1000, 1, 16, 1000, 1), 1e-5)
+    check(helios(), (1, 37, 2, 16, 500, 1), 1e-5, 2.0, 0.2)
+
+
+@pytest.mark.parametrize("width", [130, 256])
+def test_wide_heads(width: int) -> None:
+    check(helios(), (1, 21, 2, width, 21, 1), 1e-5)
+
+
+def test_large_tiles_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor is given small ones otherwise."""
+    monkeypatch.setattr(attentions, "tilings_for", lambda backend, tilings: tilings)
+    check(helios(), (2, 70, 2, 8, 75, 1), 1e-5, 2.0, 0.2)
+
+
+@pytest.mark.parametrize("precision", ["f32", "f16"])
+def test_what_comes_later_changes_no_bit(precision: str) -> None:
+    backend = helios(precision)
+    query, key, value = (normal(index, 1, 70, 2, 8) for index in range(3))
+    changed = 41
+
+    def out() -> Values:
+        arrays = [backend.from_numpy(each) for each in (query, key, value)]
+        return backend.to_numpy(backend.attention(*arrays, training=True)[0])
+
+    before = out()
+    for each in (query, key, value):
+        each[:, changed:] = 100 * each[:, changed:] + 3
+    after = out()
+    assert np.array_equal(before[:, :changed], after[:, :changed])
+    assert not np.array_equal(before[:, changed:], after[:, changed:])
+
+
+def test_one_query_against_many_keys_is_divided_among_workgroups() -> None:
+    backend, reference = helios(), CpuRef()
+
+    def out(on: Backend) -> Values:
+        shapes = ((1, 2, 4, 8), (1, 1500, 2, 8), (1, 1500, 2, 8))
+        query, key, value = (on.from_numpy(normal(index, *each)) for index, each in enumerate(shapes))
+        return on.to_numpy(on.attention(query, key, value, 3.0)[0])
+
+    assert attentions.FEW_WORKGROUPS // 8 > 1500 // attentions.SPLIT_KEYS > 1
+    assert difference(out(backend).astype(np.float64), out(reference)) < 2e-6
+
+
+def test_gradients_lie_side_by_side() -> None:
+    backend = helios()
+    B, T, H, D = 1, 5, 4, 8
+    query, dy = (backend.from_numpy(normal(index, B, T, H, D)) for index in range(2))
+    key = backend.from_numpy(normal(2, B, T, 2, D))
+    _, saved = backend.attention(query, key, key, training=True)
+    gradients = backend.attention_backward(dy, saved)
+    packed = backend.concatenate(gradients, 2)
+    assert packed.storage is gradients[0].storage
+    assert packed.shape == (B, T, H + 4, D)
+
+
+def test_no_matrix_of_queries_by_keys_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = helios()
+    sizes: list[int] = []
+    new: Callable[..., object] = Helios.new
+
+    def noted(self: Helios, shape: tuple[int, ...], element: str) -> object:
+        sizes.append(int(np.prod(shape)))
+        return new(self, shape, element)
+
+    monkeypatch.setattr(Helios, "new", noted)
+    both_halves(backend, (1, 300, 1, 16, 300, 1))
+    assert 0 < max(sizes) <= 3 * 300 * 16
+
+
+@pytest.mark.parametrize("precision", ["f16", "bf16"])
+@pytest.mark.parametrize(
+    ("shape", "soft_cap", "dropout"),
+    [
+        ((2, 70, 4, 16, 70, 2), 0.0, 0.0),
+        ((1, 33, 2, 40, 90, 1), 2.0, 0.2),
+        ((1, 100, 1, 64, 100, 1), 0.0, 0.1),
+    ],
+)
+def test_half_precision(precision: str, shape: tuple[int, ...], soft_cap: float, dropout: float) -> None:
+    if precision == "bf16" and "bfloat16" not in helios().device_info.features:
+        pytest.skip("ATTENTION IN bf16 IS NOT TESTED: the Vulkan device has no bfloat16")
+    check(helios(precision), shape, HALF_TOLERANCES[precision], soft_cap, dropout)
+
+
+def test_two_blocks_of_queries_to_a_subgroup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where there are many workgroups."""
+    monkeypatch.setattr(attentions, "FEW_WORKGROUPS", 0)
+    check(helios("f16"), (2, 70, 2, 16, 75, 1), HALF_TOLERANCES["f16"], 2.0, 0.2)
