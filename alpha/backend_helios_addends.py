@@ -1,8 +1,8 @@
 """Sums that a recorded program leaves to the kernel that makes one of their operands.
 
 Where a tensor is used twice its gradients are added up: behind a residual connection, for tied embeddings. Embeddings
-of tokens and positions are added up, too. Some kernels take the other operand, their `addend`, and write the sum, with the
-same bits as an addition of its own.
+of tokens and positions are added up, too. Some kernels take the other operand, their `addend`, and write the sum, with
+the same bits as an addition of its own.
 """
 
 from __future__ import annotations
