@@ -53,12 +53,15 @@ class Backend(Primitives):
     steps_in_flight: int = 1
     """Training steps that may be under way before the result of the first is waited for."""
 
-    def plan(self, program: Callable[..., Any], *operands: Array) -> str:
-        """Take the memory that a recorded program needs for such operands; returns what that is, for people to read.
+    smoke_test_failed: bool = False
+    """Whether results were found wrong at the start, and the user chose to go on."""
 
-        Empty where memory is taken as it is needed. Raises AlphaError when there is too little.
+    def plan(self, program: Callable[..., Any], *operands: Array) -> int:
+        """Take the memory that a recorded program needs for such operands; returns how many bytes that is.
+
+        0 where memory is taken as it is needed. Raises MemoryError when there is too little.
         """
-        return ""
+        return 0
 
     def thread_choices(self) -> list[int]:
         """The values of `threads` worth trying; a backend that computes elsewhere has no choice to offer."""

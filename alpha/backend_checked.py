@@ -38,6 +38,7 @@ class _CheckedMemory(Backend):
         self.device = device
         self.reference = reference
         self.name = device.name
+        self.smoke_test_failed = device.smoke_test_failed
         self.tolerance = TOLERANCES[precision]
 
     def from_numpy(self, values: npt.NDArray[Any]) -> Array:

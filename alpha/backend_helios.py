@@ -22,6 +22,7 @@ from alpha.backend import AdamControl, Saved, UpdateControl
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_device import Device, DeviceInfo, choose_device
 from alpha.backend_helios_primitives import HeliosPrimitives
+from alpha.backend_helios_smoke import SmokeTestFailed, smoke_test
 from alpha.backend_primitives import RandomKey
 from alpha.errors import AlphaError, UsageError
 
@@ -175,7 +176,8 @@ class Helios(HeliosPrimitives):
 def open_helios(device: int = -1, precision: str = "f32") -> Helios:
     """The backend on a Vulkan device, by its number, or on the first GPU with -1.
 
-    Raises AlphaError when there is no such device, UsageError when it cannot compute in the precision.
+    Raises AlphaError when there is no such device, UsageError when it cannot compute in the precision, SmokeTestFailed
+    when it computes wrongly.
     """
     info = choose_device(device)
     needed = _NEEDED.get(precision)
@@ -183,7 +185,24 @@ def open_helios(device: int = -1, precision: str = "f32") -> Helios:
         raise UsageError(f"{info.name} has no {needed}; leave out --dtype={precision}, or choose another --device.")
     opened = Device(info, pipeline_cache=_pipeline_cache(info))
     atexit.register(opened.close)
-    return Helios(opened, precision)
+    backend = Helios(opened, precision)
+    _test(backend)
+    return backend
+
+
+def _test(backend: Helios) -> None:
+    """Raises SmokeTestFailed when the device computes wrongly; where ALPHA_FAIL_ON_SMOKE_TEST is 0, only says so."""
+    wrong = smoke_test(backend, backend.precision)
+    if not wrong:
+        return
+    found = f"{backend.device_info.name} computes wrongly: {wrong}."
+    if environment.read("ALPHA_FAIL_ON_SMOKE_TEST"):
+        raise SmokeTestFailed(
+            f"{found} A newer driver may help, as may --backend=cpu_ref or another --device; "
+            "ALPHA_FAIL_ON_SMOKE_TEST=0 goes on regardless."
+        )
+    backend.smoke_test_failed = True
+    print(f"helios: {found} Going on, because ALPHA_FAIL_ON_SMOKE_TEST is 0.", file=sys.stderr)
 
 
 def _pipeline_cache(info: DeviceInfo) -> Path | None:

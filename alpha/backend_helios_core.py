@@ -61,6 +61,7 @@ class HeliosCore(Backend):
         self._uploads: list[Storage] = []
         self._submitted = 0  # the timeline's value after everything that was submitted
         self._debug = environment.read("ALPHA_DEBUG")
+        self._said: set[str] = set()
         self._timed: dict[int, Sequence[Dispatch]] = {}  # by program
         if self._debug >= SHOW_DEVICE:
             self._say(f"{device.info.name}, matrix products in {precision}")
@@ -160,10 +161,12 @@ class HeliosCore(Backend):
         variant: str,
         groups: int | tuple[int, int, int],
         constants: Mapping[str, int | float],
+        operations: float = 0.0,
+        /,
         **arguments: Argument,
     ) -> None:
         """Run a kernel after everything before it that it depends on; see `make_dispatch`."""
-        made = self.make_dispatch(kernel, variant, groups, constants, **arguments)
+        made = self.make_dispatch(kernel, variant, groups, constants, operations, **arguments)
         if all(made.groups):
             self._add(made)
 
@@ -173,11 +176,17 @@ class HeliosCore(Backend):
         variant: str,
         groups: int | tuple[int, int, int],
         constants: Mapping[str, int | float],
+        operations: float = 0.0,
+        /,
         **arguments: Argument,
     ) -> Dispatch:
-        """A dispatch of a kernel's variant with its specialization constants and push-constant fields by name."""
+        """A dispatch of a kernel's variant with its specialization constants and push-constant fields by name.
+
+        `operations` is how many floating-point operations it is, for the rate that ALPHA_DEBUG shows.
+        """
         extent = (groups, 1, 1) if isinstance(groups, int) else groups
-        return Dispatch(*self.pipelines.get(kernel, variant, constants), extent, arguments, constants=constants)
+        kernel_and_pipeline = self.pipelines.get(kernel, variant, constants)
+        return Dispatch(*kernel_and_pipeline, extent, arguments, constants=constants, operations=operations)
 
     def _add(self, dispatch: Dispatch) -> None:
         for kind, array in dispatch.arrays():
@@ -253,6 +262,12 @@ class HeliosCore(Backend):
     def _say(self, text: str) -> None:
         print(f"helios: {text}", file=sys.stderr)
 
+    def say_plan(self, text: str) -> None:
+        """Show a decision, once, when ALPHA_DEBUG asks for plans."""
+        if self._debug >= SHOW_PLANS and text not in self._said:
+            self._said.add(text)
+            self._say(text)
+
     def synchronize(self) -> None:
         """Wait until everything asked for has been done."""
         self.flush()
@@ -262,14 +277,13 @@ class HeliosCore(Backend):
 
     # --- recording ----------------------------------------------------------------------------------------------------
 
-    def plan(self, program: Callable[..., HeliosArray], *operands: HeliosArray) -> str:
+    def plan(self, program: Callable[..., HeliosArray], *operands: HeliosArray) -> int:
         if not isinstance(program, RecordedProgram):
             raise TypeError("only a program made by `record` has a plan")
-        before, needed = self.memory.used, program.prepare(*operands)
-        lasting, working = before / 2**20, (needed.arena + needed.operands) / 2**20
+        needed = program.prepare(*operands)
         if self._debug >= SHOW_PLANS:
             self._say(str(needed))
-        return f"Device memory: {lasting:,.1f} MiB for weights and optimizer, {working:,.1f} MiB for a step's work."
+        return needed.arena + needed.operands
 
     def record(self, program: Callable[..., HeliosArray]) -> RecordedProgram:
         return RecordedProgram(self, program)

@@ -63,12 +63,14 @@ class VulkanError(AlphaError):
     """A Vulkan call failed or was refused; the message names the call, its result and what to do."""
 
 
-class OutOfDeviceMemory(VulkanError):  # noqa: N818  (a condition, named as Vulkan names it)
+class OutOfDeviceMemory(VulkanError, MemoryError):  # noqa: N818  (a condition, named as Vulkan names it)
     """The device has not as much memory free as was asked for; it can still be used."""
 
 
 class DeviceLost(VulkanError):  # noqa: N818  (a condition, named as Vulkan names it)
     """The device stopped; nothing but closing it is of use any more."""
+
+    may_pass = True
 
 
 class NoVulkan(VulkanError):  # noqa: N818  (a condition, named as Vulkan names it)

@@ -17,6 +17,7 @@ from alpha.backend import Saved
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_core import HeliosCore
 from alpha.backend_helios_tiles import MOST_GROUPS, Hardware, Plan, Problem, choose, hardware, threads
+from alpha.config import ACTIVATIONS as ACTIVATION_KINDS
 from alpha.config import GATED_ACTIVATIONS
 
 ACTIVATIONS = ("", "gelu", "gelu_exact", "relu", "relu2", "silu")
@@ -26,8 +27,7 @@ _HALF_OPERATIONS = 2e10
 """Products of more operations read operands in 16 bits: then rounding them first, once, saves more than it costs."""
 
 _REDUCE_THREADS = 128
-_COLUMN_LANES = 32
-"""Units of columns that a workgroup of matmul_gradient has."""
+_GRADIENT_THREADS = 256
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,13 @@ def product(
     epilogue: Epilogue = NOTHING,
     scale: float = 1.0,
     forced: Plan | None = None,
+    column_sums: HeliosArray | None = None,
 ) -> HeliosArray:
     """activation(scale * (a @ b) + bias) + residual, written to `out` when given, else to a new float32 array.
 
     `out`, the residual and the slope are contiguous and have the shape of the result; the residual may be `out` itself.
-    `out` is float32, or of the precision's 16-bit type. `forced` is a plan to take instead of the chosen one.
+    `out` is float32. `forced` is a plan to take instead of the chosen one. `column_sums` [N], for one product whose
+    right operand is contiguous, becomes the sum of that operand's rows.
     """
     a, b = _readable(backend, a), _readable(backend, b)
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
@@ -124,11 +126,12 @@ def product(
         axes, rows = [], rows * axes[0][0]
     (outer, a_outer, b_outer), (inner, a_inner, b_inner) = [(1, 0, 0)] * (2 - len(axes)) + axes
     left, right = _operand(a, a_outer, a_inner), _operand(b, b_outer, b_inner)
+    assert column_sums is None or (not axes and not right.swapped)
     for i, outer_count, j, inner_count in _chunks(outer, inner):
         problem = Problem(outer_count * inner_count, rows, columns, depth, 8 * a.itemsize, 8 * b.itemsize)
         shape, first = (problem.batches * rows, columns), (i * inner + j) * rows * columns
         run = _Run(backend, problem, inner_count, left.from_batch(i, j), right.from_batch(i, j), scale)
-        run(result.view(shape, (columns, 1), first), epilogue.part(shape, first), forced)
+        run(result.view(shape, (columns, 1), first), epilogue.part(shape, first), column_sums, forced)
     return result
 
 
@@ -185,53 +188,58 @@ class _Run:
     right: _Operand
     scale: float
 
-    def __call__(self, result: HeliosArray, epilogue: Epilogue, forced: Plan | None) -> None:
+    def __call__(
+        self, result: HeliosArray, epilogue: Epilogue, column_sums: HeliosArray | None, forced: Plan | None
+    ) -> None:
         device = hardware(self.backend.device_info, self.backend.precision)
         plan = forced or choose(self.problem, device)
+        self.backend.say_plan(f"matrix product {self.problem} as {plan}")
         if plan.splits == 1:
-            self._dispatch(plan, device, result, epilogue)
+            self._dispatch(plan, device, result, epilogue, column_sums)
         else:
             sums = self.backend.new((plan.splits, *result.shape), "f32")
-            self._dispatch(plan, device, sums, NOTHING)
-            _reduce(self.backend, sums, result, epilogue)
+            parts = None
+            if column_sums is not None:
+                parts = self.backend.new((plan.splits, *column_sums.shape), "f32")
+            self._dispatch(plan, device, sums, NOTHING, parts)
+            _reduce(self.backend, sums, result, epilogue, parts, column_sums)
 
-    def _dispatch(self, plan: Plan, device: Hardware, result: HeliosArray, epilogue: Epilogue) -> None:
+    def _dispatch(
+        self, plan: Plan, device: Hardware, result: HeliosArray, epilogue: Epilogue, column_sums: HeliosArray | None
+    ) -> None:
         problem, tile, left, right = self.problem, plan.tile, self.left, self.right
         a_length = problem.rows if left.swapped else problem.depth
         b_length = problem.depth if right.swapped else problem.columns
         a_unit, b_unit = (4 if tile.kernel == "matmul_tiled" else 16 // each.array.itemsize for each in (left, right))
         constants = epilogue.constants(problem.columns, result) | {
             "THREADS": threads(tile, device), "TILE_M": tile.m, "TILE_N": tile.n, "TILE_K": tile.k,
-            "A_ALONG_M": int(left.swapped), "B_ALONG_K": int(right.swapped),
+            "A_ALONG_M": int(left.swapped), "B_ALONG_K": int(right.swapped), "HAS_SUMS": int(column_sums is not None),
             "A_VECTOR": left.can_read(a_unit, a_length), "B_VECTOR": right.can_read(b_unit, b_length),
         }  # fmt: skip
         if tile.kernel == "matmul_tiled":
             constants |= {"GROUPS_M": tile.down, "GROUPS_N": tile.across}
         else:
-            constants |= _matrix_constants(plan, problem, device, result, epilogue)
+            constants |= _matrix_constants(plan, problem, device, epilogue)
             constants["DIRECT"] &= constants["C_VECTOR"]
-        variant = _variant(self.backend, left.array, right.array, result)
+        variant = _variant(self.backend, left.array, right.array)
         grid = (math.ceil(problem.columns / tile.n), math.ceil(problem.rows / tile.m), problem.batches * plan.splits)
         self.backend.dispatch(
-            tile.kernel, variant, grid, constants, a=left.array, b=right.array, **epilogue.arguments(result),
-            rows=problem.rows, columns=problem.columns, depth=problem.depth, a_stride=left.stride,
-            b_stride=right.stride, a_outer=left.outer_stride, a_inner=left.inner_stride, b_outer=right.outer_stride,
-            b_inner=right.inner_stride, inner=self.inner, split_depth=plan.split_depth, splits=plan.splits,
-            scale=self.scale,
+            tile.kernel, variant, grid, constants, problem.operations, a=left.array, b=right.array,
+            **epilogue.arguments(result), b_sums=column_sums, rows=problem.rows, columns=problem.columns,
+            depth=problem.depth, a_stride=left.stride, b_stride=right.stride, a_outer=left.outer_stride,
+            a_inner=left.inner_stride, b_outer=right.outer_stride, b_inner=right.inner_stride, inner=self.inner,
+            split_depth=plan.split_depth, splits=plan.splits, scale=self.scale,
         )  # fmt: skip
 
 
-def _matrix_constants(
-    plan: Plan, problem: Problem, device: Hardware, result: HeliosArray, epilogue: Epilogue
-) -> dict[str, int]:
+def _matrix_constants(plan: Plan, problem: Problem, device: Hardware, epilogue: Epilogue) -> dict[str, int]:
     """The constants of matmul_matrix that matmul_tiled has not."""
     tile = plan.tile
     assert device.fragment is not None
     m, n, k = device.fragment
     edges = (problem.rows % tile.m != 0) + 2 * (problem.columns % tile.n != 0) + 4 * (problem.depth % tile.k != 0)
     # Matrix units write float32, and float16 where it begins at a multiple of 16 bytes.
-    written = [each for each in (result, epilogue.slope) if each is not None]
-    direct = not edges & 3 and all(each.element == "f32" or _is_aligned_f16(each) for each in written)
+    direct = not edges & 3 and (epilogue.slope is None or _is_aligned_f16(epilogue.slope))
     return {
         "SUBGROUP_SIZE": device.subgroup, "SUBGROUPS_M": tile.down, "SUBGROUPS_N": tile.across, "FRAGMENT_M": m,
         "FRAGMENT_N": n, "FRAGMENT_K": k, "STAGES": tile.stages, "EDGES": edges, "DIRECT": int(tile.direct and direct),
@@ -243,20 +251,30 @@ def _is_aligned_f16(x: HeliosArray) -> bool:
 
 
 def _variant(backend: HeliosCore, *arrays: HeliosArray) -> str:
-    """The kernels' name for these storages of operands and results."""
+    """The kernels' name for these storages of operands."""
     if backend.precision == "f32":
         return "f32"
     return "_".join([backend.precision, *(str(8 * each.itemsize) for each in arrays)])
 
 
-def _reduce(backend: HeliosCore, sums: HeliosArray, result: HeliosArray, epilogue: Epilogue) -> None:
-    """result = activation(sum over the first axis of `sums`, in order, + bias) + residual."""
+def _reduce(
+    backend: HeliosCore,
+    sums: HeliosArray,
+    result: HeliosArray,
+    epilogue: Epilogue,
+    parts: HeliosArray | None,
+    column_sums: HeliosArray | None,
+) -> None:
+    """result = activation(sum over the first axis of `sums`, in order, + bias) + residual; and that of `parts`."""
     columns = result.shape[-1]
-    constants = epilogue.constants(columns, result)
-    workgroups = min(MOST_GROUPS, math.ceil(result.size / (4 if constants["C_VECTOR"] else 1) / _REDUCE_THREADS))
+    constants = epilogue.constants(columns, result) | {"THREADS": _REDUCE_THREADS}
+    constants["HAS_SUMS"] = int(column_sums is not None)
+    constants["C_VECTOR"] &= int(column_sums is None or column_sums.offset % 4 == 0)
+    count = result.size + (0 if column_sums is None else columns)
+    workgroups = min(MOST_GROUPS, math.ceil(count / (4 if constants["C_VECTOR"] else 1) / _REDUCE_THREADS))
     backend.dispatch(
-        "matmul_reduce", _variant(backend, result), workgroups, constants | {"THREADS": _REDUCE_THREADS}, sums=sums,
-        **epilogue.arguments(result), elements=result.size, columns=columns, splits=sums.shape[0],
+        "matmul_reduce", backend.precision, workgroups, constants, sums=sums, **epilogue.arguments(result),
+        column_sums=parts, b_sums=column_sums, elements=result.size, columns=columns, splits=sums.shape[0],
     )  # fmt: skip
 
 
@@ -285,7 +303,12 @@ def linear(
     residual: HeliosArray | None = None,
     training: bool = False,
 ) -> tuple[HeliosArray, Saved]:
-    """activation(x @ weight + bias) + residual; x [..., K], weight [K, N], bias [N]. See `Backend.linear`."""
+    """activation(x @ weight + bias) + residual; x [..., K], weight [K, N], bias [N]. See `Backend.linear`.
+
+    Raises ValueError when there is no such activation.
+    """
+    if activation not in ("", *ACTIVATION_KINDS):
+        raise ValueError(f"no activation is called {activation!r}")
     rows, (depth, columns) = math.prod(x.shape[:-1]), weight.shape
     problem = Problem(1, rows, columns, depth)
     flat = _rounded(backend, backend.reshape(x, (rows, depth)), problem)
@@ -321,19 +344,16 @@ def linear_backward(
     depth, columns = saved.weight.shape
     rows = saved.x.shape[0]
     problem = Problem(1, rows, columns, depth)
-    dh, sums = _gradient(backend, backend.reshape(dy, (rows, columns)), saved, problem)
+    dh = _gradient(backend, backend.contiguous(backend.reshape(dy, (rows, columns))), saved.slope, problem)
     dx = None
     if need_input:
         dx = backend.reshape(product(backend, dh, backend.transpose(saved.weight, (1, 0))), saved.shape)
     out = weight_gradient if weight_gradient is not None and _can_be_written(weight_gradient) else None
-    dweight = product(backend, backend.transpose(saved.x, (1, 0)), dh, out)
+    dbias = backend.new((columns,), "f32") if saved.has_bias else None
+    dweight = product(backend, backend.transpose(saved.x, (1, 0)), dh, out, column_sums=dbias)
     if weight_gradient is not None and out is None:
         backend.copy_into(weight_gradient, dweight)
         dweight = weight_gradient
-    dbias = None
-    if sums is not None:
-        dbias = backend.new((columns,), "f32")
-        _reduce(backend, sums, dbias, NOTHING)
     return dx, dweight, dbias
 
 
@@ -345,56 +365,23 @@ def _rounded(backend: HeliosCore, x: HeliosArray, problem: Problem) -> HeliosArr
     """`x` in the precision's 16 bits, when that makes a product of this size faster, else `x` itself."""
     if not _wants_halves(backend, problem) or x.element != "f32" or not x.is_contiguous:
         return x
-    return _columns(backend, x, None, backend.new(x.shape, backend.precision), None)
+    return _gradient(backend, x, None, problem)
 
 
 def _wants_halves(backend: HeliosCore, problem: Problem) -> bool:
     return backend.precision != "f32" and problem.operations >= _HALF_OPERATIONS
 
 
-def _gradient(
-    backend: HeliosCore, dy: HeliosArray, saved: _SavedLinear, problem: Problem
-) -> tuple[HeliosArray, HeliosArray | None]:
-    """dh = dy * slope, and, for a bias, the sums of its columns over blocks of rows [blocks, columns]."""
-    if saved.slope is None and not saved.has_bias and not _wants_halves(backend, problem):
-        return dy, None
-    dy = backend.contiguous(dy)
-    dh = sums = None
-    if saved.slope is not None or _wants_halves(backend, problem):
-        dh = backend.new(dy.shape, backend.precision)
-    if saved.has_bias:
-        sums = backend.new((_row_blocks(problem.rows, problem.columns), problem.columns), "f32")
-    return _columns(backend, dy, saved.slope, dh, sums), sums
-
-
-def _row_blocks(rows: int, columns: int) -> int:
-    """Parts of the rows: enough to occupy a GPU, few enough to add up quickly."""
-    wanted = max(16, min(64, 512 // math.ceil(columns / (4 * _COLUMN_LANES))))
-    return math.ceil(rows / _block_rows(rows, min(wanted, math.ceil(rows / 8))))
-
-
-def _block_rows(rows: int, blocks: int) -> int:
-    return math.ceil(rows / max(1, blocks)) or 1
-
-
-def _columns(
-    backend: HeliosCore,
-    dy: HeliosArray,
-    slope: HeliosArray | None,
-    dh: HeliosArray | None,
-    sums: HeliosArray | None,
-) -> HeliosArray:
-    """dh = dy * slope, rounded to its element, and sums of its columns; returns dh, or dy when dh is None."""
-    rows, columns = dy.shape
-    arrays = [each for each in (dy, slope, dh) if each is not None]
-    vector = columns % 4 == 0 and all(each.offset % 4 == 0 for each in arrays)
-    block_rows = 64 if sums is None else _block_rows(rows, sums.shape[0])
-    target = dy if dh is None else dh
-    grid = (math.ceil(columns / (4 if vector else 1) / _COLUMN_LANES), math.ceil(rows / block_rows), 1)
+def _gradient(backend: HeliosCore, dy: HeliosArray, slope: HeliosArray | None, problem: Problem) -> HeliosArray:
+    """dh = dy * slope, rounded to the precision's element where that is worth a pass of its own."""
+    if slope is None and not _wants_halves(backend, problem):
+        return dy
+    dh = backend.new(dy.shape, backend.precision)
+    vector = dy.size % 4 == 0 and all(each.offset % 4 == 0 for each in (dy, slope) if each is not None)
+    workgroups = min(MOST_GROUPS, math.ceil(dy.size / (4 if vector else 1) / _GRADIENT_THREADS))
     backend.dispatch(
-        "matmul_gradient", _variant(backend, dy, target), grid,
-        {"VECTOR": int(vector), "HAS_SLOPE": int(slope is not None), "HAS_DH": int(dh is not None),
-         "HAS_SUMS": int(sums is not None)},
-        dy=dy, slope=slope, dh=dh, sums=sums, rows=rows, columns=columns, block_rows=block_rows,
+        "matmul_gradient", backend.precision, workgroups,
+        {"THREADS": _GRADIENT_THREADS, "VECTOR": int(vector), "HAS_SLOPE": int(slope is not None)},
+        dy=dy, slope=slope, dh=dh, elements=dy.size,
     )  # fmt: skip
-    return target
+    return dh

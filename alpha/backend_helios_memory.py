@@ -8,6 +8,7 @@ that the host writes or reads is different: its ranges come back when the device
 from __future__ import annotations
 
 import bisect
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alpha.backend_helios_array import Storage
-from alpha.backend_helios_device import Device, Memory, MemoryKind
+from alpha.backend_helios_device import Device, Memory, MemoryKind, OutOfDeviceMemory
 
 ALIGNMENT = 256
 DEVICE_BLOCK = 64 << 20
@@ -92,15 +93,6 @@ class _Pool:
         self._blocks: list[_Block] = []
         self._given_back: deque[tuple[_Block, int, int]] = deque()
 
-    @property
-    def reserved(self) -> int:
-        return sum(block.size for block in self._blocks)
-
-    @property
-    def used(self) -> int:
-        self._drain()
-        return sum(block.size - block.ranges.free for block in self._blocks)
-
     def take(self, nbytes: int) -> tuple[_Block, int]:
         """A block and the offset of a range in it. Raises OutOfDeviceMemory."""
         size = aligned(nbytes)
@@ -109,12 +101,33 @@ class _Pool:
             start = block.ranges.take(size)
             if start is not None:
                 return block, start
-        block_size = max(size, self._block_bytes)
-        block = _Block(self._device.allocate(block_size, self._kind), block_size)
-        self._blocks.append(block)
+        block = self._new_block(size)
         start = block.ranges.take(size)
         assert start is not None
         return block, start
+
+    def _new_block(self, size: int) -> _Block:
+        """A block of at least `size` bytes; when memory is short, of no more, and after giving back what is unused."""
+        block_size = max(size, self._block_bytes)
+        if block_size > self._room()[0]:
+            self.release_unused()
+            block_size = size
+            free, budget = self._room()
+            if size > free:
+                raise OutOfDeviceMemory(
+                    f"{_mebibytes(size)} more of the device's memory are needed, but of the {_mebibytes(budget)} that "
+                    f"this process may use {_mebibytes(free)} are free: {_mebibytes(size - free)} are missing."
+                )
+        block = _Block(self._device.allocate(block_size, self._kind), block_size)
+        self._blocks.append(block)
+        return block
+
+    def _room(self) -> tuple[int, int]:
+        """Bytes that this process may still take from the driver, and may use in all; no limit on the host's side."""
+        if self._kind is not MemoryKind.DEVICE:
+            return sys.maxsize, sys.maxsize
+        budget, usage = self._device.memory()
+        return max(0, budget - usage), budget
 
     def give_back(self, block: _Block, start: int, nbytes: int) -> None:
         """Let a range be taken again. May be called at any moment, by a finalizer too."""
@@ -126,11 +139,15 @@ class _Pool:
             block.ranges.give_back(start, size)
 
     def release_unused(self) -> None:
-        """Give blocks in which nothing is used back to the driver; nothing may be running."""
+        """Give blocks of which no range is taken back to the driver, which keeps them while programs still use them."""
         self._drain()
         for block in [each for each in self._blocks if each.ranges.free == each.size]:
             self._device.free(block.memory)
             self._blocks.remove(block)
+
+
+def _mebibytes(nbytes: int) -> str:
+    return f"{nbytes / 2**20:,.1f} MiB"
 
 
 class DeviceMemory:
@@ -142,16 +159,6 @@ class DeviceMemory:
         self._upload = _Pool(device, MemoryKind.UPLOAD, HOST_BLOCK)
         self._read_back = _Pool(device, MemoryKind.READ_BACK, HOST_BLOCK)
         self._returns: deque[tuple[int, Callable[[], None]]] = deque()
-
-    @property
-    def reserved(self) -> int:
-        """Bytes of device memory taken from the driver."""
-        return self._local.reserved
-
-    @property
-    def used(self) -> int:
-        """Bytes of device memory that arrays occupy."""
-        return self._local.used
 
     def allocate(self, nbytes: int) -> Storage:
         """Storage in the device's own memory, whose range comes back when the storage is forgotten."""
@@ -194,8 +201,3 @@ class DeviceMemory:
         """Take back what the device has finished with."""
         while self._returns and self._returns[0][0] <= completed:
             self._returns.popleft()[1]()
-
-    def release_unused(self) -> None:
-        """Give blocks in which nothing is used back to the driver; nothing may be running."""
-        for pool in (self._local, self._upload, self._read_back):
-            pool.release_unused()

@@ -128,6 +128,7 @@ class RecordedProgram:
 
     def _record(self, operands: Sequence[HeliosArray]) -> MemoryPlan:
         host = self._host
+        self._operands.clear()  # of a recording for which there was too little memory
         end = sum(aligned(each.nbytes) for each in operands)
         inputs = host.memory.allocate(end)
         self._inputs = HeliosArray(inputs, (end // 4,), (1,), "i32")

@@ -41,6 +41,8 @@ class Host(Protocol):
         variant: str,
         groups: int | tuple[int, int, int],
         constants: Mapping[str, int | float],
+        operations: float = 0.0,
+        /,
         **arguments: Argument,
     ) -> Dispatch: ...
 

@@ -73,6 +73,11 @@ class Problem:
         """Floating-point operations, an addition and a multiplication counted as two."""
         return 2.0 * self.batches * self.rows * self.columns * self.depth
 
+    def __str__(self) -> str:
+        batches = f"{self.batches} x " if self.batches != 1 else ""
+        shapes = f"{batches}[{self.rows}, {self.depth}] by [{self.depth}, {self.columns}]"
+        return f"{shapes} of {self.a_bits} and {self.b_bits} bits"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -81,6 +86,9 @@ class Plan:
     tile: Tile
     splits: int
     split_depth: int
+
+    def __str__(self) -> str:
+        return self.tile.name + (f" split {self.splits}" if self.splits > 1 else "")
 
 
 _TILED, _MATRIX = "matmul_tiled", "matmul_matrix"
@@ -145,13 +153,14 @@ def threads(tile: Tile, device: Hardware) -> int:
 
 
 def shared_bytes(tile: Tile, device: Hardware) -> int:
-    """Shared memory of a workgroup, for whichever way the operands lie, with its way of storing results."""
+    """Shared memory of a workgroup, for whichever way the operands lie, with sums of columns, and ways of storing."""
+    column_sums = 16 * threads(tile, device)
     if tile.kernel == _TILED:
-        return 4 * tile.k * (tile.m + 4 + tile.n + 4)
+        return 4 * tile.k * (tile.m + 4 + tile.n + 4) + column_sums
     assert device.fragment is not None
     a_bytes, b_bytes = (2 * tile.stages * max(each * (tile.k + 8), tile.k * (each + 8)) for each in (tile.m, tile.n))
     results = 4 * tile.down * tile.across * device.fragment[0] * (device.fragment[1] + 4)
-    return max(a_bytes, results) + b_bytes
+    return max(a_bytes, results) + b_bytes + column_sums
 
 
 def fits(tile: Tile, problem: Problem, device: Hardware) -> bool:

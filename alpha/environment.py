@@ -30,7 +30,12 @@ VARIABLES = (
         "ALPHA_DEBUG",
         0,
         "1 adds the traceback to error messages and names the GPU; 2 adds time, GB/s and TFLOP/s of each GPU kernel at "
-        "the end; 3 adds memory plans; 4 adds every dispatch.",
+        "the end; 3 adds memory plans and how matrix products are divided; 4 adds every dispatch.",
+    ),
+    Variable(
+        "ALPHA_FAIL_ON_SMOKE_TEST",
+        1,
+        "0 goes on with a GPU whose results, tested at the start, are wrong, and marks the run's metrics.",
     ),
     Variable(
         "ALPHA_STEPS_IN_FLIGHT",

@@ -9,6 +9,8 @@ class AlphaError(Exception):
     """Something the user can act on; the process ends with exit code 1."""
 
     exit_code = 1
+    may_pass = False
+    """Whether the same, tried again, may well succeed."""
 
 
 class UsageError(AlphaError):

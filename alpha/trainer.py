@@ -109,14 +109,16 @@ class Trainer:
         self.display.start(self.training.iters, self.steps_done)
         try:
             if plan := self._step.plan(self.training.batch):
-                self.display.message(plan)
+                self.display.message(_plan_in_words(plan))
             with StopRequest() as stop:
                 self._run_steps(run, stop)
         except MemoryError as error:
-            remedy = "use a smaller --batch with more --accumSteps, or --checkpoint"
-            raise AlphaError(f"There is no memory for a step; {remedy}. {self._what_is_saved(run)}") from error
+            numbers = f" {error}" if isinstance(error, AlphaError) else ""
+            lack = f"There is no memory for a step; {self._smaller_step()}.{numbers}"
+            raise AlphaError(f"{lack} {self._what_is_saved(run)}") from error
         except AlphaError as error:
-            raise AlphaError(f"{error} {self._what_is_saved(run)}") from error
+            again = f" Continue with --resume={run.folder}." if error.may_pass and self._saved_step else ""
+            raise AlphaError(f"{error} {self._what_is_saved(run)}{again}") from error
         finally:
             self.display.close()
         return self.steps_done == self.training.iters
@@ -138,6 +140,17 @@ class Trainer:
                 break
         if self._saved_step < self.steps_done:
             self._save(run)
+
+    def _smaller_step(self) -> str:
+        """What makes a step need less memory."""
+        training, ways = self.training, []
+        if training.batch > 1:
+            ways.append("a smaller --batch with more --accumSteps")
+        if not training.checkpoint:
+            ways.append("--checkpoint")
+        if training.dtype == "f32" and training.backend == "helios":
+            ways.append("--dtype=f16")
+        return "use " + ", or ".join(ways or ["a smaller model"])
 
     def _what_is_saved(self, run: Run) -> str:
         if self._saved_step == 0:
@@ -183,7 +196,7 @@ class Trainer:
         self._elapsed += seconds
         if choice := self._threads.report():
             self.display.message(choice)
-        row = {
+        row: dict[str, Any] = {
             "step": self.steps_done,
             "loss": result["loss"],
             "lr": step.learning_rate,
@@ -196,6 +209,8 @@ class Trainer:
         }
         if not result["accepted"]:
             row["skipped"] = True
+        if self.model.backend.smoke_test_failed:
+            row["smokeTest"] = "failed"
         if self._timer:
             row["data_ms"] = round(1e3 * (step.loaded - step.started), 3)
             row |= {f"{phase}_ms": round(milliseconds, 3) for phase, milliseconds in self._timer.take().items()}
@@ -282,6 +297,12 @@ class Trainer:
         self.steps_done = self._saved_step = resumed.step
         self._elapsed = _number(resumed, "elapsedMs") / 1e3
         self._skipped_in_a_row = int(_number(resumed, "skippedInARow"))
+
+
+def _plan_in_words(plan: dict[str, int]) -> str:
+    """The memory that a run needs, given the bytes of each use."""
+    parts = ", ".join(f"{nbytes / 2**20:,.1f} MiB {use}" for use, nbytes in plan.items())
+    return f"Device memory: {sum(plan.values()) / 2**20:,.1f} MiB, of which {parts}."
 
 
 def _number(resumed: Checkpoint, name: str) -> float:

@@ -135,7 +135,10 @@ def _trainer(
     try:
         return Trainer(model, training, tokenizer, data, backend, display, saved)
     except MemoryError as error:
-        raise AlphaError(f"There is no memory for a model of {parameters:,} parameters; make it smaller.") from error
+        numbers = f" {error}" if isinstance(error, AlphaError) else ""
+        raise AlphaError(
+            f"There is no memory for a model of {parameters:,} parameters; make it smaller.{numbers}"
+        ) from error
 
 
 def _dataset(training: TrainingConfig, tokenizer: Tokenizer, block: int, display: Display) -> Dataset:

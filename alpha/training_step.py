@@ -7,6 +7,7 @@ somebody asks for the result. Knows nothing about where batches come from, nor a
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -132,12 +133,20 @@ class TrainingStep:
         with np.errstate(all="ignore"):
             return StepResult(self.backend, self._program(*self._operands(tokens, learning_rate)))
 
-    def plan(self, batch: int) -> str:
-        """Take the memory that steps on `batch` sequences need; see `Backend.plan`."""
+    def plan(self, batch: int) -> dict[str, int]:
+        """Take the memory that steps on `batch` sequences need; returns the bytes that each use takes.
+
+        Empty where the backend takes memory as it is needed. Raises MemoryError when there is too little.
+        """
         shape = (self.training.accum_steps, batch, self.model.config.block + 1)
         if not self._models:
             self._divide_batch(shape)
-        return self.backend.plan(self._program, *self._operands(np.zeros(shape, np.int32), 0.0))
+        work = self.backend.plan(self._program, *self._operands(np.zeros(shape, np.int32), 0.0))
+        if not work:
+            return {}
+        weights = self.model.parameters.size * self._one.dtype.itemsize
+        optimizer = sum(math.prod(each.shape) * each.dtype.itemsize for each in self.optimizer.state().values())
+        return {"weights": weights, "gradients": weights, "optimizer": optimizer, "activations": work}
 
     def _operands(self, tokens: npt.NDArray[np.integer[Any]], learning_rate: float) -> tuple[Array, Array, Array]:
         """What the program takes: ids and targets [accumSteps, B, T], and the learning rate [1]."""

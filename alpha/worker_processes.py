@@ -82,6 +82,8 @@ class _Helper:
             try:
                 self._process = os.fork()
             except OSError as error:
+                self._socket.close()
+                theirs.close()
                 raise AlphaError(
                     f"Another process for the training step cannot start ({error}); use --threads=1."
                 ) from error

@@ -1,7 +1,7 @@
 // What the kernels of matrix products share: raw reads of operands, tiles in an order that suits the cache, and the
 // epilogue that turns a sum into results. Included after kernel.glsl, whose push constants it reads:
 //   bias, residual, c, slope, columns
-// Variants define C_BITS and S_BITS (32 or 16: storage of c and slope) and BFLOAT (1: 16-bit values are bfloat16).
+// Variants define S_BITS (32 or 16: storage of the slope) and BFLOAT (1: 16-bit values are bfloat16).
 
 layout(buffer_reference, std430, buffer_reference_align = 4) restrict readonly buffer floats1 { float at[]; };
 layout(buffer_reference, std430, buffer_reference_align = 16) restrict readonly buffer floats4 { vec4 at[]; };
@@ -75,11 +75,7 @@ void store_one(uint64_t index, uint column, float value) {
     if (HAS_SLOPE != 0) derivative = activation_slope(ACTIVATION - 1, value);
     if (ACTIVATION != 0) value = activate(ACTIVATION - 1, value);
     if (HAS_RESIDUAL != 0) value += f32_buffer(uint64_t(residual) + 4 * index).at[0];
-#if C_BITS == 32
     f32_buffer(uint64_t(c) + 4 * index).at[0] = value;
-#else
-    bf16_buffer(uint64_t(c) + 2 * index).at[0] = uint16_t(pack_halves(vec2(value, 0.0)));
-#endif
     if (HAS_SLOPE != 0) {
 #if S_BITS == 32
         f32_buffer(uint64_t(slope) + 4 * index).at[0] = derivative;
@@ -102,11 +98,7 @@ void store_results(uint64_t index, uint column, vec4 value) {
         value[i] = activate(ACTIVATION - 1, value[i]);
     }
     if (HAS_RESIDUAL != 0) value += f32x4_buffer(uint64_t(residual) + 4 * index).at[0];
-#if C_BITS == 32
     f32x4_buffer(uint64_t(c) + 4 * index).at[0] = value;
-#else
-    u32x2_buffer(uint64_t(c) + 2 * index).at[0] = pack_halves4(value);
-#endif
     if (HAS_SLOPE != 0) {
 #if S_BITS == 32
         f32x4_buffer(uint64_t(slope) + 4 * index).at[0] = derivative;

@@ -9,11 +9,13 @@
 // A workgroup of SUBGROUPS_M x SUBGROUPS_N subgroups computes a tile of TILE_M x TILE_N. Slices of TILE_K are fetched
 // to registers while the slice before is multiplied; with STAGES = 2 shared memory holds two slices, which saves a
 // barrier a slice. Lines of shared memory are padded by 16 bytes, so that eight lines begin in different banks.
-// Without DIRECT results pass through the shared memory of A, a fragment at a time. With it they go from the matrix units to c; only for whole tiles, and c and slope in float32 or float16.
+// Without DIRECT results pass through the shared memory of A, a fragment at a time. With it they go from the matrix
+// units to c; only for whole tiles, and a slope in float32 or float16.
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
 #include "matmul.glsl"
+#include "matmul_sums.glsl"
 
 layout(local_size_x_id = 0) in;
 
@@ -74,13 +76,6 @@ shared B_WORD b_shared[B_SLICES];
 #define STORE_HALVES(MATRIX, ADDRESS, INDEX)                                                                         \
     coopMatStore(coopmat<float16_t, gl_ScopeSubgroup, FRAGMENT_M, FRAGMENT_N, gl_MatrixUseAccumulator>(MATRIX),       \
                  f16_buffer(uint64_t(ADDRESS) + 2 * (INDEX)).at, 0, columns, gl_CooperativeMatrixLayoutRowMajor)
-#if C_BITS == 32
-#define STORE_C(MATRIX, INDEX) STORE_FLOATS(MATRIX, c, INDEX)
-#elif BFLOAT
-#define STORE_C(MATRIX, INDEX)
-#else
-#define STORE_C(MATRIX, INDEX) STORE_HALVES(MATRIX, c, INDEX)
-#endif
 #if S_BITS == 32
 #define STORE_SLOPE(MATRIX, INDEX) STORE_FLOATS(MATRIX, slope, INDEX)
 #elif BFLOAT
@@ -145,6 +140,8 @@ void main() {
         [[unroll]] for (uint j = 0; j < COLUMNS; j++) sums[i][j] = C_MATRIX(0.0);
     A_READ a_next[A_UNITS];
     B_READ b_next[B_UNITS];
+    vec4 b_sum[B_UNIT / 4];  // THREADS is a multiple of the units of a line, so all that a thread fetches is one column
+    [[unroll]] for (uint i = 0; i < B_UNIT / 4; i++) b_sum[i] = vec4(0.0);
 
     for (uint step = 0; step <= steps; step++) {
         if (step < steps) {
@@ -160,6 +157,14 @@ void main() {
                 uint line = unit / (B_LINE / B_UNIT), start = unit % (B_LINE / B_UNIT) * B_UNIT;
                 b_next[i] = fetch_b(b_base, b_stride, line, start, B_ALONG_K != 0 ? columns_left : depth_left,
                                     B_ALONG_K != 0 ? depth_left : columns_left);
+                if (HAS_SUMS != 0 && tile.y == 0) {
+#if B_BITS == 32
+                    b_sum[0] += b_next[i];
+#else
+                    b_sum[0] += unpack_halves4(b_next[i].xy);
+                    b_sum[1] += unpack_halves4(b_next[i].zw);
+#endif
+                }
             }
             a_base += a_step;
             b_base += b_step;
@@ -229,7 +234,7 @@ void main() {
                                 gl_CooperativeMatrixLayoutRowMajor);
                     value += other;
                 }
-                STORE_C(value, index);
+                STORE_FLOATS(value, c, index);
                 continue;
             }
             uint lines = gl_SubgroupID * FRAGMENT_M * C_STRIDE;
@@ -244,5 +249,9 @@ void main() {
             }
             subgroupBarrier();
         }
+    }
+    if (HAS_SUMS != 0 && tile.y == 0) {
+        [[unroll]] for (uint i = 0; i < B_UNIT / 4; i++)
+            store_column_sums(b_sum[i], TILE_N / B_UNIT, column0 + gl_LocalInvocationID.x * B_UNIT + 4 * i, plane);
     }
 }

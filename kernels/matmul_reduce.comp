@@ -4,7 +4,8 @@
 //
 // sums     float32 [splits, elements], elements = batches * rows * columns, from matmul_tiled or matmul_matrix
 // c, slope as in those, contiguous
-// numpy    c = activation(sums.sum(0) + bias) + residual
+// b_sums   with HAS_SUMS: column_sums [splits, columns], from there, too, added up
+// numpy    c = activation(sums.sum(0) + bias) + residual; b_sums = column_sums.sum(0)
 //
 // A thread has four neighbours of one row, so C_VECTOR = 0 is for columns that are no multiple of 4, and then one each.
 #version 460
@@ -14,26 +15,41 @@
 
 layout(local_size_x_id = 0) in;
 
-void main() {
-    const uint WIDTH = C_VECTOR != 0 ? 4 : 1;
-    for (uint unit = gl_GlobalInvocationID.x; unit < elements / WIDTH; unit += GRID_THREADS) {
-        vec4 sum = vec4(0.0);
-        uint64_t address = uint64_t(sums) + 4 * uint64_t(unit) * WIDTH;
-        // Eight parts are on their way at a time.
-        for (uint split = 0; split < splits; split += 8) {
-            vec4 parts[8];
-            [[unroll]] for (uint i = 0; i < 8; i++) {
-                parts[i] = vec4(0.0);
-                if (split + i < splits) {
-                    if (C_VECTOR != 0) parts[i] = floats4(address).at[0];
-                    else parts[i].x = floats1(address).at[0];
-                }
-                address += 4 * uint64_t(elements);
+const uint WIDTH = C_VECTOR != 0 ? 4 : 1;
+
+// The sum of the unit at `address` and of those `stride` elements apart, one for each split.
+vec4 total(uint64_t address, uint stride) {
+    vec4 sum = vec4(0.0);
+    // Eight parts are on their way at a time.
+    for (uint split = 0; split < splits; split += 8) {
+        vec4 parts[8];
+        [[unroll]] for (uint i = 0; i < 8; i++) {
+            parts[i] = vec4(0.0);
+            if (split + i < splits) {
+                if (C_VECTOR != 0) parts[i] = floats4(address).at[0];
+                else parts[i].x = floats1(address).at[0];
             }
-            [[unroll]] for (uint i = 0; i < 8; i++) sum += parts[i];
+            address += 4 * uint64_t(stride);
         }
+        [[unroll]] for (uint i = 0; i < 8; i++) sum += parts[i];
+    }
+    return sum;
+}
+
+void main() {
+    uint units = elements / WIDTH, more = HAS_SUMS != 0 ? columns / WIDTH : 0;
+    for (uint unit = gl_GlobalInvocationID.x; unit < units + more; unit += GRID_THREADS) {
+        if (unit >= units) {
+            uint64_t place = 4 * uint64_t(unit - units) * WIDTH;
+            vec4 sum = total(uint64_t(column_sums) + place, columns);
+            if (C_VECTOR != 0) f32x4_buffer(uint64_t(b_sums) + place).at[0] = sum;
+            else f32_buffer(uint64_t(b_sums) + place).at[0] = sum.x;
+            continue;
+        }
+        uint64_t place = uint64_t(unit) * WIDTH;
+        vec4 sum = total(uint64_t(sums) + 4 * place, elements);
         uint column = unit * WIDTH % columns;
-        if (C_VECTOR != 0) store_results(uint64_t(unit) * WIDTH, column, sum);
-        else store_one(unit, column, sum.x);
+        if (C_VECTOR != 0) store_results(place, column, sum);
+        else store_one(place, column, sum.x);
     }
 }

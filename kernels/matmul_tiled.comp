@@ -8,6 +8,7 @@
 // c        contiguous [batches, rows, columns]; with splits > 1: partial sums [splits, batches, rows, columns], where
 //          split s sums over k in [s split_depth, (s + 1) split_depth), for matmul_reduce.
 // slope    the activation's derivative, laid out as c, when HAS_SLOPE.
+// b_sums   with HAS_SUMS, which is for one batch and B_ALONG_K = 0: b.sum(0), [splits, columns]; for a bias's gradient.
 // numpy    c = activation(scale * (a @ b) + bias) + residual
 //
 // A workgroup computes a tile of TILE_M x TILE_N. Slices of TILE_K are fetched to registers while the slice before is
@@ -16,6 +17,7 @@
 #include "common.glsl"
 #include "kernel.glsl"
 #include "matmul.glsl"
+#include "matmul_sums.glsl"
 
 layout(local_size_x_id = 0) in;
 
@@ -89,6 +91,7 @@ void main() {
     [[unroll]] for (uint i = 0; i < 4 * GROUPS_M; i++)
         [[unroll]] for (uint j = 0; j < GROUPS_N; j++) sums[i][j] = vec4(0.0);
     vec4 a_next[A_UNITS], b_next[B_UNITS];
+    vec4 b_sum = vec4(0.0);  // THREADS is a multiple of the units of a line, so all that a thread fetches is one column
 
     for (uint step = 0; step <= steps; step++) {
         uint rest = end - begin - min(step * TILE_K, end - begin);
@@ -104,6 +107,7 @@ void main() {
                 uint line = unit / (B_LINE / 4), start = unit % (B_LINE / 4) * 4;
                 b_next[i] = fetch_b(b_base, b_stride, line, start, B_ALONG_K != 0 ? columns - column0 : rest,
                                     B_ALONG_K != 0 ? rest : columns - column0);
+                if (HAS_SUMS != 0) b_sum += b_next[i];
             }
             a_base += a_step;
             b_base += b_step;
@@ -151,4 +155,6 @@ void main() {
                 store_results((plane * rows + row) * columns + column, column, scale * sums[i][j]);
         }
     }
+    if (HAS_SUMS != 0 && tile.y == 0)
+        store_column_sums(b_sum, TILE_N / 4, column0 + gl_LocalInvocationID.x * 4, plane);
 }

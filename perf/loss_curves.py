@@ -3,8 +3,8 @@
     python perf/loss_curves.py --data=FILE [--steps=2000] [--json=FILE] RUN ...
 
 A RUN is BACKEND:DTYPE of Alpha, as cpu_ref:f32 or helios:f16, or torch:fp32, torch:fp16 or torch:bf16 for PyTorch where
-that is installed (under autocast; on its GPU if there is one). The model is the quick start's. Prints the mean loss over
-windows of steps, side by side, and each curve's largest distance from the first one's; --json writes every loss.
+that is installed (under autocast; on its GPU if there is one). The model is the quick start's. Prints the mean loss
+over windows of steps, side by side, and each curve's largest distance from the first one's; --json writes every loss.
 """
 
 import argparse

@@ -106,6 +106,7 @@ def test_a_missing_compiler_is_named_with_its_package(build: ModuleType, monkeyp
 def test_a_failure_of_nuitka_is_shown(
     build: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("nuitka", reason="NUITKA IS NOT INSTALLED: build_scripts/exe installs it")
     monkeypatch.setattr(build, "OPTIONS", ("--no-such-option",))
     build.WORK.mkdir()
     facts = {"version": "1", "commit": "abc", "date": "2026-11-25T12:00:00+00:00"}

@@ -9,10 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from small_training import bits_of, newest, resume, rows_of, train, write_corpus
+from test_training_step import MODEL
 
 from alpha.backend_helios_device import NoVulkan, list_devices
+from alpha.option import camel_case
 
 TESTS = Path(__file__).resolve().parent
 NATIVE = TESTS.parent / "native"
@@ -49,6 +53,18 @@ def use(path=None):
 
 Run = Callable[[str], str]
 
+OPTIONS: dict[str, Any] = {
+    "backend": "helios", "iters": 4, "batch": 4, "eval_interval": 0, "checkpoint_interval": 2, "sample_interval": 0,
+}  # fmt: skip
+"""How the runs here are trained, on the model of the tests of training."""
+
+LINES = [
+    "--tokenizer=char", "--lr=0.01", "--minTokensPerParam=0", "--threads=1", "--evalIters=2",
+    *(f"--{camel_case(name)}={value}" for name, value in OPTIONS.items()),
+    *(f"--{name}={getattr(MODEL, name)}" for name in ("block", "layers", "dim", "heads")),
+]  # fmt: skip
+"""The same for the command line."""
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
@@ -77,7 +93,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             text=True,
             check=False,
         )
-        assert result.returncode == 0, result.stderr
+        assert (result.returncode, result.stderr) == (0, "")
         return result.stdout
 
     return run_script
@@ -112,6 +128,18 @@ use(path)
     for line, call, (error, result) in zip(printed, CALLS, itertools.cycle(results), strict=False):
         assert line.startswith(f"{error}: vk{call} returned {result}; "), line
     assert (tmp_path / "pipelines").read_bytes().startswith(b"HELIOS1\0")
+
+
+def test_one_instance_serves_a_process(run: Run) -> None:
+    script = """
+import ctypes
+made = ctypes.c_size_t.in_dll(ctypes.CDLL("libvulkan.so.1"), "instances_made")
+for _ in range(3):
+    list_devices()
+    use()
+print(made.value)
+"""
+    assert run(script) == "1\n"
 
 
 def test_damaged_and_foreign_files_of_pipelines_do_not_reach_the_driver(run: Run, tmp_path: Path) -> None:
@@ -180,6 +208,54 @@ use()
         for call in ("QueueSubmit2", "WaitSemaphores", "GetSemaphoreCounterValue")
     ]
     assert all("the system's log (dmesg) may say why" in line for line in printed[1:])
+
+
+@pytest.mark.parametrize("call", ["vkQueueSubmit2", "vkWaitSemaphores"])
+def test_a_run_whose_device_is_lost_ends_with_an_error_and_goes_on_when_resumed(
+    call: str, run: Run, tmp_path: Path
+) -> None:
+    corpus, folder = write_corpus(tmp_path), tmp_path / "run"
+    script = f"""
+import contextlib, io
+from test_helios_faults import OPTIONS, LINES
+from alpha import cli
+from alpha.trainer import Trainer
+
+save = Trainer._save
+def save_and_break(self, run):
+    save(self, run)
+    fault("{call}:-4")
+Trainer._save = save_and_break
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as errors:
+    code = cli.main(["train", "--data={corpus}", "--runDir={folder}", *LINES])
+print(code, errors.getvalue().splitlines()[-1])
+"""
+    assert re.fullmatch(
+        rf"1 alpha: error: {call} returned VK_ERROR_DEVICE_LOST; .* The run {folder} is saved up to step 2\. "
+        rf"Continue with --resume={folder}\.\n",
+        run(script),
+    )
+    assert [row["step"] for row in rows_of(folder)] == [1, 2]
+    whole = train(corpus, tmp_path / "whole", model=MODEL, **OPTIONS)
+    assert bits_of(resume(folder)) == bits_of(whole)
+
+
+def test_two_runs_at_once_on_one_device(tmp_path: Path) -> None:
+    try:
+        list_devices()
+    except NoVulkan as error:
+        pytest.skip(f"NO VULKAN DEVICE, so two runs at once are not tested here: {error}")
+    corpus, folders = write_corpus(tmp_path), [tmp_path / "first", tmp_path / "second"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, TESTS.parent / "alpha.py", "train", f"--data={corpus}", f"--runDir={folder}", *LINES],
+            stdout=subprocess.DEVNULL,
+        )
+        for folder in folders
+    ]
+    assert [each.wait() for each in processes] == [0, 0]
+    assert bits_of(folders[0]) == bits_of(folders[1])
+    assert newest(folders[0]).step == OPTIONS["iters"]
 
 
 def test_memory_that_the_driver_refuses_is_an_error_to_go_on_from(run: Run) -> None:

@@ -178,7 +178,7 @@ def test_a_process_that_cannot_start_is_an_error_that_says_what_to_do(monkeypatc
     work = Counted(2)
     with monkeypatch.context() as patched:
         patched.setattr(os, "fork", refuse)
-        with pytest.raises(AlphaError, match="unavailable.*--threads=1"):
+        with pytest.raises(AlphaError, match=r"unavailable.*--threads=1"):
             work.workers.run(2)
         work.workers.run(1)
     work.workers.run(2)

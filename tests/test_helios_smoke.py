@@ -1,0 +1,102 @@
+"""The start-up test of the Vulkan backend: it passes here, and finds a kernel that computes something else."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from backend_case import Composition
+from helios_device import helios
+from small_training import rows_of, train, write_corpus
+
+from alpha import backend_helios, backends, cli
+from alpha.backend_cpu_ref import CpuRef
+from alpha.backend_helios import open_helios
+from alpha.backend_helios_kernels import Kernel
+from alpha.backend_helios_smoke import smoke_test
+
+
+@pytest.mark.parametrize("precision", ["f32", "f16"])
+def test_the_device_passes(precision: str) -> None:
+    if precision == "f16" and "float16" not in helios().device_info.features:
+        pytest.skip(f"FLOAT16 IS NOT TESTED: {helios().device_info.name} has none")
+    assert smoke_test(helios(precision), precision) == ""
+
+
+@pytest.mark.parametrize(
+    ("kernel", "field", "change", "wrong"),
+    [
+        ("activation", "x", 4, "an activation"),
+        ("activation_backward", "dy", 4, "an activation"),
+        ("matmul", "depth", -1, "a matrix product"),
+        ("attention_forward", "key", 4, "attention"),
+        ("attention_backward", "gradient", 4, "attention"),
+        ("norm", "epsilon", 0.01, "layer norm"),
+        ("norm_backward", "dy", 4, "layer norm"),
+        ("reduce", "terms", -1, "a sum"),
+    ],
+)
+def test_a_kernel_that_is_given_something_else_is_found(
+    kernel: str, field: str, change: float, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address that is 4 bytes off, one term too few, another constant."""
+    pack = Kernel.pack
+
+    def broken(self: Kernel, values: Mapping[str, Any]) -> bytes:
+        changed = {field: values[field] + change} if self.name.startswith(kernel) and field in values else {}
+        return pack(self, {**values, **changed})
+
+    backend = helios()
+    monkeypatch.setattr(Kernel, "pack", broken)
+    assert smoke_test(backend, "f32").startswith(f"{wrong} differs from the CPU by ")
+
+
+class NotANumber(Composition):
+    def sum_of_squares(self, x: Any) -> Any:
+        return super().sum_of_squares(x) * math.nan
+
+
+def test_a_result_that_is_not_a_number_is_found() -> None:
+    assert smoke_test(NotANumber(), "f32").startswith("a sum differs from the CPU by nan ")
+
+
+# --- what is done about it --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start-up test finds something, on the device that the tests share."""
+    shared = helios()
+    monkeypatch.setattr(shared, "smoke_test_failed", False)
+    monkeypatch.setattr(backend_helios, "Helios", lambda *_: shared)
+    monkeypatch.setattr(backend_helios, "smoke_test", lambda *_: "a sum differs from the CPU by 1")
+
+
+@pytest.mark.usefixtures("broken")
+def test_the_run_stops_with_exit_code_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = write_corpus(tmp_path)
+    folder = tmp_path / "run"
+    assert cli.main(["train", f"--data={corpus}", "--backend=helios", f"--runDir={folder}", "--tokenizer=char"]) == 3
+    error = capsys.readouterr().err
+    assert f"{helios().device_info.name} computes wrongly: a sum differs from the CPU by 1. A newer driver" in error
+    assert "ALPHA_FAIL_ON_SMOKE_TEST=0 goes on regardless." in error
+    assert not folder.exists()
+
+
+@pytest.mark.usefixtures("broken")
+def test_the_device_is_used_and_marked_when_told_to(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ALPHA_FAIL_ON_SMOKE_TEST", "0")
+    assert open_helios().smoke_test_failed
+    assert "computes wrongly: a sum differs from the CPU by 1. Going on, because" in capsys.readouterr().err
+    monkeypatch.setenv("ALPHA_CHECK", "1")
+    assert backends.create("helios").smoke_test_failed
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_the_metrics_of_a_marked_device_say_so(failed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CpuRef, "smoke_test_failed", failed)
+    rows = rows_of(train(write_corpus(tmp_path), tmp_path / "run", iters=2))
+    assert [row.get("smokeTest") for row in rows] == ["failed" if failed else None] * 2
