@@ -120,7 +120,19 @@ def test_a_product_adds_up_the_columns_of_its_right_operand(element: str, splits
         close(sums, exact(b).sum(0), backend)
 
 
-@pytest.mark.parametrize("activation", ["", "gelu", "gelu_exact", "relu", "relu2", "silu", "swiglu", "geglu"])
+@pytest.mark.parametrize(
+    "activation",
+    [
+        pytest.param("", marks=pytest.mark.matrix_units),
+        "gelu",
+        "gelu_exact",
+        "relu",
+        "relu2",
+        "silu",
+        "swiglu",
+        "geglu",
+    ],
+)
 @pytest.mark.parametrize("converted", [False, True])
 def test_a_linear_layer_in_sixteen_bits(activation: str, converted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the reference; `converted` also rounds its operands in a pass of their own, as in large products."""

@@ -17,10 +17,8 @@ from alpha.backend_helios_kernels import Kernel
 from alpha.backend_helios_smoke import smoke_test
 
 
-@pytest.mark.parametrize("precision", ["f32", "f16"])
+@pytest.mark.parametrize("precision", ["f32", pytest.param("f16", marks=pytest.mark.matrix_units)])
 def test_the_device_passes(precision: str) -> None:
-    if precision == "f16" and "float16" not in helios().device_info.features:
-        pytest.skip(f"FLOAT16 IS NOT TESTED: {helios().device_info.name} has none")
     assert smoke_test(helios(precision), precision) == ""
 
 
