@@ -5,6 +5,7 @@ One configuration serves nearly all tests here: on a driver that computes on the
 
 import dataclasses
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from test_training_step import MODEL, batch_of, everything, loss_scale_of, make_
 
 from alpha.autograd import Tape
 from alpha.backend_cpu_ref import CpuRef
-from alpha.config import ARCHITECTURES, OPTIMIZERS
+from alpha.config import ARCHITECTURES, OPTIMIZERS, ModelConfig
 from alpha.gpt import KeyValueCache
 from alpha.training_step import FIRST_LOSS_SCALE, TrainingStep
 
@@ -144,8 +145,6 @@ def test_decoding_with_a_cache_equals_the_full_forward_pass(arch: str) -> None:
 
 
 def half_step(**options: Any) -> TrainingStep:
-    if "float16" not in helios().device_info.features:
-        pytest.skip(f"TRAINING IN FLOAT16 IS NOT TESTED: {helios().device_info.name} has none")
     return step_of("adamw", backend=helios("f16"), fp16=True, **options)
 
 
@@ -174,3 +173,18 @@ def test_gradients_too_large_for_float16_halve_the_loss_scale_and_change_nothing
         result = step.run(batch_of(1, 2), 0.01).read()
     assert loss_scale_of(step) < BIG_LOSS_SCALE / 2
     assert everything(step, but=counters) != before
+
+
+@pytest.mark.matrix_units
+def test_a_step_in_float16_uses_matrix_units_where_there_are_some() -> None:
+    # Attention as in the start-up test, so that its kernels, which take long to compile, are compiled already.
+    backend, model = helios("f16"), ModelConfig(block=35, layers=1, dim=32, heads=2)
+    tokens_of_step = (np.arange(2 * 36, dtype=np.int32).reshape(1, 2, 36) * 7) % 13
+    full, half = make_step(model, backend=CpuRef()), make_step(model, backend=backend, fp16=True)
+    wanted, got = (step.run(tokens_of_step, 0.01).read() for step in (full, half))
+    assert got["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
+    assert got["gradient_norm"] == pytest.approx(wanted["gradient_norm"], rel=5e-3)
+    has_units = "cooperative_matrix_f16" in backend.device_info.features
+    assert has_units or "lavapipe-matrix" not in os.environ.get("VK_DRIVER_FILES", ""), "that driver has them"
+    made = {kernel.name for kernel, _ in backend.pipelines._made.values()}
+    assert {"matmul_matrix", "attention_matrix_forward"} <= made if has_units else "matmul_tiled" in made
