@@ -1,7 +1,8 @@
 """Sums that a recorded program leaves to the kernel that makes one of their operands.
 
-Where a tensor is used twice its gradients are added up: behind a residual connection, for tied embeddings. Some kernels
-take the other operand, their `addend`, and write the sum, with the same bits as an addition of its own.
+Where a tensor is used twice its gradients are added up: behind a residual connection, for tied embeddings. Embeddings
+of tokens and positions are added up, too. Some kernels take the other operand, their `addend`, and write the sum, with
+the same bits as an addition of its own.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from collections.abc import Iterable, Sequence
 from alpha.backend_helios_array import HeliosArray, Storage
 from alpha.backend_helios_plan import VECTOR_BYTES, Argument, Dispatch, place_of
 
-RESULTS = {"norm_backward": "dx", "scatter_add_rows": "y", "scatter_add_few_rows": "y"}
+RESULTS = {"gather_rows": "y", "norm_backward": "dx", "scatter_add_rows": "y", "scatter_add_few_rows": "y"}
 """The kernels that take an addend, with the result that it is added to; each element of both is one invocation's."""
+
+REPEATING = "gather_rows"
+"""The one that takes an addend of the shape of the result's last axes."""
 
 ADD = 1
 """The operation of kernels/operations.glsl."""
@@ -38,22 +42,22 @@ def fold_additions(dispatches: Sequence[Dispatch], planned: Sequence[Storage], r
                 continue
             between = (each for each in folded[users[0] + 1 : position] if each is not None)
             if not any(_disturbs(each.arrays(), other, sum_) for each in between):
-                changed: dict[str, Argument] = {RESULTS[maker.kernel.name]: sum_, "addend": other}
-                folded[users[0]] = dataclasses.replace(maker, arguments=maker.arguments | changed)
+                folded[users[0]] = _with_addend(maker, other, sum_)
                 folded[position] = None
                 break
     return [each for each in folded if each is not None]
 
 
 def _operands(dispatch: Dispatch) -> list[tuple[HeliosArray, HeliosArray]]:
-    """The operands of an addition of float32 arrays of one shape, each with the other one."""
+    """The operands of an addition of float32 arrays that can have the shape of the result, each with the other one."""
     if dispatch.kernel.name != "elementwise" or dispatch.constants["OPERATION"] != ADD:
         return []
     a, b, y = (dispatch.arguments[name] for name in ("a", "b", "y"))
     if not (isinstance(a, HeliosArray) and isinstance(b, HeliosArray) and isinstance(y, HeliosArray)):
         return []
-    alike = all(each.shape == y.shape and each.element == "f32" and each.is_contiguous for each in (a, b, y))
-    return [(b, a), (a, b)] if alike else []
+    if not all(each.element == "f32" and each.is_contiguous for each in (a, b, y)):
+        return []
+    return [(made, other) for made, other in ((b, a), (a, b)) if made.shape == y.shape]
 
 
 def _takes(maker: Dispatch, made: HeliosArray, other: HeliosArray, sum_: HeliosArray) -> bool:
@@ -64,7 +68,25 @@ def _takes(maker: Dispatch, made: HeliosArray, other: HeliosArray, sum_: HeliosA
     same = own.storage is made.storage and (own.offset, own.nbytes) == (made.offset, made.nbytes)
     aligned = all(place_of(each)[1].start % VECTOR_BYTES == 0 for each in (other, sum_))
     rest = [(direction, array) for direction, array in maker.arrays() if array is not own]
-    return same and aligned and not _disturbs(rest, other, sum_)
+    return same and aligned and _fits(maker, other, sum_) and not _disturbs(rest, other, sum_)
+
+
+def _fits(maker: Dispatch, other: HeliosArray, sum_: HeliosArray) -> bool:
+    """Whether `maker` takes an addend of such a shape."""
+    axes = len(other.shape)
+    if other.shape == sum_.shape:
+        return True
+    return maker.kernel.name == REPEATING and axes > 0 and other.shape == sum_.shape[-axes:] and not _meet(other, sum_)
+
+
+def _with_addend(maker: Dispatch, other: HeliosArray, sum_: HeliosArray) -> Dispatch:
+    """`maker` as it writes the sum."""
+    changed: dict[str, Argument] = {RESULTS[maker.kernel.name]: sum_, "addend": other}
+    if maker.kernel.name == REPEATING:
+        count, width = maker.arguments["count"], maker.arguments["width"]
+        assert isinstance(count, int) and isinstance(width, int)
+        changed["addend_units"] = count * width * other.size // sum_.size
+    return dataclasses.replace(maker, arguments=maker.arguments | changed)
 
 
 def _disturbs(uses: Iterable[tuple[str, HeliosArray]], other: HeliosArray, sum_: HeliosArray) -> bool:

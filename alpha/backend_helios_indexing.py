@@ -42,11 +42,13 @@ def gather_rows(backend: HeliosCore, table: HeliosArray, ids: HeliosArray) -> He
         {},
         table=table,
         ids=backend.contiguous(ids),
+        addend=None,
         y=y,
         count=ids.size,
         width=width // unit,
         stride=stride // unit,
         rows=rows,
+        addend_units=0,
     )
     return y
 

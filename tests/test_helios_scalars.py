@@ -99,6 +99,12 @@ def run(backend: Helios, state: State, steps: list[tuple[str, int, int, int]]) -
     return backend.concatenate([*doing.floats, *others, state.row], 0)
 
 
+def bits_of(backend: Helios, numbers: HeliosArray) -> list[int]:
+    """The bits of float32 numbers; which of many NaNs an operation gives is left to the device."""
+    values = backend.to_numpy(numbers)
+    return np.where(np.isnan(values), np.float32(np.nan), values).view(np.uint32).tolist()
+
+
 @settings(max_examples=40, deadline=None)
 @given(STEPS)
 def test_a_recorded_program_gives_the_bits_of_its_operations_one_by_one(steps: list[tuple[str, int, int, int]]) -> None:
@@ -106,8 +112,7 @@ def test_a_recorded_program_gives_the_bits_of_its_operations_one_by_one(steps: l
     recorded, one_by_one = State(backend), State(backend)
     program = backend.record(lambda: run(backend, recorded, steps))
     for _ in range(2):
-        result, wanted = backend.to_numpy(program()), backend.to_numpy(run(backend, one_by_one, steps))
-        assert np.array_equal(result.view(np.uint32), wanted.view(np.uint32))
+        assert bits_of(backend, program()) == bits_of(backend, run(backend, one_by_one, steps))
 
 
 @pytest.fixture
@@ -181,14 +186,13 @@ def test_a_training_step_is_a_short_list_of_dispatches(precision: str, monkeypat
     training_step(backend, precision, accum_steps=1).plan(2)
     (dispatches,) = made
     kernels = Counter(each.kernel.name for each in dispatches)
-    # Two layouts of the batch, the sum of token and position embeddings, and before the loss its gradient's scale.
-    assert kernels["elementwise"] == (4 if precision == "f16" else 3)
+    assert kernels["elementwise"] == (1 if precision == "f16" else 0), "what the gradient of the loss is scaled by"
     assert kernels["scalars"] == 1
     assert not {"where", "copy_into_if"} & set(kernels)
     assert kernels["norm_backward"] == kernels["norm"] == 3
     if not backend.device_info.cooperative_matrices:  # products of other kernels may take other numbers of dispatches
-        assert len(dispatches) == (47 if precision == "f16" else 46)
-        assert sum(needs_barrier(dispatches)) == 31
+        assert len(dispatches) <= (44 if precision == "f16" else 43)
+        assert sum(needs_barrier(dispatches)) <= 29
 
 
 @pytest.mark.parametrize("precision", ["f32", "f16"])
