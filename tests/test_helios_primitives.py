@@ -211,6 +211,43 @@ def test_ids_out_of_range_touch_no_other_memory(backend: Helios) -> None:
     assert np.array_equal(summed, [table[0], np.zeros(3), table[1], table[2]])
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "submitted"),
+    [
+        ("ALPHA_ADAPTIVE_SYNC_PENDING_THRESHOLD", 256, [False] * 4),
+        ("ALPHA_ADAPTIVE_SYNC_PENDING_THRESHOLD", 2, [True] * 4),  # an upload and an addition each
+        ("ALPHA_ADAPTIVE_SYNC_PENDING_THRESHOLD", 4, [False, True] * 2),
+        ("ALPHA_ADAPTIVE_SYNC_DEFERRED_THRESHOLD", 1, [True] * 4),
+        ("ALPHA_ADAPTIVE_SYNC_DEFERRED_THRESHOLD", 2, [False, True] * 2),
+    ],
+)
+def test_operations_and_values_are_collected_up_to_a_threshold(
+    variable: str, value: int, submitted: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, str(value))
+    backend = Helios(helios().device)
+    calls: list[int] = []
+    submit = backend.submit
+
+    def counted(programs: Any) -> int:
+        calls.append(len(programs))
+        return submit(programs)
+
+    monkeypatch.setattr(backend, "submit", counted)
+    seen, results = [], []
+    for _ in submitted:
+        results.append(backend.add(backend.from_numpy(np.ones(1 << 18, np.float32)), 1.0))
+        seen.append(bool(calls))
+        calls.clear()
+    assert seen == submitted
+    assert all(np.all(backend.to_numpy(each) == 2.0) for each in results)
+
+
+def test_the_memory_in_use_is_known(backend: Helios) -> None:
+    used, budget = backend.memory_in_use()
+    assert 0 < used <= budget
+
+
 def test_random_bits_are_those_of_rng(backend: Helios) -> None:
     step = backend.from_numpy(np.array([2_000_000_000], np.int32))
     for count, seed, stream in ((1, 1, 2), (100_003, (7 << 32) + 5, 0xFFFFFFFF)):
