@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpha import backend_helios_array as arrays
@@ -262,6 +262,7 @@ def test_rounds_keep_the_order_of_what_depends_on_each_other(uses: list[list[tup
                 assert number[id(dispatches[earlier])] <= number[id(dispatches[later])]
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
