@@ -56,6 +56,13 @@ class Backend(Primitives):
     smoke_test_failed: bool = False
     """Whether results were found wrong at the start, and the user chose to go on."""
 
+    steps_together: int = 1
+    """Training steps that are started one right after the other, when there is room for them."""
+
+    def memory_in_use(self) -> tuple[int, int] | None:
+        """Bytes of a device's own memory that this process uses, and may use in all; None where that is not known."""
+        return None
+
     def plan(self, program: Callable[..., Any], *operands: Array) -> int:
         """Take the memory that a recorded program needs for such operands; returns how many bytes that is.
 

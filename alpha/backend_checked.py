@@ -19,7 +19,7 @@ from alpha.errors import AlphaError
 TOLERANCES = {"f32": 1e-4, "f16": 2e-2, "bf16": 1e-1}
 """The largest difference allowed, relative to the largest magnitude, for each precision of matrix products."""
 
-_MEMORY = ("from_numpy", "to_numpy", "empty", "record", "plan", "shared_zeros")
+_MEMORY = ("from_numpy", "to_numpy", "empty", "record", "plan", "shared_zeros", "memory_in_use")
 _DIVISION = ("thread_choices", "batch_parts", "side_by_side")
 
 
@@ -52,6 +52,9 @@ class _CheckedMemory(Backend):
 
     def record(self, program: Callable[..., Any]) -> Callable[..., Any]:
         return program
+
+    def memory_in_use(self) -> tuple[int, int] | None:
+        return self.device.memory_in_use()
 
     def operation(self, name: str, takes_training: bool, operands: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Run an operation on both sides and compare. Raises AlphaError when they differ."""

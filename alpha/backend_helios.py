@@ -35,6 +35,7 @@ class Helios(HeliosPrimitives):
     def __init__(self, device: Device, precision: str = "f32") -> None:
         super().__init__(device, precision)
         self.steps_in_flight = environment.read("ALPHA_STEPS_IN_FLIGHT")
+        self.steps_together = environment.read("ALPHA_ADAPTIVE_SYNC_MIN_INTERVAL")
 
     # --- products -----------------------------------------------------------------------------------------------------
 

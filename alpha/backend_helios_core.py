@@ -27,14 +27,8 @@ from alpha.backend_helios_plan import Argument, Dispatch, needs_barrier
 from alpha.backend_helios_profile import Profile
 from alpha.backend_helios_program import RecordedProgram, commands
 
-MOST_PENDING = 256
-"""Dispatches that are collected before they are submitted."""
-
 LARGEST_UPLOAD = 32 << 20
 """Bytes that pass through one range of host memory."""
-
-MOST_UPLOADS = 128 << 20
-"""Bytes on their way to the device before they are submitted."""
 
 SHOW_DEVICE, SHOW_TIMES, SHOW_PLANS, SHOW_DISPATCHES = 1, 2, 3, 4
 """Levels of ALPHA_DEBUG."""
@@ -55,10 +49,12 @@ class HeliosCore(Backend):
         self.pipelines = Pipelines(device, device.info.features, read_bundle())
         self.memory = DeviceMemory(device)
         self._pending: list[Dispatch] = []
+        self._most_pending = environment.read("ALPHA_ADAPTIVE_SYNC_PENDING_THRESHOLD")
         self._traced: list[Dispatch] | None = None
         self._planned: list[Storage] = []
         self._running: deque[tuple[int, int]] = deque()  # programs to be freed at a value of the timeline
         self._uploads: list[Storage] = []
+        self._most_upload_bytes = environment.read("ALPHA_ADAPTIVE_SYNC_DEFERRED_THRESHOLD") << 20
         self._submitted = 0  # the timeline's value after everything that was submitted
         self._debug = environment.read("ALPHA_DEBUG")
         self._said: set[str] = set()
@@ -74,6 +70,10 @@ class HeliosCore(Backend):
         return self.device.info
 
     # --- memory -------------------------------------------------------------------------------------------------------
+
+    def memory_in_use(self) -> tuple[int, int]:
+        budget, usage = self.device.memory()
+        return usage, budget
 
     def from_numpy(self, values: npt.NDArray[Any]) -> HeliosArray:
         element = element_of(values.dtype)
@@ -198,7 +198,7 @@ class HeliosCore(Backend):
             self._traced.append(dispatch)
             return
         self._pending.append(dispatch)
-        if len(self._pending) >= MOST_PENDING:
+        if len(self._pending) >= self._most_pending:
             self.flush()
 
     def _upload(self, storage: Storage) -> None:
@@ -217,7 +217,7 @@ class HeliosCore(Backend):
             self._uploads.append(source)
             target = HeliosArray(storage, part.shape, (1,), "i32", start)
             self._pending.append(self.copy_dispatch(target, HeliosArray(source, part.shape, (1,), "i32")))
-            if sum(each.nbytes for each in self._uploads) >= MOST_UPLOADS:
+            if sum(each.nbytes for each in self._uploads) >= self._most_upload_bytes:
                 self.flush()
 
     def flush(self) -> None:

@@ -42,11 +42,13 @@ def gather_rows(backend: HeliosCore, table: HeliosArray, ids: HeliosArray) -> He
         {},
         table=table,
         ids=backend.contiguous(ids),
+        addend=None,
         y=y,
         count=ids.size,
         width=width // unit,
         stride=stride // unit,
         rows=rows,
+        addend_units=0,
     )
     return y
 
@@ -87,13 +89,11 @@ def scatter_add_rows(backend: HeliosCore, ids: HeliosArray, rows: HeliosArray, c
     units = width // unit
     columns = -(-units // -(-units // THREADS)) if units else 1
     variant, constants = "f32" if unit == 1 else "f32x4", {"COLUMNS": columns, "THREADS": THREADS // columns * columns}
-    sizes = {"width": units, "rows": count}
+    common = {"x": rows, "addend": None, "y": y, "width": units, "rows": count}
     if ids.size <= FEW_IDS and count <= FEW_ROWS:
         groups = count if width else 0
         constants["MOST"] = FEW_IDS
-        backend.dispatch(
-            "scatter_add_few_rows", variant, groups, constants, ids=ids, x=rows, y=y, count=ids.size, **sizes
-        )
+        backend.dispatch("scatter_add_few_rows", variant, groups, constants, ids=ids, count=ids.size, **common)
         return y
     order = sort(backend, ids, count)
     starts = backend.new((count + 1,), "u32")
@@ -109,7 +109,7 @@ def scatter_add_rows(backend: HeliosCore, ids: HeliosArray, rows: HeliosArray, c
         rows=count,
     )
     groups = min(count, MOST_GROUPS) if width else 0
-    backend.dispatch("scatter_add_rows", variant, groups, constants, x=rows, sorted=order, starts=starts, y=y, **sizes)
+    backend.dispatch("scatter_add_rows", variant, groups, constants, sorted=order, starts=starts, **common)
     return y
 
 

@@ -81,10 +81,10 @@ class _Operand:
         offset = outer * self.outer_stride + inner * self.inner_stride
         return dataclasses.replace(self, array=self.array.view(self.array.shape, self.array.strides, offset))
 
-    def can_read(self, elements: int, length: int) -> int:
-        """1 when `elements` neighbours can be read at once, everywhere; `length` is how many there are in a line."""
+    def can_read(self, elements: int, length: int) -> bool:
+        """Whether `elements` neighbours can be read at once, everywhere; `length` is how many there are in a line."""
         places = (self.array.offset, self.stride, self.outer_stride, self.inner_stride, length)
-        return int(all(place % elements == 0 for place in places))
+        return all(place % elements == 0 for place in places)
 
 
 # --- products ---------------------------------------------------------------------------------------------------------
@@ -128,7 +128,11 @@ def product(
     left, right = _operand(a, a_outer, a_inner), _operand(b, b_outer, b_inner)
     assert column_sums is None or (not axes and not right.swapped)
     for i, outer_count, j, inner_count in _chunks(outer, inner):
-        problem = Problem(outer_count * inner_count, rows, columns, depth, 8 * a.itemsize, 8 * b.itemsize)
+        problem = Problem(
+            outer_count * inner_count, rows, columns, depth, 8 * a.itemsize, 8 * b.itemsize,
+            left.can_read(16 // a.itemsize, rows if left.swapped else depth),
+            right.can_read(16 // b.itemsize, depth if right.swapped else columns),
+        )  # fmt: skip
         shape, first = (problem.batches * rows, columns), (i * inner + j) * rows * columns
         run = _Run(backend, problem, inner_count, left.from_batch(i, j), right.from_batch(i, j), scale)
         run(result.view(shape, (columns, 1), first), epilogue.part(shape, first), column_sums, forced)
@@ -214,7 +218,7 @@ class _Run:
         constants = epilogue.constants(problem.columns, result) | {
             "THREADS": threads(tile, device), "TILE_M": tile.m, "TILE_N": tile.n, "TILE_K": tile.k,
             "A_ALONG_M": int(left.swapped), "B_ALONG_K": int(right.swapped), "HAS_SUMS": int(column_sums is not None),
-            "A_VECTOR": left.can_read(a_unit, a_length), "B_VECTOR": right.can_read(b_unit, b_length),
+            "A_VECTOR": int(left.can_read(a_unit, a_length)), "B_VECTOR": int(right.can_read(b_unit, b_length)),
         }  # fmt: skip
         if tile.kernel == "matmul_tiled":
             constants |= {"GROUPS_M": tile.down, "GROUPS_N": tile.across}

@@ -142,6 +142,7 @@ def _norm_backward(
         weight=weight,
         mean=saved.mean,
         scale=saved.scale,
+        addend=None,
         dx=dx,
         parts=parts,
         rows=x.count,

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from alpha.backend_helios_addends import fold_additions
 from alpha.backend_helios_array import HeliosArray, Storage, contiguous_strides
 from alpha.backend_helios_device import BARRIER, Device, dispatch_command
 from alpha.backend_helios_memory import DeviceMemory, aligned
@@ -138,6 +139,7 @@ class RecordedProgram:
             start += aligned(each.nbytes)
         self._result, dispatches, planned = host.trace(lambda: self._program(*self._operands))
         dispatches, planned = forward_copies(dispatches, planned, self._result.storage)
+        dispatches = fold_additions(dispatches, planned, self._result.storage)
         rounds, scalar_runs = gather_scalars(host, arrange(dispatches, is_scalar), planned, self._result.storage)
         dispatches = [dispatch for each in rounds for dispatch in each]
         size, offsets = plan_arena(rounds, planned, self._result.storage)

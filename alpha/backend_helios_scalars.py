@@ -2,7 +2,7 @@
 
 A training step computes with a few dozen numbers that live on the device: gradient norm, clip factor, counters. As
 dispatches of their own they take longer to start than to run, and each waits for the one before it. Here they become
-the instructions of kernels/scalars.comp, which runs them in order. Knows nothing about what they are for.
+the instructions of kernels/scalars.comp, which runs them in rounds of their own. Knows nothing about what they are for.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from alpha.backend_helios_array import HeliosArray, Storage
-from alpha.backend_helios_plan import Argument, Dispatch, place_of
+from alpha.backend_helios_plan import Argument, Dispatch, arrange, place_of
 
 MOST_INSTRUCTIONS = 512
 """In one dispatch; with at most four slots each they fit the shared memory that every device has."""
 
-THREADS = 64
+THREADS = 256
 WHERE = 255
 """The instruction that is no operation of kernels/operations.glsl."""
 
@@ -101,7 +101,11 @@ class ScalarRun:
         self._slots: dict[tuple[int, int] | int, int] = {}  # by place, or by the bits of a number
         self._sources: dict[int, HeliosArray | int] = {}  # by slot: what is there before the first instruction
         self._results: dict[int, HeliosArray] = {}
-        self._instructions = [_INSTRUCTIONS[each.kernel.name](self, each) for each in dispatches]
+        self._instructions: list[tuple[int, int, int, int]] = []
+        for independent in arrange(dispatches):
+            instructions = [_INSTRUCTIONS[each.kernel.name](self, each) for each in independent]
+            codes, a, b, y = instructions[0]
+            self._instructions += [(codes, a, b | len(instructions) << 16, y), *instructions[1:]]
         self._targets = {slot: each for slot, each in self._results.items() if id(each.storage) not in private}
         groups = len(self._slots) + len(self._instructions)
         self._table = host.new((_GROUP_WORDS * groups + len(self._sources),), "i32")
@@ -145,7 +149,7 @@ class ScalarRun:
 
     # --- instructions -------------------------------------------------------------------------------------------------
 
-    def elementwise(self, dispatch: Dispatch) -> tuple[int, ...]:
+    def elementwise(self, dispatch: Dispatch) -> tuple[int, int, int, int]:
         constants = {name: int(value) for name, value in dispatch.constants.items()}
         codes = (
             constants["OPERATION"] | constants["INTEGER"] << 8
@@ -154,11 +158,11 @@ class ScalarRun:
         a, b = (self._operand(dispatch, name) for name in ("a", "b"))
         return codes, a, b, self._result(dispatch, "y")
 
-    def where(self, dispatch: Dispatch) -> tuple[int, ...]:
+    def where(self, dispatch: Dispatch) -> tuple[int, int, int, int]:
         condition, a, b = (self._operand(dispatch, name) for name in ("condition", "a", "b"))
         return WHERE, a, b, self._result(dispatch, "y") | condition << 16
 
-    def copy_into_if(self, dispatch: Dispatch) -> tuple[int, ...]:
+    def copy_into_if(self, dispatch: Dispatch) -> tuple[int, int, int, int]:
         condition, a, b = (self._operand(dispatch, name) for name in ("condition", "source", "target"))
         return WHERE, a, b, self._result(dispatch, "target") | condition << 16
 

@@ -19,6 +19,18 @@ SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a tile takes, in microseconds. `resident` workgroups share a multiprocessor; a step of k takes `alone` where
+    there is one, and `shared` for each where there are many, both for operands of 32 and of 16 bits; `ends` is what a
+    workgroup takes besides its steps."""
+
+    resident: int = 4
+    alone: tuple[float, float] = (0.5, 0.5)
+    shared: tuple[float, float] = (0.25, 0.25)
+    ends: float = 1.0
+
+
+@dataclass(frozen=True)
 class Tile:
     """What one workgroup computes: m x n results, k steps of the sum at a time.
 
@@ -35,6 +47,7 @@ class Tile:
     across: int
     stages: int = 1
     direct: bool = True
+    cost: Cost = Cost()
 
     @property
     def name(self) -> str:
@@ -59,7 +72,8 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Problem:
-    """A batch of products [rows, depth] x [depth, columns], with the bits of a stored element of each operand."""
+    """A batch of products [rows, depth] x [depth, columns], with the bits of a stored element of each operand, and
+    whether it can be read 16 bytes at a time."""
 
     batches: int
     rows: int
@@ -67,6 +81,8 @@ class Problem:
     depth: int
     a_bits: int = 32
     b_bits: int = 32
+    a_vectors: bool = True
+    b_vectors: bool = True
 
     @property
     def operations(self) -> float:
@@ -94,41 +110,43 @@ class Plan:
 _TILED, _MATRIX = "matmul_tiled", "matmul_matrix"
 
 TILED = (
-    Tile(_TILED, 128, 128, 8, 2, 2),
-    Tile(_TILED, 128, 128, 16, 2, 2),
-    Tile(_TILED, 128, 64, 16, 2, 1),
-    Tile(_TILED, 64, 64, 16, 1, 1),
-    Tile(_TILED, 64, 64, 16, 2, 2),
-    Tile(_TILED, 32, 64, 16, 1, 1),
-    Tile(_TILED, 32, 32, 32, 1, 1),
-    Tile(_TILED, 32, 32, 16, 1, 1),
+    Tile(_TILED, 128, 128, 8, 2, 2, cost=Cost(2, (1.5, 1.5), (0.544, 0.544), 0.00513)),
+    Tile(_TILED, 128, 128, 16, 2, 2, cost=Cost(2, (1.75, 1.75), (1.89, 1.89), 0.0)),
+    Tile(_TILED, 128, 64, 16, 2, 1, cost=Cost(4, (0.9, 0.9), (0.748, 0.748), 0.404)),
+    Tile(_TILED, 64, 64, 16, 1, 1, cost=Cost(6, (0.55, 0.55), (0.449, 0.449), 0.444)),
+    Tile(_TILED, 64, 64, 16, 2, 2, cost=Cost(6, (1.19, 1.19), (0.495, 0.495), 0.0382)),
+    Tile(_TILED, 32, 64, 16, 1, 1, cost=Cost(8, (0.303, 0.303), (0.259, 0.259), 1.02)),
+    Tile(_TILED, 32, 32, 32, 1, 1, cost=Cost(6, (0.355, 0.355), (0.253, 0.253), 2.03)),
+    Tile(_TILED, 32, 32, 16, 1, 1, cost=Cost(6, (0.255, 0.255), (0.138, 0.138), 1.48)),
 )
 MATRIX = (
-    Tile(_MATRIX, 128, 256, 32, 2, 4),
-    Tile(_MATRIX, 256, 128, 32, 4, 2),
-    Tile(_MATRIX, 128, 128, 32, 2, 4, 2),
-    Tile(_MATRIX, 128, 128, 32, 2, 2, 2),
-    Tile(_MATRIX, 128, 128, 64, 2, 4),
-    Tile(_MATRIX, 128, 64, 32, 2, 2, 2),
-    Tile(_MATRIX, 64, 128, 32, 2, 2, 2),
-    Tile(_MATRIX, 128, 64, 64, 2, 2),
-    Tile(_MATRIX, 64, 64, 32, 2, 2, 2),
-    Tile(_MATRIX, 64, 64, 64, 2, 2),
-    Tile(_MATRIX, 64, 64, 64, 2, 2, 2),
-    Tile(_MATRIX, 32, 64, 64, 2, 2, 2),
-    Tile(_MATRIX, 64, 32, 64, 2, 2, 2),
-    Tile(_MATRIX, 32, 64, 32, 2, 2, 2),
-    Tile(_MATRIX, 32, 32, 64, 2, 2, 2),
-    Tile(_MATRIX, 32, 32, 32, 2, 2, 2),
+    Tile(_MATRIX, 128, 256, 32, 2, 4, cost=Cost(1, (1.12, 0.91), (0.608, 0.113), 6.15)),
+    Tile(_MATRIX, 256, 128, 32, 4, 2, cost=Cost(1, (1.17, 0.901), (0.193, 0.114), 6.12)),
+    Tile(_MATRIX, 128, 128, 32, 2, 4, 2, cost=Cost(1, (0.82, 0.642), (0.445, 0.373), 3.05)),
+    Tile(_MATRIX, 128, 128, 32, 2, 2, 2, cost=Cost(1, (0.822, 0.664), (0.414, 0.131), 3.17)),
+    Tile(_MATRIX, 128, 128, 64, 2, 4, cost=Cost(1, (1.3, 1.04), (1.05, 0.18), 2.85)),
+    Tile(_MATRIX, 128, 64, 32, 2, 2, 2, cost=Cost(1, (0.567, 0.483), (0.169, 0.189), 1.57)),
+    Tile(_MATRIX, 64, 128, 32, 2, 2, 2, cost=Cost(1, (0.616, 0.537), (0.332, 0.206), 0.918)),
+    Tile(_MATRIX, 128, 64, 64, 2, 2, cost=Cost(1, (0.999, 0.728), (0.2, 0.429), 1.52)),
+    Tile(_MATRIX, 64, 64, 32, 2, 2, 2, cost=Cost(4, (0.186, 0.282), (0.281, 0.232), 0.808)),
+    Tile(_MATRIX, 64, 64, 64, 2, 2, cost=Cost(4, (0.591, 0.452), (0.475, 0.352), 0.727)),
+    Tile(_MATRIX, 64, 64, 64, 2, 2, 2, cost=Cost(2, (1.07, 0.819), (0.139, 0.0633), 0.5)),
+    Tile(_MATRIX, 32, 64, 64, 2, 2, 2, cost=Cost(2, (0.253, 0.253), (0.426, 0.346), 0.366)),
+    Tile(_MATRIX, 64, 32, 64, 2, 2, 2, cost=Cost(2, (0.621, 0.173), (0.2, 0.351), 0.657)),
+    Tile(_MATRIX, 32, 64, 32, 2, 2, 2, cost=Cost(3, (0.31, 0.289), (0.188, 0.156), 0.302)),
+    Tile(_MATRIX, 32, 32, 64, 2, 2, 2, cost=Cost(4, (0.389, 0.345), (0.244, 0.219), 0.328)),
+    Tile(_MATRIX, 32, 32, 32, 2, 2, 2, cost=Cost(4, (0.284, 0.292), (0.112, 0.117), 0.271)),
 )
 _CPU_TILES = {_TILED: (Tile(_TILED, 32, 32, 16, 1, 1),), _MATRIX: (Tile(_MATRIX, 32, 32, 16, 2, 2),)}
 """On a driver that computes on the processor one size is enough, and small ones are compiled sooner."""
 
-# Measured on an H200 with perf/helios_matmul.py.
-_DISPATCH_SECONDS = 1.5e-6
-_STEP_SECONDS = 0.6e-6
-_MEMORY_BYTES_A_SECOND = 2.5e12
-_UNIT_OPERATIONS_A_SECOND = {_TILED: 3.3e11, _MATRIX: 2.2e12}
+# Microseconds, measured on an H100 with perf/helios_matmul.py, as are the tiles' costs.
+_DISPATCH = 3.4
+_REDUCTION = 2.3
+_WRITTEN_RESULT = 2.2e-6
+_REDUCED_RESULT = 9.3e-7
+_SINGLE_READ = 3.2e-6
+_EDGES = 1.08  # as often, with tiles that are not all whole
 _CPU_UNITS = 2
 _GPU_UNITS = 132
 
@@ -192,18 +210,31 @@ def plan_of(tile: Tile, splits: int, problem: Problem) -> Plan:
 
 
 def estimate(plan: Plan, problem: Problem, device: Hardware) -> float:
-    """Seconds that a product should take."""
-    tile = plan.tile
-    groups = math.ceil(problem.rows / tile.m) * math.ceil(problem.columns / tile.n) * problem.batches * plan.splits
-    resident = max(1, min(256 // max(32, threads(tile, device)) * 2, 65536 // (tile.m * tile.n) or 1, 8))
-    waves = math.ceil(groups / (device.units * resident))
-    together = min(resident, math.ceil(groups / device.units))
-    work = together * 2 * tile.m * tile.n * tile.k / _UNIT_OPERATIONS_A_SECOND[tile.kernel]
-    seconds = _DISPATCH_SECONDS + waves * (plan.split_depth / tile.k + 1) * max(_STEP_SECONDS, work)
+    """Seconds that a product should take: those of the waves of workgroups, one after the other, and of memory.
+
+    A wave takes as long as the steps of its workgroups together, and those no less than one workgroup's steps alone.
+    """
+    tile, cost = plan.tile, plan.tile.cost
+    grid_rows, grid_columns = math.ceil(problem.rows / tile.m), math.ceil(problem.columns / tile.n)
+    halves = ((problem.a_bits == 16) + (problem.b_bits == 16)) / 2
+    edges = _EDGES if problem.rows % tile.m or problem.columns % tile.n else 1.0
+    alone, shared = (whole + (half - whole) * halves for whole, half in (cost.alone, cost.shared))
+
+    def wave(workgroups: int) -> float:
+        return edges * plan.split_depth / tile.k * max(alone, workgroups * shared) + cost.ends
+
+    groups = grid_rows * grid_columns * problem.batches * plan.splits
+    full, rest = divmod(math.ceil(groups / device.units), cost.resident)
+    microseconds = _DISPATCH + full * wave(cost.resident) + (wave(rest) if rest else 0.0)
+    results = problem.batches * problem.rows * problem.columns
+    microseconds += _WRITTEN_RESULT * results * plan.splits
+    if not problem.a_vectors:
+        microseconds += _SINGLE_READ * problem.batches * problem.depth * problem.rows * grid_columns
+    if not problem.b_vectors:
+        microseconds += _SINGLE_READ * problem.batches * problem.depth * problem.columns * grid_rows
     if plan.splits > 1:
-        moved = 4.0 * problem.batches * problem.rows * problem.columns * (2 * plan.splits + 1)
-        seconds += _DISPATCH_SECONDS + moved / _MEMORY_BYTES_A_SECOND
-    return seconds
+        microseconds += _REDUCTION + _REDUCED_RESULT * results * (plan.splits + 1)
+    return microseconds * 1e-6
 
 
 def candidates(problem: Problem, device: Hardware) -> Iterator[Plan]:

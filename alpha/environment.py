@@ -20,6 +20,30 @@ class Variable:
 
 
 VARIABLES = (
+    Variable(
+        "ALPHA_ADAPTIVE_MEM_STATS_POLL_EVERY",
+        8,
+        "Steps between two looks at how much of a GPU's memory is in use; metrics.jsonl gets the most that was seen.",
+        minimum=1,
+    ),
+    Variable(
+        "ALPHA_ADAPTIVE_SYNC_DEFERRED_THRESHOLD",
+        128,
+        "MiB on their way to a GPU, outside a recorded step, that may be collected before it is given them.",
+        minimum=1,
+    ),
+    Variable(
+        "ALPHA_ADAPTIVE_SYNC_MIN_INTERVAL",
+        1,
+        "Training steps that a GPU is given together, as soon as so many of ALPHA_STEPS_IN_FLIGHT are missing.",
+        minimum=1,
+    ),
+    Variable(
+        "ALPHA_ADAPTIVE_SYNC_PENDING_THRESHOLD",
+        256,
+        "Operations outside a recorded step that may be collected before a GPU is given them.",
+        minimum=1,
+    ),
     Variable("ALPHA_CALLBACK_YIELD_EVERY", 25, "Most steps between two refreshes of the progress display.", minimum=1),
     Variable(
         "ALPHA_CHECK",
@@ -36,6 +60,12 @@ VARIABLES = (
         "ALPHA_FAIL_ON_SMOKE_TEST",
         1,
         "0 goes on with a GPU whose results, tested at the start, are wrong, and marks the run's metrics.",
+    ),
+    Variable(
+        "ALPHA_GPU_METRICS_SAMPLE_EVERY",
+        75,
+        "Steps between two rows of metrics.jsonl that say how much of a GPU's memory is in use.",
+        minimum=1,
     ),
     Variable(
         "ALPHA_STEPS_IN_FLIGHT",

@@ -20,6 +20,7 @@ from alpha.errors import AlphaError
 from alpha.evaluation import evaluate_part
 from alpha.gpt import GPT
 from alpha.interrupt import StopRequest
+from alpha.memory_watch import MemoryWatch
 from alpha.optimizer_registry import make_optimizer
 from alpha.run import Run
 from alpha.sampler import Sampler
@@ -88,6 +89,7 @@ class Trainer:
         )
         self._sampler = Sampler(dataset.train.tokens, model.block, training.batch, training.seed, training.packed)
         self._threads = ThreadChoice(backend, training.threads)
+        self._memory = MemoryWatch(backend)
         self._prompts = _sample_prompts(training.domain, tokenizer)
         self.steps_done = 0
         self._under_way: deque[_StepUnderWay] = deque()
@@ -129,7 +131,9 @@ class Trainer:
             self._start_steps(1 if stop.requested else self.model.backend.steps_in_flight)
             row = self._finish_step()
             row |= self._evaluate_when_due()
+            self._memory.after_step()
             if self.steps_done % training.log_every == 0 or "valLoss" in row:
+                row |= self._memory.report()
                 run.add_metrics(row)
             self.display.step(row)
             self._note_acceptance(row)
@@ -162,7 +166,10 @@ class Trainer:
         return self.training.checkpoint_interval or self.training.eval_interval
 
     def _start_steps(self, most: int) -> None:
-        """Start steps until `most` are under way, but none after one at whose end the weights themselves are needed."""
+        """Start steps until `most` are under way, but none after one at whose end the weights themselves are needed,
+        and none before the backend's `steps_together` have room."""
+        if self._under_way and len(self._under_way) > most - self.model.backend.steps_together:
+            return
         intervals = (self.training.eval_interval, self.training.sample_interval, self._save_interval)
         while len(self._under_way) < most:
             started = self.steps_done + len(self._under_way)

@@ -6,6 +6,7 @@ somebody asks for the result. Knows nothing about where batches come from, nor a
 """
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -116,6 +117,7 @@ class TrainingStep:
         self._counters = {
             name: backend.zeros((1,), np.int32) for name in ("steps", "skipped_not_finite", "skipped_spike")
         }
+        self._accumulate_parts: Callable[[Array, Array], None]
         self._models: list[GPT] = []  # one for each part of a batch, see _divide_batch
         self._one = backend.from_numpy(np.ones(1, dtype))
         self._loss_scale = LossScale(backend, dtype) if training.dtype == "f16" else None
@@ -127,11 +129,9 @@ class TrainingStep:
             raise ValueError(f"tokens has shape {tokens.shape}, not [{self.training.accum_steps}, B, T + 1]")
         if not self._models:
             self._divide_batch(tokens.shape)
-        batch = self.backend.from_numpy(tokens.astype(np.int32, copy=False))
         # Where the backend is numpy: overflow is what the finite check is for, a warning would add nothing.
         with np.errstate(all="ignore"):
-            rate = self.backend.from_numpy(np.array([learning_rate], self._one.dtype))
-            return StepResult(self.backend, self._program(batch, rate))
+            return StepResult(self.backend, self._program(*self._operands(tokens, learning_rate)))
 
     def plan(self, batch: int) -> dict[str, int]:
         """Take the memory that steps on `batch` sequences need; returns the bytes that each use takes.
@@ -141,13 +141,18 @@ class TrainingStep:
         shape = (self.training.accum_steps, batch, self.model.config.block + 1)
         if not self._models:
             self._divide_batch(shape)
-        tokens = self.backend.from_numpy(np.zeros(shape, np.int32))
-        work = self.backend.plan(self._program, tokens, self.backend.from_numpy(np.zeros(1, self._one.dtype)))
+        work = self.backend.plan(self._program, *self._operands(np.zeros(shape, np.int32), 0.0))
         if not work:
             return {}
         weights = self.model.parameters.size * self._one.dtype.itemsize
         optimizer = sum(math.prod(each.shape) * each.dtype.itemsize for each in self.optimizer.state().values())
         return {"weights": weights, "gradients": weights, "optimizer": optimizer, "activations": work}
+
+    def _operands(self, tokens: npt.NDArray[np.integer[Any]], learning_rate: float) -> tuple[Array, Array, Array]:
+        """What the program takes: ids and targets [accumSteps, B, T], and the learning rate [1]."""
+        from_numpy, tokens = self.backend.from_numpy, tokens.astype(np.int32, copy=False)
+        rate = np.array([learning_rate], self._one.dtype)
+        return from_numpy(tokens[:, :, :-1]), from_numpy(tokens[:, :, 1:]), from_numpy(rate)
 
     def counters(self) -> dict[str, int]:
         """The number of steps run, and of those skipped for each reason; waits for the steps."""
@@ -161,10 +166,10 @@ class TrainingStep:
         """Take the state from arrays by name. Raises AlphaError, and changes nothing, when they are not of its form."""
         load_arrays(self.backend, self.state(), values)
 
-    def _step(self, tokens: Array, learning_rate: Array) -> Array:
+    def _step(self, ids: Array, targets: Array, learning_rate: Array) -> Array:
         """The program: loss, gradient norm, clipped and accepted as an array [4]."""
         backend, gradients = self.backend, self.model.parameters.gradients
-        loss = self._accumulate_gradients(tokens)
+        loss = self._accumulate_gradients(ids, targets)
         with self._phase("optimizer"):
             norm = backend.sqrt(backend.sum_of_squares(gradients))
             if self._loss_scale:
@@ -179,7 +184,7 @@ class TrainingStep:
             return backend.concatenate([loss, norm, *flags], 0)
 
     def _divide_batch(self, shape: tuple[int, ...]) -> None:
-        """Make what the parts of a batch of this shape need: tokens, losses, and models with gradients of their own.
+        """Make what the parts of a batch of this shape need: losses, and models with gradients of their own.
 
         The first part's model is the model itself.
         """
@@ -187,40 +192,45 @@ class TrainingStep:
         # Dropout draws by an element's place in the batch, so with it the batch stays whole.
         parts = 1 if self.model.config.dropout else backend.batch_parts(sequences, length - 1)
         self._models = [self.model, *(self.model.with_own_gradients() for _ in range(parts - 1))]
-        self._ids, self._targets = (
-            backend.shared_zeros((accum_steps, sequences, length - 1), np.int32) for _ in range(2)
-        )
         self._losses = [backend.shared_zeros((1,), self._one.dtype) for _ in range(parts)]
         self._loss_weight = backend.from_numpy(np.array(1.0 / (accum_steps * parts), self._one.dtype))
-        self._accumulate_parts = backend.side_by_side(self._accumulate_part, parts)
+        if parts == 1:
+            self._accumulate_parts = functools.partial(self._accumulate_part, 0)
+            return
+        shared_ids, shared_targets = (
+            backend.shared_zeros((accum_steps, sequences, length - 1), np.int32) for _ in range(2)
+        )
+        run = backend.side_by_side(lambda part: self._accumulate_part(part, shared_ids, shared_targets), parts)
 
-    def _accumulate_gradients(self, tokens: Array) -> Array:
+        def accumulate_parts(ids: Array, targets: Array) -> None:
+            backend.copy_into(shared_ids, ids)
+            backend.copy_into(shared_targets, targets)
+            run()
+
+        self._accumulate_parts = accumulate_parts
+
+    def _accumulate_gradients(self, ids: Array, targets: Array) -> Array:
         """Forward and backward pass of each part of each micro-batch; returns the mean loss, shape [1]."""
         backend = self.backend
-        length = tokens.shape[2] - 1
-        backend.copy_into(self._ids, backend.narrow(tokens, 2, 0, length))
-        backend.copy_into(self._targets, backend.narrow(tokens, 2, 1, length))
-        self._accumulate_parts()
+        self._accumulate_parts(ids, targets)
         for model, loss in zip(self._models[1:], self._losses[1:], strict=True):
             backend.add_into(self._losses[0], loss)
             backend.add_into(self.model.parameters.gradients, model.parameters.gradients)
         return self._losses[0]
 
-    def _accumulate_part(self, part: int) -> None:
-        """The loss and the gradients of one part of each micro-batch."""
-        backend, (micro_steps, B, _) = self.backend, self._ids.shape
+    def _accumulate_part(self, part: int, ids: Array, targets: Array) -> None:
+        """The loss and the gradients of one part of each micro-batch; ids and targets [accumSteps, B, T]."""
+        backend, (micro_steps, B, _) = self.backend, ids.shape
         model, total = self._models[part], self._losses[part]
         count = B // len(self._models)
         # Phases are timed in one part only: the others run beside it.
         phase = _untimed if part else self._phase
         model.parameters.clear_gradients()
         for micro_step in range(micro_steps):
-            ids, targets = (
-                self._sequences(tokens, micro_step, part * count, count) for tokens in (self._ids, self._targets)
-            )
+            inputs, wanted = (self._sequences(each, micro_step, part * count, count) for each in (ids, targets))
             with phase("forward"), Tape() as tape:
                 dropout = self._dropout_keys(micro_step)
-                loss = model.loss(ids, targets, dropout, checkpoint=self.training.checkpoint)
+                loss = model.loss(inputs, wanted, dropout, checkpoint=self.training.checkpoint)
             with phase("backward"):
                 tape.backward(loss, self._loss_gradient())
             weighted = backend.multiply(loss.data, self._loss_weight)

@@ -1,7 +1,8 @@
 // y[i, :] = table[ids[i], :].
 //
 // table: rows of `width` units, `stride` units apart, `rows` of them; ids: `count`; y: [count, width]. A unit, T, is four
-// elements or one; only its size matters. An id out of range takes the nearest row. numpy: table[ids]
+// elements or one; only its size matters. An id out of range takes the nearest row. Where there is an addend, of
+// `addend_units` float32 units and repeated as often as y needs it, it is added. numpy: table[ids] + addend
 
 #version 460
 #include "common.glsl"
@@ -13,6 +14,12 @@ void main() {
     for (uint place = gl_GlobalInvocationID.x; place < total; place += GRID_THREADS) {
         uint i = place / width;
         uint row = uint(clamp(ids.at[i], 0, int(rows) - 1));
-        y.at[place] = table.at[row * stride + (place - i * width)];
+        JOIN(T, _value) value = table.at[row * stride + (place - i * width)];
+#if ADDEND
+        if (uint64_t(addend) != 0) {
+            value = floatBitsToUint(uintBitsToFloat(value) + uintBitsToFloat(addend.at[place % addend_units]));
+        }
+#endif
+        y.at[place] = value;
     }
 }

@@ -1,9 +1,10 @@
 // The gradient of norm.comp, for normalized = (x - mean) * scale and dn = dy * weight:
 //     dx = (dn - mean(dn) - normalized * mean(dn * normalized)) * scale, without mean(dn) if CENTERED = 0
+// to which `addend` is added where there is one;
 //     dweight = sum over rows of dy * normalized;  dbias = sum over rows of dy
 //
-// x, dy [rows, WIDTH], strided (see rows.glsl); weight [WIDTH]; mean, scale [rows]; dx [rows, WIDTH]. Each workgroup
-// sums over its own rows only: parts [workgroups, SUMS * WIDTH] holds dweight and, with SUMS = 2, dbias behind it;
+// x, dy [rows, WIDTH], strided (see rows.glsl); weight [WIDTH]; mean, scale [rows]; dx, addend [rows, WIDTH]. Each
+// workgroup sums over its own rows only: parts [workgroups, SUMS * WIDTH] holds dweight and, with SUMS = 2, dbias behind it;
 // column_sums.comp adds the workgroups up.
 //
 // numpy: n = (x - m) * s; d = dy * weight
@@ -73,7 +74,10 @@ void main() {
         [[unroll]] for (uint k = 0; k < COUNT; ++k) {
             uint column = (k * LANES + lane) * VECTOR;
             if (live && column < WIDTH) {
-                store_T(dx, row * WIDTH + column, (dn[k] - sums.x - normalized[k] * sums.y) * factor);
+                // As if the sum were a kernel of its own: no product is rounded together with it.
+                precise vec4 value = (dn[k] - sums.x - normalized[k] * sums.y) * factor;
+                if (uint64_t(addend) != 0) value += load_T(addend, row * WIDTH + column);
+                store_T(dx, row * WIDTH + column, value);
             }
         }
     }

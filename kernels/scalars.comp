@@ -1,11 +1,13 @@
-// Elementwise operations on single numbers, one after the other: what would be a chain of dispatches with one element.
+// Elementwise operations on single numbers: what would be a chain of dispatches with one element.
 //
 // table, in groups of four words: for each of `slots` slots, the address it is loaded from before the first instruction
 // and the address it is stored at after the last one, 0 for none; then `instructions` instructions:
-//     operation | integer << 8 | element of a << 12 | of b << 16 | of the result << 20;  slot of a;  slot of b;
-//     slot of the result | slot of the condition << 16
-// with operations as in operations.glsl and WHERE, which takes a where the condition is true and else b. A slot holds 32
-// bits of any element type. SLOTS and INSTRUCTIONS are at least as many as there are.
+//     operation | integer << 8 | element of a << 12 | of b << 16 | of the result << 20;  slot of a;
+//     slot of b | instructions of the round << 16;  slot of the result | slot of the condition << 16
+// They come in rounds, each of as many as its first one says, which need nothing of each other: every subgroup does one at
+// a time, so that different operations do not wait for each other. Operations are those of operations.glsl, and WHERE,
+// which takes a where the condition is true and else b. A slot holds 32 bits of any element type. SLOTS and INSTRUCTIONS
+// are at least as many as there are.
 //
 // numpy: add(a, b), where(condition, a, b) ... for arrays of size 1
 
@@ -27,7 +29,7 @@ u32_buffer at_address(uvec2 address) {
 
 uint result_of(uvec4 instruction) {
     uint codes = instruction.x, operation = codes & 0xffu;
-    uint a = slot_bits[instruction.y], b = slot_bits[instruction.z];
+    uint a = slot_bits[instruction.y], b = slot_bits[instruction.z & 0xffffu];
     if (operation == WHERE) return slot_bits[instruction.w >> 16] != 0 ? a : b;
     bool integer = (codes >> 8 & 1u) != 0;
     // Of four equal results, the compiler keeps one.
@@ -44,12 +46,15 @@ void main() {
         program[i] = groups.at[slots + i];
     }
     barrier();
-    if (gl_LocalInvocationID.x == 0) {
-        [[dont_unroll]] for (uint i = 0; i < instructions; ++i) {
-            slot_bits[program[i].w & 0xffffu] = result_of(program[i]);
+    uint begin = 0;
+    while (begin < instructions) {
+        uint end = begin + (program[begin].z >> 16);
+        for (uint i = begin + gl_SubgroupID; i < end; i += gl_NumSubgroups) {
+            if (subgroupElect()) slot_bits[program[i].w & 0xffffu] = result_of(program[i]);
         }
+        barrier();
+        begin = end;
     }
-    barrier();
     for (uint i = gl_LocalInvocationID.x; i < slots; i += THREADS) {
         uvec2 target = groups.at[i].zw;
         if (target != uvec2(0)) at_address(target).at[0] = slot_bits[i];

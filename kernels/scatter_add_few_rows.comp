@@ -2,7 +2,7 @@
 // workgroup, which makes one row v, looks through all of them. As scatter_add_rows.comp, without sorting first.
 //
 // ids: `count`, at most MOST; x: rows of `width` units of T, four elements or one; y: [rows, width]. An id out of range goes
-// to the nearest row. COLUMNS invocations take neighbouring units, and THREADS / COLUMNS of these groups share out the rows
+// to the nearest row. Where there is an addend [rows, width], it is added to y; it may be y. COLUMNS invocations take neighbouring units, and THREADS / COLUMNS of these groups share out the rows
 // that are summed. numpy: add.at(y, ids, x)
 
 #version 460
@@ -66,7 +66,8 @@ void main() {
         barrier();
         if (thread < COLUMNS && column < width) {
             for (uint other = thread + COLUMNS; other < THREADS; other += COLUMNS) sum += parts[other];
-            y.at[gl_WorkGroupID.x * width + column] = sum;
+            uint place = gl_WorkGroupID.x * width + column;
+            y.at[place] = uint64_t(addend) != 0 ? addend.at[place] + sum : sum;
         }
         barrier();
     }

@@ -1,7 +1,7 @@
 // y[v, :] = the sum of the rows x[i, :] whose id is v, in the order in which they stand.
 //
 // x: rows of `width` units of T, four elements or one; sorted, starts: the rows by id, as sort_place.comp and
-// sort_bounds.comp make them; y: [rows, width]. A workgroup makes one row: COLUMNS invocations take neighbouring units, and
+// sort_bounds.comp make them; y: [rows, width]. Where there is an addend [rows, width], it is added to y; it may be y. A workgroup makes one row: COLUMNS invocations take neighbouring units, and
 // THREADS / COLUMNS of these groups share out the rows that are summed. numpy: add.at(y, ids, x)
 
 #version 460
@@ -44,7 +44,10 @@ void main() {
                 }
                 barrier();
             }
-            if (thread < COLUMNS && column < width) y.at[v * width + column] = sum;
+            if (thread < COLUMNS && column < width) {
+                uint place = v * width + column;
+                y.at[place] = uint64_t(addend) != 0 ? addend.at[place] + sum : sum;
+            }
         }
     }
 }

@@ -106,8 +106,8 @@ typedef struct device_functions {
     DEVICE_FUNCTIONS(DECLARE_FUNCTION)
 } device_functions;
 
-/* Opens the loader and makes an instance; with a log, validation layers report to it, and it must outlive the instance.
- * On failure nothing is left to destroy. */
+/* Opens the loader and gets an instance: that of the process, or, with a log, one of its own whose validation layers report
+ * to the log, which must outlive it. On failure nothing is left to destroy. */
 int create_instance(instance *made, message_log *log);
 void destroy_instance(instance *made);
 

@@ -99,14 +99,18 @@ static int load_instance_functions(instance *made) {
     return HELIOS_OK;
 }
 
-int create_instance(instance *made, message_log *log) {
+static void destroy(instance *made) {
+    if (made->messenger != VK_NULL_HANDLE) made->DestroyDebugUtilsMessengerEXT(made->handle, made->messenger, NULL);
+    if (made->handle != NULL && made->DestroyInstance != NULL) made->DestroyInstance(made->handle, NULL);
     *made = (instance){0};
-    int code = open_loader();
-    if (code != HELIOS_OK) return code;
+}
+
+static int create(instance *made, message_log *log) {
+    *made = (instance){0};
     PFN_vkEnumerateInstanceVersion get_version = GLOBAL_FUNCTION(EnumerateInstanceVersion);
-    PFN_vkCreateInstance create = GLOBAL_FUNCTION(CreateInstance);
+    PFN_vkCreateInstance create_function = GLOBAL_FUNCTION(CreateInstance);
     uint32_t version = VK_API_VERSION_1_0;
-    if (create == NULL || (get_version != NULL && get_version(&version) != VK_SUCCESS) || version < VK_API_VERSION_1_3)
+    if (create_function == NULL || (get_version != NULL && get_version(&version) != VK_SUCCESS) || version < VK_API_VERSION_1_3)
         return fail(HELIOS_UNSUPPORTED, "The Vulkan loader is of version %u.%u; Helios needs 1.3 or newer.",
                     VK_API_VERSION_MAJOR(version), VK_API_VERSION_MINOR(version));
     made->validation_version = log ? validation_layer_version() : 0;
@@ -139,12 +143,12 @@ int create_instance(instance *made, message_log *log) {
         .enabledExtensionCount = log ? COUNT(extensions) : 0,
         .ppEnabledExtensionNames = extensions,
     };
-    VkResult result = create(&info, NULL, &made->handle);
+    VkResult result = create_function(&info, NULL, &made->handle);
     if (result == VK_ERROR_INCOMPATIBLE_DRIVER)
         return fail(HELIOS_NO_DEVICE, "There is a Vulkan loader, but no driver: vkCreateInstance returned "
                                       "VK_ERROR_INCOMPATIBLE_DRIVER.");
     if (result != VK_SUCCESS) return fail_vulkan("vkCreateInstance", result, "vulkaninfo may show more.");
-    code = load_instance_functions(made);
+    int code = load_instance_functions(made);
     if (code == HELIOS_OK && log != NULL) {
         messenger.pNext = NULL;
         result = made->CreateDebugUtilsMessengerEXT == NULL
@@ -153,14 +157,35 @@ int create_instance(instance *made, message_log *log) {
         if (result != VK_SUCCESS)
             code = fail_vulkan("vkCreateDebugUtilsMessengerEXT", result, "do without validation.");
     }
-    if (code != HELIOS_OK) destroy_instance(made);
+    if (code != HELIOS_OK) destroy(made);
     return code;
 }
 
-void destroy_instance(instance *made) {
-    if (made->messenger != VK_NULL_HANDLE) made->DestroyDebugUtilsMessengerEXT(made->handle, made->messenger, NULL);
-    if (made->handle != NULL && made->DestroyInstance != NULL) made->DestroyInstance(made->handle, NULL);
+/* What uses Vulkan without validation shares one instance, and it is never destroyed. With the last instance the loader
+ * closes the drivers, and not every driver can be opened again and again: that of NVIDIA answers
+ * VK_ERROR_INCOMPATIBLE_DRIVER to instances of a process that has made and destroyed a few dozen of them. */
+static instance shared;
+
+int create_instance(instance *made, message_log *log) {
     *made = (instance){0};
+    int code = open_loader();
+    if (code != HELIOS_OK) return code;
+    pthread_mutex_lock(&loader_lock);
+    if (shared.handle == NULL) {
+        instance first;
+        code = create(&first, NULL);
+        if (code == HELIOS_OK) shared = first;
+    }
+    if (code == HELIOS_OK) *made = shared;
+    pthread_mutex_unlock(&loader_lock);
+    return code == HELIOS_OK && log != NULL ? create(made, log) : code;
+}
+
+void destroy_instance(instance *made) {
+    if (made->handle == shared.handle)
+        *made = (instance){0};
+    else
+        destroy(made);
 }
 
 int list_physical_devices(const instance *from, VkPhysicalDevice **devices, uint32_t *count) {

@@ -84,6 +84,7 @@ static int allocate_memory(helios_device *device, uint32_t kind, const VkMemoryR
         .flags = VK_MEMORY_ALLOCATE_DEVICE_ADDRESS_BIT,
     };
     VkResult result = VK_ERROR_OUT_OF_DEVICE_MEMORY;
+    VkDeviceSize largest = 0;
     for (uint32_t i = 0; i < count && result == VK_ERROR_OUT_OF_DEVICE_MEMORY; i++) {
         const VkMemoryAllocateInfo info = {
             .sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO,
@@ -92,10 +93,15 @@ static int allocate_memory(helios_device *device, uint32_t kind, const VkMemoryR
             .memoryTypeIndex = types[i],
         };
         memory->heap = device->probe.memory.memoryTypes[types[i]].heapIndex;
-        if (needs->size > device->probe.memory.memoryHeaps[memory->heap].size) continue; /* Vulkan forbids to ask */
+        const VkDeviceSize size = device->probe.memory.memoryHeaps[memory->heap].size;
+        if (size > largest) largest = size;
+        if (needs->size > size) continue; /* Vulkan forbids to ask */
         result = device->vk.AllocateMemory(device->handle, &info, NULL, &memory->memory);
     }
     if (count == 0) return fail(HELIOS_UNSUPPORTED, "The device has no memory of kind %u.", kind);
+    if (needs->size > largest)
+        return fail(HELIOS_OUT_OF_DEVICE_MEMORY, "%llu bytes are more than this device has, %llu.",
+                    (unsigned long long)needs->size, (unsigned long long)largest);
     if (result != VK_SUCCESS) {
         uint64_t budget, usage;
         ask_usage(device, &budget, &usage);

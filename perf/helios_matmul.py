@@ -1,10 +1,12 @@
 """Times matrix products on a Vulkan device: every tile and number of parts that the backend could choose.
 
-    python perf/helios_matmul.py [--precision f16] [--bits 32,16] [--device N] [--json FILE] [--quick] [SET ...]
+    python perf/helios_matmul.py [--precision f16] [--bits 32,16] [--sums] [--device N] [--json FILE] [--quick]
+                                 [SET ...]
 
 A SET is quickstart, chars10m, gpt2-124m or square, or a product as ROWSxCOLUMNSxDEPTH followed by nn, nt or tn: whether
 the left and the right operand are transposed (nn forward, nt the gradient of the input, tn that of the weight). Without
-any, all sets. --bits is how operands are stored. --quick times only the plan that the backend chooses.
+any, all sets. --bits is how operands are stored. With --sums products that can (nn, tn) also add up the columns of the
+right operand. --quick times only the plan that the backend chooses.
 
 A time is that of one product in a chain of them with barriers between, the reduction of split sums included: wall time
 of a long chain less that of a short one, of each the lowest of several. Every candidate's result is compared with
@@ -102,6 +104,7 @@ class Laboratory:
         groups: Any,
         constants: dict[str, int],
         operations: float = 0.0,
+        /,
         **arguments: Argument,
     ) -> None:
         extent = (groups, 1, 1) if isinstance(groups, int) else groups
@@ -175,10 +178,19 @@ class Measurement:
     candidates: list[dict[str, Any]]
 
 
+def problem_of(rows: int, columns: int, depth: int, layout: str, bits: int) -> Problem:
+    """The problem of a product whose operands lie so, without gaps."""
+    a_line, b_line = rows if layout[0] == "t" else depth, depth if layout[1] == "t" else columns
+    vectors = [each % (128 // bits) == 0 for each in (a_line, b_line)]
+    return Problem(1, rows, columns, depth, bits, bits, *vectors)
+
+
 class Bench:
     """One product on one device."""
 
-    def __init__(self, laboratory: Laboratory, shape: tuple[int, int, int, str], bits: int, tries: int) -> None:
+    def __init__(
+        self, laboratory: Laboratory, shape: tuple[int, int, int, str], bits: int, tries: int, sums: bool
+    ) -> None:
         self.laboratory = laboratory
         self.shape = shape
         self.bits = bits
@@ -189,13 +201,14 @@ class Bench:
         self.a, a_values = self._operand(pool, (rows, depth), layout[0] == "t", element)
         self.b, b_values = self._operand(pool[::-1].copy(), (depth, columns), layout[1] == "t", element)
         self.c = laboratory.new((rows, columns), "f32")
+        self.sums = laboratory.new((columns,), "f32") if sums and layout[1] == "n" else None
         random = np.random.default_rng(2)
         self.at = random.integers(rows, size=CHECKED), random.integers(columns, size=CHECKED)
         left, right = a_values[self.at[0]], b_values[:, self.at[1]]
         if laboratory.precision != "f32":
             left, right = (as_float(stored(each, laboratory.precision), laboratory.precision) for each in (left, right))
         self.expected = np.einsum("ik,ki->i", left.astype(np.float64), right.astype(np.float64))
-        # Matrix units may cut a sum off, not round it, when they have added 16 products to it: the errors of as many
+        # Matrix units may cut a sum off, not round it, whenever they have added 16 products: the errors of as many
         # steps add up, each at most the last place of a sum that grows with the root of the depth.
         self.tolerance = 2.0**-23 * (depth / 16 + 64) * np.sqrt(depth)
 
@@ -209,12 +222,11 @@ class Bench:
         return array.view(shape, array.strides[::-1]), values.T
 
     def problem(self) -> Problem:
-        rows, columns, depth, _ = self.shape
-        return Problem(1, rows, columns, depth, 8 * self.a.itemsize, 8 * self.b.itemsize)
+        return problem_of(*self.shape, 8 * self.a.itemsize)
 
     def dispatches(self, plan: Plan) -> list[Dispatch]:
         """The dispatches of the product; its sums are kept apart from those of others."""
-        product(self.laboratory, self.a, self.b, self.c, forced=plan)  # type: ignore[arg-type]
+        product(self.laboratory, self.a, self.b, self.c, forced=plan, column_sums=self.sums)  # type: ignore[arg-type]
         made, self.laboratory.dispatches = self.laboratory.dispatches, []
         return made
 
@@ -251,7 +263,7 @@ class Bench:
         laboratory = Laboratory.__new__(Laboratory)
         laboratory.__dict__.update(self.laboratory.__dict__, dispatches=[])
         laboratory.new = lambda shape, element: HeliosArray(Storage(1, 0), shape, contiguous_strides(shape), element)  # type: ignore[method-assign]
-        product(laboratory, self.a, self.b, self.c, forced=plan)  # type: ignore[arg-type]
+        product(laboratory, self.a, self.b, self.c, forced=plan, column_sums=self.sums)  # type: ignore[arg-type]
 
 
 def lines(measurement: Measurement) -> Iterator[str]:
@@ -290,6 +302,7 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", metavar="SET")
     parser.add_argument("--precision", default="f16", choices=["f32", "f16", "bf16"])
     parser.add_argument("--bits", default="32,16")
+    parser.add_argument("--sums", action="store_true")
     parser.add_argument("--device", type=int, default=0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true")
@@ -303,7 +316,7 @@ def main() -> None:
     measurements = []
     for shape in shapes_of(arguments.sets):
         for each in bits:
-            bench = Bench(laboratory, shape, each, arguments.tries)
+            bench = Bench(laboratory, shape, each, arguments.tries, arguments.sums)
             problem = bench.problem()
             plans = [choose(problem, device)] if arguments.quick else list(candidates(problem, device))
             measurements.append(bench.measure(plans))

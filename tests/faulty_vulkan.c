@@ -1,6 +1,6 @@
 /* A Vulkan loader that fails when it is told to: the one that REAL_VULKAN names, but the function that the environment
- * variable VULKAN_FAULT names returns the VkResult behind its colon, as in "vkAllocateMemory:-2". It also remembers what
- * pipeline caches and buffers are made from. */
+ * variable VULKAN_FAULT names returns the VkResult behind its colon, as in "vkAllocateMemory:-2". It also counts
+ * instances, and remembers what pipeline caches and buffers are made from. */
 #define VK_NO_PROTOTYPES
 #include "vulkan/vulkan_core.h"
 
@@ -36,8 +36,6 @@ CREATE(CommandPool, VkCommandPool)
 CREATE(PipelineLayout, VkPipelineLayout)
 CREATE(ShaderModule, VkShaderModule)
 CREATE(QueryPool, VkQueryPool)
-FAULTY(CreateInstance, (const VkInstanceCreateInfo *info, const VkAllocationCallbacks *none, VkInstance *made),
-       (info, none, made))
 FAULTY(EnumeratePhysicalDevices, (VkInstance instance, uint32_t *count, VkPhysicalDevice *devices),
        (instance, count, devices))
 FAULTY(EnumerateDeviceExtensionProperties,
@@ -72,6 +70,17 @@ FAULTY(GetQueryPoolResults,
        (VkDevice device, VkQueryPool pool, uint32_t first, uint32_t count, size_t size, void *data, VkDeviceSize stride,
         VkQueryResultFlags flags),
        (device, pool, first, count, size, data, stride, flags))
+
+size_t instances_made;
+
+static PFN_vkCreateInstance real_CreateInstance;
+static VkResult VKAPI_CALL faulty_CreateInstance(const VkInstanceCreateInfo *info, const VkAllocationCallbacks *none,
+                                                 VkInstance *made) {
+    VkResult result = fault("vkCreateInstance");
+    if (result == VK_SUCCESS) result = real_CreateInstance(info, none, made);
+    instances_made += result == VK_SUCCESS;
+    return result;
+}
 
 size_t initial_bytes; /* that the last pipeline cache was made from */
 

@@ -229,7 +229,8 @@ def test_env_prints_every_variable_and_warns_of_misspelt_ones(
     monkeypatch.setenv("ALPHA_DEBUGG", "1")
     assert main(["env"]) == 0
     printed = capsys.readouterr()
-    rows = {line.split()[0]: line.split()[1:3] for line in printed.out.splitlines() if line.startswith("ALPHA_")}
+    # The lines of a row after its first begin in the column of the meanings.
+    rows = {line.split()[0]: line.split()[1:3] for line in printed.out.splitlines()[1:] if not line.startswith(" ")}
     assert rows.keys() == {variable.name for variable in environment.VARIABLES}
     assert rows["ALPHA_CALLBACK_YIELD_EVERY"] == ["7", "25"]
     assert printed.err == (

@@ -286,10 +286,10 @@ def test_memory_that_is_freed_while_in_use_lives_as_long_as_that(device: Device)
 
 
 def test_more_memory_than_there_is_is_refused(device: Device) -> None:
-    with pytest.raises(OutOfDeviceMemory, match=r"\d+ bytes"):
-        device.allocate(device.info.memory_bytes * 4)
-    with pytest.raises(OutOfDeviceMemory, match=r"\d+ bytes"):
-        device.allocate(1 << 62)
+    # Which limit is met first, that of a buffer or that of a heap, differs from device to device.
+    for size in (device.info.memory_bytes * 4, 1 << 62):
+        with pytest.raises(OutOfDeviceMemory, match=r"^\d+ bytes are more than this device has"):
+            device.allocate(size)
     assert device.wait(device.submit(device.create_program(command(pipeline_of(device), *[mapped(device)] * 2, 1.0))))
 
 

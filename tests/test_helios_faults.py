@@ -130,6 +130,18 @@ use(path)
     assert (tmp_path / "pipelines").read_bytes().startswith(b"HELIOS1\0")
 
 
+def test_one_instance_serves_a_process(run: Run) -> None:
+    script = """
+import ctypes
+made = ctypes.c_size_t.in_dll(ctypes.CDLL("libvulkan.so.1"), "instances_made")
+for _ in range(3):
+    list_devices()
+    use()
+print(made.value)
+"""
+    assert run(script) == "1\n"
+
+
 def test_damaged_and_foreign_files_of_pipelines_do_not_reach_the_driver(run: Run, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     script = f"""

@@ -146,6 +146,27 @@ def test_steps_that_are_started_before_earlier_ones_are_read_change_nothing(
     assert steps_saved(one) == steps_saved(three)
 
 
+@pytest.mark.parametrize(
+    ("together", "counts"), [(1, [3, 3, 3, 3, 3, 2, 1]), (2, [3, 2, 3, 2, 3, 2, 1]), (9, [3, 2, 1, 3, 2, 1, 1])]
+)
+def test_steps_are_started_together(
+    together: int, counts: list[int], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = train(corpus, tmp_path / "one", iters=7, eval_interval=0)
+    monkeypatch.setattr(CpuRef, "steps_in_flight", 3)
+    monkeypatch.setattr(CpuRef, "steps_together", together)
+    seen: list[int] = []
+    finish = Trainer._finish_step
+
+    def counted(trainer: Trainer) -> dict[str, Any]:
+        seen.append(len(trainer._under_way))
+        return finish(trainer)
+
+    monkeypatch.setattr(Trainer, "_finish_step", counted)
+    assert bits_of(train(corpus, tmp_path / "several", iters=7, eval_interval=0)) == bits_of(one)
+    assert seen == counts
+
+
 def test_a_stop_finishes_the_steps_under_way(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CpuRef, "steps_in_flight", 3)
     whole = train(corpus, tmp_path / "whole", iters=9, eval_interval=0)
@@ -566,6 +587,18 @@ def test_rows_of_metrics(corpus: Path, tmp_path: Path) -> None:
     assert [row["step"] for row in rows if "valLoss" in row] == [3, 6, 7]
     assert rows[-1]["elapsed_ms"] == pytest.approx(sum(row["ms_per_iter"] for row in rows), abs=0.5)
     assert newest(folder).state["elapsedMs"] == pytest.approx(rows[-1]["elapsed_ms"], abs=0.1)
+
+
+def test_rows_of_metrics_say_now_and_then_how_much_memory_is_in_use(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALPHA_GPU_METRICS_SAMPLE_EVERY", "3")
+    monkeypatch.setattr(CpuRef, "memory_in_use", lambda self: (7, 9))
+    memory = {"gpuMemory": 7, "gpuMemoryPeak": 7, "gpuMemoryBudget": 9}
+    rows = rows_of(train(corpus, tmp_path / "run", iters=9, log_every=2, eval_interval=0))
+    assert {row["step"]: {key: row[key] for key in memory} for row in rows if "gpuMemory" in row} == {
+        2: memory, 6: memory,
+    }  # fmt: skip
 
 
 def test_elapsed_time_goes_on_after_a_resume(corpus: Path, tmp_path: Path) -> None:
