@@ -197,6 +197,11 @@ class DeviceMemory:
         assert release is not None
         self._returns.append((value, release))
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is something that `collect` will take back."""
+        return bool(self._returns)
+
     def collect(self, completed: int) -> None:
         """Take back what the device has finished with."""
         while self._returns and self._returns[0][0] <= completed:

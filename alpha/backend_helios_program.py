@@ -104,6 +104,7 @@ class RecordedProgram:
         self._operands: list[HeliosArray] = []
         self._slots: list[_Slot] = []
         self._plan: MemoryPlan | None = None
+        self._forms: list[tuple[tuple[int, ...], str]] = []  # shape and element of each operand
 
     def __call__(self, *operands: HeliosArray) -> HeliosArray:
         self.prepare(*operands)
@@ -122,7 +123,7 @@ class RecordedProgram:
         """Trace the program and take its memory, unless that has been done. Raises OutOfDeviceMemory."""
         if self._plan is None:
             self._plan = self._record(operands)
-        if [(each.shape, each.element) for each in operands] != [(each.shape, each.element) for each in self._operands]:
+        if [(each.shape, each.element) for each in operands] != self._forms:
             raise ValueError("a recorded program takes operands of the same shapes and dtypes each time")
         return self._plan
 
@@ -137,6 +138,7 @@ class RecordedProgram:
             offset = start // each.itemsize
             self._operands.append(HeliosArray(inputs, each.shape, contiguous_strides(each.shape), each.element, offset))
             start += aligned(each.nbytes)
+        self._forms = [(each.shape, each.element) for each in operands]
         self._result, dispatches, planned = host.trace(lambda: self._program(*self._operands))
         dispatches, planned = forward_copies(dispatches, planned, self._result.storage)
         dispatches = fold_additions(dispatches, planned, self._result.storage)
