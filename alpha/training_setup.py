@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alpha import backends, checkpoint, corpus, dataset, files, planning, tokenizer_registry
+from alpha.backend import Backend
 from alpha.checkpoint import OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.dataset import Dataset
@@ -45,7 +46,8 @@ def new_run(model: ModelConfig, training: TrainingConfig, display: Display) -> t
         raise AlphaError(
             f"The folder {folder} has a run; continue it with --resume={folder} or choose another --runDir."
         )
-    trainer = _trainer(model, training, _tokenizer(training, display), display)
+    backend = backends.create(training.backend, training.device, training.dtype)
+    trainer = _trainer(model, training, _tokenizer(training, display), backend, display)
     return Run.create(model, training, folder), trainer
 
 
@@ -66,7 +68,8 @@ def resumed_run(given: Mapping[str, Any], display: Display) -> tuple[Run, Traine
         saved = checkpoint.load(path)
         training = _extended(saved, {name: value for name, value in given.items() if name != "resume"})
         tokenizer = tokenizer_registry.from_mapping(saved.tokenizer, str(path))
-        trainer = _trainer(resolve_model(saved.model), training, tokenizer, display, saved)
+        backend = backends.create(training.backend, training.device, training.dtype)
+        trainer = _trainer(resolve_model(saved.model), training, tokenizer, backend, display, saved)
         run.configure(saved.model, training)
         run.rewind(saved.step)
         display.message(f"Resuming {run.folder} after step {saved.step} of {training.iters}.")
@@ -110,11 +113,11 @@ def _trainer(
     model: ModelConfig,
     training: TrainingConfig,
     tokenizer: Tokenizer,
+    backend: Backend,
     display: Display,
     saved: Checkpoint | None = None,
 ) -> Trainer:
     """Prepare the data, say how large everything is, and only then take the memory for it."""
-    backend = backends.create(training.backend, training.device, training.dtype)
     data = _dataset(training, tokenizer, model.block, display)
     specs = parameter_specs(model, tokenizer.vocab_size)
     if saved is not None:
