@@ -23,7 +23,7 @@ Values = npt.NDArray[np.float32]
 
 LAPTOP = Hardware(32, 49152, 1024, (16, 16, 16), 132)
 WITHOUT_MATRIX_UNITS = dataclasses.replace(LAPTOP, fragment=None)
-TOLERANCE = 4e-6
+TOLERANCE = 2e-6
 
 
 def normal(*shape: int) -> Values:
