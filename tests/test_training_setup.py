@@ -138,6 +138,14 @@ def test_a_contradictory_model_is_refused_before_the_data_is_read(tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
+def test_a_backend_that_cannot_be_had_is_refused_before_anything_is_built(corpus: Path, tmp_path: Path) -> None:
+    display = RecordingDisplay()
+    with pytest.raises(UsageError, match="--device=3 chooses a Vulkan device"):
+        begin(corpus, tmp_path / "run", display, device=3)
+    assert display.messages == []
+    assert not (tmp_path / "run").exists()
+
+
 def test_too_little_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AlphaError, match="needs 17; use a smaller --block or more data"):
         train(write_corpus(tmp_path, "Short."), tmp_path / "run")

@@ -1,0 +1,25 @@
+"""How dispatches reach the device: what was only needed for a while comes back, and replays use their slots again."""
+
+import numpy as np
+from helios_device import helios
+
+
+def test_programs_and_uploads_come_back_when_the_device_is_done_with_them() -> None:
+    backend = helios()
+    for number in range(30):
+        doubled = backend.add(backend.from_numpy(np.full(7, number, np.float32)), float(number))
+        assert backend.to_numpy(doubled).tolist() == [2.0 * number] * 7
+    assert len(backend._running) <= 3
+    assert len(backend.memory._returns) <= 3
+
+
+def test_replays_use_the_same_slots_while_their_results_are_let_go() -> None:
+    backend = helios()
+    program = backend.record(lambda x: backend.multiply(x, 3.0))
+    for number in range(20):
+        result = program(backend.from_numpy(np.full(5, number, np.float32)))
+        assert backend.to_numpy(result).tolist() == [3.0 * number] * 5
+    assert len(program._slots) <= 2
+    held = [program(backend.from_numpy(np.full(5, number, np.float32))) for number in range(6)]
+    assert [backend.to_numpy(each)[0] for each in held] == [0.0, 3.0, 6.0, 9.0, 12.0, 15.0]
+    assert len(program._slots) >= 6
