@@ -148,7 +148,7 @@ def static_python() -> str | None:
     """The library that Nuitka links into the executable, where this Python has it."""
     from nuitka.utils.StaticLibraries import getSystemStaticLibPythonPath
 
-    return getSystemStaticLibPythonPath()
+    return getSystemStaticLibPythonPath(python_debug=False)
 
 
 def date() -> str:
