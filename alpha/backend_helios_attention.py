@@ -5,12 +5,13 @@ of exponentials, from which the backward half makes the probabilities again (Fla
 are kernels/attention_*.comp; see `Backend.attention` for the formula.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alpha.backend_helios_array import HeliosArray
-from alpha.backend_helios_core import HeliosCore
+from alpha.backend_helios_primitives import HeliosPrimitives
 from alpha.backend_primitives import RandomKey
 
 Arguments = dict[str, HeliosArray | int | float | None]
@@ -94,11 +95,12 @@ class AttentionCall:
         return B, Tq, self.key.shape[1], H, self.key.shape[2], D
 
     def is_aligned(self, *others: HeliosArray) -> bool:
-        """Whether every row of every operand can be read in quads of numbers."""
+        """Whether every row of every operand can be read in quads of numbers, and in octets of 16-bit ones."""
         D = self.query.shape[3]
+        unit = 8 if self.query.itemsize == 2 and D % 8 == 0 else 4
         arrays = (self.query, self.key, self.value, *others)
         return D % 4 == 0 and all(
-            each.offset % 4 == 0 and all(stride % 4 == 0 for stride in each.strides[:3]) for each in arrays
+            each.offset % unit == 0 and all(stride % unit == 0 for stride in each.strides[:3]) for each in arrays
         )
 
     def constants(self, *others: HeliosArray) -> Constants:
@@ -192,7 +194,7 @@ class MatrixUnits:
         return f"{self.precision}_{call.query.element}"
 
 
-def matrix_units(backend: HeliosCore, call: AttentionCall) -> MatrixUnits | None:
+def matrix_units(backend: HeliosPrimitives, call: AttentionCall) -> MatrixUnits | None:
     """The matrix units that an attention can use; None when it must do without."""
     info, precision = backend.device_info, backend.precision
     if f"cooperative_matrix_{precision}" not in info.features or call.query.shape[3] > MATRIX_WIDTH:
@@ -204,8 +206,68 @@ def matrix_units(backend: HeliosCore, call: AttentionCall) -> MatrixUnits | None
     return None
 
 
+@dataclass(frozen=True)
+class RegisterTiles:
+    """How a workgroup of a kernel that keeps scores in registers (attention_matrix2_*) is divided: `subgroups` own
+    `blocks` times `fragment` rows of scores each, and `tile` tokens are worked on at once, `stages` tiles in memory."""
+
+    subgroups: int
+    blocks: int
+    tile: int
+    stages: int
+    fragment: int = 16
+    subgroup_size: int = 32
+
+    @property
+    def rows(self) -> int:
+        return self.subgroups * self.blocks * self.fragment
+
+    def shared_bytes(self, width: int, dropout: bool) -> int:
+        """Shared memory of the kernel that needs most of it."""
+        pitch = -(-width // 16) * 2 + 1
+        results = self.subgroups * self.fragment * (self.fragment // 4 + 1)
+        staged = 16 * max(2 * self.stages * self.tile * pitch, self.rows * pitch, results)
+        kept_bits = 4 * (max(self.rows, self.tile) * (max(self.rows, self.tile) // 8 + 1) if dropout else 1)
+        return staged + kept_bits + 8 * max(self.stages * self.tile, self.rows) + 4
+
+    def constants(self) -> Constants:
+        sizes: Constants = {"THREADS": self.subgroups * self.subgroup_size, "SUBGROUP_SIZE": self.subgroup_size}
+        return sizes | {"FRAGMENT": self.fragment, "STAGES": self.stages}
+
+
+REGISTER_TILES = {
+    "forward": (RegisterTiles(8, 1, 64, 2), RegisterTiles(4, 1, 64, 1), RegisterTiles(2, 1, 32, 1)),
+    "key": (RegisterTiles(8, 1, 64, 2), RegisterTiles(4, 1, 32, 1), RegisterTiles(2, 1, 16, 1)),
+    "query": (RegisterTiles(8, 1, 64, 2), RegisterTiles(4, 1, 64, 1), RegisterTiles(2, 1, 32, 1)),
+}
+"""The first that fits shared memory and makes workgroups enough is taken, else the last that fits."""
+
+
+def register_tiles(backend: HeliosPrimitives, call: AttentionCall, kernel: str) -> RegisterTiles | None:
+    """How to divide the work of a kernel that keeps scores in registers; None where there can be no such kernel."""
+    info, precision = backend.device_info, backend.precision
+    B, Tq, Tk, H, G, D = call.dimensions
+    if not {f"cooperative_matrix_{precision}", "cooperative_matrix_2"} <= info.features or D > MATRIX_WIDTH:
+        return None
+    wanted = (precision, precision, "f32", "f32")
+    shapes = {M for M, N, K, *elements in info.cooperative_matrices if M == N == K and tuple(elements) == wanted}
+    fragment = max((each for each in shapes if 16 % each == 0), default=0)
+    if not fragment:
+        return None
+    found = None
+    for tiles in REGISTER_TILES[kernel]:
+        sized = dataclasses.replace(tiles, fragment=fragment, subgroup_size=info.subgroup_size)
+        if sized.shared_bytes(D, call.random is not None) > info.shared_memory:
+            continue
+        found = sized
+        workgroups = B * (G * -(-Tk // sized.rows) if kernel == "key" else H * -(-Tq // sized.rows))
+        if workgroups >= FEW_WORKGROUPS:
+            break
+    return found
+
+
 def attention(
-    backend: HeliosCore,
+    backend: HeliosPrimitives,
     query: HeliosArray,
     key: HeliosArray,
     value: HeliosArray,
@@ -228,6 +290,8 @@ def attention(
         out=backend.new(query.shape, "f32"),
         logsumexp=backend.new((B, H, Tq), "f32") if training else None,
     )
+    if register_tiles(backend, call, "forward") is not None:
+        call = dataclasses.replace(call, out=backend.new(query.shape, query.element))
     if Tq <= DECODED_QUERIES and not training and random is None:
         _decode(backend, call)
     else:
@@ -235,15 +299,22 @@ def attention(
     return call.out, (call if training else None)
 
 
-def _with_whole_rows(backend: HeliosCore, x: HeliosArray) -> HeliosArray:
+def _with_whole_rows(backend: HeliosPrimitives, x: HeliosArray) -> HeliosArray:
     """The array itself when the numbers of each row lie side by side, otherwise a copy."""
     return x if x.strides[3] == 1 or x.shape[3] == 1 else backend.contiguous(x)
 
 
-def _forward(backend: HeliosCore, call: AttentionCall) -> None:
+def _forward(backend: HeliosPrimitives, call: AttentionCall) -> None:
     B, Tq, _, H, _, D = call.dimensions
     arguments = call.arguments() | call.random_arguments() | {"attended": call.out, "logsumexp": call.logsumexp}
     constants = call.constants() | call.dropping() | {"SAVE": int(call.logsumexp is not None)}
+    tiles = register_tiles(backend, call, "forward")
+    if tiles is not None:
+        constants |= tiles.constants() | {"ROW_BLOCKS": tiles.blocks, "TILE_KEYS": tiles.tile}
+        grid = (-(-Tq // tiles.rows), H, B)
+        variant = f"{backend.precision}_{call.query.element}"
+        backend.dispatch("attention_matrix2_forward", variant, grid, constants, **arguments)
+        return
     units = matrix_units(backend, call)
     if units is not None:
         many = B * H * -(-Tq // (2 * units.rows)) >= FEW_WORKGROUPS
@@ -267,7 +338,7 @@ def _forward(backend: HeliosCore, call: AttentionCall) -> None:
 
 
 def _first_fit(
-    backend: HeliosCore, tilings: Sequence[Tiling], width: int, resident: tuple[int, int, int], across_rows: bool
+    backend: HeliosPrimitives, tilings: Sequence[Tiling], width: int, resident: tuple[int, int, int], across_rows: bool
 ) -> Tiling:
     available = backend.device_info.shared_memory
     for tiling in tilings_for(backend, tilings):
@@ -277,7 +348,7 @@ def _first_fit(
     raise ValueError(f"heads {width} wide are too wide for {available} bytes of shared memory")
 
 
-def tilings_for(backend: HeliosCore, tilings: Sequence[Tiling]) -> Sequence[Tiling]:
+def tilings_for(backend: HeliosPrimitives, tilings: Sequence[Tiling]) -> Sequence[Tiling]:
     """Those to choose from; a processor gains nothing by large ones, which take it long to compile."""
     return SMALL_TILINGS if backend.device_info.kind == "cpu" else tilings
 
@@ -287,7 +358,7 @@ def _sizes(tiling: Tiling) -> Constants:
 
 
 def attention_backward(
-    backend: HeliosCore, dy: HeliosArray, saved: AttentionCall
+    backend: HeliosPrimitives, dy: HeliosArray, saved: AttentionCall
 ) -> tuple[HeliosArray, HeliosArray, HeliosArray]:
     """`Backend.attention_backward`: dquery, dkey and dvalue.
 
@@ -296,21 +367,22 @@ def attention_backward(
     """
     call = saved
     B, Tq, Tk, H, G, D = call.dimensions
-    gradient = backend.contiguous(dy)
+    element = call.out.element
+    gradient = backend.contiguous(backend.cast_element(dy, element))
     delta = backend.new((B, H, Tq), "f32")
     if Tq == Tk:
-        packed = backend.new((B, Tq, H + 2 * G, D), "f32")
+        packed = backend.new((B, Tq, H + 2 * G, D), element)
         starts = ((0, H), (H, G), (H + G, G))
         dquery, dkey, dvalue = (backend.narrow(packed, 2, start, length) for start, length in starts)
     else:
-        dquery, dkey, dvalue = (backend.new(each.shape, "f32") for each in (call.query, call.key, call.value))
+        dquery, dkey, dvalue = (backend.new(each.shape, element) for each in (call.query, call.key, call.value))
     aligned = int(call.is_aligned(gradient, dquery, dkey, dvalue))
 
     rows = B * Tq * H
     row_threads = 8 if D >= 32 else 4
     backend.dispatch(
         "attention_delta",
-        "f32",
+        element,
         min(-(-rows * row_threads // 128), 65535),
         {"THREADS": 128, "WIDTH": D, "QUERY_HEADS": H, "ALIGNED": aligned, "ROW_THREADS": row_threads},
         gradient=gradient,
@@ -324,6 +396,9 @@ def attention_backward(
     arguments |= {"gradient": gradient, "logsumexp": call.logsumexp, "delta": delta}
     for_keys: Arguments = {"key_gradient": dkey, "value_gradient": dvalue}
     for_queries: Arguments = {"query_gradient": dquery}
+    if register_tiles(backend, call, "key") is not None:
+        _backward_in_registers(backend, call, constants, arguments, for_keys, for_queries)
+        return dquery, dkey, dvalue
     units = matrix_units(backend, call)
     if units is not None:
         variant, constants = units.variant(call), constants | units.constants()
@@ -361,7 +436,32 @@ def attention_backward(
     return dquery, dkey, dvalue
 
 
-def _decode(backend: HeliosCore, call: AttentionCall) -> None:
+def _backward_in_registers(
+    backend: HeliosPrimitives,
+    call: AttentionCall,
+    constants: Constants,
+    arguments: Arguments,
+    for_keys: Arguments,
+    for_queries: Arguments,
+) -> None:
+    B, Tq, Tk, H, G, _ = call.dimensions
+    variant = f"{backend.precision}_{call.query.element}"
+    for kernel, targets, length, heads, tokens in (
+        ("key", for_keys, Tk, G, "TILE_QUERIES"),
+        ("query", for_queries, Tq, H, "TILE_KEYS"),
+    ):
+        tiles = register_tiles(backend, call, kernel)
+        assert tiles is not None
+        target = next(iter(targets.values()))
+        assert isinstance(target, HeliosArray)
+        own = tiles.constants() | {tokens: tiles.tile, "GRADIENT_STRIDE": target.strides[1]}
+        if kernel == "query":
+            own["ROW_BLOCKS"] = tiles.blocks
+        grid = (-(-length // tiles.rows), heads, B)
+        backend.dispatch(f"attention_matrix2_{kernel}", variant, grid, constants | own, **arguments | targets)
+
+
+def _decode(backend: HeliosPrimitives, call: AttentionCall) -> None:
     """A few queries against many keys: each query's keys are divided among the threads, and among workgroups when there
     would be too few of these."""
     B, Tq, Tk, H, _, D = call.dimensions

@@ -107,6 +107,7 @@ static const char *kind_name(VkPhysicalDeviceType type) {
 
 static void put_features(json *to, const probe *device) {
     const VkSubgroupFeatureFlags operations = device->properties11.subgroupSupportedOperations;
+    const VkPhysicalDeviceCooperativeMatrix2FeaturesNV *matrix = &device->workgroup_matrix_features;
     const struct {
         const char *name;
         int present;
@@ -120,6 +121,8 @@ static void put_features(json *to, const probe *device) {
         {"cooperative_matrix_bf16", has_matrix_product(device, VK_COMPONENT_TYPE_BFLOAT16_KHR)},
         {"workgroup_matrix_f16", has_workgroup_matrix_product(device, VK_COMPONENT_TYPE_FLOAT16_KHR)},
         {"workgroup_matrix_bf16", has_workgroup_matrix_product(device, VK_COMPONENT_TYPE_BFLOAT16_KHR)},
+        {"cooperative_matrix_2", matrix->cooperativeMatrixConversions && matrix->cooperativeMatrixReductions &&
+                                     matrix->cooperativeMatrixPerElementOperations},
         {"subgroup_shuffle", (operations & VK_SUBGROUP_FEATURE_SHUFFLE_BIT) != 0},
         {"subgroup_size_control", device->features13.subgroupSizeControl &&
                                       (device->properties13.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT)},

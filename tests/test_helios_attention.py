@@ -132,3 +132,44 @@ def test_two_blocks_of_queries_to_a_subgroup(monkeypatch: pytest.MonkeyPatch) ->
     """As where there are many workgroups."""
     monkeypatch.setattr(attentions, "FEW_WORKGROUPS", 0)
     check(helios("f16"), (2, 70, 2, 16, 75, 1), HALF_TOLERANCES["f16"], 2.0, 0.2)
+
+
+@pytest.mark.matrix_units
+@pytest.mark.parametrize(
+    ("shape", "soft_cap", "dropout", "blocks", "stages"),
+    [((1, 21, 2, 16, 37, 1), 2.0, 0.2, 1, 2), ((1, 37, 2, 10, 37, 2), 0.0, 0.0, 2, 1)],
+)
+def test_scores_in_registers(
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, ...],
+    soft_cap: float,
+    dropout: float,
+    blocks: int,
+    stages: int,
+) -> None:
+    backend = helios("f16")
+    if not {"cooperative_matrix_f16", "cooperative_matrix_2"} <= backend.device_info.features:
+        pytest.skip("ATTENTION IN REGISTERS IS NOT TESTED: the Vulkan device has no VK_NV_cooperative_matrix2")
+    tiles, keys = (attentions.RegisterTiles(2, each, 16, stages) for each in (blocks, 1))
+    kernels = {"forward": (tiles,), "key": (keys,), "query": (tiles,)}
+    monkeypatch.setattr(attentions, "REGISTER_TILES", kernels)
+    check(backend, shape, HALF_TOLERANCES["f16"], soft_cap, dropout)
+    B, T, H, D, *_ = shape
+    query = backend.cast_element(backend.from_numpy(normal(0, B, T, H, D)), "f16")
+    out, saved = backend.attention(query, query, query, training=True)
+    gradients = backend.attention_backward(out, saved)
+    assert {each.element for each in (out, *gradients)} == {"f16"}  # as the operands
+    reference = CpuRef()
+    rounded = reference.from_numpy(backend.to_numpy(query).astype(np.float32))
+    wanted, wanted_saved = reference.attention(rounded, rounded, rounded, training=True)
+    pairs = [(out, wanted)]
+    dy = reference.from_numpy(backend.to_numpy(out).astype(np.float32))
+    pairs += zip(gradients, reference.attention_backward(dy, wanted_saved), strict=True)
+    assert max(difference(backend.to_numpy(a).astype(np.float64), reference.to_numpy(b)) for a, b in pairs) < 3e-3
+
+
+@pytest.mark.matrix_units
+def test_matrix_units_that_only_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without VK_NV_cooperative_matrix2 scores pass through shared memory."""
+    monkeypatch.setattr(attentions, "register_tiles", lambda backend, call, kernel: None)
+    check(helios("f16"), (1, 37, 2, 10, 37, 2), HALF_TOLERANCES["f16"], 2.0, 0.2)
