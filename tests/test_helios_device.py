@@ -527,7 +527,11 @@ open_helios()
 assert not left.exists()
 """
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
     )
     assert result.returncode == 0, result.stderr
     assert re.fullmatch(r"helios: Cannot write the compiled pipelines to \S+: Is a directory\.\n", result.stderr)
