@@ -108,7 +108,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Atomically write `value` as indented JSON."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    # Half a character, as in a file name that is not UTF-8, becomes \\udc80: what it is called in JSON.
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 def open_in_place(path: Path) -> int:
