@@ -185,7 +185,7 @@ def open_helios(device: int = -1, precision: str = "f32") -> Helios:
     if needed and needed not in info.features:
         raise UsageError(f"{info.name} has no {needed}; leave out --dtype={precision}, or choose another --device.")
     opened = Device(info, pipeline_cache=_pipeline_cache(info))
-    atexit.register(opened.close)
+    atexit.register(_close, opened)
     backend = Helios(opened, precision)
     _test(backend)
     return backend
@@ -206,11 +206,20 @@ def _test(backend: Helios) -> None:
     print(f"helios: {found} Going on, because ALPHA_FAIL_ON_SMOKE_TEST is 0.", file=sys.stderr)
 
 
+def _close(device: Device) -> None:
+    """Close a device at the end of the process, whose work is done: what is wrong then can only be said."""
+    try:
+        device.close()
+    except AlphaError as error:
+        print(f"helios: {error}", file=sys.stderr)
+
+
 def _pipeline_cache(info: DeviceInfo) -> Path | None:
     """The file that keeps compiled pipelines from run to run; None where there is no place for one."""
     try:
         folder = files.cache_folder() / "pipelines"
         folder.mkdir(parents=True, exist_ok=True)
+        files.remove_leftovers(folder)
     except (AlphaError, OSError) as error:
         print(
             f"helios: pipelines are compiled anew in each run, there is no folder to keep them in: {error}",

@@ -8,6 +8,7 @@ import hashlib
 import json
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from alpha.errors import AlphaError
+from alpha.files import open_regular
 
 FORMAT = 1
 DESCRIPTION = "manifest.json"
@@ -24,6 +26,10 @@ SUBGROUP_SIZE = "SUBGROUP_SIZE"
 _PACKAGE = Path(__file__).resolve().parent
 _PLACES = (_PACKAGE / "kernels.zip", _PACKAGE.parent / "kernels" / "kernels.zip")
 _LARGEST = 1 << 26
+_LARGEST_BUNDLE = 1 << 28
+_DAMAGE = (OSError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError,
+           KeyError, TypeError, AttributeError, ValueError)  # fmt: skip
+"""What reading a damaged bundle raises; RuntimeError: encrypted, of another version, nested too deeply."""
 _SCALARS = {"uint": "I", "int": "i", "float": "f"}
 
 
@@ -169,7 +175,7 @@ def read_bundle(path: Path | None = None) -> Bundle:
     if path is None:
         path = next((place for place in _PLACES if place.exists()), _PLACES[0])
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             content = json.loads(_read(archive, DESCRIPTION))
             if content["format"] != FORMAT:
                 raise ValueError(f"its format is {content['format']}, not {FORMAT}")
@@ -179,7 +185,7 @@ def read_bundle(path: Path | None = None) -> Bundle:
             f"The kernels of the Vulkan backend, {path}, are missing; install Alpha again, or run "
             "build_scripts/kernels."
         ) from None
-    except (OSError, zipfile.BadZipFile, KeyError, TypeError, AttributeError, ValueError) as error:
+    except _DAMAGE as error:
         raise AlphaError(
             f"The kernels of the Vulkan backend, {path}, cannot be read ({error}); install Alpha again, or run "
             "build_scripts/kernels."
@@ -188,12 +194,16 @@ def read_bundle(path: Path | None = None) -> Bundle:
 
 def _kernels(archive: zipfile.ZipFile, described: dict[str, Any]) -> list[tuple[tuple[str, str], Kernel]]:
     kernels = []
+    size = 0
     for name, entry in described.items():
         constants = tuple(Constant(**constant) for constant in entry["constants"])
         for variant, details in entry["variants"].items():
             spirv = _read(archive, details["file"])
             if hashlib.sha256(spirv).hexdigest() != details["sha256"]:
                 raise ValueError(f"{details['file']} is damaged")
+            size += len(spirv)
+            if size > _LARGEST_BUNDLE:
+                raise ValueError("its kernels are larger than kernels can be")
             fields = tuple(Field(**field) for field in details["fields"])
             kernel = Kernel(name, variant, fields, constants, tuple(details["requires"]), spirv)
             kernels.append(((name, variant), kernel))
@@ -201,6 +211,9 @@ def _kernels(archive: zipfile.ZipFile, described: dict[str, Any]) -> list[tuple[
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> bytes:
-    if archive.getinfo(name).file_size > _LARGEST:
+    entry = archive.getinfo(name)
+    if entry.file_size > _LARGEST:
         raise ValueError(f"{name} is larger than a kernel can be")
-    return archive.read(name)
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is compressed by a method that is not used here")
+    return archive.read(entry)

@@ -21,6 +21,8 @@ Status = Literal["running", "finished", "interrupted", "empty", "damaged"]
 
 _TAIL_BYTES = 1 << 20
 _MOST_SUGGESTIONS = 10
+_LARGEST_STEP = 1 << 63
+_LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ def _last_metrics(path: Path) -> tuple[dict[str, Any], float | None]:
 
 def _updated(folder: Path, checkpoints: list[Path]) -> datetime:
     times = [_modified(file) for file in (folder / CONFIG, folder / METRICS, *checkpoints)]
-    return datetime.fromtimestamp(max(times), UTC)
+    # A file can have a time beyond what a date can be.
+    return datetime.fromtimestamp(min(max(*times, 0.0), _LATEST), UTC)
 
 
 def _modified(file: Path) -> float:
@@ -152,4 +155,4 @@ def _number(value: Any) -> float | None:
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) else None
+    return value if isinstance(value, int) and abs(value) < _LARGEST_STEP else None

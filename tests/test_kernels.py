@@ -1,6 +1,7 @@
 """The bundle of compiled kernels: current, valid, packed as described, refused when damaged."""
 
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -212,3 +213,40 @@ def test_a_damaged_bundle_is_refused(tmp_path: Path) -> None:
                 archive.writestr(name, each)
         with pytest.raises(AlphaError, match="cannot be read"):
             read_bundle(path)
+
+
+# Places in the entry of a zip's directory and in that of the file itself, what to put there, and what is said of it.
+OTHER_ZIPS = {
+    "encrypted": (8, 6, 1, "encrypted"),
+    "method": (10, 8, 99, "a method that is not used here"),
+    "version": (6, 4, 255, "version"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_ZIPS)
+def test_a_bundle_that_zipfile_cannot_read_is_refused(tmp_path: Path, case: str) -> None:
+    in_directory, in_file, value, reason = OTHER_ZIPS[case]
+    path = tmp_path / "kernels.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("manifest.json", b"{}")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + in_directory] = value
+    content[content.index(b"PK\3\4") + in_file] = value
+    path.write_bytes(content)
+    with pytest.raises(AlphaError, match=f"cannot be read .*{reason}"):
+        read_bundle(path)
+
+
+def test_a_bundle_of_damaged_compressed_data_or_no_file_at_all_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "kernels.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", b"{}" * 500)
+    content = bytearray(path.read_bytes())
+    content[43] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(AlphaError, match="cannot be read"):
+        read_bundle(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(AlphaError, match="not a regular file"):
+        read_bundle(path)
