@@ -126,7 +126,9 @@ class TrainingConfig:
     threads: int = option(
         0, "CPU threads; 0 = the number that the first steps show to be fastest.", group=_RUN, minimum=0, maximum=1024
     )
-    checkpoint: bool = option(False, "Recompute activations in the backward pass to save memory.", group=_RUN)
+    recompute: bool = option(
+        False, "Recompute activations in the backward pass to save memory.", group=_RUN, aliases=("checkpoint",)
+    )
     eval_interval: int = option(100, "Steps between evaluations; 0 = never.", group=_RUN, minimum=0)
     eval_iters: int = option(10, "Batches per evaluation.", group=_RUN, minimum=1)
     sample_interval: int = option(100, "Steps between sample texts; 0 = never.", group=_RUN, minimum=0)

@@ -150,8 +150,8 @@ class Trainer:
         training, ways = self.training, []
         if training.batch > 1:
             ways.append("a smaller --batch with more --accumSteps")
-        if not training.checkpoint:
-            ways.append("--checkpoint")
+        if not training.recompute:
+            ways.append("--recompute")
         if training.dtype == "f32" and training.backend == "helios":
             ways.append("--dtype=f16")
         return "use " + ", or ".join(ways or ["a smaller model"])

@@ -21,7 +21,7 @@ from alpha.tokenizer import Tokenizer
 from alpha.trainer import Display, Trainer
 
 RESUMABLE = ("iters", "threads", "keep", "eval_interval", "sample_interval", "checkpoint_interval", "log_every", "log",
-             "trace", "backend", "device", "checkpoint", "data", "val_data")  # fmt: skip
+             "trace", "backend", "device", "recompute", "data", "val_data")  # fmt: skip
 """Fields of TrainingConfig that may be given with --resume.
 
 None but `iters` and where to compute changes a bit of the steps to come; with more iters, these follow the longer

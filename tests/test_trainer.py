@@ -73,7 +73,7 @@ def run_script(script: str, *arguments: object, **options: Any) -> subprocess.Po
 def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     corpus: Path, tmp_path: Path, optim: str, packed: bool
 ) -> None:
-    options: dict[str, Any] = {"optim": optim, "packed": packed, "accum_steps": 2, "checkpoint": True, "iters": 6}
+    options: dict[str, Any] = {"optim": optim, "packed": packed, "accum_steps": 2, "recompute": True, "iters": 6}
     whole = train(corpus, tmp_path / "whole", model=DROPPED, **options)
     parts = train(corpus, tmp_path / "parts", RecordingDisplay(stop_after=2), model=DROPPED, **options)
     assert steps_saved(parts) == [2]
@@ -89,7 +89,7 @@ def test_what_watches_the_training_changes_no_bit_of_it(corpus: Path, tmp_path: 
     plain = train(corpus, tmp_path / "plain", model=DROPPED, eval_interval=0)
     watched = train(
         corpus, tmp_path / "watched", model=DROPPED, eval_interval=1, sample_interval=2, checkpoint_interval=3,
-        log_every=5, keep=1, trace=True, checkpoint=True,
+        log_every=5, keep=1, trace=True, recompute=True,
     )  # fmt: skip
     assert bits_of(plain) == bits_of(watched)
 

@@ -303,7 +303,7 @@ def test_options_that_may_change_exist_and_are_saved(stopped: Path) -> None:
     assert set(RESUMABLE) <= set(TrainingConfig.__dataclass_fields__)
     changes: dict[str, Any] = {
         "iters": 9, "keep": 5, "threads": 2, "eval_interval": 2, "sample_interval": 4, "checkpoint_interval": 7,
-        "log_every": 3, "log": "debug", "trace": True, "checkpoint": True,
+        "log_every": 3, "log": "debug", "trace": True, "recompute": True,
     }  # fmt: skip
     resume(stopped, **changes)
     training = newest(stopped).training
