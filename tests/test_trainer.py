@@ -34,7 +34,7 @@ from alpha.backend_primitives import Array
 from alpha.config import OPTIMIZERS, ModelConfig
 from alpha.errors import AlphaError
 from alpha.gpt import GPT, DropoutKeys
-from alpha.interrupt import StopRequest
+from alpha.interrupt import SIGNALS, StopRequest
 from alpha.lines import read_rows
 from alpha.sampler import Sampler
 from alpha.schedule import learning_rate
@@ -264,7 +264,7 @@ with run:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_the_run_after_its_step(corpus: Path, tmp_path: Path, number: int) -> None:
     whole, stopped = train(corpus, tmp_path / "whole", sample_interval=2), tmp_path / "stopped"
     process = run_script(SIGNALLED, corpus, stopped, "go on")
