@@ -86,11 +86,19 @@ def _write(text: str, end: str = "\n") -> None:
     try:
         print(text, end=end, flush=True)
     except OSError as error:
-        # Python flushes standard output once more at exit; that must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
+        lost = output_lost(error)
+        if lost is error:
             raise
-        raise AlphaError(f"Cannot write to standard output: {error.strerror or error}.") from error
+        raise lost from error
+
+
+def output_lost(error: OSError) -> Exception:
+    """What to raise when standard output cannot be written: a BrokenPipeError when its reader went away, else an
+    AlphaError. What is printed from now on goes nowhere, as Python flushes it once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return error
+    return AlphaError(f"Cannot write to standard output: {error.strerror or error}.")
 
 
 def _visible(match: re.Match[str]) -> str:

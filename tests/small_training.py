@@ -42,6 +42,7 @@ class RecordingDisplay:
         self.warnings: list[str] = []
         self.samples: list[tuple[str, str]] = []
         self.closed = False
+        self.lost: Exception | None = None
 
     def start(self, total: int, initial: int = 0) -> None:
         self.started.append((total, initial))
