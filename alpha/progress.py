@@ -41,7 +41,7 @@ class TrainingProgress:
         self._live: Live | None = None
         self._total = self._initial = self._step = 0
         self._steps_since_refresh = 0
-        self._started = self._refreshed = 0.0
+        self._started = self._refreshed = self._first_done = 0.0
         self._loss = _Average(_LOSS_MEMORY)
         self._tokens_per_second = _Average(_SPEED_MEMORY)
         self._milliseconds = _Average(_SPEED_MEMORY)
@@ -62,6 +62,11 @@ class TrainingProgress:
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Take in a row of metrics.jsonl; keys that are absent keep their last value on the display."""
         self._step = metrics["step"]
+        if self._step == self._initial + 1:
+            self._first_done = self._clock()
+        elif self._step == self._initial + 2:
+            # The first step of a process also compiles, allocates and fills caches.
+            self._tokens_per_second, self._milliseconds = _Average(_SPEED_MEMORY), _Average(_SPEED_MEMORY)
         self._loss.add(metrics.get("loss"))
         self._tokens_per_second.add(metrics.get("tokens_per_sec"))
         self._milliseconds.add(metrics.get("ms_per_iter"))
@@ -143,12 +148,14 @@ class TrainingProgress:
         return "  ".join(figures)
 
     def _time(self) -> str:
-        """The time that is left, at the mean speed since the start, or in all when nothing is left."""
-        elapsed = self._clock() - self._started
-        done = self._step - self._initial
+        """The time that is left, at the mean speed since the first step was done, or in all when nothing is left."""
+        now = self._clock()
+        done = self._step - self._initial - 1
         if self._step >= self._total:
-            return f"done in {_duration(elapsed)}"
-        return f"ETA {_duration(elapsed / done * (self._total - self._step))}" if done else "ETA -:--"
+            return f"done in {_duration(now - self._started)}"
+        if done < 1:
+            return "ETA -:--"
+        return f"ETA {_duration((now - self._first_done) / done * (self._total - self._step))}"
 
     def _render(self) -> "Group":
         from rich.console import Group

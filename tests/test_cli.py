@@ -320,6 +320,16 @@ def test_runs_are_listed(runs: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "\x1b" not in printed
 
 
+def test_what_a_file_says_fits_its_column(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"step": 10**3999, "loss": 1e308, "valLoss": -1e300, "tokens_per_sec": 1e307}
+    (runs / "first" / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    os.utime(runs / "first" / "metrics.jsonl", (10**12, 10**12))
+    assert main(["runs", f"--dir={runs}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 160
+
+
 def test_runs_are_listed_as_json(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", f"--dir={runs}", "--json"]) == 0
     listed = {each["runId"]: each for each in json.loads(capsys.readouterr().out)}
