@@ -119,7 +119,7 @@ class TrainingConfig:
     run_dir: str = option("", "Folder of the run; default runs/<run id>.", group=_RUN, metavar="DIR")
     resume: str = option("", "Continue this run folder or checkpoint.", group=_RUN, metavar="RUN")
     config: str = option("", "JSON file of options; the command line wins.", group=_RUN, metavar="FILE")
-    backend: str = option("cpu_ref", BACKEND_HELP, group=_RUN, choices=BACKENDS)
+    backend: str = option("auto", BACKEND_HELP, group=_RUN, choices=BACKENDS)
     device: int = option(-1, DEVICE_HELP, group=_RUN, minimum=-1, maximum=255)
     dtype: str = option("f32", DTYPE_HELP, group=_RUN, choices=PRECISIONS)
     fp16: bool = option(False, "The same as --dtype=f16.", group=_RUN)

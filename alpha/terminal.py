@@ -53,6 +53,11 @@ def print_warning(message: str) -> None:
     print(f"alpha: warning: {escape_line(message)}", file=sys.stderr)
 
 
+def print_note(message: str) -> None:
+    """Print one line that is no part of the result to standard error."""
+    print(f"alpha: {escape_line(message)}", file=sys.stderr)
+
+
 def print_json(value: Any) -> None:
     """Print `value` as JSON for another program: numbers that are not finite become null, nothing needs a terminal."""
     from alpha.lines import finite

@@ -48,7 +48,7 @@ def new_run(model: ModelConfig, training: TrainingConfig, display: Display) -> t
     model, training = resolve_model(model), resolve_training(training)
     if not training.data:
         raise UsageError("Say what to train on with --data=PATHS; `alpha datagen` can make a corpus.")
-    training = dataclasses.replace(training, backend=backends.resolve(training.backend, training.dtype))
+    training = _with_backend(training, display)
     folder = Path(training.run_dir) if training.run_dir else None
     check_new(folder)
     backend = backends.create(training.backend, training.device, training.dtype)
@@ -74,7 +74,7 @@ def resumed_run(given: Mapping[str, Any], display: Display) -> tuple[Run, Traine
             return run, _started_over(run, changes, display)
         path = checkpoint.find(named)
         saved = checkpoint.load(path)
-        training = _changed(saved.training, saved.step, changes)
+        training = _with_backend(_changed(saved.training, saved.step, changes), display)
         tokenizer = tokenizer_registry.from_mapping(saved.tokenizer, str(path))
         backend = backends.create(training.backend, training.device, training.dtype)
         trainer = _trainer(resolve_model(saved.model), training, tokenizer, backend, display, saved)
@@ -90,7 +90,7 @@ def resumed_run(given: Mapping[str, Any], display: Display) -> tuple[Run, Traine
 
 def _started_over(run: Run, changes: Mapping[str, Any], display: Display) -> Trainer:
     """What trains a run that ended before its first checkpoint: it begins again, as its configuration says."""
-    model, training = run.config.model, _changed(run.config.training, 0, changes)
+    model, training = run.config.model, _with_backend(_changed(run.config.training, 0, changes), display)
     backend = backends.create(training.backend, training.device, training.dtype)
     trainer = _trainer(resolve_model(model), training, _tokenizer(training, display), backend, display)
     run.configure(model, training, 0)
@@ -106,11 +106,18 @@ def _changed(old: TrainingConfig, step: int, changes: Mapping[str, Any]) -> Trai
     training = resolve_training(dataclasses.replace(old, **changes))
     # More steps make the warm-up of a run no longer.
     warmup_iters = training.warmup_iters if "warmup_iters" in changes else old.warmup_iters
-    backend = backends.resolve(training.backend, training.dtype)
-    training = dataclasses.replace(training, warmup_iters=warmup_iters, backend=backend)
+    training = dataclasses.replace(training, warmup_iters=warmup_iters)
     if training.iters < step:
         raise UsageError(f"--iters={training.iters} is less than the {step} steps that this run already has.")
     return training
+
+
+def _with_backend(training: TrainingConfig, display: Display) -> TrainingConfig:
+    """The configuration with the backend that "auto" means here."""
+    name = backends.resolve(training.backend, training.dtype, training.device)
+    if training.backend == "auto":
+        display.message(backends.choice(name))
+    return dataclasses.replace(training, backend=name)
 
 
 def _say_learning_rates(saved: Checkpoint, training: TrainingConfig, display: Display) -> None:
