@@ -178,7 +178,11 @@ def _interpret(file: SafetensorsFile) -> Header:
     except (ValueError, RecursionError) as error:
         raise file.invalid(str(error)) from error
     step, *mappings = values.values()
-    if type(step) is not int or not 0 <= step <= LARGEST_INTEGER or not all(isinstance(mapping, dict) for mapping in mappings):
+    if (
+        type(step) is not int
+        or not 0 <= step <= LARGEST_INTEGER
+        or not all(isinstance(mapping, dict) for mapping in mappings)
+    ):
         raise file.invalid("its metadata have the wrong types")
     if set(values["digests"]) != set(file.entries):
         raise file.invalid("its digests are not those of its tensors")

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from alpha.config import BACKEND_HELP, BACKENDS, DEVICE_HELP, DTYPE_HELP, PRECISIONS
+from alpha.config import BACKEND_HELP, BACKENDS, DEVICE_HELP, DTYPE_HELP, PRECISIONS, THREADS_HELP
 from alpha.errors import AlphaError
 from alpha.option import option
 from alpha.terminal import print_json, print_note, print_text
@@ -21,7 +21,7 @@ class EvalOptions:
     backend: str = option("auto", BACKEND_HELP, choices=BACKENDS)
     device: int = option(-1, DEVICE_HELP, minimum=-1, maximum=255)
     dtype: str = option("f32", DTYPE_HELP, choices=PRECISIONS)
-    threads: int = option(0, "CPU threads; 0 = the number that the first batches show to be fastest.", minimum=0)
+    threads: int = option(0, THREADS_HELP, minimum=0, maximum=1024)
     json: bool = option(False, "Print JSON.")
 
 

@@ -19,6 +19,7 @@ BACKENDS = ("cpu_ref", "helios", "auto")
 PRECISIONS = ("f32", "f16", "bf16")
 BACKEND_HELP = "Where to compute: cpu_ref, helios (Vulkan), or auto (helios where there is a GPU)."
 DEVICE_HELP = "Number of the Vulkan device, as `alpha devices` lists them; -1 = the first GPU."
+THREADS_HELP = "CPU threads; 0 = the number that the first steps show to be fastest."
 DTYPE_HELP = "What matrix products round their operands to; f16 and bf16 need helios."
 
 _MODEL = "Model"
@@ -123,9 +124,7 @@ class TrainingConfig:
     device: int = option(-1, DEVICE_HELP, group=_RUN, minimum=-1, maximum=255)
     dtype: str = option("f32", DTYPE_HELP, group=_RUN, choices=PRECISIONS)
     fp16: bool = option(False, "The same as --dtype=f16.", group=_RUN)
-    threads: int = option(
-        0, "CPU threads; 0 = the number that the first steps show to be fastest.", group=_RUN, minimum=0, maximum=1024
-    )
+    threads: int = option(0, THREADS_HELP, group=_RUN, minimum=0, maximum=1024)
     recompute: bool = option(
         False, "Recompute activations in the backward pass to save memory.", group=_RUN, aliases=("checkpoint",)
     )

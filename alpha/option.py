@@ -178,7 +178,9 @@ def spelled(flag: str, value: Any) -> str:
     if text.isprintable():
         return f"--{flag}={shlex.quote(text)}"
     # What a terminal must not be sent is spelled as bash and its kin read it.
-    plain = "".join(chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}" for byte in os.fsencode(text))
+    plain = "".join(
+        chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}" for byte in os.fsencode(text)
+    )
     return f"--{flag}=$'{plain}'"
 
 
@@ -189,9 +191,8 @@ def convert(declared: Option, value: Any, where: str) -> Any:
     """
     converted = _from_text(declared.kind, value) if isinstance(value, str) else _from_json(declared.kind, value)
     if converted is None:
-        raise UsageError(
-            f"{where} must be {_KIND_NAMES[declared.kind]}, not {_SHORTENER.repr(value)}{_without_suffix(declared, value)}."
-        )
+        wrong = f"{_SHORTENER.repr(value)}{_without_suffix(declared, value)}"
+        raise UsageError(f"{where} must be {_KIND_NAMES[declared.kind]}, not {wrong}.")
     if declared.choices and converted not in declared.choices:
         raise UsageError(f"{where} cannot be {_SHORTENER.repr(converted)}. {nearest(str(converted), declared.choices)}")
     minimum, maximum = declared.minimum, declared.maximum

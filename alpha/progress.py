@@ -29,8 +29,9 @@ class TrainingProgress:
     """Call `start` once, `step` after every optimizer step, `message`, `warning` and `sample` when there is something
     to say, `close` at the end whatever happened.
 
-    None of these raises when nothing can be shown any more, because the terminal or the reader of a pipe is gone: `lost`
-    is then what another would have raised, and the rest is not shown. `console` is a rich console to draw on, by default standard output when that is a terminal.
+    None of these raises when nothing can be shown any more, because the terminal or the reader of a pipe is gone:
+    `lost` is then what another would have raised, and the rest is not shown. `console` is a rich console to draw on, by
+    default standard output when that is a terminal.
     """
 
     def __init__(self, console: "Console | None" = None, clock: Callable[[], float] = time.monotonic) -> None:

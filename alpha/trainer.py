@@ -177,8 +177,8 @@ class Trainer:
         count, steps = self._skipped_in_a_row, self.training.iters
         if self.steps_done == steps and count >= min(SKIPPED_AT_THE_END, (steps + 1) // 2):
             raise AlphaError(
-                f"The last {count} of {steps} steps were all skipped, so the weights are those of step {steps - count}; "
-                f"{self._remedy()}, when it is resumed with more --iters."
+                f"The last {count} of {steps} steps were all skipped, so the weights are those of step "
+                f"{steps - count}; {self._remedy()}, when it is resumed with more --iters."
             )
 
     def _remedy(self) -> str:

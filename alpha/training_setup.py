@@ -130,7 +130,9 @@ def _say_learning_rates(saved: Checkpoint, training: TrainingConfig, display: Di
     if after <= NOTABLE_RISE * before:
         display.message(f"{text}, by the changed schedule over {training.iters} steps.")
         return
-    why = "the stable rate of wsd" if training.schedule == "wsd" else f"its place in a schedule of {training.iters} steps"
+    why = (
+        "the stable rate of wsd" if training.schedule == "wsd" else f"its place in a schedule of {training.iters} steps"
+    )
     display.warning(f"{text}, {why}; to stay as low, resume with --lr={before:.3g} --lrMin={before:.3g}.")
 
 

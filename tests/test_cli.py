@@ -192,6 +192,19 @@ def test_an_interrupt_of_the_process() -> None:
     assert process.returncode == 130
 
 
+def test_an_interrupt_before_the_command_line_is_read() -> None:
+    code = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'alpha.cli': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from alpha.process import start; sys.exit(start())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "alpha: interrupted\n")
+
+
 # --- starting ---------------------------------------------------------------------------------------------------------
 
 
@@ -422,9 +435,9 @@ def test_what_cannot_be_done_is_said_in_one_line(
 
 
 @pytest.mark.parametrize("command", ["train", "sample", "eval", "bench"])
-def test_where_to_compute_is_chosen_unless_it_is_said(command: str) -> None:
+def test_where_to_compute_and_on_how_many_threads_is_chosen_unless_it_is_said(command: str) -> None:
     declared = names_of(each for kind in cli._module(command).OPTIONS for each in options_of(kind))
-    assert declared["backend"].default == "auto"
+    assert (declared["backend"].default, declared["threads"].default) == ("auto", 0)
 
 
 def test_from_a_corpus_to_a_sample(

@@ -88,7 +88,7 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"name": "another program"}')
     with pytest.raises(AlphaError, match="is not empty"):
         Run.create(MODEL, TRAINING, folder=tmp_path)
-    assert sorted(os.listdir(tmp_path)) == ["config.json", "note.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "note.txt"]
     for path in list(tmp_path.iterdir()):
         path.unlink()
     # What a run leaves that was killed while it was made.
@@ -110,7 +110,9 @@ def test_whether_a_run_can_be_made_is_known_without_a_trace(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("config", ['{"name": "x"}', "{", '{"runId": "a", "createdAt": "b", "model": {}, "training": 1}'])
+@pytest.mark.parametrize(
+    "config", ['{"name": "x"}', "{", '{"runId": "a", "createdAt": "b", "model": {}, "training": 1}']
+)
 def test_a_folder_that_is_no_run_is_left_as_it_is(tmp_path, config):
     (tmp_path / "config.json").write_text(config)
     names = [".tmpABCDEF", ".notes.tmp", f".alpha-{32 * '0'}.tmp", "config.json"]
@@ -118,7 +120,7 @@ def test_a_folder_that_is_no_run_is_left_as_it_is(tmp_path, config):
         (tmp_path / name).write_text("mine")
     with pytest.raises(AlphaError, match=r"config\.json"):
         Run.open(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == sorted(names)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
 
 @pytest.mark.parametrize("instead", ["nothing", "moved", "another"])
@@ -365,7 +367,7 @@ def test_the_configuration_can_be_changed_on_resuming(opened):
     assert (second["step"], second["changes"].keys()) == (12, {"lr", "log"})
     path = opened.folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"history": {"a": 1}}))
-    with pytest.raises(AlphaError, match="'history' in .* is not a list of objects"):
+    with pytest.raises(AlphaError, match=r"'history' in .* is not a list of objects"):
         read_config(opened.folder)
 
 

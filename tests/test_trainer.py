@@ -446,7 +446,10 @@ def test_a_poisoned_batch_is_skipped_and_counted(tmp_path: Path, monkeypatch: py
 def test_steps_of_infinite_learning_rate_are_skipped_and_change_no_weight(corpus: Path, tmp_path: Path) -> None:
     run, training = begin(corpus, tmp_path / "run", iters=4, lr=1e40, lr_min=1e39)
     before = training.model.parameters.to_numpy()
-    with run, pytest.raises(AlphaError, match=r"last 4 of 4 steps were all skipped, so .* those of step 0; try a lower"):
+    with (
+        run,
+        pytest.raises(AlphaError, match=r"last 4 of 4 steps were all skipped, so .* those of step 0; try a lower"),
+    ):
         training.train(run)
     saved = newest(run.folder)
     assert all(saved.tensors[name].tobytes() == values.tobytes() for name, values in before.items())
@@ -507,7 +510,8 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(corpus: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("iters", "good", "fails"), [(30, 0, True), (30, 20, True), (30, 21, False), (8, 4, True), (8, 5, False), (1, 0, True)]
+    ("iters", "good", "fails"),
+    [(30, 0, True), (30, 20, True), (30, 21, False), (8, 4, True), (8, 5, False), (1, 0, True)],
 )
 def test_a_run_that_ends_in_skipped_steps_is_not_done(
     corpus: Path, tmp_path: Path, iters: int, good: int, fails: bool, monkeypatch: pytest.MonkeyPatch
@@ -516,7 +520,9 @@ def test_a_run_that_ends_in_skipped_steps_is_not_done(
     run, training = begin(corpus, tmp_path / "run", iters=iters, batch=1, eval_interval=0)
     with run:
         if fails:
-            with pytest.raises(AlphaError, match=rf"last {iters - good} of {iters} steps were all skipped.*step {good};"):
+            with pytest.raises(
+                AlphaError, match=rf"last {iters - good} of {iters} steps were all skipped.*step {good};"
+            ):
                 training.train(run)
         else:
             assert training.train(run)

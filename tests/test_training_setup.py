@@ -453,7 +453,7 @@ def test_an_impossible_folder_is_refused_before_the_data_is_read(tmp_path: Path,
     (tmp_path / "file").touch()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").touch()
-    with pytest.raises(AlphaError, match="Cannot make the folder|is not empty"):
+    with pytest.raises(AlphaError, match=r"Cannot make the folder|is not empty"):
         begin(Path("nowhere.txt"), Path(run_dir))
 
 
