@@ -31,7 +31,7 @@ class BenchOptions:
     match: str = option("", "Only the cases whose name contains this.")
     iters: int = option(100, "Repetitions of each measurement, at most.", minimum=1)
     seconds: float = option(2.0, "Time for the repetitions of each measurement; three are made anyway.", minimum=0)
-    backend: str = option("cpu_ref", BACKEND_HELP, choices=BACKENDS)
+    backend: str = option("auto", BACKEND_HELP, choices=BACKENDS)
     device: int = option(-1, DEVICE_HELP, minimum=-1, maximum=255)
     dtype: str = option("f32", DTYPE_HELP, choices=PRECISIONS)
     threads: int = option(0, "CPU threads; 0 = the fastest number for each case.", minimum=0, maximum=1024)
@@ -58,7 +58,7 @@ def run(given: dict[str, Any]) -> None:
         raise AlphaError(f"--out={out} is a folder; name a file in it.")
     from alpha import backends, bench, files
 
-    options = dataclasses.replace(options, backend=backends.resolve(options.backend, options.dtype))
+    options = dataclasses.replace(options, backend=backends.resolve(options.backend, options.dtype, options.device))
     cases = _chosen(options)
     for warning in _warnings():
         print_warning(warning)

@@ -4,10 +4,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from alpha.config import BACKEND_HELP, BACKENDS, DEVICE_HELP, DTYPE_HELP, PRECISIONS
+from alpha.config import BACKEND_HELP, BACKENDS, DEVICE_HELP, DTYPE_HELP, PRECISIONS, THREADS_HELP
 from alpha.errors import AlphaError
 from alpha.option import option
-from alpha.terminal import print_json, print_text
+from alpha.terminal import print_json, print_note, print_text
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class EvalOptions:
     data: str = option("", "Text: a file, folder or glob; several separated by commas.", metavar="PATHS", required=True)
     batch: int = option(4, "Sequences per batch (B).", minimum=1, maximum=1 << 16)
     n_batches: int = option(50, "Batches to evaluate; 0 = the whole text.", minimum=0)
-    backend: str = option("cpu_ref", BACKEND_HELP, choices=BACKENDS)
+    backend: str = option("auto", BACKEND_HELP, choices=BACKENDS)
     device: int = option(-1, DEVICE_HELP, minimum=-1, maximum=255)
     dtype: str = option("f32", DTYPE_HELP, choices=PRECISIONS)
-    threads: int = option(0, "CPU threads; 0 = the number that the first batches show to be fastest.", minimum=0)
+    threads: int = option(0, THREADS_HELP, minimum=0, maximum=1024)
     json: bool = option(False, "Print JSON.")
 
 
@@ -43,6 +43,8 @@ def run(given: dict[str, Any]) -> None:
     options = EvalOptions(**given)
     backend = backends.create(options.backend, options.device, options.dtype)
     loaded = load_model(options.checkpoint, backend)
+    if options.backend == "auto":
+        print_note(backends.choice(backend.name))
     file = dataset.encode_whole(options.data, loaded.tokenizer, cache_folder() / "tokens")
     if len(file.tokens) < 2:
         raise AlphaError(f"There is nothing to predict in {options.data}: it is one token long.")

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from alpha.config import BACKEND_HELP, BACKENDS, DEVICE_HELP, DTYPE_HELP, PRECISIONS
+from alpha.config import BACKEND_HELP, BACKENDS, DEVICE_HELP, DTYPE_HELP, PRECISIONS, THREADS_HELP
 from alpha.errors import UsageError
 from alpha.option import option
-from alpha.terminal import print_json, print_part, print_text, print_warning
+from alpha.terminal import print_json, print_note, print_part, print_text, print_warning
 
 if TYPE_CHECKING:
     from alpha.engine import Engine, Timing
@@ -30,10 +30,10 @@ class SampleOptions:
     n: int = option(1, "Texts to make.", minimum=1, maximum=4096)
     seed: int = option(42, "Seed of every random choice.", minimum=0, maximum=(1 << 64) - 1)
     stop_at_end: bool = option(True, "Stop where the model ends the text.")
-    backend: str = option("cpu_ref", BACKEND_HELP, choices=BACKENDS)
+    backend: str = option("auto", BACKEND_HELP, choices=BACKENDS)
     device: int = option(-1, DEVICE_HELP, minimum=-1, maximum=255)
     dtype: str = option("f32", DTYPE_HELP, choices=PRECISIONS)
-    threads: int = option(1, "CPU threads.", minimum=1, maximum=1024)
+    threads: int = option(0, THREADS_HELP, minimum=0, maximum=1024)
     json: bool = option(False, "Print JSON.")
 
 
@@ -52,17 +52,19 @@ def run(given: dict[str, Any]) -> None:
     from alpha import backends
     from alpha.engine import Engine
     from alpha.model_loading import load_model
+    from alpha.thread_choice import ThreadChoice
 
     options = SampleOptions(**given)
     if options.beam > 1 and options.n > 1:
         raise UsageError("--beam searches for one text; leave out --n, or --beam.")
     backend = backends.create(options.backend, options.device, options.dtype)
-    backend.threads = options.threads
     loaded = load_model(options.checkpoint, backend)
+    if options.backend == "auto":
+        print_note(backends.choice(backend.name))
     prompt = loaded.tokenizer.encode(options.prompt, allow_special=True)
     if unknown := loaded.tokenizer.count_unknown(prompt):
         print_warning(f"{unknown} of the prompt's {len(prompt)} tokens are unknown to this model.")
-    engine = Engine(loaded.model)
+    engine = Engine(loaded.model, threads=ThreadChoice(backend, options.threads))
     # With nothing to continue, a text begins where another ended.
     texts = _texts(options, loaded, engine, prompt or [loaded.tokenizer.end_of_text])
     if options.json:

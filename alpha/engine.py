@@ -1,5 +1,6 @@
 """Inference: token ids in, token ids out, with a key-value cache. Knows nothing about text or files."""
 
+import contextlib
 import math
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from alpha import rng
 from alpha.errors import AlphaError
 from alpha.gpt import GPT, KeyValueCache
+from alpha.thread_choice import ThreadChoice
 
 Logits = npt.NDArray[np.floating]
 
@@ -41,10 +43,11 @@ class Timing:
 
 @dataclass
 class Engine:
-    """Continues sequences with a model."""
+    """Continues sequences with a model; with `threads`, each decoding step is a repetition for it to measure."""
 
     model: GPT
     timing: Timing = field(default_factory=Timing)
+    threads: ThreadChoice | None = None
 
     def generate(
         self,
@@ -62,7 +65,7 @@ class Engine:
         """
         contexts = [list(prompt) for _ in range(sequences)]
         ended = [False] * sequences
-        context = _Context(self.model, sequences)
+        context = _Context(self.model, sequences, self.threads)
         for step in range(steps):
             start = time.perf_counter()
             logits, is_prefill, handled = context.next_logits(contexts)
@@ -85,7 +88,7 @@ class Engine:
 
         Returns its ids and its mean log-probability. A hypothesis ends with an id of `stop` or after `steps` ids.
         """
-        context = _Context(self.model, beams)
+        context = _Context(self.model, beams, self.threads)
         contexts = [list(prompt) for _ in range(beams)]
         scores = np.full(beams, -math.inf)
         scores[0] = 0.0  # the hypotheses are all the same at first
@@ -121,8 +124,9 @@ class Engine:
 class _Context:
     """A cache that follows growing sequences of equal length."""
 
-    def __init__(self, model: GPT, sequences: int) -> None:
+    def __init__(self, model: GPT, sequences: int, threads: ThreadChoice | None) -> None:
         self._model = model
+        self._threads = threads
         self._cache = KeyValueCache(model.backend, model.config, sequences, model.parameters.values.dtype)
 
     def next_logits(self, contexts: Sequence[Sequence[int]]) -> tuple[Logits, bool, int]:
@@ -134,7 +138,8 @@ class _Context:
             window = len(contexts[0]) if len(contexts[0]) <= block else max(1, block // 2)
             self._cache.length = 0
         array = model.backend.from_numpy(np.array([context[-window:] for context in contexts], np.int32))
-        with np.errstate(all="ignore"):  # where the backend is numpy: what overflows is found below
+        measured = self._threads.measured() if self._threads and not is_prefill else contextlib.nullcontext()
+        with measured, np.errstate(all="ignore"):  # where the backend is numpy: what overflows is found below
             logits = model.backend.to_numpy(model.logits(array, self._cache, last_only=True).data)
         if not np.isfinite(logits).all():
             raise AlphaError("The model's outputs are not finite: its training went wrong; use an earlier checkpoint.")

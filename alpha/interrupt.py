@@ -1,14 +1,28 @@
-"""Stopping on Ctrl-C without losing anything: the first request is noted, a second one ends the work at once."""
+"""Stopping without losing anything: the first request is noted, a second one by hand ends the work at once."""
 
 import signal
 from types import FrameType, TracebackType
 from typing import Any
 
+SIGNALS = (
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGHUP,  # the terminal is gone
+    signal.SIGXCPU,  # the processor time that was granted is nearly used up
+    signal.SIGUSR1,  # what batch systems send some time before they end a job
+    signal.SIGUSR2,
+)
+"""The signals that end a terminal or a job."""
+
+_INSISTING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+"""Those that are sent by hand; the others come several times by themselves."""
+
 
 class StopRequest:
-    """Inside `with StopRequest() as stop:`, `stop.requested` becomes true at the first SIGINT or SIGTERM.
+    """Inside `with StopRequest() as stop:`, `stop.requested` becomes true at the first of SIGNALS.
 
-    A second signal raises KeyboardInterrupt wherever the program is. Only for the main thread.
+    After that, one that is sent by hand raises KeyboardInterrupt wherever the program is. Only for the main thread.
     """
 
     def __init__(self) -> None:
@@ -16,7 +30,11 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
+            # Under nohup a terminal that goes is no reason to stop. (Shells let what they start in the background
+            # ignore SIGINT and SIGQUIT, which says nothing about who sends one to this very process.)
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -27,6 +45,6 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested and number in _INSISTING:
             raise KeyboardInterrupt
         self.requested = True

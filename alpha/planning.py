@@ -7,6 +7,7 @@ import math
 
 from alpha.config import TrainingConfig
 from alpha.errors import AlphaError
+from alpha.option import LARGEST_INTEGER
 
 
 def plan(
@@ -52,12 +53,11 @@ def _tokens_warning(
     wanted = training.min_tokens_per_param * parameters
     if seen >= wanted:
         return ""
-    iters = math.ceil(wanted / tokens_per_step)
-    # More steps are no remedy when they would only repeat the data more often than is good.
-    too_many_passes = iters * tokens_per_step > training.warn_dataset_passes * train_tokens
-    remedy = (
-        "use a smaller model or more data" if too_many_passes else f"raise --iters to {iters} or use a smaller model"
-    )
+    # More steps are no remedy when they would only repeat the data more often than is good, or are beyond all numbers.
+    most = min(training.warn_dataset_passes * train_tokens, LARGEST_INTEGER * tokens_per_step)
+    remedy = "use a smaller model or more data"
+    if wanted <= most and (iters := math.ceil(wanted / tokens_per_step)) * tokens_per_step <= most:
+        remedy = f"raise --iters to {iters} or use a smaller model"
     return (
         f"The run sees {seen:,} tokens, {seen / parameters:.3g} for each of {parameters:,} parameters and fewer than "
         f"--minTokensPerParam={training.min_tokens_per_param:g}; {remedy}."
@@ -72,7 +72,9 @@ def _passes_warning(training: TrainingConfig, seen: int, train_tokens: int, toke
         limit, flag, risk = training.warn_dataset_passes, "warnDatasetPasses", "the model may overfit"
     else:
         return ""
-    iters = math.floor(training.warn_dataset_passes * train_tokens / tokens_per_step)
+    # The limits may be in any order, and the one that is not reached may be beyond all numbers.
+    most = min(training.warn_dataset_passes, training.max_dataset_passes)
+    iters = math.floor(most * train_tokens / tokens_per_step)
     remedy = f"use more data or lower --iters to {iters}" if iters else "use more data"
     return (
         f"The run makes {passes:.3g} passes over {train_tokens:,} training tokens, more than --{flag}={limit:g}, so "

@@ -47,7 +47,10 @@ class Sampler:
 
         Row r is window number index * batch + r, so that the sequence of windows is the same for every batch size.
         """
-        first = index * self._batch
+        return self.windows_from(index * self._batch)
+
+    def windows_from(self, first: int) -> Batch:
+        """The batch whose row r is window number first + r."""
         offsets = self._packed_offsets(first) if self._packed else self._random_offsets(first)
         inside = offsets < len(self._windows)
         rows = self._windows[np.where(inside, offsets, 0)].astype(np.int32)

@@ -53,6 +53,11 @@ def print_warning(message: str) -> None:
     print(f"alpha: warning: {escape_line(message)}", file=sys.stderr)
 
 
+def print_note(message: str) -> None:
+    """Print one line that is no part of the result to standard error."""
+    print(f"alpha: {escape_line(message)}", file=sys.stderr)
+
+
 def print_json(value: Any) -> None:
     """Print `value` as JSON for another program: numbers that are not finite become null, nothing needs a terminal."""
     from alpha.lines import finite
@@ -86,11 +91,19 @@ def _write(text: str, end: str = "\n") -> None:
     try:
         print(text, end=end, flush=True)
     except OSError as error:
-        # Python flushes standard output once more at exit; that must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
+        lost = output_lost(error)
+        if lost is error:
             raise
-        raise AlphaError(f"Cannot write to standard output: {error.strerror or error}.") from error
+        raise lost from error
+
+
+def output_lost(error: OSError) -> Exception:
+    """What to raise when standard output cannot be written: a BrokenPipeError when its reader went away, else an
+    AlphaError. What is printed from now on goes nowhere, as Python flushes it once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return error
+    return AlphaError(f"Cannot write to standard output: {error.strerror or error}.")
 
 
 def _visible(match: re.Match[str]) -> str:

@@ -230,7 +230,7 @@ class TrainingStep:
             inputs, wanted = (self._sequences(each, micro_step, part * count, count) for each in (ids, targets))
             with phase("forward"), Tape() as tape:
                 dropout = self._dropout_keys(micro_step)
-                loss = model.loss(inputs, wanted, dropout, checkpoint=self.training.checkpoint)
+                loss = model.loss(inputs, wanted, dropout, checkpoint=self.training.recompute)
             with phase("backward"):
                 tape.backward(loss, self._loss_gradient())
             weighted = backend.multiply(loss.data, self._loss_weight)

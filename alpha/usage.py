@@ -13,7 +13,7 @@ from typing import Any
 from docopt import docopt
 
 from alpha.errors import UsageError
-from alpha.option import Option, camel_case, convert, names_of, nearest, options_of
+from alpha.option import Option, camel_case, convert, names_of, options_of, suggestion
 
 NARROW = 80
 WIDE = 100
@@ -99,8 +99,7 @@ def _read_flags(command: str, options: Sequence[Option], arguments: Sequence[str
         name, equals, value = argument.partition("=")
         option = declared.get(camel_case(name[2:])) if name.startswith("--") else None
         if option is None:
-            flags = [f"--{each}" for each in declared]
-            raise UsageError(f"Unknown option {name!r}. {nearest(name, flags, _see(command))}")
+            raise UsageError(f"Unknown option {name!r}. {suggestion(name, declared, _see(command))}")
         if not equals:
             if remaining and not remaining[-1].startswith("--"):
                 value = remaining.pop()

@@ -241,12 +241,12 @@ def test_only_ok_rows_of_the_same_configuration_are_compared(checkout: Path) -> 
         "first of its kind", "too few runs to say", "first of its kind",
     ]  # fmt: skip
     settings = checkout.parent / "a.env"
-    settings.write_text("# why\nthreads=2\ncheckpoint=true\n")
+    settings.write_text("# why\nthreads=2\nrecompute=true\n")
     for arguments in ([f"--envFile={settings}"], ["--workload=gpt2"], ["--", "--fp16"]):
         benchmark(checkout, "100", *arguments)
         assert history(checkout)[-1]["verdict"] == "first of its kind"
     assert [row["configuration"] for row in history(checkout)[2:]] == [
-        "threads=2", "threads=0 threads=2 checkpoint=true", "threads=0", "threads=0 --fp16",
+        "threads=2", "threads=0 threads=2 recompute=true", "threads=0", "threads=0 --fp16",
     ]  # fmt: skip
     benchmark(checkout, "80")
     row = history(checkout)[-1]
@@ -481,14 +481,14 @@ def test_tuning_finds_the_setting_that_is_faster(checkout: Path) -> None:
     # One core leaves two settings to try.
     code, said, rows = tune(checkout, "100", "40", "8", FAKE_ALPHA_FACTOR="0.8", OMP_NUM_THREADS="1")
     assert code == 0, said
-    assert [row["candidate"] for row in rows[:2]] == ["threads=1", "checkpoint=true"]
+    assert [row["candidate"] for row in rows[:2]] == ["threads=1", "recompute=true"]
     assert {row["status"] for row in rows} == {"ok"}
     assert {row["first"] for row in rows} == {"default", "candidate"}
-    faster = [float(row["speed_ratio"]) for row in rows if "checkpoint=true" in row["candidate"]]
+    faster = [float(row["speed_ratio"]) for row in rows if "recompute=true" in row["candidate"]]
     assert len(faster) == 4
     assert min(faster) == pytest.approx(1.25, abs=0.02)
     settings = (checkout / "perf" / "best-cpu_ref-quickstart.env").read_text().splitlines()
-    assert [line for line in settings if not line.startswith("#")] == ["checkpoint=true"]
+    assert [line for line in settings if not line.startswith("#")] == ["recompute=true"]
     assert "speed +25.0 % (+25.0 to +25.0) beside the defaults" in said
 
 
@@ -537,9 +537,9 @@ def test_candidates_follow_the_device_and_the_variables(tuning: ModuleType) -> N
     ]
     display = ["ALPHA_CALLBACK_YIELD_EVERY=12", "ALPHA_CALLBACK_YIELD_EVERY=50"]
     found = tuning.candidates(variables, "cpu_ref", 5)
-    assert found == ["threads=1", "threads=2", "threads=4", "checkpoint=true", *display]
+    assert found == ["threads=1", "threads=2", "threads=4", "recompute=true", *display]
     found = tuning.candidates(variables, "helios", 5)
-    assert found == ["checkpoint=true", "ALPHA_STEPS_IN_FLIGHT=1", "ALPHA_STEPS_IN_FLIGHT=6", *display]
+    assert found == ["recompute=true", "ALPHA_STEPS_IN_FLIGHT=1", "ALPHA_STEPS_IN_FLIGHT=6", *display]
 
 
 def test_the_workload_fits_the_device() -> None:

@@ -1,8 +1,9 @@
 """Generation: decoding with the cache against the whole forward pass, sampling against its definition, beam search."""
 
+import contextlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from alpha.config import ARCHITECTURES, ModelConfig, resolve_model
 from alpha.engine import Engine, SamplingOptions, choose
 from alpha.errors import AlphaError
 from alpha.gpt import GPT
+from alpha.thread_choice import ThreadChoice
 
 VOCABULARY = 13
 BLOCK = 8
@@ -296,3 +298,21 @@ def test_the_score_is_the_mean_log_probability_of_the_ids() -> None:
     ids, mean = Engine(model).beam_search(prompt, 5, beams=3)
     expected = [log_probabilities(model, [*prompt, *ids[:position]])[token] for position, token in enumerate(ids)]
     assert mean == pytest.approx(float(np.mean(expected)), abs=1e-5)
+
+
+def test_the_number_of_threads_is_chosen_while_decoding_and_changes_nothing() -> None:
+    model = model_of(block=32)
+    backend, used = model.backend, []
+
+    class Recording(ThreadChoice):
+        @contextlib.contextmanager
+        def measured(self) -> Iterator[None]:
+            with super().measured():
+                used.append(backend.threads)
+                yield
+
+    backend.thread_choices = lambda: [1, 2]  # type: ignore[method-assign]
+    plain = list(Engine(model).generate([1, 2, 3], 12, SamplingOptions()))
+    assert list(Engine(model, threads=Recording(backend)).generate([1, 2, 3], 12, SamplingOptions())) == plain
+    assert used[:7] == [1, 1, 2, 1, 2, 1, 2]
+    assert len(used) == 11  # all steps but the prefill

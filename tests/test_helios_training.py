@@ -104,7 +104,7 @@ def test_a_run_repeated_or_resumed_has_the_same_bits(optim: str) -> None:
 
 
 def test_activation_checkpointing_changes_no_bit() -> None:
-    plain, checkpointed = step_of("adamw"), step_of("adamw", checkpoint=True)
+    plain, checkpointed = step_of("adamw"), step_of("adamw", recompute=True)
     for index in range(3):
         assert plain.run(batch_of(index, 2), 0.01).read() == checkpointed.run(batch_of(index, 2), 0.01).read()
     assert everything(plain) == everything(checkpointed)

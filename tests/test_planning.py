@@ -67,6 +67,16 @@ def test_limits_are_the_configured_ones() -> None:
     assert "--maxDatasetPasses=7.9," in warning
 
 
+@pytest.mark.parametrize("limit", [1e18, 1e30, 1e308, 1.7976931348623157e308])
+def test_any_limit_that_the_options_accept_is_a_limit(limit: float) -> None:
+    (warning,) = warnings(replace(TRAINING, min_tokens_per_param=limit))
+    assert warning.endswith("use a smaller model or more data.")
+    (warning,) = warnings(replace(TRAINING, min_tokens_per_param=limit, warn_dataset_passes=limit))
+    assert len(warning) < 300
+    assert warnings(replace(TRAINING, warn_dataset_passes=limit), train_tokens=7) != []
+    assert warnings(replace(TRAINING, warn_dataset_passes=limit, max_dataset_passes=limit), train_tokens=7) == []
+
+
 def test_missing_validation_data() -> None:
     (warning,) = warnings(has_validation=False)
     assert warning.startswith("There is no validation data") and "--valData" in warning

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,7 +37,7 @@ from alpha.backend_primitives import Array
 from alpha.config import OPTIMIZERS, ModelConfig
 from alpha.errors import AlphaError
 from alpha.gpt import GPT, DropoutKeys
-from alpha.interrupt import StopRequest
+from alpha.interrupt import SIGNALS, StopRequest
 from alpha.lines import read_rows
 from alpha.sampler import Sampler
 from alpha.schedule import learning_rate
@@ -75,7 +76,7 @@ def run_script(script: str, *arguments: object, **options: Any) -> subprocess.Po
 def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     corpus: Path, tmp_path: Path, optim: str, packed: bool
 ) -> None:
-    options: dict[str, Any] = {"optim": optim, "packed": packed, "accum_steps": 2, "checkpoint": True, "iters": 6}
+    options: dict[str, Any] = {"optim": optim, "packed": packed, "accum_steps": 2, "recompute": True, "iters": 6}
     whole = train(corpus, tmp_path / "whole", model=DROPPED, **options)
     parts = train(corpus, tmp_path / "parts", RecordingDisplay(stop_after=2), model=DROPPED, **options)
     assert steps_saved(parts) == [2]
@@ -91,7 +92,7 @@ def test_what_watches_the_training_changes_no_bit_of_it(corpus: Path, tmp_path: 
     plain = train(corpus, tmp_path / "plain", model=DROPPED, eval_interval=0)
     watched = train(
         corpus, tmp_path / "watched", model=DROPPED, eval_interval=1, sample_interval=2, checkpoint_interval=3,
-        log_every=5, keep=1, trace=True, checkpoint=True,
+        log_every=5, keep=1, trace=True, recompute=True,
     )  # fmt: skip
     assert bits_of(plain) == bits_of(watched)
 
@@ -266,7 +267,7 @@ with run:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_the_run_after_its_step(corpus: Path, tmp_path: Path, number: int) -> None:
     whole, stopped = train(corpus, tmp_path / "whole", sample_interval=2), tmp_path / "stopped"
     process = run_script(SIGNALLED, corpus, stopped, "go on")
@@ -378,17 +379,19 @@ def test_a_run_killed_at_any_instant_continues_exactly(corpus: Path, tmp_path: P
     assert set(first) == {"-9"}, output
     assert "-9" in again
     states = set()
+    started_over = 0
     for calls in instants:
         folder = root / str(calls)
         states.add((tuple(steps_saved(folder)), tuple(row["step"] for row in rows_of(folder))))
         if not steps_saved(folder):
-            with pytest.raises(AlphaError, match="holds no checkpoint"):
-                resume(folder)
-            continue
+            started_over += 1
+            if not (folder / "config.json").exists():
+                train(corpus, folder, **options)
         resume(folder)
         assert bits_of(folder) == bits_of(whole), f"killed in call {calls}"
         assert rows_of(folder) == rows_of(whole), f"killed in call {calls}"
         assert [path.name for path in folder.iterdir() if path.name.endswith(".tmp")] == []
+    assert started_over > 0
     assert len(states) > 5, "the test is to see runs in many states"
 
 
@@ -443,7 +446,10 @@ def test_a_poisoned_batch_is_skipped_and_counted(tmp_path: Path, monkeypatch: py
 def test_steps_of_infinite_learning_rate_are_skipped_and_change_no_weight(corpus: Path, tmp_path: Path) -> None:
     run, training = begin(corpus, tmp_path / "run", iters=4, lr=1e40, lr_min=1e39)
     before = training.model.parameters.to_numpy()
-    with run:
+    with (
+        run,
+        pytest.raises(AlphaError, match=r"last 4 of 4 steps were all skipped, so .* those of step 0; try a lower"),
+    ):
         training.train(run)
     saved = newest(run.folder)
     assert all(saved.tensors[name].tobytes() == values.tobytes() for name, values in before.items())
@@ -477,7 +483,8 @@ def test_a_spike_is_skipped_and_the_threshold_is_named(corpus: Path, tmp_path: P
 
 def test_accepted_steps_start_the_count_anew(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "SKIPPED_LIMIT", 2)
-    _, training = begin(corpus, tmp_path / "run")
+    run, training = begin(corpus, tmp_path / "run")
+    run.close()
     for skipped in (True, False, True, False):
         training._note_acceptance({"skipped": skipped, "loss": 1.0, "gradNorm": 1.0})
     training._note_acceptance({"skipped": True, "loss": 1.0, "gradNorm": 1.0})
@@ -500,6 +507,26 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(corpus: Path, tmp_pat
         "No sample after step 5",
         "Step 6 was skipped: loss nan, gradient norm nan",
     ]
+
+
+@pytest.mark.parametrize(
+    ("iters", "good", "fails"),
+    [(30, 0, True), (30, 20, True), (30, 21, False), (8, 4, True), (8, 5, False), (1, 0, True)],
+)
+def test_a_run_that_ends_in_skipped_steps_is_not_done(
+    corpus: Path, tmp_path: Path, iters: int, good: int, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "learning_rate", lambda step, training: 0.01 if step < good else math.inf)
+    run, training = begin(corpus, tmp_path / "run", iters=iters, batch=1, eval_interval=0)
+    with run:
+        if fails:
+            with pytest.raises(
+                AlphaError, match=rf"last {iters - good} of {iters} steps were all skipped.*step {good};"
+            ):
+                training.train(run)
+        else:
+            assert training.train(run)
+    assert steps_saved(run.folder) == [iters]
 
 
 # --- machines that refuse ---------------------------------------------------------------------------------------------
@@ -570,6 +597,45 @@ def test_one_process_at_a_time(corpus: Path, tmp_path: Path) -> None:
         with pytest.raises(AlphaError, match=f"has a run; continue it with --resume={folder}"):
             train(corpus, folder)
     resume(folder)
+
+
+def test_a_folder_that_is_deleted_ends_the_run(corpus: Path, tmp_path: Path) -> None:
+    class Deleting(RecordingDisplay):
+        def step(self, metrics: dict[str, Any]) -> None:
+            if metrics["step"] == 4:
+                shutil.rmtree(tmp_path / "run")
+
+    with pytest.raises(AlphaError, match=r"was deleted.* Nothing of the run .* is saved there\.$"):
+        train(corpus, tmp_path / "run", Deleting())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("flight", "saved"), [(1, 4), (3, 6)])
+def test_who_watches_may_leave_and_the_steps_are_saved(
+    corpus: Path, tmp_path: Path, flight: int, saved: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Leaving(RecordingDisplay):
+        def step(self, metrics: dict[str, Any]) -> None:
+            if metrics["step"] == 4:
+                self.lost = BrokenPipeError()
+
+    monkeypatch.setattr(CpuRef, "steps_in_flight", flight)
+    with pytest.raises(BrokenPipeError):
+        train(corpus, tmp_path / "run", Leaving(), eval_interval=0)
+    assert steps_saved(tmp_path / "run") == [saved]
+
+
+@pytest.mark.parametrize("flight", [1, 3])
+def test_the_first_checkpoint_does_not_wait_for_a_long_interval(
+    corpus: Path, tmp_path: Path, flight: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = train(corpus, tmp_path / "plain", eval_interval=0)
+    assert steps_saved(plain) == [8]
+    monkeypatch.setattr(CpuRef, "steps_in_flight", flight)
+    monkeypatch.setattr(trainer, "FIRST_SAVE_SECONDS", 0.0)
+    early = train(corpus, tmp_path / "early", eval_interval=0)
+    assert steps_saved(early) == [1, 8]
+    assert bits_of(early) == bits_of(plain)
 
 
 # --- what a run has to say --------------------------------------------------------------------------------------------

@@ -228,7 +228,7 @@ def test_accumulation_equals_the_big_batch(optim: str) -> None:
 def test_activation_checkpointing_changes_no_bit() -> None:
     dropped = dataclasses.replace(MODEL, dropout=0.2)
     plain = make_step(dropped, accum_steps=2)
-    checkpointed = make_step(dropped, accum_steps=2, checkpoint=True, model_class=Checkpointed)
+    checkpointed = make_step(dropped, accum_steps=2, recompute=True, model_class=Checkpointed)
     for index in range(3):
         tokens = batch_of(index, accum_steps=2)
         assert plain.run(tokens, 0.01).read() == checkpointed.run(tokens, 0.01).read()
@@ -270,7 +270,7 @@ def test_a_batch_in_parts_gives_what_the_whole_gives(accum_steps: int) -> None:
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("checkpoint", [False, True])
 def test_the_number_of_threads_changes_no_bit_of_a_batch_in_parts(checkpoint: bool) -> None:
-    steps = [make_step(backend=CpuRef(threads), checkpoint=checkpoint, accum_steps=2) for threads in (1, 2, 3, 16)]
+    steps = [make_step(backend=CpuRef(threads), recompute=checkpoint, accum_steps=2) for threads in (1, 2, 3, 16)]
     results = [[step.run(batch_of(index, 2, 8), 0.01).read() for index in range(3)] for step in steps]
     assert results == [results[0]] * 4
     assert [everything(step) for step in steps] == [everything(steps[0])] * 4
@@ -342,7 +342,7 @@ def test_a_recorded_step_replays_to_the_same_bits(optim: str) -> None:
             backend=backend,
             optim=optim,
             accum_steps=2,
-            checkpoint=True,
+            recompute=True,
             grad_clip=middle,
             spike_threshold=high * 0.999,
         )

@@ -216,3 +216,11 @@ def test_any_arguments_are_read_or_refused(arguments: list[str]) -> None:
         return
     Example(**given)
     assert given["text"]
+
+
+def test_recomputation_keeps_its_older_name() -> None:
+    from alpha import command_train
+
+    text = usage.render("train", "Trains.", command_train.OPTIONS)
+    for flag in ("--recompute", "--checkpoint", "--checkpoint=true"):
+        assert usage.parse("train", text, command_train.OPTIONS, [flag]) == {"recompute": True}
