@@ -81,6 +81,11 @@ class Kernel:
     requires: tuple[str, ...]
     spirv: bytes
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it does without matrix units."""
+        return not any("_matrix_" in feature for feature in self.requires)
+
     @cached_property
     def push_bytes(self) -> int:
         """The size of the push constants."""
@@ -128,6 +133,14 @@ class Bundle:
             variants = [variant for name, variant in self.kernels if name == key[0]]
             raise KeyError(f"there is no kernel {key[0]!r} in variant {key[1]!r}; variants: {variants}")
         return self.kernels[key]
+
+    def needed(self, precision: str) -> set[str]:
+        """The features without which a device cannot compute in a precision: what its plain kernels require.
+
+        A kernel's variant is named by the precision, alone or with the bits of its operands behind it.
+        """
+        variants = (each for each in self.kernels.values() if each.variant.partition("_")[0] == precision)
+        return {feature for each in variants if each.is_plain for feature in each.requires}
 
 
 class Pipelines:

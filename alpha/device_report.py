@@ -15,10 +15,8 @@ from alpha.backend_helios_tiles import hardware
 
 PRECISIONS = ("f32", "f16", "bf16")
 
-_TYPE_NEEDS = {
-    "f16": ("float16", "16-bit floats (shaderFloat16 and storageBuffer16BitAccess)"),
-    "bf16": ("bfloat16", "bfloat16 (VK_KHR_shader_bfloat16)"),
-}
+_FEATURES = {"float16": "16-bit floats (shaderFloat16, shaderInt16 and storageBuffer16BitAccess)"}
+"""What a driver calls that which kernels require, where it has another name for it."""
 _GPU_NODES = Path("/dev/dri")
 
 
@@ -26,9 +24,9 @@ def use_of_precision(info: DeviceInfo, precision: str, bundle: Bundle) -> str:
     """How matrices are multiplied in a precision on this device, and what keeps Alpha from doing it faster."""
     if precision == "f32":
         return "plain kernels; matrix units would round f32 operands"
-    feature, words = _TYPE_NEEDS[precision]
-    if feature not in info.features:
-        return f"not available: the driver has no {words}"
+    lacking = sorted(bundle.needed(precision) - info.features)
+    if lacking:
+        return f"not available: the driver has no {', '.join(_FEATURES.get(each, each) for each in lacking)}"
     matrices = f"cooperative_matrix_{precision}"
     if not any(matrices in kernel.requires for kernel in bundle.kernels.values()):
         return "plain kernels; these kernels were built without any for matrix units"

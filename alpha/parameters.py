@@ -1,8 +1,8 @@
 """Named parameters laid out in one flat array, with the gradients of those that are trained in another.
 
 An elementwise optimizer then needs one operation for all weights, and the gradient norm is one reduction. Trained
-parameters come first, and of them those that weight decay applies to, so each kind is one contiguous part. Knows nothing
-about which parameters a model has.
+parameters come first, and of them those that weight decay applies to, so each kind is one contiguous part. Knows
+nothing about which parameters a model has.
 """
 
 import math
@@ -41,7 +41,7 @@ class ParameterSpec:
 
 
 class Parameters:
-    """The parameters of a model on a backend: `parameters["wte.weight"]` is a Tensor, with a gradient buffer if trained.
+    """The parameters of a model on a backend: `parameters["wte.weight"]` is a Tensor, and if trained has a gradient.
 
     `values` [size] and `gradients` [trained_size] are the flat arrays, in the order of `specs`.
     """

@@ -59,6 +59,7 @@ OLD = dataclasses.replace(PLAIN, index=3, name="Old", missing=("Vulkan 1.3", "sh
 
 def bundle_of(requirements: Iterable[str]) -> Bundle:
     each = [Kernel("matmul", name, (), (), (name,), b"") for name in requirements]
+    each += [Kernel("matmul_tiled", f"{name}_16_32", (), (), ("float16",), b"") for name in ("f16", "bf16")]
     return Bundle({(kernel.name, kernel.variant): kernel for kernel in each})
 
 
@@ -89,7 +90,7 @@ BUNDLE = bundle_of(["cooperative_matrix_f16", "cooperative_matrix_bf16"])
             "plain kernels; these kernels were built without any for matrix units",
         ),
         (PLAIN, "f16", BUNDLE, "plain kernels; the driver offers no matrix units (VK_KHR_cooperative_matrix)"),
-        (PLAIN, "bf16", BUNDLE, "not available: the driver has no bfloat16 (VK_KHR_shader_bfloat16)"),
+        (PLAIN, "bf16", BUNDLE, "plain kernels; the driver offers no matrix units (VK_KHR_cooperative_matrix)"),
         (
             dataclasses.replace(
                 H200, features=frozenset({"float16"}), cooperative_matrices=((16, 16, 32, "i8", "i8", "i32", "i32"),)
@@ -102,7 +103,7 @@ BUNDLE = bundle_of(["cooperative_matrix_f16", "cooperative_matrix_bf16"])
             dataclasses.replace(H200, features=frozenset()),
             "f16",
             BUNDLE,
-            "not available: the driver has no 16-bit floats (shaderFloat16 and storageBuffer16BitAccess)",
+            "not available: the driver has no 16-bit floats (shaderFloat16, shaderInt16 and storageBuffer16BitAccess)",
         ),
     ],
 )

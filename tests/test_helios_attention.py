@@ -123,8 +123,6 @@ def test_no_matrix_of_queries_by_keys_is_stored(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_half_precision(precision: str, shape: tuple[int, ...], soft_cap: float, dropout: float) -> None:
-    if precision == "bf16" and "bfloat16" not in helios().device_info.features:
-        pytest.skip("ATTENTION IN bf16 IS NOT TESTED: the Vulkan device has no bfloat16")
     check(helios(precision), shape, HALF_TOLERANCES[precision], soft_cap, dropout)
 
 
