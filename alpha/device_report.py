@@ -11,7 +11,7 @@ from typing import Any
 
 from alpha.backend_helios_device import INSTALL_DRIVER, DeviceInfo
 from alpha.backend_helios_kernels import Bundle
-from alpha.backend_helios_tiles import hardware
+from alpha.backend_helios_tiles import hardware, units_of
 
 PRECISIONS = ("f32", "f16", "bf16")
 
@@ -63,6 +63,7 @@ def device_rows(info: DeviceInfo, bundle: Bundle) -> list[list[str]]:
         ["device", f"{info.name} ({_kind(info.kind)})"],
         ["driver", f"{info.driver_name} {info.driver_info}, Vulkan {info.api_version}"],
         ["memory", f"{info.memory_bytes / 2**30:.1f} GiB, {info.available_bytes / 2**30:.1f} GiB available"],
+        ["multiprocessors", _multiprocessors(info)],
         ["subgroups", f"{' to '.join(map(str, sorted({min(sizes), max(sizes)})))} invocations"],
         ["workgroups", f"{info.max_workgroup_invocations} invocations, {info.shared_memory // 1024} KiB shared memory"],
         ["number types", ", ".join(number_types(info))],
@@ -87,6 +88,7 @@ def device_json(info: DeviceInfo, bundle: Bundle) -> dict[str, Any]:
         "deviceId": info.device_id,
         "memoryBytes": info.memory_bytes,
         "availableBytes": info.available_bytes,
+        "multiprocessors": info.multiprocessors or None,
         "subgroupSize": info.subgroup_size,
         "sharedMemoryBytes": info.shared_memory,
         "maxWorkgroupInvocations": info.max_workgroup_invocations,
@@ -103,6 +105,10 @@ def device_json(info: DeviceInfo, bundle: Bundle) -> dict[str, Any]:
         "missing": list(info.missing),
         "use": {} if info.missing else {each: use_of_precision(info, each, bundle) for each in PRECISIONS},
     }
+
+
+def _multiprocessors(info: DeviceInfo) -> str:
+    return str(info.multiprocessors or f"the driver does not say; products are divided for {units_of(info)}")
 
 
 def number_types(info: DeviceInfo) -> list[str]:

@@ -30,6 +30,7 @@ H200 = DeviceInfo(
     pipeline_cache_uuid="00" * 16,
     missing=(),
     heaps=(Heap(140 * GIB, 139 * GIB, GIB, True, True), Heap(200 * GIB, 200 * GIB, 0, False, True)),
+    multiprocessors=132,
     subgroup_size=32,
     subgroup_size_min=32,
     subgroup_size_max=32,
@@ -115,10 +116,11 @@ def test_what_a_precision_uses_and_why_not_more(
 
 def test_a_device_as_a_table() -> None:
     rows = device_report.device_rows(H200, BUNDLE)
-    assert rows[:6] == [
+    assert rows[:7] == [
         ["device", "NVIDIA H200 (GPU)"],
         ["driver", "NVIDIA 580.95.05, Vulkan 1.4.312"],
         ["memory", "140.0 GiB, 138.0 GiB available"],
+        ["multiprocessors", "132"],
         ["subgroups", "32 invocations"],
         ["workgroups", "1024 invocations, 48 KiB shared memory"],
         ["number types", "f32, i32, f16, bf16, i8"],
@@ -129,9 +131,12 @@ def test_a_device_as_a_table() -> None:
         "f16 x f16 in f32, workgroup scope: multiples of 32x32x16 by 256 invocations",
     ]
     assert [row[0] for row in rows[-3:]] == ["use for f32", "use for f16", "use for bf16"]
-    varying = dataclasses.replace(PLAIN, subgroup_size_min=8, subgroup_size_max=32, workgroup_matrices=())
+    varying = dataclasses.replace(
+        PLAIN, subgroup_size_min=8, subgroup_size_max=32, workgroup_matrices=(), multiprocessors=0
+    )
     rows = device_report.device_rows(varying, BUNDLE)
     assert ["subgroups", "8 to 32 invocations"] in rows
+    assert ["multiprocessors", "the driver does not say; products are divided for 32"] in rows
     assert ["matrix units", "none"] in rows
     assert device_report.device_rows(OLD, BUNDLE)[-1] == [
         "use",
