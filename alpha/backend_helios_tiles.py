@@ -150,8 +150,8 @@ _SINGLE_READ = 3.2e-6
 _EDGES = 1.08  # as often, with tiles that are not all whole
 _CPU_UNITS = 2
 DEFAULT_UNITS = 32
-"""Multiprocessors of a GPU whose driver does not say; a GPU for games has 16 to 128. Too many split products in vain, too
-few leave a part of the GPU idle."""
+"""Multiprocessors of a GPU whose driver does not say; a GPU for games has 16 to 128. With too many, products are split
+in vain; with too few, a part of the GPU is idle."""
 
 
 def hardware(info: DeviceInfo, precision: str) -> Hardware:
