@@ -85,11 +85,14 @@ class Parameters:
             yield spec, self.backend.reshape(part, spec.shape)
             start += spec.size
 
-    def initialize(self) -> None:
-        """Set every parameter to its initial values."""
+    def initialize(self, progress: Callable[[float], None] = lambda share: None) -> None:
+        """Set every parameter to its initial values; tells `progress` the share that has been done."""
+        done = 0
         for spec in self.specs:
             tensor = self._tensors[spec.name]
             self.backend.copy_into(tensor.data, self.backend.from_numpy(spec.initial().astype(tensor.dtype)))
+            done += spec.size
+            progress(done / self.size)
 
     def clear_gradients(self) -> None:
         """Forget the gradients, so that the next contribution overwrites the buffer."""
