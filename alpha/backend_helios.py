@@ -21,12 +21,11 @@ from alpha import environment, files
 from alpha.backend import AdamControl, Saved, UpdateControl
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_device import Device, DeviceInfo, choose_device
+from alpha.backend_helios_kernels import read_bundle
 from alpha.backend_helios_primitives import HeliosPrimitives
 from alpha.backend_helios_smoke import SmokeTestFailed, smoke_test
 from alpha.backend_primitives import RandomKey
 from alpha.errors import AlphaError, UsageError
-
-_NEEDED = {"f16": "float16", "bf16": "bfloat16"}
 
 
 class Helios(HeliosPrimitives):
@@ -181,9 +180,10 @@ def open_helios(device: int = -1, precision: str = "f32") -> Helios:
     when it computes wrongly.
     """
     info = choose_device(device)
-    needed = _NEEDED.get(precision)
-    if needed and needed not in info.features:
-        raise UsageError(f"{info.name} has no {needed}; leave out --dtype={precision}, or choose another --device.")
+    lacking = read_bundle().needed(precision) - info.features
+    if lacking:
+        lacks = ", ".join(sorted(lacking))
+        raise UsageError(f"{info.name} has no {lacks}; leave out --dtype={precision}, or choose another --device.")
     opened = Device(info, pipeline_cache=_pipeline_cache(info))
     atexit.register(_close, opened)
     backend = Helios(opened, precision)

@@ -2,7 +2,8 @@
 
 Nothing of the size queries x keys is ever stored: the forward half keeps its result and the logarithm of each row's sum
 of exponentials, from which the backward half makes the probabilities again (FlashAttention-2, Dao 2023). The kernels
-are kernels/attention_*.comp; see `Backend.attention` for the formula.
+are kernels/attention_*.comp; see `Backend.attention` for the formula. Heads so wide that a tile of them does not fit
+the device's shared memory are left to the composition of `Backend`, which does store the scores.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from alpha.backend import Backend, Saved
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_primitives import HeliosPrimitives
 from alpha.backend_primitives import RandomKey
@@ -30,6 +32,9 @@ TWO_BLOCKS_WIDTH = 64
 """Up to this width a subgroup has registers for two blocks of queries."""
 
 DECODE_THREADS = 128
+DECODED_WIDTH = 4 * DECODE_THREADS
+"""Up to this width each quad of a result has a thread."""
+
 SPLIT_KEYS = 256
 """Keys of a query that are worth a workgroup of their own, while there are too few workgroups."""
 
@@ -72,7 +77,6 @@ QUERY_TILINGS = tuple(
 KEY_TILINGS = tuple(
     Tiling(*each) for each in ((64, 8, 4), (64, 8, 2), (64, 4, 1), (32, 4, 2), (32, 4, 1), (16, 2, 1), (8, 2, 1))
 )
-SMALL_TILINGS = tuple(Tiling(*each) for each in ((32, 4, 1), (16, 4, 1), (8, 2, 1)))
 
 
 @dataclass(frozen=True)
@@ -275,11 +279,14 @@ def attention(
     dropout: float = 0.0,
     random: RandomKey | None = None,
     training: bool = False,
-) -> tuple[HeliosArray, AttentionCall | None]:
+) -> tuple[HeliosArray, Saved]:
     """`Backend.attention`."""
     if not dropout or random is None:
         dropout, random = 0.0, None
-    B, Tq, H, _ = query.shape
+    B, Tq, H, D = query.shape
+    is_decoded = Tq <= DECODED_QUERIES and D <= DECODED_WIDTH and not training and random is None
+    if not is_decoded and not has_kernels(backend, D, training):
+        return Backend.attention(backend, query, key, value, soft_cap, dropout, random, training)
     call = AttentionCall(
         query=_with_whole_rows(backend, query),
         key=_with_whole_rows(backend, key),
@@ -290,9 +297,9 @@ def attention(
         out=backend.new(query.shape, "f32"),
         logsumexp=backend.new((B, H, Tq), "f32") if training else None,
     )
-    if register_tiles(backend, call, "forward") is not None:
+    if not is_decoded and register_tiles(backend, call, "forward") is not None:
         call = dataclasses.replace(call, out=backend.new(query.shape, query.element))
-    if Tq <= DECODED_QUERIES and not training and random is None:
+    if is_decoded:
         _decode(backend, call)
     else:
         _forward(backend, call)
@@ -331,26 +338,47 @@ def _forward(backend: HeliosPrimitives, call: AttentionCall) -> None:
     tilings: Sequence[Tiling] = FORWARD_TILINGS
     if B * H * -(-Tq // tilings[0].queries) < FEW_WORKGROUPS:
         tilings = tilings[1:]
-    tiling = _first_fit(backend, tilings, D, (1, 1, 1), across_rows=False)
+    tiling = _forward_tiling(backend, tilings, D)
+    assert tiling is not None
     backend.dispatch(
         "attention_forward", "f32", (-(-Tq // tiling.queries), H, B), constants | _sizes(tiling), **arguments
     )
 
 
+def has_kernels(backend: HeliosPrimitives, width: int, training: bool) -> bool:
+    """Whether tiles of heads so wide fit the device's shared memory, for training those of the gradients too."""
+    found = [_forward_tiling(backend, FORWARD_TILINGS, width)]
+    if training:
+        found += [_key_tiling(backend, width), _query_tiling(backend, width)]
+    return None not in found
+
+
+def _forward_tiling(backend: HeliosPrimitives, tilings: Sequence[Tiling], width: int) -> Tiling | None:
+    return _first_fit(backend, tilings, width, (1, 1, 1), across_rows=False)
+
+
+def _key_tiling(backend: HeliosPrimitives, width: int) -> Tiling | None:
+    return _first_fit(backend, KEY_TILINGS, width, (2, 2, 2), across_rows=True)
+
+
+def _query_tiling(backend: HeliosPrimitives, width: int) -> Tiling | None:
+    return _first_fit(backend, QUERY_TILINGS, width, (2, 2, 1), across_rows=False)
+
+
 def _first_fit(
     backend: HeliosPrimitives, tilings: Sequence[Tiling], width: int, resident: tuple[int, int, int], across_rows: bool
-) -> Tiling:
-    available = backend.device_info.shared_memory
+) -> Tiling | None:
     for tiling in tilings_for(backend, tilings):
         across = tiling.threads // tiling.columns if across_rows else tiling.columns
-        if tiling.shared_bytes(width, resident, across) <= available:
+        if tiling.shared_bytes(width, resident, across) <= backend.device_info.shared_memory:
             return tiling
-    raise ValueError(f"heads {width} wide are too wide for {available} bytes of shared memory")
+    return None
 
 
 def tilings_for(backend: HeliosPrimitives, tilings: Sequence[Tiling]) -> Sequence[Tiling]:
     """Those to choose from; a processor gains nothing by large ones, which take it long to compile."""
-    return SMALL_TILINGS if backend.device_info.kind == "cpu" else tilings
+    is_processor = backend.device_info.kind == "cpu"
+    return [each for each in tilings if each.threads <= 32 and each.rows == 1] if is_processor else tilings
 
 
 def _sizes(tiling: Tiling) -> Constants:
@@ -358,18 +386,19 @@ def _sizes(tiling: Tiling) -> Constants:
 
 
 def attention_backward(
-    backend: HeliosPrimitives, dy: HeliosArray, saved: AttentionCall
+    backend: HeliosPrimitives, dy: HeliosArray, saved: Saved
 ) -> tuple[HeliosArray, HeliosArray, HeliosArray]:
     """`Backend.attention_backward`: dquery, dkey and dvalue.
 
     They lie side by side in one array when there are as many queries as keys, as the projection that made the operands
     wants them back.
     """
+    if not isinstance(saved, AttentionCall):
+        return Backend.attention_backward(backend, dy, saved)
     call = saved
     B, Tq, Tk, H, G, D = call.dimensions
     element = call.out.element
     gradient = backend.contiguous(backend.cast_element(dy, element))
-    delta = backend.new((B, H, Tq), "f32")
     if Tq == Tk:
         packed = backend.new((B, Tq, H + 2 * G, D), element)
         starts = ((0, H), (H, G), (H + G, G))
@@ -378,19 +407,7 @@ def attention_backward(
         dquery, dkey, dvalue = (backend.new(each.shape, element) for each in (call.query, call.key, call.value))
     aligned = int(call.is_aligned(gradient, dquery, dkey, dvalue))
 
-    rows = B * Tq * H
-    row_threads = 8 if D >= 32 else 4
-    backend.dispatch(
-        "attention_delta",
-        element,
-        min(-(-rows * row_threads // 128), 65535),
-        {"THREADS": 128, "WIDTH": D, "QUERY_HEADS": H, "ALIGNED": aligned, "ROW_THREADS": row_threads},
-        gradient=gradient,
-        attended=call.out,
-        delta=delta,
-        batch=B,
-        query_length=Tq,
-    )
+    delta = _delta(backend, call, gradient, aligned)
     constants = call.constants(gradient, dquery, dkey, dvalue) | call.dropping()
     arguments = call.arguments() | call.random_arguments()
     arguments |= {"gradient": gradient, "logsumexp": call.logsumexp, "delta": delta}
@@ -417,7 +434,8 @@ def attention_backward(
             **arguments | for_queries,
         )
         return dquery, dkey, dvalue
-    tiling = _first_fit(backend, KEY_TILINGS, D, (2, 2, 2), across_rows=True)
+    tiling = _key_tiling(backend, D)
+    assert tiling is not None
     backend.dispatch(
         "attention_backward_key",
         "f32",
@@ -425,7 +443,8 @@ def attention_backward(
         constants | _sizes(tiling) | {"GRADIENT_STRIDE": dkey.strides[1]},
         **arguments | for_keys,
     )
-    tiling = _first_fit(backend, QUERY_TILINGS, D, (2, 2, 1), across_rows=False)
+    tiling = _query_tiling(backend, D)
+    assert tiling is not None
     backend.dispatch(
         "attention_backward_query",
         "f32",
@@ -434,6 +453,26 @@ def attention_backward(
         **arguments | for_queries,
     )
     return dquery, dkey, dvalue
+
+
+def _delta(backend: HeliosPrimitives, call: AttentionCall, gradient: HeliosArray, aligned: int) -> HeliosArray:
+    """The sums that the gradient of softmax needs, [B, H, Tq]: each row's gradient times its result."""
+    B, Tq, _, H, _, D = call.dimensions
+    delta = backend.new((B, H, Tq), "f32")
+    rows = B * Tq * H
+    row_threads = 8 if D >= 32 else 4
+    backend.dispatch(
+        "attention_delta",
+        gradient.element,
+        min(-(-rows * row_threads // 128), 65535),
+        {"THREADS": 128, "WIDTH": D, "QUERY_HEADS": H, "ALIGNED": aligned, "ROW_THREADS": row_threads},
+        gradient=gradient,
+        attended=call.out,
+        delta=delta,
+        batch=B,
+        query_length=Tq,
+    )
+    return delta
 
 
 def _backward_in_registers(

@@ -42,6 +42,7 @@ class BenchOptions:
 OPTIONS = (BenchOptions,)
 DETAILS = """
 Suites: ops, the operations of training; e2e, prefill, decoding, evaluation and tokenizers; train, whole steps.
+Each case is repeated before it is measured: for 0.1 s, on a GPU for 0.5 s.
 Columns: the median of the repetitions, the median distance from it, and for operations the time in a training step.
 
 Examples:
@@ -66,7 +67,7 @@ def run(given: dict[str, Any]) -> None:
     limits = bench.Limits(options.iters, options.seconds, options.threads)
     circumstances = bench.circumstances(backend)
     if not options.json:
-        print_text("\n".join(f"{name:<12}{value}" for name, value in circumstances.items()))
+        print_text("\n".join(f"{name:<14}{value}" for name, value in circumstances.items()))
     rows = []
     for title, group in itertools.groupby(cases, lambda case: case.name.rpartition("/")[0]):
         measurements = list(bench.measure(list(group), backend, limits))

@@ -7,7 +7,7 @@ weights are stored [inputs, outputs]. Knows token ids, not text; knows nothing a
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -67,15 +67,25 @@ class DropoutKeys:
 
 
 class GPT:
-    """A GPT with its parameters on a backend. `config` is resolved (`config.resolve_model`)."""
+    """A GPT with its parameters on a backend. `config` is resolved (`config.resolve_model`).
+
+    `trained` says of each parameter whether it is trained; one that is not takes no memory but its own.
+    """
 
     def __init__(
-        self, backend: Backend, config: ModelConfig, vocab_size: int, seed: int = 0, dtype: npt.DTypeLike = np.float32
+        self,
+        backend: Backend,
+        config: ModelConfig,
+        vocab_size: int,
+        seed: int = 0,
+        dtype: npt.DTypeLike = np.float32,
+        trained: Callable[[ParameterSpec], bool] = lambda spec: True,
     ) -> None:
         self.backend = backend
         self.config = config
         self.vocab_size = vocab_size
-        self.parameters = Parameters(backend, parameter_specs(config, vocab_size, seed), dtype)
+        specs = parameter_specs(config, vocab_size, seed)
+        self.parameters = Parameters(backend, [replace(spec, trained=trained(spec)) for spec in specs], dtype)
         self._rotary = None
         if config.position == "rope":
             cosine, sine = rotary_tables(config.block, config.dim // config.heads)

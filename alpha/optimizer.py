@@ -70,9 +70,9 @@ class ParameterGroup:
 def parameter_groups(
     parameters: Parameters, chosen: Callable[[ParameterSpec], bool] = lambda spec: True
 ) -> list[ParameterGroup]:
-    """The chosen parameters in as few groups as their order allows."""
+    """The chosen ones of the trained parameters in as few groups as their order allows."""
     backend, groups, start = parameters.backend, [], 0
-    for (is_chosen, _), members in itertools.groupby(parameters.specs, lambda spec: (chosen(spec), spec.decay)):
+    for (is_chosen, _), members in itertools.groupby(parameters.trained, lambda spec: (chosen(spec), spec.decay)):
         specs = tuple(members)
         size = sum(spec.size for spec in specs)
         if is_chosen:

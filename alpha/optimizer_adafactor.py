@@ -33,20 +33,19 @@ class _Moment:
 
 
 class Adafactor(Optimizer):
-    """Adafactor on all parameters; weight decay, which is decoupled, on matrices only."""
+    """Adafactor on all trained parameters; weight decay, which is decoupled, on matrices only."""
 
     def __init__(self, parameters: Parameters, weight_decay: float) -> None:
         super().__init__(parameters)
         self.weight_decay = weight_decay
         self._accepted_steps = self.backend.zeros((1,), np.int32)
         self._moments = []
-        values, gradients = parameters.views(parameters.values), parameters.views(parameters.gradients)
-        for (spec, value), (_, gradient) in zip(values, gradients, strict=True):
+        for spec, gradient in parameters.views(parameters.gradients):
             shapes: dict[str, tuple[int, ...]] = {"second_moment": spec.shape}
             if len(spec.shape) == 2:
                 shapes = {"row_mean": (spec.shape[0], 1), "column_mean": (1, spec.shape[1])}
             arrays = {name: self.backend.zeros(shape, self.dtype) for name, shape in shapes.items()}
-            self._moments.append(_Moment(spec, value, gradient, arrays))
+            self._moments.append(_Moment(spec, parameters[spec.name].data, gradient, arrays))
 
     def update(self, control: UpdateControl) -> None:
         backend = self.backend

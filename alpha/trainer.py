@@ -5,6 +5,7 @@ Knows nothing about how a run is configured or displayed; see `training_setup` a
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -114,7 +115,7 @@ class Trainer:
         self._began = 0.0
         self._validation_loss: float | None = None  # measured at this very step
         if resumed is None:
-            self.model.parameters.initialize()
+            self.model.parameters.initialize(_each_second(display, "Drawing the initial weights"))
         else:
             self._load(resumed)
 
@@ -355,6 +356,19 @@ def _plan_in_words(plan: dict[str, int]) -> str:
     """The memory that a run needs, given the bytes of each use."""
     parts = ", ".join(f"{nbytes / 2**20:,.1f} MiB {use}" for use, nbytes in plan.items())
     return f"Device memory: {sum(plan.values()) / 2**20:,.1f} MiB, of which {parts}."
+
+
+def _each_second(display: Display, work: str) -> Callable[[float], None]:
+    """What takes the share of some work that is done, and shows it in each second that the work goes on."""
+    shown = time.perf_counter()
+
+    def progress(share: float) -> None:
+        nonlocal shown
+        if share < 1 and time.perf_counter() - shown >= 1:
+            shown = time.perf_counter()
+            display.message(f"{work}: {share:.0%}.")
+
+    return progress
 
 
 def _number(resumed: Checkpoint, name: str) -> float:

@@ -29,6 +29,7 @@ from helios_operations import Timed, kernel_seconds  # noqa: E402  (in this fold
 from alpha import backend_helios_attention as attentions  # noqa: E402  (the package lies beside this folder)
 from alpha.backend_cpu_ref import CpuRef  # noqa: E402
 from alpha.backend_helios_device import Device, VulkanError, choose_device  # noqa: E402
+from alpha.bench import DEVICE_WARM_UP_SECONDS, keep_busy  # noqa: E402
 from alpha.errors import AlphaError  # noqa: E402
 
 SHAPES = ((16, 128, 4, 32), (64, 256, 6, 64), (32, 1024, 12, 64))
@@ -60,7 +61,8 @@ def measure(backend: Timed, shape: tuple[int, ...], bits: int = 32) -> dict[str,
     ):
         backend.dispatches_of(call)  # makes the pipelines
         dispatches = backend.dispatches_of(call)
-        for _ in range(RUNS):  # the first ones warm up the clocks
+        keep_busy(lambda made=dispatches: kernel_seconds(backend.device, made), DEVICE_WARM_UP_SECONDS)
+        for _ in range(RUNS):
             kernels = kernel_seconds(backend.device, dispatches)
         seconds = sum(each for _, each in kernels)
         row[name] = {

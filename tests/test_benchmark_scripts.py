@@ -164,7 +164,7 @@ def test_another_executable_is_measured_without_a_build(checkout: Path) -> None:
     ("behaviour", "status", "reason", "code"),
     [
         ("100 unsteady", "unstable", "the steps' times spread by ", 0),
-        ("1", "unstable", "the measured steps took only 0.03 s, so give more steps or a larger workload", 0),
+        ("1", "unstable", "the measured steps took only 0.02 s, so give more steps or a larger workload", 0),
         ("100 skips", "unstable", "1 steps were skipped", 0),
         ("100 nan", "smoke_fail", "the loss of step 13 is not a number", 1),
         ("100 stupid", "smoke_fail", "the loss did not fall: 4.000 at first, 4.000 in the end", 1),

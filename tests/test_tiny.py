@@ -33,6 +33,7 @@ def test_train_save_resume_sample_evaluate(arch: str, tmp_path: Path, monkeypatc
     rows = rows_of(folder)
     saved = newest(folder)
     loaded = load_model(str(folder), CpuRef())
+    assert loaded.model.parameters.gradients.shape == (0,)
     assert loaded.step == saved.step == 120
     assert rows[0]["loss"] == pytest.approx(math.log(loaded.tokenizer.vocab_size), abs=0.4)
     text = corpus.read_text()

@@ -745,3 +745,12 @@ def test_a_state_without_its_numbers_is_refused(corpus: Path, tmp_path: Path, ke
 
 def test_the_options_of_these_tests_are_options() -> None:
     assert set(TRAINING) <= set(ModelConfig.__dataclass_fields__) | {*trainer.TrainingConfig.__dataclass_fields__}
+
+
+def test_the_drawing_of_weights_is_shown_in_each_second_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    display, times = RecordingDisplay(), iter([0.0, 0.5, 1.1, 1.1, 1.9, 2.2, 2.2])
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: next(times))
+    progress = trainer._each_second(display, "Drawing the initial weights")
+    for share in (0.1, 0.3, 0.4, 0.52, 1.0):
+        progress(share)
+    assert display.messages == ["Drawing the initial weights: 30%.", "Drawing the initial weights: 52%."]

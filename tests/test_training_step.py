@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from alpha.config import OPTIMIZERS, ModelConfig, TrainingConfig, resolve_model,
 from alpha.errors import AlphaError
 from alpha.gpt import GPT, DropoutKeys
 from alpha.optimizer_registry import make_optimizer
+from alpha.parameters import ParameterSpec
 from alpha.training_step import PhaseTimer, TrainingStep
 
 VOCABULARY = 13
@@ -33,10 +35,11 @@ def make_step(
     backend: Backend | None = None,
     model_class: type[GPT] = GPT,
     timer: PhaseTimer | None = None,
+    trained: Callable[[ParameterSpec], bool] = lambda spec: True,
     **options: Any,
 ) -> TrainingStep:
     training = resolve_training(TrainingConfig(**options))
-    gpt = model_class(backend or CpuRef(), resolve_model(model), VOCABULARY, seed=5, dtype=dtype)
+    gpt = model_class(backend or CpuRef(), resolve_model(model), VOCABULARY, 5, dtype, trained)
     gpt.parameters.initialize()
     optimizer = make_optimizer(gpt.parameters, training)
     return TrainingStep(gpt, optimizer, training, timer) if timer else TrainingStep(gpt, optimizer, training)
@@ -202,6 +205,34 @@ def test_a_learning_rate_beyond_the_range_of_floats_changes_nothing(rate: float)
     assert step.run(batch_of(0), rate).read()["accepted"] == 0.0
     assert everything(step, but=("steps", "skipped_not_finite")) == before
     assert step.counters() == {"steps": 1, "skipped_not_finite": 1, "skipped_spike": 0}
+
+
+@pytest.mark.parametrize("optim", OPTIMIZERS)
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_only_trained_parameters_have_gradients_and_state_and_share_in_the_norm(optim: str, checkpoint: bool) -> None:
+    """Also where they are neither all at the front nor of one kind."""
+
+    def is_trained(spec: ParameterSpec) -> bool:
+        return spec.name.startswith(("wpe", "h.1.")) and "c_fc" not in spec.name
+
+    step = make_step(optim=optim, checkpoint=checkpoint, trained=is_trained, grad_clip=0.0)
+    whole = make_step(optim=optim, checkpoint=checkpoint, grad_clip=0.0)
+    parameters, before = step.model.parameters, step.model.parameters.to_numpy()
+    norm = step.run(batch_of(0), 0.01).read()["gradient_norm"]
+    whole.run(batch_of(0), 0.01).read()
+    assert parameters.gradients.shape == (sum(spec.size for spec in parameters.specs if is_trained(spec)),)
+    wanted = {
+        spec.name: np.asarray(view) for spec, view in whole.model.parameters.views(whole.model.parameters.gradients)
+    }
+    for spec, gradient in parameters.views(parameters.gradients):
+        np.testing.assert_allclose(gradient, wanted[spec.name], rtol=1e-4, atol=1e-7)
+    assert norm == pytest.approx(
+        math.sqrt(sum((wanted[spec.name] ** 2).sum() for spec in parameters.trained)), rel=1e-5
+    )
+    for spec in parameters.specs:
+        is_same = np.array_equal(parameters.to_numpy()[spec.name], before[spec.name])
+        assert is_same is not is_trained(spec), spec.name
+        assert any(name.endswith(f".{spec.name}") for name in step.state()) is is_trained(spec), spec.name
 
 
 # --- accumulation, checkpointing, dropout -----------------------------------------------------------------------------
