@@ -21,7 +21,7 @@ from alpha.evaluation import evaluate_part
 from alpha.gpt import GPT
 from alpha.interrupt import StopRequest
 from alpha.memory_watch import MemoryWatch
-from alpha.optimizer_registry import make_optimizer
+from alpha.optimizer import make_optimizer
 from alpha.run import Run
 from alpha.sampler import Sampler
 from alpha.schedule import learning_rate

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from alpha.backend_helios import open_helios
 from alpha.bench_cases import SUBJECTS
 from alpha.config import TrainingConfig, resolve_training
-from alpha.optimizer_registry import make_optimizer
+from alpha.optimizer import make_optimizer
 from alpha.training_step import TrainingStep
 
 WARM_UP = 20

@@ -19,7 +19,7 @@ from alpha.backend_primitives import Array
 from alpha.config import OPTIMIZERS, ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.errors import AlphaError
 from alpha.gpt import GPT, DropoutKeys
-from alpha.optimizer_registry import make_optimizer
+from alpha.optimizer import make_optimizer
 from alpha.training_step import PhaseTimer, TrainingStep
 
 VOCABULARY = 13
