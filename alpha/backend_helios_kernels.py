@@ -139,9 +139,9 @@ class Pipelines:
         self._bundle = bundle
         self._made: dict[tuple[str, str, tuple[tuple[str, float], ...]], tuple[Kernel, int]] = {}
 
-    def supports(self, kernel: str, variant: str) -> bool:
-        """Whether the device has all that the variant requires."""
-        return self._features.issuperset(self._bundle[kernel, variant].requires)
+    def kernel(self, name: str, variant: str) -> Kernel:
+        """What the bundle says of a kernel."""
+        return self._bundle[name, variant]
 
     def get(self, kernel: str, variant: str, constants: Mapping[str, float]) -> tuple[Kernel, int]:
         """The kernel and the handle of its pipeline with these specialization constants."""
