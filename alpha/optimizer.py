@@ -283,9 +283,10 @@ class Adafactor(Optimizer):
 class Muon(Optimizer):
     """Momentum whose matrices are made orthogonal by Newton-Schulz iteration (Jordan 2024).
 
-    Embeddings, the output head and vectors go to AdamW with its betas and epsilon, as the author advises. The update is
-    scaled so that its elements are about as large as those of AdamW's, and one learning rate serves both (Liu et al.
-    2025, section 2.2). Weight decay on matrices only.
+    Matrices that share a parameter (queries, keys and values; gate and value) are made so each by itself. Embeddings,
+    the output head and vectors go to AdamW with its betas and epsilon, as the author advises. The update is scaled so
+    that its elements are about as large as those of AdamW's, and one learning rate serves both (Liu et al. 2025,
+    section 2.2). Weight decay on matrices only.
     """
 
     def __init__(self, parameters: Parameters, training: TrainingConfig) -> None:
@@ -296,8 +297,8 @@ class Muon(Optimizer):
     def update(self, control: UpdateControl) -> None:
         for group, momentum in self._momenta:
             parts = zip(group.views(group.values), group.views(group.gradients), group.views(momentum), strict=True)
-            for (_, values), (_, gradient), (_, matrix_momentum) in parts:
-                self._update(values, gradient, matrix_momentum, control)
+            for (spec, values), (_, gradient), (_, matrix_momentum) in parts:
+                self._update(values, gradient, matrix_momentum, spec.parts or (spec.shape[1],), control)
         self._adamw.update(control)
 
     def state(self) -> dict[str, Array]:
@@ -306,14 +307,22 @@ class Muon(Optimizer):
             arrays |= group.named("momentum", momentum)
         return arrays
 
-    def _update(self, values: Array, gradient: Array, momentum: Array, control: UpdateControl) -> None:
-        """m = 0.95 m + g;  p = p - lr weight_decay p - lr scale orthogonalize(g + 0.95 m)."""
+    def _update(
+        self, values: Array, gradient: Array, momentum: Array, widths: tuple[int, ...], control: UpdateControl
+    ) -> None:
+        """m = 0.95 m + g;  p = p - lr weight_decay p - lr scale orthogonalize(g + 0.95 m), of each part by itself."""
         backend = self.backend
         g = backend.multiply(gradient, control.gradient_scale)
         m = backend.add(backend.multiply(momentum, MUON_MOMENTUM), g)
         backend.copy_into_if(control.accept, momentum, m)
-        direction = orthogonalize(backend, backend.add(g, backend.multiply(m, MUON_MOMENTUM)))
-        step = backend.multiply(direction, MUON_UPDATE_SCALE * math.sqrt(max(values.shape)))
+        whole = backend.add(g, backend.multiply(m, MUON_MOMENTUM))
+        steps, start = [], 0
+        for width in widths:
+            part = backend.narrow(whole, 1, start, width)
+            scale = MUON_UPDATE_SCALE * math.sqrt(max(part.shape))
+            steps.append(backend.multiply(orthogonalize(backend, part), scale))
+            start += width
+        step = backend.concatenate(steps, 1) if len(steps) > 1 else steps[0]
         backend.decayed_step(values, step, control, self.weight_decay)
 
 

@@ -21,11 +21,16 @@ from alpha.errors import AlphaError
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """A parameter before it exists. `decay`: weight decay applies (matrices). `initial` makes its float64 values."""
+    """A parameter before it exists. `decay`: weight decay applies (matrices). `initial` makes its float64 values.
+
+    `parts`: the widths of the matrices that stand side by side along its last axis, such as those of queries, keys and
+    values; empty when it is one.
+    """
 
     name: str
     shape: tuple[int, ...]
     initial: Callable[[], npt.NDArray[np.float64]]
+    parts: tuple[int, ...] = ()
 
     @property
     def decay(self) -> bool:

@@ -251,6 +251,34 @@ def test_muon_takes_the_matrices_of_the_blocks(tied: bool) -> None:
     assert ("lm_head.weight" in by_adamw) is not tied
 
 
+def test_muon_makes_each_matrix_of_a_parameter_orthogonal_by_itself() -> None:
+    widths = {"h.0.query": 8, "h.0.key": 3, "h.0.value": 5}
+    apart = setup("muon", {name: (6, width) for name, width in widths.items()}, weight_decay=0.1)
+    initial = np.concatenate(list(apart.parameters.to_numpy().values()), axis=1)
+    specs = [ParameterSpec("h.0.all", (6, 16), lambda: initial, tuple(widths.values()))]
+    parameters = Parameters(CpuRef(), specs, np.float64)
+    parameters.initialize()
+    together = Setup(parameters, make_optimizer(parameters, TrainingConfig(optim="muon", weight_decay=0.1)))
+    for step in range(3):
+        gradients = {name: random((6, width), step) for name, width in widths.items()}
+        apart.step(gradients)
+        together.step({"h.0.all": np.concatenate(list(gradients.values()), axis=1)})
+    expected = np.concatenate(list(apart.parameters.to_numpy().values()), axis=1)
+    np.testing.assert_allclose(parameters.to_numpy()["h.0.all"], expected, rtol=1e-12)
+    assert {name for name in together.optimizer.state() if "h.0" in name} == {"momentum.h.0.all"}
+
+
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
+def test_a_model_names_the_matrices_that_share_a_parameter(activation: str) -> None:
+    config = resolve_model(ModelConfig(layers=1, dim=16, heads=4, kv_heads=2, ffn_dim=24, activation=activation))
+    specs = parameter_specs(config, 11)
+    assert {spec.name: spec.parts for spec in specs if spec.parts} == {
+        "h.0.attn.c_attn.weight": (16, 8, 8),
+        **({"h.0.mlp.c_fc.weight": (24, 24)} if activation == "swiglu" else {}),
+    }
+    assert all(sum(spec.parts) == spec.shape[1] for spec in specs if spec.parts)
+
+
 @pytest.mark.parametrize("shape", [(12, 12), (5, 16), (16, 5)])
 def test_newton_schulz_maps_each_singular_value_and_keeps_the_vectors(shape: tuple[int, int]) -> None:
     matrix = random(shape, 0)
