@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from alpha import autograd, ops, rng
+from alpha.activation import GATED_ACTIVATIONS
 from alpha.autograd import Tensor
 from alpha.backend import Backend
 from alpha.backend_primitives import Array, RandomKey
-from alpha.config import GATED_ACTIVATIONS, ModelConfig
+from alpha.config import ModelConfig
 from alpha.parameters import Parameters, ParameterSpec
 
 NORM_EPSILON = 1e-5

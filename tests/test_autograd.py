@@ -11,11 +11,11 @@ from backend_case import Composition
 from finite_differences import derivative
 
 from alpha import ops, rng
+from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from alpha.autograd import Tape, Tensor, checkpoint, recording
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_primitives import Array, RandomKey
-from alpha.config import ACTIVATIONS, GATED_ACTIVATIONS
 
 Floats = npt.NDArray[np.float64]
 

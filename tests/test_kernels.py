@@ -29,7 +29,8 @@ def checkout(tmp_path: Path) -> Path:
     for folder in ("kernels", "build_scripts"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     (tmp_path / "alpha").mkdir()
-    shutil.copy(BUNDLE, tmp_path / "alpha")
+    for name in (BUNDLE.name, "activation.py"):
+        shutil.copy(ROOT / "alpha" / name, tmp_path / "alpha")
     return tmp_path
 
 
