@@ -55,7 +55,6 @@ class Parameters:
         self.backend = backend
         self.specs = sorted(specs, key=lambda spec: not spec.decay)
         self.size = sum(spec.size for spec in self.specs)
-        self.decayed_size = sum(spec.size for spec in self.specs if spec.decay)
         self.values = backend.shared_zeros((self.size,), dtype) if values is None else values
         self.gradients = backend.shared_zeros((self.size,), dtype)
         self._tensors: dict[str, Tensor] = {}

@@ -395,7 +395,6 @@ def test_decay_applies_to_matrices_and_they_stand_first(config: ModelConfig) -> 
     decays = [spec.decay for spec in parameters.specs]
     assert decays == sorted(decays, reverse=True)
     assert all(spec.decay == (len(spec.shape) == 2) for spec in parameters.specs)
-    assert parameters.decayed_size == sum(spec.size for spec in parameters.specs if spec.decay)
     assert parameters.size == count_of(config, VOCABULARY)
 
 
