@@ -165,9 +165,9 @@ class Pipelines:
         self._made: dict[tuple[str, str, tuple[tuple[str, float], ...]], tuple[Kernel, Future[int]]] = {}
         self._compilers = ThreadPoolExecutor(available_cpus(), "alpha-compiler")
 
-    def supports(self, kernel: str, variant: str) -> bool:
-        """Whether the device has all that the variant requires."""
-        return self._features.issuperset(self._bundle[kernel, variant].requires)
+    def kernel(self, name: str, variant: str) -> Kernel:
+        """What the bundle says of a kernel."""
+        return self._bundle[name, variant]
 
     def get(self, kernel: str, variant: str, constants: Mapping[str, float]) -> tuple[Kernel, Future[int]]:
         """The kernel and its pipeline with these specialization constants."""

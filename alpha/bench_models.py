@@ -16,7 +16,7 @@ from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_tra
 from alpha.engine import Engine, SamplingOptions
 from alpha.evaluation import evaluate
 from alpha.gpt import GPT, parameter_specs
-from alpha.optimizer_registry import make_optimizer
+from alpha.optimizer import make_optimizer
 from alpha.token_file import TokenFile, Tokens
 from alpha.training_step import StepResult, TrainingStep
 

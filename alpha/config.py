@@ -9,11 +9,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 
+from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from alpha.errors import UsageError
 from alpha.option import option, to_mapping
 
-ACTIVATIONS = ("gelu", "gelu_exact", "relu", "relu2", "silu", "swiglu", "geglu")
-GATED_ACTIVATIONS = ("swiglu", "geglu")
 OPTIMIZERS = ("adamw", "lion", "adafactor", "sgd", "muon")
 BACKENDS = ("cpu_ref", "helios", "auto")
 PRECISIONS = ("f32", "f16", "bf16")

@@ -24,11 +24,14 @@ class ParameterSpec:
     """A parameter before it exists. `decay`: weight decay applies (matrices). `initial` makes its float64 values.
 
     One that is not `trained` has no gradient, no state of an optimizer, and no share in the gradient norm.
+    `parts`: the widths of the matrices that stand side by side along its last axis, such as those of queries, keys and
+    values; empty when it is one.
     """
 
     name: str
     shape: tuple[int, ...]
     initial: Callable[[], npt.NDArray[np.float64]]
+    parts: tuple[int, ...] = ()
     trained: bool = True
 
     @property

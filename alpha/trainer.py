@@ -22,7 +22,7 @@ from alpha.evaluation import evaluate_part
 from alpha.gpt import GPT
 from alpha.interrupt import StopRequest
 from alpha.memory_watch import MemoryWatch
-from alpha.optimizer_registry import make_optimizer
+from alpha.optimizer import make_optimizer
 from alpha.option import spelled
 from alpha.run import Run
 from alpha.sampler import Sampler

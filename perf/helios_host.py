@@ -24,7 +24,7 @@ from alpha.backend_helios import open_helios
 from alpha.bench import DEVICE_WARM_UP_SECONDS, keep_busy
 from alpha.bench_cases import SUBJECTS
 from alpha.config import TrainingConfig, resolve_training
-from alpha.optimizer_registry import make_optimizer
+from alpha.optimizer import make_optimizer
 from alpha.training_step import TrainingStep
 
 WARM_UP = 20

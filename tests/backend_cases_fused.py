@@ -11,9 +11,9 @@ import definitions
 import numpy as np
 from backend_case import Case, Operand, Program, Values, boolean, ids, normal, positive, wide
 
+from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from alpha.backend import AdamControl, Backend
 from alpha.backend_primitives import Array, RandomKey
-from alpha.config import ACTIVATIONS, GATED_ACTIVATIONS
 
 EPSILON = 1e-5
 SEED, STREAM = 3, 11

@@ -14,11 +14,12 @@ from backend_case import Composition
 from finite_differences import derivative
 
 from alpha import rng
+from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from alpha.autograd import Tape
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_primitives import Array, RandomKey
-from alpha.config import ACTIVATIONS, ARCHITECTURES, GATED_ACTIVATIONS, ModelConfig, resolve_model
+from alpha.config import ARCHITECTURES, ModelConfig, resolve_model
 from alpha.errors import AlphaError
 from alpha.gpt import GPT, DropoutKeys, KeyValueCache, parameter_specs
 

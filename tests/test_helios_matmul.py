@@ -13,6 +13,7 @@ import pytest
 from helios_device import helios
 
 from alpha import backend_helios_matmul, backend_helios_tiles
+from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_helios import Helios
 from alpha.backend_helios_array import HeliosArray
@@ -164,7 +165,7 @@ def test_a_product_adds_up_the_columns_of_its_right_operand(element: str, splits
 
 @pytest.mark.parametrize(("activation", "converted"), [
     pytest.param("", False, marks=pytest.mark.matrix_units),
-    *((each, False) for each in ("gelu", "gelu_exact", "relu", "relu2", "silu", "swiglu", "geglu")),
+    *((each, False) for each in ACTIVATIONS),
     *((each, True) for each in ("gelu", "geglu")),
 ])  # fmt: skip
 def test_a_linear_layer_in_sixteen_bits(activation: str, converted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +177,7 @@ def test_a_linear_layer_in_sixteen_bits(activation: str, converted: bool, monkey
     backend, reference = helios("f16"), CpuRef()
     if converted:
         monkeypatch.setattr(backend_helios_matmul, "_HALF_OPERATIONS", 0)
-    gates = 2 if activation in ("swiglu", "geglu") else 1
+    gates = 2 if activation in GATED_ACTIVATIONS else 1
     # In 16 bits already, so that no value is on the other side of a kink than in the reference.
     x, weight = (rounded(each).astype(np.float32) for each in (normal(2, 21, 24), 0.3 * normal(24, 36)))
     bias = normal(36)
