@@ -37,6 +37,15 @@ def plan(
     return warnings
 
 
+def percent(share: float) -> str:
+    """A share from 0 to 1 in per cent, with two digits; what is not nothing or all does not look so."""
+    if 0.995 <= share < 1:
+        return "more than 99%"
+    if 0 < share < 0.0001:
+        return "less than 0.01%"
+    return f"{100 * share:.0f}%" if share >= 0.1 or not share else f"{100 * share:.2g}%"
+
+
 def _validation_warning(has_validation: bool) -> str:
     if has_validation:
         return ""

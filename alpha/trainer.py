@@ -17,7 +17,7 @@ from alpha.config import ModelConfig, TrainingConfig
 from alpha.dataset import Dataset
 from alpha.engine import Engine, SamplingOptions
 from alpha.errors import AlphaError
-from alpha.evaluation import evaluate_part
+from alpha.evaluation import evaluate
 from alpha.gpt import GPT
 from alpha.interrupt import StopRequest
 from alpha.memory_watch import MemoryWatch
@@ -247,7 +247,9 @@ class Trainer:
         if validation is None or not self._is_due(self.training.eval_interval):
             return {}
         training = self.training
-        loss = evaluate_part(self.model, validation, training.batch, training.eval_iters, training.seed).loss
+        # A text that is given is read from its beginning, as `alpha eval` does; what was held out has many beginnings.
+        held_out = not training.val_data
+        loss = evaluate(self.model, validation, self.tokenizer, training.batch, training.eval_iters, held_out).loss
         self._validation_loss = loss
         return {"valLoss": loss}
 

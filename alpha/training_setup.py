@@ -163,6 +163,6 @@ def _warn_of_unknown(what: str, file: TokenFile, tokenizer: Tokenizer, display: 
     share = tokenizer.count_unknown(looked_at) / len(looked_at)
     if share:
         display.warning(
-            f"{100 * share:.2g}% of the {what} tokens are unknown to the tokenizer and cannot be learned; "
+            f"{planning.percent(share)} of the {what} tokens are unknown to the tokenizer and cannot be learned; "
             f"build one from this data, or use --tokenizer=bpe."
         )

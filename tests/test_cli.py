@@ -428,7 +428,7 @@ def test_from_a_corpus_to_a_sample(
     assert "decode" in printed("sample --checkpoint=a --steps=4")
     evaluated = json.loads(printed("eval --checkpoint=a --data=chords.txt --nBatches=2 --json"))
     assert evaluated["perplexity"] == pytest.approx(math.exp(evaluated["loss"]))
-    assert printed("eval --checkpoint=a --data=chords.txt --nBatches=2").startswith(f"loss {evaluated['loss']:.4f} ")
+    assert printed("eval --checkpoint=a --data=chords.txt --evalIters=2").startswith(f"loss {evaluated['loss']:.4f} ")
 
 
 # --- any arguments ----------------------------------------------------------------------------------------------------

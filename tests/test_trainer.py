@@ -31,9 +31,10 @@ from alpha import checkpoint, domain, ops, safetensors_file, trainer
 from alpha.autograd import Tensor
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_primitives import Array
+from alpha.cli import main
 from alpha.config import OPTIMIZERS, ModelConfig
 from alpha.errors import AlphaError
-from alpha.gpt import GPT, DropoutKeys
+from alpha.gpt import GPT, DropoutKeys, KeyValueCache
 from alpha.interrupt import StopRequest
 from alpha.lines import read_rows
 from alpha.sampler import Sampler
@@ -390,10 +391,17 @@ def test_a_run_killed_at_any_instant_continues_exactly(corpus: Path, tmp_path: P
 
 
 class PoisonedByExclamationMarks(GPT):
-    """The loss of a batch that has the corpus's first character after space, "!", is infinite."""
+    """The loss of a batch that has the corpus's first character after space, "!", is not finite."""
 
-    def loss(self, ids: Array, targets: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
-        return ops.add(super().loss(ids, targets, dropout, checkpoint), math.inf if (ids == 2).any() else 0.0)
+    def hidden(
+        self,
+        ids: Array,
+        cache: KeyValueCache | None = None,
+        dropout: DropoutKeys | None = None,
+        checkpoint: bool = False,
+    ) -> Tensor:
+        hidden = super().hidden(ids, cache, dropout, checkpoint)
+        return ops.add(hidden, math.inf if (ids == 2).any() else 0.0)
 
 
 class AlwaysPoisoned(GPT):
@@ -417,7 +425,7 @@ def test_a_poisoned_batch_is_skipped_and_counted(tmp_path: Path, monkeypatch: py
     text = text_of()
     corpus = write_corpus(tmp_path, "!".join(text[start : start + 200] for start in range(0, len(text), 200)))
     display = RecordingDisplay()
-    run, training = begin(corpus, tmp_path / "run", display, iters=12, eval_interval=6)
+    run, training = begin(corpus, tmp_path / "run", display, iters=12, eval_interval=6, eval_iters=0)
     assert training.tokenizer.encode("!") == [2]
     sampler = Sampler(training.dataset.train.tokens, MODEL.block, 4, training.training.seed, packed=False)
     poisoned = [step + 1 for step in range(12) if (sampler.batch_at(step)[:, :-1] == 2).any()]
@@ -632,6 +640,23 @@ def test_a_corpus_too_small_to_hold_a_part_out_is_trained_without_evaluation(
     assert not any("valLoss" in row for row in rows_of(folder))
     assert steps_saved(folder) == [3, 6, 8]
     assert any("no validation data" in warning for warning in display.warnings)
+
+
+def test_the_validation_loss_is_that_of_alpha_eval_whatever_the_batch(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    other = tmp_path / "other.txt"
+    other.write_text(text_of(2000, "other"))
+    losses = []
+    for batch in (1, 4):
+        options = {"batch": batch, "accum_steps": 4 // batch, "iters": 4, "eval_interval": 2, "val_data": str(other)}
+        folder = train(corpus, tmp_path / f"run{batch}", **options)
+        losses.append([row["valLoss"] for row in rows_of(folder) if "valLoss" in row])
+        assert main(["eval", f"--checkpoint={folder}", f"--data={other}", "--nBatches=2", "--json"]) == 0
+        assert losses[-1][-1] == pytest.approx(json.loads(capsys.readouterr().out)["loss"], rel=1e-5)
+    assert len(losses[0]) == 2
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_samples_continue_the_prompts_of_the_domain_in_turn(corpus: Path, tmp_path: Path) -> None:
