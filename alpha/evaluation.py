@@ -14,6 +14,7 @@ import contextlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,12 @@ Batches = Iterable[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]]
 
 WINDOWS = 4
 """Windows for each of --evalIters."""
+
+SECTION_BYTES = 256
+MOST_SECTIONS = 4096
+_CHUNK = 1 << 20
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+_BASE = np.uint64(0xD1342543DE82EF95)
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,39 @@ def evaluate(
     `batch` windows are computed at a time. With `threads`, each batch is a repetition for it to measure.
     """
     return _sum_up(model, tokenizer, windows(file.tokens, model.config.block, batch, WINDOWS * iters, spread), threads)
+
+
+def shared_share(train: TokenFile, validation: TokenFile) -> float:
+    """The share of the validation text that stands in the training text, too, in sections of SECTION_BYTES bytes or so.
+
+    Sections are sought at every place of the training text; of a long validation text, MOST_SECTIONS at equal distances
+    are. A text that repeats itself shares its sections with itself.
+    """
+    bytes_per_token = max(1.0, validation.text_bytes / len(validation.tokens))
+    length = min(max(1, round(SECTION_BYTES / bytes_per_token)), len(validation.tokens), len(train.tokens))
+    count = len(validation.tokens) // length
+    chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_SECTIONS)).astype(np.int64)) * length
+    wanted = np.concatenate([_section_hashes(validation.tokens[start : start + length], length) for start in chosen])
+    short = np.zeros(1 << 20, bool)
+    short[wanted >> np.uint64(44)] = True  # most places of the training text are told apart by 20 bits
+    found: set[int] = set()
+    for start in range(0, len(train.tokens) - length + 1, _CHUNK):
+        hashes = _section_hashes(train.tokens[start : start + _CHUNK + length - 1], length)
+        candidates = hashes[short[hashes >> np.uint64(44)]]
+        found.update(candidates[np.isin(candidates, wanted)].tolist())
+    return float(np.mean([each in found for each in wanted.tolist()]))
+
+
+def _section_hashes(tokens: npt.NDArray[np.integer[Any]], length: int) -> npt.NDArray[np.uint64]:
+    """A hash of the `length` tokens from each place on: Karp and Rabin 1987, modulo 2^64, by running sums."""
+    words = (tokens.astype(np.uint64) + np.uint64(1)) * _SPREAD
+    words ^= words >> np.uint64(29)
+    powers = np.multiply.accumulate(np.full(len(words) + 1, _BASE, np.uint64))
+    inverses = np.multiply.accumulate(np.full(len(words) + 1, pow(int(_BASE), -1, 1 << 64), np.uint64))
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(words * powers[:-1], dtype=np.uint64)])
+    hashes: npt.NDArray[np.uint64] = (sums[length:] - sums[:-length]) * inverses[: len(sums) - length]
+    hashes = (hashes ^ (hashes >> np.uint64(32))) * _SPREAD
+    return hashes ^ (hashes >> np.uint64(29))
 
 
 def _sum_up(model: GPT, tokenizer: Tokenizer, batches: Batches, threads: ThreadChoice | None) -> Evaluation:

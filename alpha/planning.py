@@ -8,13 +8,23 @@ import math
 from alpha.config import TrainingConfig
 from alpha.errors import AlphaError
 
+LEAST_SHARE = 0.01
+"""Less of the validation data in the training data passes unremarked: texts of one kind have common phrases."""
+
 
 def plan(
-    training: TrainingConfig, *, train_tokens: int, has_validation: bool, parameters: int, tokens_per_step: int
+    training: TrainingConfig,
+    *,
+    train_tokens: int,
+    has_validation: bool,
+    parameters: int,
+    tokens_per_step: int,
+    shared_validation: float = 0.0,
 ) -> list[str]:
     """Warnings about a run, each a sentence with the numbers and what to do; empty when all is well.
 
-    `tokens_per_step` is batch * accumSteps * block. Raises AlphaError when there is no validation data and
+    `tokens_per_step` is batch * accumSteps * block, `shared_validation` the share of the validation text that is in the
+    training text, too. Raises AlphaError when there is no validation data and
     `require_val_data` is set, and for any warning at all when `strict_planning` is set.
     """
     if training.require_val_data and not has_validation:
@@ -27,6 +37,7 @@ def plan(
         warning
         for warning in (
             _validation_warning(has_validation),
+            _sharing_warning(shared_validation),
             _tokens_warning(training, seen, train_tokens, parameters, tokens_per_step),
             _passes_warning(training, seen, train_tokens, tokens_per_step),
         )
@@ -52,6 +63,16 @@ def _validation_warning(has_validation: bool) -> str:
     return (
         "There is no validation data because the corpus is too small to hold a part out, so overfitting will not show; "
         "give --valData or more data."
+    )
+
+
+def _sharing_warning(share: float) -> str:
+    if share < LEAST_SHARE:
+        return ""
+    return (
+        f"{percent(share)} of the sections of the validation data are equal to sections of the training data, so the "
+        "validation loss does not say how well other text is predicted; give other text with --valData, or leave it "
+        "out."
     )
 
 

@@ -11,6 +11,7 @@ from alpha.checkpoint import OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.dataset import Dataset
 from alpha.errors import AlphaError, UsageError
+from alpha.evaluation import shared_share
 from alpha.gpt import parameter_specs
 from alpha.option import camel_case
 from alpha.parameters import check_weights
@@ -133,6 +134,7 @@ def _trainer(
         has_validation=data.validation is not None,
         parameters=parameters,
         tokens_per_step=tokens_per_step,
+        shared_validation=shared_share(data.train, data.validation) if training.val_data and data.validation else 0.0,
     ):
         display.warning(warning)
     try:
