@@ -19,6 +19,7 @@ PRECISIONS = ("f32", "f16", "bf16")
 BACKEND_HELP = "Where to compute: cpu_ref, helios (Vulkan), or auto (helios where there is a GPU)."
 DEVICE_HELP = "Number of the Vulkan device, as `alpha devices` lists them; -1 = the first GPU."
 THREADS_HELP = "CPU threads; 0 = the number that the first steps show to be fastest."
+EVAL_ITERS_HELP = "Evaluate this many times 4 windows of block tokens, whatever the batch; 0 = all of the text."
 DTYPE_HELP = "What matrix products round their operands to; f16 and bf16 need helios."
 
 _MODEL = "Model"
@@ -128,7 +129,7 @@ class TrainingConfig:
         False, "Recompute activations in the backward pass to save memory.", group=_RUN, aliases=("checkpoint",)
     )
     eval_interval: int = option(100, "Steps between evaluations; 0 = never.", group=_RUN, minimum=0)
-    eval_iters: int = option(10, "Batches per evaluation.", group=_RUN, minimum=1)
+    eval_iters: int = option(50, EVAL_ITERS_HELP, group=_RUN, minimum=0, aliases=("nBatches",))
     sample_interval: int = option(100, "Steps between sample texts; 0 = never.", group=_RUN, minimum=0)
     checkpoint_interval: int = option(
         0, "Steps between checkpoints; 0 = at each evaluation. The last step is always saved.", group=_RUN, minimum=0

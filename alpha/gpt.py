@@ -105,8 +105,11 @@ class GPT:
         """
         rows = ids.shape[0] * ids.shape[1]
         hidden = ops.reshape(self.hidden(ids, dropout=dropout, checkpoint=checkpoint), (rows, self.config.dim))
-        flat_targets = self.backend.reshape(targets, (rows,))
-        return ops.cross_entropy(hidden, self._head(), flat_targets, self.config.logit_soft_cap)
+        return self.loss_of(hidden, self.backend.reshape(targets, (rows,)))
+
+    def loss_of(self, hidden: Tensor, targets: Array) -> Tensor:
+        """The same for rows of `hidden` [rows, C] that are there already, and targets [rows]."""
+        return ops.cross_entropy(hidden, self._head(), targets, self.config.logit_soft_cap)
 
     def logits(self, ids: Array, cache: KeyValueCache | None = None, last_only: bool = False) -> Tensor:
         """Logits [B, T, V] for integer ids [B, T], or [B, 1, V] for the last position only."""

@@ -4,7 +4,8 @@ The same declaration reads the command line, reads a JSON configuration file, wr
 text. Knows nothing about any particular command.
 
 A class of options is a frozen dataclass whose fields are made by `option`; field `eval_interval` is the flag
-`--evalInterval` and the JSON key `evalInterval`. Field types are int, float, bool and str.
+`--evalInterval` and the JSON key `evalInterval`. Field types are int, float, bool, str
+and tuple[str, ...], which is given several times on a command line and not in a file.
 """
 
 import dataclasses
@@ -97,6 +98,8 @@ class Option:
     maximum: float | None
     aliases: tuple[str, ...]
     required: bool
+    repeated: bool
+    """Given several times, it has several values: a tuple."""
 
     @property
     def flag(self) -> str:
@@ -135,10 +138,11 @@ def options_of(options_class: type) -> list[Option]:
     kinds = typing.get_type_hints(options_class)
     result = []
     for field in dataclasses.fields(options_class):
-        kind = kinds[field.name]
+        repeated = kinds[field.name] == tuple[str, ...]
+        kind = str if repeated else kinds[field.name]
         metadata = dict(field.metadata)
         metadata["metavar"] = metadata["metavar"] or ("NAME" if metadata["choices"] else _METAVARS[kind])
-        result.append(Option(name=field.name, kind=kind, default=field.default, **metadata))
+        result.append(Option(name=field.name, kind=kind, default=field.default, repeated=repeated, **metadata))
     return result
 
 

@@ -9,13 +9,23 @@ from alpha.config import TrainingConfig
 from alpha.errors import AlphaError
 from alpha.option import LARGEST_INTEGER
 
+LEAST_SHARE = 0.01
+"""Less of the validation data in the training data passes unremarked: texts of one kind have common phrases."""
+
 
 def plan(
-    training: TrainingConfig, *, train_tokens: int, has_validation: bool, parameters: int, tokens_per_step: int
+    training: TrainingConfig,
+    *,
+    train_tokens: int,
+    has_validation: bool,
+    parameters: int,
+    tokens_per_step: int,
+    shared_validation: float = 0.0,
 ) -> list[str]:
     """Warnings about a run, each a sentence with the numbers and what to do; empty when all is well.
 
-    `tokens_per_step` is batch * accumSteps * block. Raises AlphaError when there is no validation data and
+    `tokens_per_step` is batch * accumSteps * block, `shared_validation` the share of the validation text that is in the
+    training text, too. Raises AlphaError when there is no validation data and
     `require_val_data` is set, and for any warning at all when `strict_planning` is set.
     """
     if training.require_val_data and not has_validation:
@@ -28,6 +38,7 @@ def plan(
         warning
         for warning in (
             _validation_warning(has_validation),
+            _sharing_warning(shared_validation),
             _tokens_warning(training, seen, train_tokens, parameters, tokens_per_step),
             _passes_warning(training, seen, train_tokens, tokens_per_step),
         )
@@ -38,12 +49,31 @@ def plan(
     return warnings
 
 
+def percent(share: float) -> str:
+    """A share from 0 to 1 in per cent, with two digits; what is not nothing or all does not look so."""
+    if 0.995 <= share < 1:
+        return "more than 99%"
+    if 0 < share < 0.0001:
+        return "less than 0.01%"
+    return f"{100 * share:.0f}%" if share >= 0.1 or not share else f"{100 * share:.2g}%"
+
+
 def _validation_warning(has_validation: bool) -> str:
     if has_validation:
         return ""
     return (
         "There is no validation data because the corpus is too small to hold a part out, so overfitting will not show; "
         "give --valData or more data."
+    )
+
+
+def _sharing_warning(share: float) -> str:
+    if share < LEAST_SHARE:
+        return ""
+    return (
+        f"{percent(share)} of the sections of the validation data are equal to sections of the training data, so the "
+        "validation loss does not say how well other text is predicted; give other text with --valData, or leave it "
+        "out."
     )
 
 

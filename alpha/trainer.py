@@ -18,7 +18,7 @@ from alpha.config import ModelConfig, TrainingConfig
 from alpha.dataset import Dataset
 from alpha.engine import Engine, SamplingOptions
 from alpha.errors import AlphaError
-from alpha.evaluation import evaluate_part
+from alpha.evaluation import evaluate
 from alpha.gpt import GPT
 from alpha.interrupt import StopRequest
 from alpha.memory_watch import MemoryWatch
@@ -27,11 +27,11 @@ from alpha.option import spelled
 from alpha.run import Run
 from alpha.sampler import Sampler
 from alpha.schedule import learning_rate
+from alpha.text_stream import BEGINNING, continuation, known_prompts
 from alpha.thread_choice import ThreadChoice
 from alpha.tokenizer import Tokenizer
 from alpha.training_step import PhaseTimer, StepResult, TrainingStep
 
-BEGINNING = "The "
 SAMPLE_TOKENS = 100
 SKIPPED_LIMIT = 100
 SKIPPED_AT_THE_END = 10
@@ -103,7 +103,9 @@ class Trainer:
         self._sampler = Sampler(dataset.train.tokens, model.block, training.batch, training.seed, training.packed)
         self._threads = ThreadChoice(backend, training.threads)
         self._memory = MemoryWatch(backend)
-        self._prompts = _sample_prompts(training.domain, tokenizer)
+        self._prompts = known_prompts(
+            tokenizer, domain.get(training.domain).prompts if training.domain else [BEGINNING]
+        )
         self.steps_done = 0
         self._under_way: deque[_StepUnderWay] = deque()
         self._elapsed = 0.0
@@ -288,7 +290,9 @@ class Trainer:
         if validation is None or not self._is_due(self.training.eval_interval):
             return {}
         training = self.training
-        loss = evaluate_part(self.model, validation, training.batch, training.eval_iters, training.seed).loss
+        # A text that is given is read from its beginning, as `alpha eval` does; what was held out has many beginnings.
+        held_out = not training.val_data
+        loss = evaluate(self.model, validation, self.tokenizer, training.batch, training.eval_iters, held_out).loss
         self._validation_loss = loss
         return {"valLoss": loss}
 
@@ -297,11 +301,11 @@ class Trainer:
         if not self._is_due(interval):
             return
         prompt = self._prompts[self.steps_done // interval % len(self._prompts)]
-        end = self.tokenizer.end_of_text
-        ids = self.tokenizer.encode(prompt, allow_special=True) or [end]
-        drawn = Engine(self.model).generate(ids, SAMPLE_TOKENS, SamplingOptions(seed=self.training.seed), stop=[end])
+        asked = continuation(self.tokenizer, prompt, self.training.domain)
+        sampling = SamplingOptions(seed=self.training.seed)
+        drawn = Engine(self.model).generate(asked.ids, SAMPLE_TOKENS, sampling, ends=asked.ends, first=asked.first)
         try:
-            text = self.tokenizer.decode([token for [token] in drawn if token is not None and token != end])
+            text = asked.text(token for [token] in drawn if token is not None)
         except AlphaError as error:
             self.display.warning(f"No sample after step {self.steps_done}. {error}")
             return
@@ -376,10 +380,3 @@ def _number(resumed: Checkpoint, name: str) -> float:
     if not isinstance(value, int | float):
         raise AlphaError(f"The state of step {resumed.step} has no number {name!r}.")
     return value
-
-
-def _sample_prompts(domain_id: str, tokenizer: Tokenizer) -> tuple[str, ...]:
-    """The domain's prompts; without a domain, a common beginning if the tokenizer knows it, otherwise nothing."""
-    if domain_id:
-        return domain.get(domain_id).prompts
-    return ("",) if tokenizer.count_unknown(tokenizer.encode(BEGINNING)) else (BEGINNING,)

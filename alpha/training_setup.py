@@ -11,6 +11,7 @@ from alpha.checkpoint import OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.dataset import Dataset
 from alpha.errors import AlphaError, UsageError
+from alpha.evaluation import shared_share
 from alpha.gpt import parameter_specs
 from alpha.option import camel_case
 from alpha.parameters import check_weights
@@ -183,6 +184,7 @@ def _trainer(
         has_validation=data.validation is not None,
         parameters=parameters,
         tokens_per_step=tokens_per_step,
+        shared_validation=shared_share(data.train, data.validation) if training.val_data and data.validation else 0.0,
     ):
         display.warning(warning)
     try:
@@ -213,6 +215,6 @@ def _warn_of_unknown(what: str, file: TokenFile, tokenizer: Tokenizer, display: 
     share = tokenizer.count_unknown(looked_at) / len(looked_at)
     if share:
         display.warning(
-            f"{100 * share:.2g}% of the {what} tokens are unknown to the tokenizer and cannot be learned; "
+            f"{planning.percent(share)} of the {what} tokens are unknown to the tokenizer and cannot be learned; "
             f"build one from this data, or use --tokenizer=bpe."
         )

@@ -461,12 +461,25 @@ def test_from_a_corpus_to_a_sample(
     assert (run["runId"], run["status"], run["step"], run["iters"]) == ("a", "finished", 5, 5)
     sampled = json.loads(printed("sample --checkpoint=a --prompt=Key --steps=4 --n=2 --json"))
     assert (sampled["step"], sampled["prompt"], len(sampled["texts"])) == (5, "Key", 2)
-    assert "decode" in printed("sample --checkpoint=a --steps=4")
     assert main(["sample", "--checkpoint=a", "--steps=4", "--json"]) == 0
     assert capsys.readouterr().err == "alpha: Backend: cpu_ref, since there is no GPU that Alpha can use.\n"
+    assert main(["sample", "--checkpoint=a", "--steps=4", "--topk=1"]) == 0
+    output = capsys.readouterr()
+    assert (output.out.count("\n"), "decode" in output.out, "decode" in output.err) == (1, False, True)
+    (greedy,) = json.loads(printed("sample --checkpoint=a --steps=9 --temp=0 --json"))["texts"]
+    for search in ("", "--beam=2"):
+        (whole,) = json.loads(printed(f"sample --checkpoint=a --steps=9 --temp=0 {search} --json"))["texts"]
+        stop = whole[2:4]
+        stopped = printed(f"sample --checkpoint=a --steps=9 --temp=0 {search} --stop=~~ --stop={stop} --json")
+        assert not search or json.loads(stopped)["texts"][0].count(stop) == 0
+        assert search or json.loads(stopped)["texts"] == [greedy[: greedy.index(stop)]]
+    assert main(["sample", "--checkpoint=a", "--steps=1", f"--prompt={'K' * 20}", "--n=2"]) == 0
+    assert "20 tokens and the model's context holds 16, so the first 4 do not count" in capsys.readouterr().err
+    assert main(["sample", "--checkpoint=a", "--stop="]) == 2
+    assert "--stop must be text" in capsys.readouterr().err
     evaluated = json.loads(printed("eval --checkpoint=a --data=chords.txt --nBatches=2 --json"))
     assert evaluated["perplexity"] == pytest.approx(math.exp(evaluated["loss"]))
-    assert printed("eval --checkpoint=a --data=chords.txt --nBatches=2").startswith(f"loss {evaluated['loss']:.4f} ")
+    assert printed("eval --checkpoint=a --data=chords.txt --evalIters=2").startswith(f"loss {evaluated['loss']:.4f} ")
 
 
 # --- any arguments ----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from alpha import planning
 from alpha.config import TrainingConfig
 from alpha.errors import AlphaError
 from alpha.planning import plan
@@ -90,3 +91,10 @@ def test_strict_planning_refuses_the_run_with_every_warning() -> None:
     message = str(caught.value)
     assert "--minTokensPerParam=20" in message and "--warnDatasetPasses=8" in message
     assert message.endswith("With --strictPlanning this run is refused.")
+
+
+def test_percent() -> None:
+    shares = (0, 1e-7, 0.00123, 0.05, 0.125, 0.994, 0.999, 1)
+    assert [planning.percent(share) for share in shares] == [
+        "0%", "less than 0.01%", "0.12%", "5%", "12%", "99%", "more than 99%", "100%"
+    ]  # fmt: skip

@@ -54,7 +54,7 @@ def test_train_save_resume_sample_evaluate(arch: str, tmp_path: Path, monkeypatc
         path = tmp_path / name
         path.write_text(content)
         file = dataset.encode_whole(str(path), loaded.tokenizer, tmp_path / "cache")
-        result = evaluate(loaded.model, file, batch=8)
+        result = evaluate(loaded.model, file, loaded.tokenizer, batch=8)
         assert result.tokens == len(file.tokens) - 1
         assert result.perplexity == pytest.approx(math.exp(result.loss))
         return result.loss

@@ -34,9 +34,11 @@ from alpha import checkpoint, domain, files, ops, safetensors_file, trainer
 from alpha.autograd import Tensor
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_primitives import Array
+from alpha.cli import main
 from alpha.config import OPTIMIZERS, ModelConfig
+from alpha.engine import Engine
 from alpha.errors import AlphaError
-from alpha.gpt import GPT, DropoutKeys
+from alpha.gpt import GPT, DropoutKeys, KeyValueCache
 from alpha.interrupt import SIGNALS, StopRequest
 from alpha.lines import read_rows
 from alpha.sampler import Sampler
@@ -399,10 +401,17 @@ def test_a_run_killed_at_any_instant_continues_exactly(corpus: Path, tmp_path: P
 
 
 class PoisonedByExclamationMarks(GPT):
-    """The loss of a batch that has the corpus's first character after space, "!", is infinite."""
+    """The loss of a batch that has the corpus's first character after space, "!", is not finite."""
 
-    def loss(self, ids: Array, targets: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
-        return ops.add(super().loss(ids, targets, dropout, checkpoint), math.inf if (ids == 2).any() else 0.0)
+    def hidden(
+        self,
+        ids: Array,
+        cache: KeyValueCache | None = None,
+        dropout: DropoutKeys | None = None,
+        checkpoint: bool = False,
+    ) -> Tensor:
+        hidden = super().hidden(ids, cache, dropout, checkpoint)
+        return ops.add(hidden, math.inf if (ids == 2).any() else 0.0)
 
 
 class AlwaysPoisoned(GPT):
@@ -426,7 +435,7 @@ def test_a_poisoned_batch_is_skipped_and_counted(tmp_path: Path, monkeypatch: py
     text = text_of()
     corpus = write_corpus(tmp_path, "!".join(text[start : start + 200] for start in range(0, len(text), 200)))
     display = RecordingDisplay()
-    run, training = begin(corpus, tmp_path / "run", display, iters=12, eval_interval=6)
+    run, training = begin(corpus, tmp_path / "run", display, iters=12, eval_interval=6, eval_iters=0)
     assert training.tokenizer.encode("!") == [2]
     sampler = Sampler(training.dataset.train.tokens, MODEL.block, 4, training.training.seed, packed=False)
     poisoned = [step + 1 for step in range(12) if (sampler.batch_at(step)[:, :-1] == 2).any()]
@@ -706,10 +715,28 @@ def test_a_corpus_too_small_to_hold_a_part_out_is_trained_without_evaluation(
     assert any("no validation data" in warning for warning in display.warnings)
 
 
-def test_samples_continue_the_prompts_of_the_domain_in_turn(corpus: Path, tmp_path: Path) -> None:
+def test_the_validation_loss_is_that_of_alpha_eval_whatever_the_batch(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    other = tmp_path / "other.txt"
+    other.write_text(text_of(2000, "other"))
+    losses = []
+    for batch in (1, 4):
+        options = {"batch": batch, "accum_steps": 4 // batch, "iters": 4, "eval_interval": 2, "val_data": str(other)}
+        folder = train(corpus, tmp_path / f"run{batch}", **options)
+        losses.append([row["valLoss"] for row in rows_of(folder) if "valLoss" in row])
+        assert main(["eval", f"--checkpoint={folder}", f"--data={other}", "--nBatches=2", "--json"]) == 0
+        assert losses[-1][-1] == pytest.approx(json.loads(capsys.readouterr().out)["loss"], rel=1e-5)
+    assert len(losses[0]) == 2
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_samples_continue_the_prompts_of_the_domain_in_turn(tmp_path: Path) -> None:
     display = RecordingDisplay()
-    folder = train(corpus, tmp_path / "run", display, iters=7, sample_interval=2, domain="dumb_finance")
     prompts = domain.get("dumb_finance").prompts
+    corpus = write_corpus(tmp_path, text_of() + "\n".join(prompts))
+    folder = train(corpus, tmp_path / "run", display, iters=7, sample_interval=2, domain="dumb_finance")
     rows = list(read_rows(folder / "samples.jsonl"))
     assert [row["step"] for row in rows] == [2, 4, 6, 7]
     assert [row["prompt"] for row in rows] == [prompts[1], prompts[2], prompts[3], prompts[3]]
@@ -717,13 +744,47 @@ def test_samples_continue_the_prompts_of_the_domain_in_turn(corpus: Path, tmp_pa
     assert all(row["text"] for row in rows)
 
 
-def test_without_a_domain_the_prompt_is_one_that_the_tokenizer_knows(corpus: Path, tmp_path: Path) -> None:
+def test_a_prompt_that_the_tokenizer_does_not_know_is_left_out(corpus: Path, tmp_path: Path) -> None:
     display = RecordingDisplay()
     train(corpus, tmp_path / "known", display, iters=2, sample_interval=2)
     lower = tmp_path / "lower"
     lower.mkdir()
-    train(write_corpus(lower, text_of().lower()), tmp_path / "unknown", display, iters=2, sample_interval=2)
-    assert [prompt for prompt, _ in display.samples] == ["The ", ""]
+    lower_corpus = write_corpus(lower, text_of().lower() + "close: ")
+    train(lower_corpus, tmp_path / "unknown", display, iters=2, sample_interval=2)
+    train(corpus, tmp_path / "domain", display, iters=2, sample_interval=2, domain="abc")
+    train(write_corpus(tmp_path, text_of() + "Close: "), tmp_path / "some", display, iters=2, sample_interval=2,
+          domain="dumb_finance")  # fmt: skip
+    assert [prompt for prompt, _ in display.samples] == ["The ", "", "", "Close: "]
+
+
+def test_samples_of_chats_end_with_the_turn_and_spaces_belong_to_the_next_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def generate(self: Engine, prompt: list[int], *_: object, ends: Any, first: Any) -> Iterator[list[int | None]]:
+        asked.append((prompt, first))
+        for token in encode("well" + domain.END + "not this"):
+            yield [token]
+
+    monkeypatch.setattr(trainer.Engine, "generate", generate)
+    corpus = write_corpus(tmp_path, text_of() + domain.dialogue([(domain.USER, text_of(200))], reply=True))
+    for name in ("chat", "novels"):
+        display = RecordingDisplay()
+        run, training = begin(
+            corpus, tmp_path / name, display, iters=5, sample_interval=1, domain=name, tokenizer="bpe"
+        )
+        encode = training.tokenizer.encode
+        with run:
+            training.train(run)
+        (prompt, text), (ids, first) = display.samples[-1], asked[-1]
+        if name == "chat":
+            assert prompt.endswith(domain.ASSISTANT)
+            assert (text, first) == ("well", None)
+        else:
+            assert prompt == "Nobody in the village "
+            assert ids == encode("Nobody in the village")
+            assert all(training.tokenizer.token_bytes(token).startswith(b" ") for token in first)
 
 
 def test_a_domain_that_does_not_exist_is_refused_before_training(corpus: Path, tmp_path: Path) -> None:

@@ -278,10 +278,11 @@ def test_unknown_characters_are_looked_for_in_a_bounded_part(tmp_path: Path, mon
     monkeypatch.setattr(training_setup, "LOOKED_AT", 6000)
     options = {"tokenizer_artifacts": str(artifact), "val_data": str(corpus)}
     begin(corpus, tmp_path / "first", display, **options)[0].close()
-    assert display.warnings == []
+    assert not any("unknown" in warning for warning in display.warnings)
     monkeypatch.setattr(training_setup, "LOOKED_AT", 6002)
     begin(corpus, tmp_path / "second", display, **options)[0].close()
-    assert [warning.split(" of")[0] for warning in display.warnings] == ["0.017%"] * 2
+    unknown = [warning for warning in display.warnings if "unknown" in warning]
+    assert [warning.split(" of")[0] for warning in unknown] == ["0.017%"] * 2
 
 
 # --- resumed runs -----------------------------------------------------------------------------------------------------
@@ -495,3 +496,21 @@ def test_whatever_goes_wrong_the_run_is_released(stopped: Path, monkeypatch: pyt
         resumed_run({"resume": str(stopped)}, RecordingDisplay())
     assert not is_locked(stopped)
     resume(stopped)
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "word", "bpe"])
+@pytest.mark.parametrize("shared", [0.0, 0.3, 1.0])
+def test_validation_text_that_is_trained_on_is_warned_about(tmp_path: Path, tokenizer: str, shared: float) -> None:
+    text, other = text_of(20_000), text_of(20_000, "other")
+    end = round(20_000 * shared)
+    (tmp_path / "val.txt").write_text(text[3000 : 3000 + end] + other[: 20_000 - end])
+    (tmp_path / "train.txt").write_text("Something before. " + text[3000:] + text[:3000])
+    display = RecordingDisplay()
+    options = {"tokenizer": tokenizer, "val_data": str(tmp_path / "val.txt"), "max_dataset_passes": 99}
+    run, _ = begin(tmp_path / "train.txt", tmp_path / "run", display, iters=1, **options)
+    run.close()
+    warnings = [warning for warning in display.warnings if "sections of the validation data" in warning]
+    assert len(warnings) == (shared > 0)
+    if shared:
+        share = float(warnings[0].replace("more than", "").partition("%")[0]) / 100
+        assert abs(share - shared) < 0.1

@@ -302,8 +302,8 @@ def test_a_batch_in_parts_gives_what_the_whole_gives(accum_steps: int) -> None:
 
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("recompute", [False, True])
-def test_the_number_of_threads_changes_no_bit_of_a_batch_in_parts(checkpoint: bool) -> None:
-    steps = [make_step(backend=CpuRef(threads), recompute=checkpoint, accum_steps=2) for threads in (1, 2, 3, 16)]
+def test_the_number_of_threads_changes_no_bit_of_a_batch_in_parts(recompute: bool) -> None:
+    steps = [make_step(backend=CpuRef(threads), recompute=recompute, accum_steps=2) for threads in (1, 2, 3, 16)]
     results = [[step.run(batch_of(index, 2, 8), 0.01).read() for index in range(3)] for step in steps]
     assert results == [results[0]] * 4
     assert [everything(step) for step in steps] == [everything(steps[0])] * 4
