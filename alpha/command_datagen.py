@@ -10,7 +10,7 @@ from alpha.option import option
 from alpha.terminal import print_json, print_text
 
 if TYPE_CHECKING:
-    from alpha.datagen_output import Summary
+    from alpha.datagen_files import Summary
 
 
 @dataclass(frozen=True)
