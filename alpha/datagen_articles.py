@@ -232,7 +232,8 @@ def _number(c: Chooser) -> str:
         ),
         square=f"{value * value:,}", cube=f"{value**3:,}",
         digits=c.write(
-            "articles.digit_sum", digits=" + ".join(digits), total=digit_sum, verdict="is" if value % 3 == 0 else "is not"
+            "articles.digit_sum", digits=" + ".join(digits),
+            total=digit_sum, verdict="is" if value % 3 == 0 else "is not"
         ) + " " if value > 9 else "",
         root=c.write(
             "articles.square_root" if root * root == value else "articles.no_square_root", root=root, next=root + 1,
@@ -284,7 +285,8 @@ def _element(c: Chooser) -> str:
         compound = c.pick(compounds)
         found = f"\n\n{capitalized(row['name'])} occurs in {compound[0]}. {_molar_mass(*compound)[1]}"
     return c.write(
-        "articles.element_article", **row | {"weight": decimal(weight, 3)}, mass=mass, product=decimal(mass * weight, 3),
+        "articles.element_article", **row | {"weight": decimal(weight, 3)}, mass=mass,
+        product=decimal(mass * weight, 3),
         protons="proton" if row["number"] == "1" else "protons", heavier=_ELEMENTS[heavier]["name"],
         lighter=_ELEMENTS[lighter]["name"], heavy=decimal(_WEIGHTS[heavier], 3), light=decimal(_WEIGHTS[lighter], 3),
         ratio=quotient(_WEIGHTS[heavier], _WEIGHTS[lighter], 2), compound=found,
@@ -300,7 +302,8 @@ def _compound(c: Chooser) -> str:
     ]
     moles = c.between(2, 40)
     return c.write(
-        "articles.compound_article", name=name, atoms=sum(atoms for _, atoms in formula), mass=mass, shares=listed(shares),
+        "articles.compound_article", name=name,
+        atoms=sum(atoms for _, atoms in formula), mass=mass, shares=listed(shares),
         made_of=listed([f"{in_words(atoms)} of {_ELEMENTS[symbol]['name']}" for symbol, atoms in formula]),
         moles=moles, total=decimal(total, 3), product=decimal(moles * total, 3),
     )  # fmt: skip
@@ -332,7 +335,8 @@ def _figure(c: Chooser) -> str:
         m = n + c.between(1, 8)
         a, b, d = scale * (m * m - n * n), scale * 2 * m * n, scale * (m * m + n * n)
     return c.write(
-        ("articles.triangle_article", "articles.rectangle_article", "articles.box_article")[way], a=a, b=b, c=d, aa=f"{a * a:,}",
+        ("articles.triangle_article", "articles.rectangle_article", "articles.box_article")[way],
+        a=a, b=b, c=d, aa=f"{a * a:,}",
         bb=f"{b * b:,}", cc=f"{d * d:,}", sum=a + b + d, half=f"{a * b // 2:,}", ab=f"{a * b:,}", bc=f"{b * d:,}",
         ac=f"{a * d:,}", edge=2 * (a + b), a2=2 * a, b2=2 * b, ab4=f"{4 * a * b:,}", edge2=4 * (a + b),
         abc=f"{a * b * d:,}", litres=decimal(a * b * d, 3), surface=f"{2 * (a * b + b * d + a * d):,}",

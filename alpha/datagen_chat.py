@@ -48,7 +48,7 @@ class Dialogue:
         self.turns: list[tuple[str, str]] = []
 
     def write(self, symbol: str, /, **values: object) -> str:
-        return self.chooser.write(f"chat.{symbol}", **values)
+        return self.chooser.expand(f"chat.{symbol}", values)
 
     def system(self, symbol: str, /, **values: object) -> None:
         """Put an instruction before the conversation."""
@@ -57,7 +57,8 @@ class Dialogue:
     def exchange(self, task: str, result: int | None = None, /, **values: object) -> None:
         """A question and its answer, in the length that the conversation's style asks for. A `result` is a whole
         number that the next question may build on."""
-        question, *answers = self.write(task, result=result, **values).split(" | ")
+        values["result"] = result
+        question, *answers = self.chooser.expand(f"chat.{task}", values).split(" | ")
         if task in _FRAMED:
             question = self.framed(question)
         answer = answers[self.style - 1] if self.style <= len(answers) else ""
@@ -69,9 +70,12 @@ class Dialogue:
         self.number = result
 
     def framed(self, question: str) -> str:
-        """A question with one of the small frames that people put around it."""
+        """A question, at times with one of the small frames that people put around it."""
+        way = self.chooser.below(12)
+        if way > 4 or (way == 4 and not self.persona):
+            return question
         inner = question[0].lower() + question[1:] if question.startswith(_MOVABLE) else question
-        if self.persona and self.chooser.below(12) == 0:
+        if way == 4:
             return f"{self.persona['name']}, {inner}"
         return self.write("frame", question=question, inner=inner)
 
@@ -314,6 +318,11 @@ _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a planet", tuple(row["name"] for row in table("facts.planet"))),
     ("a metal", tuple(row["name"] for row in table("facts.element") if row["kind"] == "metal")),
 )
+_OTHERS = {  # of each two kinds, what is of the second and not of the first
+    (kind, other): tuple(word for word in words if word not in options)
+    for kind, options in _KINDS
+    for other, words in _KINDS
+}
 _FACTS = (  # tasks with the tables of their values
     ("capital", "country"), ("capital_of", "country"), ("continent", "country"), ("symbol", "element"),
     ("planet", "planet"), ("opposite", "opposite"), ("sound", "sound"), ("work", "work"), ("mixture", "mixture"),
@@ -362,8 +371,8 @@ def _word_order(d: Dialogue) -> None:
 def _category(d: Dialogue) -> None:
     """What kind of thing something is, and which does not belong."""
     c = d.chooser
-    (kind, options), (other_kind, others) = c.sample(_KINDS, 2)
-    odd = c.pick([word for word in others if word not in options])
+    (kind, options), (other_kind, _) = c.sample(_KINDS, 2)
+    odd = c.pick(_OTHERS[kind, other_kind])
     if c.chance(50):
         task, word = ("is_kind", c.pick(options)) if c.chance(50) else ("is_not_kind", odd)
         d.exchange(task, word=word, **{"is": "are" if word in _PLURALS else "is"}, kind=kind, other_kind=other_kind)

@@ -76,8 +76,12 @@ class Chooser:
         return remaining[:count]
 
     def write(self, symbol: str, /, **values: object) -> str:
-        """A text of a symbol such as "novels.setting"; see `Grammar.expand`."""
-        return GRAMMAR.expand(self, symbol, values)
+        """A text of a symbol such as "novels.setting"; see `Grammar`."""
+        return _expand(self._word, GRAMMAR.rules[symbol], values)
+
+    def expand(self, symbol: str, values: Mapping[str, object]) -> str:
+        """As `write`, for values that are at hand in a dictionary."""
+        return _expand(self._word, GRAMMAR.rules[symbol], values)
 
 
 # --- the grammar ----------------------------------------------------------------------------------------------------
@@ -115,8 +119,9 @@ class Grammar:
     """Context-free rules: a list is a symbol, its items are the ways to write it, and `{name}` in an item stands for
     a text of that list, or for a value that the code gives where no list has the name.
 
-    Names are looked for in the item's own file and then in the file `words`; the code says "file.name". `{a name}` puts
-    "a" or "an" before the text, `{s name}` makes a noun plural, and `{^name}` or `{^a name}` gives a capital letter.
+    Names are looked for in the item's own file and then in the file `words`; the code says "file.name". One that
+    neither the lists nor the values know is a KeyError. `{a name}` puts "a" or "an" before the text, `{s name}` makes
+    a noun plural, and `{^name}` or `{^a name}` gives a capital letter.
     """
 
     def __init__(self, files: Mapping[str, str]) -> None:
@@ -126,9 +131,9 @@ class Grammar:
             self.lists["words.place"] = tuple(
                 start + (end[1:] if end[0] == start[-1] else end) for start in starts for end in ends
             )
-        self._rules: dict[str, list[_Item]] = {symbol: [] for symbol in self.lists}
+        self.rules: dict[str, list[_Item]] = {symbol: [] for symbol in self.lists}
         for symbol, items in self.lists.items():
-            self._rules[symbol] += [self._compile(symbol.split(".")[0], item) for item in items]
+            self.rules[symbol] += [self._compile(symbol.split(".")[0], item) for item in items]
 
     def resolve(self, file: str, name: str) -> str | None:
         """The symbol that `{name}` stands for in a file; None when it is a value."""
@@ -142,16 +147,12 @@ class Grammar:
         for capital, form, name, following in zip(*(iter(rest),) * 4, strict=True):
             symbol = self.resolve(file, name)
             change = _CHANGES.get(capital + form if form else capital)
-            parts.append((self._rules[symbol] if symbol else None, name, change, following))
+            parts.append((self.rules[symbol] if symbol else None, name, change, following))
         if not parts:
             return literal
         if all(rule is None and change is None for rule, _, change, _ in parts):
             return item.format_map  # the fastest way, where nothing is left to chance
         return literal, tuple(parts)
-
-    def expand(self, chooser: Chooser, symbol: str, values: Mapping[str, object]) -> str:
-        """One text of the symbol. A name that neither the lists nor `values` know is a KeyError."""
-        return _expand(chooser._word, self._rules[symbol], values)
 
     def symbols(self, symbol: str) -> tuple[set[str], set[str]]:
         """The lists that a text of `symbol` may come from, and the values that it may need."""
@@ -175,8 +176,7 @@ _Item = str | Callable[[Mapping[str, object]], str] | tuple[str, tuple[_Part, ..
 
 
 def _expand(word: Callable[[], int], items: list[_Item], values: Mapping[str, object]) -> str:
-    count = len(items)
-    item = items[word() * count >> 32] if count > 1 else items[0]
+    item = items[word() * len(items) >> 32] if len(items) > 1 else items[0]
     if isinstance(item, str):
         return item
     if not isinstance(item, tuple):
@@ -184,7 +184,7 @@ def _expand(word: Callable[[], int], items: list[_Item], values: Mapping[str, ob
     text, parts = item
     for rule, name, change, following in parts:
         inner = values[name] if rule is None else _expand(word, rule, values)
-        text += f"{change(str(inner)) if change else inner}{following}"
+        text += f"{inner}{following}" if change is None else change(str(inner)) + following
     return text
 
 

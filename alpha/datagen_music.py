@@ -24,6 +24,16 @@ def _note_name(fifths: int) -> str:
     return _FIFTHS[letter] + ("#" * sharps if sharps > 0 else "b" * -sharps)
 
 
+@lru_cache(maxsize=64)
+def _simple_note_name(fifths: int) -> str:
+    """The name with at most one sign, avoiding Cb, Fb, E# and B#: the enharmonic equal twelve fifths away if needed."""
+    while fifths < -6:
+        fifths += 12
+    while fifths > 8:
+        fifths -= 12
+    return _note_name(fifths)
+
+
 def _signature(sharps: int) -> list[int]:
     """The accidental (-1, 0 or 1) of each letter C D E F G A B in a key signature of `sharps` (flats negative)."""
     altered = _FIFTHS[:sharps] if sharps > 0 else _FIFTHS[7 + sharps :]
@@ -148,7 +158,7 @@ class _Tune:
         return name
 
     def chord(self, degree: int, raised: bool = False) -> str:
-        """The symbol of the triad on a scale degree in this key, such as "Em", "Bb" or "C#dim", where they are shown."""
+        """The symbol of the triad on a scale degree in this key, such as "Em" or "C#dim", where chords are shown."""
         if not self.shows_chords:
             return ""
         letters = [(self.tonic_step + degree + offset) % 7 for offset in (0, 2, 4)]
@@ -264,6 +274,7 @@ class _Chord(NamedTuple):
 Bar = tuple[_Chord, ...]
 
 
+@lru_cache(maxsize=256)
 def _chords(text: str) -> Bar:
     """Chords written as "2:minor 1:dominant"; an underscore in a quality stands for a blank."""
     pairs = [chord.split(":") for chord in text.split()]
@@ -271,7 +282,12 @@ def _chords(text: str) -> Bar:
 
 
 _STYLES = table("music.style")
-_COLOURS = {row["quality"]: row for row in table("music.quality")}
+_QUALITIES = table("music.quality")
+_COLOURS = {  # ways to write each quality; - stands for nothing
+    colour: {row["quality"]: row[colour].replace("-", "").split(" ") for row in _QUALITIES}
+    for colour in ("plain", "seventh", "rich")
+}
+_SMALL = frozenset(row["quality"] for row in _QUALITIES if row["third"] == "minor")
 _NUMERALS = {int(row["fifths"]): row["numeral"] for row in table("music.numeral")}
 _HARMONY = {mode: {row["function"]: _chords(row["chords"]) for row in table(f"music.{mode}_function")}
             for mode in ("major", "minor")}  # fmt: skip
@@ -293,23 +309,17 @@ class _Song:
         self.tonic = chooser.pick(_KEYS[self.mode])
         colour = chooser.pick(self.style["colours"].split())
         # One way of writing each quality for the whole song, so that a chart is consistent with itself.
-        self.suffixes = {
-            quality: chooser.pick(row[colour].split()).strip("-") for quality, row in _COLOURS.items()
-        }  # fmt: skip
+        self.suffixes = {quality: chooser.pick(ways) for quality, ways in _COLOURS[colour].items()}
         self.richness = 10 if colour == "plain" else chooser.between(0, 45)
 
     def name(self, chord: _Chord, transposed: int = 0) -> str:
-        """A chord's symbol, `transposed` fifths from the song's key, with at most one sign and without Cb, Fb, E#, B#:
-        spelled by the enharmonic equal twelve fifths away where needed."""
-        fifths = (self.tonic + transposed + chord.fifths + 6) % 12 - 6
-        if self.tonic + transposed + chord.fifths in (6, 7, 8):
-            fifths += 12
-        return _note_name(fifths) + self.suffixes[chord.quality]
+        """A chord's symbol, `transposed` fifths from the song's key."""
+        return _simple_note_name(self.tonic + transposed + chord.fifths) + self.suffixes[chord.quality]
 
     def numeral(self, chord: _Chord) -> str:
         """A chord's Roman numeral: small for minor and diminished, with the rest of its symbol after it."""
         suffix, numeral = self.suffixes[chord.quality], _NUMERALS[chord.fifths]
-        if _COLOURS[chord.quality]["third"] != "minor":
+        if chord.quality not in _SMALL:
             return numeral + suffix
         small = numeral[:1] + numeral[1:].lower() if numeral.startswith("b") else numeral.lower()
         return small + (suffix.removeprefix("m") if chord.quality != "half-diminished" else suffix)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from alpha.datagen_grammar import (
+    GRAMMAR,
     PLACES,
     WEEKDAYS,
     Chooser,
@@ -50,6 +51,7 @@ _TIMES = table("novels.time_of_day")
 _WEATHERS: dict[str, list[str]] = {}
 for row in table("novels.change_of_weather"):
     _WEATHERS.setdefault(row["from"], []).append(row["to"])
+_TELL_OF_WEATHER = {symbol for symbol in GRAMMAR.lists if "weather" in GRAMMAR.symbols(symbol)[1]}
 _SHE, _HE = {"he": "she", "him": "her", "his": "her"}, {"he": "he", "him": "him", "his": "his"}
 
 
@@ -73,14 +75,18 @@ class _Story:
         self.lines: list[str] = []  # sentences of the paragraph that is being written
         self.paragraphs: list[str] = []
 
-    def sentence(self, symbol: str, a: Person, b: Person, **more: str) -> str:
+    def sentence(self, symbol: str, a: Person, b: Person, **values: str) -> str:
         """A text of a symbol; it is about `a`."""
-        values = {
-            **(_SHE if a.female else _HE), **_TIMES[self.time], "A": a.name, "B": b.name, "spot": self.spot,
-            "town": self.town, "thing": self.thing, "hidden_in": self.hidden_in, "hidden_at": self.hidden_at, **more,
-        }  # fmt: skip
-        values["weather"] = self.chooser.write(f"novels.{self.weather}", **values)
-        return self.chooser.write(f"novels.{symbol}", **values)
+        symbol = f"novels.{symbol}"
+        values.update(_SHE if a.female else _HE)
+        values.update(_TIMES[self.time])
+        values.update(
+            A=a.name, B=b.name, spot=self.spot, town=self.town, thing=self.thing, hidden_in=self.hidden_in,
+            hidden_at=self.hidden_at,
+        )  # fmt: skip
+        if symbol in _TELL_OF_WEATHER:
+            values["weather"] = self.chooser.expand(f"novels.{self.weather}", values)
+        return self.chooser.expand(symbol, values)
 
     def tell(self, symbol: str, a: Person, b: Person, **more: str) -> None:
         """Add a sentence to the present paragraph."""
@@ -103,8 +109,8 @@ class _Story:
         elif way == 3:
             text = f'{speaker.name} {self.sentence("gesture", speaker, listener)}. "{words}{mark}"'
         else:
-            verb = self.sentence("asked" if asked else "said", speaker, listener)
-            manner = f" {self.sentence('manner', speaker, listener)}" if way > 7 else ""
+            verb = self.chooser.write("novels.asked" if asked else "novels.said")
+            manner = f" {self.chooser.write('novels.manner')}" if way > 7 else ""
             text = f'"{words}{"?" if asked else ","}" {verb} {speaker.name}{manner}.'
         self.paragraphs.append(text)
 
@@ -304,7 +310,8 @@ class _Day:
         """A text of a symbol; it may name the company's name, ticker, shares and present price."""
         if company:
             values.update(name=company.name, ticker=company.ticker, shares=company.shares, price=_money(company.price))
-        return self.chooser.write(f"finance.{symbol}", **self.always, **values)
+        values.update(self.always)
+        return self.chooser.expand(f"finance.{symbol}", values)
 
     def ticker(self, name: str) -> str:
         """Four capitals from the name, different from the others of the day."""

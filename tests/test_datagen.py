@@ -5,8 +5,10 @@ import gzip
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import unicodedata
 import zlib
 from collections.abc import Callable, Mapping
@@ -83,25 +85,25 @@ def test_choices_are_even() -> None:
     assert len(set(chooser.sample("abcdef", 4))) == 4
 
 
+def written(files: dict[str, str], symbol: str, **values: object) -> str:
+    """A text of a grammar of these files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datagen_grammar, "GRAMMAR", Grammar(files))
+        return Chooser("test", 0, 0).write(symbol, **values)
+
+
 def test_grammar() -> None:
-    grammar = Grammar(
-        {
-            "t": "# A comment\n[s]\n{^a noun} sees {s noun}\n    in {city}.\\n\n[noun]\nowl\n[many: words]\none two\nthree"
-        }
-    )
-    chooser = Chooser("test", 0, 0)
-    assert grammar.expand(chooser, "t.s", {"city": "Rome"}) == "An owl sees owls in Rome.\n"
-    assert grammar.lists["t.many"] == ("one", "two", "three")
-    assert grammar.symbols("t.s") == ({"t.s", "t.noun"}, {"city"})
+    text = "# A comment\n[s]\n{^a noun} sees {s noun}\n    in {city}.\\n\n[noun]\nowl\n[many: words]\none two\nthree"
+    assert written({"t": text}, "t.s", city="Rome") == "An owl sees owls in Rome.\n"
+    assert Grammar({"t": text}).lists["t.many"] == ("one", "two", "three")
+    assert Grammar({"t": text}).symbols("t.s") == ({"t.s", "t.noun"}, {"city"})
     with pytest.raises(KeyError, match="city"):
-        grammar.expand(chooser, "t.s", {})
+        written({"t": text}, "t.s")
 
 
 def test_names_are_looked_for_in_the_own_file_first() -> None:
     files = {"words": "[noun]\nowl\n[verb]\nsings", "t": "[s]\n{noun} {verb}\n[noun]\nfox", "u": "[s]\n{noun} {verb}"}
-    grammar = Grammar(files)
-    assert grammar.expand(Chooser("test", 0, 0), "t.s", {}) == "fox sings"
-    assert grammar.expand(Chooser("test", 0, 0), "u.s", {}) == "owl sings"
+    assert (written(files, "t.s"), written(files, "u.s")) == ("fox sings", "owl sings")
 
 
 @pytest.mark.parametrize(
@@ -139,26 +141,27 @@ def names_in_the_code() -> list[re.Pattern[str]]:
 
 
 def test_every_list_is_used_and_every_name_is_defined(monkeypatch: pytest.MonkeyPatch) -> None:
-    written: dict[str, set[frozenset[str]]] = {}
-    expand = Grammar.expand
+    calls: dict[str, set[frozenset[str]]] = {}
+    expand = Chooser.expand
 
-    def recorded(self: Grammar, chooser: Chooser, symbol: str, values: Mapping[str, object]) -> str:
-        written.setdefault(symbol, set()).add(frozenset(values))
-        return expand(self, chooser, symbol, values)
+    def recorded(self: Chooser, symbol: str, values: Mapping[str, object]) -> str:
+        calls.setdefault(symbol, set()).add(frozenset(values))
+        return expand(self, symbol, values)
 
-    monkeypatch.setattr(Grammar, "expand", recorded)
+    monkeypatch.setattr(Chooser, "expand", recorded)
+    monkeypatch.setattr(Chooser, "write", lambda self, symbol, /, **values: self.expand(symbol, values))
     for generate in GENERATORS.values():
         for index in range(300):
             generate(index, 7)
     used = set()
-    for symbol, calls in written.items():
+    for symbol, values in calls.items():
         lists, needed = GRAMMAR.symbols(symbol)
         used |= lists
-        for given in calls:
-            assert needed <= given, f"{symbol} needs values that it is not given"
+        for names in values:
+            assert needed <= names, f"{symbol} needs values that it is not given"
             for name in lists:
                 # A value that has the name of a list would never be seen.
-                hidden = {each for each in given if GRAMMAR.resolve(name.split(".")[0], each)}
+                hidden = {each for each in names if GRAMMAR.resolve(name.split(".")[0], each)}
                 assert not [item for item in GRAMMAR.lists[name] for each in hidden if f"{each}}}" in item], symbol
     patterns = names_in_the_code()
     unused = {symbol for symbol in GRAMMAR.lists if symbol not in used}
@@ -318,6 +321,23 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
         write("chat", out, seed=1, report=quiet, documents=5)
     assert out.read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("number", "ending"), [(signal.SIGINT, ".txt"), (signal.SIGTERM, ".jsonl.gz"), (signal.SIGHUP, ".txt")]
+)
+def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, ending: str) -> None:
+    options = [f"--out={tmp_path / 'a'}{ending}", "--domain=chat", "--size=9GB"]
+    command = [sys.executable, "-c", "import sys; from alpha.cli import main; sys.exit(main())", "datagen", *options]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
+        while not any(path.stat().st_size for path in tmp_path.iterdir()):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, list(tmp_path.iterdir())) == (130, [])
+    assert b"Traceback" not in errors
 
 
 def test_run_by_rule(tmp_path: Path) -> None:
