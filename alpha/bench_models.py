@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alpha import datagen_prose, rng, tokenizer_registry
+from alpha import datagen_stories, rng, tokenizer_registry
 from alpha.backend import Backend
 from alpha.bench import Work
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
@@ -148,7 +148,7 @@ def _prose(size: int) -> list[str]:
     texts: list[str] = []
     missing = size
     while missing:
-        text = datagen_prose.generate(len(texts), _SEED).encode("ascii", "replace")[:missing]
+        text = datagen_stories.novel(len(texts), _SEED).encode("ascii", "replace")[:missing]
         texts.append(text.decode("ascii"))
         missing -= len(text)
     return texts

@@ -1,6 +1,8 @@
-"""Stopping without losing anything: the first request is noted, a second one by hand ends the work at once."""
+"""Stopping on a signal such as Ctrl-C without losing anything, and without leaving anything half written behind."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -48,3 +50,26 @@ class StopRequest:
         if self.requested and number in _INSISTING:
             raise KeyboardInterrupt
         self.requested = True
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP raise KeyboardInterrupt as SIGINT does, so that temporary files are removed.
+
+    What comes after the first is ignored, so that removing them is not cut short, and so is what was ignored before
+    (nohup). Only for the main thread.
+    """
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
