@@ -6,9 +6,9 @@ import fuzzing
 import pytest
 
 ATTEMPTS = {
-    "checkpoint bytes": 25, "checkpoint to sample": 15, "checkpoint to resume": 8, "run to resume": 10,
-    "run to list": 20, "tokenizers": 30, "configuration": 60, "environment file": 30, "kernels": 40,
-    "token cache": 5, "plain corpus": 3, "compressed corpus": 3, "sources": 15, "pipelines": 4,
+    "checkpoint bytes": 60, "checkpoint to sample": 40, "checkpoint to resume": 20, "run to resume": 25,
+    "run to list": 60, "tokenizers": 60, "configuration": 150, "environment file": 60, "kernels": 80,
+    "token cache": 12, "plain corpus": 8, "compressed corpus": 8, "sources": 30, "pipelines": 8,
 }  # fmt: skip
 
 
