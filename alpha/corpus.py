@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from alpha.errors import AlphaError, UsageError
+from alpha.files import open_regular
 from alpha.tokenizer import END_OF_TEXT
 
 """Divides the documents of a plain text file."""
@@ -185,7 +186,7 @@ def _recognize(path: Path) -> CorpusFile | None:
 def _texts(file: CorpusFile, on_read: ReadReport) -> Iterator[str | None]:
     """The text of a file in order, None wherever a document ends."""
     try:
-        with file.path.open("rb", buffering=_BUFFER_BYTES) as raw:
+        with open_regular(file.path) as raw:
             # The gzip reader decompresses only as much as is asked for, so a small file of huge content stays small.
             stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER_BYTES) if file.compressed else raw
             read = _json_texts if file.json_lines else _plain_texts

@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from alpha import corpus, files
 from alpha.errors import AlphaError
@@ -126,9 +126,9 @@ def _entry(
         section_characters = _section_characters(size)
         split = _choose_split(corpus_files, section_characters, fraction)
 
-        def encode(paths: Mapping[str, Path]) -> dict[str, Any]:
+        def encode(outputs: Mapping[str, BinaryIO]) -> dict[str, Any]:
             sections = corpus.sections(corpus_files, section_characters, _counter("encoding", size, progress))
-            records = _encode(sections, split, tokenizer, paths)
+            records = _encode(sections, split, tokenizer, outputs)
             _require_unchanged(corpus_files, states)
             return records
 
@@ -156,46 +156,33 @@ def _open(folder: Path, key: str, vocab_size: int) -> tuple[TokenFile, TokenFile
     return None if validation is None else (train, validation)
 
 
-def _build(folder: Path, key: str, held_out: bool, encode: Callable[[Mapping[str, Path]], dict[str, Any]]) -> None:
+def _build(folder: Path, key: str, held_out: bool, encode: Callable[[Mapping[str, BinaryIO]], dict[str, Any]]) -> None:
     """Write an entry; the arrays get their names when both are complete, and `dataset.json` is written last."""
-    records: dict[str, Any] = {}
-
-    def write_train(train: Path) -> None:
-        def write_validation(validation: Path) -> None:
-            records.update(encode({"train": train, "validation": validation}))
-
-        if held_out:
-            files.write_atomically(_array(folder, "validation"), write_validation)
-        else:
-            records.update(encode({"train": train}))
-
-    files.write_atomically(_array(folder, "train"), write_train)
+    with contextlib.ExitStack() as stack:
+        sides = _SIDES if held_out else _SIDES[:1]
+        records = encode({side: stack.enter_context(files.replacing(_array(folder, side))) for side in sides})
     description = {"format": _FORMAT, "version": FORMAT_VERSION, "key": key, **dict.fromkeys(_SIDES), **records}
     files.write_json(folder / "dataset.json", description)
 
 
 def _encode(
-    sections: Iterator[corpus.Section], split: "_Split", tokenizer: Encoder, paths: Mapping[str, Path]
+    sections: Iterator[corpus.Section], split: "_Split", tokenizer: Encoder, outputs: Mapping[str, BinaryIO]
 ) -> dict[str, Any]:
-    """Write the tokens of each side to its path; returns the record of each."""
-    with contextlib.ExitStack() as stack:
-        writers = {
-            side: TokenWriter(stack.enter_context(path.open("wb")), tokenizer.vocab_size)
-            for side, path in paths.items()
-        }
-        number = -1
-        side = _SIDES[0]
-        for section in sections:
-            text = section.text.encode()
-            if not section.continues_line:
-                number += 1
-                side = split.side(number, text)
-            ids = tokenizer.encode_to_array(section.text, allow_special=True)  # a corpus of chats spells its markers
-            writers[side].add_text(ids, len(text))
-            if section.ends_document:
-                for writer in writers.values():
-                    writer.end_document(tokenizer.end_of_text)
-        return {side: writer.finish() for side, writer in writers.items()}
+    """Write the tokens of each side to its file; returns the record of each."""
+    writers = {side: TokenWriter(file, tokenizer.vocab_size) for side, file in outputs.items()}
+    number = -1
+    side = _SIDES[0]
+    for section in sections:
+        text = section.text.encode()
+        if not section.continues_line:
+            number += 1
+            side = split.side(number, text)
+        ids = tokenizer.encode_to_array(section.text, allow_special=True)  # a corpus of chats spells its markers
+        writers[side].add_text(ids, len(text))
+        if section.ends_document:
+            for writer in writers.values():
+                writer.end_document(tokenizer.end_of_text)
+    return {side: writer.finish() for side, writer in writers.items()}
 
 
 def _array(folder: Path, side: str) -> Path:
@@ -263,7 +250,7 @@ def _key(
 def _content_hash(path: Path, on_read: corpus.ReadReport) -> str:
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with files.open_regular(path) as file:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
                 on_read(len(chunk))

@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from alpha.files import open_regular
+
 _CHUNK_BYTES = 1 << 20
 _FLUSH_TOKENS = 1 << 18
 _HEADER_BYTES = 128
@@ -103,7 +105,7 @@ def open_token_file(path: Path, record: Any, vocab_size: int) -> TokenFile | Non
     tokens, documents, text_bytes = counts
     dtype = _dtype(vocab_size)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size != _HEADER_BYTES + tokens * dtype.itemsize or file.read(_HEADER_BYTES) != _header(dtype, tokens):
                 return None

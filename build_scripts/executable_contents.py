@@ -1,5 +1,6 @@
 """What the folder of the executable holds beside what Nuitka puts there: shared libraries that a bare system lacks, the
-Vulkan backend's sidecar and kernels, the facts of the build, licences, and a bill of materials (CycloneDX).
+Vulkan backend's sidecar and kernels, the words and sentences of generated text, the facts of the build, licences, and a
+bill of materials (CycloneDX).
 """
 
 import hashlib
@@ -29,7 +30,7 @@ FALLBACK = "fallback"
 GLIBC = re.compile(r"(ld-linux[-\w]*|lib(c|m|dl|rt|pthread|util|resolv|anl|mvec))\.so(\.\d+)+")
 """The libraries of glibc, which every system has and nothing else may bring along."""
 
-PLACES = {".so": "native", ".zip": "kernels"}
+PLACES = {".so": "native", ".txt": "datagen", ".zip": "kernels"}
 """Folder of the package's files that are not Python: `alpha/` itself is taken by the executable's name."""
 
 
