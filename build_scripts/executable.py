@@ -42,6 +42,8 @@ SUMS = "SHA256SUMS"
 LEFT_OUT = (
     "pygments.lexers.*",
     "pygments.styles.*",
+    "concurrent.futures.process",
+    "multiprocessing",
     "unittest",
     "doctest",
     "pdb",
