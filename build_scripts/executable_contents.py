@@ -58,8 +58,10 @@ def complete(folder: Path, packages: set[str], facts: str) -> None:
 
 
 def package_files() -> list[Path]:
-    """The files of the package that are needed at run time and are not Python."""
-    return sorted(path for path in (ROOT / "alpha").iterdir() if path.suffix in PLACES)
+    """The files of the package that are needed at run time and are not Python; of the sidecar, that of this Python."""
+    others = (path for path in (ROOT / "alpha").iterdir() if path.suffix in PLACES)
+    own = sysconfig.get_config_var("EXT_SUFFIX")
+    return sorted(path for path in others if path.suffix != ".so" or path.name.endswith(own))
 
 
 # --- shared libraries -------------------------------------------------------------------------------------------------
@@ -91,8 +93,8 @@ def newest_glibc(files: Iterable[Path]) -> str:
 
 
 def libraries_of_python() -> list[Path]:
-    """Static archives of the libraries that this Python itself is linked to, beside glibc's: what modules that are built
-    into it need, as zlib in Debian's. Raises SystemExit for one that is not installed."""
+    """Static archives of the libraries that this Python itself is linked to, beside glibc's: what modules that are
+    built into it need, as zlib in Debian's. Raises SystemExit for one that is not installed."""
     archives = []
     for name in needed_libraries(Path(sys.executable).resolve()):
         archive = f"{name.split('.so')[0]}.a"
@@ -100,18 +102,20 @@ def libraries_of_python() -> list[Path]:
             continue
         found = Path(_output("gcc", f"-print-file-name={archive}").strip())
         if not found.is_absolute():
-            raise SystemExit(f"exe: error: {archive} is needed, which {sys.executable} is linked to; install python3-dev.")
+            raise SystemExit(
+                f"exe: error: {archive} is needed, which {sys.executable} is linked to; install python3-dev."
+            )
         archives.append(found)
     return archives
 
 
 def refuse_libraries_of_the_program(folder: Path) -> None:
-    """Raises SystemExit where the program itself is linked to anything but glibc: it could not start on a bare system."""
+    """Raises SystemExit where the program itself is linked to anything but glibc: a bare system could not start it."""
     names = {name for name in needed_libraries(folder / "alpha") if not GLIBC.fullmatch(name)}
     if names:
         raise SystemExit(
-            f"exe: error: {sys.executable} links {', '.join(sorted(names))} into the executable, which then would not start "
-            "on a system without; use Debian's or Ubuntu's Python, or one that is built with pyenv."
+            f"exe: error: {sys.executable} links {', '.join(sorted(names))} into the executable, which then would not "
+            "start on a system without; use Debian's or Ubuntu's Python, or one that is built with pyenv."
         )
 
 
