@@ -244,7 +244,7 @@ def test_a_tokenizer_file_of_garbage_is_refused_and_kept(corpus: Path, tmp_path:
 
 
 def test_a_folder_in_the_place_of_a_tokenizer_is_refused(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(AlphaError, match="Is a directory"):
+    with pytest.raises(AlphaError, match="not a regular file"):
         begin(corpus, tmp_path / "run", tokenizer_artifacts=str(tmp_path))
 
 
