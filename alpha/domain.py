@@ -201,3 +201,8 @@ def get(id: str) -> Preset:
         return PRESETS[id]
     except KeyError:
         raise UsageError(f"There is no domain {id!r}. {nearest(id, PRESETS)}") from None
+
+
+def is_chat(id: str) -> bool:
+    """Whether a domain, which need not exist, is of conversations."""
+    return id in PRESETS and PRESETS[id].prompts[0].endswith(ASSISTANT)

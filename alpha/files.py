@@ -20,7 +20,9 @@ from typing import Any, BinaryIO
 
 from alpha.errors import AlphaError
 
-_TEMPORARY = re.compile(r"\.alpha-[0-9a-f]{32}\.tmp", re.ASCII)
+TEMPORARY_NAME = re.compile(r"\.alpha-[0-9a-f]{32}\.tmp", re.ASCII)
+"""The names of files that are not whole yet."""
+
 _CHUNK_BYTES = 1 << 20
 
 
@@ -149,7 +151,7 @@ def remove_leftovers(folder: Path) -> None:
     """
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if _TEMPORARY.fullmatch(entry.name):
+            if TEMPORARY_NAME.fullmatch(entry.name):
                 with contextlib.suppress(OSError):
                     _remove_if_left(Path(entry.path))
 

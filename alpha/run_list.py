@@ -14,15 +14,15 @@ from typing import Any, Literal
 from alpha.checkpoint import list_checkpoints
 from alpha.errors import AlphaError
 from alpha.lines import read_rows_backwards
-from alpha.option import nearest
+from alpha.option import LARGEST_INTEGER, nearest
 from alpha.run import CONFIG, METRICS, RUNS_FOLDER, RunConfig, is_locked, read_config
 
 Status = Literal["running", "finished", "interrupted", "empty", "damaged"]
 
 _TAIL_BYTES = 1 << 20
 _MOST_SUGGESTIONS = 10
-_LARGEST_STEP = 1 << 63
-_LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+_LAST_TIME = datetime(9999, 12, 30, tzinfo=UTC).timestamp()
+"""A file system may hold later times than a calendar in any zone."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,7 @@ def _last_metrics(path: Path) -> tuple[dict[str, Any], float | None]:
 
 def _updated(folder: Path, checkpoints: list[Path]) -> datetime:
     times = [_modified(file) for file in (folder / CONFIG, folder / METRICS, *checkpoints)]
-    # A file can have a time beyond what a date can be.
-    return datetime.fromtimestamp(min(max(*times, 0.0), _LATEST), UTC)
+    return datetime.fromtimestamp(max(time if 0 <= time < _LAST_TIME else 0.0 for time in times), UTC)
 
 
 def _modified(file: Path) -> float:
@@ -155,4 +154,4 @@ def _number(value: Any) -> float | None:
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and abs(value) < _LARGEST_STEP else None
+    return value if type(value) is int and 0 <= value <= LARGEST_INTEGER else None

@@ -73,6 +73,19 @@ def test_runs_are_listed_by_when_they_were_updated(tmp_path):
     assert summaries[0].updated == datetime.fromtimestamp(1.5e9, UTC)
 
 
+@pytest.mark.parametrize("year", [33_658, 9_999, -5])
+def test_a_date_that_no_calendar_has_is_passed_over(tmp_path, year, monkeypatch):
+    folder = make_run(tmp_path, "x", last_step=1)
+    for path in folder.iterdir():
+        os.utime(path, (1.5e9, 1.5e9))
+    # Not every file system holds such dates.
+    modified, seconds = run_list._modified, (year - 1970) * 365.2425 * 86400 + 364.9 * 86400
+    monkeypatch.setattr(run_list, "_modified", lambda file: seconds if file.name == "metrics.jsonl" else modified(file))
+    (summary,) = list_runs(tmp_path)
+    assert summary.updated == datetime.fromtimestamp(1.5e9, UTC)
+    summary.updated.astimezone()
+
+
 def test_only_the_end_of_long_metrics_is_read(tmp_path, monkeypatch):
     folder = make_run(tmp_path, "x")
     row = '{{"step":{step},"loss":2.0,"padding":"' + "x" * 100 + '"}}\n'
@@ -114,6 +127,9 @@ def test_garbage_is_passed_over(tmp_path):
     "row",
     [
         {"step": "x", "loss": "y", "valLoss": [], "tokens_per_sec": None},
+        {"step": -1, "loss": None},
+        {"step": True, "loss": ""},
+        {"step": 10**3999},
         {"step": 1.5, "loss": 10**400, "valLoss": -(10**400), "tokens_per_sec": {}},
         {},
         {"loss": float("nan"), "valLoss": float("inf")},
