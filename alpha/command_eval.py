@@ -1,5 +1,6 @@
 """`alpha eval`: a trained model's loss on a text."""
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -34,16 +35,19 @@ so that models with different tokenizers can be compared.
 
 def run(given: dict[str, Any]) -> None:
     """Evaluate and print."""
-    from alpha import backends, dataset
+    from alpha import backends, corpus_files, dataset, token_cache
     from alpha.evaluation import evaluate
-    from alpha.files import cache_folder
     from alpha.model_loading import load_model
+    from alpha.progress import StageProgress
+    from alpha.terminal import print_warning
     from alpha.thread_choice import ThreadChoice
 
     options = EvalOptions(**given)
+    data = corpus_files.find(options.data)
     backend = backends.create(options.backend, options.device, options.dtype)
     loaded = load_model(options.checkpoint, backend)
-    file = dataset.encode_whole(options.data, loaded.tokenizer, cache_folder() / "tokens")
+    with contextlib.closing(StageProgress()) as progress:
+        file = dataset.encode_whole(data, loaded.tokenizer, token_cache.folder(), progress, print_warning)
     if len(file.tokens) < 2:
         raise AlphaError(f"There is nothing to predict in {options.data}: it is one token long.")
     threads = ThreadChoice(backend, options.threads)

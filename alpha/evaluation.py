@@ -55,6 +55,16 @@ def evaluate_part(model: GPT, file: TokenFile, batch: int, batches: int, seed: i
     return _mean_loss(model, file, _split(sampler.batch_at(index) for index in range(batches)))
 
 
+def _while_whole(file: TokenFile, batches: Batches) -> Batches:
+    remaining = iter(batches)
+    while True:
+        file.require_whole()
+        batch = next(remaining, None)
+        if batch is None:
+            return
+        yield batch
+
+
 def _split(batches: Iterable[npt.NDArray[np.int32]]) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]]:
     for batch in batches:
         yield batch[:, :-1], batch[:, 1:]
@@ -63,7 +73,7 @@ def _split(batches: Iterable[npt.NDArray[np.int32]]) -> Iterator[tuple[npt.NDArr
 def _mean_loss(model: GPT, file: TokenFile, batches: Batches, threads: ThreadChoice | None = None) -> Evaluation:
     total, tokens = 0.0, 0
     backend = model.backend
-    for ids, targets in batches:
+    for ids, targets in _while_whole(file, batches):
         # Where the backend is numpy: a loss that is not finite is a result, a warning would add nothing.
         with threads.measured() if threads else contextlib.nullcontext(), np.errstate(all="ignore"):
             loss = float(backend.to_numpy(model.loss(backend.from_numpy(ids), backend.from_numpy(targets)).data))

@@ -10,23 +10,28 @@ from alpha.errors import AlphaError
 
 
 def plan(
-    training: TrainingConfig, *, train_tokens: int, has_validation: bool, parameters: int, tokens_per_step: int
+    training: TrainingConfig,
+    *,
+    train_tokens: int,
+    has_validation: bool,
+    window: int,
+    parameters: int,
+    tokens_per_step: int,
 ) -> list[str]:
     """Warnings about a run, each a sentence with the numbers and what to do; empty when all is well.
 
-    `tokens_per_step` is batch * accumSteps * block. Raises AlphaError when there is no validation data and
+    `tokens_per_step` is batch * accumSteps * block, and `window` is block + 1. Raises AlphaError when there is no validation data and
     `require_val_data` is set, and for any warning at all when `strict_planning` is set.
     """
     if training.require_val_data and not has_validation:
         raise AlphaError(
-            "There is no validation data, which --requireValData asks for, because the corpus is too small to hold a "
-            "part out; give --valData or more data."
+            f"There is no validation data, which --requireValData asks for, because {_no_validation(train_tokens, window)}."
         )
     seen = training.iters * tokens_per_step
     warnings = [
         warning
         for warning in (
-            _validation_warning(has_validation),
+            _validation_warning(has_validation, train_tokens, window),
             _tokens_warning(training, seen, train_tokens, parameters, tokens_per_step),
             _passes_warning(training, seen, train_tokens, tokens_per_step),
         )
@@ -37,12 +42,18 @@ def plan(
     return warnings
 
 
-def _validation_warning(has_validation: bool) -> str:
+def _validation_warning(has_validation: bool, train_tokens: int, window: int) -> str:
     if has_validation:
         return ""
     return (
-        "There is no validation data because the corpus is too small to hold a part out, so overfitting will not show; "
-        "give --valData or more data."
+        f"There is no validation data, so overfitting will not show, because {_no_validation(train_tokens, window)}."
+    )
+
+
+def _no_validation(train_tokens: int, window: int) -> str:
+    return (
+        f"a tenth of the corpus's {train_tokens:,} tokens is less than one window of {window:,}; "
+        f"give --valData, more data or a smaller --block"
     )
 
 

@@ -35,7 +35,7 @@ SKIPPED_LIMIT = 100
 
 
 class Display(Protocol):
-    """What the loop tells somebody who watches; `step` gets rows of metrics.jsonl."""
+    """What the loop tells somebody who watches; `step` gets rows of metrics.jsonl, `count` what is done of a stage."""
 
     def start(self, total: int, initial: int = 0) -> None: ...
 
@@ -46,6 +46,8 @@ class Display(Protocol):
     def warning(self, text: str) -> None: ...
 
     def sample(self, prompt: str, text: str) -> None: ...
+
+    def count(self, stage: str, done: int, total: int) -> None: ...
 
     def close(self) -> None: ...
 
@@ -183,6 +185,7 @@ class Trainer:
         training = self.training
         start = time.perf_counter()
         first = step * training.accum_steps
+        self.dataset.train.require_whole()
         batches = np.stack([self._sampler.batch_at(first + micro) for micro in range(training.accum_steps)])
         loaded = time.perf_counter()
         rate = learning_rate(step, training)

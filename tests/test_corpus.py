@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alpha import corpus
+from alpha import corpus, corpus_files
 from alpha.errors import AlphaError, UsageError
 
 quick = settings(
@@ -34,11 +34,11 @@ def write(tmp_path: Path) -> Write:
 
 
 def found(data: str, base: Path) -> list[str]:
-    return [file.path.relative_to(base).as_posix() for file in corpus.find(data).files]
+    return [file.path.relative_to(base).as_posix() for file in corpus_files.find(data).files]
 
 
 def read(data: str, size: int = corpus.SECTION_CHARACTERS) -> list[corpus.Section]:
-    return list(corpus.sections(corpus.find(data).files, size))
+    return list(corpus.sections(corpus_files.find(data).files, size))
 
 
 def documents(sections: list[corpus.Section]) -> list[str]:
@@ -60,7 +60,7 @@ class TestFind:
         for name in (".hidden.txt", ".git/config.txt", "image.png", "a/noending", "archive.gz", "data.json"):
             write(name)
         (tmp_path / "loop").symlink_to(tmp_path)
-        selection = corpus.find(str(tmp_path))
+        selection = corpus_files.find(str(tmp_path))
         names = [file.path.relative_to(tmp_path).as_posix() for file in selection.files]
         assert names == ["a/c.jsonl.gz", "a/z.md", "b.txt", "c.PY", "d.rst", "e.text"]
         assert selection.skipped == 7
@@ -70,7 +70,7 @@ class TestFind:
         for name in ("x1.txt", "x2.txt", "x3.png", "y.txt", "xx/deep/in.txt"):
             write(name)
         assert found(f"{tmp_path}/x*", tmp_path) == ["x1.txt", "x2.txt", "xx/deep/in.txt"]
-        assert corpus.find(f"{tmp_path}/x*").skipped == 1
+        assert corpus_files.find(f"{tmp_path}/x*").skipped == 1
         assert found(f"{tmp_path}/**/*.txt", tmp_path) == ["x1.txt", "x2.txt", "xx/deep/in.txt", "y.txt"]
 
     def test_parts_keep_their_order_and_a_file_counts_once(self, write: Write, tmp_path: Path) -> None:
@@ -83,32 +83,32 @@ class TestFind:
     @pytest.mark.parametrize("data", ["", " , ", "a\0b.txt"])
     def test_naming_nothing_is_a_usage_error(self, data: str) -> None:
         with pytest.raises(UsageError):
-            corpus.find(data)
+            corpus_files.find(data)
 
     def test_missing_path(self, write: Write, tmp_path: Path) -> None:
         with pytest.raises(AlphaError, match=r"no file or folder .*absent\.txt"):
-            corpus.find(f"{write('a.txt')},{tmp_path}/absent.txt")
+            corpus_files.find(f"{write('a.txt')},{tmp_path}/absent.txt")
 
     def test_no_matching_file_says_how_many_were_skipped(self, write: Write, tmp_path: Path) -> None:
         write("a.png")
         with pytest.raises(AlphaError, match=r"No corpus file .*1 other files were skipped.*\.jsonl"):
-            corpus.find(str(tmp_path))
+            corpus_files.find(str(tmp_path))
         with pytest.raises(AlphaError, match="No corpus file"):
-            corpus.find(f"{tmp_path}/*.txt")
+            corpus_files.find(f"{tmp_path}/*.txt")
 
     def test_named_file_of_another_kind(self, write: Write, tmp_path: Path) -> None:
         with pytest.raises(AlphaError, match=r"a\.json: expected a regular file with ending"):
-            corpus.find(write("a.json"))
+            corpus_files.find(write("a.json"))
         os.mkfifo(tmp_path / "pipe.txt")
         with pytest.raises(AlphaError, match="expected a regular file"):
-            corpus.find(str(tmp_path / "pipe.txt"))
+            corpus_files.find(str(tmp_path / "pipe.txt"))
 
     def test_broken_links(self, tmp_path: Path) -> None:
         (tmp_path / "a.txt").symlink_to("a.txt")
         (tmp_path / "b.txt").symlink_to("absent")
         for name in ("a.txt", "b.txt"):
             with pytest.raises(AlphaError, match=f"Cannot read .*{name}"):
-                corpus.find(str(tmp_path / name))
+                corpus_files.find(str(tmp_path / name))
 
     @quick
     @given(
@@ -120,7 +120,7 @@ class TestFind:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(inner)
             with pytest.raises(AlphaError):
-                corpus.find(data)
+                corpus_files.find(data)
 
     def test_unreadable_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(path: object) -> None:
@@ -128,7 +128,7 @@ class TestFind:
 
         monkeypatch.setattr(os, "scandir", refuse)
         with pytest.raises(AlphaError, match=r"Cannot read .*: Permission denied"):
-            corpus.find(str(tmp_path))
+            corpus_files.find(str(tmp_path))
 
 
 class TestDocuments:
@@ -166,7 +166,7 @@ class TestDocuments:
 
     def test_progress_adds_up_to_the_size_on_disk(self, write: Write) -> None:
         for name in ("a.txt", "a.jsonl.gz"):
-            files = corpus.find(write(name, json.dumps({"text": "word " * 400_000}) + "\n")).files
+            files = corpus_files.find(write(name, json.dumps({"text": "word " * 400_000}) + "\n")).files
             counts: list[int] = []
             list(corpus.sections(files, on_read=counts.append))
             assert sum(counts) == files[0].path.stat().st_size
@@ -219,7 +219,7 @@ class TestErrors:
         self.fails(write("a.txt", " \n\n"), "The corpus is empty")
 
     def test_file_that_vanishes(self, write: Write) -> None:
-        files = corpus.find(write("a.txt")).files
+        files = corpus_files.find(write("a.txt")).files
         files[0].path.unlink()
         with pytest.raises(AlphaError, match=r"Cannot read .*a\.txt: No such file"):
             list(corpus.sections(files))
@@ -303,7 +303,7 @@ class TestSections:
     def test_huge_content_of_a_small_file_takes_little_memory(self, tmp_path: Path, content: bytes) -> None:
         size = 48 << 20
         (tmp_path / "a.txt.gz").write_bytes(gzip.compress(content * (size // len(content)), 1))
-        files = corpus.find(str(tmp_path)).files
+        files = corpus_files.find(str(tmp_path)).files
         tracemalloc.start()
         total = sum(len(section.text) for section in corpus.sections(files))
         peak = tracemalloc.get_traced_memory()[1]
