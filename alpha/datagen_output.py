@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from alpha.errors import UsageError
-from alpha.files import write_atomically
+from alpha.files import replacing
 from alpha.tokenizer import END_OF_TEXT
 
 ENDINGS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
@@ -103,15 +103,11 @@ def write_documents(
     """Create `out` with the documents that `produce` hands to its writer. Raises UsageError and AlphaError."""
     check_name(out)
     json_lines = ".jsonl" in out.suffixes[-2:]
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            if out.suffix == ".gz":
-                # No name and no time in the header, so that equal text gives equal bytes.
-                with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=6, mtime=0) as compressed:
-                    produce(DocumentWriter(compressed, json_lines, limit, summary, report))
-            else:
-                produce(DocumentWriter(file, json_lines, limit, summary, report))
-
-    write_atomically(out, write)
+    with replacing(out) as file:
+        if out.suffix == ".gz":
+            # No name and no time in the header, so that equal text gives equal bytes.
+            with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=6, mtime=0) as compressed:
+                produce(DocumentWriter(compressed, json_lines, limit, summary, report))
+        else:
+            produce(DocumentWriter(file, json_lines, limit, summary, report))
     report(summary.bytes, limit)

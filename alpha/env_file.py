@@ -52,8 +52,6 @@ def apply(path: Path, options: Iterable[Option], given: Mapping[str, Any]) -> di
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
     """The variables of a file with their texts, and the knobs with their texts and places."""
-    if path.exists() and not path.is_file():
-        raise AlphaError(f"--envFile={path} is not a file.")
     try:
         lines = read_bytes(path, "environment file", LARGEST_FILE).decode().splitlines()
     except UnicodeDecodeError as error:

@@ -1,15 +1,135 @@
-"""Writing files so that a crash at any instant leaves the old content or the new one, never half of either.
+"""Opening files: whatever is read is a regular file, and whatever is written is whole, ours alone, and behind no link.
 
-Knows nothing about what is in the files.
+A file is replaced so that a crash at any instant leaves the old content or the new one, never half of either. Knows
+nothing about what is in the files.
 """
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
-from collections.abc import Callable
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from alpha.errors import AlphaError
+
+_TEMPORARY = re.compile(r"\.alpha-[0-9a-f]{32}\.tmp", re.ASCII)
+_CHUNK_BYTES = 1 << 20
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """A regular file, open for reading. OSError for anything else: a named pipe would wait for a writer for ever, and a
+    device never end."""
+    _require_name(path)
+    _require_regular(path.stat())
+    # What the name means may change in between; opening a pipe then must not wait.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _require_regular(os.fstat(descriptor))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: Path, what: str, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes; `what` names it in errors ("tokenizer artifact")."""
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            content = bytearray()
+            # Not by the size alone, which is 0 for the files of /proc, and less than what a growing file gives.
+            while size <= limit and len(content) <= limit and (chunk := os.read(file.fileno(), _CHUNK_BYTES)):
+                content += chunk
+    except OSError as error:
+        raise AlphaError(f"Cannot read the {what} {path}: {error.strerror or error}.") from error
+    size = max(size, len(content))
+    if size > limit:
+        raise AlphaError(f"The {what} {path} has {size:,} bytes, more than the {limit:,} that are accepted.")
+    return bytes(content)
+
+
+def read_json(path: Path, what: str, limit: int) -> Any:
+    """The value of a JSON file of at most `limit` bytes; AlphaError when it is missing, too large or not JSON."""
+    content = read_bytes(path, what, limit)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise AlphaError(f"The {what} {path} is not valid JSON: {error}.") from error
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file, open for writing, that takes the place of `path` when the `with` block ends; folders are made.
+
+    It has a name that no other process can have, and is on the disk before it gets its own. When the block raises, it
+    is removed and `path` keeps what it held. Raises AlphaError naming `path` when the disk is full, the folder is
+    read-only, `path` is a link or no regular file, or for anything else that the operating system refuses.
+    """
+    try:
+        _require_name(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            _require_regular(path.lstat())
+        remove_leftovers(path.parent)
+        temporary, file = _create(path.parent)
+        try:
+            with file:  # the lock on it lasts until it has its name
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise AlphaError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Atomically replace the content of `path`."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomically write `value` as indented JSON."""
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def open_in_place(path: Path) -> int:
+    """The descriptor of a regular file to read and to append to, which is made when it is missing.
+
+    OSError for a link, a file with a second name (what is written would change there, too), a pipe, a device.
+    """
+    _require_name(path)
+    with contextlib.suppress(FileNotFoundError):
+        _require_regular(path.lstat())
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        status = os.fstat(descriptor)
+        _require_regular(status)
+        if status.st_nlink > 1:
+            raise OSError(errno.EMLINK, "it has a second name (hard link); put a copy in its place")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def sync_folder(folder: Path) -> None:
@@ -21,60 +141,60 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Call `write` with a temporary path beside `path`, then sync it and rename it into place.
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder: files with our temporary names that nobody holds locked.
 
-    Raises AlphaError naming the file when the disk is full, the folder is read-only, or anything else the operating
-    system refuses. The temporary file is removed on failure and `path` keeps what it held.
+    `replacing` does this, too. What may not be removed, or cannot be locked on this file system, stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _TEMPORARY.fullmatch(entry.name):
+                with contextlib.suppress(OSError):
+                    _remove_if_left(Path(entry.path))
+
+
+def _remove_if_left(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _require_regular(os.fstat(descriptor))
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _create(folder: Path) -> tuple[Path, BinaryIO]:
+    """A new file of ours in a folder, locked while it is open: by the lock, not by a process number, which is the same
+    in two containers, others see that its writer lives."""
+    while True:
+        path = folder / f".alpha-{secrets.token_hex(16)}.tmp"
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "wb")
         try:
-            write(temporary)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise AlphaError(f"Cannot write {path}: {error.strerror or error}.") from error
+            with contextlib.suppress(OSError):  # no locks on this file system: then nobody takes it for a leftover
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_nlink:
+                return path, file
+        except BaseException:
+            file.close()
+            path.unlink(missing_ok=True)
+            raise
+        file.close()  # removed as a leftover in the instant before it was locked
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Atomically replace the content of `path`."""
-    write_atomically(path, lambda temporary: _write_all(temporary, content))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Atomically write `value` as indented JSON."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def read_bytes(path: Path, what: str, limit: int) -> bytes:
-    """The content of a file of at most `limit` bytes; `what` names it in errors ("tokenizer artifact")."""
+def _require_name(path: Path) -> None:
     try:
-        size = path.stat().st_size
-        if size > limit:
-            raise AlphaError(f"The {what} {path} has {size:,} bytes, more than the {limit:,} that are accepted.")
-        return path.read_bytes()
-    except OSError as error:
-        raise AlphaError(f"Cannot read the {what} {path}: {error.strerror or error}.") from error
+        name = os.fsencode(path)
+    except UnicodeEncodeError:
+        name = b"\0"
+    if b"\0" in name:
+        raise OSError(errno.EINVAL, "no file can have this name")
 
 
-def read_json(path: Path, what: str, limit: int = 1 << 28) -> Any:
-    """The value of a JSON file of at most `limit` bytes; AlphaError when it is missing, too large or not JSON."""
-    content = read_bytes(path, what, limit)
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise AlphaError(f"The {what} {path} is not valid JSON: {error}.") from error
-
-
-def _write_all(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
+def _require_regular(status: os.stat_result) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise OSError(errno.ELOOP, "it is a link; name the file itself, or remove the link")
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
 
 
 def cache_folder() -> Path:

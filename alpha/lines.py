@@ -9,10 +9,10 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from alpha.errors import AlphaError
-from alpha.files import write_atomically
+from alpha.files import open_in_place, open_regular, replacing
 
 Row = dict[str, Any]
 
@@ -31,7 +31,7 @@ class LineFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._descriptor = self._open()
+            self._descriptor = open_in_place(path)
             try:
                 self._cut_torn_line()
             except OSError:
@@ -70,10 +70,11 @@ class LineFile:
         """Atomically remove the rows whose "step" is above `step`, and lines that are not rows; returns how many."""
         dropped = sum(not _is_through(line, step) for line in _whole_lines(self.path))
         if dropped:
-            write_atomically(self.path, lambda temporary: _copy_rows(self.path, temporary, step))
+            with replacing(self.path) as file:
+                file.writelines(line for line in _whole_lines(self.path) if _is_through(line, step))
             old = self._descriptor
             try:
-                self._descriptor = self._open()
+                self._descriptor = open_in_place(self.path)
             except OSError as error:
                 raise _cannot_write(self.path, error) from error
             os.close(old)
@@ -82,9 +83,6 @@ class LineFile:
     def close(self) -> None:
         """Give the file back; call nothing else afterwards."""
         os.close(self._descriptor)
-
-    def _open(self) -> int:
-        return os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
     def _cut_torn_line(self) -> None:
         end = os.fstat(self._descriptor).st_size
@@ -128,7 +126,7 @@ def read_rows_backwards(path: Path, limit: int) -> Iterator[Row]:
     Lines that are not JSON objects are passed over and a missing file has no rows: this is for overviews.
     """
     try:
-        with _open(path) as file:
+        with open_regular(path) as file:
             end = file.seek(0, os.SEEK_END)
             stop = max(0, end - limit)
             rest = b""
@@ -151,11 +149,6 @@ def read_rows_backwards(path: Path, limit: int) -> Iterator[Row]:
         raise _cannot_read(path, error) from error
 
 
-def _copy_rows(source: Path, target: Path, step: int) -> None:
-    with target.open("wb") as file:
-        file.writelines(line for line in _whole_lines(source) if _is_through(line, step))
-
-
 def _is_through(line: bytes, step: int) -> bool:
     row = _parse(line)
     if row is None:
@@ -166,7 +159,7 @@ def _is_through(line: bytes, step: int) -> bool:
 
 def _whole_lines(path: Path) -> Iterator[bytes]:
     try:
-        with _open(path) as file:
+        with open_regular(path) as file:
             while line := file.readline(MAX_LINE_BYTES):
                 if line.endswith(b"\n"):
                     yield line
@@ -176,12 +169,6 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
         return
     except OSError as error:
         raise _cannot_read(path, error) from error
-
-
-def _open(path: Path) -> BinaryIO:
-    if path.exists() and not path.is_file():
-        raise AlphaError(f"{path} is not a file.")
-    return path.open("rb")
 
 
 def _parse(line: bytes) -> Row | None:

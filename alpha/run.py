@@ -26,7 +26,7 @@ from alpha import __version__, checkpoint
 from alpha.checkpoint import Checkpoint, list_checkpoints
 from alpha.config import ModelConfig, TrainingConfig, config_hash
 from alpha.errors import AlphaError
-from alpha.files import read_json, sync_folder, write_json
+from alpha.files import open_in_place, read_json, sync_folder, write_json
 from alpha.lines import LineFile, Row
 from alpha.option import from_mapping, to_mapping
 
@@ -101,7 +101,6 @@ class Run:
             raise AlphaError(f"{path} is not in the folder of a run: there is no {folder / CONFIG}.")
         with ExitStack() as resources:
             resources.callback(os.close, _lock(folder))
-            _remove_temporary_files(folder)
             return cls(folder, read_config(folder), resources)
 
     def __enter__(self) -> Self:
@@ -273,9 +272,9 @@ def _lock(folder: Path) -> int:
     """Lock a run's folder for this process and return the lock's file descriptor, which holds it while it is open."""
     path = folder / LOCK
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = open_in_place(path)
     except OSError as error:
-        raise AlphaError(f"Cannot lock the run {folder}: {error.strerror}.") from error
+        raise AlphaError(f"Cannot lock the run with {path}: {error.strerror}.") from error
     try:
         # Whoever lists the runs holds a shared lock for an instant: that is no reason to give up.
         for attempt in range(_LOCK_TRIES):
@@ -312,14 +311,3 @@ def is_locked(folder: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-def _remove_temporary_files(folder: Path) -> None:
-    """Files that a process left half-written when it was killed: ours, and the safetensors package's."""
-    try:
-        for pattern in (".*.tmp", ".tmp??????"):
-            for path in folder.glob(pattern):
-                if path.is_file():
-                    path.unlink()
-    except OSError as error:
-        raise AlphaError(f"Cannot delete a temporary file of {folder}: {error.strerror}.") from error

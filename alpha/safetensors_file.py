@@ -3,29 +3,24 @@
 Format: 8 bytes with the size of the header, the header (JSON: dtype, shape and place of each tensor), the tensors one
 after another. Knows nothing about what the tensors are for.
 
-Files are written by the safetensors package. The reader is our own, because the package maps the file into memory (so
-that a file cut short meanwhile kills the process), accepts duplicate names and fields it does not know, and gives up
-with other exceptions on what numpy cannot hold. What this reader accepts, the package accepts too.
+Not the safetensors package, which maps the file it reads into memory (so that a file cut short meanwhile kills the
+process), accepts duplicate names and fields it does not know, gives up with other exceptions on what numpy cannot hold,
+and writes under temporary names of its own. What this reader accepts, the package accepts too.
 """
 
 import json
 import math
 import os
-import re
-import stat
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
-from safetensors.numpy import save_file
 
 from alpha.errors import AlphaError
-from alpha.files import write_atomically
+from alpha.files import open_regular, replacing
 
 Array = npt.NDArray[Any]
 
@@ -40,8 +35,8 @@ _DTYPES = {
 }  # fmt: skip
 _CODES = {name: code for code, name in _DTYPES.items()}
 _MOST_DIMENSIONS = 8
+_ALIGNMENT = 8
 _LONGEST_INTEGER = 20
-_SYSTEM_ERROR = re.compile(r"\(os error ([0-9]+)\)")
 _PICKLE_SUFFIXES = {".pt", ".pth", ".bin", ".pkl", ".ckpt"}
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -77,21 +72,20 @@ def write(path: Path, tensors: dict[str, Array], metadata: dict[str, str]) -> No
     """
     if len(json.dumps(metadata, ensure_ascii=False).encode()) > HEADER_LIMIT // 2:
         raise AlphaError(f"Cannot write {path}: its metadata are over {HEADER_LIMIT // 2:,} bytes.")
-    write_atomically(path, lambda temporary: _write_with_package(temporary, tensors, metadata))
-
-
-def _write_with_package(path: Path, tensors: dict[str, Array], metadata: dict[str, str]) -> None:
-    path.touch()
-    mode = path.stat().st_mode
-    try:
-        save_file(tensors, path, metadata)
-    except safetensors.SafetensorError as error:
-        number = _SYSTEM_ERROR.search(str(error))
-        if not number:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
-    # The package makes the file readable to its owner alone, whatever the umask says.
-    path.chmod(stat.S_IMODE(mode))
+    # The widest elements first: then every tensor is aligned to its own.
+    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    table: dict[str, Any] = {_METADATA_KEY: metadata} if metadata else {}
+    end = 0
+    for name in names:
+        start, end = end, end + tensors[name].nbytes
+        code, shape = _CODES[tensors[name].dtype.name], list(tensors[name].shape)
+        table[name] = {"dtype": code, "shape": shape, "data_offsets": [start, end]}
+    header = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % _ALIGNMENT)
+    with replacing(path) as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for name in names:
+            file.write(tensors[name].reshape(-1).view(np.uint8).data)
 
 
 class SafetensorsFile:
@@ -104,11 +98,8 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            # Opening a named pipe would wait for a writer.
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise AlphaError(f"{path} is not a file.")
-            self._file: BufferedReader = path.open("rb")
-        except (OSError, ValueError) as error:
+            self._file = open_regular(path)
+        except OSError as error:
             raise self._cannot_read(error) from error
         try:
             self.metadata, self.entries = self._read_header()
@@ -145,9 +136,8 @@ class SafetensorsFile:
         """The error for a file whose content is wrong."""
         return InvalidFileError(f"{self.path} is damaged: {reason}.")
 
-    def _cannot_read(self, error: OSError | ValueError) -> AlphaError:
-        reason = error.strerror if isinstance(error, OSError) else error
-        return AlphaError(f"Cannot read {self.path}: {reason}.")
+    def _cannot_read(self, error: OSError) -> AlphaError:
+        return AlphaError(f"Cannot read {self.path}: {error.strerror or error}.")
 
     def _read_header(self) -> tuple[dict[str, str], dict[str, TensorEntry]]:
         try:

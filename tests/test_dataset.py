@@ -417,7 +417,9 @@ class TestProcesses:
         assert child.returncode == -signal.SIGKILL
         assert not list(tmp_path.rglob("dataset.json"))
         assert not list(tmp_path.rglob("train.npy"))
+        assert len(list(tmp_path.rglob(".*.tmp"))) == 2
         result = prepare(book, "", TOKENIZER, tmp_path / "cache", block=64)
+        assert not list(tmp_path.rglob(".*.tmp"))
         shutil.rmtree(tmp_path / "cache")
         assert np.array_equal(
             result.train.tokens, prepare(book, "", TOKENIZER, tmp_path / "cache", block=64).train.tokens

@@ -101,8 +101,8 @@ def test_a_wrong_line_is_refused_and_nothing_is_set(
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     for path, message in (
         (tmp_path / "none", "Cannot read the environment file .*none: No such file"),
-        (tmp_path, "is not a file"),
-        (Path("/dev/zero"), "is not a file"),
+        (tmp_path, "not a regular file"),
+        (Path("/dev/zero"), "not a regular file"),
     ):
         with pytest.raises(AlphaError, match=message):
             env_file.apply(path, [], {})

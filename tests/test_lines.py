@@ -100,7 +100,7 @@ def test_an_endless_line_and_a_pipe_are_refused(tmp_path, monkeypatch):
         list(read_rows(tmp_path / "long"))
     os.mkfifo(tmp_path / "pipe")
     for reader in (read_rows(tmp_path / "pipe"), read_rows_backwards(tmp_path / "pipe", 100)):
-        with pytest.raises(AlphaError, match="is not a file"):
+        with pytest.raises(AlphaError, match="not a regular file"):
             list(reader)
 
 

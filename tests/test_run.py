@@ -18,7 +18,7 @@ from alpha import checkpoint, run
 from alpha.config import config_hash
 from alpha.errors import AlphaError, UsageError
 from alpha.lines import read_rows
-from alpha.run import Run, is_locked, read_config
+from alpha.run import CONFIG, LOCK, LOG, METRICS, SAMPLES, Run, is_locked, read_config
 
 HOLDER = """
 import sys, time
@@ -252,17 +252,33 @@ def test_rows_are_durable_before_the_checkpoint_that_follows_them(opened, monkey
     assert events[:3] == ["sync", "sync", "save"]
 
 
-def test_files_left_by_a_killed_process_are_removed(opened):
-    opened.save(small_checkpoint(1))
+@pytest.mark.parametrize("name", [LOCK, METRICS, SAMPLES, LOG])
+def test_nothing_is_written_to_what_is_no_file_of_the_folder(opened, tmp_path, name):
     opened.close()
-    for name in (".checkpoint-2.safetensors.4242.tmp", ".tmpAb3dE6", ".metrics.jsonl.4242.tmp"):
-        (opened.folder / name).write_bytes(b"half")
-    (opened.folder / ".tmp_mine1").mkdir()
-    (opened.folder / "note.tmp").touch()
-    Run.open(opened.folder).close()
-    names = {path.name for path in opened.folder.iterdir()}
-    files = {".lock", "config.json", "metrics.jsonl", "samples.jsonl", "log.txt", "checkpoint-1.safetensors"}
-    assert names == files | {".tmp_mine1", "note.tmp"}
+    path, other = opened.folder / name, tmp_path / "other"
+    content = path.read_bytes() + b"a line without an end"
+    makers = [path.symlink_to, lambda other: path.symlink_to(tmp_path / "missing"), path.hardlink_to,
+              lambda _: os.mkfifo(path), lambda _: path.symlink_to("/dev/zero"), lambda _: path.mkdir()]  # fmt: skip
+    for make in makers:
+        other.write_bytes(content)
+        path.unlink()
+        make(other)
+        with pytest.raises(AlphaError, match=f"{path}: it (is a link;|has a second name|is not a regular)"):
+            Run.open(opened.folder)
+        assert other.read_bytes() == content
+        assert not (tmp_path / "missing").exists()
+
+
+def test_nothing_replaces_a_link(opened, tmp_path):
+    other = tmp_path / "other"
+    for name in (CONFIG, "checkpoint-1.safetensors"):
+        (opened.folder / name).unlink(missing_ok=True)
+        (opened.folder / name).symlink_to(other)
+    with pytest.raises(AlphaError, match=r"Cannot write .*checkpoint-1\.safetensors: it is a link"):
+        opened.save(small_checkpoint(1))
+    with pytest.raises(AlphaError, match=r"Cannot write .*config\.json: it is a link"):
+        opened.configure(opened.config.model, opened.config.training)
+    assert not other.exists()
 
 
 def test_a_damaged_old_checkpoint_is_a_warning_and_does_not_stop_the_run(opened):
