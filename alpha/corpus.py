@@ -319,7 +319,9 @@ def _likely_encoding(file: CorpusFile, data: bytes) -> str:
     else:
         encoding, name = "ISO-8859-1", "Latin-1 (ISO-8859-1)"
     path = shlex.quote(str(file.path))
-    source = f"zcat {path} | iconv -f {encoding} -t UTF-8" if file.compressed else f"iconv -f {encoding} -t UTF-8 {path}"
+    source = (
+        f"zcat {path} | iconv -f {encoding} -t UTF-8" if file.compressed else f"iconv -f {encoding} -t UTF-8 {path}"
+    )
     return f" It looks like {name}; convert it: {source} > converted{Path(file.path.name.removesuffix('.gz')).suffix}"
 
 

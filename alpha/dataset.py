@@ -39,7 +39,7 @@ _CHUNK_BYTES = 1 << 20
 _SIDES = ("train", "validation")
 _FEWEST_SECTIONS = 256  # aimed at when the corpus is small, so that about the asked part of it can be held out
 _SMALLEST_SECTION = 1024  # characters
-_FAR = 2.5  # times more or less than asked
+_FAR = 1.5  # times more or less than asked
 _SUSPICIOUS_GROWTH = 50  # bytes of token files for each of the corpus, when it is not small
 _NOT_SMALL = 1 << 26
 
@@ -226,7 +226,9 @@ class _Cache:
                 f"ALPHA_TOKEN_CACHE_MIB sets the limit."
             )
         elif size > _NOT_SMALL and size > _SUSPICIOUS_GROWTH * corpus_size:
-            self.warn(f"{large}, though its files have {corpus_size / 1e6:,.1f} MB: they hold far more than they seem to.")
+            self.warn(
+                f"{large}, though its files have {corpus_size / 1e6:,.1f} MB: they hold far more than they seem to."
+            )
 
 
 def _open(folder: Path, key: str, vocab_size: int) -> tuple[TokenFile, TokenFile | None] | None:
@@ -310,9 +312,7 @@ def _section_characters(size: int) -> int:
     return min(corpus.SECTION_CHARACTERS, 1 << (aim.bit_length() - 1))
 
 
-def _choose_split(
-    corpus_files: Sequence[CorpusFile], section_characters: int, cuts: Cuts, fraction: float
-) -> _Split:
+def _choose_split(corpus_files: Sequence[CorpusFile], section_characters: int, cuts: Cuts, fraction: float) -> _Split:
     """The split that leaves a section on each side whenever there are two; reads until it has seen one of each."""
     threshold = int(fraction * 2.0**64)
     if threshold == 0:

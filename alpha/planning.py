@@ -20,12 +20,13 @@ def plan(
 ) -> list[str]:
     """Warnings about a run, each a sentence with the numbers and what to do; empty when all is well.
 
-    `tokens_per_step` is batch * accumSteps * block, and `window` is block + 1. Raises AlphaError when there is no validation data and
-    `require_val_data` is set, and for any warning at all when `strict_planning` is set.
+    `tokens_per_step` is batch * accumSteps * block, and `window` is block + 1. Raises AlphaError when there is no
+    validation data and `require_val_data` is set, and for any warning at all when `strict_planning` is set.
     """
     if training.require_val_data and not has_validation:
         raise AlphaError(
-            f"There is no validation data, which --requireValData asks for, because {_no_validation(train_tokens, window)}."
+            "There is no validation data, which --requireValData asks for, because "
+            f"{_no_validation(train_tokens, window)}."
         )
     seen = training.iters * tokens_per_step
     warnings = [
@@ -45,9 +46,7 @@ def plan(
 def _validation_warning(has_validation: bool, train_tokens: int, window: int) -> str:
     if has_validation:
         return ""
-    return (
-        f"There is no validation data, so overfitting will not show, because {_no_validation(train_tokens, window)}."
-    )
+    return f"There is no validation data, so overfitting will not show, because {_no_validation(train_tokens, window)}."
 
 
 def _no_validation(train_tokens: int, window: int) -> str:

@@ -22,8 +22,8 @@ _OWN_TO_A_RUN = ("config", "resume", "run_dir")
 def merge(given: Mapping[str, Any]) -> tuple[ModelConfig, TrainingConfig]:
     """The configurations that the options given on the command line, by field name, amount to.
 
-    A value that is chosen from the rest (such as lrMin = 0, or the tokenizer with --tokenizerArtifacts) is still to be resolved. Raises AlphaError when a file
-    cannot be read, UsageError for wrong values.
+    A value that is chosen from the rest (such as lrMin = 0, or the tokenizer where --tokenizerArtifacts is given) is
+    still to be resolved. Raises AlphaError when a file cannot be read, UsageError for wrong values.
     """
     explicit = dict(given)
     if given.get("config"):

@@ -5,8 +5,8 @@ SHA-256 and what it was made from are a record that the caller keeps (see datase
 come from.
 """
 
-import contextlib
 import hashlib
+import mmap
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,17 +37,20 @@ class TokenFile:
     text_bytes: int
     digest: str
     """SHA-256 of the tokens as they are stored."""
-    file: BinaryIO
-    """Open while the tokens are in use."""
-    size: int
-    """Bytes that the file must have."""
+    mapping: mmap.mmap | None = None
+    """The whole file, mapped; None for tokens that are in memory."""
+
+    @property
+    def size(self) -> int:
+        """The bytes of the file, as it was opened."""
+        return 0 if self.mapping is None else len(self.mapping)
 
     def require_whole(self) -> None:
         """Raise AlphaError when another program has cut the file short: to touch what is missing would end the process.
 
         Cheap enough for every batch.
         """
-        if os.fstat(self.file.fileno()).st_size < self.size:
+        if self.mapping is not None and self.mapping.size() < len(self.mapping):  # the file's size now and then
             raise AlphaError(
                 f"{self.path} was cut short by another program while it was in use; "
                 f"start again, and it is made anew from the corpus."
@@ -136,8 +139,7 @@ def open_token_file(path: Path, record: Any, vocab_size: int) -> TokenFile | Non
     tokens, documents, text_bytes = counts
     dtype = _dtype(vocab_size)
     try:
-        with contextlib.ExitStack() as opened:
-            file = opened.enter_context(open_regular(path))
+        with open_regular(path) as file:
             size = _HEADER_BYTES + tokens * dtype.itemsize
             if os.fstat(file.fileno()).st_size != size or file.read(_HEADER_BYTES) != _header(dtype, tokens):
                 return None
@@ -148,11 +150,11 @@ def open_token_file(path: Path, record: Any, vocab_size: int) -> TokenFile | Non
                     return None
             if digest.hexdigest() != record.get("sha256"):
                 return None
-            array: Tokens = np.memmap(file, dtype, "r", _HEADER_BYTES, (tokens,)).view(np.ndarray)
-            opened.pop_all()
+            mapping = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+            array: Tokens = np.frombuffer(mapping, dtype, tokens, _HEADER_BYTES)
     except (OSError, ValueError):  # it was cut short meanwhile, or cannot be read
         return None  # the caller makes the file again, and then whatever forbids that is reported
-    return TokenFile(path, array, documents, text_bytes, digest.hexdigest(), file, size)
+    return TokenFile(path, array, documents, text_bytes, digest.hexdigest(), mapping)
 
 
 def _counts(record: Any) -> tuple[int, int, int] | None:

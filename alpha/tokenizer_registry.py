@@ -87,9 +87,7 @@ def build(
         if progress is not None:
             progress("learning tokens", done, wanted)
 
-    return build_bpe(
-        documents, vocab_size or recipe.vocab_size, recipe.special_names, warn=warn, on_token=on_token
-    )
+    return build_bpe(documents, vocab_size or recipe.vocab_size, recipe.special_names, warn=warn, on_token=on_token)
 
 
 def name_of(tokenizer: Tokenizer) -> str:

@@ -114,13 +114,13 @@ def _tokenizer(training: TrainingConfig, data: Selection, display: Display) -> t
         name = training.tokenizer or tokenizer_registry.name_of(tokenizer)
         vocab_size = tokenizer.vocab_size if tokenizer_registry.RECIPES[name].vocab_size else 0
         return tokenizer, dataclasses.replace(training, tokenizer=name, vocab_size=vocab_size)
-    name = training.tokenizer or (domain.get(training.domain).tokenizer if training.domain else TrainingConfig.tokenizer)
+    name = training.tokenizer or (
+        domain.get(training.domain).tokenizer if training.domain else TrainingConfig.tokenizer
+    )
     recipe = tokenizer_registry.check_name(name, training.vocab_size)
     display.message(f"Building the {name} tokenizer from {training.data}.")
     texts = corpus.texts(data.files, recipe.special_names, display.count)
-    tokenizer = tokenizer_registry.build(
-        name, texts, training.vocab_size, progress=display.count, warn=display.warning
-    )
+    tokenizer = tokenizer_registry.build(name, texts, training.vocab_size, progress=display.count, warn=display.warning)
     if path is not None:
         tokenizer_registry.save(path, tokenizer)
     return tokenizer, dataclasses.replace(training, tokenizer=name)

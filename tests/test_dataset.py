@@ -16,14 +16,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alpha import corpus, dataset, token_file
-from alpha.dataset import prepare
+from alpha import corpus, corpus_files, dataset, token_file
 from alpha.errors import AlphaError
 from alpha.token_file import TokenFile
+from alpha.tokenizer_pattern import CUTS
 
 quick = settings(
     max_examples=40, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
+def prepare(
+    data: str, val_data: str, tokenizer: dataset.Encoder, cache: Path, block: int, **options: Any
+) -> dataset.Dataset:
+    validation = corpus_files.find(val_data) if val_data else None
+    return dataset.prepare(corpus_files.find(data), validation, tokenizer, cache, block, **options)
+
+
+def encode_whole(data: str, tokenizer: dataset.Encoder, cache: Path, **options: Any) -> TokenFile:
+    return dataset.encode_whole(corpus_files.find(data), tokenizer, cache, **options)
 
 
 class ByteTokenizer:
@@ -35,10 +46,15 @@ class ByteTokenizer:
         self.shift = shift
         self.name = name
         self.before_encoding: Callable[[], None] = lambda: None
+        self.special_tokens = {"<|endoftext|>": self.end_of_text}
+        self.cuts = CUTS
 
-    def encode_to_array(self, text: str, allow_special: bool = False) -> npt.NDArray[np.int32]:
+    def encode_to_array(self, text: str) -> npt.NDArray[np.int32]:
         self.before_encoding()
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32) + self.shift
+
+    def decode_bytes(self, ids: Any) -> bytes:
+        return bytes((np.asarray(ids) - self.shift).astype(np.uint8))
 
     def digest(self) -> str:
         return self.name
@@ -92,10 +108,10 @@ class TestContent:
         kept = [text for text in documents if text.strip()]
         if not kept:
             with pytest.raises(AlphaError, match="corpus is empty"):
-                dataset.encode_whole(data, TOKENIZER, tmp_path / "cache")
+                encode_whole(data, TOKENIZER, tmp_path / "cache")
             return
         for _ in range(2):
-            file = dataset.encode_whole(data, TOKENIZER, tmp_path / "cache")
+            file = encode_whole(data, TOKENIZER, tmp_path / "cache")
             assert file.tokens.tolist() == [token for text in kept for token in (*text.encode(), 256)]
             assert file.documents == len(kept)
             assert file.text_bytes == sum(len(text.encode()) for text in kept)
@@ -110,30 +126,30 @@ class TestContent:
     def test_ids_take_two_bytes_while_the_vocabulary_fits(self, book: str, tmp_path: Path) -> None:
         for vocab_size, dtype in ((1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)):
             tokenizer = ByteTokenizer(vocab_size, shift=vocab_size - 300)
-            file = dataset.encode_whole(book, tokenizer, tmp_path / "cache")
+            file = encode_whole(book, tokenizer, tmp_path / "cache")
             assert file.tokens.dtype == dtype
             assert int(file.tokens[-1]) == vocab_size - 1
             assert file.tokens[0] == ord("T") + vocab_size - 300
 
     def test_token_file_is_what_numpy_itself_writes(self, book: str, tmp_path: Path) -> None:
-        file = dataset.encode_whole(book, TOKENIZER, tmp_path / "cache")
+        file = encode_whole(book, TOKENIZER, tmp_path / "cache")
         np.save(tmp_path / "other.npy", file.tokens)
         assert file.path.read_bytes() == (tmp_path / "other.npy").read_bytes()
 
     def test_tokens_are_read_only(self, book: str, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="read-only"):
-            dataset.encode_whole(book, TOKENIZER, tmp_path / "cache").tokens[0] = 1
+            encode_whole(book, TOKENIZER, tmp_path / "cache").tokens[0] = 1
 
     def test_ids_outside_the_vocabulary_are_refused(self, book: str, tmp_path: Path) -> None:
         for shift in (-300, 200):
             with pytest.raises(ValueError, match="outside its vocabulary of 257"):
-                dataset.encode_whole(book, ByteTokenizer(shift=shift), tmp_path / "cache")
+                encode_whole(book, ByteTokenizer(shift=shift), tmp_path / "cache")
 
     def test_many_flushes_give_the_same_tokens(
         self, book: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(token_file, "_FLUSH_TOKENS", 1000)
-        file = dataset.encode_whole(book, TOKENIZER, tmp_path / "cache")
+        file = encode_whole(book, TOKENIZER, tmp_path / "cache")
         assert texts(file) == [lines(2000)]
 
     def test_bits_are_equal_across_runs(self, book: str, tmp_path: Path) -> None:
@@ -300,7 +316,7 @@ class TestCache:
             (tmp_path / name).mkdir()
             for number, content in enumerate(contents):
                 (tmp_path / name / f"{number}.txt").write_text(content)
-            assert texts(dataset.encode_whole(str(tmp_path / name), TOKENIZER, tmp_path / "cache")) == contents
+            assert texts(encode_whole(str(tmp_path / name), TOKENIZER, tmp_path / "cache")) == contents
 
     @pytest.mark.parametrize(
         "damage",

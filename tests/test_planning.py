@@ -12,7 +12,7 @@ TRAINING = TrainingConfig(iters=1000)
 
 def warnings(training: TrainingConfig = TRAINING, **changes: Any) -> list[str]:
     """Of a run of 1000 steps that is just within every limit: 1,000,000 tokens, 20 for each parameter, 8 passes."""
-    numbers = {"train_tokens": 125_000, "has_validation": True, "parameters": 50_000, "tokens_per_step": 1000}
+    numbers = {"train_tokens": 125_000, "has_validation": True, "window": 257, "parameters": 50_000, "tokens_per_step": 1000}
     return plan(training, **{**numbers, **changes})
 
 
