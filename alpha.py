@@ -2,7 +2,7 @@
 
 import sys
 
-from alpha.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from alpha.process import start
+
+    sys.exit(start())

@@ -16,12 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from alpha.activation import activation_named
 from alpha.backend_primitives import Array, Primitives, RandomKey
 
 Saved = Any
-
-GELU_SCALE = math.sqrt(2.0 / math.pi)
-GELU_CUBIC = 0.044715
 
 
 @dataclass(frozen=True)
@@ -105,51 +103,24 @@ class Backend(Primitives):
     def activation(self, x: Array, kind: str, training: bool = False) -> tuple[Array, Saved]:
         """x [..., F] -> [..., F], or [..., F/2] for the gated kinds, which activate the first half as the gate.
 
-        gelu: the tanh form of Hendrycks and Gimpel 2016, as in GPT-2; gelu_exact: x * Phi(x); relu2: Primer (So et al.
-        2021); silu: x * sigmoid(x); swiglu and geglu: Shazeer 2020.
+        The kinds and their formulas: `alpha.activation`. Raises ValueError when there is no such kind.
         """
-        if kind in ("swiglu", "geglu"):
-            half = x.shape[-1] // 2
-            gate, up = self.narrow(x, -1, 0, half), self.narrow(x, -1, half, half)
-            activated, slope = self._activate(gate, "silu" if kind == "swiglu" else "gelu")
-            return self.multiply(activated, up), ((kind, slope, activated, up) if training else None)
-        activated, slope = self._activate(x, kind)
-        return activated, ((kind, slope, None, None) if training else None)
+        chosen = activation_named(kind)
+        if not chosen.gated:
+            activated, slope = chosen.formula(self, x)
+            return activated, ((slope, None, None) if training else None)
+        half = x.shape[-1] // 2
+        gate, up = self.narrow(x, -1, 0, half), self.narrow(x, -1, half, half)
+        activated, slope = chosen.formula(self, gate)
+        return self.multiply(activated, up), ((slope, activated, up) if training else None)
 
     def activation_backward(self, dy: Array, saved: Saved) -> Array:
         """The gradient of `activation`'s operand."""
-        kind, slope, activated, up = saved
-        if kind in ("swiglu", "geglu"):
-            dgate = self.multiply(self.multiply(dy, up), slope)
-            return self.concatenate([dgate, self.multiply(dy, activated)], -1)
-        return self.multiply(dy, slope)
-
-    def _activate(self, x: Array, kind: str) -> tuple[Array, Array]:
-        """The activation and its derivative."""
-        if kind == "relu":
-            positive = self.cast(self.greater(x, 0.0), x.dtype)
-            return self.multiply(x, positive), positive
-        if kind == "relu2":
-            rectified = self.maximum(x, 0.0)
-            return self.multiply(rectified, rectified), self.multiply(rectified, 2.0)
-        if kind == "silu":
-            # sigmoid(x) = (1 + tanh(x / 2)) / 2 cannot overflow.
-            sigmoid = self.multiply(self.add(1.0, self.tanh(self.multiply(x, 0.5))), 0.5)
-            y = self.multiply(x, sigmoid)
-            return y, self.add(sigmoid, self.multiply(y, self.subtract(1.0, sigmoid)))
-        square = self.multiply(x, x)
-        if kind == "gelu_exact":
-            half = self.add(0.5, self.multiply(self.erf(self.multiply(x, math.sqrt(0.5))), 0.5))
-            density = self.multiply(self.exp(self.multiply(square, -0.5)), 1.0 / math.sqrt(2.0 * math.pi))
-            return self.multiply(x, half), self.add(half, self.multiply(x, density))
-        if kind != "gelu":
-            raise ValueError(f"no activation is called {kind!r}")
-        inner = self.multiply(self.multiply(x, GELU_SCALE), self.add(1.0, self.multiply(square, GELU_CUBIC)))
-        tanh = self.tanh(inner)
-        half = self.add(0.5, self.multiply(tanh, 0.5))
-        inner_slope = self.add(GELU_SCALE, self.multiply(square, 3.0 * GELU_SCALE * GELU_CUBIC))
-        tanh_slope = self.multiply(self.subtract(1.0, self.multiply(tanh, tanh)), inner_slope)
-        return self.multiply(x, half), self.add(half, self.multiply(self.multiply(x, 0.5), tanh_slope))
+        slope, activated, up = saved
+        if activated is None:
+            return self.multiply(dy, slope)
+        dgate = self.multiply(self.multiply(dy, up), slope)
+        return self.concatenate([dgate, self.multiply(dy, activated)], -1)
 
     # --- linear -------------------------------------------------------------------------------------------------------
 

@@ -15,12 +15,12 @@ import numpy.typing as npt
 from alpha import backend_cpu_ref_attention as attention_parts
 from alpha import backend_cpu_ref_kernels as kernels
 from alpha import rng, worker_processes
+from alpha.activation import GATED_ACTIVATIONS
 from alpha.backend import AdamControl, Saved
 from alpha.backend_cpu_ref_attention import AttentionCall
 from alpha.backend_cpu_ref_libraries import keep_freed_memory, use_one_blas_thread
 from alpha.backend_cpu_ref_primitives import NumpyArray, NumpyPrimitives
 from alpha.backend_primitives import RandomKey
-from alpha.config import GATED_ACTIVATIONS
 from alpha.worker_pool import WorkerPool, available_cpus
 from alpha.worker_processes import WorkerProcesses
 

@@ -4,13 +4,21 @@ Each function does what the composition of the same name in `backend` does, in f
 into arrays given by the caller and intermediate values are overwritten in place. Knows nothing about threads.
 """
 
+from __future__ import annotations
+
 import functools
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alpha.backend import GELU_CUBIC, GELU_SCALE
-from alpha.backend_cpu_ref_primitives import NumpyArray, erf
+from alpha import activation
+from alpha.activation import GELU_CUBIC, GELU_SCALE, activation_named
+from alpha.backend_cpu_ref_primitives import NumpyArray, NumpyPrimitives, erf
+
+if TYPE_CHECKING:
+    from alpha.activation import Formula
 
 
 def activate(h: NumpyArray, kind: str, y: NumpyArray, slope: NumpyArray | None) -> None:
@@ -18,17 +26,29 @@ def activate(h: NumpyArray, kind: str, y: NumpyArray, slope: NumpyArray | None) 
 
     For the gated kinds h and slope are twice as wide as y: the gradient of h is [dy, dy] * slope.
     """
-    if kind in ("swiglu", "geglu"):
-        width = y.shape[-1]
-        gate, up = h[:, :width], h[:, width:]
-        gate_slope = None if slope is None else slope[:, :width]
-        activated = np.empty_like(y) if slope is None else slope[:, width:]
-        activate(gate, "silu" if kind == "swiglu" else "gelu", activated, gate_slope)
-        np.multiply(activated, up, out=y)
-        if gate_slope is not None:
-            gate_slope *= up
+    chosen = activation_named(kind)
+    if not chosen.gated:
+        _apply(chosen.formula, h, y, slope)
         return
-    _ACTIVATIONS[kind](h, y, slope)
+    width = y.shape[-1]
+    gate, up = h[:, :width], h[:, width:]
+    gate_slope = None if slope is None else slope[:, :width]
+    activated = np.empty_like(y) if slope is None else slope[:, width:]
+    _apply(chosen.formula, gate, activated, gate_slope)
+    np.multiply(activated, up, out=y)
+    if gate_slope is not None:
+        gate_slope *= up
+
+
+def _apply(formula: Formula, h: NumpyArray, y: NumpyArray, slope: NumpyArray | None) -> None:
+    """In place where this module has the formula so, else as the table composes it."""
+    if formula in _IN_PLACE:
+        _IN_PLACE[formula](h, y, slope)
+        return
+    result, derivative = formula(_PRIMITIVES, h)
+    y[...] = result
+    if slope is not None:
+        slope[...] = derivative
 
 
 def _relu(h: NumpyArray, y: NumpyArray, slope: NumpyArray | None) -> None:
@@ -92,7 +112,14 @@ def _gelu_exact(h: NumpyArray, y: NumpyArray, slope: NumpyArray | None) -> None:
     np.multiply(h, half, out=y)
 
 
-_ACTIVATIONS = {"relu": _relu, "relu2": _relu2, "silu": _silu, "gelu": _gelu, "gelu_exact": _gelu_exact}
+_PRIMITIVES = NumpyPrimitives()
+_IN_PLACE: dict[Formula, Callable[[NumpyArray, NumpyArray, NumpyArray | None], None]] = {
+    activation.relu: _relu,
+    activation.relu2: _relu2,
+    activation.silu: _silu,
+    activation.gelu: _gelu,
+    activation.gelu_exact: _gelu_exact,
+}
 
 
 def scale_by_slope(dy: NumpyArray, slope: NumpyArray, dh: NumpyArray) -> None:

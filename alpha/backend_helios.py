@@ -18,15 +18,14 @@ from alpha import backend_helios_matmul as products
 from alpha import backend_helios_norm as norms
 from alpha import backend_helios_update as updates
 from alpha import environment, files
-from alpha.backend import AdamControl, Saved, UpdateControl
+from alpha.backend import Saved
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_device import Device, DeviceInfo, choose_device
+from alpha.backend_helios_kernels import read_bundle
 from alpha.backend_helios_primitives import HeliosPrimitives
 from alpha.backend_helios_smoke import SmokeTestFailed, smoke_test
 from alpha.backend_primitives import RandomKey
 from alpha.errors import AlphaError, UsageError
-
-_NEEDED = {"f16": "float16", "bf16": "bfloat16"}
 
 
 class Helios(HeliosPrimitives):
@@ -131,47 +130,9 @@ class Helios(HeliosPrimitives):
     def copy_into_if(self, condition: HeliosArray, target: HeliosArray, source: HeliosArray) -> None:
         updates.copy_into_if(self, condition, target, source)
 
-    def adamw_update(
-        self,
-        parameter: HeliosArray,
-        gradient: HeliosArray,
-        first: HeliosArray,
-        second: HeliosArray,
-        control: AdamControl,
-        beta1: float,
-        beta2: float,
-        epsilon: float,
-        weight_decay: float,
-    ) -> None:
-        updates.adamw_update(self, parameter, gradient, first, second, control, beta1, beta2, epsilon, weight_decay)
 
-    def lion_update(
-        self,
-        parameter: HeliosArray,
-        gradient: HeliosArray,
-        momentum: HeliosArray,
-        control: UpdateControl,
-        beta1: float,
-        beta2: float,
-        weight_decay: float,
-    ) -> None:
-        updates.lion_update(self, parameter, gradient, momentum, control, beta1, beta2, weight_decay)
-
-    def sgd_update(
-        self,
-        parameter: HeliosArray,
-        gradient: HeliosArray,
-        momentum: HeliosArray,
-        control: UpdateControl,
-        beta: float,
-        weight_decay: float,
-    ) -> None:
-        updates.sgd_update(self, parameter, gradient, momentum, control, beta, weight_decay)
-
-    def decayed_step(
-        self, parameter: HeliosArray, step: HeliosArray, control: UpdateControl, weight_decay: float
-    ) -> None:
-        updates.decayed_step(self, parameter, step, control, weight_decay)
+for _name in updates.UPDATES:
+    setattr(Helios, _name, updates.update_method(_name))
 
 
 def open_helios(device: int = -1, precision: str = "f32") -> Helios:
@@ -181,11 +142,12 @@ def open_helios(device: int = -1, precision: str = "f32") -> Helios:
     when it computes wrongly.
     """
     info = choose_device(device)
-    needed = _NEEDED.get(precision)
-    if needed and needed not in info.features:
-        raise UsageError(f"{info.name} has no {needed}; leave out --dtype={precision}, or choose another --device.")
+    lacking = read_bundle().needed(precision) - info.features
+    if lacking:
+        lacks = ", ".join(sorted(lacking))
+        raise UsageError(f"{info.name} has no {lacks}; leave out --dtype={precision}, or choose another --device.")
     opened = Device(info, pipeline_cache=_pipeline_cache(info))
-    atexit.register(opened.close)
+    atexit.register(_close, opened)
     backend = Helios(opened, precision)
     _test(backend)
     return backend
@@ -206,11 +168,20 @@ def _test(backend: Helios) -> None:
     print(f"helios: {found} Going on, because ALPHA_FAIL_ON_SMOKE_TEST is 0.", file=sys.stderr)
 
 
+def _close(device: Device) -> None:
+    """Close a device at the end of the process, whose work is done: what is wrong then can only be said."""
+    try:
+        device.close()
+    except AlphaError as error:
+        print(f"helios: {error}", file=sys.stderr)
+
+
 def _pipeline_cache(info: DeviceInfo) -> Path | None:
     """The file that keeps compiled pipelines from run to run; None where there is no place for one."""
     try:
         folder = files.cache_folder() / "pipelines"
         folder.mkdir(parents=True, exist_ok=True)
+        files.remove_leftovers(folder)
     except (AlphaError, OSError) as error:
         print(
             f"helios: pipelines are compiled anew in each run, there is no folder to keep them in: {error}",

@@ -2,15 +2,18 @@
 
 Nothing of the size queries x keys is ever stored: the forward half keeps its result and the logarithm of each row's sum
 of exponentials, from which the backward half makes the probabilities again (FlashAttention-2, Dao 2023). The kernels
-are kernels/attention_*.comp; see `Backend.attention` for the formula.
+are kernels/attention_*.comp; see `Backend.attention` for the formula. Heads so wide that a tile of them does not fit
+the device's shared memory are left to the composition of `Backend`, which does store the scores.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from alpha.backend import Backend, Saved
 from alpha.backend_helios_array import HeliosArray
-from alpha.backend_helios_core import HeliosCore
+from alpha.backend_helios_primitives import HeliosPrimitives
 from alpha.backend_primitives import RandomKey
 
 Arguments = dict[str, HeliosArray | int | float | None]
@@ -29,6 +32,9 @@ TWO_BLOCKS_WIDTH = 64
 """Up to this width a subgroup has registers for two blocks of queries."""
 
 DECODE_THREADS = 128
+DECODED_WIDTH = 4 * DECODE_THREADS
+"""Up to this width each quad of a result has a thread."""
+
 SPLIT_KEYS = 256
 """Keys of a query that are worth a workgroup of their own, while there are too few workgroups."""
 
@@ -71,7 +77,6 @@ QUERY_TILINGS = tuple(
 KEY_TILINGS = tuple(
     Tiling(*each) for each in ((64, 8, 4), (64, 8, 2), (64, 4, 1), (32, 4, 2), (32, 4, 1), (16, 2, 1), (8, 2, 1))
 )
-SMALL_TILINGS = tuple(Tiling(*each) for each in ((32, 4, 1), (16, 4, 1), (8, 2, 1)))
 
 
 @dataclass(frozen=True)
@@ -94,11 +99,12 @@ class AttentionCall:
         return B, Tq, self.key.shape[1], H, self.key.shape[2], D
 
     def is_aligned(self, *others: HeliosArray) -> bool:
-        """Whether every row of every operand can be read in quads of numbers."""
+        """Whether every row of every operand can be read in quads of numbers, and in octets of 16-bit ones."""
         D = self.query.shape[3]
+        unit = 8 if self.query.itemsize == 2 and D % 8 == 0 else 4
         arrays = (self.query, self.key, self.value, *others)
         return D % 4 == 0 and all(
-            each.offset % 4 == 0 and all(stride % 4 == 0 for stride in each.strides[:3]) for each in arrays
+            each.offset % unit == 0 and all(stride % unit == 0 for stride in each.strides[:3]) for each in arrays
         )
 
     def constants(self, *others: HeliosArray) -> Constants:
@@ -192,7 +198,7 @@ class MatrixUnits:
         return f"{self.precision}_{call.query.element}"
 
 
-def matrix_units(backend: HeliosCore, call: AttentionCall) -> MatrixUnits | None:
+def matrix_units(backend: HeliosPrimitives, call: AttentionCall) -> MatrixUnits | None:
     """The matrix units that an attention can use; None when it must do without."""
     info, precision = backend.device_info, backend.precision
     if f"cooperative_matrix_{precision}" not in info.features or call.query.shape[3] > MATRIX_WIDTH:
@@ -204,8 +210,68 @@ def matrix_units(backend: HeliosCore, call: AttentionCall) -> MatrixUnits | None
     return None
 
 
+@dataclass(frozen=True)
+class RegisterTiles:
+    """How a workgroup of a kernel that keeps scores in registers (attention_matrix2_*) is divided: `subgroups` own
+    `blocks` times `fragment` rows of scores each, and `tile` tokens are worked on at once, `stages` tiles in memory."""
+
+    subgroups: int
+    blocks: int
+    tile: int
+    stages: int
+    fragment: int = 16
+    subgroup_size: int = 32
+
+    @property
+    def rows(self) -> int:
+        return self.subgroups * self.blocks * self.fragment
+
+    def shared_bytes(self, width: int, dropout: bool) -> int:
+        """Shared memory of the kernel that needs most of it."""
+        pitch = -(-width // 16) * 2 + 1
+        results = self.subgroups * self.fragment * (self.fragment // 4 + 1)
+        staged = 16 * max(2 * self.stages * self.tile * pitch, self.rows * pitch, results)
+        kept_bits = 4 * (max(self.rows, self.tile) * (max(self.rows, self.tile) // 8 + 1) if dropout else 1)
+        return staged + kept_bits + 8 * max(self.stages * self.tile, self.rows) + 4
+
+    def constants(self) -> Constants:
+        sizes: Constants = {"THREADS": self.subgroups * self.subgroup_size, "SUBGROUP_SIZE": self.subgroup_size}
+        return sizes | {"FRAGMENT": self.fragment, "STAGES": self.stages}
+
+
+REGISTER_TILES = {
+    "forward": (RegisterTiles(8, 1, 64, 2), RegisterTiles(4, 1, 64, 1), RegisterTiles(2, 1, 32, 1)),
+    "key": (RegisterTiles(8, 1, 64, 2), RegisterTiles(4, 1, 32, 1), RegisterTiles(2, 1, 16, 1)),
+    "query": (RegisterTiles(8, 1, 64, 2), RegisterTiles(4, 1, 64, 1), RegisterTiles(2, 1, 32, 1)),
+}
+"""The first that fits shared memory and makes workgroups enough is taken, else the last that fits."""
+
+
+def register_tiles(backend: HeliosPrimitives, call: AttentionCall, kernel: str) -> RegisterTiles | None:
+    """How to divide the work of a kernel that keeps scores in registers; None where there can be no such kernel."""
+    info, precision = backend.device_info, backend.precision
+    B, Tq, Tk, H, G, D = call.dimensions
+    if not {f"cooperative_matrix_{precision}", "cooperative_matrix_2"} <= info.features or D > MATRIX_WIDTH:
+        return None
+    wanted = (precision, precision, "f32", "f32")
+    shapes = {M for M, N, K, *elements in info.cooperative_matrices if M == N == K and tuple(elements) == wanted}
+    fragment = max((each for each in shapes if 16 % each == 0), default=0)
+    if not fragment:
+        return None
+    found = None
+    for tiles in REGISTER_TILES[kernel]:
+        sized = dataclasses.replace(tiles, fragment=fragment, subgroup_size=info.subgroup_size)
+        if sized.shared_bytes(D, call.random is not None) > info.shared_memory:
+            continue
+        found = sized
+        workgroups = B * (G * -(-Tk // sized.rows) if kernel == "key" else H * -(-Tq // sized.rows))
+        if workgroups >= FEW_WORKGROUPS:
+            break
+    return found
+
+
 def attention(
-    backend: HeliosCore,
+    backend: HeliosPrimitives,
     query: HeliosArray,
     key: HeliosArray,
     value: HeliosArray,
@@ -213,11 +279,14 @@ def attention(
     dropout: float = 0.0,
     random: RandomKey | None = None,
     training: bool = False,
-) -> tuple[HeliosArray, AttentionCall | None]:
+) -> tuple[HeliosArray, Saved]:
     """`Backend.attention`."""
     if not dropout or random is None:
         dropout, random = 0.0, None
-    B, Tq, H, _ = query.shape
+    B, Tq, H, D = query.shape
+    is_decoded = Tq <= DECODED_QUERIES and D <= DECODED_WIDTH and not training and random is None
+    if not is_decoded and not has_kernels(backend, D, training):
+        return Backend.attention(backend, query, key, value, soft_cap, dropout, random, training)
     call = AttentionCall(
         query=_with_whole_rows(backend, query),
         key=_with_whole_rows(backend, key),
@@ -228,22 +297,31 @@ def attention(
         out=backend.new(query.shape, "f32"),
         logsumexp=backend.new((B, H, Tq), "f32") if training else None,
     )
-    if Tq <= DECODED_QUERIES and not training and random is None:
+    if not is_decoded and register_tiles(backend, call, "forward") is not None:
+        call = dataclasses.replace(call, out=backend.new(query.shape, query.element))
+    if is_decoded:
         _decode(backend, call)
     else:
         _forward(backend, call)
     return call.out, (call if training else None)
 
 
-def _with_whole_rows(backend: HeliosCore, x: HeliosArray) -> HeliosArray:
+def _with_whole_rows(backend: HeliosPrimitives, x: HeliosArray) -> HeliosArray:
     """The array itself when the numbers of each row lie side by side, otherwise a copy."""
     return x if x.strides[3] == 1 or x.shape[3] == 1 else backend.contiguous(x)
 
 
-def _forward(backend: HeliosCore, call: AttentionCall) -> None:
+def _forward(backend: HeliosPrimitives, call: AttentionCall) -> None:
     B, Tq, _, H, _, D = call.dimensions
     arguments = call.arguments() | call.random_arguments() | {"attended": call.out, "logsumexp": call.logsumexp}
     constants = call.constants() | call.dropping() | {"SAVE": int(call.logsumexp is not None)}
+    tiles = register_tiles(backend, call, "forward")
+    if tiles is not None:
+        constants |= tiles.constants() | {"ROW_BLOCKS": tiles.blocks, "TILE_KEYS": tiles.tile}
+        grid = (-(-Tq // tiles.rows), H, B)
+        variant = f"{backend.precision}_{call.query.element}"
+        backend.dispatch("attention_matrix2_forward", variant, grid, constants, **arguments)
+        return
     units = matrix_units(backend, call)
     if units is not None:
         many = B * H * -(-Tq // (2 * units.rows)) >= FEW_WORKGROUPS
@@ -260,26 +338,47 @@ def _forward(backend: HeliosCore, call: AttentionCall) -> None:
     tilings: Sequence[Tiling] = FORWARD_TILINGS
     if B * H * -(-Tq // tilings[0].queries) < FEW_WORKGROUPS:
         tilings = tilings[1:]
-    tiling = _first_fit(backend, tilings, D, (1, 1, 1), across_rows=False)
+    tiling = _forward_tiling(backend, tilings, D)
+    assert tiling is not None
     backend.dispatch(
         "attention_forward", "f32", (-(-Tq // tiling.queries), H, B), constants | _sizes(tiling), **arguments
     )
 
 
+def has_kernels(backend: HeliosPrimitives, width: int, training: bool) -> bool:
+    """Whether tiles of heads so wide fit the device's shared memory, for training those of the gradients too."""
+    found = [_forward_tiling(backend, FORWARD_TILINGS, width)]
+    if training:
+        found += [_key_tiling(backend, width), _query_tiling(backend, width)]
+    return None not in found
+
+
+def _forward_tiling(backend: HeliosPrimitives, tilings: Sequence[Tiling], width: int) -> Tiling | None:
+    return _first_fit(backend, tilings, width, (1, 1, 1), across_rows=False)
+
+
+def _key_tiling(backend: HeliosPrimitives, width: int) -> Tiling | None:
+    return _first_fit(backend, KEY_TILINGS, width, (2, 2, 2), across_rows=True)
+
+
+def _query_tiling(backend: HeliosPrimitives, width: int) -> Tiling | None:
+    return _first_fit(backend, QUERY_TILINGS, width, (2, 2, 1), across_rows=False)
+
+
 def _first_fit(
-    backend: HeliosCore, tilings: Sequence[Tiling], width: int, resident: tuple[int, int, int], across_rows: bool
-) -> Tiling:
-    available = backend.device_info.shared_memory
+    backend: HeliosPrimitives, tilings: Sequence[Tiling], width: int, resident: tuple[int, int, int], across_rows: bool
+) -> Tiling | None:
     for tiling in tilings_for(backend, tilings):
         across = tiling.threads // tiling.columns if across_rows else tiling.columns
-        if tiling.shared_bytes(width, resident, across) <= available:
+        if tiling.shared_bytes(width, resident, across) <= backend.device_info.shared_memory:
             return tiling
-    raise ValueError(f"heads {width} wide are too wide for {available} bytes of shared memory")
+    return None
 
 
-def tilings_for(backend: HeliosCore, tilings: Sequence[Tiling]) -> Sequence[Tiling]:
+def tilings_for(backend: HeliosPrimitives, tilings: Sequence[Tiling]) -> Sequence[Tiling]:
     """Those to choose from; a processor gains nothing by large ones, which take it long to compile."""
-    return SMALL_TILINGS if backend.device_info.kind == "cpu" else tilings
+    is_processor = backend.device_info.kind == "cpu"
+    return [each for each in tilings if each.threads <= 32 and each.rows == 1] if is_processor else tilings
 
 
 def _sizes(tiling: Tiling) -> Constants:
@@ -287,43 +386,36 @@ def _sizes(tiling: Tiling) -> Constants:
 
 
 def attention_backward(
-    backend: HeliosCore, dy: HeliosArray, saved: AttentionCall
+    backend: HeliosPrimitives, dy: HeliosArray, saved: Saved
 ) -> tuple[HeliosArray, HeliosArray, HeliosArray]:
     """`Backend.attention_backward`: dquery, dkey and dvalue.
 
     They lie side by side in one array when there are as many queries as keys, as the projection that made the operands
     wants them back.
     """
+    if not isinstance(saved, AttentionCall):
+        return Backend.attention_backward(backend, dy, saved)
     call = saved
     B, Tq, Tk, H, G, D = call.dimensions
-    gradient = backend.contiguous(dy)
-    delta = backend.new((B, H, Tq), "f32")
+    element = call.out.element
+    gradient = backend.contiguous(backend.cast_element(dy, element))
     if Tq == Tk:
-        packed = backend.new((B, Tq, H + 2 * G, D), "f32")
+        packed = backend.new((B, Tq, H + 2 * G, D), element)
         starts = ((0, H), (H, G), (H + G, G))
         dquery, dkey, dvalue = (backend.narrow(packed, 2, start, length) for start, length in starts)
     else:
-        dquery, dkey, dvalue = (backend.new(each.shape, "f32") for each in (call.query, call.key, call.value))
+        dquery, dkey, dvalue = (backend.new(each.shape, element) for each in (call.query, call.key, call.value))
     aligned = int(call.is_aligned(gradient, dquery, dkey, dvalue))
 
-    rows = B * Tq * H
-    row_threads = 8 if D >= 32 else 4
-    backend.dispatch(
-        "attention_delta",
-        "f32",
-        min(-(-rows * row_threads // 128), 65535),
-        {"THREADS": 128, "WIDTH": D, "QUERY_HEADS": H, "ALIGNED": aligned, "ROW_THREADS": row_threads},
-        gradient=gradient,
-        attended=call.out,
-        delta=delta,
-        batch=B,
-        query_length=Tq,
-    )
+    delta = _delta(backend, call, gradient, aligned)
     constants = call.constants(gradient, dquery, dkey, dvalue) | call.dropping()
     arguments = call.arguments() | call.random_arguments()
     arguments |= {"gradient": gradient, "logsumexp": call.logsumexp, "delta": delta}
     for_keys: Arguments = {"key_gradient": dkey, "value_gradient": dvalue}
     for_queries: Arguments = {"query_gradient": dquery}
+    if register_tiles(backend, call, "key") is not None:
+        _backward_in_registers(backend, call, constants, arguments, for_keys, for_queries)
+        return dquery, dkey, dvalue
     units = matrix_units(backend, call)
     if units is not None:
         variant, constants = units.variant(call), constants | units.constants()
@@ -342,7 +434,8 @@ def attention_backward(
             **arguments | for_queries,
         )
         return dquery, dkey, dvalue
-    tiling = _first_fit(backend, KEY_TILINGS, D, (2, 2, 2), across_rows=True)
+    tiling = _key_tiling(backend, D)
+    assert tiling is not None
     backend.dispatch(
         "attention_backward_key",
         "f32",
@@ -350,7 +443,8 @@ def attention_backward(
         constants | _sizes(tiling) | {"GRADIENT_STRIDE": dkey.strides[1]},
         **arguments | for_keys,
     )
-    tiling = _first_fit(backend, QUERY_TILINGS, D, (2, 2, 1), across_rows=False)
+    tiling = _query_tiling(backend, D)
+    assert tiling is not None
     backend.dispatch(
         "attention_backward_query",
         "f32",
@@ -361,7 +455,52 @@ def attention_backward(
     return dquery, dkey, dvalue
 
 
-def _decode(backend: HeliosCore, call: AttentionCall) -> None:
+def _delta(backend: HeliosPrimitives, call: AttentionCall, gradient: HeliosArray, aligned: int) -> HeliosArray:
+    """The sums that the gradient of softmax needs, [B, H, Tq]: each row's gradient times its result."""
+    B, Tq, _, H, _, D = call.dimensions
+    delta = backend.new((B, H, Tq), "f32")
+    rows = B * Tq * H
+    row_threads = 8 if D >= 32 else 4
+    backend.dispatch(
+        "attention_delta",
+        gradient.element,
+        min(-(-rows * row_threads // 128), 65535),
+        {"THREADS": 128, "WIDTH": D, "QUERY_HEADS": H, "ALIGNED": aligned, "ROW_THREADS": row_threads},
+        gradient=gradient,
+        attended=call.out,
+        delta=delta,
+        batch=B,
+        query_length=Tq,
+    )
+    return delta
+
+
+def _backward_in_registers(
+    backend: HeliosPrimitives,
+    call: AttentionCall,
+    constants: Constants,
+    arguments: Arguments,
+    for_keys: Arguments,
+    for_queries: Arguments,
+) -> None:
+    B, Tq, Tk, H, G, _ = call.dimensions
+    variant = f"{backend.precision}_{call.query.element}"
+    for kernel, targets, length, heads, tokens in (
+        ("key", for_keys, Tk, G, "TILE_QUERIES"),
+        ("query", for_queries, Tq, H, "TILE_KEYS"),
+    ):
+        tiles = register_tiles(backend, call, kernel)
+        assert tiles is not None
+        target = next(iter(targets.values()))
+        assert isinstance(target, HeliosArray)
+        own = tiles.constants() | {tokens: tiles.tile, "GRADIENT_STRIDE": target.strides[1]}
+        if kernel == "query":
+            own["ROW_BLOCKS"] = tiles.blocks
+        grid = (-(-length // tiles.rows), heads, B)
+        backend.dispatch(f"attention_matrix2_{kernel}", variant, grid, constants | own, **arguments | targets)
+
+
+def _decode(backend: HeliosPrimitives, call: AttentionCall) -> None:
     """A few queries against many keys: each query's keys are divided among the threads, and among workgroups when there
     would be too few of these."""
     B, Tq, Tk, H, _, D = call.dimensions

@@ -238,6 +238,11 @@ class HeliosCore(Backend):
             for position, (each, waits) in enumerate(zip(dispatches, needs_barrier(dispatches), strict=True)):
                 self._say(f"{position:5} {'wait' if waits else '    '} {each}")
         is_timed = self._debug >= SHOW_TIMES
+        try:
+            self.pipelines.finish(each.pipeline for each in dispatches)
+        except BaseException:
+            self.pipelines.give_up()
+            raise
         program = self.device.create_program(commands(dispatches), repeated=repeated, timestamps=is_timed)
         if is_timed:
             self._timed[program] = list(dispatches)
@@ -300,6 +305,9 @@ class HeliosCore(Backend):
         try:
             result = self.contiguous(program())
             return result, self._traced, self._planned
+        except BaseException:
+            self.pipelines.give_up()
+            raise
         finally:
             self._traced, self._planned = None, []
 

@@ -101,12 +101,14 @@ class DeviceInfo:
     """What a device and its driver offer.
 
     `kind` is discrete, integrated, virtual, cpu or other. `missing` names what Alpha requires and the device lacks;
-    only with nothing missing can it be opened. `features` are: float16, bfloat16, int8, int16, cooperative_matrix_f16,
-    cooperative_matrix_bf16, workgroup_matrix_f16, workgroup_matrix_bf16, subgroup_shuffle, subgroup_size_control,
-    memory_budget, timestamps. `cooperative_matrices` lists the shapes of the matrix units at subgroup scope as
-    (M, N, K, elements of A, B, C, result); `workgroup_matrices` those at workgroup scope as (invocations, granularity
-    of M, N, K, elements of A, B, C, result), up to `workgroup_matrix_dimension`, where the driver keeps
-    `workgroup_matrix_shared_memory` bytes of shared memory for itself. `timestamp_period` is in nanoseconds.
+    only with nothing missing can it be opened. `multiprocessors` (NVIDIA's word; compute units of AMD) is 0 where the
+    driver does not say. `features` are: float16, bfloat16, int8, int16, cooperative_matrix_f16,
+    cooperative_matrix_bf16, cooperative_matrix_2 (conversions, reductions, functions of elements),
+    workgroup_matrix_f16, workgroup_matrix_bf16, subgroup_size_control, memory_budget, timestamps.
+    `cooperative_matrices` lists the shapes of the matrix units at subgroup scope as (M, N, K, elements of A, B, C,
+    result); `workgroup_matrices` those at workgroup scope as (invocations, granularity of M, N, K, elements of A, B, C,
+    result), up to `workgroup_matrix_dimension`, where the driver keeps `workgroup_matrix_shared_memory` bytes of shared
+    memory for itself. `timestamp_period` is in nanoseconds.
     """
 
     index: int
@@ -121,6 +123,7 @@ class DeviceInfo:
     pipeline_cache_uuid: str
     missing: tuple[str, ...]
     heaps: tuple[Heap, ...]
+    multiprocessors: int
     subgroup_size: int
     subgroup_size_min: int
     subgroup_size_max: int

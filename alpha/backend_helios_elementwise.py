@@ -5,17 +5,12 @@ An activation keeps its operand and computes the derivative again in the backwar
 
 from __future__ import annotations
 
+from alpha.activation import activation_named
 from alpha.backend import Saved
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_core import HeliosCore
 from alpha.backend_helios_rows import THREADS, Rows, groups_for, lanes_for, rows_of, vector_of
 from alpha.backend_primitives import RandomKey
-
-KINDS = {"gelu": 0, "gelu_exact": 1, "relu": 2, "relu2": 3, "silu": 4}
-"""The place of each activation in kernels/activation.glsl."""
-
-GATES = {"swiglu": "silu", "geglu": "gelu"}
-"""What a gated activation applies to its gate."""
 
 SOFTMAX_ELEMENTS = 16
 """Elements of a row that one thread takes, if the row is not wider than a workgroup can take that way."""
@@ -26,7 +21,8 @@ RANDOM_ELEMENTS = 8
 
 def activation(backend: HeliosCore, x: HeliosArray, kind: str, training: bool = False) -> tuple[HeliosArray, Saved]:
     """See `Backend.activation`. Raises ValueError when there is no such kind."""
-    rows, width = rows_of(backend, x), _result_width(x.shape[-1], kind)
+    rows = rows_of(backend, x)
+    width = x.shape[-1] // 2 if activation_named(kind).gated else x.shape[-1]
     y = backend.new((*x.shape[:-1], width), x.element)
     vector = vector_of(rows.array, multiples=(width, *rows.strides))
     backend.dispatch(
@@ -66,14 +62,9 @@ def activation_backward(backend: HeliosCore, dy: HeliosArray, saved: Saved) -> H
     return dx
 
 
-def _result_width(width: int, kind: str) -> int:
-    if kind not in KINDS and kind not in GATES:
-        raise ValueError(f"no activation is called {kind!r}")
-    return width // 2 if kind in GATES else width
-
-
 def _activation_constants(kind: str, vector: int) -> dict[str, int]:
-    return {"THREADS": THREADS, "VECTOR": vector, "KIND": KINDS[GATES.get(kind, kind)], "GATED": int(kind in GATES)}
+    chosen = activation_named(kind)
+    return {"THREADS": THREADS, "VECTOR": vector, "KIND": chosen.number, "GATED": int(chosen.gated)}
 
 
 def dropout(backend: HeliosCore, x: HeliosArray, probability: float, key: RandomKey | None) -> HeliosArray:

@@ -7,14 +7,19 @@ their offsets, its specialization constants, and what it requires of a device. K
 import hashlib
 import json
 import struct
+import sys
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from alpha.errors import AlphaError
+from alpha.files import open_regular
+from alpha.worker_pool import available_cpus
 
 FORMAT = 1
 DESCRIPTION = "manifest.json"
@@ -24,6 +29,10 @@ SUBGROUP_SIZE = "SUBGROUP_SIZE"
 _PACKAGE = Path(__file__).resolve().parent
 _PLACES = (_PACKAGE / "kernels.zip", _PACKAGE.parent / "kernels" / "kernels.zip")
 _LARGEST = 1 << 26
+_LARGEST_BUNDLE = 1 << 28
+_DAMAGE = (OSError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError,
+           KeyError, TypeError, AttributeError, ValueError)  # fmt: skip
+"""What reading a damaged bundle raises; RuntimeError: encrypted, of another version, nested too deeply."""
 _SCALARS = {"uint": "I", "int": "i", "float": "f"}
 
 
@@ -81,6 +90,11 @@ class Kernel:
     requires: tuple[str, ...]
     spirv: bytes
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it does without matrix units."""
+        return not any("_matrix_" in feature for feature in self.requires)
+
     @cached_property
     def push_bytes(self) -> int:
         """The size of the push constants."""
@@ -129,29 +143,61 @@ class Bundle:
             raise KeyError(f"there is no kernel {key[0]!r} in variant {key[1]!r}; variants: {variants}")
         return self.kernels[key]
 
+    def needed(self, precision: str) -> set[str]:
+        """The features without which a device cannot compute in a precision: what its plain kernels require.
+
+        A kernel's variant is named by the precision, alone or with the bits of its operands behind it.
+        """
+        variants = (each for each in self.kernels.values() if each.variant.partition("_")[0] == precision)
+        return {feature for each in variants if each.is_plain for feature in each.requires}
+
 
 class Pipelines:
-    """Pipelines of one device, made when first asked for and kept as long as the device."""
+    """Pipelines of one device, made when first asked for and kept as long as the device.
+
+    They are compiled on all processors while whoever asked goes on: a pipeline is a future of its handle.
+    """
 
     def __init__(self, device: PipelineMaker, features: frozenset[str], bundle: Bundle) -> None:
         self._device = device
         self._features = features
         self._bundle = bundle
-        self._made: dict[tuple[str, str, tuple[tuple[str, float], ...]], tuple[Kernel, int]] = {}
+        self._made: dict[tuple[str, str, tuple[tuple[str, float], ...]], tuple[Kernel, Future[int]]] = {}
+        self._compilers = ThreadPoolExecutor(available_cpus(), "alpha-compiler")
 
-    def supports(self, kernel: str, variant: str) -> bool:
-        """Whether the device has all that the variant requires."""
-        return self._features.issuperset(self._bundle[kernel, variant].requires)
+    def kernel(self, name: str, variant: str) -> Kernel:
+        """What the bundle says of a kernel."""
+        return self._bundle[name, variant]
 
-    def get(self, kernel: str, variant: str, constants: Mapping[str, float]) -> tuple[Kernel, int]:
-        """The kernel and the handle of its pipeline with these specialization constants."""
+    def get(self, kernel: str, variant: str, constants: Mapping[str, float]) -> tuple[Kernel, Future[int]]:
+        """The kernel and its pipeline with these specialization constants."""
         key = (kernel, variant, tuple(sorted(constants.items())))
         found = self._made.get(key)
         if found is None:
             found = self._made[key] = self._make(self._bundle[kernel, variant], constants)
         return found
 
-    def _make(self, kernel: Kernel, constants: Mapping[str, float]) -> tuple[Kernel, int]:
+    def finish(self, pipelines: Iterable[Future[int]]) -> None:
+        """Wait until these are compiled; somebody at a terminal is told, in each second, how many are.
+
+        Raises the error of one that cannot be compiled.
+        """
+        wanted = {each for each in pipelines if not each.done()}
+        waiting = wanted
+        while waiting:
+            done, waiting = wait(waiting, 1.0, FIRST_EXCEPTION)
+            for each in done:
+                each.result()
+            if waiting and sys.stderr.isatty():
+                print(f"helios: compiled {len(wanted - waiting)} of {len(wanted)} kernels.", file=sys.stderr)
+
+    def give_up(self) -> None:
+        """Compile nothing more of what was asked for, after an error: the end of the process would wait for it."""
+        self._compilers.shutdown(wait=False, cancel_futures=True)
+        self._compilers = ThreadPoolExecutor(available_cpus(), "alpha-compiler")
+        self._made = {key: made for key, made in self._made.items() if not made[1].cancelled()}
+
+    def _make(self, kernel: Kernel, constants: Mapping[str, float]) -> tuple[Kernel, Future[int]]:
         missing = set(kernel.requires) - self._features
         if missing:
             raise AlphaError(
@@ -161,7 +207,8 @@ class Pipelines:
         values = kernel.constant_values(constants)
         names = [constant.name for constant in kernel.constants]
         subgroup_size = values[names.index(SUBGROUP_SIZE)] if SUBGROUP_SIZE in names else 0
-        return kernel, self._device.pipeline(kernel.spirv, values, kernel.push_bytes, subgroup_size)
+        compile_it = self._device.pipeline
+        return kernel, self._compilers.submit(compile_it, kernel.spirv, values, kernel.push_bytes, subgroup_size)
 
 
 def read_bundle(path: Path | None = None) -> Bundle:
@@ -169,7 +216,7 @@ def read_bundle(path: Path | None = None) -> Bundle:
     if path is None:
         path = next((place for place in _PLACES if place.exists()), _PLACES[0])
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             content = json.loads(_read(archive, DESCRIPTION))
             if content["format"] != FORMAT:
                 raise ValueError(f"its format is {content['format']}, not {FORMAT}")
@@ -179,7 +226,7 @@ def read_bundle(path: Path | None = None) -> Bundle:
             f"The kernels of the Vulkan backend, {path}, are missing; install Alpha again, or run "
             "build_scripts/kernels."
         ) from None
-    except (OSError, zipfile.BadZipFile, KeyError, TypeError, AttributeError, ValueError) as error:
+    except _DAMAGE as error:
         raise AlphaError(
             f"The kernels of the Vulkan backend, {path}, cannot be read ({error}); install Alpha again, or run "
             "build_scripts/kernels."
@@ -188,12 +235,16 @@ def read_bundle(path: Path | None = None) -> Bundle:
 
 def _kernels(archive: zipfile.ZipFile, described: dict[str, Any]) -> list[tuple[tuple[str, str], Kernel]]:
     kernels = []
+    size = 0
     for name, entry in described.items():
         constants = tuple(Constant(**constant) for constant in entry["constants"])
         for variant, details in entry["variants"].items():
             spirv = _read(archive, details["file"])
             if hashlib.sha256(spirv).hexdigest() != details["sha256"]:
                 raise ValueError(f"{details['file']} is damaged")
+            size += len(spirv)
+            if size > _LARGEST_BUNDLE:
+                raise ValueError("its kernels are larger than kernels can be")
             fields = tuple(Field(**field) for field in details["fields"])
             kernel = Kernel(name, variant, fields, constants, tuple(details["requires"]), spirv)
             kernels.append(((name, variant), kernel))
@@ -201,6 +252,9 @@ def _kernels(archive: zipfile.ZipFile, described: dict[str, Any]) -> list[tuple[
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> bytes:
-    if archive.getinfo(name).file_size > _LARGEST:
+    entry = archive.getinfo(name)
+    if entry.file_size > _LARGEST:
         raise ValueError(f"{name} is larger than a kernel can be")
-    return archive.read(name)
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is compressed by a method that is not used here")
+    return archive.read(entry)

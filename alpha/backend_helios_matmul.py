@@ -13,15 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from alpha.activation import activation_named
 from alpha.backend import Saved
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_core import HeliosCore
 from alpha.backend_helios_tiles import MOST_GROUPS, Hardware, Plan, Problem, choose, hardware, threads
-from alpha.config import ACTIVATIONS as ACTIVATION_KINDS
-from alpha.config import GATED_ACTIVATIONS
-
-ACTIVATIONS = ("", "gelu", "gelu_exact", "relu", "relu2", "silu")
-"""What the epilogue of a product can apply; the place is the kernels' ACTIVATION."""
 
 _HALF_OPERATIONS = 2e10
 """Products of more operations read operands in 16 bits: then rounding them first, once, saves more than it costs."""
@@ -44,7 +40,7 @@ class Epilogue:
         arrays = [each for each in (self.bias, self.residual, self.slope, result) if each is not None]
         return {
             "HAS_BIAS": int(self.bias is not None),
-            "ACTIVATION": ACTIVATIONS.index(self.activation),
+            "ACTIVATION": 1 + activation_named(self.activation).number if self.activation else 0,
             "HAS_SLOPE": int(self.slope is not None),
             "HAS_RESIDUAL": int(self.residual is not None),
             "C_VECTOR": int(columns % 4 == 0 and all(each.offset % 4 == 0 for each in arrays)),
@@ -311,13 +307,11 @@ def linear(
 
     Raises ValueError when there is no such activation.
     """
-    if activation not in ("", *ACTIVATION_KINDS):
-        raise ValueError(f"no activation is called {activation!r}")
     rows, (depth, columns) = math.prod(x.shape[:-1]), weight.shape
     problem = Problem(1, rows, columns, depth)
     flat = _rounded(backend, backend.reshape(x, (rows, depth)), problem)
     weight = _rounded(backend, weight, problem)
-    gated = activation in GATED_ACTIVATIONS
+    gated = bool(activation) and activation_named(activation).gated
     shape = (*x.shape[:-1], columns)
     slope = None
     if training and activation and not gated:

@@ -7,6 +7,7 @@ address until `plan_arena` has found them a place. Knows nothing about what the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from alpha.backend_helios_array import HeliosArray, Span, Storage
@@ -27,7 +28,7 @@ class Dispatch:
     """One run of a kernel."""
 
     kernel: Kernel
-    pipeline: int
+    pipeline: Future[int]
     groups: tuple[int, int, int]
     arguments: dict[str, Argument]
     is_copy: bool = False

@@ -24,7 +24,10 @@ MOST_SLOTS_WAITING = 8
 
 
 def commands(dispatches: Sequence[Dispatch]) -> bytes:
-    """The sidecar's commands: a barrier against all that was submitted before, then the dispatches with theirs."""
+    """The sidecar's commands: a barrier against all that was submitted before, then the dispatches with theirs.
+
+    Waits for pipelines that are still being compiled.
+    """
     parts = [BARRIER]
     for dispatch, waits in zip(dispatches, needs_barrier(dispatches), strict=True):
         if waits:
@@ -32,7 +35,7 @@ def commands(dispatches: Sequence[Dispatch]) -> bytes:
         values = {
             name: each.address if isinstance(each, HeliosArray) else each for name, each in dispatch.arguments.items()
         }
-        parts.append(dispatch_command(dispatch.pipeline, dispatch.groups, dispatch.kernel.pack(values)))
+        parts.append(dispatch_command(dispatch.pipeline.result(), dispatch.groups, dispatch.kernel.pack(values)))
     return b"".join(parts)
 
 

@@ -35,7 +35,7 @@ def reduce(backend: HeliosCore, x: HeliosArray, axes: Sequence[int], keep: bool,
     layout = _two_axes_each(x, kept, reduced)
     if layout is None:
         x = backend.contiguous(transposed(x, [*kept, *reduced]))
-        layout = [(y.size, 1 * terms)], [(terms, 1)]
+        layout = [(y.size, terms)], [(terms, 1)]
     if y.size:
         _dispatch(backend, x, layout, y, maximum)
     return y

@@ -61,13 +61,14 @@ class Tile:
 @dataclass(frozen=True)
 class Hardware:
     """What the choice depends on. `fragment` is the shape (M, N, K) of the matrix units, None to do without them;
-    `units` is a guess of how many workgroups of the usual size run at the same time."""
+    `units` is the number of multiprocessors. `is_processor`: the driver computes on the CPU."""
 
     subgroup: int
     shared_memory: int
     invocations: int
     fragment: tuple[int, int, int] | None
     units: int
+    is_processor: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,9 @@ _REDUCED_RESULT = 9.3e-7
 _SINGLE_READ = 3.2e-6
 _EDGES = 1.08  # as often, with tiles that are not all whole
 _CPU_UNITS = 2
-_GPU_UNITS = 132
+DEFAULT_UNITS = 32
+"""Multiprocessors of a GPU whose driver does not say; a GPU for games has 16 to 128. With too many, products are split
+in vain; with too few, a part of the GPU is idle."""
 
 
 def hardware(info: DeviceInfo, precision: str) -> Hardware:
@@ -159,8 +162,13 @@ def hardware(info: DeviceInfo, precision: str) -> Hardware:
         shapes = [(m, n, k) for m, n, k, *elements in info.cooperative_matrices if tuple(elements) == wanted]
     shapes = [shape for shape in shapes if shape[0] % 8 == shape[1] % 8 == shape[2] % 8 == 0]
     fragment = (16, 16, 16) if (16, 16, 16) in shapes else max(shapes, key=math.prod, default=None)
-    units = _CPU_UNITS if info.kind == "cpu" else _GPU_UNITS
-    return Hardware(info.subgroup_size, info.shared_memory, info.max_workgroup_invocations, fragment, units)
+    sizes = (info.subgroup_size, info.shared_memory, info.max_workgroup_invocations)
+    return Hardware(*sizes, fragment, units_of(info), info.kind == "cpu")
+
+
+def units_of(info: DeviceInfo) -> int:
+    """The multiprocessors that products are divided for."""
+    return _CPU_UNITS if info.kind == "cpu" else info.multiprocessors or DEFAULT_UNITS
 
 
 def threads(tile: Tile, device: Hardware) -> int:
@@ -240,7 +248,7 @@ def estimate(plan: Plan, problem: Problem, device: Hardware) -> float:
 def candidates(problem: Problem, device: Hardware) -> Iterator[Plan]:
     """Every plan worth trying on a device."""
     kernel = _MATRIX if device.fragment else _TILED
-    tiles = _CPU_TILES[kernel] if device.units == _CPU_UNITS else MATRIX if device.fragment else TILED
+    tiles = _CPU_TILES[kernel] if device.is_processor else MATRIX if device.fragment else TILED
     seen = set()
     for tile in tiles:
         if not fits(tile, problem, device):

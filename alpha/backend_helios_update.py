@@ -1,11 +1,18 @@
 """Optimizer steps on the device: one kernel over flat arrays, steered by arrays that live on the device, too.
 
+A kernel's entry in the manifest is all that a step needs here: its method on the backend is made from that.
+
 What changes in place must be contiguous to have a kernel; other arrays are updated by the composition of primitives.
 """
 
 from __future__ import annotations
 
-from alpha.backend import AdamControl, Backend, UpdateControl
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from alpha.backend import Backend
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_core import HeliosCore
 from alpha.backend_helios_rows import THREADS, VECTOR, groups_for, vector_of
@@ -52,123 +59,36 @@ def copy_into_if(backend: HeliosCore, condition: HeliosArray, target: HeliosArra
     )
 
 
-def adamw_update(
-    backend: HeliosCore,
-    parameter: HeliosArray,
-    gradient: HeliosArray,
-    first: HeliosArray,
-    second: HeliosArray,
-    control: AdamControl,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-    weight_decay: float,
-) -> None:
-    """See `Backend.adamw_update`."""
-    if not _flat(parameter, first, second):
-        Backend.adamw_update(backend, parameter, gradient, first, second, control, beta1, beta2, epsilon, weight_decay)
-        return
-    _update(
-        backend,
-        "adamw_update",
-        {"parameter": parameter, "gradient": gradient, "first": first, "second": second},
-        control,
-        gradient_scale=control.gradient_scale,
-        correction1=control.correction1,
-        correction2=control.correction2,
-        beta1=beta1,
-        kept1=1.0 - beta1,
-        beta2=beta2,
-        kept2=1.0 - beta2,
-        epsilon=epsilon,
-        weight_decay=weight_decay,
-    )
+UPDATES = (*(name for name in vars(Backend) if name.endswith("_update")), "decayed_step")
+"""The methods of `Backend` that update parameters in place; each has a kernel of its name."""
 
 
-def lion_update(
-    backend: HeliosCore,
-    parameter: HeliosArray,
-    gradient: HeliosArray,
-    momentum: HeliosArray,
-    control: UpdateControl,
-    beta1: float,
-    beta2: float,
-    weight_decay: float,
-) -> None:
-    """See `Backend.lion_update`."""
-    if not _flat(parameter, momentum):
-        Backend.lion_update(backend, parameter, gradient, momentum, control, beta1, beta2, weight_decay)
-        return
-    _update(
-        backend,
-        "lion_update",
-        {"parameter": parameter, "gradient": gradient, "momentum": momentum},
-        control,
-        gradient_scale=control.gradient_scale,
-        beta1=beta1,
-        kept1=1.0 - beta1,
-        beta2=beta2,
-        kept2=1.0 - beta2,
-        weight_decay=weight_decay,
-    )
+def update_method(name: str) -> Callable[..., None]:
+    """The method of `Backend` called `name`, as one dispatch of the kernel called so.
 
+    The kernel's fields say what it is given: the method's arguments and the control's arrays by their names, `count`
+    elements, and `kept1` for 1 - beta1, rounded once.
+    """
+    composition: Callable[..., None] = getattr(Backend, name)
+    signature = inspect.signature(composition)
 
-def sgd_update(
-    backend: HeliosCore,
-    parameter: HeliosArray,
-    gradient: HeliosArray,
-    momentum: HeliosArray,
-    control: UpdateControl,
-    beta: float,
-    weight_decay: float,
-) -> None:
-    """See `Backend.sgd_update`."""
-    if not _flat(parameter, momentum):
-        Backend.sgd_update(backend, parameter, gradient, momentum, control, beta, weight_decay)
-        return
-    _update(
-        backend,
-        "sgd_update",
-        {"parameter": parameter, "gradient": gradient, "momentum": momentum},
-        control,
-        gradient_scale=control.gradient_scale,
-        beta=beta,
-        weight_decay=weight_decay,
-    )
+    @functools.wraps(composition)
+    def update(backend: HeliosCore, *operands: Any, **options: Any) -> None:
+        given = signature.bind(backend, *operands, **options).arguments
+        fields = backend.pipelines.kernel(name, "f32").fields
+        if not all(given[field.name].is_contiguous for field in fields if field.direction == "inout"):
+            composition(backend, *operands, **options)
+            return
+        flat = {key: backend.contiguous(each) for key, each in given.items() if isinstance(each, HeliosArray)}
+        kept = {f"kept{key.removeprefix('beta')}": 1.0 - given[key] for key in given if key.startswith("beta")}
+        count, vector = flat["parameter"].size, vector_of(*flat.values())
+        values = given | vars(given["control"]) | kept | flat | {"count": count}
+        backend.dispatch(
+            name,
+            "f32",
+            groups_for(count, THREADS * vector),
+            {"THREADS": THREADS, "VECTOR": vector},
+            **{field.name: values[field.name] for field in fields},
+        )
 
-
-def decayed_step(
-    backend: HeliosCore, parameter: HeliosArray, step: HeliosArray, control: UpdateControl, weight_decay: float
-) -> None:
-    """See `Backend.decayed_step`."""
-    if not _flat(parameter):
-        Backend.decayed_step(backend, parameter, step, control, weight_decay)
-        return
-    _update(backend, "decayed_step", {"parameter": parameter, "step": step}, control, weight_decay=weight_decay)
-
-
-def _flat(*arrays: HeliosArray) -> bool:
-    return all(each.is_contiguous for each in arrays)
-
-
-def _update(
-    backend: HeliosCore,
-    kernel: str,
-    arrays: dict[str, HeliosArray],
-    control: UpdateControl,
-    **arguments: HeliosArray | float,
-) -> None:
-    """Run an update on arrays of one size."""
-    flat = {name: backend.contiguous(each) for name, each in arrays.items()}
-    count, vector = flat["parameter"].size, vector_of(*flat.values())
-    backend.dispatch(
-        kernel,
-        "f32",
-        groups_for(count, THREADS * vector),
-        {"THREADS": THREADS, "VECTOR": vector},
-        learning_rate=control.learning_rate,
-        accept=control.accept,
-        count=count,
-        **flat,
-        **arguments,
-    )
+    return update

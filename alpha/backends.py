@@ -11,15 +11,16 @@ if TYPE_CHECKING:
     from alpha.backend import Backend
 
 
-def resolve(name: str, dtype: str = "f32") -> str:
-    """The backend that a choice stands for: "auto" is "helios" where there is a GPU, "cpu_ref" elsewhere.
+def resolve(name: str, dtype: str = "f32", device: int = -1) -> str:
+    """The backend that a choice stands for: "auto" is "helios" where there is a GPU, or a device is named, and
+    "cpu_ref" elsewhere; a driver that computes on the CPU is no GPU.
 
     Raises UsageError when that backend cannot compute with `dtype`.
     """
     if name == "auto":
         from alpha.backend_helios_device import has_gpu
 
-        name = "helios" if has_gpu() else "cpu_ref"
+        name = "helios" if device >= 0 or has_gpu() else "cpu_ref"
     if name == "cpu_ref" and dtype != "f32":
         raise UsageError(f"The backend cpu_ref computes in f32 only; for --dtype={dtype} use --backend=helios.")
     return name
@@ -31,7 +32,7 @@ def create(name: str, device: int = -1, dtype: str = "f32") -> Backend:
     `device` is the number of a Vulkan device, or -1 for the first GPU; `dtype` is what matrix products round their
     operands to.
     """
-    name = resolve(name, dtype)
+    name = resolve(name, dtype, device)
     if name == "cpu_ref":
         from alpha.backend_cpu_ref import CpuRef
 
@@ -49,6 +50,11 @@ def create(name: str, device: int = -1, dtype: str = "f32") -> Backend:
 
         return CheckedBackend(opened, CpuRef(), dtype)
     raise ValueError(f"no backend is named {name!r}")
+
+
+def choice(name: str) -> str:
+    """What "auto" has chosen, in words; `name` is the backend's."""
+    return f"Backend: {name}, since there is {'a' if name == 'helios' else 'no'} GPU that Alpha can use."
 
 
 def availability() -> dict[str, str]:

@@ -22,6 +22,9 @@ FEWEST_REPETITIONS = 3
 UNITS = {"GFLOP/s": 1e9, "GB/s": 1e9, "MB/s": 1e6, "tokens/s": 1.0}
 """Units of rates, and how much of what `Work.amount` counts one of them is."""
 
+DEVICE_WARM_UP_SECONDS = 0.5
+"""A GPU's clocks fall while it waits, as for the compiler, and take so long to rise again."""
+
 _WARM_UP_SECONDS = 0.1
 _TRIAL_SECONDS = 0.02
 
@@ -138,14 +141,28 @@ def circumstances(backend: Backend) -> dict[str, Any]:
         "processor": machine.processor(),
         "cores": machine.usable_cores(),
         "backend": backend.name,
+        "warmUpSeconds": warm_up_seconds(backend),
         "numpy": np.__version__,
         "blas": ", ".join(f"{each.name} {each.version}" for each in libraries),
         "coreType": ", ".join(each.core_type for each in libraries),
     }
 
 
+def warm_up_seconds(backend: Backend) -> float:
+    """How long work is repeated before it is measured."""
+    return DEVICE_WARM_UP_SECONDS if backend.name == "helios" else _WARM_UP_SECONDS
+
+
+def keep_busy(repeat: Callable[[], object], seconds: float, clock: Callable[[], float] = time.perf_counter) -> None:
+    """Repeat for so long, after a first time, which may have to compile."""
+    repeat()
+    start = clock()
+    while clock() - start < seconds:
+        repeat()
+
+
 def _warm_up(repeat: Callable[[], object], backend: Backend, threads: int) -> None:
-    """Repeat until memory, caches and the processor's clock have settled; leaves `backend.threads` chosen."""
+    """Repeat until memory, caches and clocks have settled; leaves `backend.threads` chosen."""
     choice = ThreadChoice(backend, threads)
     start = time.perf_counter()
     repeat()
@@ -154,5 +171,4 @@ def _warm_up(repeat: Callable[[], object], backend: Backend, threads: int) -> No
         with choice.measured():
             for _ in range(calls):
                 repeat()
-    while time.perf_counter() - start < _WARM_UP_SECONDS:
-        repeat()
+    keep_busy(repeat, warm_up_seconds(backend))

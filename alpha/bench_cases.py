@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from alpha import bench_models as models
 from alpha import bench_operations as operations
+from alpha.activation import ACTIVATIONS
 from alpha.bench import Case
 from alpha.bench_models import Subject
 from alpha.bench_operations import Works
@@ -70,13 +71,7 @@ def other_operation_cases(name: str, subject: Subject) -> list[Case]:
         ("rms_norm",               0, operations.rms_norm(M, C)),
         ("rotary",                 0, operations.rotary(B, T, H, D)),
         ("dropout",                0, operations.dropout(M, C, 0.1)),
-        ("activation/gelu",        0, operations.activation(M, F, "gelu")),
-        ("activation/gelu_exact",  0, operations.activation(M, F, "gelu_exact")),
-        ("activation/relu",        0, operations.activation(M, F, "relu")),
-        ("activation/relu2",       0, operations.activation(M, F, "relu2")),
-        ("activation/silu",        0, operations.activation(M, F, "silu")),
-        ("activation/swiglu",      0, operations.activation(M, F, "swiglu")),
-        ("activation/geglu",       0, operations.activation(M, F, "geglu")),
+        *((f"activation/{kind}", 0, operations.activation(M, F, kind)) for kind in ACTIVATIONS),
     ]  # fmt: skip
     return _cases(name, table)
 

@@ -5,19 +5,17 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from alpha import datagen_prose, rng, tokenizer_registry
+from alpha import datagen_stories, rng, tokenizer_registry
 from alpha.backend import Backend
 from alpha.bench import Work
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.engine import Engine, SamplingOptions
-from alpha.evaluation import evaluate
 from alpha.gpt import GPT, parameter_specs
-from alpha.optimizer_registry import make_optimizer
-from alpha.token_file import TokenFile, Tokens
+from alpha.optimizer import make_optimizer
+from alpha.token_file import Tokens
 from alpha.training_step import StepResult, TrainingStep
 
 LEARNING_RATE = 3e-4
@@ -96,9 +94,11 @@ def evaluation(subject: Subject) -> Work:
 
     def prepare(backend: Backend) -> Callable[[], object]:
         model = subject.model(backend)
-        tokens = subject.random_tokens(subject.tokens + 1)
-        file = TokenFile(Path("random"), tokens, documents=1, text_bytes=len(tokens), digest="")
-        return lambda: evaluate(model, file, subject.batch)
+        tokens = subject.random_tokens(subject.tokens + 1).astype(np.int32)
+        ids, targets = (
+            backend.from_numpy(each.reshape(subject.batch, subject.block)) for each in (tokens[:-1], tokens[1:])
+        )
+        return lambda: backend.to_numpy(model.loss(ids, targets).data)
 
     return Work(str(subject), subject.tokens, "tokens/s", prepare)
 
@@ -148,7 +148,7 @@ def _prose(size: int) -> list[str]:
     texts: list[str] = []
     missing = size
     while missing:
-        text = datagen_prose.generate(len(texts), _SEED).encode("ascii", "replace")[:missing]
+        text = datagen_stories.novel(len(texts), _SEED).encode("ascii", "replace")[:missing]
         texts.append(text.decode("ascii"))
         missing -= len(text)
     return texts

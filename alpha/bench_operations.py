@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 
 from alpha import rng
+from alpha.activation import GATED_ACTIVATIONS
 from alpha.backend import AdamControl, Backend, Saved
 from alpha.backend_primitives import Array, RandomKey
 from alpha.bench import Work
-from alpha.config import GATED_ACTIVATIONS
 from alpha.gpt import NORM_EPSILON, rotary_tables
 
 Works = dict[str, Work]

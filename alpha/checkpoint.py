@@ -21,7 +21,7 @@ from alpha.config import ModelConfig, TrainingConfig, resolve_model
 from alpha.errors import AlphaError, UsageError
 from alpha.files import json_text
 from alpha.lines import finite
-from alpha.option import from_mapping, to_mapping
+from alpha.option import LARGEST_INTEGER, from_mapping, to_mapping
 from alpha.safetensors_file import (
     Array,
     InvalidFileError,
@@ -179,7 +179,11 @@ def _interpret(file: SafetensorsFile) -> Header:
     except (ValueError, RecursionError) as error:
         raise file.invalid(str(error)) from error
     step, *mappings = values.values()
-    if type(step) is not int or step < 0 or not all(isinstance(mapping, dict) for mapping in mappings):
+    if (
+        type(step) is not int
+        or not 0 <= step <= LARGEST_INTEGER
+        or not all(isinstance(mapping, dict) for mapping in mappings)
+    ):
         raise file.invalid("its metadata have the wrong types")
     if set(values["digests"]) != set(file.entries):
         raise file.invalid("its digests are not those of its tensors")

@@ -5,10 +5,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from alpha.config import BACKEND_HELP, BACKENDS, DEVICE_HELP, DTYPE_HELP, PRECISIONS
-from alpha.errors import AlphaError
+from alpha.config import BACKEND_HELP, BACKENDS, DEVICE_HELP, DTYPE_HELP, EVAL_ITERS_HELP, PRECISIONS, THREADS_HELP
+from alpha.errors import AlphaError, percent
 from alpha.option import option
-from alpha.terminal import print_json, print_text
+from alpha.terminal import print_json, print_note, print_text, print_warning
 
 
 @dataclass(frozen=True)
@@ -17,19 +17,25 @@ class EvalOptions:
 
     checkpoint: str = option("", "A checkpoint, a run's folder or its id.", metavar="RUN", required=True)
     data: str = option("", "Text: a file, folder or glob; several separated by commas.", metavar="PATHS", required=True)
-    batch: int = option(4, "Sequences per batch (B).", minimum=1, maximum=1 << 16)
-    n_batches: int = option(50, "Batches to evaluate; 0 = the whole text.", minimum=0)
-    backend: str = option("cpu_ref", BACKEND_HELP, choices=BACKENDS)
+    batch: int = option(
+        16, "Windows computed at a time (B); changes nothing of the result.", minimum=1, maximum=1 << 16
+    )
+    eval_iters: int = option(50, EVAL_ITERS_HELP, minimum=0, aliases=("nBatches",))
+    backend: str = option("auto", BACKEND_HELP, choices=BACKENDS)
     device: int = option(-1, DEVICE_HELP, minimum=-1, maximum=255)
     dtype: str = option("f32", DTYPE_HELP, choices=PRECISIONS)
-    threads: int = option(0, "CPU threads; 0 = the number that the first batches show to be fastest.", minimum=0)
+    threads: int = option(0, THREADS_HELP, minimum=0, maximum=1024)
     json: bool = option(False, "Print JSON.")
 
 
 OPTIONS = (EvalOptions,)
 DETAILS = """
-The loss is the mean over the tokens in nats. Bits per byte is per byte of UTF-8 text,
-so that models with different tokenizers can be compared.
+The text is read from its beginning, as the validation data of alpha train --valData, and each
+token but the first is predicted from those before it in its window of block tokens. The loss is
+the mean over all of them in nats. Bits per byte is per byte of UTF-8 text, so that models with
+different tokenizers can be compared: the loss of the predicted tokens over their bytes, both
+without the ends of text between documents. Where tokens are unknown to the model, text is
+lost, and there is none.
 """
 
 
@@ -39,21 +45,28 @@ def run(given: dict[str, Any]) -> None:
     from alpha.evaluation import evaluate
     from alpha.model_loading import load_model
     from alpha.progress import StageProgress
-    from alpha.terminal import print_warning
     from alpha.thread_choice import ThreadChoice
 
     options = EvalOptions(**given)
     data = corpus_files.find(options.data)
     backend = backends.create(options.backend, options.device, options.dtype)
     loaded = load_model(options.checkpoint, backend)
+    if options.backend == "auto":
+        print_note(backends.choice(backend.name))
     with contextlib.closing(StageProgress()) as progress:
         file = dataset.encode_whole(data, loaded.tokenizer, token_cache.folder(), progress, print_warning)
     if len(file.tokens) < 2:
         raise AlphaError(f"There is nothing to predict in {options.data}: it is one token long.")
     threads = ThreadChoice(backend, options.threads)
     start = time.perf_counter()
-    result = evaluate(loaded.model, file, options.batch, options.n_batches, threads)
+    result = evaluate(loaded.model, file, loaded.tokenizer, options.batch, options.eval_iters, threads=threads)
     seconds = time.perf_counter() - start
+    unknown = result.unknown / result.tokens
+    if unknown:
+        print_warning(
+            f"{percent(unknown)} of the tokens are unknown to this model. Their text is lost, so there are no bits per "
+            f"byte, and loss and perplexity cannot be compared with those of a model that knows them."
+        )
     if options.json:
         print_json(
             {
@@ -62,15 +75,18 @@ def run(given: dict[str, Any]) -> None:
                 "loss": result.loss,
                 "perplexity": result.perplexity,
                 "bitsPerByte": result.bits_per_byte,
+                "bytes": result.text_bytes,
                 "tokens": result.tokens,
+                "unknownShare": unknown,
                 "tokensInText": len(file.tokens),
                 "tokensPerSec": result.tokens / seconds,
             }
         )
         return
     rate = f"{result.tokens / seconds:,.0f} tokens/s"
-    part = "" if result.tokens >= len(file.tokens) - 1 else f" of {len(file.tokens):,}; --nBatches=0 takes all"
+    part = "" if result.tokens >= len(file.tokens) - 1 else f" of {len(file.tokens) - 1:,}; --evalIters=0 takes all"
+    bits = "" if result.bits_per_byte is None else f"   bits per byte {result.bits_per_byte:.4f}"
     print_text(
-        f"loss {result.loss:.4f}   perplexity {result.perplexity:.3f}   bits per byte {result.bits_per_byte:.4f}\n"
+        f"loss {result.loss:.4f}   perplexity {result.perplexity:.3f}{bits}\n"
         f"{result.tokens:,} tokens{part}   {rate}   step {loaded.step} of {loaded.path}"
     )

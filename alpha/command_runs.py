@@ -16,6 +16,8 @@ class RunsOptions:
     json: bool = option(False, "Print JSON.")
 
 
+_LARGEST_PLAIN = 1e12
+
 OPTIONS = (RunsOptions,)
 DETAILS = ""
 
@@ -63,4 +65,7 @@ def run(given: dict[str, Any]) -> None:
 
 
 def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+    if value is None:
+        return ""
+    # Whatever a file says fits its column.
+    return format(value, form if isinstance(value, int) or abs(value) < _LARGEST_PLAIN else ".4g")

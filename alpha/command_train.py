@@ -4,13 +4,21 @@ import sys
 from typing import Any
 
 from alpha.config import ModelConfig, TrainingConfig
+from alpha.option import spelled
 
 OPTIONS = (TrainingConfig, ModelConfig)
 DETAILS = """
 What is not given comes from the file of --config, then the preset of --domain,
 then --arch.
 
-Ctrl-C saves a checkpoint and says how to go on; a second Ctrl-C stops at once.
+Ctrl-C saves a checkpoint and says how to go on; a second Ctrl-C stops at once. So do the
+signals that end a terminal or a job: HUP, TERM, QUIT, XCPU, USR1, USR2.
+
+With --resume these may change, and config.json keeps a history of it: iters, the schedule and
+its rates, batch, accumSteps, gradClip, spikeThreshold, how often something is evaluated,
+sampled, saved and logged, planning guards, where to compute, and where the data is. With more
+iters the learning rate of a cosine takes its place in the longer schedule, and wsd goes on at
+its stable rate: where that raises it, both rates are said, and what keeps it low.
 
 Examples:
   alpha train --data=corpus.txt --tokenizer=char --layers=4 --dim=128 --heads=4
@@ -22,7 +30,7 @@ _INTERRUPTED = 130
 
 
 def run(given: dict[str, Any]) -> None:
-    """Train, from the start or from a checkpoint. Exits with code 130 when Ctrl-C asked to stop."""
+    """Train, from the start or from a checkpoint. Exits with code 130 when a signal asked to stop."""
     from alpha.progress import TrainingProgress
     from alpha.settings import merge
     from alpha.training_setup import new_run, resumed_run
@@ -41,6 +49,7 @@ def run(given: dict[str, Any]) -> None:
         finished = trainer.train(training_run)
     folder = training_run.folder
     if not finished:
-        display.message(f"Stopped at step {trainer.steps_done}. To continue: alpha train --resume={folder}")
+        display.message(f"Stopped at step {trainer.steps_done}. To continue: alpha train {spelled('resume', folder)}")
         sys.exit(_INTERRUPTED)
-    display.message(f"Done: {trainer.steps_done} steps. To see what it writes: alpha sample --checkpoint={folder}")
+    sample = f"alpha sample {spelled('checkpoint', folder)}"
+    display.message(f"Done: {trainer.steps_done} steps. To see what it writes: {sample}")

@@ -9,16 +9,17 @@ import hashlib
 import json
 from dataclasses import dataclass
 
+from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from alpha.errors import UsageError
 from alpha.option import option, to_mapping
 
-ACTIVATIONS = ("gelu", "gelu_exact", "relu", "relu2", "silu", "swiglu", "geglu")
-GATED_ACTIVATIONS = ("swiglu", "geglu")
 OPTIMIZERS = ("adamw", "lion", "adafactor", "sgd", "muon")
 BACKENDS = ("cpu_ref", "helios", "auto")
 PRECISIONS = ("f32", "f16", "bf16")
 BACKEND_HELP = "Where to compute: cpu_ref, helios (Vulkan), or auto (helios where there is a GPU)."
 DEVICE_HELP = "Number of the Vulkan device, as `alpha devices` lists them; -1 = the first GPU."
+THREADS_HELP = "CPU threads; 0 = the number that the first steps show to be fastest."
+EVAL_ITERS_HELP = "Evaluate this many times 4 windows of block tokens, whatever the batch; 0 = all of the text."
 DTYPE_HELP = "What matrix products round their operands to; f16 and bf16 need helios."
 
 _MODEL = "Model"
@@ -119,16 +120,16 @@ class TrainingConfig:
     run_dir: str = option("", "Folder of the run; default runs/<run id>.", group=_RUN, metavar="DIR")
     resume: str = option("", "Continue this run folder or checkpoint.", group=_RUN, metavar="RUN")
     config: str = option("", "JSON file of options; the command line wins.", group=_RUN, metavar="FILE")
-    backend: str = option("cpu_ref", BACKEND_HELP, group=_RUN, choices=BACKENDS)
+    backend: str = option("auto", BACKEND_HELP, group=_RUN, choices=BACKENDS)
     device: int = option(-1, DEVICE_HELP, group=_RUN, minimum=-1, maximum=255)
     dtype: str = option("f32", DTYPE_HELP, group=_RUN, choices=PRECISIONS)
     fp16: bool = option(False, "The same as --dtype=f16.", group=_RUN)
-    threads: int = option(
-        0, "CPU threads; 0 = the number that the first steps show to be fastest.", group=_RUN, minimum=0, maximum=1024
+    threads: int = option(0, THREADS_HELP, group=_RUN, minimum=0, maximum=1024)
+    recompute: bool = option(
+        False, "Recompute activations in the backward pass to save memory.", group=_RUN, aliases=("checkpoint",)
     )
-    checkpoint: bool = option(False, "Recompute activations in the backward pass to save memory.", group=_RUN)
     eval_interval: int = option(100, "Steps between evaluations; 0 = never.", group=_RUN, minimum=0)
-    eval_iters: int = option(10, "Batches per evaluation.", group=_RUN, minimum=1)
+    eval_iters: int = option(50, EVAL_ITERS_HELP, group=_RUN, minimum=0, aliases=("nBatches",))
     sample_interval: int = option(100, "Steps between sample texts; 0 = never.", group=_RUN, minimum=0)
     checkpoint_interval: int = option(
         0, "Steps between checkpoints; 0 = at each evaluation. The last step is always saved.", group=_RUN, minimum=0

@@ -46,6 +46,7 @@ _CONTROLS = bytes({*range(32), 127} - {*b"\t\n\v\f\r\x1b"})
 
 *_ROLE_MARKERS, _END_MARKER = CHAT_TOKENS
 _MARKERS = re.compile("(" + "|".join(map(re.escape, CHAT_TOKENS)) + ")")
+_LOOKED_AT = 1 << 10  # characters of a document in which a conversation must begin
 _LONGEST_MARKER = max(map(len, CHAT_TOKENS))
 
 Progress = Callable[[str, int, int], None]
@@ -184,7 +185,7 @@ def _conversations(texts: Iterator[str | None]) -> Iterator[str | None]:
         held += text or ""
         if is_conversation is None:
             begun = held.lstrip()
-            if text is not None and len(begun) < _LONGEST_MARKER and len(held) < _CHUNK_BYTES:
+            if text is not None and len(begun) < _LONGEST_MARKER and len(held) < _LOOKED_AT:
                 continue
             is_conversation = begun.startswith(tuple(_ROLE_MARKERS))
         if is_conversation:
@@ -192,8 +193,9 @@ def _conversations(texts: Iterator[str | None]) -> Iterator[str | None]:
             for part in parts:
                 yield _Marker(part) if _MARKERS.fullmatch(part) else part
         keep = _LONGEST_MARKER - 1 if is_conversation and text is not None else 0  # of a marker that may go on
-        yield held[: len(held) - keep]
-        held = held[len(held) - keep :] if keep else ""
+        place = max(0, len(held) - keep)
+        yield held[:place]
+        held = held[place:]
         if text is None:
             is_conversation = None
             yield None
@@ -301,28 +303,29 @@ def _decode(file: CorpusFile, data: bytes, offset: int, final: bool) -> tuple[st
 
 def _likely_encoding(file: CorpusFile, data: bytes) -> str:
     """What bytes that are not UTF-8 text probably are, and what to do about it; empty where nothing is likely."""
-    zeros = data.count(0)
-    high = sum(byte >= 0x80 for byte in data[:_CHUNK_BYTES])
-    by_mark = next((name for mark, name in _ENCODING_MARKS if data.startswith(mark)), "")
-    if by_mark:
-        encoding = name = by_mark
-    elif zeros > len(data) // 5 and max(data[::2].count(0), data[1::2].count(0)) > 0.9 * zeros:
-        encoding = name = "UTF-16LE" if data[1::2].count(0) > zeros // 2 else "UTF-16BE"  # one half of Latin letters
-    elif data.startswith(b"\x1f\x8b"):
-        return " It looks compressed by gzip; give its name the ending .gz."
-    elif zeros or len(data.translate(None, _CONTROLS)) < len(data):
-        return ""
-    elif high > len(data) // 5:
-        return " It may be in an older encoding, such as Windows-1251, Shift_JIS or GB18030; convert it with iconv."
-    elif any(0x80 <= byte < 0xA0 for byte in data):
-        encoding = name = "WINDOWS-1252"
-    else:
-        encoding, name = "ISO-8859-1", "Latin-1 (ISO-8859-1)"
+    encoding = _encoding_with_zeros(data)
+    if not encoding:
+        if 0 in data or len(data.translate(None, _CONTROLS)) < len(data):
+            is_gzip = data.startswith(b"\x1f\x8b")
+            return " It looks compressed by gzip; give its name the ending .gz." if is_gzip else ""
+        encoding = "WINDOWS-1252" if any(0x80 <= byte < 0xA0 for byte in data) else "ISO-8859-1"
+        if sum(byte >= 0x80 for byte in data) > 2 * len(data) // 5:
+            return " It may be in an older encoding, such as Windows-1251, Shift_JIS or GB18030; convert it with iconv."
+    name = "Latin-1 (ISO-8859-1)" if encoding == "ISO-8859-1" else encoding
     path = shlex.quote(str(file.path))
     source = (
         f"zcat {path} | iconv -f {encoding} -t UTF-8" if file.compressed else f"iconv -f {encoding} -t UTF-8 {path}"
     )
     return f" It looks like {name}; convert it: {source} > converted{Path(file.path.name.removesuffix('.gz')).suffix}"
+
+
+def _encoding_with_zeros(data: bytes) -> str:
+    """UTF-16 or UTF-32, by a byte order mark or by the half of each Latin letter that is zero; else empty."""
+    by_mark = next((name for mark, name in _ENCODING_MARKS if data.startswith(mark)), "")
+    first, second = data[::2].count(0), data[1::2].count(0)
+    if by_mark or 10 * max(first, second) < 9 * (first + second) or 5 * (first + second) <= len(data):
+        return by_mark
+    return "UTF-16LE" if second > first else "UTF-16BE"
 
 
 def _divide(texts: Iterator[str | None], size: int, cuts: Cuts) -> Iterator[Section]:
@@ -357,9 +360,7 @@ def _section_end(text: str, start: int, size: int, ended: bool, cuts: Cuts) -> i
     for every `size`: a multiple of what can be held after the last such place.
     """
     available = len(text) - start
-    if available == 0:
-        return None
-    rest = len(text) if ended else None
+    rest = len(text) if ended and available else None
     if available <= size + size // 2:
         return rest
     furthest = start + _FURTHEST_CUT * size
@@ -370,9 +371,7 @@ def _section_end(text: str, start: int, size: int, ended: bool, cuts: Cuts) -> i
             return None
     longest = start + _LONGEST_PIECE
     after = [match.start() for cut in cuts if (match := cut.search(text, furthest, longest))]
-    if after:
-        return min(after)
-    if available <= _LONGEST_PIECE:
-        return rest
-    before = [match.start() for cut in cuts for match in cut.finditer(text, start + 1, start + size)]
-    return max(before, default=longest)
+    if not after and available > _LONGEST_PIECE:
+        before = [match.start() for cut in cuts for match in cut.finditer(text, start + 1, start + size)]
+        return max(before, default=longest)
+    return min(after) if after else rest

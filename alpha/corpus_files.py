@@ -3,6 +3,8 @@
 Knows nothing about what the files say, but for the first line of one whose name does not tell how to read it.
 """
 
+import atexit
+import contextlib
 import glob
 import gzip
 import io
@@ -235,20 +237,24 @@ def _spooled(path: Path, stream: BinaryIO, name: str, notes: list[str]) -> Corpu
     if known is not None:
         return known
     limit = environment.read("ALPHA_TOKEN_CACHE_MIB") << 20
-    spool = tempfile.TemporaryFile()  # noqa: SIM115 (kept while the process lives)
-    size = 0
-    while chunk := stream.read(_BUFFER_BYTES):
-        size += len(chunk)
-        if size > limit:
+    with contextlib.ExitStack() as opened:
+        spool = opened.enter_context(tempfile.TemporaryFile())
+        size = 0
+        while chunk := stream.read(_BUFFER_BYTES):
+            size += len(chunk)
+            if size > limit:
+                raise AlphaError(
+                    f"{name} gives more than the {limit >> 20:,} MiB of ALPHA_TOKEN_CACHE_MIB; "
+                    f"raise it, or name a file."
+                )
+            spool.write(chunk)
+        if not size:
             raise AlphaError(
-                f"{name} gives more than the {limit >> 20:,} MiB of ALPHA_TOKEN_CACHE_MIB; raise it, or name a file."
+                f"{name} gave no text; a corpus that comes through a pipe must be given again at every start."
             )
-        spool.write(chunk)
-    if not size:
-        raise AlphaError(f"{name} gave no text; a corpus that comes through a pipe must be given again at every start.")
-    spool.flush()
-    spool.seek(0)
-    json_lines, compressed = _look(spool)
+        spool.seek(0)
+        json_lines, compressed = _look(spool)
+        atexit.register(opened.pop_all().close)
     file = CorpusFile(path, json_lines, compressed, spool)
     notes.append(_note(name, file))
     _SPOOLED[status.st_dev, status.st_ino] = file

@@ -9,33 +9,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alpha import (
-    datagen_abc,
-    datagen_chaos,
+    datagen_articles,
     datagen_chat,
-    datagen_chords,
-    datagen_corpus,
-    datagen_encyclopaedia,
-    datagen_finance,
-    datagen_kwic,
-    datagen_prose,
+    datagen_files,
+    datagen_mixtures,
+    datagen_music,
+    datagen_stories,
     domain,
 )
-from alpha.datagen_chooser import Generator
-from alpha.datagen_output import DocumentWriter, Report, Summary, write_documents
+from alpha.datagen_files import DocumentWriter, Report, Summary, write_documents
+from alpha.datagen_grammar import Generator
 from alpha.errors import UsageError
 from alpha.option import option
 
 GENERATORS: dict[str, Generator] = {
-    "novels": datagen_prose.generate,
-    "chords": datagen_chords.generate,
-    "abc": datagen_abc.generate,
-    "dumb_finance": datagen_finance.generate,
-    "chaos": datagen_chaos.generate,
-    "concordance": datagen_kwic.generate,
+    "novels": datagen_stories.novel,
+    "chords": datagen_music.chords,
+    "abc": datagen_music.abc,
+    "dumb_finance": datagen_stories.dumb_finance,
+    "chaos": datagen_mixtures.chaos,
+    "concordance": datagen_mixtures.concordance,
     "chat": datagen_chat.chat,
     "super_chat": datagen_chat.super_chat,
     "nanochat": datagen_chat.nanochat,
-    "fine_corpus": datagen_encyclopaedia.generate,
+    "fine_corpus": datagen_articles.fine_corpus,
 }
 
 DEFAULT_SIZE = 5_000_000
@@ -102,11 +99,11 @@ def run(options: DatagenOptions, report: Report) -> Summary:
     if options.domain:
         raise UsageError(f"--domain is for text made by rule; leave it out with --mode={options.mode}.")
     if options.mode == "corpus":
-        return datagen_corpus.build(options.sources, out, size, report)
+        return datagen_files.write_corpus(options.sources, out, size, report)
     if 0 < options.max_count < options.min_count:
         raise UsageError(f"--maxCount={options.max_count} is below --minCount={options.min_count}.")
-    band = datagen_kwic.Band(options.context, options.keywords, options.lines, options.min_count, options.max_count)
-    return datagen_kwic.build(options.sources, out, band, size, report)
+    band = datagen_mixtures.Band(options.context, options.keywords, options.lines, options.min_count, options.max_count)
+    return datagen_mixtures.write_concordance(options.sources, out, band, size, report)
 
 
 def write(domain_id: str, out: Path, *, seed: int, report: Report, size_bytes: int = 0, documents: int = 0) -> Summary:
@@ -120,7 +117,11 @@ def write(domain_id: str, out: Path, *, seed: int, report: Report, size_bytes: i
         for index in range(documents or _MOST_DOCUMENTS):
             if writer.full:
                 return
-            writer.document([generate(index, seed)])
+            text = generate(index, seed)
+            if messages := domain.messages(text):
+                writer.conversation(messages)
+            else:
+                writer.document([text])
 
     write_documents(out, size_bytes, summary, report, produce)
     return summary

@@ -11,14 +11,12 @@ from typing import Any
 
 from alpha.backend_helios_device import INSTALL_DRIVER, DeviceInfo
 from alpha.backend_helios_kernels import Bundle
-from alpha.backend_helios_tiles import hardware
+from alpha.backend_helios_tiles import hardware, units_of
 
 PRECISIONS = ("f32", "f16", "bf16")
 
-_TYPE_NEEDS = {
-    "f16": ("float16", "16-bit floats (shaderFloat16 and storageBuffer16BitAccess)"),
-    "bf16": ("bfloat16", "bfloat16 (VK_KHR_shader_bfloat16)"),
-}
+_FEATURES = {"float16": "16-bit floats (shaderFloat16, shaderInt16 and storageBuffer16BitAccess)"}
+"""What a driver calls that which kernels require, where it has another name for it."""
 _GPU_NODES = Path("/dev/dri")
 
 
@@ -26,9 +24,9 @@ def use_of_precision(info: DeviceInfo, precision: str, bundle: Bundle) -> str:
     """How matrices are multiplied in a precision on this device, and what keeps Alpha from doing it faster."""
     if precision == "f32":
         return "plain kernels; matrix units would round f32 operands"
-    feature, words = _TYPE_NEEDS[precision]
-    if feature not in info.features:
-        return f"not available: the driver has no {words}"
+    lacking = sorted(bundle.needed(precision) - info.features)
+    if lacking:
+        return f"not available: the driver has no {', '.join(_FEATURES.get(each, each) for each in lacking)}"
     matrices = f"cooperative_matrix_{precision}"
     if not any(matrices in kernel.requires for kernel in bundle.kernels.values()):
         return "plain kernels; these kernels were built without any for matrix units"
@@ -65,6 +63,7 @@ def device_rows(info: DeviceInfo, bundle: Bundle) -> list[list[str]]:
         ["device", f"{info.name} ({_kind(info.kind)})"],
         ["driver", f"{info.driver_name} {info.driver_info}, Vulkan {info.api_version}"],
         ["memory", f"{info.memory_bytes / 2**30:.1f} GiB, {info.available_bytes / 2**30:.1f} GiB available"],
+        ["multiprocessors", _multiprocessors(info)],
         ["subgroups", f"{' to '.join(map(str, sorted({min(sizes), max(sizes)})))} invocations"],
         ["workgroups", f"{info.max_workgroup_invocations} invocations, {info.shared_memory // 1024} KiB shared memory"],
         ["number types", ", ".join(number_types(info))],
@@ -89,6 +88,7 @@ def device_json(info: DeviceInfo, bundle: Bundle) -> dict[str, Any]:
         "deviceId": info.device_id,
         "memoryBytes": info.memory_bytes,
         "availableBytes": info.available_bytes,
+        "multiprocessors": info.multiprocessors or None,
         "subgroupSize": info.subgroup_size,
         "sharedMemoryBytes": info.shared_memory,
         "maxWorkgroupInvocations": info.max_workgroup_invocations,
@@ -105,6 +105,10 @@ def device_json(info: DeviceInfo, bundle: Bundle) -> dict[str, Any]:
         "missing": list(info.missing),
         "use": {} if info.missing else {each: use_of_precision(info, each, bundle) for each in PRECISIONS},
     }
+
+
+def _multiprocessors(info: DeviceInfo) -> str:
+    return str(info.multiprocessors or f"the driver does not say; products are divided for {units_of(info)}")
 
 
 def number_types(info: DeviceInfo) -> list[str]:

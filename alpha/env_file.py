@@ -16,8 +16,10 @@ from alpha.errors import AlphaError, UsageError
 from alpha.files import read_bytes
 from alpha.option import Option, convert, nearest, option
 
-KNOBS: dict[str, type] = {"threads": int, "checkpoint": bool}
-"""Options that change how fast something is done, and nothing of the result, with their types."""
+KNOBS = ("threads", "recompute")
+"""Options that change how fast something is done, and nothing of the result."""
+
+_OLD_NAMES = {"checkpoint": "recompute"}
 
 LARGEST_FILE = 1 << 16
 
@@ -27,7 +29,7 @@ class EnvFileOptions:
     """The option that every command has."""
 
     env_file: str = option(
-        "", "File of KEY=value lines: environment variables of alpha env, threads, checkpoint.",
+        "", "File of KEY=value lines: environment variables of alpha env, threads, recompute.",
         group="Environment", metavar="FILE",
     )  # fmt: skip
 
@@ -41,7 +43,7 @@ def apply(path: Path, options: Iterable[Option], given: Mapping[str, Any]) -> di
     variables, knobs = _read(path)
     chosen = dict(given)
     for each in options:
-        if each.flag in knobs and each.kind is KNOBS[each.flag] and each.name not in given:
+        if each.flag in knobs and each.name not in given:
             text, where = knobs[each.flag]
             chosen[each.name] = convert(each, text, where)
     for name, text in variables.items():
@@ -62,6 +64,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         name, equals, value = (part.strip() for part in line.partition("="))
+        name = _OLD_NAMES.get(name, name)
         place = f"line {number} of {path}"
         if not equals or not name or not value:
             raise UsageError(f"Expected KEY=value in {place}.")

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 
 from alpha.errors import UsageError
-from alpha.option import nearest
+from alpha.option import nearest, whole_number
 
 _PREFIX = "ALPHA_"
 
@@ -92,10 +92,9 @@ def read(name: str) -> int:
 def number(name: str, text: str, where: str) -> int:
     """The value that a text gives to a declared variable; `where` begins the sentence of the UsageError otherwise."""
     minimum = BY_NAME[name].minimum
-    try:
-        value = int(text)
-    except ValueError:
-        raise UsageError(f"{where} must be a whole number, not {text!r}.") from None
+    value = whole_number(text)
+    if value is None:
+        raise UsageError(f"{where} must be a whole number, not {text!r}.")
     if value < minimum:
         raise UsageError(f"{where} must be at least {minimum}, not {value}.")
     return value

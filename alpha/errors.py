@@ -20,7 +20,9 @@ class UsageError(AlphaError):
 
 
 def percent(share: float) -> str:
-    """A share between 0 and 1 in words of a sentence: "12.5%", "0.0031%", "100%"; only all is said to be all."""
-    if 0.9995 <= share < 1:
-        return "more than 99.9%"
-    return f"{100 * share:.3g}%" if share >= 1e-6 else "less than 0.0001%"
+    """A share from 0 to 1 in per cent, with two digits; what is not nothing or all does not look so."""
+    if 0.995 <= share < 1:
+        return "more than 99%"
+    if 0 < share < 0.0001:
+        return "less than 0.01%"
+    return f"{100 * share:.0f}%" if share >= 0.1 or not share else f"{100 * share:.2g}%"

@@ -1,29 +1,56 @@
-"""How well a model predicts a token file. Holds one batch at a time, however large the file is."""
+"""How well a model predicts a token file. Holds one batch at a time, however large the file is.
+
+What is evaluated is stated here once, for `alpha train` and `alpha eval`: windows of `block` tokens that follow each
+other from the beginning of the file, so that every token but the first is predicted once. A part is `WINDOWS` of them
+for each of --evalIters, whatever the batch: the first ones, or for the part of a corpus that was held out as many at
+equal distances, so that every file of the corpus has its share.
+
+The loss is the mean over all predicted tokens, in nats. Bits per byte are of text: the loss of the predicted tokens but
+ends of text, over the UTF-8 bytes of exactly these tokens. An end of text is predicted, but is no text; where the
+vocabulary lacks a part of the text, its bytes are lost and there are no bits per byte.
+"""
 
 import contextlib
-import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from alpha import ops
+from alpha.autograd import Tensor
 from alpha.gpt import GPT
-from alpha.sampler import Sampler, windows
+from alpha.sampler import windows
 from alpha.thread_choice import ThreadChoice
 from alpha.token_file import TokenFile
+from alpha.tokenizer import Tokenizer
 
 Batches = Iterable[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]]
+
+WINDOWS = 4
+"""Windows for each of --evalIters."""
+
+SECTION_BYTES = 256
+MOST_SECTIONS = 4096
+_CHUNK = 1 << 20
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+_BASE = np.uint64(0xD1342543DE82EF95)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss in nats over `tokens` predictions; bits per byte of the UTF-8 text, by the file's bytes per token."""
+    """Mean loss in nats over `tokens` predictions, of which `unknown` stand for text that the vocabulary lacks.
+
+    `bits` and `text_bytes` are those of the predicted tokens but ends of text.
+    """
 
     loss: float
     tokens: int
-    bytes_per_token: float
+    unknown: int
+    bits: float
+    text_bytes: int
 
     @property
     def perplexity(self) -> float:
@@ -31,28 +58,47 @@ class Evaluation:
         return math.inf if self.loss > 700 else math.exp(self.loss)
 
     @property
-    def bits_per_byte(self) -> float:
-        return self.loss / math.log(2.0) / self.bytes_per_token
+    def bits_per_byte(self) -> float | None:
+        """None where some of the text is lost, or there is none."""
+        return None if self.unknown or not self.text_bytes else self.bits / self.text_bytes
 
 
 def evaluate(
-    model: GPT, file: TokenFile, batch: int, batches: int = 0, threads: ThreadChoice | None = None
+    model: GPT,
+    file: TokenFile,
+    tokenizer: Tokenizer,
+    batch: int,
+    iters: int = 0,
+    spread: bool = False,
+    threads: ThreadChoice | None = None,
 ) -> Evaluation:
-    """Predict every token of a file but the first once, in windows of the model's block; or only `batches` batches.
+    """Predict a file, or `iters` times WINDOWS windows of it: the first, or with `spread` at equal distances.
 
-    With `threads`, each batch is a repetition for it to measure.
+    `batch` windows are computed at a time. With `threads`, each batch is a repetition for it to measure.
     """
-    every = windows(file.tokens, model.config.block, batch)
-    return _mean_loss(model, file, itertools.islice(every, batches) if batches else every, threads)
+    every = windows(file.tokens, model.config.block, batch, WINDOWS * iters, spread)
+    return _sum_up(model, tokenizer, _while_whole(file, every), threads)
 
 
-def evaluate_part(model: GPT, file: TokenFile, batch: int, batches: int, seed: int) -> Evaluation:
-    """Evaluate on `batches` batches of windows spread over the file, the same ones for the same arguments."""
-    block = model.config.block
-    if len(file.tokens) // (block + 1) <= batch * batches:
-        return evaluate(model, file, batch)
-    sampler = Sampler(file.tokens, block, batch, seed, packed=True)
-    return _mean_loss(model, file, _split(sampler.batch_at(index) for index in range(batches)))
+def shared_share(train: TokenFile, validation: TokenFile) -> float:
+    """The share of the validation text that stands in the training text, too, in sections of SECTION_BYTES bytes or so.
+
+    Sections are sought at every place of the training text; of a long validation text, MOST_SECTIONS at equal distances
+    are. A text that repeats itself shares its sections with itself.
+    """
+    bytes_per_token = max(1.0, validation.text_bytes / len(validation.tokens))
+    length = min(max(1, round(SECTION_BYTES / bytes_per_token)), len(validation.tokens), len(train.tokens))
+    count = len(validation.tokens) // length
+    chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_SECTIONS)).astype(np.int64)) * length
+    wanted = np.concatenate([_section_hashes(validation.tokens[start : start + length], length) for start in chosen])
+    short = np.zeros(1 << 20, bool)
+    short[wanted >> np.uint64(44)] = True  # most places of the training text are told apart by 20 bits
+    found: set[int] = set()
+    for start in range(0, len(train.tokens) - length + 1, _CHUNK):
+        hashes = _section_hashes(train.tokens[start : start + _CHUNK + length - 1], length)
+        candidates = hashes[short[hashes >> np.uint64(44)]]
+        found.update(candidates[np.isin(candidates, wanted)].tolist())
+    return float(np.mean([each in found for each in wanted.tolist()]))
 
 
 def _while_whole(file: TokenFile, batches: Batches) -> Batches:
@@ -65,18 +111,48 @@ def _while_whole(file: TokenFile, batches: Batches) -> Batches:
         yield batch
 
 
-def _split(batches: Iterable[npt.NDArray[np.int32]]) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]]:
-    for batch in batches:
-        yield batch[:, :-1], batch[:, 1:]
+def _section_hashes(tokens: npt.NDArray[np.integer[Any]], length: int) -> npt.NDArray[np.uint64]:
+    """A hash of the `length` tokens from each place on: Karp and Rabin 1987, modulo 2^64, by running sums."""
+    words = (tokens.astype(np.uint64) + np.uint64(1)) * _SPREAD
+    words ^= words >> np.uint64(29)
+    powers = np.multiply.accumulate(np.full(len(words) + 1, _BASE, np.uint64))
+    inverses = np.multiply.accumulate(np.full(len(words) + 1, pow(int(_BASE), -1, 1 << 64), np.uint64))
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(words * powers[:-1], dtype=np.uint64)])
+    hashes: npt.NDArray[np.uint64] = (sums[length:] - sums[:-length]) * inverses[: len(sums) - length]
+    hashes = (hashes ^ (hashes >> np.uint64(32))) * _SPREAD
+    return hashes ^ (hashes >> np.uint64(29))
 
 
-def _mean_loss(model: GPT, file: TokenFile, batches: Batches, threads: ThreadChoice | None = None) -> Evaluation:
-    total, tokens = 0.0, 0
-    backend = model.backend
-    for ids, targets in _while_whole(file, batches):
+def _sum_up(model: GPT, tokenizer: Tokenizer, batches: Batches, threads: ThreadChoice | None) -> Evaluation:
+    lengths = np.array([len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)])
+    lengths[tokenizer.end_of_text] = 0
+    total, end_total, tokens, text_bytes, unknown = 0.0, 0.0, 0, 0, 0
+    for ids, targets in batches:
         # Where the backend is numpy: a loss that is not finite is a result, a warning would add nothing.
         with threads.measured() if threads else contextlib.nullcontext(), np.errstate(all="ignore"):
-            loss = float(backend.to_numpy(model.loss(backend.from_numpy(ids), backend.from_numpy(targets)).data))
-        total += loss * targets.size
+            loss, end_loss = _losses(model, ids, targets, tokenizer.end_of_text)
+        total += loss
+        end_total += end_loss
         tokens += targets.size
-    return Evaluation(total / tokens if tokens else math.nan, tokens, file.text_bytes / max(1, len(file.tokens)))
+        text_bytes += int(lengths[targets].sum())
+        unknown += tokenizer.count_unknown(targets)
+    mean = total / tokens if tokens else math.nan
+    return Evaluation(mean, tokens, unknown, (total - end_total) / math.log(2.0), text_bytes)
+
+
+def _losses(
+    model: GPT, ids: npt.NDArray[np.int32], targets: npt.NDArray[np.int32], end_of_text: int
+) -> tuple[float, float]:
+    """The summed loss of all targets, and that of the ends of text among them; ids and targets are [B, T]."""
+    backend, config = model.backend, model.config
+    hidden = model.hidden(backend.from_numpy(ids))
+    rows = ops.reshape(hidden, (ids.size, config.dim))
+    mean = model.loss_of(rows, backend.from_numpy(targets.reshape(-1)))
+    ends = np.flatnonzero(targets.reshape(-1) == end_of_text).astype(np.int32)
+    end_mean = 0.0
+    if len(ends):
+        chosen = Tensor(backend, backend.gather_rows(rows.data, backend.from_numpy(ends)))
+        end_mean = float(
+            backend.to_numpy(model.loss_of(chosen, backend.from_numpy(np.full(len(ends), end_of_text, np.int32))).data)
+        )
+    return float(backend.to_numpy(mean.data)) * targets.size, end_mean * len(ends)

@@ -20,7 +20,9 @@ from typing import Any, BinaryIO
 
 from alpha.errors import AlphaError
 
-_TEMPORARY = re.compile(r"\.alpha-[0-9a-f]{32}\.tmp", re.ASCII)
+TEMPORARY_NAME = re.compile(r"\.alpha-[0-9a-f]{32}\.tmp", re.ASCII)
+"""The names of files that are not whole yet."""
+
 _CHUNK_BYTES = 1 << 20
 
 
@@ -112,8 +114,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """`value` as JSON that is UTF-8: in a file name that is not, its odd bytes (PEP 383) become the escapes of JSON, from
-    which they are read back."""
+    """`value` as JSON that is UTF-8: half a character, as in a file name that is not UTF-8, becomes an escape as in
+    JSON calls it, and is read back."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
     return text.encode(errors="backslashreplace").decode()
 
@@ -155,7 +157,7 @@ def remove_leftovers(folder: Path) -> None:
     """
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if _TEMPORARY.fullmatch(entry.name):
+            if TEMPORARY_NAME.fullmatch(entry.name):
                 with contextlib.suppress(OSError):
                     _remove_if_left(Path(entry.path))
 

@@ -7,16 +7,17 @@ weights are stored [inputs, outputs]. Knows token ids, not text; knows nothing a
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from alpha import autograd, ops, rng
+from alpha.activation import GATED_ACTIVATIONS
 from alpha.autograd import Tensor
 from alpha.backend import Backend
 from alpha.backend_primitives import Array, RandomKey
-from alpha.config import GATED_ACTIVATIONS, ModelConfig
+from alpha.config import ModelConfig
 from alpha.parameters import Parameters, ParameterSpec
 
 NORM_EPSILON = 1e-5
@@ -67,15 +68,25 @@ class DropoutKeys:
 
 
 class GPT:
-    """A GPT with its parameters on a backend. `config` is resolved (`config.resolve_model`)."""
+    """A GPT with its parameters on a backend. `config` is resolved (`config.resolve_model`).
+
+    `trained` says of each parameter whether it is trained; one that is not takes no memory but its own.
+    """
 
     def __init__(
-        self, backend: Backend, config: ModelConfig, vocab_size: int, seed: int = 0, dtype: npt.DTypeLike = np.float32
+        self,
+        backend: Backend,
+        config: ModelConfig,
+        vocab_size: int,
+        seed: int = 0,
+        dtype: npt.DTypeLike = np.float32,
+        trained: Callable[[ParameterSpec], bool] = lambda spec: True,
     ) -> None:
         self.backend = backend
         self.config = config
         self.vocab_size = vocab_size
-        self.parameters = Parameters(backend, parameter_specs(config, vocab_size, seed), dtype)
+        specs = parameter_specs(config, vocab_size, seed)
+        self.parameters = Parameters(backend, [replace(spec, trained=trained(spec)) for spec in specs], dtype)
         self._rotary = None
         if config.position == "rope":
             cosine, sine = rotary_tables(config.block, config.dim // config.heads)
@@ -94,8 +105,11 @@ class GPT:
         """
         rows = ids.shape[0] * ids.shape[1]
         hidden = ops.reshape(self.hidden(ids, dropout=dropout, checkpoint=checkpoint), (rows, self.config.dim))
-        flat_targets = self.backend.reshape(targets, (rows,))
-        return ops.cross_entropy(hidden, self._head(), flat_targets, self.config.logit_soft_cap)
+        return self.loss_of(hidden, self.backend.reshape(targets, (rows,)))
+
+    def loss_of(self, hidden: Tensor, targets: Array) -> Tensor:
+        """The same for rows of `hidden` [rows, C] that are there already, and targets [rows]."""
+        return ops.cross_entropy(hidden, self._head(), targets, self.config.logit_soft_cap)
 
     def logits(self, ids: Array, cache: KeyValueCache | None = None, last_only: bool = False) -> Tensor:
         """Logits [B, T, V] for integer ids [B, T], or [B, 1, V] for the last position only."""
@@ -198,17 +212,21 @@ def parameter_specs(config: ModelConfig, vocab_size: int, seed: int = 0) -> list
     C, D, F = config.dim, config.dim // config.heads, config.ffn_dim
     specs: list[ParameterSpec] = []
 
-    def matrix(name: str, shape: Sequence[int], deviation: float = INITIAL_DEVIATION) -> None:
+    def matrix(
+        name: str, shape: Sequence[int], deviation: float = INITIAL_DEVIATION, parts: tuple[int, ...] = ()
+    ) -> None:
         stream = rng.stream_of("parameter", name)
         size = math.prod(shape)
         specs.append(
-            ParameterSpec(name, tuple(shape), lambda: deviation * rng.normal(size, seed, stream).reshape(shape))
+            ParameterSpec(name, tuple(shape), lambda: deviation * rng.normal(size, seed, stream).reshape(shape), parts)
         )
 
-    def linear(name: str, inputs: int, outputs: int, deviation: float = INITIAL_DEVIATION) -> None:
-        matrix(name + ".weight", (inputs, outputs), deviation)
+    def linear(name: str, inputs: int, *outputs: int, deviation: float = INITIAL_DEVIATION) -> None:
+        """Several `outputs` are the widths of several layers with one input."""
+        width = sum(outputs)
+        matrix(name + ".weight", (inputs, width), deviation, outputs if len(outputs) > 1 else ())
         if config.bias:
-            specs.append(ParameterSpec(name + ".bias", (outputs,), lambda: np.zeros(outputs)))
+            specs.append(ParameterSpec(name + ".bias", (width,), lambda: np.zeros(width)))
 
     def norm(name: str) -> None:
         specs.append(ParameterSpec(name + ".weight", (C,), lambda: np.ones(C)))
@@ -222,14 +240,14 @@ def parameter_specs(config: ModelConfig, vocab_size: int, seed: int = 0) -> list
     for layer in range(config.layers):
         prefix = f"h.{layer}."
         norm(prefix + "ln_1")
-        linear(prefix + "attn.c_attn", C, (config.heads + 2 * config.kv_heads) * D)
+        linear(prefix + "attn.c_attn", C, config.heads * D, config.kv_heads * D, config.kv_heads * D)
         if config.qk_norm:
             for name in ("q_norm", "k_norm"):
                 specs.append(ParameterSpec(f"{prefix}attn.{name}.weight", (D,), lambda: np.ones(D)))
-        linear(prefix + "attn.c_proj", C, C, residual_deviation)
+        linear(prefix + "attn.c_proj", C, C, deviation=residual_deviation)
         norm(prefix + "ln_2")
-        linear(prefix + "mlp.c_fc", C, 2 * F if config.activation in GATED_ACTIVATIONS else F)
-        linear(prefix + "mlp.c_proj", F, C, residual_deviation)
+        linear(prefix + "mlp.c_fc", C, *((F, F) if config.activation in GATED_ACTIVATIONS else (F,)))
+        linear(prefix + "mlp.c_proj", F, C, deviation=residual_deviation)
     norm("ln_f")
     if not config.tied:
         matrix("lm_head.weight", (vocab_size, C))

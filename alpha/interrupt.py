@@ -1,14 +1,30 @@
-"""Stopping on Ctrl-C without losing anything: the first request is noted, a second one ends the work at once."""
+"""Stopping on a signal such as Ctrl-C without losing anything, and without leaving anything half written behind."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
+SIGNALS = (
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGHUP,  # the terminal is gone
+    signal.SIGXCPU,  # the processor time that was granted is nearly used up
+    signal.SIGUSR1,  # what batch systems send some time before they end a job
+    signal.SIGUSR2,
+)
+"""The signals that end a terminal or a job."""
+
+_INSISTING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+"""Those that are sent by hand; the others come several times by themselves."""
+
 
 class StopRequest:
-    """Inside `with StopRequest() as stop:`, `stop.requested` becomes true at the first SIGINT or SIGTERM.
+    """Inside `with StopRequest() as stop:`, `stop.requested` becomes true at the first of SIGNALS.
 
-    A second signal raises KeyboardInterrupt wherever the program is. Only for the main thread.
+    After that, one that is sent by hand raises KeyboardInterrupt wherever the program is. Only for the main thread.
     """
 
     def __init__(self) -> None:
@@ -16,7 +32,11 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
+            # Under nohup a terminal that goes is no reason to stop. (Shells let what they start in the background
+            # ignore SIGINT and SIGQUIT, which says nothing about who sends one to this very process.)
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -27,6 +47,29 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested and number in _INSISTING:
             raise KeyboardInterrupt
         self.requested = True
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP raise KeyboardInterrupt as SIGINT does, so that temporary files are removed.
+
+    What comes after the first is ignored, so that removing them is not cut short, and so is what was ignored before
+    (nohup). Only for the main thread.
+    """
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

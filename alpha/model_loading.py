@@ -25,7 +25,10 @@ class LoadedModel:
 
 
 def load_model(name: str, backend: Backend) -> LoadedModel:
-    """Raises AlphaError when there is no such checkpoint, or when it is damaged or does not fit together."""
+    """The model to be used, not trained: it has no gradients.
+
+    Raises AlphaError when there is no such checkpoint, or when it is damaged or does not fit together.
+    """
     path = checkpoint.find(resolve(name))
     saved = checkpoint.load(path, weights_only=True)
     tokenizer = tokenizer_registry.from_mapping(saved.tokenizer, str(path))
@@ -34,6 +37,6 @@ def load_model(name: str, backend: Backend) -> LoadedModel:
         check_weights(parameter_specs(saved.model, tokenizer.vocab_size), saved.tensors)
     except AlphaError as error:
         raise AlphaError(f"{path} does not fit its own configuration. {error}") from error
-    model = GPT(backend, saved.model, tokenizer.vocab_size)
+    model = GPT(backend, saved.model, tokenizer.vocab_size, trained=lambda spec: False)
     model.parameters.load(saved.tensors)
     return LoadedModel(path, saved.step, model, tokenizer, saved.training)

@@ -1,7 +1,5 @@
 """Differentiable operations on tensors: each calls one backend operation and knows its vector-Jacobian product."""
 
-import builtins
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -25,11 +23,6 @@ def add(a: Tensor, b: Tensor | float) -> Tensor:
     )
 
 
-def subtract(a: Tensor, b: Tensor | float) -> Tensor:
-    """a - b, with broadcasting."""
-    return add(a, multiply(b, -1.0) if isinstance(b, Tensor) else -b)
-
-
 def multiply(a: Tensor, b: Tensor | float) -> Tensor:
     """a * b elementwise, with broadcasting."""
     backend, x = a.backend, a.data
@@ -46,80 +39,10 @@ def multiply(a: Tensor, b: Tensor | float) -> Tensor:
     )
 
 
-def divide(a: Tensor, b: Tensor) -> Tensor:
-    """a / b elementwise, with broadcasting."""
-    backend, x, y = a.backend, a.data, b.data
-
-    def backward(dy: Array) -> Gradients:
-        da = backend.divide(dy, y)
-        db = backend.multiply(backend.divide(backend.multiply(da, x), y), -1.0)
-        return [_sum_to(backend, da, x.shape), _sum_to(backend, db, y.shape)]
-
-    return _one(backend.divide(x, y), [a, b], backward)
-
-
-def maximum(a: Tensor, b: Tensor) -> Tensor:
-    """The larger of each pair, with broadcasting; a tie passes the gradient to b."""
-    backend, x, y = a.backend, a.data, b.data
-    larger = backend.greater(x, y)
-    return _one(
-        backend.maximum(x, y),
-        [a, b],
-        lambda dy: [
-            _sum_to(backend, backend.where(larger, dy, 0.0), x.shape),
-            _sum_to(backend, backend.where(larger, 0.0, dy), y.shape),
-        ],
-    )
-
-
-def where(condition: Array, a: Tensor, b: Tensor) -> Tensor:
-    """a where the boolean array `condition` is true, else b, with broadcasting."""
-    backend, a_shape, b_shape = a.backend, a.shape, b.shape
-    return _one(
-        backend.where(condition, a.data, b.data),
-        [a, b],
-        lambda dy: [
-            _sum_to(backend, backend.where(condition, dy, 0.0), a_shape),
-            _sum_to(backend, backend.where(condition, 0.0, dy), b_shape),
-        ],
-    )
-
-
-def exp(x: Tensor) -> Tensor:
-    y = x.backend.exp(x.data)
-    return _one(y, [x], lambda dy: [x.backend.multiply(dy, y)])
-
-
-def log(x: Tensor) -> Tensor:
-    """The natural logarithm."""
-    return _one(x.backend.log(x.data), [x], lambda dy: [x.backend.divide(dy, x.data)])
-
-
-def sqrt(x: Tensor) -> Tensor:
-    y = x.backend.sqrt(x.data)
-    return _one(y, [x], lambda dy: [x.backend.divide(x.backend.multiply(dy, 0.5), y)])
-
-
 def tanh(x: Tensor) -> Tensor:
     backend = x.backend
     y = backend.tanh(x.data)
     return _one(y, [x], lambda dy: [backend.multiply(dy, backend.subtract(1.0, backend.multiply(y, y)))])
-
-
-def erf(x: Tensor) -> Tensor:
-    """The error function; its derivative is 2 / sqrt(pi) exp(-x^2)."""
-    backend = x.backend
-
-    def backward(dy: Array) -> Gradients:
-        bell = backend.exp(backend.multiply(backend.multiply(x.data, x.data), -1.0))
-        return [backend.multiply(dy, backend.multiply(bell, 2.0 / math.sqrt(math.pi)))]
-
-    return _one(backend.erf(x.data), [x], backward)
-
-
-def absolute(x: Tensor) -> Tensor:
-    """|x|; the gradient at 0 is 0."""
-    return _one(x.backend.absolute(x.data), [x], lambda dy: [x.backend.multiply(dy, x.backend.sign(x.data))])
 
 
 def soft_cap(x: Tensor, cap: float) -> Tensor:
@@ -141,12 +64,6 @@ def transpose(x: Tensor, axes: Sequence[int]) -> Tensor:
     return _one(x.backend.transpose(x.data, axes), [x], lambda dy: [x.backend.transpose(dy, inverse)])
 
 
-def expand(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """x broadcast to `shape`."""
-    backend, before = x.backend, x.shape
-    return _one(backend.expand(x.data, shape), [x], lambda dy: [_sum_to(backend, dy, before)])
-
-
 def narrow(x: Tensor, axis: int, start: int, length: int) -> Tensor:
     """The part of x from `start`, `length` long, along one axis; x itself when that is all of it."""
     backend, before = x.backend, x.shape
@@ -164,7 +81,7 @@ def narrow(x: Tensor, axis: int, start: int, length: int) -> Tensor:
 def split(x: Tensor, sizes: Sequence[int], axis: int) -> list[Tensor]:
     """Consecutive parts of x along one axis; the sizes add up to its length."""
     backend = x.backend
-    starts = [builtins.sum(sizes[:index]) for index in range(len(sizes))]
+    starts = [sum(sizes[:index]) for index in range(len(sizes))]
     parts = [backend.narrow(x.data, axis, start, size) for start, size in zip(starts, sizes, strict=True)]
     shapes, dtype = [each.shape for each in parts], x.dtype
 
@@ -177,44 +94,7 @@ def split(x: Tensor, sizes: Sequence[int], axis: int) -> list[Tensor]:
     return record(parts, [x], backward, backend)
 
 
-def concatenate(parts: Sequence[Tensor], axis: int) -> Tensor:
-    backend = parts[0].backend
-    sizes = [each.shape[axis] for each in parts]
-
-    def backward(dy: Array) -> Gradients:
-        return [backend.narrow(dy, axis, builtins.sum(sizes[:index]), size) for index, size in enumerate(sizes)]
-
-    return _one(backend.concatenate([each.data for each in parts], axis), parts, backward)
-
-
-# --- reductions, products, indexing -----------------------------------------------------------------------------------
-
-
-def sum(x: Tensor, axes: Sequence[int], keep: bool = False) -> Tensor:  # noqa: A001 - the operation's name
-    """Sum over `axes`; with `keep` they stay, with length 1."""
-    backend, before = x.backend, x.shape
-    return _one(
-        backend.sum(x.data, axes, keep), [x], lambda dy: [backend.expand(_restore(backend, dy, before, axes), before)]
-    )
-
-
-def mean(x: Tensor, axes: Sequence[int], keep: bool = False) -> Tensor:
-    """The mean over `axes`."""
-    return multiply(sum(x, axes, keep), 1.0 / math.prod(x.shape[axis] for axis in axes))
-
-
-def max(x: Tensor, axes: Sequence[int], keep: bool = False) -> Tensor:  # noqa: A001 - the operation's name
-    """The maximum over `axes`; elements that tie share the gradient equally."""
-    backend = x.backend
-    y = backend.max(x.data, axes, keep)
-
-    def backward(dy: Array) -> Gradients:
-        largest = backend.equal(x.data, _restore(backend, y, x.shape, axes))
-        share = backend.cast(largest, x.dtype)
-        share = backend.divide(share, backend.sum(share, axes, keep=True))
-        return [backend.multiply(share, _restore(backend, dy, x.shape, axes))]
-
-    return _one(y, [x], backward)
+# --- products, indexing -----------------------------------------------------------------------------------------------
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -236,12 +116,6 @@ def embedding(table: Tensor, ids: Array) -> Tensor:
 
 
 # --- neural network ---------------------------------------------------------------------------------------------------
-
-
-def activation(x: Tensor, kind: str) -> Tensor:
-    """See `Backend.activation`."""
-    y, saved = x.backend.activation(x.data, kind, recording(x))
-    return _one(y, [x], lambda dy: [x.backend.activation_backward(dy, saved)])
 
 
 def linear(
@@ -290,12 +164,6 @@ def rotary(x: Tensor, cosine: Array, sine: Array) -> Tensor:
         [x],
         lambda dy: [backend.rotary(dy, cosine, backend.multiply(sine, -1.0))],
     )
-
-
-def softmax(x: Tensor) -> Tensor:
-    """Softmax over the last axis."""
-    y = x.backend.softmax(x.data)
-    return _one(y, [x], lambda dy: [x.backend.softmax_backward(dy, y)])
 
 
 def attention(
@@ -350,12 +218,6 @@ def _sum_to(backend: Backend, gradient: Array, shape: tuple[int, ...]) -> Array:
     axes = [*range(added)]
     axes += [added + axis for axis, size in enumerate(shape) if size == 1 and gradient.shape[added + axis] != 1]
     return backend.reshape(backend.sum(gradient, axes), shape)
-
-
-def _restore(backend: Backend, reduced: Array, shape: tuple[int, ...], axes: Sequence[int]) -> Array:
-    """A reduction's result with its reduced axes put back, with length 1."""
-    positive = {axis % len(shape) for axis in axes}
-    return backend.reshape(reduced, [1 if axis in positive else size for axis, size in enumerate(shape)])
 
 
 def _swap(backend: Backend, x: Array) -> Array:

@@ -4,7 +4,8 @@ The same declaration reads the command line, reads a JSON configuration file, wr
 text. Knows nothing about any particular command.
 
 A class of options is a frozen dataclass whose fields are made by `option`; field `eval_interval` is the flag
-`--evalInterval` and the JSON key `evalInterval`. Field types are int, float, bool and str.
+`--evalInterval` and the JSON key `evalInterval`. Field types are int, float, bool, str
+and tuple[str, ...], which is given several times on a command line and not in a file.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import math
 import os
 import re
 import reprlib
+import shlex
 import sys
 import typing
 from collections.abc import Iterable, Mapping
@@ -26,10 +28,59 @@ T = TypeVar("T")
 _KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _METAVARS = {int: "N", float: "X", bool: "BOOL", str: "TEXT"}
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-_LARGEST_INTEGER = (1 << 63) - 1
+LARGEST_INTEGER = (1 << 63) - 1
+_WHOLE = re.compile(r"[+-]?[0-9]{1,400}", re.ASCII)
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,4})?", re.ASCII | re.IGNORECASE)
+_WITH_SUFFIX = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kmg])", re.ASCII | re.IGNORECASE)
+_THOUSANDS = {"k": 3, "m": 6, "g": 9}
 _LONGEST_LIST = 12
 _SHORTENER = reprlib.Repr()
 _SHORTENER.maxstring = _SHORTENER.maxother = 80
+
+
+HABITS = {
+    "accumSteps": "gradient_accumulation_steps grad_accum_steps",
+    "activation": "hidden_act",
+    "batch": "batch_size micro_batch_size device_batch_size per_device_train_batch_size per_device_eval_batch_size",
+    "beam": "num_beams",
+    "beta1": "adam_beta1",
+    "beta2": "adam_beta2",
+    "block": "block_size context_length max_seq_len max_seq_length n_positions seq_len sequence_length",
+    "checkpoint": "model model_path model_name_or_path checkpoint_path ckpt ckpt_path",
+    "checkpointInterval": "save_steps save_interval save_every",
+    "data": "dataset dataset_name data_dir data_path train_file train_data",
+    "dim": "n_embd hidden_size d_model embed_dim",
+    "dtype": "bf16 precision torch_dtype",
+    "eps": "adam_epsilon",
+    "evalInterval": "eval_steps eval_every val_every val_loss_every",
+    "evalIters": "eval_batches",
+    "ffnDim": "intermediate_size",
+    "gradClip": "max_grad_norm clip_grad gradient_clipping",
+    "heads": "n_head n_heads num_heads num_attention_heads",
+    "iters": "max_iters max_steps num_steps num_iterations train_steps lr_decay_iters epochs num_train_epochs",
+    "keep": "save_total_limit",
+    "kvHeads": "n_kv_head num_key_value_heads",
+    "layers": "n_layer n_layers num_layers num_hidden_layers depth",
+    "logEvery": "log_interval logging_steps",
+    "lr": "learning_rate",
+    "lrMin": "min_lr min_learning_rate",
+    "n": "num_samples num_return_sequences",
+    "optim": "optimizer",
+    "out": "output output_file",
+    "prompt": "start text",
+    "recompute": "gradient_checkpointing activation_checkpointing",
+    "resume": "resume_from_checkpoint init_from",
+    "runDir": "out_dir output_dir",
+    "sampleInterval": "sample_every",
+    "schedule": "lr_scheduler_type",
+    "steps": "max_new_tokens max_length max_tokens num_tokens",
+    "temp": "temperature",
+    "threads": "num_threads n_threads",
+    "tokenizer": "tokenizer_name",
+    "valData": "validation_file val_file eval_file",
+    "warmupIters": "warmup warmup_steps",
+}
+"""What nanoGPT, Hugging Face and others call the options that Alpha calls otherwise."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +98,8 @@ class Option:
     maximum: float | None
     aliases: tuple[str, ...]
     required: bool
+    repeated: bool
+    """Given several times, it has several values: a tuple."""
 
     @property
     def flag(self) -> str:
@@ -85,10 +138,11 @@ def options_of(options_class: type) -> list[Option]:
     kinds = typing.get_type_hints(options_class)
     result = []
     for field in dataclasses.fields(options_class):
-        kind = kinds[field.name]
+        repeated = kinds[field.name] == tuple[str, ...]
+        kind = str if repeated else kinds[field.name]
         metadata = dict(field.metadata)
         metadata["metavar"] = metadata["metavar"] or ("NAME" if metadata["choices"] else _METAVARS[kind])
-        result.append(Option(name=field.name, kind=kind, default=field.default, **metadata))
+        result.append(Option(name=field.name, kind=kind, default=field.default, repeated=repeated, **metadata))
     return result
 
 
@@ -110,6 +164,30 @@ def nearest(word: str, valid: Iterable[str], see: str = "") -> str:
     return f"Valid: {', '.join(sorted(candidates))}."
 
 
+def suggestion(name: str, declared: Mapping[str, Option], see: str) -> str:
+    """A phrase that names the option which `name` was meant for: by the habits of other programs, else the nearest.
+
+    `declared` is what `names_of` gives; when `name` begins with dashes, so does the answer.
+    """
+    dashes = "--" if name.startswith("-") else ""
+    for own, others in HABITS.items():
+        if own in declared and declared[own].flag == own and _folded(name) in map(_folded, others.split()):
+            return f"Did you mean {dashes + own!r}?"
+    return nearest(name, [dashes + each for each in declared], see)
+
+
+def spelled(flag: str, value: Any) -> str:
+    """`--flag=value` as it is to be typed into a shell."""
+    text = str(value)
+    if text.isprintable():
+        return f"--{flag}={shlex.quote(text)}"
+    # What a terminal must not be sent is spelled as bash and its kin read it.
+    plain = "".join(
+        chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}" for byte in os.fsencode(text)
+    )
+    return f"--{flag}=$'{plain}'"
+
+
 def convert(declared: Option, value: Any, where: str) -> Any:
     """`value` (text from the command line, or a JSON value) as the option's type, checked against its limits.
 
@@ -117,12 +195,13 @@ def convert(declared: Option, value: Any, where: str) -> Any:
     """
     converted = _from_text(declared.kind, value) if isinstance(value, str) else _from_json(declared.kind, value)
     if converted is None:
-        raise UsageError(f"{where} must be {_KIND_NAMES[declared.kind]}, not {_SHORTENER.repr(value)}.")
+        wrong = f"{_SHORTENER.repr(value)}{_without_suffix(declared, value)}"
+        raise UsageError(f"{where} must be {_KIND_NAMES[declared.kind]}, not {wrong}.")
     if declared.choices and converted not in declared.choices:
         raise UsageError(f"{where} cannot be {_SHORTENER.repr(converted)}. {nearest(str(converted), declared.choices)}")
     minimum, maximum = declared.minimum, declared.maximum
     if maximum is None and declared.kind is int:
-        maximum = _LARGEST_INTEGER
+        maximum = LARGEST_INTEGER
     if minimum is not None and converted < minimum:
         raise UsageError(f"{where} must be at least {_number(minimum)}, not {_SHORTENER.repr(converted)}.")
     if maximum is not None and converted > maximum:
@@ -140,7 +219,7 @@ def read_mapping(options_classes: Iterable[type], values: Mapping[str, Any], sou
     for key, value in values.items():
         if key not in declared:
             raise UsageError(
-                f"Unknown key {_SHORTENER.repr(key)} in {source}. {nearest(key, declared, 'Check its name.')}"
+                f"Unknown key {_SHORTENER.repr(key)} in {source}. {suggestion(key, declared, 'Check its name.')}"
             )
         name = declared[key].name
         if name in fields:
@@ -177,11 +256,29 @@ def _from_text(kind: type, text: str) -> Any:
         return text if _is_portable(text) else None
     if kind is bool:
         return _BOOLEANS.get(text.lower())
-    try:
-        number = kind(text)
-    except ValueError:
+    number = whole_number(text) if kind is int else decimal(text)
+    return number if number is None or isinstance(number, int) or math.isfinite(number) else None
+
+
+def whole_number(text: str) -> int | None:
+    """The number that ASCII digits spell; 1e3 and 2.5e3 are whole numbers, too. None for anything else."""
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    number = decimal(text) if "e" in text.lower() else None
+    if number is None or not number.is_integer() or abs(number) >= 1 << 53:
         return None
-    return number if isinstance(number, int) or math.isfinite(number) else None
+    return int(number)
+
+
+def decimal(text: str) -> float | None:
+    """The number that ASCII digits spell, with a point and an exponent or without; None for anything else."""
+    return float(text) if _DECIMAL.fullmatch(text) else None
+
+
+def _without_suffix(declared: Option, value: Any) -> str:
+    """How a number with k, M or G after it is written without; Alpha does not guess whether 1000 or 1024 is meant."""
+    match = _WITH_SUFFIX.fullmatch(value) if isinstance(value, str) and declared.kind in (int, float) else None
+    return f"; write it out, such as {match[1]}e{_THOUSANDS[match[2].lower()]}" if match else ""
 
 
 def _is_portable(text: str) -> bool:

@@ -1,8 +1,8 @@
-"""Named parameters laid out in one flat array, with their gradients in another.
+"""Named parameters laid out in one flat array, with the gradients of those that are trained in another.
 
-An elementwise optimizer then needs one operation for all weights, and the gradient norm is one reduction. Parameters
-that weight decay applies to come first, so each kind is one contiguous part. Knows nothing about which parameters a
-model has.
+An elementwise optimizer then needs one operation for all weights, and the gradient norm is one reduction. Trained
+parameters come first, and of them those that weight decay applies to, so each kind is one contiguous part. Knows
+nothing about which parameters a model has.
 """
 
 import math
@@ -21,11 +21,18 @@ from alpha.errors import AlphaError
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """A parameter before it exists. `decay`: weight decay applies (matrices). `initial` makes its float64 values."""
+    """A parameter before it exists. `decay`: weight decay applies (matrices). `initial` makes its float64 values.
+
+    One that is not `trained` has no gradient, no state of an optimizer, and no share in the gradient norm.
+    `parts`: the widths of the matrices that stand side by side along its last axis, such as those of queries, keys and
+    values; empty when it is one.
+    """
 
     name: str
     shape: tuple[int, ...]
     initial: Callable[[], npt.NDArray[np.float64]]
+    parts: tuple[int, ...] = ()
+    trained: bool = True
 
     @property
     def decay(self) -> bool:
@@ -37,7 +44,10 @@ class ParameterSpec:
 
 
 class Parameters:
-    """The parameters of a model on a backend: `parameters["wte.weight"]` is a Tensor with a gradient buffer."""
+    """The parameters of a model on a backend: `parameters["wte.weight"]` is a Tensor, and if trained has a gradient.
+
+    `values` [size] and `gradients` [trained_size] are the flat arrays, in the order of `specs`.
+    """
 
     def __init__(
         self,
@@ -48,14 +58,15 @@ class Parameters:
     ) -> None:
         """Allocates everything but given `values`; they are zero until `initialize` or `load`."""
         self.backend = backend
-        self.specs = sorted(specs, key=lambda spec: not spec.decay)
+        self.specs = sorted(specs, key=lambda spec: (not spec.trained, not spec.decay))
+        self.trained = [spec for spec in self.specs if spec.trained]
         self.size = sum(spec.size for spec in self.specs)
-        self.decayed_size = sum(spec.size for spec in self.specs if spec.decay)
+        self.trained_size = sum(spec.size for spec in self.trained)
         self.values = backend.shared_zeros((self.size,), dtype) if values is None else values
-        self.gradients = backend.shared_zeros((self.size,), dtype)
+        self.gradients = backend.shared_zeros((self.trained_size,), dtype)
         self._tensors: dict[str, Tensor] = {}
         for spec, part in self.views(self.values):
-            self._tensors[spec.name] = Tensor(backend, part, requires_gradient=True)
+            self._tensors[spec.name] = Tensor(backend, part, requires_gradient=spec.trained)
         for spec, part in self.views(self.gradients):
             self._tensors[spec.name].gradient_buffer = part
 
@@ -70,18 +81,21 @@ class Parameters:
         return name in self._tensors
 
     def views(self, flat: Array) -> Iterator[tuple[ParameterSpec, Array]]:
-        """Each parameter's part, in its shape, of a flat array with one element per weight (moments, gradients)."""
+        """Each parameter's part, in its shape, of a flat array: of all parameters (values), or of the trained ones."""
         start = 0
-        for spec in self.specs:
+        for spec in self.specs if flat.shape[0] == self.size else self.trained:
             part = self.backend.narrow(flat, 0, start, spec.size)
             yield spec, self.backend.reshape(part, spec.shape)
             start += spec.size
 
-    def initialize(self) -> None:
-        """Set every parameter to its initial values."""
+    def initialize(self, progress: Callable[[float], None] = lambda share: None) -> None:
+        """Set every parameter to its initial values; tells `progress` the share that has been done."""
+        done = 0
         for spec in self.specs:
             tensor = self._tensors[spec.name]
             self.backend.copy_into(tensor.data, self.backend.from_numpy(spec.initial().astype(tensor.dtype)))
+            done += spec.size
+            progress(done / self.size)
 
     def clear_gradients(self) -> None:
         """Forget the gradients, so that the next contribution overwrites the buffer."""

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from alpha import environment
-from alpha.terminal import escape_line, escape_text, print_text, terminal_width
+from alpha.errors import AlphaError
+from alpha.terminal import escape_line, escape_text, output_lost, print_text, terminal_width
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -30,17 +31,20 @@ class TrainingProgress:
     """Call `start` once, `step` after every optimizer step, `message`, `warning` and `sample` when there is something
     to say, `close` at the end whatever happened.
 
-    `console` is a rich console to draw on, by default standard output when that is a terminal.
+    None of these raises when nothing can be shown any more, because the terminal or the reader of a pipe is gone:
+    `lost` is then what another would have raised, and the rest is not shown. `console` is a rich console to draw on, by
+    default standard output when that is a terminal.
     """
 
     def __init__(self, console: "Console | None" = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.lost: Exception | None = None
         self._console = console or _terminal_console()
         self._clock = clock
         self._most_steps = environment.read("ALPHA_CALLBACK_YIELD_EVERY")
         self._live: Live | None = None
         self._total = self._initial = self._step = 0
         self._steps_since_refresh = 0
-        self._started = self._refreshed = 0.0
+        self._started = self._refreshed = self._first_done = 0.0
         self._loss = _Average(_LOSS_MEMORY)
         self._tokens_per_second = _Average(_SPEED_MEMORY)
         self._milliseconds = _Average(_SPEED_MEMORY)
@@ -58,11 +62,16 @@ class TrainingProgress:
             from rich.live import Live
 
             self._live = Live(get_renderable=self._render, console=self._console, auto_refresh=False)
-            self._live.start()
+            self._show(self._live.start)
 
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Take in a row of metrics.jsonl; keys that are absent keep their last value on the display."""
         self._step = metrics["step"]
+        if self._step == self._initial + 1:
+            self._first_done = self._clock()
+        elif self._step == self._initial + 2:
+            # The first step of a process also compiles, allocates and fills caches.
+            self._tokens_per_second, self._milliseconds = _Average(_SPEED_MEMORY), _Average(_SPEED_MEMORY)
         self._loss.add(metrics.get("loss"))
         self._tokens_per_second.add(metrics.get("tokens_per_sec"))
         self._milliseconds.add(metrics.get("ms_per_iter"))
@@ -93,7 +102,7 @@ class TrainingProgress:
         """Show the last state and give the terminal back; may be called more than once."""
         self._stages.close()
         if self._live is not None:
-            self._live.stop()
+            self._show(self._live.stop)
             self._live = None
         elif self._console is None and self._steps_since_refresh:
             self._refresh()
@@ -109,19 +118,36 @@ class TrainingProgress:
         self._steps_since_refresh = 0
         self._refreshed = self._clock()
         if self._live is not None:
-            self._live.refresh()
+            self._show(self._live.refresh)
         else:
-            print_text(f"step {self._step}/{self._total}  {self._figures()}  {self._time()}")
+            line = f"step {self._step}/{self._total}  {self._figures()}  {self._time()}"
+            self._show(lambda: print_text(line))
 
     def _print(self, text: str, style: str) -> None:
         self._stages.close()
-        if self._console is None:
-            print_text(text)
+        console = self._console
+        if console is None:
+            self._show(lambda: print_text(text))
             return
         from rich.text import Text
 
         # Long lines are left to the terminal to wrap, so that a command in them can be copied.
-        self._console.print(Text(text, style=style), soft_wrap=True)
+        self._show(lambda: console.print(Text(text, style=style), soft_wrap=True))
+
+    def _show(self, show: Callable[[], None]) -> None:
+        if self.lost is not None:
+            return
+        try:
+            show()
+        except BrokenPipeError as error:
+            self.lost = error
+        except OSError as error:  # of rich
+            self.lost = output_lost(error)
+        except AlphaError as error:
+            self.lost = error
+        if self.lost is not None and self._live is not None:
+            self._live.stop()  # nobody sees it any more, but it gives standard error back
+            self._live = None
 
     def _figures(self) -> str:
         figures = [f"loss {self._loss.value:.4f}"]
@@ -133,12 +159,14 @@ class TrainingProgress:
         return "  ".join(figures)
 
     def _time(self) -> str:
-        """The time that is left, at the mean speed since the start, or in all when nothing is left."""
-        elapsed = self._clock() - self._started
-        done = self._step - self._initial
+        """The time that is left, at the mean speed since the first step was done, or in all when nothing is left."""
+        now = self._clock()
+        done = self._step - self._initial - 1
         if self._step >= self._total:
-            return f"done in {_duration(elapsed)}"
-        return f"ETA {_duration(elapsed / done * (self._total - self._step))}" if done else "ETA -:--"
+            return f"done in {_duration(now - self._started)}"
+        if done < 1:
+            return "ETA -:--"
+        return f"ETA {_duration((now - self._first_done) / done * (self._total - self._step))}"
 
     def _render(self) -> "Group":
         from rich.console import Group

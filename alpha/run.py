@@ -9,6 +9,8 @@
 Knows nothing about training. Looking at runs without opening them is `run_list`.
 """
 
+import contextlib
+import errno
 import fcntl
 import itertools
 import logging
@@ -16,7 +18,7 @@ import math
 import os
 import time
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -26,9 +28,10 @@ from alpha import __version__, checkpoint
 from alpha.checkpoint import Checkpoint, list_checkpoints
 from alpha.config import ModelConfig, TrainingConfig, config_hash
 from alpha.errors import AlphaError
-from alpha.files import open_in_place, read_json, sync_folder, write_json
+from alpha.files import TEMPORARY_NAME, open_in_place, read_json, sync_folder, write_json
 from alpha.lines import LineFile, Row
-from alpha.option import from_mapping, to_mapping
+from alpha.option import from_mapping, spelled, to_mapping
+from alpha.terminal import escape_line
 
 RUNS_FOLDER = Path("runs")
 CONFIG = "config.json"
@@ -45,12 +48,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What config.json says."""
+    """What config.json says; `history` has an object for each time that the configuration was changed on resuming."""
 
     run_id: str
     created_at: str
     model: ModelConfig
     training: TrainingConfig
+    history: tuple[dict[str, Any], ...] = ()
 
 
 class Run:
@@ -63,6 +67,7 @@ class Run:
         """Use `create` or `open`. `resources` release the lock; the run takes them over if this succeeds."""
         self.folder = folder
         self.config = config
+        self._identity = _identity(folder)
         self._validation_losses: dict[int, float] = {}
         self._metrics = resources.enter_context(closing(LineFile(folder / METRICS)))
         self._samples = resources.enter_context(closing(LineFile(folder / SAMPLES)))
@@ -76,6 +81,8 @@ class Run:
         cls, model: ModelConfig, training: TrainingConfig, folder: Path | None = None, root: Path = RUNS_FOLDER
     ) -> Self:
         """A new run in `folder`, which must be empty or missing, or in a new folder of `root` named by its id."""
+        if folder is not None:
+            check_new(folder)
         now = datetime.now(UTC)
         run_id = f"{now:%Y%m%d-%H%M%S}-{config_hash(model, training)[:6]}"
         if folder is None:
@@ -85,10 +92,7 @@ class Run:
             _make_folder(folder)
         with ExitStack() as resources:
             resources.callback(os.close, _lock(folder))
-            if any(entry.name != LOCK for entry in folder.iterdir()):
-                raise AlphaError(
-                    f"The folder {folder} is not empty; continue its run with --resume={folder} or choose another."
-                )
+            _require_empty(folder)
             config = RunConfig(run_id, now.isoformat(timespec="seconds"), model, training)
             _write_config(folder, config)
             return cls(folder, config, resources)
@@ -99,6 +103,7 @@ class Run:
         folder = path if path.is_dir() else path.parent
         if not (folder / CONFIG).is_file():
             raise AlphaError(f"{path} is not in the folder of a run: there is no {folder / CONFIG}.")
+        read_config(folder)  # before anything is touched: a folder of somebody else's may have such a file, too
         with ExitStack() as resources:
             resources.callback(os.close, _lock(folder))
             return cls(folder, read_config(folder), resources)
@@ -137,9 +142,17 @@ class Run:
         rows = self._metrics.keep_through(step) + self._samples.keep_through(step)
         _logger.info("Continuing after step %d; %d checkpoints put aside, %d rows removed.", step, len(later), rows)
 
-    def configure(self, model: ModelConfig, training: TrainingConfig) -> None:
-        """Change the configuration, as when a run is resumed with more steps."""
-        self.config = RunConfig(self.config.run_id, self.config.created_at, model, training)
+    def configure(self, model: ModelConfig, training: TrainingConfig, step: int) -> None:
+        """Change the configuration after `step`, as when a run is resumed with more steps, and note what changed."""
+        old, new = to_mapping(self.config.training), to_mapping(training)
+        changes = {flag: {"from": old[flag], "to": new[flag]} for flag in new if old[flag] != new[flag]}
+        history = self.config.history
+        if changes:
+            when = datetime.now(UTC).isoformat(timespec="seconds")
+            history += ({"step": step, "at": when, "alphaVersion": __version__, "changes": changes},)
+            words = ", ".join(f"{flag} {change['from']!r} to {change['to']!r}" for flag, change in changes.items())
+            _logger.info("Changed after step %d: %s.", step, words)
+        self.config = replace(self.config, model=model, training=training, history=history)
         _write_config(self.folder, self.config)
         self._log.set_detail(training.log)
 
@@ -153,6 +166,7 @@ class Run:
 
     def save(self, saved: Checkpoint) -> Path:
         """Write a checkpoint, then delete those that are neither among the newest nor the best by validation loss."""
+        self._require_folder()
         self._metrics.sync()
         self._samples.sync()
         path = checkpoint.save(self.folder, saved)
@@ -160,6 +174,20 @@ class Run:
         self._prune()
         _logger.info("Saved %s.", path.name)
         return path
+
+    def is_there(self) -> bool:
+        """Whether the folder is still the one that was opened, under its name."""
+        try:
+            return _identity(self.folder) == self._identity
+        except OSError:
+            return False
+
+    def _require_folder(self) -> None:
+        if not self.is_there():
+            raise AlphaError(
+                f"The run's folder {self.folder} was deleted, moved or replaced while the run went on, so that nothing "
+                f"more can be saved in it."
+            )
 
     def _prune(self) -> None:
         checkpoints = list_checkpoints(self.folder)
@@ -208,7 +236,7 @@ class _LogHandler(logging.Handler):
         self._parent.setLevel(detail.upper())
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._file.append(self.format(record))
+        self._file.append(escape_line(self.format(record)))
 
     def close(self) -> None:
         self._parent.removeHandler(self)
@@ -225,9 +253,12 @@ def read_config(folder: Path) -> RunConfig:
         raise AlphaError(f"{path} does not have the objects 'model' and 'training'.")
     if not all(isinstance(values.get(key), str) for key in ("runId", "createdAt")):
         raise AlphaError(f"{path} does not have the texts 'runId' and 'createdAt'.")
+    history = values.get("history", [])
+    if not isinstance(history, list) or not all(isinstance(each, dict) for each in history):
+        raise AlphaError(f"The 'history' in {path} is not a list of objects.")
     model = from_mapping(ModelConfig, values["model"], str(path))
     training = from_mapping(TrainingConfig, values["training"], str(path))
-    return RunConfig(values["runId"], values["createdAt"], model, training)
+    return RunConfig(values["runId"], values["createdAt"], model, training, tuple(history))
 
 
 def _write_config(folder: Path, config: RunConfig) -> None:
@@ -241,8 +272,50 @@ def _write_config(folder: Path, config: RunConfig) -> None:
             "configHash": config_hash(config.model, config.training),
             "model": to_mapping(config.model),
             "training": to_mapping(config.training),
+            **({"history": config.history} if config.history else {}),
         },
     )
+
+
+def check_new(folder: Path | None, root: Path = RUNS_FOLDER) -> None:
+    """Raises AlphaError unless `create` can make a run in `folder`, or in a new folder of `root`; leaves no trace."""
+    probe = folder or root / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-new"
+    try:
+        if folder is not None and folder.is_dir():
+            _require_empty(folder)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+            return
+        made: list[Path] = []
+        try:
+            for each in reversed([probe, *probe.parents]):
+                if not each.is_dir():
+                    each.mkdir()
+                    made.append(each)
+        finally:
+            for each in reversed(made):
+                with contextlib.suppress(OSError):  # somebody else has put something in it
+                    each.rmdir()
+    except OSError as error:
+        raise AlphaError(f"Cannot make the folder {probe if folder else root}: {error.strerror}.") from error
+
+
+def _require_empty(folder: Path) -> None:
+    """Raises AlphaError when there is more in a folder than a lock and what a writer left that was killed."""
+    if all(entry.name == LOCK or TEMPORARY_NAME.fullmatch(entry.name) for entry in folder.iterdir()):
+        return
+    try:
+        read_config(folder)
+    except AlphaError:
+        raise AlphaError(f"The folder {folder} is not empty; choose another with --runDir, or empty it.") from None
+    raise AlphaError(
+        f"The folder {folder} has a run; continue it with {spelled('resume', folder)} or choose another --runDir."
+    )
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def _make_folder(folder: Path) -> None:

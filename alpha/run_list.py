@@ -14,13 +14,15 @@ from typing import Any, Literal
 from alpha.checkpoint import list_checkpoints
 from alpha.errors import AlphaError
 from alpha.lines import read_rows_backwards
-from alpha.option import nearest
+from alpha.option import LARGEST_INTEGER, nearest
 from alpha.run import CONFIG, METRICS, RUNS_FOLDER, RunConfig, is_locked, read_config
 
 Status = Literal["running", "finished", "interrupted", "empty", "damaged"]
 
 _TAIL_BYTES = 1 << 20
 _MOST_SUGGESTIONS = 10
+_LAST_TIME = datetime(9999, 12, 30, tzinfo=UTC).timestamp()
+"""A file system may hold later times than a calendar in any zone."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def _last_metrics(path: Path) -> tuple[dict[str, Any], float | None]:
 
 def _updated(folder: Path, checkpoints: list[Path]) -> datetime:
     times = [_modified(file) for file in (folder / CONFIG, folder / METRICS, *checkpoints)]
-    return datetime.fromtimestamp(max(times), UTC)
+    return datetime.fromtimestamp(max(time if 0 <= time < _LAST_TIME else 0.0 for time in times), UTC)
 
 
 def _modified(file: Path) -> float:
@@ -152,4 +154,4 @@ def _number(value: Any) -> float | None:
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) else None
+    return value if type(value) is int and 0 <= value <= LARGEST_INTEGER else None

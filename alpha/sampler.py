@@ -47,7 +47,10 @@ class Sampler:
 
         Row r is window number index * batch + r, so that the sequence of windows is the same for every batch size.
         """
-        first = index * self._batch
+        return self.windows_from(index * self._batch)
+
+    def windows_from(self, first: int) -> Batch:
+        """The batch whose row r is window number first + r."""
         offsets = self._packed_offsets(first) if self._packed else self._random_offsets(first)
         inside = offsets < len(self._windows)
         rows = self._windows[np.where(inside, offsets, 0)].astype(np.int32)
@@ -101,19 +104,26 @@ def permute(positions: _Words, size: int, keys: _Words) -> _Words:
     return values
 
 
-def windows(tokens: Tokens, block: int, batch: int) -> Iterator[tuple[Batch, Batch]]:
-    """Inputs and targets, both [B, T], that predict every token but the first exactly once, in order.
+def windows(
+    tokens: Tokens, block: int, batch: int, count: int = 0, spread: bool = False
+) -> Iterator[tuple[Batch, Batch]]:
+    """Inputs and targets, both [B, T], of windows in order; they are the same windows whatever the batch.
 
-    B is `batch` and T is `block` until the end: there one batch has the remaining full windows, and one of a single
-    shorter window the remaining tokens.
+    All windows together predict every token but the first exactly once. `count` takes that many of them, the first or
+    with `spread` at equal distances, unless it is 0 or no fewer than there are. B is `batch` and T is `block` until
+    the end: there one batch has the remaining full windows, and, where all are taken, one of a single shorter window
+    the remaining tokens.
     """
     full = (len(tokens) - 1) // block
-    for first in range(0, full, batch):
-        count = min(batch, full - first)
-        span = tokens[first * block : (first + count) * block + 1].astype(np.int32)
-        yield span[:-1].reshape(count, block), span[1:].reshape(count, block)
+    is_part = bool(count) and count * block < len(tokens) - 1
+    taken = min(count, full) if is_part else full
+    for first in range(0, taken, batch):
+        numbers = np.arange(first, min(first + batch, taken))
+        starts = (numbers * full // taken if spread and is_part else numbers) * block
+        rows = np.stack([tokens[start : start + block + 1] for start in starts.tolist()]).astype(np.int32)
+        yield np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
     rest = tokens[full * block :].astype(np.int32)
-    if len(rest) > 1:
+    if len(rest) > 1 and not is_part:
         yield rest[None, :-1], rest[None, 1:]
 
 

@@ -14,16 +14,17 @@ from typing import Any
 
 from alpha.errors import AlphaError
 
-# Controls (C0 but tab and newline, DEL, C1), line separators, characters that reorder text, and lone surrogates.
-_HARMFUL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+# Controls (C0 but tab and newline, DEL, C1), line separators, embeddings and overrides that reorder text, and lone
+# surrogates. Marks of direction belong to texts written from right to left; in a name they could only mislead.
+_HARMFUL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _HARMFUL_IN_TEXT = re.compile(f"[{_HARMFUL}]")
-_HARMFUL_IN_LINE = re.compile(f"[{_HARMFUL}\t\n]")
+_HARMFUL_IN_LINE = re.compile(f"[{_HARMFUL}\t\n\u061c\u200e\u200f\ufeff]")
 _WIDTH_OF_A_PIPE = 160
 
 
 def escape_text(text: str) -> str:
-    """`text` with control characters visible as in `\\x1b`; tabs and newlines stay."""
-    return _HARMFUL_IN_TEXT.sub(_visible, text)
+    """`text` with control characters visible as in `\\x1b`; tabs and newlines stay, and CR LF is a newline."""
+    return _HARMFUL_IN_TEXT.sub(_visible, text.replace("\r\n", "\n"))
 
 
 def escape_line(text: str) -> str:
@@ -43,14 +44,40 @@ def print_text(text: str) -> None:
     _write(escape_text(text))
 
 
-def print_part(text: str) -> None:
-    """Print `text`, escaped, at once and without a newline, as a part of something that is still being made."""
-    _write(escape_text(text), end="")
+class TextPrinter:
+    """Prints a text in parts, each at once: escaped on a terminal, into a file or a pipe as it is."""
+
+    def __init__(self) -> None:
+        self._is_terminal = terminal_width() is not None
+        self._held = ""
+
+    def part(self, text: str) -> None:
+        """Print a part of the text."""
+        if self._is_terminal:
+            text = self._held + text
+            self._held = "\r" if text.endswith("\r") else ""  # perhaps half of a line end
+            text = escape_text(text.removesuffix("\r"))
+        _write(text, end="")
+
+    def close(self) -> None:
+        """End the text with a newline."""
+        print_text(self._held)
+        self._held = ""
+
+
+def print_aside(text: str) -> None:
+    """Print `text`, escaped, and a newline to standard error: what is not the result itself."""
+    print(escape_text(text), file=sys.stderr)
 
 
 def print_warning(message: str) -> None:
     """Print one line to standard error."""
     print(f"alpha: warning: {escape_line(message)}", file=sys.stderr)
+
+
+def print_note(message: str) -> None:
+    """Print one line that is no part of the result to standard error."""
+    print(f"alpha: {escape_line(message)}", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
@@ -86,11 +113,19 @@ def _write(text: str, end: str = "\n") -> None:
     try:
         print(text, end=end, flush=True)
     except OSError as error:
-        # Python flushes standard output once more at exit; that must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
+        lost = output_lost(error)
+        if lost is error:
             raise
-        raise AlphaError(f"Cannot write to standard output: {error.strerror or error}.") from error
+        raise lost from error
+
+
+def output_lost(error: OSError) -> Exception:
+    """What to raise when standard output cannot be written: a BrokenPipeError when its reader went away, else an
+    AlphaError. What is printed from now on goes nowhere, as Python flushes it once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return error
+    return AlphaError(f"Cannot write to standard output: {error.strerror or error}.")
 
 
 def _visible(match: re.Match[str]) -> str:

@@ -26,6 +26,9 @@ CHAT_TOKENS = ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
 END_OF_TEXT_SPELLINGS = (END_OF_TEXT, "<|end_of_text|>", "</s>")
 """What vocabularies of the ecosystem call the end of a document; the first that exists is meant."""
 
+END_OF_TURN_SPELLINGS = (CHAT_TOKENS[-1], "<|im_end|>", "<|eot_id|>", "<|eot|>", "<end_of_turn>")
+"""What they call the end of a turn of a chat."""
+
 ARTIFACT_FORMAT = "alpha-tokenizer"
 ARTIFACT_VERSION = 1
 MAX_VOCABULARY = 1 << 21
@@ -45,6 +48,7 @@ class Tokenizer(ABC):
     def __init__(self, token_bytes: list[bytes], special_tokens: Mapping[str, int]) -> None:
         self.special_tokens = dict(special_tokens)
         self.end_of_text = next(self.special_tokens[each] for each in END_OF_TEXT_SPELLINGS if each in special_tokens)
+        self.ends_of_turn = [special_tokens[each] for each in END_OF_TURN_SPELLINGS if each in special_tokens]
         self.unknown = self.special_tokens.get(UNKNOWN)
         self._token_bytes = token_bytes
         longest_first = sorted(self.special_tokens, key=lambda name: (-len(name), name))
@@ -79,6 +83,13 @@ class Tokenizer(ABC):
         ids: list[int] = self.encode_to_array(text, allow_special).tolist()
         return ids
 
+    def open_ending(self, text: str) -> str:
+        """The last character of a text where, in a longer text, it may be in one token with what follows; else nothing.
+
+        Spelled special tokens count as such. Letters and digits are left to be the ends of words.
+        """
+        return self._open_ending(self._special_pattern.split(text)[-1])
+
     def token_bytes(self, token: int) -> bytes:
         """The bytes that one token stands for: not always whole characters. AlphaError for an id out of range."""
         self._check_range(token, token)
@@ -106,6 +117,10 @@ class Tokenizer(ABC):
     def digest(self) -> str:
         """SHA-256 of the artifact's canonical JSON: equal digests mean equal encodings."""
         return self._digest
+
+    def _open_ending(self, text: str) -> str:
+        """The same for a text in which nothing is special."""
+        return ""
 
     def _decode_segment(self, ids: Ids) -> bytes:
         tokens = ids.tolist() if isinstance(ids, np.ndarray) else ids

@@ -97,6 +97,9 @@ class BpeTokenizer(Tokenizer):
     def _encode_ordinary(self, text: str) -> TokenArray:
         return self._encode_escaped(escape_surrogates(text))
 
+    def _open_ending(self, text: str) -> str:
+        return BYTE_LEVEL_PATTERNS[self.pattern].open_ending(text)
+
     def _encode_escaped(self, text: str) -> TokenArray:
         find = self._merged.__getitem__
         packed = bytearray().join(b"".join(map(find, pieces)) for pieces in self._segments(text))

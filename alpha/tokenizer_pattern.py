@@ -8,6 +8,7 @@ Letters, marks and numbers are those of the Unicode version that the `regex` pac
 assigned after the Unicode version of another implementation are the only ones that the two may divide differently.
 """
 
+import itertools
 import re
 import zlib
 from collections import Counter
@@ -67,6 +68,24 @@ class Pattern:
             start = cut.end()
         if start < len(text):
             yield self._divide(text[start:])
+
+    def open_ending(self, text: str) -> str:
+        """The last character of a text when a longer text has it at the beginning of a piece, and this text or its
+        continuation divides otherwise: a space before a word, the last of several line breaks. Else nothing.
+        """
+        last = len(text) - 1
+        if last < 0 or text[last].isalnum():
+            return ""
+        boundaries = self._boundaries(text)
+        for following in ("a", "  a"):
+            longer = self._boundaries(text + following)
+            if last in longer and not (last in boundaries and len(text) in longer):
+                return text[last]
+        return ""
+
+    def _boundaries(self, text: str) -> set[int]:
+        lengths = (len(piece) for pieces in self.segments(text) for piece in pieces)
+        return {0, *itertools.accumulate(lengths)}
 
     def _divide(self, segment: str) -> list[str]:
         return self._find_ascii(segment) if segment.isascii() else self._find_unicode(segment)

@@ -5,6 +5,7 @@ Knows nothing about how a run is configured or displayed; see `training_setup` a
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,25 +18,38 @@ from alpha.config import ModelConfig, TrainingConfig
 from alpha.dataset import Dataset
 from alpha.engine import Engine, SamplingOptions
 from alpha.errors import AlphaError
-from alpha.evaluation import evaluate_part
+from alpha.evaluation import evaluate
 from alpha.gpt import GPT
 from alpha.interrupt import StopRequest
 from alpha.memory_watch import MemoryWatch
-from alpha.optimizer_registry import make_optimizer
+from alpha.optimizer import make_optimizer
+from alpha.option import spelled
 from alpha.run import Run
 from alpha.sampler import Sampler
 from alpha.schedule import learning_rate
+from alpha.text_stream import BEGINNING, continuation, known_prompts
 from alpha.thread_choice import ThreadChoice
 from alpha.tokenizer import Tokenizer
 from alpha.training_step import PhaseTimer, StepResult, TrainingStep
 
-BEGINNING = "The "
 SAMPLE_TOKENS = 100
 SKIPPED_LIMIT = 100
+SKIPPED_AT_THE_END = 10
+"""So many skipped steps at the end of a run, or half of all its steps, mean that it went wrong."""
+
+FIRST_SAVE_SECONDS = 60.0
+"""A run that has no checkpoint after this time gets one, however long its intervals are."""
 
 
 class Display(Protocol):
-    """What the loop tells somebody who watches; `step` gets rows of metrics.jsonl, `count` what is done of a stage."""
+    """What the loop tells somebody who watches; `step` gets rows of metrics.jsonl, `count` what is
+    done of a stage before the first.
+
+    `lost` is None, or why nobody can watch any more.
+    """
+
+    @property
+    def lost(self) -> Exception | None: ...
 
     def start(self, total: int, initial: int = 0) -> None: ...
 
@@ -92,36 +106,46 @@ class Trainer:
         self._sampler = Sampler(dataset.train.tokens, model.block, training.batch, training.seed, training.packed)
         self._threads = ThreadChoice(backend, training.threads)
         self._memory = MemoryWatch(backend)
-        self._prompts = _sample_prompts(training.domain, tokenizer)
+        self._prompts = known_prompts(
+            tokenizer, domain.get(training.domain).prompts if training.domain else [BEGINNING]
+        )
         self.steps_done = 0
         self._under_way: deque[_StepUnderWay] = deque()
         self._elapsed = 0.0
         self._finished_at = 0.0
         self._skipped_in_a_row = 0
         self._saved_step = 0
+        self._first_step = 0  # of this process, and how many windows had been drawn before it
+        self._first_window = 0
+        self._began = 0.0
         self._validation_loss: float | None = None  # measured at this very step
         if resumed is None:
-            self.model.parameters.initialize()
+            self.model.parameters.initialize(_each_second(display, "Drawing the initial weights"))
         else:
             self._load(resumed)
 
     def train(self, run: Run) -> bool:
         """Run the steps that are left and keep the results in `run`; False when a signal asked to stop before the end.
 
-        The last step is saved in either case. Errors say what of the run is saved.
+        The last step is saved in either case, and when the display is lost, whose exception is then raised. Errors say
+        what of the run is saved.
         """
         self.display.start(self.training.iters, self.steps_done)
+        self._began = time.monotonic()
         try:
             if plan := self._step.plan(self.training.batch):
                 self.display.message(_plan_in_words(plan))
             with StopRequest() as stop:
                 self._run_steps(run, stop)
+                if self.display.lost is not None and not stop.requested:
+                    raise self.display.lost
+            self._require_a_good_end()
         except MemoryError as error:
             numbers = f" {error}" if isinstance(error, AlphaError) else ""
             lack = f"There is no memory for a step; {self._smaller_step()}.{numbers}"
             raise AlphaError(f"{lack} {self._what_is_saved(run)}") from error
         except AlphaError as error:
-            again = f" Continue with --resume={run.folder}." if error.may_pass and self._saved_step else ""
+            again = f" Continue with {spelled('resume', run.folder)}." if error.may_pass and self._saved_step else ""
             raise AlphaError(f"{error} {self._what_is_saved(run)}{again}") from error
         finally:
             self.display.close()
@@ -130,7 +154,8 @@ class Trainer:
     def _run_steps(self, run: Run, stop: StopRequest) -> None:
         training = self.training
         while self.steps_done < training.iters:
-            self._start_steps(1 if stop.requested else self.model.backend.steps_in_flight)
+            pauses = self._is_first_save_due() or self._leaves(stop)
+            self._start_steps(1 if pauses else self.model.backend.steps_in_flight)
             row = self._finish_step()
             row |= self._evaluate_when_due()
             self._memory.after_step()
@@ -140,27 +165,46 @@ class Trainer:
             self.display.step(row)
             self._note_acceptance(row)
             self._sample_when_due(run)
-            if self._is_due(self._save_interval):
+            if self._is_due(self._save_interval) or (self._is_first_save_due() and not self._under_way):
                 self._save(run)
-            if stop.requested and not self._under_way:
+            if self._leaves(stop) and not self._under_way:
                 break
         if self._saved_step < self.steps_done:
             self._save(run)
+
+    def _leaves(self, stop: StopRequest) -> bool:
+        return stop.requested or self.display.lost is not None
+
+    def _is_first_save_due(self) -> bool:
+        return self._saved_step == 0 and time.monotonic() - self._began > FIRST_SAVE_SECONDS
+
+    def _require_a_good_end(self) -> None:
+        """Raises AlphaError when the run is over and its last steps changed nothing."""
+        count, steps = self._skipped_in_a_row, self.training.iters
+        if self.steps_done == steps and count >= min(SKIPPED_AT_THE_END, (steps + 1) // 2):
+            raise AlphaError(
+                f"The last {count} of {steps} steps were all skipped, so the weights are those of step "
+                f"{steps - count}; {self._remedy()}, when it is resumed with more --iters."
+            )
+
+    def _remedy(self) -> str:
+        threshold = self.training.spike_threshold
+        return "try a lower --lr" + (f", or a higher --spikeThreshold than {threshold:g}" if threshold else "")
 
     def _smaller_step(self) -> str:
         """What makes a step need less memory."""
         training, ways = self.training, []
         if training.batch > 1:
             ways.append("a smaller --batch with more --accumSteps")
-        if not training.checkpoint:
-            ways.append("--checkpoint")
+        if not training.recompute:
+            ways.append("--recompute")
         if training.dtype == "f32" and training.backend == "helios":
             ways.append("--dtype=f16")
         return "use " + ", or ".join(ways or ["a smaller model"])
 
     def _what_is_saved(self, run: Run) -> str:
-        if self._saved_step == 0:
-            return f"Nothing of the run {run.folder} is saved yet."
+        if self._saved_step == 0 or not run.is_there():
+            return f"Nothing of the run {run.folder} is saved{' yet' if run.is_there() else ' there'}."
         return f"The run {run.folder} is saved up to step {self._saved_step}."
 
     @property
@@ -184,9 +228,11 @@ class Trainer:
     def _start_step(self, step: int) -> _StepUnderWay:
         training = self.training
         start = time.perf_counter()
-        first = step * training.accum_steps
         self.dataset.train.require_whole()
-        batches = np.stack([self._sampler.batch_at(first + micro) for micro in range(training.accum_steps)])
+        first = self._first_window + (step - self._first_step) * training.accum_steps * training.batch
+        batches = np.stack(
+            [self._sampler.windows_from(first + micro * training.batch) for micro in range(training.accum_steps)]
+        )
         loaded = time.perf_counter()
         rate = learning_rate(step, training)
         with self._threads.measured():
@@ -235,10 +281,8 @@ class Trainer:
             f"Step {self.steps_done} was skipped: loss {row['loss']:.4g}, gradient norm {row['gradNorm']:.4g}."
         )
         if self._skipped_in_a_row >= SKIPPED_LIMIT:
-            threshold = self.training.spike_threshold
-            remedy = f"a lower --lr, or a higher --spikeThreshold than {threshold:g}" if threshold else "a lower --lr"
             raise AlphaError(
-                f"The last {SKIPPED_LIMIT} steps were all skipped, so training cannot go on; try {remedy}."
+                f"The last {SKIPPED_LIMIT} steps were all skipped, so training cannot go on; {self._remedy()}."
             )
 
     def _is_due(self, interval: int) -> bool:
@@ -250,7 +294,9 @@ class Trainer:
         if validation is None or not self._is_due(self.training.eval_interval):
             return {}
         training = self.training
-        loss = evaluate_part(self.model, validation, training.batch, training.eval_iters, training.seed).loss
+        # A text that is given is read from its beginning, as `alpha eval` does; what was held out has many beginnings.
+        held_out = not training.val_data
+        loss = evaluate(self.model, validation, self.tokenizer, training.batch, training.eval_iters, held_out).loss
         self._validation_loss = loss
         return {"valLoss": loss}
 
@@ -259,11 +305,11 @@ class Trainer:
         if not self._is_due(interval):
             return
         prompt = self._prompts[self.steps_done // interval % len(self._prompts)]
-        end = self.tokenizer.end_of_text
-        ids = self.tokenizer.encode(prompt, allow_special=True) or [end]
-        drawn = Engine(self.model).generate(ids, SAMPLE_TOKENS, SamplingOptions(seed=self.training.seed), stop=[end])
+        asked = continuation(self.tokenizer, prompt, self.training.domain)
+        sampling = SamplingOptions(seed=self.training.seed)
+        drawn = Engine(self.model).generate(asked.ids, SAMPLE_TOKENS, sampling, ends=asked.ends, first=asked.first)
         try:
-            text = self.tokenizer.decode([token for [token] in drawn if token is not None and token != end])
+            text = asked.text(token for [token] in drawn if token is not None)
         except AlphaError as error:
             self.display.warning(f"No sample after step {self.steps_done}. {error}")
             return
@@ -282,6 +328,8 @@ class Trainer:
             "alphaVersion": __version__,
             "elapsedMs": 1e3 * self._elapsed,
             "skippedInARow": self._skipped_in_a_row,
+            "windows": self._first_window
+            + (self.steps_done - self._first_step) * self.training.accum_steps * self.training.batch,
             "valLoss": self._validation_loss,
             "trainTokens": len(self.dataset.train.tokens),
             "trainDigest": self.dataset.train.digest,
@@ -304,7 +352,10 @@ class Trainer:
         self._step.load_state(
             {name.removeprefix(OPTIMIZER_PREFIX): each for name, each in resumed.tensors.items() if is_state[name]}
         )
-        self.steps_done = self._saved_step = resumed.step
+        self.steps_done = self._saved_step = self._first_step = resumed.step
+        # Checkpoints did not always say it; the batch could not change then.
+        drawn = resumed.step * resumed.training.accum_steps * resumed.training.batch
+        self._first_window = int(_number(resumed, "windows")) if "windows" in resumed.state else drawn
         self._elapsed = _number(resumed, "elapsedMs") / 1e3
         self._skipped_in_a_row = int(_number(resumed, "skippedInARow"))
 
@@ -315,15 +366,21 @@ def _plan_in_words(plan: dict[str, int]) -> str:
     return f"Device memory: {sum(plan.values()) / 2**20:,.1f} MiB, of which {parts}."
 
 
+def _each_second(display: Display, work: str) -> Callable[[float], None]:
+    """What takes the share of some work that is done, and shows it in each second that the work goes on."""
+    shown = time.perf_counter()
+
+    def progress(share: float) -> None:
+        nonlocal shown
+        if share < 1 and time.perf_counter() - shown >= 1:
+            shown = time.perf_counter()
+            display.message(f"{work}: {share:.0%}.")
+
+    return progress
+
+
 def _number(resumed: Checkpoint, name: str) -> float:
     value = resumed.state.get(name)
     if not isinstance(value, int | float):
         raise AlphaError(f"The state of step {resumed.step} has no number {name!r}.")
     return value
-
-
-def _sample_prompts(domain_id: str, tokenizer: Tokenizer) -> tuple[str, ...]:
-    """The domain's prompts; without a domain, a common beginning if the tokenizer knows it, otherwise nothing."""
-    if domain_id:
-        return domain.get(domain_id).prompts
-    return ("",) if tokenizer.count_unknown(tokenizer.encode(BEGINNING)) else (BEGINNING,)

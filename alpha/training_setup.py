@@ -12,22 +12,31 @@ from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_tra
 from alpha.corpus_files import Selection
 from alpha.dataset import Dataset
 from alpha.errors import AlphaError, UsageError, percent
+from alpha.evaluation import shared_share
 from alpha.gpt import parameter_specs
 from alpha.option import camel_case
 from alpha.parameters import check_weights
-from alpha.run import CONFIG, Run
+from alpha.run import Run, check_new
 from alpha.run_list import resolve
+from alpha.schedule import learning_rate
 from alpha.token_file import TokenFile
 from alpha.tokenizer import Tokenizer
 from alpha.trainer import Display, Trainer
 
-RESUMABLE = ("iters", "threads", "keep", "eval_interval", "sample_interval", "checkpoint_interval", "log_every", "log",
-             "trace", "backend", "device", "checkpoint", "data", "val_data")  # fmt: skip
-"""Fields of TrainingConfig that may be given with --resume.
+SCHEDULE = ("iters", "lr", "lr_min", "warmup_iters", "schedule", "decay_fraction")
+"""Fields of TrainingConfig that the learning rate of a step depends on."""
 
-None but `iters` and where to compute changes a bit of the steps to come; with more iters, these follow the longer
-schedule.
+RESUMABLE = (*SCHEDULE, "batch", "accum_steps", "grad_clip", "spike_threshold", "threads", "keep", "eval_interval",
+             "eval_iters", "sample_interval", "checkpoint_interval", "log_every", "log", "trace", "backend", "device",
+             "recompute", "data", "val_data", "strict_planning", "require_val_data", "min_tokens_per_param",
+             "warn_dataset_passes", "max_dataset_passes")  # fmt: skip
+"""Fields of TrainingConfig that may be given with --resume; config.json keeps a history of them.
+
+The schedule, what a step is made of and where to compute change the steps to come, and no other a bit of them.
 """
+
+NOTABLE_RISE = 1.1
+"""A learning rate that rises by more than this factor is warned of."""
 
 LOOKED_AT = 1 << 22
 """Tokens of each side that are searched for unknown ones."""
@@ -41,12 +50,9 @@ def new_run(model: ModelConfig, training: TrainingConfig, display: Display) -> t
     model, training = resolve_model(model), resolve_training(training)
     if not training.data:
         raise UsageError("Say what to train on with --data=PATHS; `alpha datagen` can make a corpus.")
-    training = dataclasses.replace(training, backend=backends.resolve(training.backend, training.dtype))
+    training = _with_backend(training, display)
     folder = Path(training.run_dir) if training.run_dir else None
-    if folder is not None and _exists(folder / CONFIG):
-        raise AlphaError(
-            f"The folder {folder} has a run; continue it with --resume={folder} or choose another --runDir."
-        )
+    check_new(folder)
     sources = _Sources(training, display)
     backend = backends.create(training.backend, training.device, training.dtype)
     tokenizer, training = _tokenizer(training, sources.data, display)
@@ -64,30 +70,77 @@ def resumed_run(given: Mapping[str, Any], display: Display) -> tuple[Run, Traine
         if name not in ("resume", *RESUMABLE):
             flag = camel_case(name)
             raise UsageError(f"--{flag} cannot be changed when a run is resumed; leave it out, or start a new run.")
+    changes = {name: value for name, value in given.items() if name != "resume"}
     named = resolve(given["resume"])
     run = Run.open(named)
     try:
+        if named.is_dir() and not checkpoint.list_checkpoints(named):
+            return run, _started_over(run, changes, display)
         path = checkpoint.find(named)
         saved = checkpoint.load(path)
-        training = _extended(saved, {name: value for name, value in given.items() if name != "resume"})
+        training = _with_backend(_changed(saved.training, saved.step, changes), display)
         tokenizer = tokenizer_registry.from_mapping(saved.tokenizer, str(path))
         sources = _Sources(training, display)
         backend = backends.create(training.backend, training.device, training.dtype)
         trainer = _trainer(resolve_model(saved.model), training, tokenizer, sources, backend, display, saved)
-        run.configure(saved.model, training)
+        run.configure(saved.model, training, saved.step)
         run.rewind(saved.step)
         display.message(f"Resuming {run.folder} after step {saved.step} of {training.iters}.")
+        _say_learning_rates(saved, training, display)
     except BaseException:
         run.close()
         raise
     return run, trainer
 
 
-def _extended(saved: Checkpoint, changes: Mapping[str, Any]) -> TrainingConfig:
-    training = dataclasses.replace(saved.training, **changes)
-    if training.iters < saved.step:
-        raise UsageError(f"--iters={training.iters} is less than the {saved.step} steps that this run already has.")
+def _started_over(run: Run, changes: Mapping[str, Any], display: Display) -> Trainer:
+    """What trains a run that ended before its first checkpoint: it begins again, as its configuration says."""
+    model, training = run.config.model, _with_backend(_changed(run.config.training, 0, changes), display)
+    sources = _Sources(training, display)
+    backend = backends.create(training.backend, training.device, training.dtype)
+    tokenizer, training = _tokenizer(training, sources.data, display)
+    trainer = _trainer(resolve_model(model), training, tokenizer, sources, backend, display)
+    run.configure(model, training, 0)
+    run.rewind(0)
+    display.message(f"The run {run.folder} has no checkpoint yet: it starts over from its configuration, at step 0.")
+    return trainer
+
+
+def _changed(old: TrainingConfig, step: int, changes: Mapping[str, Any]) -> TrainingConfig:
+    """The configuration of the steps after `step`, given what is changed in it."""
+    if "lr" in changes and "lr_min" not in changes and old.lr_min == old.lr / 10:
+        changes = {**changes, "lr_min": 0.0}  # it was chosen by the old rate
+    training = resolve_training(dataclasses.replace(old, **changes))
+    # More steps make the warm-up of a run no longer.
+    warmup_iters = training.warmup_iters if "warmup_iters" in changes else old.warmup_iters
+    training = dataclasses.replace(training, warmup_iters=warmup_iters)
+    if training.iters < step:
+        raise UsageError(f"--iters={training.iters} is less than the {step} steps that this run already has.")
     return training
+
+
+def _with_backend(training: TrainingConfig, display: Display) -> TrainingConfig:
+    """The configuration with the backend that "auto" means here."""
+    name = backends.resolve(training.backend, training.dtype, training.device)
+    if training.backend == "auto":
+        display.message(backends.choice(name))
+    return dataclasses.replace(training, backend=name)
+
+
+def _say_learning_rates(saved: Checkpoint, training: TrainingConfig, display: Display) -> None:
+    """Say what becomes of the learning rate where the schedule of the steps to come is another."""
+    step, old = saved.step, saved.training
+    if not 0 < step < training.iters or learning_rate(step, training) == learning_rate(step, old):
+        return
+    before, after = learning_rate(step - 1, old), learning_rate(step, training)
+    text = f"The learning rate goes from {before:.3g} in step {step} to {after:.3g} in step {step + 1}"
+    if after <= NOTABLE_RISE * before:
+        display.message(f"{text}, by the changed schedule over {training.iters} steps.")
+        return
+    why = (
+        "the stable rate of wsd" if training.schedule == "wsd" else f"its place in a schedule of {training.iters} steps"
+    )
+    display.warning(f"{text}, {why}; to stay as low, resume with --lr={before:.3g} --lrMin={before:.3g}.")
 
 
 class _Sources:
@@ -159,6 +212,7 @@ def _trainer(
         window=model.block + 1,
         parameters=parameters,
         tokens_per_step=tokens_per_step,
+        shared_validation=shared_share(data.train, data.validation) if training.val_data and data.validation else 0.0,
     ):
         display.warning(warning)
     try:

@@ -144,9 +144,10 @@ class TrainingStep:
         work = self.backend.plan(self._program, *self._operands(np.zeros(shape, np.int32), 0.0))
         if not work:
             return {}
-        weights = self.model.parameters.size * self._one.dtype.itemsize
+        parameters, itemsize = self.model.parameters, self._one.dtype.itemsize
         optimizer = sum(math.prod(each.shape) * each.dtype.itemsize for each in self.optimizer.state().values())
-        return {"weights": weights, "gradients": weights, "optimizer": optimizer, "activations": work}
+        weights, gradients = parameters.size * itemsize, parameters.trained_size * itemsize
+        return {"weights": weights, "gradients": gradients, "optimizer": optimizer, "activations": work}
 
     def _operands(self, tokens: npt.NDArray[np.integer[Any]], learning_rate: float) -> tuple[Array, Array, Array]:
         """What the program takes: ids and targets [accumSteps, B, T], and the learning rate [1]."""
@@ -230,7 +231,7 @@ class TrainingStep:
             inputs, wanted = (self._sequences(each, micro_step, part * count, count) for each in (ids, targets))
             with phase("forward"), Tape() as tape:
                 dropout = self._dropout_keys(micro_step)
-                loss = model.loss(inputs, wanted, dropout, checkpoint=self.training.checkpoint)
+                loss = model.loss(inputs, wanted, dropout, checkpoint=self.training.recompute)
             with phase("backward"):
                 tape.backward(loss, self._loss_gradient())
             weighted = backend.multiply(loss.data, self._loss_weight)

@@ -3,7 +3,8 @@
 The text of a command is rendered from its option classes, and the same text is what docopt parses the arguments with,
 so that the help and the parser cannot disagree. Before docopt sees them, arguments are put into one spelling:
 `--key value`, `--key=value`, camelCase, kebab-case and aliases are all accepted, an option that is given twice takes
-its last value, and a misspelt one is answered with the nearest. Knows nothing about what commands do.
+its last value, unless it is one for several, and a misspelt one is answered with the nearest. Knows nothing about what
+commands do.
 """
 
 import textwrap
@@ -13,7 +14,7 @@ from typing import Any
 from docopt import docopt
 
 from alpha.errors import UsageError
-from alpha.option import Option, camel_case, convert, names_of, nearest, options_of
+from alpha.option import Option, camel_case, convert, names_of, options_of, suggestion
 
 NARROW = 80
 WIDE = 100
@@ -59,7 +60,8 @@ def parse(command: str, text: str, options_classes: Sequence[type], arguments: S
     Raises UsageError for an unknown flag, a bad value, a missing required option, or an argument that is no flag.
     """
     options = [each for options_class in options_classes for each in options_of(options_class)]
-    values = _read_flags(command, options, arguments)
+    given_values = _read_flags(command, options, arguments)
+    values = {flag: each[-1] for flag, each in given_values.items()}
     for each in options:
         if each.required and not values.get(each.flag):
             raise UsageError(f"alpha {command} needs --{each.flag}={each.metavar}: {each.help}")
@@ -79,7 +81,12 @@ def parse(command: str, text: str, options_classes: Sequence[type], arguments: S
     converted = {
         each.name: convert(each, value, f"--{each.flag}") for each, value in given if value not in (None, False)
     }
-    return converted | switched_off
+    repeated = {
+        each.name: tuple(convert(each, value, f"--{each.flag}") for value in given_values[each.flag])
+        for each in options
+        if each.repeated and each.flag in given_values
+    }
+    return converted | switched_off | repeated
 
 
 def _is_switch(option: Option) -> bool:
@@ -87,10 +94,10 @@ def _is_switch(option: Option) -> bool:
     return option.kind is bool and option.default is False
 
 
-def _read_flags(command: str, options: Sequence[Option], arguments: Sequence[str]) -> dict[str, str]:
-    """The last value given for each flag, by its camelCase name."""
+def _read_flags(command: str, options: Sequence[Option], arguments: Sequence[str]) -> dict[str, list[str]]:
+    """The values given for each flag, by its camelCase name."""
     declared = names_of(options)
-    values: dict[str, str] = {}
+    values: dict[str, list[str]] = {}
     remaining = list(reversed(arguments))
     while remaining:
         argument = remaining.pop()
@@ -99,8 +106,7 @@ def _read_flags(command: str, options: Sequence[Option], arguments: Sequence[str
         name, equals, value = argument.partition("=")
         option = declared.get(camel_case(name[2:])) if name.startswith("--") else None
         if option is None:
-            flags = [f"--{each}" for each in declared]
-            raise UsageError(f"Unknown option {name!r}. {nearest(name, flags, _see(command))}")
+            raise UsageError(f"Unknown option {name!r}. {suggestion(name, declared, _see(command))}")
         if not equals:
             if remaining and not remaining[-1].startswith("--"):
                 value = remaining.pop()
@@ -108,7 +114,7 @@ def _read_flags(command: str, options: Sequence[Option], arguments: Sequence[str
                 value = "true"
             else:
                 raise UsageError(f"{name} needs a value: {name}={option.metavar}.")
-        values[option.flag] = value
+        values.setdefault(option.flag, []).append(value)
     return values
 
 
@@ -123,7 +129,7 @@ def _description(option: Option) -> str:
         text = f"{text.rstrip('.')}: {', '.join(option.choices)}."
     if option.aliases:
         text += f" Also {', '.join(f'--{alias}' for alias in option.aliases)}."
-    if option.default == "" or option.required or _is_switch(option):
+    if option.default in ("", ()) or option.required or _is_switch(option):
         return text
     return f"{text} (default{_GLUE}{_default(option.default)})"
 

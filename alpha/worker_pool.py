@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from alpha.errors import AlphaError
+
 Part = Any
 
 
@@ -30,7 +32,10 @@ class WorkerPool:
                 function(part)
             return
         while self._started < helpers:
-            threading.Thread(target=self._work, daemon=True, name=f"alpha-worker-{self._started}").start()
+            try:
+                threading.Thread(target=self._work, daemon=True, name=f"alpha-worker-{self._started}").start()
+            except RuntimeError as error:
+                raise AlphaError(f"Another thread cannot start ({error}); use --threads=1.") from error
             self._started += 1
         job = _Job(function, parts)
         for _ in range(helpers):

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alpha.errors import AlphaError
+from alpha.interrupt import SIGNALS
 
 _COMMAND = struct.Struct("<4i")
 _DONE, _FAILED, _NO_MEMORY = b"D", b"F", b"M"
@@ -131,7 +132,7 @@ def _serve(work: Callable[[int, int], None], connection: socket.socket) -> NoRet
     """What a forked process does: obey commands until the other side is closed."""
     try:
         # Signals are for the calling process, which ends this one.
-        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for each in SIGNALS:
             signal.signal(each, signal.SIG_IGN)
         # Files stay locked, and the sockets of other helpers usable, as long as any process has them open.
         os.closerange(3, connection.fileno())

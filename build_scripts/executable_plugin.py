@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from nuitka.plugins.PluginBase import NuitkaPluginBase
-from nuitka.tools.onefile_compressor import OnefileCompressor
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -20,7 +19,7 @@ import executable_contents  # noqa: E402  (lies beside this file)
 
 
 class AlphaPlugin(NuitkaPluginBase):  # type: ignore[misc]
-    """Chooses what is compiled, and completes the folder before it is packed into one file."""
+    """Chooses what is compiled, and completes the folder."""
 
     plugin_name = "alpha-executable"
 
@@ -41,6 +40,4 @@ class AlphaPlugin(NuitkaPluginBase):  # type: ignore[misc]
         return {"executable_start.c": (HERE / "executable_start.c").read_text()}
 
     def onStandaloneDistributionFinished(self, dist_dir: str) -> None:  # noqa: N802
-        # The strongest compression takes a minute and saves a tenth.
-        OnefileCompressor.getCompressorLevel = lambda low_memory: executable_contents.COMPRESSION
         executable_contents.complete(Path(dist_dir), self.packages, os.environ["ALPHA_BUILD_FACTS"])

@@ -17,7 +17,7 @@ from pathlib import Path
 import kernel_compiler
 import kernel_manifest
 from kernel_compiler import ROOT, Tool, ToolError
-from kernel_manifest import GENERATED, KERNELS, Kernel, Variant
+from kernel_manifest import KERNELS, Kernel, Variant
 
 BUNDLE = ROOT / "alpha" / "kernels.zip"
 CACHE = ROOT / ".cache" / "kernels"
@@ -29,7 +29,8 @@ def compile_variant(variant: Variant, compiler: Tool, validator: Tool | None) ->
     """The SPIR-V module of a variant. Raises ToolError with the compiler's or the validator's words."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / GENERATED).write_text(variant.generated())
+        for generated, text in variant.generated().items():
+            (folder / generated).write_text(text)
         output = folder / "module.spv"
         source = KERNELS / f"{variant.kernel}.comp"
         paths = [f"-I{folder}", f"-I{KERNELS}", str(source), "-o", str(output)]

@@ -43,6 +43,11 @@ PROBES = {
         ),
         "coopmat<float16_t, gl_ScopeWorkgroup, 32, 32, gl_MatrixUseA> x;",
     ),
+    "cooperative_matrix_2": (
+        ("GL_KHR_cooperative_matrix", "GL_NV_cooperative_matrix2", "GL_KHR_memory_scope_semantics"),
+        "coopmat<float, gl_ScopeSubgroup, 16, 16, gl_MatrixUseA> x = coopmat<float, gl_ScopeSubgroup, 16, 16, "
+        "gl_MatrixUseA>(coopmat<float, gl_ScopeSubgroup, 16, 16, gl_MatrixUseAccumulator>(0.0));",
+    ),
 }
 """For each feature that a variant may require: the extensions, and a statement that only they allow."""
 

@@ -1,12 +1,15 @@
 """What kernels/manifest.toml says: each kernel's arguments, specialization constants and variants.
 
 From a variant it makes the text of "kernel.glsl", which the kernel includes, and the description that Alpha reads to
-pack arguments; so nothing about the layout is written twice.
+pack arguments; so nothing about the layout is written twice. Nor are the activations' numbers: "activation_kinds.glsl"
+comes from Alpha's table of them.
 """
 
+import functools
 import hashlib
 import json
 import re
+import runpy
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +20,9 @@ from kernel_compiler import OPTIONS, PROBES, ROOT, ToolError
 
 KERNELS = ROOT / "kernels"
 MANIFEST = KERNELS / "manifest.toml"
-GENERATED = "kernel.glsl"
+LAYOUT = "kernel.glsl"
+ACTIVATION_KINDS = "activation_kinds.glsl"
+ACTIVATIONS = ROOT / "alpha" / "activation.py"
 PUSH_BYTES = 128
 """What every Vulkan device has for push constants."""
 
@@ -40,8 +45,11 @@ class Variant:
     def file_name(self) -> str:
         return f"{self.kernel}.{self.name}.spv"
 
-    def generated(self) -> str:
-        """The text of kernel.glsl."""
+    def generated(self) -> dict[str, str]:
+        """The files that the compiler finds beside those of kernels/, by name."""
+        return {LAYOUT: self._layout(), ACTIVATION_KINDS: activation_kinds()}
+
+    def _layout(self) -> str:
         lines = []
         for index, constant in enumerate(self.constants):
             kind, default = constant["type"], constant["default"]
@@ -148,6 +156,25 @@ def _fields(kernel: str, declarations: list[str], definitions: Mapping[str, str]
     return tuple(fields)
 
 
+@functools.cache
+def activation_kinds() -> str:
+    """The text of activation_kinds.glsl: which function of activation.glsl each number means. Raises ToolError."""
+    table = runpy.run_path(str(ACTIVATIONS))["ACTIVATIONS"]
+    names = {each.number: name for name, each in table.items() if not each.gated}
+    alone = sorted({each.number for each in table.values()} - set(names))
+    if alone or len(names) < sum(not each.gated for each in table.values()):
+        problem = f"no activation without a gate has the number {alone[0]}" if alone else "two have the same number"
+        raise ToolError(f"{ACTIVATIONS}: {problem}.")
+    lines = []
+    for function, suffix in (("activate", ""), ("activation_slope", "_slope")):
+        lines += [f"float {function}(uint kind, float x) {{", "    switch (kind) {"]
+        for number, name in sorted(names.items()):
+            label = "default" if number == max(names) else f"case {number}"
+            lines += [f"    {label}:", f"        return {name}{suffix}(x);"]
+        lines += ["    }", "}", ""]
+    return "\n".join(lines)
+
+
 def _included(path: Path, seen: set[Path]) -> Iterator[Path]:
     """`path` and all that it includes, each once."""
     if path in seen:
@@ -157,11 +184,13 @@ def _included(path: Path, seen: set[Path]) -> Iterator[Path]:
         raise ToolError(f"{path} is missing.")
     yield path
     for name in re.findall(r'^\s*#include "([^"]+)"', path.read_text(), re.MULTILINE):
-        if name != GENERATED:
+        if name not in (LAYOUT, ACTIVATION_KINDS):
             yield from _included(path.parent / name, seen)
 
 
 def _digest(source: Path, entry: dict[str, Any]) -> str:
     texts = {path.name: path.read_text() for path in _included(source, set())}
+    if any(f'#include "{ACTIVATION_KINDS}"' in text for text in texts.values()):
+        texts[ACTIVATION_KINDS] = activation_kinds()
     content = json.dumps([FORMAT, OPTIONS, entry, texts], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

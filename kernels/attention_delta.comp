@@ -20,9 +20,11 @@ void main() {
         if (row < rows) {
             if (ALIGNED == 1) {
                 for (uint i = part; i < WIDTH / 4; i += ROW_THREADS)
-                    sum += dot(f32x4_buffer(gradient).at[row * (WIDTH / 4) + i], f32x4_buffer(attended).at[row * (WIDTH / 4) + i]);
+                    sum += dot(load(JOIN(T, x4_buffer)(gradient).at[row * (WIDTH / 4) + i]),
+                               load(JOIN(T, x4_buffer)(attended).at[row * (WIDTH / 4) + i]));
             } else {
-                for (uint i = part; i < WIDTH; i += ROW_THREADS) sum += gradient.at[row * WIDTH + i] * attended.at[row * WIDTH + i];
+                for (uint i = part; i < WIDTH; i += ROW_THREADS) 
+                    sum += load(gradient.at[row * WIDTH + i]) * load(attended.at[row * WIDTH + i]);
             }
         }
         parts[gl_LocalInvocationIndex] = sum;

@@ -34,7 +34,7 @@
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_KHR_cooperative_matrix : require
 #endif
-#if defined(REQUIRES_WORKGROUP_MATRIX_F16)
+#if defined(REQUIRES_WORKGROUP_MATRIX_F16) || defined(REQUIRES_COOPERATIVE_MATRIX_2)
 #extension GL_NV_cooperative_matrix2 : require
 #endif
 

@@ -48,7 +48,7 @@ uvec2 tile_of_workgroup() {
     return uvec2(within / height, band * BAND + within % height);
 }
 
-// --- activations: the numbers are those of activation.glsl plus one, 0 is none ---
+// --- activations: the numbers are those of alpha/activation.py plus one, 0 is none ---
 
 #if S_BITS == 32
 #include "accurate.glsl"

@@ -106,7 +106,7 @@ static const char *kind_name(VkPhysicalDeviceType type) {
 /* ---- Devices ---- */
 
 static void put_features(json *to, const probe *device) {
-    const VkSubgroupFeatureFlags operations = device->properties11.subgroupSupportedOperations;
+    const VkPhysicalDeviceCooperativeMatrix2FeaturesNV *matrix = &device->workgroup_matrix_features;
     const struct {
         const char *name;
         int present;
@@ -120,7 +120,8 @@ static void put_features(json *to, const probe *device) {
         {"cooperative_matrix_bf16", has_matrix_product(device, VK_COMPONENT_TYPE_BFLOAT16_KHR)},
         {"workgroup_matrix_f16", has_workgroup_matrix_product(device, VK_COMPONENT_TYPE_FLOAT16_KHR)},
         {"workgroup_matrix_bf16", has_workgroup_matrix_product(device, VK_COMPONENT_TYPE_BFLOAT16_KHR)},
-        {"subgroup_shuffle", (operations & VK_SUBGROUP_FEATURE_SHUFFLE_BIT) != 0},
+        {"cooperative_matrix_2", matrix->cooperativeMatrixConversions && matrix->cooperativeMatrixReductions &&
+                                     matrix->cooperativeMatrixPerElementOperations},
         {"subgroup_size_control", device->features13.subgroupSizeControl &&
                                       (device->properties13.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT)},
         {"memory_budget", device->has_budget},
@@ -212,6 +213,7 @@ static void put_device(json *to, const probe *device, uint32_t index) {
     for (size_t i = 0; device->missing[i] != NULL; i++) put_text(to, NULL, device->missing[i]);
     close_bracket(to, "]");
     put_heaps(to, device);
+    put_number(to, "multiprocessors", count_multiprocessors(device));
     put_number(to, "subgroup_size", device->properties11.subgroupSize);
     put_number(to, "subgroup_size_min", device->properties13.minSubgroupSize);
     put_number(to, "subgroup_size_max", device->properties13.maxSubgroupSize);

@@ -126,6 +126,9 @@ typedef struct probe {
     VkPhysicalDeviceVulkan12Properties properties12;
     VkPhysicalDeviceVulkan13Properties properties13;
     VkPhysicalDeviceCooperativeMatrix2PropertiesNV workgroup_matrix_properties;
+    VkPhysicalDeviceShaderSMBuiltinsPropertiesNV multiprocessors;
+    VkPhysicalDeviceShaderCorePropertiesAMD compute_units;
+    VkPhysicalDeviceShaderCoreProperties2AMD active_compute_units;
     VkPhysicalDeviceFeatures features;
     VkPhysicalDeviceVulkan11Features features11;
     VkPhysicalDeviceVulkan12Features features12;
@@ -136,6 +139,7 @@ typedef struct probe {
     VkPhysicalDeviceMemoryProperties memory;
     VkPhysicalDeviceMemoryBudgetPropertiesEXT budget;
     int has_matrix, has_workgroup_matrix, has_bfloat16, has_budget; /* extensions */
+    int has_multiprocessors, has_compute_units, has_active_compute_units;
     uint32_t queue_family, timestamp_bits;
     uint32_t matrix_count, workgroup_matrix_count;
     VkCooperativeMatrixPropertiesKHR *matrices;                             /* subgroup scope */
@@ -150,6 +154,9 @@ void free_probe(probe *answer);
 /* Whether a matrix product of f16 (or bf16) operands with f32 accumulation runs on the matrix units. */
 int has_matrix_product(const probe *device, VkComponentTypeKHR operands);
 int has_workgroup_matrix_product(const probe *device, VkComponentTypeKHR operands);
+
+/* How many multiprocessors (NVIDIA) or compute units (AMD) there are; 0 where the driver does not say. */
+uint32_t count_multiprocessors(const probe *device);
 
 /* Writes the missing features as text, divided by commas. */
 void list_missing(const probe *device, char *text, size_t capacity);

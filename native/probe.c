@@ -20,6 +20,9 @@ static int find_extensions(const instance *from, probe *answer) {
         answer->has_workgroup_matrix |= strcmp(name, VK_NV_COOPERATIVE_MATRIX_2_EXTENSION_NAME) == 0;
         answer->has_bfloat16 |= strcmp(name, VK_KHR_SHADER_BFLOAT16_EXTENSION_NAME) == 0;
         answer->has_budget |= strcmp(name, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME) == 0;
+        answer->has_multiprocessors |= strcmp(name, VK_NV_SHADER_SM_BUILTINS_EXTENSION_NAME) == 0;
+        answer->has_compute_units |= strcmp(name, VK_AMD_SHADER_CORE_PROPERTIES_EXTENSION_NAME) == 0;
+        answer->has_active_compute_units |= strcmp(name, VK_AMD_SHADER_CORE_PROPERTIES_2_EXTENSION_NAME) == 0;
     }
     free(extensions);
     if (result != VK_SUCCESS)
@@ -113,6 +116,13 @@ static void ask_properties(const instance *from, probe *answer) {
     if (answer->has_workgroup_matrix)
         CHAIN(all.pNext, answer->workgroup_matrix_properties,
               VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_2_PROPERTIES_NV);
+    if (answer->has_multiprocessors)
+        CHAIN(all.pNext, answer->multiprocessors, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_SM_BUILTINS_PROPERTIES_NV);
+    if (answer->has_compute_units)
+        CHAIN(all.pNext, answer->compute_units, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_CORE_PROPERTIES_AMD);
+    if (answer->has_active_compute_units)
+        CHAIN(all.pNext, answer->active_compute_units,
+              VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_CORE_PROPERTIES_2_AMD);
     from->GetPhysicalDeviceProperties2(answer->physical, &all);
 }
 
@@ -127,7 +137,10 @@ static void ask_memory(const instance *from, probe *answer) {
 }
 
 static void find_missing(probe *answer) {
-    const VkSubgroupFeatureFlags subgroup = VK_SUBGROUP_FEATURE_BASIC_BIT | VK_SUBGROUP_FEATURE_ARITHMETIC_BIT;
+    const VkSubgroupFeatureFlags subgroup =
+        answer->properties11.subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT
+            ? answer->properties11.subgroupSupportedOperations
+            : 0;
     const struct {
         int present;
         const char *name;
@@ -140,9 +153,9 @@ static void find_missing(probe *answer) {
         {answer->features13.synchronization2 != 0, "synchronization2"},
         {answer->features13.maintenance4 != 0, "maintenance4"},
         {answer->features.shaderInt64 != 0, "shaderInt64"},
-        {(answer->properties11.subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT) &&
-             (answer->properties11.subgroupSupportedOperations & subgroup) == subgroup,
-         "subgroup arithmetic"},
+        {(subgroup & VK_SUBGROUP_FEATURE_ARITHMETIC_BIT) != 0, "subgroup arithmetic"},
+        {(subgroup & VK_SUBGROUP_FEATURE_BALLOT_BIT) != 0, "subgroup ballot"},
+        {(subgroup & VK_SUBGROUP_FEATURE_SHUFFLE_BIT) != 0, "subgroup shuffle"},
     };
     uint32_t count = 0;
     for (size_t i = 0; i < COUNT(required); i++)
@@ -200,6 +213,13 @@ int has_workgroup_matrix_product(const probe *device, VkComponentTypeKHR operand
             return 1;
     }
     return 0;
+}
+
+uint32_t count_multiprocessors(const probe *device) {
+    const VkPhysicalDeviceShaderCorePropertiesAMD *units = &device->compute_units;
+    if (device->multiprocessors.shaderSMCount) return device->multiprocessors.shaderSMCount;
+    if (device->active_compute_units.activeComputeUnitCount) return device->active_compute_units.activeComputeUnitCount;
+    return units->shaderEngineCount * units->shaderArraysPerEngineCount * units->computeUnitsPerShaderArray;
 }
 
 void list_missing(const probe *device, char *text, size_t capacity) {

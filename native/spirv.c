@@ -32,6 +32,7 @@ typedef struct identifier {
 /* ---- Capabilities ---- */
 
 static int check_capability(const probe *device, uint32_t capability) {
+    const VkSubgroupFeatureFlags subgroup = device->properties11.subgroupSupportedOperations;
     const struct {
         uint32_t capability;
         VkBool32 present;
@@ -41,6 +42,13 @@ static int check_capability(const probe *device, uint32_t capability) {
         {10, VK_FALSE, "Float64"},
         {22, device->features.shaderInt16, "Int16"},
         {39, device->features12.shaderInt8, "Int8"},
+        {62, (subgroup & VK_SUBGROUP_FEATURE_VOTE_BIT) != 0, "GroupNonUniformVote"},
+        {63, (subgroup & VK_SUBGROUP_FEATURE_ARITHMETIC_BIT) != 0, "GroupNonUniformArithmetic"},
+        {64, (subgroup & VK_SUBGROUP_FEATURE_BALLOT_BIT) != 0, "GroupNonUniformBallot"},
+        {65, (subgroup & VK_SUBGROUP_FEATURE_SHUFFLE_BIT) != 0, "GroupNonUniformShuffle"},
+        {66, (subgroup & VK_SUBGROUP_FEATURE_SHUFFLE_RELATIVE_BIT) != 0, "GroupNonUniformShuffleRelative"},
+        {67, (subgroup & VK_SUBGROUP_FEATURE_CLUSTERED_BIT) != 0, "GroupNonUniformClustered"},
+        {68, (subgroup & VK_SUBGROUP_FEATURE_QUAD_BIT) != 0, "GroupNonUniformQuad"},
         {4433, device->features11.storageBuffer16BitAccess, "StorageBuffer16BitAccess"},
         {4448, device->features12.storageBuffer8BitAccess, "StorageBuffer8BitAccess"},
         {5116, device->bfloat16_features.shaderBFloat16Type, "BFloat16TypeKHR"},

@@ -34,6 +34,9 @@ COMPARED_ROWS = 5
 LARGE_GPU = 32 << 30  # bytes
 FEWEST_MEASURED = 10
 FEWEST_WARM_UP = 5
+WARM_UP_MILLISECONDS = 500
+"""Of steps after the first, in which a GPU, whose clocks fell while kernels were compiled, gets them up again."""
+
 LARGEST_SPREAD = 0.10
 LARGEST_DRIFT = 0.10
 BLOCKS = 5
@@ -121,9 +124,11 @@ def _check_results(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def warm_up(rows: Sequence[Mapping[str, Any]]) -> int:
     """How many of the first steps are not measured: a tenth, five at least, and all before the last change of the
-    number of threads, which Alpha chooses by trying."""
+    number of threads, which Alpha chooses by trying; and half a second of them, unless that is more than half."""
+    ends = itertools.accumulate((float(row["ms_per_iter"]) for row in rows[1:]), initial=0.0)
+    settling = sum(end < WARM_UP_MILLISECONDS for end in ends) + 1
     changes = [index for index in range(1, len(rows)) if rows[index].get("threads") != rows[index - 1].get("threads")]
-    return max(FEWEST_WARM_UP, len(rows) // 10, *(index + 1 for index in changes))
+    return max(FEWEST_WARM_UP, len(rows) // 10, min(settling, len(rows) // 2), *(index + 1 for index in changes))
 
 
 def _figures(rows: Sequence[Mapping[str, Any]], tokens: int, least_seconds: float) -> Facts:

@@ -1,15 +1,16 @@
 """Times attention on a Vulkan device, forward and backward, by the device's own clock.
 
-    python perf/helios_attention.py [--precision=f32] [--device=N] [--shape=B,T,H,D[,G[,Tk]]]... [--sweep] [--check]
+    python perf/helios_attention.py [--precision=f32] [--bits=32] [--device=N]
+                                    [--shape=B,T,H,D[,G[,Tk]]]... [--sweep] [--check]
 
 Without --shape, those of quickstart, chars10m and gpt2-124m. Prints a JSON object a line: for each kernel the lowest of
 several runs in microseconds, and TFLOP/s of the products that the formula needs, of which a causal half is counted: 2
 products forward, 5 backward. --sweep times the ways to divide the work among invocations as well. --check says how far
-results are from those of the reference backend, over the largest magnitude; keep the shapes small.
+results are from those of the reference backend, over the largest magnitude; keep the shapes small. --bits=16 has the
+operands stored in the precision's 16 bits.
 """
 
 import argparse
-import dataclasses
 import itertools
 import json
 import sys
@@ -28,6 +29,7 @@ from helios_operations import Timed, kernel_seconds  # noqa: E402  (in this fold
 from alpha import backend_helios_attention as attentions  # noqa: E402  (the package lies beside this folder)
 from alpha.backend_cpu_ref import CpuRef  # noqa: E402
 from alpha.backend_helios_device import Device, VulkanError, choose_device  # noqa: E402
+from alpha.bench import DEVICE_WARM_UP_SECONDS, keep_busy  # noqa: E402
 from alpha.errors import AlphaError  # noqa: E402
 
 SHAPES = ((16, 128, 4, 32), (64, 256, 6, 64), (32, 1024, 12, 64))
@@ -41,10 +43,11 @@ def operands(B: int, T: int, H: int, D: int, G: int, Tk: int) -> list[np.ndarray
     return [rng.standard_normal(shape, np.float32) for shape in shapes]
 
 
-def measure(backend: Timed, shape: tuple[int, ...]) -> dict[str, Any]:
+def measure(backend: Timed, shape: tuple[int, ...], bits: int = 32) -> dict[str, Any]:
     """Times of both halves at (B, T, H, D, G, Tk)."""
     B, T, H, D, _, Tk = shape
-    arrays = [backend.from_numpy(each) for each in operands(*shape)]
+    element = backend.precision if bits == 16 else "f32"
+    arrays = [backend.cast_element(backend.from_numpy(each), element) for each in operands(*shape)]
     product = 2.0 * B * H * D * (T * Tk - T * (T - 1) / 2)
     saved: list[Any] = []
 
@@ -58,7 +61,8 @@ def measure(backend: Timed, shape: tuple[int, ...]) -> dict[str, Any]:
     ):
         backend.dispatches_of(call)  # makes the pipelines
         dispatches = backend.dispatches_of(call)
-        for _ in range(RUNS):  # the first ones warm up the clocks
+        keep_busy(lambda made=dispatches: kernel_seconds(backend.device, made), DEVICE_WARM_UP_SECONDS)
+        for _ in range(RUNS):
             kernels = kernel_seconds(backend.device, dispatches)
         seconds = sum(each for _, each in kernels)
         row[name] = {
@@ -102,23 +106,17 @@ def divisions(precision: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 pair = (tiling, tiling)
                 yield f"{name} {tiling.threads} {tiling.columns} {tiling.rows}", {name: pair}
         return
-    original = attentions.matrix_units
-    for subgroups, columns, few in itertools.product((2, 4, 8), (16, 32, 64), (0, 1 << 30)):
-
-        def units(backend: Any, call: Any, subgroups: int = subgroups, columns: int = columns) -> Any:
-            found = dataclasses.replace(original(backend, call), subgroups=subgroups, columns=columns)
-            if not found.fit(call.query.shape[3]):
-                raise ValueError("does not fit")
-            return found
-
-        name = f"subgroups {subgroups} columns {columns} blocks {'as fit' if few == 0 else 1}"
-        yield name, {"matrix_units": units, "FEW_WORKGROUPS": few}
+    for subgroups, blocks, tile, stages in itertools.product((2, 4, 8), (1, 2), (32, 64), (1, 2)):
+        tiles = (attentions.RegisterTiles(subgroups, blocks, tile, stages),)
+        keys = (attentions.RegisterTiles(subgroups, 1, tile, stages),)
+        yield str(tiles[0]), {"REGISTER_TILES": {"forward": tiles, "key": keys, "query": tiles}}
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", default="f32", choices=["f32", "f16", "bf16"])
+    parser.add_argument("--bits", type=int, default=32, choices=[32, 16])
     parser.add_argument("--device", type=int, default=-1)
     parser.add_argument("--shape", action="append", default=[])
     parser.add_argument("--sweep", action="store_true")
@@ -135,7 +133,7 @@ def main() -> None:
             row: dict[str, Any] = {"device": info.name, "precision": arguments.precision, "shape": whole, "way": name}
             with replaced(**values):
                 try:
-                    row |= measure(backend, whole)
+                    row |= measure(backend, whole, arguments.bits)
                     if arguments.check:
                         row["deviation"] = deviation(backend, whole)
                 except (VulkanError, ValueError) as error:

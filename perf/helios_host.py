@@ -21,9 +21,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from alpha.backend_helios import open_helios
+from alpha.bench import DEVICE_WARM_UP_SECONDS, keep_busy
 from alpha.bench_cases import SUBJECTS
 from alpha.config import TrainingConfig, resolve_training
-from alpha.optimizer_registry import make_optimizer
+from alpha.optimizer import make_optimizer
 from alpha.training_step import TrainingStep
 
 WARM_UP = 20
@@ -44,6 +45,7 @@ def main() -> int:
     tokens = subject.random_tokens(subject.batch * (subject.block + 1)).astype(np.int32)
     batch = tokens.reshape(1, subject.batch, subject.block + 1)
     profile = cProfile.Profile()
+    keep_busy(lambda: step.run(batch, 1e-3).read(), DEVICE_WARM_UP_SECONDS)
     under_way, host, whole = [], [], []
     for index in range(WARM_UP + arguments.steps):
         begin = time.perf_counter()

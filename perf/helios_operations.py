@@ -25,7 +25,7 @@ from alpha.backend_helios import Helios  # noqa: E402  (the package lies beside 
 from alpha.backend_helios_device import Device, choose_device  # noqa: E402
 from alpha.backend_helios_plan import Dispatch  # noqa: E402
 from alpha.backend_helios_program import commands  # noqa: E402
-from alpha.bench import UNITS, Case  # noqa: E402
+from alpha.bench import DEVICE_WARM_UP_SECONDS, UNITS, Case, keep_busy  # noqa: E402
 from alpha.bench_cases import operation_cases, other_operation_cases  # noqa: E402
 from alpha.bench_models import Subject  # noqa: E402
 from alpha.installation import commit  # noqa: E402
@@ -120,7 +120,7 @@ def measure(backend: Timed, case: Case, seconds: float) -> Measurement:
     dispatches = backend.dispatches_of(call)
     once = max(1e-6, chain_seconds(backend.device, dispatches, 1))
     repeats = max(1, min(round(seconds / once), MOST_IN_CHAIN // len(dispatches)))
-    chain_seconds(backend.device, dispatches, 4 * repeats)  # warms up the clocks
+    keep_busy(lambda: chain_seconds(backend.device, dispatches, 4 * repeats), DEVICE_WARM_UP_SECONDS)
     differences = [
         chain_seconds(backend.device, dispatches, 4 * repeats) - chain_seconds(backend.device, dispatches, repeats)
         for _ in range(TRIES)

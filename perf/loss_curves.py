@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from alpha import backends
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.gpt import GPT
-from alpha.optimizer_registry import make_optimizer
+from alpha.optimizer import make_optimizer
 from alpha.sampler import Sampler
 from alpha.schedule import learning_rate
 from alpha.tokenizer_char import build_char

@@ -38,7 +38,7 @@ def candidates(variables: Sequence[Any], backend: str, cores: int) -> list[str]:
     matter for speed at half and at twice its default; 0 turns something on or off and is left alone."""
     is_cpu = backend == "cpu_ref"
     found = [f"threads={count}" for count in (1, 2, 4, 8, 16, 32, 64) if is_cpu and count <= cores]
-    found.append("checkpoint=true")
+    found.append("recompute=true")
     for variable in variables:
         name, default = variable["name"], variable["default"]
         if name not in NOT_FOR_SPEED and not (is_cpu and name.startswith(OF_A_GPU)):

@@ -84,6 +84,7 @@ def _flat_values(kind: str, size: int, limit: int, stream: int) -> Values:
     uniform = rng.uniform(size, SEED, stream)
     return {
         "positive": 0.1 + uniform,
+        "negative": -0.1 - uniform,
         "large": 10 * (uniform - 0.5),
         "wide": 400 * (uniform - 0.5),
         "tied": np.floor(5 * uniform) - 2,

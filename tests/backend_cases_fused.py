@@ -11,9 +11,9 @@ import definitions
 import numpy as np
 from backend_case import Case, Operand, Program, Values, boolean, ids, normal, positive, wide
 
+from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from alpha.backend import AdamControl, Backend
 from alpha.backend_primitives import Array, RandomKey
-from alpha.config import ACTIVATIONS, GATED_ACTIVATIONS
 
 EPSILON = 1e-5
 SEED, STREAM = 3, 11
@@ -353,6 +353,13 @@ def updates() -> Iterator[Case]:
             return [np.pad(each.reshape(-1), 1) for each in updated]
 
         operands = (normal(*shape), *[positive(*shape)] * in_place)
+        if size == 1:
+            # One number is its own scale, so the parameter and the step must not cancel: then a rounding of either
+            # counts 2 |p| / |p - step| times. With these signs they add up, and an error is at most that of the step,
+            # in units of 2^-23: AdamW's has 10 roundings (5), two quotients of 2.5 and one under a root (1.25), and a
+            # root of 4.5, all of them what Vulkan allows: 15.75, or 1.9e-6.
+            operands = (Operand(shape, "negative"), positive(*shape), Operand(shape, "negative"), positive(*shape))
+            operands = operands[: 1 + in_place]
         control = (positive(1), positive(1), Operand((1,), accept), positive(1), positive(1))
         return Case(f"{operation}-{name}", run, (*operands, *control), definition, 3e-6, fused=True)
 

@@ -1,6 +1,7 @@
 /* A Vulkan loader that fails when it is told to: the one that REAL_VULKAN names, but the function that the environment
  * variable VULKAN_FAULT names returns the VkResult behind its colon, as in "vkAllocateMemory:-2". It also counts
- * instances, and remembers what pipeline caches and buffers are made from. */
+ * instances, remembers what pipeline caches and buffers are made from, and adds the extension that VULKAN_EXTENSION names
+ * to those of each device. */
 #define VK_NO_PROTOTYPES
 #include "vulkan/vulkan_core.h"
 
@@ -38,9 +39,43 @@ CREATE(ShaderModule, VkShaderModule)
 CREATE(QueryPool, VkQueryPool)
 FAULTY(EnumeratePhysicalDevices, (VkInstance instance, uint32_t *count, VkPhysicalDevice *devices),
        (instance, count, devices))
-FAULTY(EnumerateDeviceExtensionProperties,
-       (VkPhysicalDevice device, const char *layer, uint32_t *count, VkExtensionProperties *properties),
-       (device, layer, count, properties))
+
+static PFN_vkEnumerateDeviceExtensionProperties real_EnumerateDeviceExtensionProperties;
+static VkResult VKAPI_CALL faulty_EnumerateDeviceExtensionProperties(VkPhysicalDevice device, const char *layer,
+                                                                     uint32_t *count,
+                                                                     VkExtensionProperties *properties) {
+    const char *added = getenv("VULKAN_EXTENSION");
+    VkResult result = fault("vkEnumerateDeviceExtensionProperties");
+    if (result != VK_SUCCESS) return result;
+    uint32_t room = *count;
+    result = real_EnumerateDeviceExtensionProperties(device, layer, count, properties);
+    if (added != NULL && properties != NULL && *count < room)
+        strcpy(properties[*count].extensionName, added);
+    *count += added != NULL;
+    return result;
+}
+
+/* The subgroup operations in the number behind the colon are missing, and multiprocessors are counted, as by extensions. */
+static PFN_vkGetPhysicalDeviceProperties2 real_GetPhysicalDeviceProperties2;
+static void VKAPI_CALL faulty_GetPhysicalDeviceProperties2(VkPhysicalDevice device, VkPhysicalDeviceProperties2 *all) {
+    real_GetPhysicalDeviceProperties2(device, all);
+    for (VkBaseOutStructure *each = all->pNext; each != NULL; each = each->pNext) {
+        if (each->sType == VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_PROPERTIES)
+            ((VkPhysicalDeviceVulkan11Properties *)each)->subgroupSupportedOperations &=
+                ~(VkSubgroupFeatureFlags)fault("vkGetPhysicalDeviceProperties2");
+        if (each->sType == VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_SM_BUILTINS_PROPERTIES_NV)
+            ((VkPhysicalDeviceShaderSMBuiltinsPropertiesNV *)each)->shaderSMCount = 46;
+        if (each->sType == VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_CORE_PROPERTIES_2_AMD)
+            ((VkPhysicalDeviceShaderCoreProperties2AMD *)each)->activeComputeUnitCount = 36;
+        if (each->sType == VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_CORE_PROPERTIES_AMD) {
+            VkPhysicalDeviceShaderCorePropertiesAMD *units = (VkPhysicalDeviceShaderCorePropertiesAMD *)each;
+            units->shaderEngineCount = 4;
+            units->shaderArraysPerEngineCount = 2;
+            units->computeUnitsPerShaderArray = 5;
+        }
+    }
+}
+
 FAULTY(CreateDevice,
        (VkPhysicalDevice physical, const VkDeviceCreateInfo *info, const VkAllocationCallbacks *none, VkDevice *made),
        (physical, info, none, made))
@@ -152,6 +187,7 @@ PFN_vkVoidFunction VKAPI_CALL vkGetInstanceProcAddr(VkInstance instance, const c
     REPLACE(CreateInstance)
     REPLACE(EnumeratePhysicalDevices)
     REPLACE(EnumerateDeviceExtensionProperties)
+    REPLACE(GetPhysicalDeviceProperties2)
     REPLACE(CreateDevice)
     return found;
 }

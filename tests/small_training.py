@@ -16,7 +16,8 @@ WORDS = ("The", "the", "a", "cat", "dog", "bird", "fish", "sees", "hears", "like
          "big", "small", "red", "old", "and", "then", "but", "not", "here", "there")  # fmt: skip
 MODEL = ModelConfig(block=16, layers=2, dim=16, heads=2)
 TRAINING = {
-    "tokenizer": "char", "iters": 8, "batch": 4, "lr": 0.01, "eval_interval": 3, "eval_iters": 2, "sample_interval": 0,
+    "backend": "cpu_ref", "tokenizer": "char", "iters": 8, "batch": 4, "lr": 0.01, "eval_interval": 3, "eval_iters": 2,
+    "sample_interval": 0,
     "min_tokens_per_param": 0, "threads": 1,
 }  # fmt: skip
 TIMES = (
@@ -43,6 +44,7 @@ class RecordingDisplay:
         self.samples: list[tuple[str, str]] = []
         self.counts: list[tuple[str, int, int]] = []
         self.closed = False
+        self.lost: Exception | None = None
 
     def start(self, total: int, initial: int = 0) -> None:
         self.started.append((total, initial))

@@ -11,11 +11,11 @@ from backend_case import Composition
 from finite_differences import derivative
 
 from alpha import ops, rng
+from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from alpha.autograd import Tape, Tensor, checkpoint, recording
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_primitives import Array, RandomKey
-from alpha.config import ACTIVATIONS, GATED_ACTIVATIONS
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,15 +28,8 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return getattr(request, "param", CpuRef)()
 
 
-def values(shape: Sequence[int], name: str, kind: str = "normal") -> Floats:
-    """Random numbers; "distinct" ones keep away from each other and from 0, so that no step crosses a kink."""
-    count = int(np.prod(shape))
-    if kind == "distinct":
-        order = np.argsort(rng.uniform(count, 1, rng.stream_of(name)))
-        return ((order - count // 2 + 0.5) * 0.2).reshape(shape)
-    if kind == "positive":
-        return 0.5 + rng.uniform(count, 1, rng.stream_of(name)).reshape(shape)
-    return rng.normal(count, 1, rng.stream_of(name)).reshape(shape)
+def values(shape: Sequence[int], name: str) -> Floats:
+    return rng.normal(int(np.prod(shape)), 1, rng.stream_of(name)).reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -46,10 +39,9 @@ class Case:
     name: str
     function: Callable[..., Tensor]
     shapes: Sequence[tuple[int, ...]]
-    kind: str = "normal"
 
     def operands(self) -> list[Floats]:
-        return [values(shape, f"{self.name}/{index}", self.kind) for index, shape in enumerate(self.shapes)]
+        return [values(shape, f"{self.name}/{index}") for index, shape in enumerate(self.shapes)]
 
 
 def integers(backend: Backend, *numbers: int) -> Array:
@@ -66,7 +58,6 @@ def neural_cases() -> list[Case]:
     cached_shapes = [(1, 3, 4, 2), (1, 5, 2, 2), (1, 5, 2, 2)]
     cases = [
         Case("embedding", lambda t: ops.embedding(t, integers(t.backend, *ids)), [(7, 3)]),
-        Case("softmax", ops.softmax, [(2, 3, 5)]),
         Case("soft_cap", lambda x: ops.soft_cap(x, 1.5), [(3, 4)]),
         Case("soft_cap-off", lambda x: ops.soft_cap(x, 0.0), [(3, 4)]),
         Case("layer_norm", lambda x, w, b: ops.layer_norm(x, w, b, 1e-5), [(2, 3, 5), (5,), (5,)]),
@@ -89,7 +80,6 @@ def neural_cases() -> list[Case]:
     for kind in ACTIVATIONS:
         width = 2 if kind in GATED_ACTIVATIONS else 4
         cases += [
-            Case(f"activation-{kind}", lambda x, kind=kind: ops.activation(x, kind), [(2, 3, 4)], "distinct"),
             Case(
                 f"linear-{kind}",
                 lambda x, w, b, r, kind=kind: ops.linear(x, w, b, kind, r),
@@ -119,29 +109,20 @@ def elementwise_cases() -> list[Case]:
     for detail, shapes in pairs.items():
         cases += [
             Case(f"add-{detail}", ops.add, shapes),
-            Case(f"subtract-{detail}", ops.subtract, shapes),
             Case(f"multiply-{detail}", ops.multiply, shapes),
-            Case(f"divide-{detail}", ops.divide, shapes, "positive"),
-            Case(f"maximum-{detail}", lambda a, b: ops.maximum(a, ops.subtract(b, 0.08)), shapes, "distinct"),
-            Case(f"where-{detail}", lambda a, b: ops.where(mask(a, b), a, b), shapes),
         ]
     return [
         *cases,
         Case("add-number", lambda x: ops.add(x, 2.5), [(3, 4)]),
-        Case("subtract-number", lambda x: ops.subtract(x, 2.5), [(3, 4)]),
         Case("multiply-number", lambda x: ops.multiply(x, -2.5), [(3, 4)]),
-        Case("exp", ops.exp, [(3, 4)]),
-        Case("log", ops.log, [(3, 4)], "positive"),
-        Case("sqrt", ops.sqrt, [(3, 4)], "positive"),
         Case("tanh", ops.tanh, [(3, 4)]),
-        Case("erf", ops.erf, [(3, 4)]),
-        Case("absolute", ops.absolute, [(3, 4)], "distinct"),
     ]
 
 
-def mask(a: Tensor, b: Tensor) -> Array:
-    shape = np.broadcast_shapes(a.shape, b.shape)
-    return a.backend.from_numpy(values(shape, "mask") > 0)
+def swapped(x: Tensor) -> Tensor:
+    """Every part of a split, each in another way."""
+    first, second, third = ops.split(x, (2, 2, 2), 1)
+    return ops.add(ops.multiply(third, 2.0), ops.multiply(second, first))
 
 
 def shape_cases() -> list[Case]:
@@ -149,22 +130,11 @@ def shape_cases() -> list[Case]:
         Case("reshape", lambda x: ops.reshape(x, (4, 6)), [(2, 3, 4)]),
         Case("reshape-scalar", lambda x: ops.reshape(x, ()), [(1, 1)]),
         Case("transpose", lambda x: ops.transpose(x, (2, 0, 1)), [(2, 3, 4)]),
-        Case("expand", lambda x: ops.expand(x, (2, 3, 4)), [(3, 1)]),
-        Case("expand-scalar", lambda x: ops.expand(x, (2, 3)), [()]),
         Case("narrow", lambda x: ops.narrow(x, 1, 1, 2), [(2, 4, 3)]),
         Case("narrow-last", lambda x: ops.narrow(x, -1, 0, 2), [(2, 3)]),
-        Case("split", lambda x: ops.concatenate(ops.split(x, (1, 3, 2), 1)[::-1], 1), [(2, 6)]),
+        Case("split", swapped, [(2, 6)]),
         Case("split-one-used", lambda x: ops.split(x, (1, 3, 2), 1)[1], [(2, 6)]),
         Case("split-one-twice", lambda x: ops.multiply(*ops.split(x, (2, 2, 1), -1)[:2]), [(3, 5)]),
-        Case("concatenate", lambda *parts: ops.concatenate(parts, 1), [(2, 1, 3), (2, 2, 3), (2, 4, 3)]),
-        Case("concatenate-same", lambda x: ops.concatenate([x, x], -1), [(2, 3)]),
-        Case("sum", lambda x: ops.sum(x, (1,)), [(2, 3, 4)]),
-        Case("sum-keep", lambda x: ops.sum(x, (0, -1), keep=True), [(2, 3, 4)]),
-        Case("sum-all", lambda x: ops.sum(x, (0, 1)), [(2, 3)]),
-        Case("mean", lambda x: ops.mean(x, (0, 2)), [(2, 3, 4)]),
-        Case("mean-keep", lambda x: ops.mean(x, (-1,), keep=True), [(2, 3)]),
-        Case("max", lambda x: ops.max(x, (1,)), [(2, 3, 4)], "distinct"),
-        Case("max-keep", lambda x: ops.max(x, (0, -1), keep=True), [(2, 3, 4)], "distinct"),
         Case("matmul", ops.matmul, [(3, 4), (4, 2)]),
         Case("matmul-batch", ops.matmul, [(2, 3, 4), (2, 4, 2)]),
         Case("matmul-broadcast", ops.matmul, [(2, 1, 3, 4), (3, 4, 2)]),
@@ -174,7 +144,7 @@ def shape_cases() -> list[Case]:
 
 def composite_cases() -> list[Case]:
     def diamond(x: Tensor) -> Tensor:
-        shared = ops.exp(x)
+        shared = ops.tanh(x)
         return ops.add(ops.tanh(shared), ops.multiply(shared, ops.multiply(x, 0.3)))
 
     def deep(x: Tensor, w: Tensor) -> Tensor:
@@ -184,12 +154,12 @@ def composite_cases() -> list[Case]:
 
     return [
         Case("square", lambda x: ops.multiply(x, x), [(3, 4)]),
-        Case("own-quotient", lambda x: ops.divide(x, ops.add(x, x)), [(3,)], "positive"),
+        Case("own-double", lambda x: ops.multiply(x, ops.add(x, x)), [(3,)]),
         Case("gram", lambda x: ops.matmul(x, ops.transpose(x, (1, 0))), [(3, 4)]),
         Case("self-attention", lambda x: ops.attention(x, x, x), [(1, 3, 2, 2)]),
         Case("diamond", diamond, [(3, 4)]),
         Case("shared-weight", deep, [(2, 3), (3, 3)]),
-        Case("unused", lambda x, y: (ops.exp(y), ops.exp(x))[1], [(3,), (3,)]),
+        Case("unused", lambda x, y: (ops.tanh(y), ops.tanh(x))[1], [(3,), (3,)]),
         Case("own-embedding", tied_head, [(5, 3)]),
         Case("own-weight", lambda x: ops.linear(x, x), [(3, 3)]),
         Case("own-head", lambda x: ops.cross_entropy(x, x, integers(x.backend, 1, 0, 2)), [(3, 3)]),
@@ -332,18 +302,18 @@ def test_nothing_is_recorded_outside_a_tape_or_without_need(backend: Backend) ->
     x = Tensor(backend, backend.from_numpy(np.ones(2)), requires_gradient=True)
     constant = Tensor(backend, backend.from_numpy(np.ones(2)))
     assert not recording(x)
-    assert not ops.exp(x).requires_gradient
+    assert not ops.tanh(x).requires_gradient
     with Tape() as tape:
         assert recording(x)
         assert recording(None, constant, x)
         assert not recording(constant, None)
-        assert not ops.exp(constant).requires_gradient
-        y = ops.multiply(ops.exp(constant), x)
+        assert not ops.tanh(constant).requires_gradient
+        y = ops.multiply(ops.tanh(constant), x)
         assert y.requires_gradient
     assert not recording(x)
     tape.backward(y)
     assert constant.gradient is None
-    assert gradient_of(x).tolist() == [np.e, np.e]
+    assert gradient_of(x).tolist() == [np.tanh(1.0)] * 2
 
 
 def test_an_operation_saves_nothing_unless_it_is_recorded(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,7 +361,7 @@ def test_a_tape_closes_when_an_error_passes_through_it(backend: Backend) -> None
 def test_backward_uses_the_tape_up_and_releases_what_it_held(backend: Backend) -> None:
     x = Tensor(backend, backend.from_numpy(np.ones(3)), requires_gradient=True)
     with Tape() as tape:
-        hidden = ops.exp(x)
+        hidden = ops.tanh(x)
         result = ops.multiply(hidden, hidden)
     alive = weakref.ref(hidden.data)
     del hidden
@@ -436,7 +406,7 @@ def test_a_checkpoint_keeps_only_its_operand(backend: Backend) -> None:
     inside: list[weakref.ref[Array]] = []
 
     def function(x: Tensor) -> Tensor:
-        hidden = ops.exp(x)
+        hidden = ops.add(x, 1.0)
         inside.append(weakref.ref(hidden.data))
         return ops.multiply(hidden, hidden)
 
@@ -450,10 +420,10 @@ def test_a_checkpoint_keeps_only_its_operand(backend: Backend) -> None:
 
 
 def test_a_checkpoint_outside_a_tape_is_the_function(backend: Backend) -> None:
-    x = Tensor(backend, backend.from_numpy(np.zeros(3)), requires_gradient=True)
-    y = checkpoint(ops.exp, x)
+    x = Tensor(backend, backend.from_numpy(np.ones(3)), requires_gradient=True)
+    y = checkpoint(ops.tanh, x)
     assert not y.requires_gradient
-    assert backend.to_numpy(y.data).tolist() == [1, 1, 1]
+    assert backend.to_numpy(y.data).tolist() == [np.tanh(1.0)] * 3
 
 
 def test_parameters_inside_a_checkpoint_get_gradients_when_its_operand_needs_none(backend: Backend) -> None:
@@ -464,16 +434,3 @@ def test_parameters_inside_a_checkpoint_get_gradients_when_its_operand_needs_non
     tape.backward(y)
     assert gradient_of(weight).tolist() == [[1, 1], [1, 1]]
     assert x.gradient is None
-
-
-def test_an_operation_on_tied_elements_shares_the_gradient(backend: Backend) -> None:
-    x = Tensor(backend, backend.from_numpy(np.array([[2.0, 1.0, 2.0]])), requires_gradient=True)
-    with Tape() as tape:
-        y = ops.max(x, (1,))
-    tape.backward(y)
-    assert gradient_of(x).tolist() == [[0.5, 0, 0.5]]
-    a, b = (Tensor(backend, backend.from_numpy(np.array([1.0])), requires_gradient=True) for _ in range(2))
-    with Tape() as tape:
-        y = ops.maximum(a, b)
-    tape.backward(y)
-    assert gradient_of(a).item() + gradient_of(b).item() == 1

@@ -26,7 +26,19 @@ TINY = Subject(layers=2, heads=2, dim=8, block=6, batch=3, vocabulary=11)
 ONCE = Limits(repetitions=2, seconds=0.0, threads=1)
 FIELDS = {
     *("suite", "case", "shape", "dtype", "threads", "repetitions", "medianSeconds", "deviationSeconds", "rate", "unit"),
-    *("callsPerStep", "loadAverage", "commit", "date", "processor", "cores", "backend", "numpy", "blas", "coreType"),
+    *(
+        "callsPerStep",
+        "loadAverage",
+        "commit",
+        "date",
+        "processor",
+        "cores",
+        "backend",
+        "warmUpSeconds",
+        "numpy",
+        "blas",
+        "coreType",
+    ),
 }
 
 
@@ -114,6 +126,24 @@ def test_every_kind_of_case_gives_a_row_with_all_fields(monkeypatch: pytest.Monk
         assert row["rate"] >= 0
         assert row["shape"]
         assert row["coreType"]
+
+
+def test_a_device_is_kept_busy_for_half_a_second_after_the_first_time_which_compiles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, calls = 0.0, []
+
+    def repeat() -> None:
+        nonlocal now
+        now += 0.1 if calls else 3.0
+        calls.append(now)
+
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: now)
+    backend = CpuRef()
+    monkeypatch.setattr(backend, "name", "helios")
+    bench._warm_up(repeat, backend, threads=1)
+    assert calls[-1] - calls[0] >= 0.5
+    assert bench.circumstances(backend)["warmUpSeconds"] == 0.5
 
 
 def test_amounts_are_the_operations_that_the_formula_needs() -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import importlib
+import json
 import math
 import os
 import resource
@@ -164,7 +165,7 @@ def test_another_executable_is_measured_without_a_build(checkout: Path) -> None:
     ("behaviour", "status", "reason", "code"),
     [
         ("100 unsteady", "unstable", "the steps' times spread by ", 0),
-        ("1", "unstable", "the measured steps took only 0.03 s, so give more steps or a larger workload", 0),
+        ("1", "unstable", "the measured steps took only 0.02 s, so give more steps or a larger workload", 0),
         ("100 skips", "unstable", "1 steps were skipped", 0),
         ("100 nan", "smoke_fail", "the loss of step 13 is not a number", 1),
         ("100 stupid", "smoke_fail", "the loss did not fall: 4.000 at first, 4.000 in the end", 1),
@@ -241,12 +242,12 @@ def test_only_ok_rows_of_the_same_configuration_are_compared(checkout: Path) -> 
         "first of its kind", "too few runs to say", "first of its kind",
     ]  # fmt: skip
     settings = checkout.parent / "a.env"
-    settings.write_text("# why\nthreads=2\ncheckpoint=true\n")
+    settings.write_text("# why\nthreads=2\nrecompute=true\n")
     for arguments in ([f"--envFile={settings}"], ["--workload=gpt2"], ["--", "--fp16"]):
         benchmark(checkout, "100", *arguments)
         assert history(checkout)[-1]["verdict"] == "first of its kind"
     assert [row["configuration"] for row in history(checkout)[2:]] == [
-        "threads=2", "threads=0 threads=2 checkpoint=true", "threads=0", "threads=0 --fp16",
+        "threads=2", "threads=0 threads=2 recompute=true", "threads=0", "threads=0 --fp16",
     ]  # fmt: skip
     benchmark(checkout, "80")
     row = history(checkout)[-1]
@@ -481,14 +482,14 @@ def test_tuning_finds_the_setting_that_is_faster(checkout: Path) -> None:
     # One core leaves two settings to try.
     code, said, rows = tune(checkout, "100", "40", "8", FAKE_ALPHA_FACTOR="0.8", OMP_NUM_THREADS="1")
     assert code == 0, said
-    assert [row["candidate"] for row in rows[:2]] == ["threads=1", "checkpoint=true"]
+    assert [row["candidate"] for row in rows[:2]] == ["threads=1", "recompute=true"]
     assert {row["status"] for row in rows} == {"ok"}
     assert {row["first"] for row in rows} == {"default", "candidate"}
-    faster = [float(row["speed_ratio"]) for row in rows if "checkpoint=true" in row["candidate"]]
+    faster = [float(row["speed_ratio"]) for row in rows if "recompute=true" in row["candidate"]]
     assert len(faster) == 4
     assert min(faster) == pytest.approx(1.25, abs=0.02)
     settings = (checkout / "perf" / "best-cpu_ref-quickstart.env").read_text().splitlines()
-    assert [line for line in settings if not line.startswith("#")] == ["checkpoint=true"]
+    assert [line for line in settings if not line.startswith("#")] == ["recompute=true"]
     assert "speed +25.0 % (+25.0 to +25.0) beside the defaults" in said
 
 
@@ -537,9 +538,9 @@ def test_candidates_follow_the_device_and_the_variables(tuning: ModuleType) -> N
     ]
     display = ["ALPHA_CALLBACK_YIELD_EVERY=12", "ALPHA_CALLBACK_YIELD_EVERY=50"]
     found = tuning.candidates(variables, "cpu_ref", 5)
-    assert found == ["threads=1", "threads=2", "threads=4", "checkpoint=true", *display]
+    assert found == ["threads=1", "threads=2", "threads=4", "recompute=true", *display]
     found = tuning.candidates(variables, "helios", 5)
-    assert found == ["checkpoint=true", "ALPHA_STEPS_IN_FLIGHT=1", "ALPHA_STEPS_IN_FLIGHT=6", *display]
+    assert found == ["recompute=true", "ALPHA_STEPS_IN_FLIGHT=1", "ALPHA_STEPS_IN_FLIGHT=6", *display]
 
 
 def test_the_workload_fits_the_device() -> None:
@@ -697,6 +698,91 @@ def test_only_a_sure_slow_down_beyond_the_margin_counts(times: list[float], code
     command = [sys.executable, str(ROOT / "perf" / "ratio.py"), "--margin=10"]
     pairs = "".join(f"2.0 {2 * each}\n" for each in times)
     assert subprocess.run(command, input=pairs, text=True, capture_output=True, check=False).returncode == code
+
+
+# --- recipes ----------------------------------------------------------------------------------------------------------
+
+
+def recipes(
+    folder: Path, behaviour: str, *arguments: str, options: tuple[str, ...] = ("--data=x", "--valData=HELD")
+) -> subprocess.CompletedProcess[str]:
+    """compare_recipes.py with the fake program, into `folder`/out."""
+    (folder / "held-out").write_text("text")
+    (folder / "count").unlink(missing_ok=True)
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    common = [each.replace("HELD", str(folder / "held-out")) for each in options]
+    own = [*arguments, f"--alpha={FAKE}", f"--out={folder / 'out'}"]
+    command = [sys.executable, str(ROOT / "perf" / "compare_recipes.py"), *own, "--", "--batch=4", *common]
+    environment = {**os.environ, "FAKE_ALPHA": behaviour, "FAKE_ALPHA_COUNT": str(folder / "count")}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_recipes_are_compared_by_pairs_of_seeds(tmp_path: Path) -> None:
+    done = recipes(tmp_path, "10", "--lr=0.5 --iters=20", "--lr=0.25 --iters=40", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    # The noise of the runs is 0, 1, 2 and 1, 2, 0 thousandths: of the differences 1, 1, -2, standard error 1.
+    assert found["difference"] == {
+        "mean": pytest.approx(-0.25),
+        "low": pytest.approx(-0.25 - 4.303e-3),
+        "high": pytest.approx(-0.25 + 4.303e-3),
+        "better": "B",
+    }
+    assert [row["seed"] for row in found["seeds"]] == [1, 2, 3]
+    assert [round(row["A"]["bitsPerByte"], 3) for row in found["seeds"]] == [2.6, 2.701, 2.802]
+    assert (found["A"]["steps"], found["B"]["steps"], found["B"]["tokens"]) == (20, 40, 40 * 4 * 10)
+    assert found["B"]["seconds"] == pytest.approx(0.01 * (35 + 5 * 50), rel=0.01)
+    first = [min("AB", key=lambda side: (tmp_path / "out" / f"{side}-{seed}").stat().st_mtime_ns) for seed in (1, 2, 3)]
+    assert first == ["A", "B", "A"]
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+    # For people; a difference that the noise can make is none, and one seed tells nothing.
+    same = recipes(tmp_path, "10", "--lr=0.5 --iters=9", "--lr=0.5 --iters=9")
+    assert "B - A" in same.stdout
+    assert "+0.0000 (-0.0043 to +0.0043): no difference beyond the noise" in same.stdout
+    alone = recipes(tmp_path, "10", "--iters=9", "--iters=9", "--seeds=1")
+    assert "+0.0010: one seed says nothing about the noise" in alone.stdout
+
+
+def test_recipes_get_equal_time(tmp_path: Path) -> None:
+    # A trial of each, then the pair: with 100 ms a step as many steps in 3 s as that is, and with 60 ms more.
+    done = recipes(tmp_path, "100,60,100,60", "--lr=0.5", "--lr=0.25", "--seeds=1", "--seconds=3", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["A"]["steps"], found["B"]["steps"]) == (30, 50)
+
+
+def test_recipes_hold_out_whole_documents(tmp_path: Path) -> None:
+    done = recipes(tmp_path, "10", "--iters=9", "--iters=9", "--seeds=1", options=())
+    assert done.returncode == 0, done.stderr
+    training, held_out = (
+        (tmp_path / "out" / f"{name}.txt").read_text().split(",") for name in ("training", "held-out")
+    )
+    assert not set(training) & set(held_out)
+    assert len(held_out) == -(-len(training + held_out) // 10)
+    assert any(path.endswith("/json/decoder.py") for path in training + held_out)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "arguments", "code", "message"),
+    [
+        ("10,10 crash", ("--iters=9", "--iters=9 --lr=2"), 1, " --lr=2 "),
+        ("10,10,10 diverges", ("--iters=9", "--iters=9", "--json"), 1, "B with seed 2 has no bits per byte of "),
+        ("10", ("--iters=9", "", "--alphaB=/nowhere/alpha"), 1, "/nowhere/alpha cannot be run: No such file"),
+        ("10", ("--iters=5", "", "--seconds=3"), 2, "leave out --iters"),
+        ("10", ("", "--data=x"), 2, "give --valData=PATHS as well"),
+        ("10", ("", "", "--seeds=0"), 2, "--seeds must be 1 at least"),
+        ("10", ("",), 2, "required: B"),
+    ],
+)
+def test_recipes_that_cannot_be_compared(
+    tmp_path: Path, behaviour: str, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    options = () if "--data=x" in arguments else ("--data=x", "--valData=HELD")
+    done = recipes(tmp_path, behaviour, *arguments, options=options)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "better" not in done.stdout
 
 
 # --- the picture ------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def test_an_old_python_is_named(checkout: Path) -> None:
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
         "environment: error: Alpha needs Python 3.11 or newer, but there is Python 3.9.2; "
-        "on Debian or Ubuntu: sudo apt-get install python3.11-venv.\n"
+        "on Debian or Ubuntu: sudo apt-get install python3-venv.\n"
     )
 
 
@@ -58,7 +58,7 @@ def test_a_missing_venv_module_is_named_with_its_package(checkout: Path) -> None
 def test_an_unknown_argument_is_refused(checkout: Path) -> None:
     result = environment(checkout, "production")
     assert result.returncode == 1
-    assert result.stderr == "environment: error: unknown argument 'production'; there are 'dev' and 'exe'.\n"
+    assert result.stderr == "environment: error: unknown argument 'production'; there are 'dev' and 'lowest'.\n"
 
 
 def test_an_environment_that_is_up_to_date_is_left_alone(checkout: Path) -> None:

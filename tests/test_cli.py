@@ -21,12 +21,18 @@ from alpha import __version__, cli, environment, tokenizer_registry
 from alpha.cli import COMMANDS, main
 from alpha.config import ModelConfig, TrainingConfig
 from alpha.errors import AlphaError
-from alpha.option import options_of
+from alpha.option import names_of, options_of
 from alpha.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("ALPHA_")}
 SCRIPT = [sys.executable, str(ROOT / "alpha.py")]
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the same is computed wherever the tests run."""
+    monkeypatch.setattr("alpha.backend_helios_device.has_gpu", lambda: False)
 
 
 def alpha(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -186,6 +192,19 @@ def test_an_interrupt_of_the_process() -> None:
     assert process.returncode == 130
 
 
+def test_an_interrupt_before_the_command_line_is_read() -> None:
+    code = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'alpha.cli': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from alpha.process import start; sys.exit(start())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "alpha: interrupted\n")
+
+
 # --- starting ---------------------------------------------------------------------------------------------------------
 
 
@@ -320,6 +339,16 @@ def test_runs_are_listed(runs: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "\x1b" not in printed
 
 
+def test_what_a_file_says_fits_its_column(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"step": 10**3999, "loss": 1e308, "valLoss": -1e300, "tokens_per_sec": 1e307}
+    (runs / "first" / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    os.utime(runs / "first" / "metrics.jsonl", (10**12, 10**12))
+    assert main(["runs", f"--dir={runs}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 160
+
+
 def test_runs_are_listed_as_json(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", f"--dir={runs}", "--json"]) == 0
     listed = {each["runId"]: each for each in json.loads(capsys.readouterr().out)}
@@ -405,6 +434,12 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["c.txt"]
 
 
+@pytest.mark.parametrize("command", ["train", "sample", "eval", "bench"])
+def test_where_to_compute_and_on_how_many_threads_is_chosen_unless_it_is_said(command: str) -> None:
+    declared = names_of(each for kind in cli._module(command).OPTIONS for each in options_of(kind))
+    assert (declared["backend"].default, declared["threads"].default) == ("auto", 0)
+
+
 def test_from_a_corpus_to_a_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -419,16 +454,32 @@ def test_from_a_corpus_to_a_sample(
     assert json.loads(printed("datagen --domain=chords --size=20kB --out=chords.txt --json"))["bytes"] >= 20_000
     Path("settings.json").write_text('{"block": 16, "layers": 1, "dim": 8, "heads": 2, "batch": 2, "iters": 9}')
     options = "--config=settings.json --tokenizer=char --steps=3 --eval-iters 1 --min-tokens-per-param=0"
+    assert "Backend: cpu_ref, since there is no GPU" in printed(f"train --data=chords.txt {options} --runDir=runs/b")
     assert "To see what it writes" in printed(f"train --data=chords.txt {options} --runDir=runs/a")
     assert "Resuming runs/a after step 3 of 5" in printed("train --resume=a --iters=5")
-    (run,) = json.loads(printed("runs --json"))
+    run, _ = sorted(json.loads(printed("runs --json")), key=lambda each: str(each["runId"]))
     assert (run["runId"], run["status"], run["step"], run["iters"]) == ("a", "finished", 5, 5)
     sampled = json.loads(printed("sample --checkpoint=a --prompt=Key --steps=4 --n=2 --json"))
     assert (sampled["step"], sampled["prompt"], len(sampled["texts"])) == (5, "Key", 2)
-    assert "decode" in printed("sample --checkpoint=a --steps=4")
+    assert main(["sample", "--checkpoint=a", "--steps=4", "--json"]) == 0
+    assert capsys.readouterr().err == "alpha: Backend: cpu_ref, since there is no GPU that Alpha can use.\n"
+    assert main(["sample", "--checkpoint=a", "--steps=4", "--topk=1"]) == 0
+    output = capsys.readouterr()
+    assert (output.out.count("\n"), "decode" in output.out, "decode" in output.err) == (1, False, True)
+    (greedy,) = json.loads(printed("sample --checkpoint=a --steps=9 --temp=0 --json"))["texts"]
+    for search in ("", "--beam=2"):
+        (whole,) = json.loads(printed(f"sample --checkpoint=a --steps=9 --temp=0 {search} --json"))["texts"]
+        stop = whole[2:4]
+        stopped = printed(f"sample --checkpoint=a --steps=9 --temp=0 {search} --stop=~~ --stop={stop} --json")
+        assert not search or json.loads(stopped)["texts"][0].count(stop) == 0
+        assert search or json.loads(stopped)["texts"] == [greedy[: greedy.index(stop)]]
+    assert main(["sample", "--checkpoint=a", "--steps=1", f"--prompt={'K' * 20}", "--n=2"]) == 0
+    assert "20 tokens and the model's context holds 16, so the first 4 do not count" in capsys.readouterr().err
+    assert main(["sample", "--checkpoint=a", "--stop="]) == 2
+    assert "--stop must be text" in capsys.readouterr().err
     evaluated = json.loads(printed("eval --checkpoint=a --data=chords.txt --nBatches=2 --json"))
     assert evaluated["perplexity"] == pytest.approx(math.exp(evaluated["loss"]))
-    assert printed("eval --checkpoint=a --data=chords.txt --nBatches=2").startswith(f"loss {evaluated['loss']:.4f} ")
+    assert printed("eval --checkpoint=a --data=chords.txt --evalIters=2").startswith(f"loss {evaluated['loss']:.4f} ")
 
 
 # --- any arguments ----------------------------------------------------------------------------------------------------

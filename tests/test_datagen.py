@@ -1,13 +1,17 @@
 """Making files of text: determinism, formats, corpora and concordances from sources, errors."""
 
+import ast
 import gzip
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 import unicodedata
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,13 +19,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpha import datagen, datagen_chooser, datagen_corpus, datagen_kwic
+from alpha import datagen, datagen_files, datagen_grammar, datagen_mixtures, domain
 from alpha.corpus import END_OF_TEXT
 from alpha.datagen import GENERATORS, DatagenOptions, parse_size, run, write
-from alpha.datagen_chooser import Chooser, Grammar
-from alpha.datagen_output import Summary
-from alpha.datagen_sources import normalized, paragraphs
-from alpha.datagen_words import article, in_words, listed, ordinal, plural, roman
+from alpha.datagen_files import Summary, normalized, paragraphs
+from alpha.datagen_grammar import (
+    GRAMMAR,
+    Chooser,
+    Grammar,
+    article,
+    data_files,
+    in_words,
+    listed,
+    ordinal,
+    plural,
+    roman,
+)
 from alpha.errors import AlphaError, UsageError
 from alpha.option import from_mapping
 from alpha.rng import random_bits, stream_of
@@ -72,20 +85,93 @@ def test_choices_are_even() -> None:
     assert len(set(chooser.sample("abcdef", 4))) == 4
 
 
+def written(files: dict[str, str], symbol: str, **values: object) -> str:
+    """A text of a grammar of these files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datagen_grammar, "GRAMMAR", Grammar(files))
+        return Chooser("test", 0, 0).write(symbol, **values)
+
+
 def test_grammar() -> None:
-    grammar = Grammar({"s": ("{^a noun} sees {s noun} in {place}.",), "noun": ("owl",)})
-    assert grammar.expand(Chooser("test", 0, 0), "s", {"place": "Rome"}) == "An owl sees owls in Rome."
-    with pytest.raises(KeyError, match="place"):
-        grammar.expand(Chooser("test", 0, 0), "s", {})
+    text = "# A comment\n[s]\n{^a noun} sees {s noun}\n    in {city}.\\n\n[noun]\nowl\n[many: words]\none two\nthree"
+    assert written({"t": text}, "t.s", city="Rome") == "An owl sees owls in Rome.\n"
+    assert Grammar({"t": text}).lists["t.many"] == ("one", "two", "three")
+    assert Grammar({"t": text}).symbols("t.s") == ({"t.s", "t.noun"}, {"city"})
+    with pytest.raises(KeyError, match="city"):
+        written({"t": text}, "t.s")
 
 
-@pytest.mark.parametrize("module", [name for name in sys.modules if name.startswith("alpha.datagen_")])
-def test_grammars_use_only_symbols_that_somebody_gives(module: str) -> None:
-    given_by_story = {"A", "B", "he", "him", "his", "place", "town", "thing", "time", "time_is", "weather"}
-    given_elsewhere = {"place", "surname", "hero", "food"}
-    for value in vars(sys.modules[module]).values():
-        if isinstance(value, Grammar):
-            assert value.symbols() - value.defined() <= given_by_story | given_elsewhere
+def test_names_are_looked_for_in_the_own_file_first() -> None:
+    files = {"words": "[noun]\nowl\n[verb]\nsings", "t": "[s]\n{noun} {verb}\n[noun]\nfox", "u": "[s]\n{noun} {verb}"}
+    assert (written(files, "t.s"), written(files, "u.s")) == ("fox sings", "owl sings")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stray", "'stray' stands before the first"),
+        ("[a]\nx\n[a]\ny", r"\[a\] occurs twice"),
+        ("[a]\n{b", "a brace is not closed"),
+        ("[a]\n{b c}", "a brace is not closed or does not hold a name"),
+    ],
+)
+def test_mistakes_in_data_files(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Grammar({"t": text})
+
+
+def test_data_files_are_found_in_either_place(tmp_path: Path) -> None:
+    (tmp_path / "datagen_t.txt").write_text("[a]\nx")
+    assert data_files((tmp_path / "nowhere", tmp_path)) == {"t": "[a]\nx"}
+    with pytest.raises(AlphaError, match=r"datagen_\*\.txt are missing"):
+        data_files((tmp_path / "nowhere",))
+
+
+def names_in_the_code() -> list[re.Pattern[str]]:
+    """Patterns of the names of lists that the generators' code has as strings; an f-string's values may be anything."""
+    patterns = []
+    for path in Path(datagen.__file__).parent.glob("datagen*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                patterns.append(re.compile(re.escape(node.value)))
+            elif isinstance(node, ast.JoinedStr) and isinstance(node.values[-1], ast.Constant):
+                pieces = [re.escape(each.value) if isinstance(each, ast.Constant) else r"\w+" for each in node.values]
+                patterns.append(re.compile("".join(pieces)))
+    return patterns
+
+
+def test_every_list_is_used_and_every_name_is_defined(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: dict[str, set[frozenset[str]]] = {}
+    expand = Chooser.expand
+
+    def recorded(self: Chooser, symbol: str, values: Mapping[str, object]) -> str:
+        calls.setdefault(symbol, set()).add(frozenset(values))
+        return expand(self, symbol, values)
+
+    monkeypatch.setattr(Chooser, "expand", recorded)
+    monkeypatch.setattr(Chooser, "write", lambda self, symbol, /, **values: self.expand(symbol, values))
+    for generate in GENERATORS.values():
+        for index in range(300):
+            generate(index, 7)
+    used = set()
+    for symbol, values in calls.items():
+        lists, needed = GRAMMAR.symbols(symbol)
+        used |= lists
+        for names in values:
+            assert needed <= names, f"{symbol} needs values that it is not given"
+            for name in lists:
+                # A value that has the name of a list would never be seen.
+                hidden = {each for each in names if GRAMMAR.resolve(name.split(".")[0], each)}
+                assert not [item for item in GRAMMAR.lists[name] for each in hidden if f"{each}}}" in item], symbol
+    patterns = names_in_the_code()
+    unused = {symbol for symbol in GRAMMAR.lists if symbol not in used}
+    unused -= {
+        symbol
+        for symbol in unused
+        for name in (symbol, symbol.split(".")[1])
+        if any(each.fullmatch(name) for each in patterns)
+    }
+    assert unused == set()
 
 
 def test_words() -> None:
@@ -114,7 +200,7 @@ def test_words() -> None:
 def test_documents_depend_on_seed_and_index_alone(domain: str) -> None:
     generate = GENERATORS[domain]
     forward = [generate(index, 5) for index in range(70)]
-    datagen_chooser._block.cache_clear()
+    datagen_grammar._block.cache_clear()
     assert [generate(index, 5) for index in reversed(range(70))] == forward[::-1]
     assert generate(3, 5) != generate(3, 6)
     assert generate(1_000_000, 5) not in forward
@@ -172,10 +258,15 @@ def test_text_is_clean(domain: str) -> None:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
+def said(messages: list[dict[str, str]]) -> str:
+    return domain.dialogue((f"<|{each['role']}|>", each["content"]) for each in messages)
+
+
 def read_back(path: Path) -> list[str]:
     content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     if ".jsonl" in path.name:
-        return [json.loads(line)["text"] for line in content.decode().splitlines()]
+        rows = [json.loads(line) for line in content.decode().split("\n")[:-1]]
+        return [row.get("text") or said(row["messages"]) for row in rows]
     return content.decode().split(END_OF_TEXT)
 
 
@@ -235,6 +326,23 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
         write("chat", out, seed=1, report=quiet, documents=5)
     assert out.read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("number", "ending"), [(signal.SIGINT, ".txt"), (signal.SIGTERM, ".jsonl.gz"), (signal.SIGHUP, ".txt")]
+)
+def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, ending: str) -> None:
+    options = [f"--out={tmp_path / 'a'}{ending}", "--domain=chat", "--size=9GB"]
+    command = [sys.executable, "-c", "import sys; from alpha.cli import main; sys.exit(main())", "datagen", *options]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
+        while not any(path.stat().st_size for path in tmp_path.iterdir()):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, list(tmp_path.iterdir())) == (130, [])
+    assert b"Traceback" not in errors
 
 
 def test_run_by_rule(tmp_path: Path) -> None:
@@ -406,14 +514,14 @@ def test_sources_that_change_while_they_are_read(
 ) -> None:
     source, out = tmp_path / "in.txt", tmp_path / "out.txt"
     source.write_text("one two three")
-    judge = datagen_corpus._document_digests
+    judge = datagen_files._document_digests
 
     def judge_and_change(path: Path) -> list[int]:
         digests = judge(path)
         change(path)
         return digests
 
-    monkeypatch.setattr(datagen_corpus, "_document_digests", judge_and_change)
+    monkeypatch.setattr(datagen_files, "_document_digests", judge_and_change)
     with pytest.raises(AlphaError, match=rf"in\.txt changed while it was being read: .*{message}"):
         run(options(out=str(out), mode="corpus", sources=str(source)), quiet)
     assert not out.exists()
@@ -509,7 +617,7 @@ def test_concordance_skips_its_output_and_what_is_not_text(tree: Path) -> None:
 
 
 def test_counting_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datagen_kwic, "_MOST_WORDS", 50)
+    monkeypatch.setattr(datagen_mixtures, "_MOST_WORDS", 50)
     for name in "abc":
         rare = " ".join(f"{name}x{''.join(chr(97 + digit) for digit in divmod(number, 26))}" for number in range(200))
         (tmp_path / f"{name}.txt").write_text(
@@ -528,6 +636,6 @@ def test_generated_concordances_show_each_keyword_in_one_column() -> None:
         for keyword, *lines in blocks:
             assert lines
             assert any(
-                all(datagen_kwic.key_of(line[column:].split(" ", 1)[0]) == keyword for line in lines)
+                all(datagen_mixtures.key_of(line[column:].split(" ", 1)[0]) == keyword for line in lines)
                 for column in range(max(map(len, lines)))
             )

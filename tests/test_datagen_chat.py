@@ -13,8 +13,11 @@ from typing import NamedTuple
 import pytest
 from generated_text import documents, is_prime
 
-from alpha.datagen_facts import COUNTRIES, LEGS
-from alpha.datagen_words import FOODS, WEEKDAYS, in_words, roman
+from alpha.datagen_grammar import WEEKDAYS, in_words, items, roman, table
+
+FOODS = items("words.food")
+COUNTRIES = [(row["country"], row["capital"], row["continent"]) for row in table("facts.country")]
+LEGS = [(row["one"], int(row["legs"])) for row in table("facts.legs")]
 
 FACTORS = {
     ("kilometres", "metres"): 1000, ("metres", "centimetres"): 100, ("centimetres", "millimetres"): 10,

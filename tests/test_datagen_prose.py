@@ -12,9 +12,12 @@ import pytest
 from generated_text import EQUATION, documents, equation_holds, is_prime, number, rounded
 
 from alpha.datagen import GENERATORS
-from alpha.datagen_chaos import KINDS
-from alpha.datagen_chooser import Chooser
-from alpha.datagen_words import ADJECTIVES, ANIMALS, FOODS, MEN, OBJECTS, TRADES, WEEKDAYS, WOMEN, in_words, roman
+from alpha.datagen_grammar import WEEKDAYS, Chooser, in_words, items, roman
+from alpha.datagen_mixtures import KINDS
+
+ADJECTIVES, ANIMALS, FOODS = items("words.adjective"), items("words.animal"), items("words.food")
+OBJECTS, TRADES = items("words.object"), items("words.trade")
+MEN, WOMEN = items("words.man"), items("words.woman")
 
 
 def test_the_equation_checker_itself() -> None:
@@ -144,7 +147,7 @@ def test_lives() -> None:
         birthday_came = (died.month, died.day) >= (born.month, born.day)
         assert died.year - born.year - (not birthday_came) == int(match[4])
     for text in documents("fine_corpus"):
-        for match in re.finditer(r"\((\d+ \w+ (\d{4})) - .*?(?=See also|\Z)", text, re.DOTALL):
+        for match in re.finditer(r"\((\d+ \w+ (\d{4})) - .*?(?=\(\d+ \w+ \d{4} - |See also|\Z)", text, re.DOTALL):
             for year, ordinal in re.findall(r"In (\d+), in the year of h\w+ (\d+)\w\w birthday", match[0])[:1]:
                 assert int(year) - int(match[2]) == int(ordinal)
 

@@ -30,6 +30,7 @@ H200 = DeviceInfo(
     pipeline_cache_uuid="00" * 16,
     missing=(),
     heaps=(Heap(140 * GIB, 139 * GIB, GIB, True, True), Heap(200 * GIB, 200 * GIB, 0, False, True)),
+    multiprocessors=132,
     subgroup_size=32,
     subgroup_size_min=32,
     subgroup_size_max=32,
@@ -59,6 +60,7 @@ OLD = dataclasses.replace(PLAIN, index=3, name="Old", missing=("Vulkan 1.3", "sh
 
 def bundle_of(requirements: Iterable[str]) -> Bundle:
     each = [Kernel("matmul", name, (), (), (name,), b"") for name in requirements]
+    each += [Kernel("matmul_tiled", f"{name}_16_32", (), (), ("float16",), b"") for name in ("f16", "bf16")]
     return Bundle({(kernel.name, kernel.variant): kernel for kernel in each})
 
 
@@ -89,7 +91,7 @@ BUNDLE = bundle_of(["cooperative_matrix_f16", "cooperative_matrix_bf16"])
             "plain kernels; these kernels were built without any for matrix units",
         ),
         (PLAIN, "f16", BUNDLE, "plain kernels; the driver offers no matrix units (VK_KHR_cooperative_matrix)"),
-        (PLAIN, "bf16", BUNDLE, "not available: the driver has no bfloat16 (VK_KHR_shader_bfloat16)"),
+        (PLAIN, "bf16", BUNDLE, "plain kernels; the driver offers no matrix units (VK_KHR_cooperative_matrix)"),
         (
             dataclasses.replace(
                 H200, features=frozenset({"float16"}), cooperative_matrices=((16, 16, 32, "i8", "i8", "i32", "i32"),)
@@ -102,7 +104,7 @@ BUNDLE = bundle_of(["cooperative_matrix_f16", "cooperative_matrix_bf16"])
             dataclasses.replace(H200, features=frozenset()),
             "f16",
             BUNDLE,
-            "not available: the driver has no 16-bit floats (shaderFloat16 and storageBuffer16BitAccess)",
+            "not available: the driver has no 16-bit floats (shaderFloat16, shaderInt16 and storageBuffer16BitAccess)",
         ),
     ],
 )
@@ -114,10 +116,11 @@ def test_what_a_precision_uses_and_why_not_more(
 
 def test_a_device_as_a_table() -> None:
     rows = device_report.device_rows(H200, BUNDLE)
-    assert rows[:6] == [
+    assert rows[:7] == [
         ["device", "NVIDIA H200 (GPU)"],
         ["driver", "NVIDIA 580.95.05, Vulkan 1.4.312"],
         ["memory", "140.0 GiB, 138.0 GiB available"],
+        ["multiprocessors", "132"],
         ["subgroups", "32 invocations"],
         ["workgroups", "1024 invocations, 48 KiB shared memory"],
         ["number types", "f32, i32, f16, bf16, i8"],
@@ -128,9 +131,12 @@ def test_a_device_as_a_table() -> None:
         "f16 x f16 in f32, workgroup scope: multiples of 32x32x16 by 256 invocations",
     ]
     assert [row[0] for row in rows[-3:]] == ["use for f32", "use for f16", "use for bf16"]
-    varying = dataclasses.replace(PLAIN, subgroup_size_min=8, subgroup_size_max=32, workgroup_matrices=())
+    varying = dataclasses.replace(
+        PLAIN, subgroup_size_min=8, subgroup_size_max=32, workgroup_matrices=(), multiprocessors=0
+    )
     rows = device_report.device_rows(varying, BUNDLE)
     assert ["subgroups", "8 to 32 invocations"] in rows
+    assert ["multiprocessors", "the driver does not say; products are divided for 32"] in rows
     assert ["matrix units", "none"] in rows
     assert device_report.device_rows(OLD, BUNDLE)[-1] == [
         "use",

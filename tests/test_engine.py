@@ -1,8 +1,9 @@
 """Generation: decoding with the cache against the whole forward pass, sampling against its definition, beam search."""
 
+import contextlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from alpha.config import ARCHITECTURES, ModelConfig, resolve_model
 from alpha.engine import Engine, SamplingOptions, choose
 from alpha.errors import AlphaError
 from alpha.gpt import GPT
+from alpha.thread_choice import ThreadChoice
 
 VOCABULARY = 13
 BLOCK = 8
@@ -46,14 +48,19 @@ def last_logits(model: GPT, ids: Sequence[int]) -> npt.NDArray[np.float64]:
 
 
 def greedy_by_definition(model: GPT, prompt: Sequence[int], steps: int) -> list[int]:
-    """The likeliest next id again and again; where the context would outgrow the block, its older half is dropped."""
+    """The likeliest next id again and again, from the last `block` ids; where these would be more, half is dropped."""
     block = model.config.block
-    ids, start = list(prompt), 0
+    ids = list(prompt)
+    start = max(0, len(ids) - block)
     for _ in range(steps):
         if len(ids) - start > block:
             start = len(ids) - max(1, block // 2)
         ids.append(int(np.argmax(last_logits(model, ids[start:]))))
     return ids[len(prompt) :]
+
+
+def ending_with(stop: Sequence[int]) -> engine.Ends:
+    return lambda ids: ids[-1] in stop
 
 
 def generated(
@@ -65,7 +72,7 @@ def generated(
     stop: Sequence[int] = (),
 ) -> list[list[int | None]]:
     """What each sequence got: [sequences][steps]."""
-    drawn = list(Engine(model).generate(prompt, steps, sampling, sequences, stop))
+    drawn = list(Engine(model).generate(prompt, steps, sampling, sequences, ending_with(stop)))
     return [list(row) for row in zip(*drawn, strict=True)]
 
 
@@ -101,7 +108,7 @@ def test_a_token_is_chosen_by_the_logits_of_the_whole_forward_pass(
     model, prompt = model_of(arch), ids_of(length)
     assert generated(model, prompt, steps, sequences=rows) == script
     for row in range(rows):
-        ids, start = list(prompt), 0
+        ids, start = list(prompt), max(0, length - BLOCK)
         for step in range(steps):
             if len(ids) - start > BLOCK:
                 start = len(ids) - BLOCK // 2
@@ -160,6 +167,39 @@ def test_the_time_and_the_tokens_of_both_phases_are_counted() -> None:
     timing = writer.timing
     assert (timing.prefill_tokens, timing.decode_tokens) == (15, 9)
     assert timing.prefill_seconds > 0 < timing.decode_seconds
+
+
+def test_sequences_that_have_ended_are_not_counted() -> None:
+    writer = Engine(model_of())
+    sampling = SamplingOptions(temperature=1.5, top_k=0)
+    drawn = list(writer.generate(ids_of(1), BLOCK, sampling, 4, ending_with([3, 4, 5])))
+    real = sum(token is not None for step in drawn[1:] for token in step)
+    assert real < 4 * len(drawn[1:])
+    assert (writer.timing.prefill_tokens, writer.timing.decode_tokens) == (4, real)
+
+
+def test_the_first_ids_are_drawn_among_those_that_are_allowed() -> None:
+    model, prompt = model_of(), ids_of(4)
+    allowed = np.array([2, 7, 11])
+    for sampling in (GREEDY, SamplingOptions(temperature=3.0, top_k=2), SamplingOptions(temperature=3.0, top_p=0.9)):
+        drawn = list(Engine(model).generate(prompt, 3, sampling, 64, first=allowed))
+        likeliest = sorted(allowed.tolist(), key=lambda token: -last_logits(model, prompt)[token])
+        count = 1 if sampling.temperature == 0 else sampling.top_k or 3
+        assert set(drawn[0]) <= set(likeliest[:count])
+        assert sampling.temperature == 0 or len(set(drawn[0])) > 1
+        assert not set(drawn[1]) <= set(allowed.tolist()) or sampling.temperature == 0
+    for beams in (1, 5):
+        ids, mean = Engine(model).beam_search(prompt, 3, beams, first=allowed)
+        assert ids[0] in allowed
+        assert math.isfinite(mean)
+
+
+def test_beams_end_where_the_caller_says() -> None:
+    model, prompt = model_of(), ids_of(4)
+    ids, _ = Engine(model).beam_search(prompt, 12, 3, ends=lambda ids: len(ids) == 2)
+    assert len(ids) == 2
+    ids, _ = Engine(model).beam_search(prompt, 12, 3, ends=lambda ids: len(ids) == 3 or ids[-1] != 5)
+    assert set(ids[:-1]) <= {5}
 
 
 def test_a_model_whose_training_went_wrong_is_refused() -> None:
@@ -276,7 +316,7 @@ def test_enough_beams_find_the_best_of_all_continuations(arch: str, stop: tuple[
     for name in ("a", "b", "c"):
         prompt = ids_of(3, name, vocabulary=4)
         expected_ids, expected_mean = best_by_exhaustion(model, prompt, 4, stop)
-        ids, mean = Engine(model).beam_search(prompt, 4, beams=64, stop=stop)
+        ids, mean = Engine(model).beam_search(prompt, 4, 64, ending_with(stop))
         assert ids == expected_ids
         assert mean == pytest.approx(expected_mean, abs=1e-5)
 
@@ -296,3 +336,21 @@ def test_the_score_is_the_mean_log_probability_of_the_ids() -> None:
     ids, mean = Engine(model).beam_search(prompt, 5, beams=3)
     expected = [log_probabilities(model, [*prompt, *ids[:position]])[token] for position, token in enumerate(ids)]
     assert mean == pytest.approx(float(np.mean(expected)), abs=1e-5)
+
+
+def test_the_number_of_threads_is_chosen_while_decoding_and_changes_nothing() -> None:
+    model = model_of(block=32)
+    backend, used = model.backend, []
+
+    class Recording(ThreadChoice):
+        @contextlib.contextmanager
+        def measured(self) -> Iterator[None]:
+            with super().measured():
+                used.append(backend.threads)
+                yield
+
+    backend.thread_choices = lambda: [1, 2]  # type: ignore[method-assign]
+    plain = list(Engine(model).generate([1, 2, 3], 12, SamplingOptions()))
+    assert list(Engine(model, threads=Recording(backend)).generate([1, 2, 3], 12, SamplingOptions())) == plain
+    assert used[:7] == [1, 1, 2, 1, 2, 1, 2]
+    assert len(used) == 11  # all steps but the prefill

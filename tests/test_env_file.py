@@ -38,7 +38,7 @@ def written(tmp_path: Path, content: str | bytes) -> str:
 def test_variables_and_knobs_are_taken(tmp_path: Path, seen: list[dict[str, Any]]) -> None:
     option = written(tmp_path, f"# the best\n\n {NAME} = 7 \r\nthreads=3\ncheckpoint=true\n")
     assert main(["train", option]) == 0
-    assert seen == [{"threads": 3, "checkpoint": True}]
+    assert seen == [{"threads": 3, "recompute": True}]
     assert os.environ[NAME] == "7"
 
 
@@ -46,13 +46,13 @@ def test_the_command_line_and_the_environment_win(
     tmp_path: Path, seen: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(NAME, "5")
-    assert main(["train", "--threads=2", written(tmp_path, f"{NAME}=7\nthreads=3\ncheckpoint=false")]) == 0
-    assert seen == [{"threads": 2, "checkpoint": False}]
+    assert main(["train", "--threads=2", written(tmp_path, f"{NAME}=7\nthreads=3\nrecompute=false")]) == 0
+    assert seen == [{"threads": 2, "recompute": False}]
     assert os.environ[NAME] == "5"
 
 
 def test_a_knob_does_not_concern_a_command_without_it(tmp_path: Path, seen: list[dict[str, Any]]) -> None:
-    option = written(tmp_path, "checkpoint=true\nthreads=2")
+    option = written(tmp_path, "recompute=true\nthreads=2")
     assert main(["bench", option]) == 0
     assert main(["sample", "--checkpoint=runs/a", option]) == 0
     assert seen == [{"threads": 2}, {"checkpoint": "runs/a", "threads": 2}]

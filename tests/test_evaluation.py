@@ -12,13 +12,18 @@ import pytest
 from alpha import rng
 from alpha.backend_cpu_ref import CpuRef
 from alpha.config import ARCHITECTURES, ModelConfig, resolve_model
-from alpha.evaluation import Evaluation, evaluate, evaluate_part
+from alpha.evaluation import WINDOWS, Evaluation, evaluate
 from alpha.gpt import GPT
 from alpha.thread_choice import ThreadChoice
 from alpha.token_file import TokenFile
+from alpha.tokenizer import END_OF_TEXT, UNKNOWN
+from alpha.tokenizer_char import CharTokenizer
 
 VOCABULARY = 11
 BLOCK = 8
+CHARACTERS = "abcdeé語🙂 "
+END, LOST = 9, 10
+TOKENIZER = CharTokenizer([*CHARACTERS, END_OF_TEXT, UNKNOWN], {END_OF_TEXT: END, UNKNOWN: LOST})
 
 
 def model_of(arch: str = "gpt2", dtype: npt.DTypeLike = np.float64, **options: Any) -> GPT:
@@ -33,9 +38,9 @@ def model_of(arch: str = "gpt2", dtype: npt.DTypeLike = np.float64, **options: A
     return model
 
 
-def file_of(count: int, text_bytes: int = 0) -> TokenFile:
-    tokens = (rng.random_bits(count, 3, rng.stream_of("tokens")) % VOCABULARY).astype(np.uint16)
-    return TokenFile(Path("tokens.npy"), tokens, 1, text_bytes or count, "")
+def file_of(count: int, vocabulary: int = VOCABULARY) -> TokenFile:
+    tokens = (rng.random_bits(count, 3, rng.stream_of("tokens")) % vocabulary).astype(np.uint16)
+    return TokenFile(Path("tokens.npy"), tokens, 1, count, "")
 
 
 def losses_by_definition(model: GPT, ids: npt.NDArray[Any]) -> list[float]:
@@ -58,71 +63,81 @@ def test_every_token_but_the_first_counts_once(arch: str, count: int) -> None:
     model, file = model_of(arch), file_of(count)
     expected = all_losses(model, file)
     for batch in (1, 3, 4):
-        result = evaluate(model, file, batch)
+        result = evaluate(model, file, TOKENIZER, batch)
         assert result.tokens == count - 1 == len(expected)
         assert result.loss == pytest.approx(float(np.mean(expected)), rel=1e-12)
 
 
 def test_float32_is_close_to_float64() -> None:
     file = file_of(200)
-    assert evaluate(model_of(dtype=np.float32), file, 4).loss == pytest.approx(
+    assert evaluate(model_of(dtype=np.float32), file, TOKENIZER, 4).loss == pytest.approx(
         float(np.mean(all_losses(model_of(), file))), rel=1e-6
     )
 
 
-def test_a_number_of_batches_is_the_beginning_of_the_file() -> None:
-    model, file = model_of(), file_of(200)
-    expected = all_losses(model, file)[: 2 * 3 * BLOCK]
-    result = evaluate(model, file, batch=3, batches=2)
-    assert result.tokens == len(expected)
-    assert result.loss == pytest.approx(float(np.mean(expected)), rel=1e-12)
-    assert evaluate(model, file, batch=3, batches=1000) == evaluate(model, file, batch=3)
+def test_a_part_is_the_beginning_of_the_file_or_spread_over_it_whatever_the_batch() -> None:
+    model, file, iters = model_of(), file_of(2000), 6
+    count, every = WINDOWS * iters, np.array(all_losses(model, file)[: 1999 // BLOCK * BLOCK]).reshape(-1, BLOCK)
+    places = [number * len(every) // count for number in range(count)]
+    assert places[-1] - places[-2] > 1
+    for spread, expected in ((False, every[:count]), (True, every[places])):
+        for batch in (1, 5, 16, 1000):
+            result = evaluate(model, file, TOKENIZER, batch, iters, spread)
+            assert result.tokens == expected.size
+            assert result.loss == pytest.approx(float(expected.mean()), rel=1e-12)
 
 
-def test_a_part_is_spread_over_the_file_and_always_the_same() -> None:
-    model, file = model_of(), file_of(4000)
-    result = evaluate_part(model, file, batch=3, batches=4, seed=5)
-    assert result.tokens == 3 * 4 * BLOCK
-    assert evaluate_part(model, file, 3, 4, seed=5) == result
-    assert evaluate_part(model, file, 3, 4, seed=6) != result
-    # As many windows as the file has, in another order and shifted by a phase: near the mean over all.
-    everything = evaluate_part(model, file, batch=10, batches=49, seed=5)
-    assert everything.loss == pytest.approx(evaluate(model, file, 10).loss, rel=0.02)
-
-
-@pytest.mark.parametrize(("count", "is_all"), [(6 * (BLOCK + 1), True), (7 * (BLOCK + 1), False), (4, True)])
-def test_a_file_of_few_windows_is_taken_whole(count: int, is_all: bool) -> None:
+@pytest.mark.parametrize("spread", [False, True])
+@pytest.mark.parametrize(
+    ("count", "is_all"), [(4, True), (2 * WINDOWS * BLOCK + 1, True), (2 * WINDOWS * BLOCK + 2, False)]
+)
+def test_a_file_of_few_windows_is_taken_whole(count: int, is_all: bool, spread: bool) -> None:
     model, file = model_of(), file_of(count)
-    part = evaluate_part(model, file, batch=2, batches=3, seed=1)
-    assert (part == evaluate(model, file, 2)) is is_all
-    assert part.tokens == (count - 1 if is_all else 6 * BLOCK)
+    part = evaluate(model, file, TOKENIZER, 4, iters=2, spread=spread)
+    assert (part == evaluate(model, file, TOKENIZER, 4)) is is_all
+    assert part.tokens == (count - 1 if is_all else 2 * WINDOWS * BLOCK)
 
 
 def test_evaluation_leaves_the_model_as_it_is() -> None:
     model = model_of()
     before = model.backend.to_numpy(model.parameters.values).tobytes()
     gradients = model.backend.to_numpy(model.parameters.gradients).tobytes()
-    evaluate(model, file_of(60), 4)
+    evaluate(model, file_of(60), TOKENIZER, 4)
     assert model.backend.to_numpy(model.parameters.values).tobytes() == before
     assert model.backend.to_numpy(model.parameters.gradients).tobytes() == gradients
 
 
-def test_perplexity_and_bits_per_byte() -> None:
-    result = Evaluation(loss=math.log(8.0), tokens=10, bytes_per_token=1.5)
-    assert result.perplexity == pytest.approx(8.0)
-    assert result.bits_per_byte == pytest.approx(3.0 / 1.5)
-    assert evaluate(model_of(), file_of(100, text_bytes=250), 4).bytes_per_token == 2.5
+@pytest.mark.parametrize("iters", [0, 3])
+def test_bits_per_byte_are_of_the_bytes_that_were_predicted(iters: int) -> None:
+    model, file = model_of(), file_of(500, END + 1)
+    result = evaluate(model, file, TOKENIZER, 4, iters)
+    losses = all_losses(model, file)[: result.tokens]
+    targets = file.tokens[1 : result.tokens + 1].tolist()
+    assert END in targets
+    bits = sum(loss for loss, target in zip(losses, targets, strict=True) if target != END) / math.log(2.0)
+    text = "".join(CHARACTERS[target] for target in targets if target != END)
+    assert (result.text_bytes, result.unknown) == (len(text.encode()), 0)
+    assert result.bits_per_byte == pytest.approx(bits / len(text.encode()), rel=1e-12)
+    assert result.perplexity == pytest.approx(math.exp(np.mean(losses)), rel=1e-12)
+
+
+def test_where_text_is_lost_there_are_no_bits_per_byte() -> None:
+    file = file_of(500)
+    result = evaluate(model_of(), file, TOKENIZER, 4, iters=3)
+    assert result.unknown == np.count_nonzero(file.tokens[1 : result.tokens + 1] == LOST) > 0
+    assert result.bits_per_byte is None
+    assert Evaluation(1.0, 2, 0, 0.0, 0).bits_per_byte is None
 
 
 @pytest.mark.parametrize(("loss", "perplexity"), [(1e4, math.inf), (math.inf, math.inf), (math.nan, math.nan)])
 def test_the_perplexity_of_extreme_losses(loss: float, perplexity: float) -> None:
-    assert Evaluation(loss, 10, 1.0).perplexity == pytest.approx(perplexity, nan_ok=True)
+    assert Evaluation(loss, 10, 0, 1.0, 1).perplexity == pytest.approx(perplexity, nan_ok=True)
 
 
 def test_a_ruined_model_has_a_loss_that_is_not_a_number_and_no_warnings() -> None:
     model = model_of(dtype=np.float32)
     model.parameters["h.0.mlp.c_fc.weight"].data[:] = 1e38
-    assert not math.isfinite(evaluate(model, file_of(60), 4).loss)
+    assert not math.isfinite(evaluate(model, file_of(60), TOKENIZER, 4).loss)
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
@@ -131,11 +146,11 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     def peak(count: int) -> int:
         array = np.lib.format.open_memmap(tmp_path / f"{count}.npy", "w+", np.uint16, (count,))
         file = TokenFile(tmp_path / f"{count}.npy", array.view(np.ndarray), 1, count, "")
-        evaluate(model, file, 16)
+        evaluate(model, file, TOKENIZER, 16)
         tracemalloc.start()
         try:
-            evaluate(model, file, 16)
-            evaluate_part(model, file, 16, 2, 1)
+            evaluate(model, file, TOKENIZER, 16)
+            evaluate(model, file, TOKENIZER, 16, 2, spread=True)
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -147,5 +162,5 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
 def test_the_number_of_threads_is_chosen_on_the_way_and_changes_no_bit() -> None:
     model, file = model_of(dtype=np.float32), file_of(400)
     threads = ThreadChoice(model.backend)
-    assert evaluate(model, file, 4, threads=threads) == evaluate(model, file, 4)
+    assert evaluate(model, file, TOKENIZER, 4, threads=threads) == evaluate(model, file, TOKENIZER, 4)
     assert len(model.backend.thread_choices()) == 1 or threads.report() is not None

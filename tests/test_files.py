@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from alpha.errors import AlphaError
-from alpha.files import open_in_place, open_regular, read_bytes, remove_leftovers, replacing, write_bytes
+from alpha.files import (
+    open_in_place,
+    open_regular,
+    read_bytes,
+    read_json,
+    remove_leftovers,
+    replacing,
+    write_bytes,
+    write_json,
+)
 
 LEFT = f".alpha-{'0' * 32}.tmp"
 OTHERS = (".alpha-0.tmp", f".alpha-{'0' * 32}.tmp2", f"x.alpha-{'0' * 32}.tmp", f".alpha-{'G' * 32}.tmp", "note.tmp")
@@ -73,6 +82,11 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     write_bytes(path, b"new")
     assert path.read_bytes() == b"new"
     assert names(path.parent) == [path.name]
+
+
+def test_half_a_character_is_escaped_in_json(tmp_path: Path) -> None:
+    write_json(tmp_path / "a", {"\udcff": "é\ud800"})
+    assert read_json(tmp_path / "a", "note", 100) == {"\udcff": "é\ud800"}
 
 
 def test_only_a_regular_file_is_replaced(tmp_path: Path) -> None:

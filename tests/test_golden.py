@@ -18,7 +18,7 @@ from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.config import ModelConfig, TrainingConfig
 from alpha.gpt import GPT
-from alpha.optimizer_registry import make_optimizer
+from alpha.optimizer import make_optimizer
 from alpha.option import from_mapping
 from alpha.training_step import TrainingStep
 

@@ -14,11 +14,12 @@ from backend_case import Composition
 from finite_differences import derivative
 
 from alpha import rng
+from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from alpha.autograd import Tape
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_primitives import Array, RandomKey
-from alpha.config import ACTIVATIONS, ARCHITECTURES, GATED_ACTIVATIONS, ModelConfig, resolve_model
+from alpha.config import ARCHITECTURES, ModelConfig, resolve_model
 from alpha.errors import AlphaError
 from alpha.gpt import GPT, DropoutKeys, KeyValueCache, parameter_specs
 
@@ -394,8 +395,7 @@ def test_decay_applies_to_matrices_and_they_stand_first(config: ModelConfig) -> 
     decays = [spec.decay for spec in parameters.specs]
     assert decays == sorted(decays, reverse=True)
     assert all(spec.decay == (len(spec.shape) == 2) for spec in parameters.specs)
-    assert parameters.decayed_size == sum(spec.size for spec in parameters.specs if spec.decay)
-    assert parameters.size == count_of(config, VOCABULARY)
+    assert parameters.size == parameters.trained_size == count_of(config, VOCABULARY)
 
 
 def test_initial_values_have_the_deviations_of_gpt2() -> None:

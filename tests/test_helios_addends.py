@@ -1,6 +1,7 @@
 """Sums that a kernel takes over from an addition: when it may, and that it gives the same bits."""
 
 from collections import Counter
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def array(address: int | None = None, shape: tuple[int, ...] = SHAPE, element: s
 def dispatch(name: str, constants: dict[str, float], **arguments: tuple[str, HeliosArray | None]) -> Dispatch:
     fields = tuple(Field(each, "f32", direction, 0) for each, (direction, _) in arguments.items())
     values: Any = {each: value for each, (_, value) in arguments.items()}
-    return Dispatch(Kernel(name, "f32", fields, (), (), b""), 1, (1, 1, 1), values, constants=constants)
+    return Dispatch(Kernel(name, "f32", fields, (), (), b""), Future(), (1, 1, 1), values, constants=constants)
 
 
 def maker(x: HeliosArray, y: HeliosArray, addend: HeliosArray | None = None) -> Dispatch:

@@ -1,6 +1,9 @@
 """Attention on the Vulkan device, beyond the table of cases: long sequences, wide heads, large tiles."""
 
+import dataclasses
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -46,9 +49,34 @@ def test_long_sequences_that_no_tile_divides() -> None:
     check(helios(), (1, 37, 2, 16, 500, 1), 1e-5, 2.0, 0.2)
 
 
-@pytest.mark.parametrize("width", [130, 256])
+@pytest.mark.parametrize("width", [130, 256, 324, 516])
 def test_wide_heads(width: int) -> None:
+    """Also those of which no tile fits the device's shared memory."""
     check(helios(), (1, 21, 2, width, 21, 1), 1e-5)
+    check(helios(), (1, 5, 2, width, 8, 1), 1e-5, 2.0, 0.2)
+
+
+@pytest.mark.parametrize("width", [512, 516, 1032])
+def test_wide_heads_decode(width: int) -> None:
+    """A query of each head against few keys and against so many that workgroups share them, and a longer prompt."""
+    for queries, keys in ((1, 3), (1, 700), (9, 9)):
+
+        def out(on: Backend, queries: int = queries, keys: int = keys) -> Values:
+            shapes = ((1, queries, 2, width), (1, keys, 1, width), (1, keys, 1, width))
+            return on.to_numpy(on.attention(*(on.from_numpy(normal(i, *each)) for i, each in enumerate(shapes)))[0])
+
+        assert difference(out(helios()).astype(np.float64), out(CpuRef())) < 2e-6
+
+
+@pytest.mark.parametrize("shared_memory", [16 << 10, 48 << 10])
+def test_the_width_of_heads_that_kernels_take_follows_from_shared_memory(shared_memory: int) -> None:
+    info = dataclasses.replace(helios().device_info, shared_memory=shared_memory, kind="discrete")
+    backend = cast(Helios, SimpleNamespace(device_info=info))
+    for training in (False, True):
+        fits = [attentions.has_kernels(backend, width, training) for width in range(4, 1028, 4)]
+        assert fits == sorted(fits, reverse=True), "up to a width"
+        assert fits[128 // 4]
+        assert not fits[-1]
 
 
 def test_large_tiles_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,8 +151,6 @@ def test_no_matrix_of_queries_by_keys_is_stored(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_half_precision(precision: str, shape: tuple[int, ...], soft_cap: float, dropout: float) -> None:
-    if precision == "bf16" and "bfloat16" not in helios().device_info.features:
-        pytest.skip("ATTENTION IN bf16 IS NOT TESTED: the Vulkan device has no bfloat16")
     check(helios(precision), shape, HALF_TOLERANCES[precision], soft_cap, dropout)
 
 
@@ -132,3 +158,44 @@ def test_two_blocks_of_queries_to_a_subgroup(monkeypatch: pytest.MonkeyPatch) ->
     """As where there are many workgroups."""
     monkeypatch.setattr(attentions, "FEW_WORKGROUPS", 0)
     check(helios("f16"), (2, 70, 2, 16, 75, 1), HALF_TOLERANCES["f16"], 2.0, 0.2)
+
+
+@pytest.mark.matrix_units
+@pytest.mark.parametrize(
+    ("shape", "soft_cap", "dropout", "blocks", "stages"),
+    [((1, 21, 2, 16, 37, 1), 2.0, 0.2, 1, 2), ((1, 37, 2, 10, 37, 2), 0.0, 0.0, 2, 1)],
+)
+def test_scores_in_registers(
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, ...],
+    soft_cap: float,
+    dropout: float,
+    blocks: int,
+    stages: int,
+) -> None:
+    backend = helios("f16")
+    if not {"cooperative_matrix_f16", "cooperative_matrix_2"} <= backend.device_info.features:
+        pytest.skip("ATTENTION IN REGISTERS IS NOT TESTED: the Vulkan device has no VK_NV_cooperative_matrix2")
+    tiles, keys = (attentions.RegisterTiles(2, each, 16, stages) for each in (blocks, 1))
+    kernels = {"forward": (tiles,), "key": (keys,), "query": (tiles,)}
+    monkeypatch.setattr(attentions, "REGISTER_TILES", kernels)
+    check(backend, shape, HALF_TOLERANCES["f16"], soft_cap, dropout)
+    B, T, H, D, *_ = shape
+    query = backend.cast_element(backend.from_numpy(normal(0, B, T, H, D)), "f16")
+    out, saved = backend.attention(query, query, query, training=True)
+    gradients = backend.attention_backward(out, saved)
+    assert {each.element for each in (out, *gradients)} == {"f16"}  # as the operands
+    reference = CpuRef()
+    rounded = reference.from_numpy(backend.to_numpy(query).astype(np.float32))
+    wanted, wanted_saved = reference.attention(rounded, rounded, rounded, training=True)
+    pairs = [(out, wanted)]
+    dy = reference.from_numpy(backend.to_numpy(out).astype(np.float32))
+    pairs += zip(gradients, reference.attention_backward(dy, wanted_saved), strict=True)
+    assert max(difference(backend.to_numpy(a).astype(np.float64), reference.to_numpy(b)) for a, b in pairs) < 3e-3
+
+
+@pytest.mark.matrix_units
+def test_matrix_units_that_only_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without VK_NV_cooperative_matrix2 scores pass through shared memory."""
+    monkeypatch.setattr(attentions, "register_tiles", lambda backend, call, kernel: None)
+    check(helios("f16"), (1, 37, 2, 10, 37, 2), HALF_TOLERANCES["f16"], 2.0, 0.2)

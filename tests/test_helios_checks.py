@@ -36,7 +36,7 @@ def validated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("validated", ["f32", "f16"], indirect=True)
 def test_training_and_sampling_give_the_validation_layers_nothing_to_say(validated: Helios) -> None:
-    step = step_of("adamw", backend=validated, checkpoint=True, fp16=validated.precision == "f16")
+    step = step_of("adamw", backend=validated, recompute=True, fp16=validated.precision == "f16")
     results = [step.run(batch_of(index, 2), 0.01) for index in range(3)]
     assert all(each.read()["accepted"] for each in results)
     if validated.precision == "f32":

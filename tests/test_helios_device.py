@@ -504,11 +504,37 @@ def test_a_file_that_cannot_be_written_is_named(open_device: Open, tmp_path: Pat
         device.close()
     assert device.closed
     (tmp_path / "folder").mkdir()
-    device = open_device(pipeline_cache=tmp_path / "folder")
-    pipeline_of(device)
-    with pytest.raises(VulkanError, match="Is a directory"):
-        device.close()
-    assert [each.name for each in tmp_path.iterdir()] == ["folder"]
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("other")
+    for name, reason in (("folder", "Is a directory"), ("pipe", "Invalid argument"), ("link", "symbolic links")):
+        device = open_device(pipeline_cache=tmp_path / name)
+        pipeline_of(device)
+        with pytest.raises(VulkanError, match=f"Cannot write the compiled pipelines to .*{name}: .*{reason}"):
+            device.close()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["folder", "link", "pipe"]
+
+
+def test_compiled_pipelines_that_cannot_be_kept_are_one_line_at_the_end(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from alpha import files
+from alpha.backend_helios import _pipeline_cache, open_helios
+from alpha.backend_helios_device import choose_device
+_pipeline_cache(choose_device()).mkdir()
+left = files.cache_folder() / "pipelines" / f".alpha-{'0' * 32}.tmp"
+left.touch()
+open_helios()
+assert not left.exists()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
+    )
+    assert result.returncode == 0, result.stderr
+    assert re.fullmatch(r"helios: Cannot write the compiled pipelines to \S+: Is a directory\.\n", result.stderr)
 
 
 # --- what may be missing --------------------------------------------------------------------------------------------

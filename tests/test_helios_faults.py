@@ -130,6 +130,30 @@ use(path)
     assert (tmp_path / "pipelines").read_bytes().startswith(b"HELIOS1\0")
 
 
+def test_what_kernels_need_of_subgroups_is_asked_for(run: Run) -> None:
+    script = """
+for operations in (4, 8, 16, 4 | 8 | 16):
+    fault(f"vkGetPhysicalDeviceProperties2:{operations}")
+    print(", ".join(list_devices()[0].missing))
+    print(failure(Device, list_devices()[0]))
+"""
+    printed = run(script).splitlines()
+    arithmetic, ballot, shuffle = "subgroup arithmetic", "subgroup ballot", "subgroup shuffle"
+    assert printed[::2] == [arithmetic, ballot, shuffle, f"{arithmetic}, {ballot}, {shuffle}"]
+    for missing, line in zip(printed[::2], printed[1::2], strict=True):
+        assert f"cannot be used, because it or its driver lacks {missing}; a newer driver may help." in line
+
+
+def test_the_multiprocessors_are_those_that_the_driver_counts(run: Run) -> None:
+    script = """
+print(list_devices()[0].multiprocessors)
+for name in ("NV_shader_sm_builtins", "AMD_shader_core_properties", "AMD_shader_core_properties2"):
+    os.environ["VULKAN_EXTENSION"] = f"VK_{name}"
+    print(list_devices()[0].multiprocessors)
+"""
+    assert run(script).split() == ["0", "46", "40", "36"]
+
+
 def test_one_instance_serves_a_process(run: Run) -> None:
     script = """
 import ctypes

@@ -9,10 +9,11 @@ import pytest
 from backend_case import Composition
 from helios_device import helios
 
-from alpha import backend_helios_loss, rng
+from alpha import backend_helios_loss, backend_helios_update, rng
 from alpha.backend import AdamControl, Backend
 from alpha.backend_helios import Helios
 from alpha.backend_helios_array import HeliosArray
+from alpha.backend_helios_kernels import read_bundle
 from alpha.backend_helios_loss import GRADIENT_SCALES
 from alpha.backend_primitives import RandomKey
 
@@ -93,8 +94,6 @@ def test_the_heads_of_queries_and_keys_are_normalized_where_they_lie() -> None:
 def test_the_loss_in_chunks_and_in_every_precision(
     vocabulary: int, large: bool, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if precision == "bf16" and "bfloat16" not in helios().device_info.features:
-        pytest.skip("this device computes no products in bfloat16")
     backend, exact = helios(precision), Composition()
     monkeypatch.setattr(backend_helios_loss, "CHUNK_BYTES", 4 * vocabulary * 19)
     monkeypatch.setattr(backend_helios_loss, "CHUNK_MULTIPLE", 8)
@@ -191,6 +190,11 @@ UPDATES: dict[str, tuple[int, dict[str, float]]] = {
     "sgd_update": (3, {"beta": 0.9, "weight_decay": 0.1}),
     "decayed_step": (2, {"weight_decay": 0.1}),
 }
+
+
+def test_every_update_is_a_method_with_a_kernel_and_a_case() -> None:
+    kernels = {name for name, _ in read_bundle().kernels if name.endswith(("_update", "decayed_step"))}
+    assert set(UPDATES) == set(backend_helios_update.UPDATES) == kernels
 
 
 def updated(backend: Backend, operation: str, arrays: list[Values], accept: bool = True) -> list[Values]:

@@ -13,11 +13,25 @@ import pytest
 from helios_device import helios
 
 from alpha import backend_helios_matmul, backend_helios_tiles
+from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_helios import Helios
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_matmul import Epilogue, product
-from alpha.backend_helios_tiles import MATRIX, TILED, Hardware, Plan, Problem, Tile, candidates, choose, fits, plan_of
+from alpha.backend_helios_tiles import (
+    DEFAULT_UNITS,
+    MATRIX,
+    TILED,
+    Hardware,
+    Plan,
+    Problem,
+    Tile,
+    candidates,
+    choose,
+    fits,
+    hardware,
+    plan_of,
+)
 
 Values = npt.NDArray[np.float32]
 
@@ -74,8 +88,6 @@ def test_operands_are_rounded_to_sixteen_bits_and_read_as_they_lie(
 
 
 def test_operands_are_rounded_to_bfloat16() -> None:
-    if "bfloat16" not in helios().device_info.features:
-        pytest.skip("the device has no bfloat16")
     backend = helios("bf16")
     a, b = normal(37, 29), normal(29, 45)
     left, right = (((each.view(np.uint32) + 0x8000) & 0xFFFF0000).view(np.float32) for each in (a, b))
@@ -153,7 +165,7 @@ def test_a_product_adds_up_the_columns_of_its_right_operand(element: str, splits
 
 @pytest.mark.parametrize(("activation", "converted"), [
     pytest.param("", False, marks=pytest.mark.matrix_units),
-    *((each, False) for each in ("gelu", "gelu_exact", "relu", "relu2", "silu", "swiglu", "geglu")),
+    *((each, False) for each in ACTIVATIONS),
     *((each, True) for each in ("gelu", "geglu")),
 ])  # fmt: skip
 def test_a_linear_layer_in_sixteen_bits(activation: str, converted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +177,7 @@ def test_a_linear_layer_in_sixteen_bits(activation: str, converted: bool, monkey
     backend, reference = helios("f16"), CpuRef()
     if converted:
         monkeypatch.setattr(backend_helios_matmul, "_HALF_OPERATIONS", 0)
-    gates = 2 if activation in ("swiglu", "geglu") else 1
+    gates = 2 if activation in GATED_ACTIVATIONS else 1
     # In 16 bits already, so that no value is on the other side of a kink than in the reference.
     x, weight = (rounded(each).astype(np.float32) for each in (normal(2, 21, 24), 0.3 * normal(24, 36)))
     bias = normal(36)
@@ -239,6 +251,23 @@ def test_little_shared_memory_makes_tiles_small() -> None:
     small = dataclasses.replace(LAPTOP, shared_memory=16384)
     plan: Plan = choose(Problem(1, 4096, 4096, 4096), small)
     assert backend_helios_tiles.shared_bytes(plan.tile, small) <= 16384
+
+
+def test_products_are_divided_for_the_device_that_there_is() -> None:
+    info = helios().device_info
+
+    def of(multiprocessors: int, kind: str = "discrete") -> Hardware:
+        return hardware(dataclasses.replace(info, kind=kind, multiprocessors=multiprocessors), "f32")
+
+    assert [of(each).units for each in (0, 2, 20, 132)] == [DEFAULT_UNITS, 2, 20, 132]
+    splits = [choose(Problem(1, 128, 384, 2048), of(each)).splits for each in (2, 20, 132)]
+    assert splits == sorted(splits)
+    assert splits[0] < splits[-1]
+    of_gpu, of_processor = (
+        {plan.tile.name for plan in candidates(Problem(1, 1024, 1024, 1024), of(2, kind))}
+        for kind in ("discrete", "cpu")
+    )
+    assert len(of_gpu) > len(of_processor)
 
 
 def test_how_products_are_divided_is_shown_once_when_plans_are_asked_for(

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -132,7 +133,7 @@ def kernel(*directions: str) -> Kernel:
 
 def run(*uses: tuple[str, HeliosArray], is_copy: bool = False) -> Dispatch:
     arguments: Any = {f"x{index}": array for index, (_, array) in enumerate(uses)}
-    return Dispatch(kernel(*(direction for direction, _ in uses)), 1, (1, 1, 1), arguments, is_copy)
+    return Dispatch(kernel(*(direction for direction, _ in uses)), Future(), (1, 1, 1), arguments, is_copy)
 
 
 @given(st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=3), max_size=30), st.integers(0, 11))

@@ -17,7 +17,7 @@ from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_plan import needs_barrier
 from alpha.config import ModelConfig, TrainingConfig, resolve_model
 from alpha.gpt import GPT
-from alpha.optimizer_adamw import AdamW
+from alpha.optimizer import AdamW
 from alpha.training_step import TrainingStep
 
 NUMBERS = (0.0, 1.0, -2.0, 0.3, 1e-6, 3e38, float("nan"))
@@ -169,7 +169,7 @@ def training_step(backend: Helios, precision: str, accum_steps: int = 2) -> Trai
     model = GPT(backend, resolve_model(ModelConfig(block=8, layers=1, dim=16, heads=2)), 20)
     model.parameters.initialize()
     training = TrainingConfig(data="", batch=2, dtype=precision, accum_steps=accum_steps, spike_threshold=50.0)
-    return TrainingStep(model, AdamW(model.parameters, 0.9, 0.95, 1e-8, 0.1), training)
+    return TrainingStep(model, AdamW(model.parameters, training), training)
 
 
 @pytest.mark.parametrize("precision", ["f32", "f16"])

@@ -64,7 +64,7 @@ def test_a_step_that_does_not_fit_is_refused_before_it_begins(tmp_path: Path, mo
     monkeypatch.setattr(Device, "memory", lambda _: (900 << 20, 895 << 20))
     monkeypatch.setattr(Device, "submit", None)
     found = re.match(
-        r"There is no memory for a step; use a smaller --batch with more --accumSteps, or --checkpoint, or "
+        r"There is no memory for a step; use a smaller --batch with more --accumSteps, or --recompute, or "
         r"--dtype=f16\. ([\d,.]+) MiB more of the device's memory are needed, but of the 900\.0 MiB that this process "
         r"may use 5\.0 MiB are free: ([\d,.]+) MiB are missing\. Nothing",
         refused(tmp_path, batch=LARGE_BATCH),
@@ -80,7 +80,7 @@ def test_a_step_that_the_driver_refuses_says_the_same(tmp_path: Path, monkeypatc
         raise OutOfDeviceMemory("vkAllocateMemory returned VK_ERROR_OUT_OF_DEVICE_MEMORY.")
 
     monkeypatch.setattr(Device, "allocate", refuse)
-    assert refused(tmp_path, batch=LARGE_BATCH, checkpoint=True).startswith(
+    assert refused(tmp_path, batch=LARGE_BATCH, recompute=True).startswith(
         "There is no memory for a step; use a smaller --batch with more --accumSteps, or --dtype=f16. vkAllocateMemory "
         "returned VK_ERROR_OUT_OF_DEVICE_MEMORY. Nothing"
     )

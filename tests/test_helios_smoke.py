@@ -1,5 +1,6 @@
 """The start-up test of the Vulkan backend: it passes here, and finds a kernel that computes something else."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +16,10 @@ from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_helios import open_helios
 from alpha.backend_helios_kernels import Kernel
 from alpha.backend_helios_smoke import smoke_test
+from alpha.errors import UsageError
 
 
-@pytest.mark.parametrize("precision", ["f32", pytest.param("f16", marks=pytest.mark.matrix_units)])
+@pytest.mark.parametrize("precision", ["f32", pytest.param("f16", marks=pytest.mark.matrix_units), "bf16"])
 def test_the_device_passes(precision: str) -> None:
     assert smoke_test(helios(precision), precision) == ""
 
@@ -48,6 +50,21 @@ def test_a_kernel_that_is_given_something_else_is_found(
     backend = helios()
     monkeypatch.setattr(Kernel, "pack", broken)
     assert smoke_test(backend, "f32").startswith(f"{wrong} differs from the CPU by ")
+
+
+@pytest.mark.parametrize("precision", ["f16", "bf16"])
+def test_a_precision_needs_what_its_plain_kernels_require_and_no_more(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = helios(precision).device_info
+    everything_but = dataclasses.replace(info, features=info.features - {"float16"})
+    monkeypatch.setattr(backend_helios, "choose_device", lambda index: everything_but)
+    with pytest.raises(UsageError, match=f"has no float16; leave out --dtype={precision}"):
+        open_helios(precision=precision)
+    monkeypatch.setattr(
+        backend_helios, "choose_device", lambda index: dataclasses.replace(info, features=frozenset({"float16"}))
+    )
+    assert open_helios(precision=precision).precision == precision
 
 
 class NotANumber(Composition):

@@ -4,9 +4,14 @@ import signal
 
 import pytest
 
-from alpha.interrupt import StopRequest
+from alpha.interrupt import SIGNALS, StopRequest
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+BY_HAND = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+
+
+def test_the_signals_are_those_that_end_a_terminal_or_a_job() -> None:
+    names = "SIGINT SIGQUIT SIGTERM SIGHUP SIGXCPU SIGUSR1 SIGUSR2"
+    assert {each.name for each in SIGNALS} == set(names.split())
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -18,7 +23,27 @@ def test_the_first_signal_is_noted(number: int) -> None:
 
 
 @pytest.mark.parametrize("first", SIGNALS)
-@pytest.mark.parametrize("second", SIGNALS)
+@pytest.mark.parametrize("second", sorted(set(SIGNALS) - {*BY_HAND}))
+def test_what_comes_several_times_by_itself_is_one_request(first: int, second: int) -> None:
+    with StopRequest() as stop:
+        for number in (first, second, second):
+            signal.raise_signal(number)
+        assert stop.requested
+
+
+def test_nohup_is_heeded() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.requested
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("first", SIGNALS)
+@pytest.mark.parametrize("second", BY_HAND)
 def test_a_second_signal_ends_the_work(first: int, second: int) -> None:
     with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
         signal.raise_signal(first)

@@ -1,15 +1,20 @@
 """The bundle of compiled kernels: current, valid, packed as described, refused when damaged."""
 
 import json
+import os
 import shutil
 import struct
 import subprocess
 import sys
+import threading
 import zipfile
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
+from alpha import backend_helios_kernels
+from alpha.backend_helios_device import VulkanError
 from alpha.backend_helios_kernels import Bundle, Constant, Kernel, Pipelines, read_bundle
 from alpha.errors import AlphaError
 
@@ -29,7 +34,8 @@ def checkout(tmp_path: Path) -> Path:
     for folder in ("kernels", "build_scripts"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     (tmp_path / "alpha").mkdir()
-    shutil.copy(BUNDLE, tmp_path / "alpha")
+    for name in (BUNDLE.name, "activation.py"):
+        shutil.copy(ROOT / "alpha" / name, tmp_path / "alpha")
     return tmp_path
 
 
@@ -172,18 +178,52 @@ def test_a_pipeline_is_made_once_for_its_constants() -> None:
     )
     device = CountingDevice()
     pipelines = Pipelines(device, frozenset(), bundle)
-    assert [pipelines.get("k", "v", given)[1] for given in ({}, {"THREADS": 64}, {}, {"SUBGROUP_SIZE": 32})] == [
-        1,
-        2,
-        1,
-        3,
-    ]
+    given = ({}, {"THREADS": 64}, {}, {"SUBGROUP_SIZE": 32})
+    assert [pipelines.get("k", "v", constants)[1].result() for constants in given] == [1, 2, 1, 3]
     assert device.made == [({0: 256, 1: 0}, 0, 0), ({0: 64, 1: 0}, 0, 0), ({0: 256, 1: 32}, 0, 32)]
-    assert [pipelines.supports("k", variant) for variant in ("v", "half")] == [True, False]
+    assert pipelines.kernel("k", "half").requires == ("float16",)
     with pytest.raises(AlphaError, match="needs float16"):
         pipelines.get("k", "half", {})
     with pytest.raises(KeyError, match="variants"):
         pipelines.get("k", "other", {})
+
+
+class SlowDevice(CountingDevice):
+    """Compiles only two side by side, and nothing before `gate` is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.gate, self.begun = threading.Barrier(2, timeout=30), threading.Event(), threading.Semaphore(0)
+
+    def pipeline(self, spirv: bytes, constants: dict[int, int], push_bytes: int, subgroup_size: int) -> int:
+        self.begun.release()
+        self.gate.wait()
+        self.both.wait()
+        if constants[0] == 13:
+            raise VulkanError("cannot compile 13")
+        return super().pipeline(spirv, constants, push_bytes, subgroup_size)
+
+
+def test_pipelines_are_compiled_side_by_side_until_they_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend_helios_kernels, "available_cpus", lambda: 2)
+    device = SlowDevice()
+    bundle = Bundle({("k", "v"): Kernel("k", "v", (), (Constant("THREADS", "uint", 256),), (), b"")})
+    pipelines = Pipelines(device, frozenset(), bundle)
+
+    def of(*threads: int) -> list[Future[int]]:
+        return [pipelines.get("k", "v", {"THREADS": each})[1] for each in threads]
+
+    begun, queued = of(1, 2), of(3, 4)
+    for _ in begun:
+        device.begun.acquire()
+    pipelines.give_up()
+    device.gate.set()
+    assert sorted(each.result() for each in begun) == [1, 2]
+    assert all(each.cancelled() for each in queued)
+    pipelines.finish(of(1, 3, 4))
+    assert len(device.made) == 4
+    with pytest.raises(VulkanError, match="cannot compile 13"):
+        pipelines.finish(of(13, 5))
 
 
 def test_a_missing_bundle_says_what_to_do(tmp_path: Path) -> None:
@@ -212,3 +252,40 @@ def test_a_damaged_bundle_is_refused(tmp_path: Path) -> None:
                 archive.writestr(name, each)
         with pytest.raises(AlphaError, match="cannot be read"):
             read_bundle(path)
+
+
+# Places in the entry of a zip's directory and in that of the file itself, what to put there, and what is said of it.
+OTHER_ZIPS = {
+    "encrypted": (8, 6, 1, "encrypted"),
+    "method": (10, 8, 99, "a method that is not used here"),
+    "version": (6, 4, 255, "version"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_ZIPS)
+def test_a_bundle_that_zipfile_cannot_read_is_refused(tmp_path: Path, case: str) -> None:
+    in_directory, in_file, value, reason = OTHER_ZIPS[case]
+    path = tmp_path / "kernels.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("manifest.json", b"{}")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + in_directory] = value
+    content[content.index(b"PK\3\4") + in_file] = value
+    path.write_bytes(content)
+    with pytest.raises(AlphaError, match=f"cannot be read .*{reason}"):
+        read_bundle(path)
+
+
+def test_a_bundle_of_damaged_compressed_data_or_no_file_at_all_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "kernels.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", b"{}" * 500)
+    content = bytearray(path.read_bytes())
+    content[43] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(AlphaError, match="cannot be read"):
+        read_bundle(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(AlphaError, match="not a regular file"):
+        read_bundle(path)

@@ -1,7 +1,10 @@
 """Options: one declaration reads the command line and JSON, and no value from outside gets past its limits."""
 
 import dataclasses
+import importlib
 import math
+import os
+import subprocess
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 from alpha.config import ModelConfig, TrainingConfig
 from alpha.errors import UsageError
 from alpha.option import (
+    HABITS,
     camel_case,
     convert,
     from_mapping,
@@ -20,6 +24,8 @@ from alpha.option import (
     option,
     options_of,
     read_mapping,
+    spelled,
+    suggestion,
     to_mapping,
 )
 
@@ -46,7 +52,12 @@ JSON_VALUES = st.recursive(
     ("name", "text", "value"),
     [
         ("count", "7", 7),
+        ("count", "+7", 7),
+        ("lots", "1e3", 1000),
+        ("lots", "2.5E3", 2500),
+        ("lots", "-3e0", -3),
         ("rate", "1e-3", 0.001),
+        ("rate", ".5", 0.5),
         ("rate", "1", 1.0),
         ("is_on", "true", True),
         ("is_on", "No", False),
@@ -67,6 +78,16 @@ def test_text_becomes_the_options_type(name: str, text: str, value: Any) -> None
     [
         ("count", "three", "--x must be a whole number, not 'three'."),
         ("count", "2.5", "--x must be a whole number, not '2.5'."),
+        ("count", "\N{FULLWIDTH DIGIT ONE}", "--x must be a whole number, not '\N{FULLWIDTH DIGIT ONE}'."),
+        ("count", "1_0", "--x must be a whole number, not '1_0'."),
+        ("count", " 1", "--x must be a whole number, not ' 1'."),
+        ("lots", "1e-1", "--x must be a whole number, not '1e-1'."),
+        ("lots", "2.5e0", "--x must be a whole number, not '2.5e0'."),
+        ("lots", "1e300", "--x must be a whole number, not '1e300'."),
+        ("lots", "5k", "--x must be a whole number, not '5k'; write it out, such as 5e3."),
+        ("lots", "1.5M", "--x must be a whole number, not '1.5M'; write it out, such as 1.5e6."),
+        ("rate", "\N{ARABIC-INDIC DIGIT ONE}", "--x must be a number, not '\N{ARABIC-INDIC DIGIT ONE}'."),
+        ("rate", "0_1", "--x must be a number, not '0_1'."),
         ("count", 2.0, "--x must be a whole number, not 2.0."),
         ("count", True, "--x must be a whole number, not True."),
         ("count", None, "--x must be a whole number, not None."),
@@ -130,6 +151,46 @@ def test_flag_spellings(name: str) -> None:
 def test_nearest_ignores_case_and_dashes() -> None:
     assert nearest("EVALINTERVAL", ["evalInterval", "evalIters"]) == "Did you mean 'evalInterval'?"
     assert nearest("--eval-intervall", ["--evalInterval", "--lr"]) == "Did you mean '--evalInterval'?"
+
+
+@pytest.mark.parametrize(
+    ("command", "habit", "flag"),
+    [
+        ("train", "--batch_size", "--batch"),
+        ("train", "--learning-rate", "--lr"),
+        ("train", "--n_embd", "--dim"),
+        ("train", "--max_iters", "--iters"),
+        ("train", "--per_device_train_batch_size", "--batch"),
+        ("train", "--gradient-checkpointing", "--recompute"),
+        ("sample", "--temperature", "--temp"),
+        ("sample", "--max_new_tokens", "--steps"),
+        ("sample", "--num_return_sequences", "--n"),
+        ("sample", "--model", "--checkpoint"),
+        ("eval", "--batch_size", "--batch"),
+    ],
+)
+def test_the_habits_of_other_programs_are_understood(command: str, habit: str, flag: str) -> None:
+    options_classes = importlib.import_module(f"alpha.command_{command}").OPTIONS
+    declared = names_of(option for each in options_classes for option in options_of(each))
+    assert suggestion(habit, declared, "See there.") == f"Did you mean {flag!r}?"
+
+
+def test_every_habit_means_an_option_and_is_none_itself() -> None:
+    modules = ("train", "sample", "eval", "datagen", "tokenizer_build")
+    commands = [importlib.import_module(f"alpha.command_{each}").OPTIONS for each in modules]
+    names = [{name for each in classes for name in names_of(options_of(each))} for classes in commands]
+    assert set(HABITS) <= set().union(*names)
+    for own, others in HABITS.items():
+        for other in others.split():
+            assert not any(camel_case(other) in each for each in names if own in each)
+
+
+@pytest.mark.parametrize("value", ["run", "my run", "it's", "-x", "a\n$b\x1b[31m'\\", "\udcff", "\u202eabc", ""])
+def test_what_is_to_be_typed_into_a_shell_is_quoted(value: str) -> None:
+    typed = spelled("resume", value)
+    assert typed.isprintable()
+    result = subprocess.run(["bash", "-c", f"printf %s {typed}"], capture_output=True, check=True)
+    assert result.stdout == os.fsencode(f"--resume={value}")
 
 
 def test_nearest_lists_few_and_refers_for_many() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from alpha.config import TrainingConfig
-from alpha.errors import AlphaError
+from alpha.errors import AlphaError, percent
 from alpha.planning import plan
 
 TRAINING = TrainingConfig(iters=1000)
@@ -12,7 +12,8 @@ TRAINING = TrainingConfig(iters=1000)
 
 def warnings(training: TrainingConfig = TRAINING, **changes: Any) -> list[str]:
     """Of a run of 1000 steps that is just within every limit: 1,000,000 tokens, 20 for each parameter, 8 passes."""
-    numbers = {"train_tokens": 125_000, "has_validation": True, "window": 257, "parameters": 50_000, "tokens_per_step": 1000}
+    numbers = {"train_tokens": 125_000, "has_validation": True, "window": 257}
+    numbers |= {"parameters": 50_000, "tokens_per_step": 1000}
     return plan(training, **{**numbers, **changes})
 
 
@@ -67,6 +68,16 @@ def test_limits_are_the_configured_ones() -> None:
     assert "--maxDatasetPasses=7.9," in warning
 
 
+@pytest.mark.parametrize("limit", [1e18, 1e30, 1e308, 1.7976931348623157e308])
+def test_any_limit_that_the_options_accept_is_a_limit(limit: float) -> None:
+    (warning,) = warnings(replace(TRAINING, min_tokens_per_param=limit))
+    assert warning.endswith("use a smaller model or more data.")
+    (warning,) = warnings(replace(TRAINING, min_tokens_per_param=limit, warn_dataset_passes=limit))
+    assert len(warning) < 300
+    assert warnings(replace(TRAINING, warn_dataset_passes=limit), train_tokens=7) != []
+    assert warnings(replace(TRAINING, warn_dataset_passes=limit, max_dataset_passes=limit), train_tokens=7) == []
+
+
 def test_missing_validation_data() -> None:
     (warning,) = warnings(has_validation=False)
     assert warning.startswith("There is no validation data") and "--valData" in warning
@@ -80,3 +91,10 @@ def test_strict_planning_refuses_the_run_with_every_warning() -> None:
     message = str(caught.value)
     assert "--minTokensPerParam=20" in message and "--warnDatasetPasses=8" in message
     assert message.endswith("With --strictPlanning this run is refused.")
+
+
+def test_percent() -> None:
+    shares = (0, 1e-7, 0.00123, 0.05, 0.125, 0.994, 0.999, 1)
+    assert [percent(share) for share in shares] == [
+        "0%", "less than 0.01%", "0.12%", "5%", "12%", "99%", "more than 99%", "100%"
+    ]  # fmt: skip

@@ -1,8 +1,10 @@
 """The display of a training run: what is shown, how often, and that nothing in it reaches the terminal raw."""
 
+import errno
 import io
 import math
 import re
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -54,7 +56,7 @@ def test_a_pipe_gets_plain_lines_at_first_now_and_then_and_at_last(
     progress.close()
     progress.close()
     assert capsys.readouterr().out.splitlines() == [
-        "step 1/100  loss 2.5000  12,346 tokens/s  4.3 ms/step  lr 3.00e-04  ETA 0:50",
+        "step 1/100  loss 2.5000  12,346 tokens/s  4.3 ms/step  lr 3.00e-04  ETA -:--",
         "step 21/100  loss 2.5000  12,346 tokens/s  4.3 ms/step  lr 3.00e-04  ETA 0:40",
         "step 41/100  loss 2.5000  val 2.7500  12,346 tokens/s  4.3 ms/step  lr 3.00e-04  ETA 0:30",
         "step 61/100  loss 2.5000  val 2.7500  12,346 tokens/s  4.3 ms/step  lr 3.00e-04  ETA 0:20",
@@ -80,7 +82,66 @@ def test_a_resumed_run_counts_only_its_own_steps_for_the_time_left(
     progress.start(100, initial=90)
     clock.now += 2
     progress.step(row(91))
-    assert capsys.readouterr().out.endswith("ETA 0:18\n")
+    clock.now += 10
+    progress.step(row(92))
+    assert capsys.readouterr().out.endswith("ETA 1:20\n")
+
+
+def test_the_first_step_which_compiles_says_nothing_of_the_others(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = TrainingProgress(clock=clock)
+    progress.start(1000)
+    clock.now += 5.2
+    progress.step(row(1, ms_per_iter=5200.0, tokens_per_sec=10.0))
+    for step in range(2, 505):
+        clock.now += 0.02
+        progress.step(row(step, ms_per_iter=20.0, tokens_per_sec=2600.0))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("5,200.0 ms/step  lr 3.00e-04  ETA -:--")
+    assert lines[1].endswith("2,600 tokens/s  20.0 ms/step  lr 3.00e-04  ETA 0:10")
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(errno.EIO, "Input/output error")])
+def test_a_display_that_is_lost_raises_nothing_and_says_why(
+    error: OSError, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("builtins.print", refuse)
+    monkeypatch.setattr("alpha.terminal.os.dup2", lambda *_: None)
+    progress = TrainingProgress(clock=clock)
+    progress.start(10)
+    progress.message("a")
+    progress.step(row(1))
+    progress.sample("a", "b")
+    progress.close()
+    if isinstance(error, BrokenPipeError):
+        assert progress.lost is error
+    else:
+        assert str(progress.lost) == "Cannot write to standard output: Input/output error."
+
+
+def test_a_terminal_that_is_gone_raises_nothing(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        gone = False
+
+        def write(self, text: str) -> int:
+            if self.gone:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().write(text)
+
+    file, before = Gone(), sys.stderr
+    monkeypatch.setattr("alpha.progress.output_lost", lambda error: setattr(file, "gone", False) or error)
+    progress = TrainingProgress(Console(file=file, force_terminal=True, _environ={"TERM": "xterm"}), clock)
+    progress.start(10)
+    file.gone = True
+    progress.step(row(1))
+    progress.message("a")
+    assert isinstance(progress.lost, OSError)
+    assert sys.stderr is before
+    progress.close()
 
 
 def test_events_are_printed_at_once_and_escaped(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:

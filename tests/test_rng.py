@@ -121,6 +121,18 @@ def test_fewer_normal_numbers_are_the_first_of_more(count: int) -> None:
     assert np.array_equal(values, rng.normal(8, 5, 6)[:count])
 
 
+@pytest.mark.parametrize("count", [2 * rng.NORMAL_PART, 3 * rng.NORMAL_PART + 7])
+def test_normal_numbers_drawn_in_parts_have_the_bits_of_those_drawn_at_once(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = rng.uniform(count + count % 2, 5, 6, 7).reshape(-1, 2)
+    radius, angle = np.sqrt(-2.0 * np.log(points[:, 0])), 2.0 * np.pi * points[:, 1]
+    at_once = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(-1)[:count]
+    for processors in (1, 3):
+        monkeypatch.setattr(rng, "available_cpus", lambda processors=processors: processors)
+        assert rng.normal(count, 5, 6, 7).tobytes() == at_once.tobytes()
+
+
 @pytest.mark.parametrize("other", [(43, 7, 3), (42 + (1 << 32), 7, 3), (42, 8, 3), (42, 7, 4), (42, 3, 7)], ids=str)
 def test_another_seed_stream_or_step_gives_independent_numbers(other: tuple[int, int, int]) -> None:
     count = 100_000

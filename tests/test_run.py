@@ -3,6 +3,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +19,7 @@ from alpha import checkpoint, run
 from alpha.config import config_hash
 from alpha.errors import AlphaError, UsageError
 from alpha.lines import read_rows
-from alpha.run import CONFIG, LOCK, LOG, METRICS, SAMPLES, Run, is_locked, read_config
+from alpha.run import CONFIG, LOCK, LOG, METRICS, SAMPLES, Run, check_new, is_locked, read_config
 
 HOLDER = """
 import sys, time
@@ -82,11 +83,69 @@ def test_runs_of_one_instant_get_a_counter(tmp_path, monkeypatch):
 
 def test_a_folder_that_is_not_empty_is_refused(tmp_path):
     (tmp_path / "note.txt").touch()
-    with pytest.raises(AlphaError, match=r"is not empty; continue its run with --resume=.* or choose another"):
+    with pytest.raises(AlphaError, match=r"is not empty; choose another with --runDir, or empty it"):
         Run.create(MODEL, TRAINING, folder=tmp_path)
-    assert not is_locked(tmp_path)
-    (tmp_path / "note.txt").unlink()
+    (tmp_path / "config.json").write_text('{"name": "another program"}')
+    with pytest.raises(AlphaError, match="is not empty"):
+        Run.create(MODEL, TRAINING, folder=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "note.txt"]
+    for path in list(tmp_path.iterdir()):
+        path.unlink()
+    # What a run leaves that was killed while it was made.
+    (tmp_path / f".alpha-{32 * '0'}.tmp").write_text("{")
+    (tmp_path / ".lock").touch()
     Run.create(MODEL, TRAINING, folder=tmp_path).close()
+    with pytest.raises(AlphaError, match=re.escape(f"has a run; continue it with --resume={tmp_path} or choose")):
+        Run.create(MODEL, TRAINING, folder=tmp_path)
+
+
+def test_whether_a_run_can_be_made_is_known_without_a_trace(tmp_path):
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.rglob("*"))
+    check_new(tmp_path / "a" / "b")
+    check_new(None, tmp_path / "runs")
+    for arguments in ((tmp_path / "file",), (tmp_path / "file" / "x",), (None, tmp_path / "file"), (Path("x" * 300),)):
+        with pytest.raises(AlphaError, match=r"Cannot make the folder .*: (File exists|Not a directory|File name too)"):
+            check_new(*arguments)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "config", ['{"name": "x"}', "{", '{"runId": "a", "createdAt": "b", "model": {}, "training": 1}']
+)
+def test_a_folder_that_is_no_run_is_left_as_it_is(tmp_path, config):
+    (tmp_path / "config.json").write_text(config)
+    names = [".tmpABCDEF", ".notes.tmp", f".alpha-{32 * '0'}.tmp", "config.json"]
+    for name in names[:-1]:
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(AlphaError, match=r"config\.json"):
+        Run.open(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+@pytest.mark.parametrize("instead", ["nothing", "moved", "another"])
+def test_a_folder_that_is_gone_is_not_made_again(tmp_path, opened, instead):
+    opened.save(small_checkpoint(1))
+    if instead == "moved":
+        opened.folder.rename(tmp_path / "elsewhere")
+    else:
+        shutil.rmtree(opened.folder)
+    if instead == "another":
+        opened.folder.mkdir()
+    assert not opened.is_there()
+    with pytest.raises(AlphaError, match="was deleted, moved or replaced while the run went on"):
+        opened.save(small_checkpoint(2))
+    assert steps(opened.folder) == []
+    assert opened.folder.exists() == (instead == "another")
+
+
+def test_what_a_file_says_reaches_the_log_harmless(opened):
+    opened.close()
+    path = opened.folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"runId": "a\n\x1b[31mred"}))
+    Run.open(opened.folder).close()
+    lines = (opened.folder / "log.txt").read_text().splitlines()
+    assert "Opened run a\\n\\x1b[31mred with Alpha" in lines[-1]
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
@@ -138,8 +197,6 @@ def test_a_second_process_is_refused_until_the_first_is_dead(opened):
     assert is_locked(opened.folder)
     with pytest.raises(AlphaError, match=rf"is in use by process {holder.pid}; wait for it or stop it\.$"):
         Run.open(opened.folder)
-    with pytest.raises(AlphaError, match=f"is in use by process {holder.pid}"):
-        Run.create(MODEL, TRAINING, folder=opened.folder)
     holder.kill()
     holder.wait()
     holder.stdout.close()
@@ -277,7 +334,7 @@ def test_nothing_replaces_a_link(opened, tmp_path):
     with pytest.raises(AlphaError, match=r"Cannot write .*checkpoint-1\.safetensors: it is a link"):
         opened.save(small_checkpoint(1))
     with pytest.raises(AlphaError, match=r"Cannot write .*config\.json: it is a link"):
-        opened.configure(opened.config.model, opened.config.training)
+        opened.configure(opened.config.model, opened.config.training, 1)
     assert not other.exists()
 
 
@@ -295,13 +352,23 @@ def test_a_damaged_old_checkpoint_is_a_warning_and_does_not_stop_the_run(opened)
 def test_the_configuration_can_be_changed_on_resuming(opened):
     opened.close()
     with Run.open(opened.folder) as again:
-        again.configure(MODEL, replace(TRAINING, iters=60, keep=1, log="warning"))
+        again.configure(MODEL, replace(TRAINING, iters=60, keep=1, log="warning"), 10)
         again.save(small_checkpoint(1))
         again.save(small_checkpoint(2))
     config = read_config(opened.folder)
     assert (config.training.iters, config.run_id) == (60, opened.config.run_id)
     assert steps(opened.folder) == [2]
     assert "Saved" not in (opened.folder / "log.txt").read_text()
+    with Run.open(opened.folder) as again:
+        again.configure(MODEL, config.training, 11)  # changes nothing
+        again.configure(MODEL, replace(TRAINING, iters=60, keep=1, lr=0.5), 12)
+    (first, second) = read_config(opened.folder).history
+    assert (first["step"], first["changes"]["iters"]) == (10, {"from": 30, "to": 60})
+    assert (second["step"], second["changes"].keys()) == (12, {"lr", "log"})
+    path = opened.folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"history": {"a": 1}}))
+    with pytest.raises(AlphaError, match=r"'history' in .* is not a list of objects"):
+        read_config(opened.folder)
 
 
 def test_the_log_has_times_in_utc_and_the_detail_asked_for(tmp_path):

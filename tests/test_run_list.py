@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from small_checkpoint import MODEL, TRAINING, small_checkpoint
 
-from alpha import lines
+from alpha import lines, run_list
 from alpha.errors import AlphaError
 from alpha.run import Run
 from alpha.run_list import list_runs, resolve
@@ -49,6 +49,14 @@ def test_the_state_of_each_run_comes_from_its_files(tmp_path):
     assert {summary.run_id: summary.status for summary in list_runs(tmp_path)}["f-running"] == "interrupted"
 
 
+def test_a_step_and_a_time_that_cannot_be_are_left_out(tmp_path, monkeypatch):
+    folder = make_run(tmp_path, "x", last_step=1)
+    (folder / "metrics.jsonl").write_text('{"step":' + "9" * 4000 + "}\n")
+    monkeypatch.setattr(run_list, "_modified", lambda file: 1e12)  # which not every file system can store
+    summary = list_runs(tmp_path)[0]
+    assert (summary.step, summary.updated.year) == (None, 9999)
+
+
 def test_all_rows_written_but_no_final_checkpoint_is_not_finished(tmp_path):
     make_run(tmp_path, "x", last_step=30, saved_step=20)
     assert list_runs(tmp_path)[0].status == "interrupted"
@@ -63,6 +71,19 @@ def test_runs_are_listed_by_when_they_were_updated(tmp_path):
     summaries = list_runs(tmp_path)
     assert [summary.run_id for summary in summaries] == ["c", "b", "a"]
     assert summaries[0].updated == datetime.fromtimestamp(1.5e9, UTC)
+
+
+@pytest.mark.parametrize("year", [33_658, 9_999, -5])
+def test_a_date_that_no_calendar_has_is_passed_over(tmp_path, year, monkeypatch):
+    folder = make_run(tmp_path, "x", last_step=1)
+    for path in folder.iterdir():
+        os.utime(path, (1.5e9, 1.5e9))
+    # Not every file system holds such dates.
+    modified, seconds = run_list._modified, (year - 1970) * 365.2425 * 86400 + 364.9 * 86400
+    monkeypatch.setattr(run_list, "_modified", lambda file: seconds if file.name == "metrics.jsonl" else modified(file))
+    (summary,) = list_runs(tmp_path)
+    assert summary.updated == datetime.fromtimestamp(1.5e9, UTC)
+    summary.updated.astimezone()
 
 
 def test_only_the_end_of_long_metrics_is_read(tmp_path, monkeypatch):
@@ -106,6 +127,9 @@ def test_garbage_is_passed_over(tmp_path):
     "row",
     [
         {"step": "x", "loss": "y", "valLoss": [], "tokens_per_sec": None},
+        {"step": -1, "loss": None},
+        {"step": True, "loss": ""},
+        {"step": 10**3999},
         {"step": 1.5, "loss": 10**400, "valLoss": -(10**400), "tokens_per_sec": {}},
         {},
         {"loss": float("nan"), "valLoss": float("inf")},

@@ -2,13 +2,15 @@
 
 import json
 import math
+import os
+import pty
 import unicodedata
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpha.terminal import escape_line, escape_text, print_json, print_table, print_text
+from alpha.terminal import TextPrinter, escape_line, escape_text, print_json, print_table, print_text
 
 HOSTILE = "a\x1b]0;title\x07b\x9bc\rd\x7fe\u202ef\ud800g\u2028h\ti\nj"
 
@@ -59,3 +61,29 @@ def test_tables_are_aligned_escaped_and_free_of_codes(capsys: pytest.CaptureFixt
 def test_text_is_printed_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     print_text("a\x1bb")
     assert capsys.readouterr().out == "a\\x1bb\n"
+
+
+def test_text_on_a_terminal_is_harmless_and_in_a_file_as_it_is(
+    capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = ["cat\r", "\ndog\r", "x\u200f\u200b\u061c\ufeff ", "\x1b[31m\x9b\u202e\n", "a\r\n\n", "\r"]
+
+    def print_parts() -> None:
+        printer = TextPrinter()
+        for part in parts:
+            printer.part(part)
+        printer.close()
+
+    print_parts()
+    assert capfdbinary.readouterr().out.decode() == "".join(parts) + "\n"
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen, os.fdopen(theirs, "w", encoding="utf-8") as terminal:
+        monkeypatch.setattr("sys.stdout", terminal)
+        print_parts()
+        shown = screen.read(1000).decode()
+    lines = ["cat", "dog\\rx\u200f\u200b\u061c\ufeff \\x1b[31m\\x9b\\u202e", "a", "", "\\r", ""]
+    assert shown == "\r\n".join(lines)  # the terminal makes CR LF of a newline
+
+
+def test_marks_that_mislead_in_a_name_are_visible_there() -> None:
+    assert escape_line("a\u200fb\ufeff\r\n") == "a\\u200fb\\ufeff\\r\\n"

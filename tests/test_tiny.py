@@ -33,6 +33,7 @@ def test_train_save_resume_sample_evaluate(arch: str, tmp_path: Path, monkeypatc
     rows = rows_of(folder)
     saved = newest(folder)
     loaded = load_model(str(folder), CpuRef())
+    assert loaded.model.parameters.gradients.shape == (0,)
     assert loaded.step == saved.step == 120
     assert rows[0]["loss"] == pytest.approx(math.log(loaded.tokenizer.vocab_size), abs=0.4)
     text = corpus.read_text()
@@ -53,7 +54,7 @@ def test_train_save_resume_sample_evaluate(arch: str, tmp_path: Path, monkeypatc
         path = tmp_path / name
         path.write_text(content)
         file = dataset.encode_whole(str(path), loaded.tokenizer, tmp_path / "cache")
-        result = evaluate(loaded.model, file, batch=8)
+        result = evaluate(loaded.model, file, loaded.tokenizer, batch=8)
         assert result.tokens == len(file.tokens) - 1
         assert result.perplexity == pytest.approx(math.exp(result.loss))
         return result.loss

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,10 +34,12 @@ from alpha import checkpoint, domain, files, ops, safetensors_file, trainer
 from alpha.autograd import Tensor
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_primitives import Array
+from alpha.cli import main
 from alpha.config import OPTIMIZERS, ModelConfig
+from alpha.engine import Engine
 from alpha.errors import AlphaError
-from alpha.gpt import GPT, DropoutKeys
-from alpha.interrupt import StopRequest
+from alpha.gpt import GPT, DropoutKeys, KeyValueCache
+from alpha.interrupt import SIGNALS, StopRequest
 from alpha.lines import read_rows
 from alpha.sampler import Sampler
 from alpha.schedule import learning_rate
@@ -75,7 +78,7 @@ def run_script(script: str, *arguments: object, **options: Any) -> subprocess.Po
 def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     corpus: Path, tmp_path: Path, optim: str, packed: bool
 ) -> None:
-    options: dict[str, Any] = {"optim": optim, "packed": packed, "accum_steps": 2, "checkpoint": True, "iters": 6}
+    options: dict[str, Any] = {"optim": optim, "packed": packed, "accum_steps": 2, "recompute": True, "iters": 6}
     whole = train(corpus, tmp_path / "whole", model=DROPPED, **options)
     parts = train(corpus, tmp_path / "parts", RecordingDisplay(stop_after=2), model=DROPPED, **options)
     assert steps_saved(parts) == [2]
@@ -91,7 +94,7 @@ def test_what_watches_the_training_changes_no_bit_of_it(corpus: Path, tmp_path: 
     plain = train(corpus, tmp_path / "plain", model=DROPPED, eval_interval=0)
     watched = train(
         corpus, tmp_path / "watched", model=DROPPED, eval_interval=1, sample_interval=2, checkpoint_interval=3,
-        log_every=5, keep=1, trace=True, checkpoint=True,
+        log_every=5, keep=1, trace=True, recompute=True,
     )  # fmt: skip
     assert bits_of(plain) == bits_of(watched)
 
@@ -266,7 +269,7 @@ with run:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_the_run_after_its_step(corpus: Path, tmp_path: Path, number: int) -> None:
     whole, stopped = train(corpus, tmp_path / "whole", sample_interval=2), tmp_path / "stopped"
     process = run_script(SIGNALLED, corpus, stopped, "go on")
@@ -378,17 +381,19 @@ def test_a_run_killed_at_any_instant_continues_exactly(corpus: Path, tmp_path: P
     assert set(first) == {"-9"}, output
     assert "-9" in again
     states = set()
+    started_over = 0
     for calls in instants:
         folder = root / str(calls)
         states.add((tuple(steps_saved(folder)), tuple(row["step"] for row in rows_of(folder))))
         if not steps_saved(folder):
-            with pytest.raises(AlphaError, match="holds no checkpoint"):
-                resume(folder)
-            continue
+            started_over += 1
+            if not (folder / "config.json").exists():
+                train(corpus, folder, **options)
         resume(folder)
         assert bits_of(folder) == bits_of(whole), f"killed in call {calls}"
         assert rows_of(folder) == rows_of(whole), f"killed in call {calls}"
         assert [path.name for path in folder.iterdir() if path.name.endswith(".tmp")] == []
+    assert started_over > 0
     assert len(states) > 5, "the test is to see runs in many states"
 
 
@@ -396,10 +401,17 @@ def test_a_run_killed_at_any_instant_continues_exactly(corpus: Path, tmp_path: P
 
 
 class PoisonedByExclamationMarks(GPT):
-    """The loss of a batch that has the corpus's first character after space, "!", is infinite."""
+    """The loss of a batch that has the corpus's first character after space, "!", is not finite."""
 
-    def loss(self, ids: Array, targets: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
-        return ops.add(super().loss(ids, targets, dropout, checkpoint), math.inf if (ids == 2).any() else 0.0)
+    def hidden(
+        self,
+        ids: Array,
+        cache: KeyValueCache | None = None,
+        dropout: DropoutKeys | None = None,
+        checkpoint: bool = False,
+    ) -> Tensor:
+        hidden = super().hidden(ids, cache, dropout, checkpoint)
+        return ops.add(hidden, math.inf if (ids == 2).any() else 0.0)
 
 
 class AlwaysPoisoned(GPT):
@@ -423,7 +435,7 @@ def test_a_poisoned_batch_is_skipped_and_counted(tmp_path: Path, monkeypatch: py
     text = text_of()
     corpus = write_corpus(tmp_path, "!".join(text[start : start + 200] for start in range(0, len(text), 200)))
     display = RecordingDisplay()
-    run, training = begin(corpus, tmp_path / "run", display, iters=12, eval_interval=6)
+    run, training = begin(corpus, tmp_path / "run", display, iters=12, eval_interval=6, eval_iters=0)
     assert training.tokenizer.encode("!") == [2]
     sampler = Sampler(training.dataset.train.tokens, MODEL.block, 4, training.training.seed, packed=False)
     poisoned = [step + 1 for step in range(12) if (sampler.batch_at(step)[:, :-1] == 2).any()]
@@ -443,7 +455,10 @@ def test_a_poisoned_batch_is_skipped_and_counted(tmp_path: Path, monkeypatch: py
 def test_steps_of_infinite_learning_rate_are_skipped_and_change_no_weight(corpus: Path, tmp_path: Path) -> None:
     run, training = begin(corpus, tmp_path / "run", iters=4, lr=1e40, lr_min=1e39)
     before = training.model.parameters.to_numpy()
-    with run:
+    with (
+        run,
+        pytest.raises(AlphaError, match=r"last 4 of 4 steps were all skipped, so .* those of step 0; try a lower"),
+    ):
         training.train(run)
     saved = newest(run.folder)
     assert all(saved.tensors[name].tobytes() == values.tobytes() for name, values in before.items())
@@ -477,7 +492,8 @@ def test_a_spike_is_skipped_and_the_threshold_is_named(corpus: Path, tmp_path: P
 
 def test_accepted_steps_start_the_count_anew(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "SKIPPED_LIMIT", 2)
-    _, training = begin(corpus, tmp_path / "run")
+    run, training = begin(corpus, tmp_path / "run")
+    run.close()
     for skipped in (True, False, True, False):
         training._note_acceptance({"skipped": skipped, "loss": 1.0, "gradNorm": 1.0})
     training._note_acceptance({"skipped": True, "loss": 1.0, "gradNorm": 1.0})
@@ -500,6 +516,26 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(corpus: Path, tmp_pat
         "No sample after step 5",
         "Step 6 was skipped: loss nan, gradient norm nan",
     ]
+
+
+@pytest.mark.parametrize(
+    ("iters", "good", "fails"),
+    [(30, 0, True), (30, 20, True), (30, 21, False), (8, 4, True), (8, 5, False), (1, 0, True)],
+)
+def test_a_run_that_ends_in_skipped_steps_is_not_done(
+    corpus: Path, tmp_path: Path, iters: int, good: int, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "learning_rate", lambda step, training: 0.01 if step < good else math.inf)
+    run, training = begin(corpus, tmp_path / "run", iters=iters, batch=1, eval_interval=0)
+    with run:
+        if fails:
+            with pytest.raises(
+                AlphaError, match=rf"last {iters - good} of {iters} steps were all skipped.*step {good};"
+            ):
+                training.train(run)
+        else:
+            assert training.train(run)
+    assert steps_saved(run.folder) == [iters]
 
 
 # --- machines that refuse ---------------------------------------------------------------------------------------------
@@ -572,6 +608,45 @@ def test_one_process_at_a_time(corpus: Path, tmp_path: Path) -> None:
     resume(folder)
 
 
+def test_a_folder_that_is_deleted_ends_the_run(corpus: Path, tmp_path: Path) -> None:
+    class Deleting(RecordingDisplay):
+        def step(self, metrics: dict[str, Any]) -> None:
+            if metrics["step"] == 4:
+                shutil.rmtree(tmp_path / "run")
+
+    with pytest.raises(AlphaError, match=r"was deleted.* Nothing of the run .* is saved there\.$"):
+        train(corpus, tmp_path / "run", Deleting())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("flight", "saved"), [(1, 4), (3, 6)])
+def test_who_watches_may_leave_and_the_steps_are_saved(
+    corpus: Path, tmp_path: Path, flight: int, saved: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Leaving(RecordingDisplay):
+        def step(self, metrics: dict[str, Any]) -> None:
+            if metrics["step"] == 4:
+                self.lost = BrokenPipeError()
+
+    monkeypatch.setattr(CpuRef, "steps_in_flight", flight)
+    with pytest.raises(BrokenPipeError):
+        train(corpus, tmp_path / "run", Leaving(), eval_interval=0)
+    assert steps_saved(tmp_path / "run") == [saved]
+
+
+@pytest.mark.parametrize("flight", [1, 3])
+def test_the_first_checkpoint_does_not_wait_for_a_long_interval(
+    corpus: Path, tmp_path: Path, flight: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = train(corpus, tmp_path / "plain", eval_interval=0)
+    assert steps_saved(plain) == [8]
+    monkeypatch.setattr(CpuRef, "steps_in_flight", flight)
+    monkeypatch.setattr(trainer, "FIRST_SAVE_SECONDS", 0.0)
+    early = train(corpus, tmp_path / "early", eval_interval=0)
+    assert steps_saved(early) == [1, 8]
+    assert bits_of(early) == bits_of(plain)
+
+
 # --- what a run has to say --------------------------------------------------------------------------------------------
 
 
@@ -640,10 +715,28 @@ def test_a_corpus_too_small_to_hold_a_part_out_is_trained_without_evaluation(
     assert any("no validation data" in warning for warning in display.warnings)
 
 
-def test_samples_continue_the_prompts_of_the_domain_in_turn(corpus: Path, tmp_path: Path) -> None:
+def test_the_validation_loss_is_that_of_alpha_eval_whatever_the_batch(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    other = tmp_path / "other.txt"
+    other.write_text(text_of(2000, "other"))
+    losses = []
+    for batch in (1, 4):
+        options = {"batch": batch, "accum_steps": 4 // batch, "iters": 4, "eval_interval": 2, "val_data": str(other)}
+        folder = train(corpus, tmp_path / f"run{batch}", **options)
+        losses.append([row["valLoss"] for row in rows_of(folder) if "valLoss" in row])
+        assert main(["eval", f"--checkpoint={folder}", f"--data={other}", "--nBatches=2", "--json"]) == 0
+        assert losses[-1][-1] == pytest.approx(json.loads(capsys.readouterr().out)["loss"], rel=1e-5)
+    assert len(losses[0]) == 2
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_samples_continue_the_prompts_of_the_domain_in_turn(tmp_path: Path) -> None:
     display = RecordingDisplay()
-    folder = train(corpus, tmp_path / "run", display, iters=7, sample_interval=2, domain="dumb_finance")
     prompts = domain.get("dumb_finance").prompts
+    corpus = write_corpus(tmp_path, text_of() + "\n".join(prompts))
+    folder = train(corpus, tmp_path / "run", display, iters=7, sample_interval=2, domain="dumb_finance")
     rows = list(read_rows(folder / "samples.jsonl"))
     assert [row["step"] for row in rows] == [2, 4, 6, 7]
     assert [row["prompt"] for row in rows] == [prompts[1], prompts[2], prompts[3], prompts[3]]
@@ -651,13 +744,47 @@ def test_samples_continue_the_prompts_of_the_domain_in_turn(corpus: Path, tmp_pa
     assert all(row["text"] for row in rows)
 
 
-def test_without_a_domain_the_prompt_is_one_that_the_tokenizer_knows(corpus: Path, tmp_path: Path) -> None:
+def test_a_prompt_that_the_tokenizer_does_not_know_is_left_out(corpus: Path, tmp_path: Path) -> None:
     display = RecordingDisplay()
     train(corpus, tmp_path / "known", display, iters=2, sample_interval=2)
     lower = tmp_path / "lower"
     lower.mkdir()
-    train(write_corpus(lower, text_of().lower()), tmp_path / "unknown", display, iters=2, sample_interval=2)
-    assert [prompt for prompt, _ in display.samples] == ["The ", ""]
+    lower_corpus = write_corpus(lower, text_of().lower() + "close: ")
+    train(lower_corpus, tmp_path / "unknown", display, iters=2, sample_interval=2)
+    train(corpus, tmp_path / "domain", display, iters=2, sample_interval=2, domain="abc")
+    train(write_corpus(tmp_path, text_of() + "Close: "), tmp_path / "some", display, iters=2, sample_interval=2,
+          domain="dumb_finance")  # fmt: skip
+    assert [prompt for prompt, _ in display.samples] == ["The ", "", "", "Close: "]
+
+
+def test_samples_of_chats_end_with_the_turn_and_spaces_belong_to_the_next_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def generate(self: Engine, prompt: list[int], *_: object, ends: Any, first: Any) -> Iterator[list[int | None]]:
+        asked.append((prompt, first))
+        for token in encode("well" + domain.END + "not this"):
+            yield [token]
+
+    monkeypatch.setattr(trainer.Engine, "generate", generate)
+    corpus = write_corpus(tmp_path, text_of() + domain.dialogue([(domain.USER, text_of(200))], reply=True))
+    for name in ("chat", "novels"):
+        display = RecordingDisplay()
+        run, training = begin(
+            corpus, tmp_path / name, display, iters=5, sample_interval=1, domain=name, tokenizer="bpe"
+        )
+        encode = training.tokenizer.encode
+        with run:
+            training.train(run)
+        (prompt, text), (ids, first) = display.samples[-1], asked[-1]
+        if name == "chat":
+            assert prompt.endswith(domain.ASSISTANT)
+            assert (text, first) == ("well", None)
+        else:
+            assert prompt == "Nobody in the village "
+            assert ids == encode("Nobody in the village")
+            assert all(training.tokenizer.token_bytes(token).startswith(b" ") for token in first)
 
 
 def test_a_domain_that_does_not_exist_is_refused_before_training(corpus: Path, tmp_path: Path) -> None:
@@ -679,3 +806,12 @@ def test_a_state_without_its_numbers_is_refused(corpus: Path, tmp_path: Path, ke
 
 def test_the_options_of_these_tests_are_options() -> None:
     assert set(TRAINING) <= set(ModelConfig.__dataclass_fields__) | {*trainer.TrainingConfig.__dataclass_fields__}
+
+
+def test_the_drawing_of_weights_is_shown_in_each_second_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    display, times = RecordingDisplay(), iter([0.0, 0.5, 1.1, 1.1, 1.9, 2.2, 2.2])
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: next(times))
+    progress = trainer._each_second(display, "Drawing the initial weights")
+    for share in (0.1, 0.3, 0.4, 0.52, 1.0):
+        progress(share)
+    assert display.messages == ["Drawing the initial weights: 30%.", "Drawing the initial weights: 52%."]

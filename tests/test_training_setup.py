@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,12 @@ from alpha import checkpoint, tokenizer_registry, training_setup
 from alpha.config import ModelConfig, TrainingConfig
 from alpha.errors import AlphaError, UsageError
 from alpha.files import cache_folder
-from alpha.run import is_locked
+from alpha.run import is_locked, read_config
+from alpha.sampler import Sampler
 from alpha.tokenizer_char import build_char
 from alpha.trainer import Trainer
 from alpha.training_setup import RESUMABLE, new_run, resumed_run
+from alpha.training_step import StepResult, TrainingStep
 
 
 @pytest.fixture(autouse=True)
@@ -244,7 +247,7 @@ def test_a_tokenizer_file_of_garbage_is_refused_and_kept(corpus: Path, tmp_path:
 
 
 def test_a_folder_in_the_place_of_a_tokenizer_is_refused(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(AlphaError, match="Is a directory"):
+    with pytest.raises(AlphaError, match="not a regular file"):
         begin(corpus, tmp_path / "run", tokenizer_artifacts=str(tmp_path))
 
 
@@ -275,10 +278,11 @@ def test_unknown_characters_are_looked_for_in_a_bounded_part(tmp_path: Path, mon
     monkeypatch.setattr(training_setup, "LOOKED_AT", 6000)
     options = {"tokenizer_artifacts": str(artifact), "val_data": str(corpus)}
     begin(corpus, tmp_path / "first", display, **options)[0].close()
-    assert display.warnings == []
+    assert not any("unknown" in warning for warning in display.warnings)
     monkeypatch.setattr(training_setup, "LOOKED_AT", 6002)
     begin(corpus, tmp_path / "second", display, **options)[0].close()
-    assert [warning.split(" of")[0] for warning in display.warnings] == ["0.017%"] * 2
+    unknown = [warning for warning in display.warnings if "unknown" in warning]
+    assert [warning.split(" of")[0] for warning in unknown] == ["0.017%"] * 2
 
 
 # --- resumed runs -----------------------------------------------------------------------------------------------------
@@ -287,7 +291,7 @@ def test_unknown_characters_are_looked_for_in_a_bounded_part(tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("name", "flag", "value"),
     [
-        ("lr", "lr", 0.1), ("batch", "batch", 2), ("accum_steps", "accumSteps", 2), ("seed", "seed", 1),
+        ("weight_decay", "weightDecay", 0.1), ("dtype", "dtype", "f16"), ("seed", "seed", 1),
         ("optim", "optim", "sgd"), ("packed", "packed", True), ("tokenizer_artifacts", "tokenizerArtifacts", "x"),
         ("dim", "dim", 32), ("dropout", "dropout", 0.1), ("run_dir", "runDir", "x"), ("config", "config", "x.json"),
     ],
@@ -303,7 +307,7 @@ def test_options_that_may_change_exist_and_are_saved(stopped: Path) -> None:
     assert set(RESUMABLE) <= set(TrainingConfig.__dataclass_fields__)
     changes: dict[str, Any] = {
         "iters": 9, "keep": 5, "threads": 2, "eval_interval": 2, "sample_interval": 4, "checkpoint_interval": 7,
-        "log_every": 3, "log": "debug", "trace": True, "checkpoint": True,
+        "log_every": 3, "log": "debug", "trace": True, "recompute": True,
     }  # fmt: skip
     resume(stopped, **changes)
     training = newest(stopped).training
@@ -355,12 +359,103 @@ def test_other_validation_data_changes_no_bit_of_the_training(corpus: Path, tmp_
     assert rows_of(parts)[-1]["valLoss"] != rows_of(whole)[-1]["valLoss"]
 
 
-def test_a_run_without_a_checkpoint_cannot_be_resumed(corpus: Path, tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_starts_over(corpus: Path, tmp_path: Path) -> None:
+    whole = train(corpus, tmp_path / "whole")
+    run, _ = begin(corpus, tmp_path / "run")
+    run.add_metrics({"step": 1, "loss": 9.0})
+    run.close()
+    display = RecordingDisplay()
+    resume(run.folder, display)
+    message = f"The run {run.folder} has no checkpoint yet: it starts over from its configuration, at step 0."
+    assert message in display.messages
+    assert bits_of(run.folder) == bits_of(whole)
+    assert rows_of(run.folder) == rows_of(whole)
+
+
+def test_a_run_starts_over_with_what_is_changed(corpus: Path, tmp_path: Path) -> None:
     run, _ = begin(corpus, tmp_path / "run")
     run.close()
-    with pytest.raises(AlphaError, match="holds no checkpoint"):
-        resume(run.folder)
-    assert not is_locked(run.folder)
+    with pytest.raises(UsageError, match="--seed cannot be changed"):
+        resume(run.folder, seed=1)
+    resume(run.folder, iters=5, lr=0.5)
+    assert rows_of(run.folder)[0]["lr"] == 0.5
+    assert steps_saved(run.folder) == [3, 5]
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["random", "packed"])
+def test_windows_are_drawn_on_where_the_batch_changes(
+    corpus: Path, tmp_path: Path, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 steps of 4 windows, then 2 of 2 x 3, then 2 of 5: windows 0 to 37, each once and in order."""
+    seen: list[Any] = []
+    run_step = TrainingStep.run
+
+    def recorded(step: TrainingStep, tokens: Any, learning_rate: float) -> StepResult:
+        seen.extend(tokens.reshape(-1, tokens.shape[-1]).tolist())
+        return run_step(step, tokens, learning_rate)
+
+    monkeypatch.setattr(TrainingStep, "run", recorded)
+    folder = train(corpus, tmp_path / "run", RecordingDisplay(stop_after=4), packed=packed)
+    resume(folder, RecordingDisplay(stop_after=6), batch=3, accum_steps=2)
+    resume(folder, batch=5, accum_steps=1)
+    run, trainer = resumed_run({"resume": str(folder)}, RecordingDisplay())
+    run.close()
+    sampler = Sampler(trainer.dataset.train.tokens, MODEL.block, 38, trainer.training.seed, packed=packed)
+    assert seen == sampler.batch_at(0).tolist()
+    assert [(each["step"], each["changes"]) for each in read_config(folder).history] == [
+        (4, {"batch": {"from": 4, "to": 3}, "accumSteps": {"from": 1, "to": 2}}),
+        (6, {"batch": {"from": 3, "to": 5}, "accumSteps": {"from": 2, "to": 1}}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "rates", "is_warning"),
+    [
+        ({}, {"iters": 16}, ("0.001", "0.005"), True),
+        ({"schedule": "wsd"}, {"iters": 16}, ("0.001", "0.01"), True),
+        ({}, {"iters": 16, "lr": 0.001, "lr_min": 0.001}, None, False),
+        ({}, {"iters": 16, "lr": 0.001}, ("0.001", "0.0005"), False),
+        ({}, {"iters": 16, "schedule": "wsd"}, ("0.001", "0.01"), True),
+        ({"schedule": "wsd", "decay_fraction": 0.0}, {"iters": 16}, None, False),
+        ({}, {}, None, False),
+    ],
+)
+def test_a_learning_rate_that_changes_is_said_with_both_rates(
+    corpus: Path,
+    tmp_path: Path,
+    options: dict[str, Any],
+    changes: dict[str, Any],
+    rates: tuple[str, str] | None,
+    is_warning: bool,
+) -> None:
+    folder = train(corpus, tmp_path / "run", eval_interval=0, **options)
+    display = RecordingDisplay()
+    resumed_run({"resume": str(folder), **changes}, display)[0].close()
+    said = [text for text in display.messages + display.warnings if "learning rate" in text]
+    assert len(said) == (rates is not None)
+    if rates:
+        assert re.match(rf"The learning rate goes from {rates[0]} in step 8 to {rates[1]}\d* in step 9, ", said[0])
+        assert (said[0] in display.warnings) == is_warning == ("--lr=0.001 --lrMin=0.001" in said[0])
+
+
+def test_the_least_rate_follows_the_rate_that_it_came_from(stopped: Path) -> None:
+    resume(stopped, lr=1e-4)
+    assert newest(stopped).training.lr_min == pytest.approx(1e-5)
+
+
+def test_the_backend_is_resolved_when_a_run_is_resumed(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alpha.backend_helios_device.has_gpu", lambda: False)
+    resume(stopped, backend="auto")
+    assert newest(stopped).training.backend == read_config(stopped).training.backend == "cpu_ref"
+
+
+@pytest.mark.parametrize("run_dir", ["file", "file/x", "x" * 300, "full"])
+def test_an_impossible_folder_is_refused_before_the_data_is_read(tmp_path: Path, run_dir: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").touch()
+    with pytest.raises(AlphaError, match=r"Cannot make the folder|is not empty"):
+        begin(Path("nowhere.txt"), Path(run_dir))
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_older_one_named(stopped: Path) -> None:
@@ -401,3 +496,21 @@ def test_whatever_goes_wrong_the_run_is_released(stopped: Path, monkeypatch: pyt
         resumed_run({"resume": str(stopped)}, RecordingDisplay())
     assert not is_locked(stopped)
     resume(stopped)
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "word", "bpe"])
+@pytest.mark.parametrize("shared", [0.0, 0.3, 1.0])
+def test_validation_text_that_is_trained_on_is_warned_about(tmp_path: Path, tokenizer: str, shared: float) -> None:
+    text, other = text_of(20_000), text_of(20_000, "other")
+    end = round(20_000 * shared)
+    (tmp_path / "val.txt").write_text(text[3000 : 3000 + end] + other[: 20_000 - end])
+    (tmp_path / "train.txt").write_text("Something before. " + text[3000:] + text[:3000])
+    display = RecordingDisplay()
+    options = {"tokenizer": tokenizer, "val_data": str(tmp_path / "val.txt"), "max_dataset_passes": 99}
+    run, _ = begin(tmp_path / "train.txt", tmp_path / "run", display, iters=1, **options)
+    run.close()
+    warnings = [warning for warning in display.warnings if "sections of the validation data" in warning]
+    assert len(warnings) == (shared > 0)
+    if shared:
+        share = float(warnings[0].replace("more than", "").partition("%")[0]) / 100
+        assert abs(share - shared) < 0.1

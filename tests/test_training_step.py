@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +12,7 @@ from backend_case import Composition
 from replay_backend import ReplayBackend
 
 from alpha import backend_cpu_ref, ops, rng, training_step
-from alpha.autograd import Tensor
+from alpha.autograd import Tensor, record
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_cpu_ref_primitives import NumpyPrimitives
@@ -19,7 +20,8 @@ from alpha.backend_primitives import Array
 from alpha.config import OPTIMIZERS, ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.errors import AlphaError
 from alpha.gpt import GPT, DropoutKeys
-from alpha.optimizer_registry import make_optimizer
+from alpha.optimizer import make_optimizer
+from alpha.parameters import ParameterSpec
 from alpha.training_step import PhaseTimer, TrainingStep
 
 VOCABULARY = 13
@@ -33,10 +35,11 @@ def make_step(
     backend: Backend | None = None,
     model_class: type[GPT] = GPT,
     timer: PhaseTimer | None = None,
+    trained: Callable[[ParameterSpec], bool] = lambda spec: True,
     **options: Any,
 ) -> TrainingStep:
     training = resolve_training(TrainingConfig(**options))
-    gpt = model_class(backend or CpuRef(), resolve_model(model), VOCABULARY, seed=5, dtype=dtype)
+    gpt = model_class(backend or CpuRef(), resolve_model(model), VOCABULARY, 5, dtype, trained)
     gpt.parameters.initialize()
     optimizer = make_optimizer(gpt.parameters, training)
     return TrainingStep(gpt, optimizer, training, timer) if timer else TrainingStep(gpt, optimizer, training)
@@ -111,11 +114,13 @@ POISONED_TOKEN = 7
 
 
 class NotFiniteGradient(GPT):
-    """The loss is that of a GPT, but the derivative of sqrt at 0 makes one gradient NaN."""
+    """The loss is that of a GPT, but an operation that adds 0 makes one gradient NaN."""
 
     def loss(self, ids: Array, targets: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
         weight = ops.reshape(ops.narrow(self.parameters["ln_f.bias"], 0, 0, 1), ())
-        nothing = ops.sqrt(ops.multiply(ops.multiply(weight, 0.0), weight))
+        backend = self.backend
+        zero = backend.multiply(weight.data, 0.0)
+        [nothing] = record([zero], [weight], lambda dy: [backend.multiply(dy, math.nan)], backend)
         return ops.add(super().loss(ids, targets, dropout, checkpoint), nothing)
 
 
@@ -204,6 +209,34 @@ def test_a_learning_rate_beyond_the_range_of_floats_changes_nothing(rate: float)
     assert step.counters() == {"steps": 1, "skipped_not_finite": 1, "skipped_spike": 0}
 
 
+@pytest.mark.parametrize("optim", OPTIMIZERS)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_only_trained_parameters_have_gradients_and_state_and_share_in_the_norm(optim: str, recompute: bool) -> None:
+    """Also where they are neither all at the front nor of one kind."""
+
+    def is_trained(spec: ParameterSpec) -> bool:
+        return spec.name.startswith(("wpe", "h.1.")) and "c_fc" not in spec.name
+
+    step = make_step(optim=optim, recompute=recompute, trained=is_trained, grad_clip=0.0)
+    whole = make_step(optim=optim, recompute=recompute, grad_clip=0.0)
+    parameters, before = step.model.parameters, step.model.parameters.to_numpy()
+    norm = step.run(batch_of(0), 0.01).read()["gradient_norm"]
+    whole.run(batch_of(0), 0.01).read()
+    assert parameters.gradients.shape == (sum(spec.size for spec in parameters.specs if is_trained(spec)),)
+    wanted = {
+        spec.name: np.asarray(view) for spec, view in whole.model.parameters.views(whole.model.parameters.gradients)
+    }
+    for spec, gradient in parameters.views(parameters.gradients):
+        np.testing.assert_allclose(gradient, wanted[spec.name], rtol=1e-4, atol=1e-7)
+    assert norm == pytest.approx(
+        math.sqrt(sum((wanted[spec.name] ** 2).sum() for spec in parameters.trained)), rel=1e-5
+    )
+    for spec in parameters.specs:
+        is_same = np.array_equal(parameters.to_numpy()[spec.name], before[spec.name])
+        assert is_same is not is_trained(spec), spec.name
+        assert any(name.endswith(f".{spec.name}") for name in step.state()) is is_trained(spec), spec.name
+
+
 # --- accumulation, checkpointing, dropout -----------------------------------------------------------------------------
 
 
@@ -228,7 +261,7 @@ def test_accumulation_equals_the_big_batch(optim: str) -> None:
 def test_activation_checkpointing_changes_no_bit() -> None:
     dropped = dataclasses.replace(MODEL, dropout=0.2)
     plain = make_step(dropped, accum_steps=2)
-    checkpointed = make_step(dropped, accum_steps=2, checkpoint=True, model_class=Checkpointed)
+    checkpointed = make_step(dropped, accum_steps=2, recompute=True, model_class=Checkpointed)
     for index in range(3):
         tokens = batch_of(index, accum_steps=2)
         assert plain.run(tokens, 0.01).read() == checkpointed.run(tokens, 0.01).read()
@@ -268,9 +301,9 @@ def test_a_batch_in_parts_gives_what_the_whole_gives(accum_steps: int) -> None:
 
 
 @pytest.mark.usefixtures("small_parts")
-@pytest.mark.parametrize("checkpoint", [False, True])
-def test_the_number_of_threads_changes_no_bit_of_a_batch_in_parts(checkpoint: bool) -> None:
-    steps = [make_step(backend=CpuRef(threads), checkpoint=checkpoint, accum_steps=2) for threads in (1, 2, 3, 16)]
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_number_of_threads_changes_no_bit_of_a_batch_in_parts(recompute: bool) -> None:
+    steps = [make_step(backend=CpuRef(threads), recompute=recompute, accum_steps=2) for threads in (1, 2, 3, 16)]
     results = [[step.run(batch_of(index, 2, 8), 0.01).read() for index in range(3)] for step in steps]
     assert results == [results[0]] * 4
     assert [everything(step) for step in steps] == [everything(steps[0])] * 4
@@ -342,7 +375,7 @@ def test_a_recorded_step_replays_to_the_same_bits(optim: str) -> None:
             backend=backend,
             optim=optim,
             accum_steps=2,
-            checkpoint=True,
+            recompute=True,
             grad_clip=middle,
             spike_threshold=high * 0.999,
         )

@@ -28,6 +28,7 @@ class Example:
     is_on: bool = option(False, "A switch.", group="Numbers")
     bias: bool = option(True, "On unless told otherwise.")
     kind: str = option("red", "Kind.", choices=("red", "green"))
+    several: tuple[str, ...] = option((), "Texts.", group="Several")
     a_name_longer_than_its_column: str = option("", "Text below its flag.", metavar="FILE")
 
 
@@ -61,6 +62,9 @@ Options:
   --kind=NAME               Kind: red, green. (default red)
   --aNameLongerThanItsColumn=FILE
                             Text below its flag.
+
+Several:
+  --several=TEXT            Texts.
 
 Help:
   -h, --help                Show this text.
@@ -110,6 +114,10 @@ def test_the_help_of_every_command_is_what_docopt_parses(module: str) -> None:
         (["--eval-interval=5"], {"eval_interval": 5}),
         (["--eval-interval", "5"], {"eval_interval": 5}),
         (["--every", "5"], {"eval_interval": 5}),
+        (
+            ["--several", "a b", "--bias=no", "--several=", "--several=-c"],
+            {"several": ("a b", "", "-c"), "bias": False},
+        ),
         (["--every=5", "--evalInterval=6", "--eval-interval", "7"], {"eval_interval": 7}),
         (["--isOn"], {"is_on": True}),
         (["--is-on", "--lr=1"], {"is_on": True, "lr": 1.0}),
@@ -216,3 +224,11 @@ def test_any_arguments_are_read_or_refused(arguments: list[str]) -> None:
         return
     Example(**given)
     assert given["text"]
+
+
+def test_recomputation_keeps_its_older_name() -> None:
+    from alpha import command_train
+
+    text = usage.render("train", "Trains.", command_train.OPTIONS)
+    for flag in ("--recompute", "--checkpoint", "--checkpoint=true"):
+        assert usage.parse("train", text, command_train.OPTIONS, [flag]) == {"recompute": True}

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from alpha.errors import AlphaError
 from alpha.worker_pool import WorkerPool, available_cpus
 
 SECONDS = 10.0
@@ -205,3 +206,12 @@ def test_an_idle_pool_keeps_nothing_of_its_last_job(threads: int) -> None:
 
 def test_the_cpus_of_this_process_are_counted() -> None:
     assert available_cpus() >= 1
+
+
+def test_a_thread_that_cannot_start_is_an_error_to_act_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(AlphaError, match=r"Another thread cannot start \(can't start new thread\); use --threads=1\."):
+        WorkerPool(2).run(lambda part: None, [1, 2])

@@ -1,0 +1,390 @@
+"""Documents made of other documents: mixtures of every kind of text, and concordances.
+
+A mixture (the domain chaos) joins tables, code, logs, lists and letters with pieces of the other domains. A concordance
+shows keywords in context, each line a word between its neighbours, the keywords in one column: of generated text or,
+reading them twice, of files. Source of the form: Luhn, "Keyword-in-Context Index for Technical Literature", 1960.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from alpha.datagen_articles import ARTICLES
+from alpha.datagen_files import (
+    DocumentWriter,
+    Report,
+    Summary,
+    UnreadableError,
+    paragraphs,
+    skip,
+    source_files,
+    unchanged,
+    write_documents,
+)
+from alpha.datagen_grammar import PLACES, Chooser, decimal, items, listed, plural
+from alpha.datagen_music import chart, tune
+from alpha.datagen_stories import market_day, people, tell
+from alpha.errors import UsageError
+
+# --- mixtures -------------------------------------------------------------------------------------------------------
+
+_OBJECTS, _FOODS = items("words.object"), items("words.food")
+_FUNCTIONS: tuple[tuple[str, Callable[[int, int, int], int]], ...] = (  # lines of a body, and what it computes
+    ("return {a} * x + {b}", lambda x, a, b: a * x + b),
+    ("if x > {b}:/    return x - {b}/return {a} * x", lambda x, a, b: x - b if x > b else a * x),
+    ("total = 0/for number in range(x):/    total += number * {a}/return total", lambda x, a, b: a * x * (x - 1) // 2),
+    ("return x % {a} + x // {a}", lambda x, a, b: x % a + x // a),
+    ("while x >= {a}:/    x -= {a}/return x + {b}", lambda x, a, b: x % a + b),
+)
+
+
+def _lines(c: Chooser, symbol: str, fewest: int, most: int) -> list[str]:
+    return [c.write(symbol) for _ in range(c.between(fewest, most))]
+
+
+def code(c: Chooser) -> str:
+    """A Python function with calls and their results."""
+    name, a, b = f"{c.write('chaos.verb')}_{c.pick(_OBJECTS)}", c.between(2, 20), c.between(1, 50)
+    body, compute = c.pick(_FUNCTIONS)
+    lines = [f"def {name}(x):"]
+    if c.chance(50):
+        lines.append(f'    """{c.write("chaos.task").capitalize()}."""')
+    lines += [f"    {line}" for line in body.format(a=a, b=b).split("/" if "//" not in body else "\n")]
+    arguments = sorted({c.between(0, 40) for _ in range(3)})
+    return "\n".join([*lines, "", *[f">>> {name}({x})\n{compute(x, a, b)}" for x in arguments]])
+
+
+def strings(c: Chooser) -> str:
+    """An interactive Python session on a list of words."""
+    name, words, other = c.write("chaos.variable"), c.sample(_OBJECTS, c.between(3, 5)), c.pick(_FOODS)
+    calls: list[tuple[str, object]] = [
+        (f"len({name})", len(words)),
+        (f"{name}[-1]", words[-1]),
+        (f"sorted({name})", sorted(words)),
+        (f"[len(word) for word in {name}]", [len(word) for word in words]),
+        (f"max({name})", max(words)),
+        (f"{name}[0].upper()", words[0].upper()),
+        (f"{name}[1][::-1]", words[1][::-1]),
+        (f"{other!r} in {name}", other in words),
+        (f"'-'.join({name})", "-".join(words)),
+    ]
+    shown = [f">>> {call}\n{result!r}" for call, result in c.sample(calls, c.between(2, 5))]
+    return "\n".join([f">>> {name} = {words!r}", *shown])
+
+
+def markdown_table(c: Chooser) -> str:
+    rows = [(thing, c.between(1, 40), c.between(5, 4000)) for thing in c.sample(_OBJECTS, c.between(2, 6))]
+    lines = [f"| {name} | {count} | {decimal(price, 2)} | {decimal(count * price, 2)} |" for name, count, price in rows]
+    counts, total = sum(count for _, count, _ in rows), sum(count * price for _, count, price in rows)
+    head = "| name | count | price | total |\n|---|---:|---:|---:|"
+    return "\n".join([head, *lines, f"| sum | {counts} | | {decimal(total, 2)} |"])
+
+
+def comma_table(c: Chooser) -> str:
+    lines, number = ["id,name,colour,weight,made_in"], c.between(1, 900)
+    for _ in range(c.between(3, 8)):
+        number += c.between(1, 9)
+        lines.append(c.write("chaos.comma_row", number=number, weight=decimal(c.between(1, 999), 1)))
+    return "\n".join(lines)
+
+
+def record(c: Chooser) -> str:
+    """A JSON object."""
+    someone = people(c, 1)[0]
+    values = {
+        "name": f"{someone.name} {someone.surname}", "trade": someone.trade, "age": c.between(18, 90),
+        "town": c.pick(PLACES), "married": c.chance(50), "likes": c.sample(_FOODS, c.between(1, 4)),
+        "pets": {c.write("words.animal"): c.between(1, 5)}, "phone": None,
+    }  # fmt: skip
+    keys = c.sample(list(values), c.between(3, 7))
+    return json.dumps({key: values[key] for key in keys}, indent=c.pick((None, 2, 2)))
+
+
+def log(c: Chooser) -> str:
+    """Log lines in the order of their times."""
+    moment, lines = datetime(2024, 1, 1) + timedelta(seconds=c.below(400 * 24 * 3600)), []
+    for line in _lines(c, "chaos.log_line", 4, 10):
+        moment += timedelta(seconds=c.pick((1, 2, 5, 30, 300)) * c.between(1, 9))
+        lines.append(f"{moment:%Y-%m-%d %H:%M:%S} {line}")
+    return "\n".join(lines)
+
+
+def numbered_list(c: Chooser) -> str:
+    tasks = _lines(c, "chaos.task", 3, 8)
+    return c.write("chaos.to_do") + "".join(
+        [f"\n{place + 1}. {task.capitalize()}." for place, task in enumerate(tasks)]
+    )
+
+
+def check_list(c: Chooser) -> str:
+    lines = _lines(c, "chaos.check", 3, 8)
+    return "\n".join([*lines, f"{sum('[x]' in line for line in lines)} of {len(lines)} done"])
+
+
+def recipe(c: Chooser) -> str:
+    foods = c.sample(_FOODS, c.between(3, 6))
+    grams = [c.between(1, 40) * 10 for _ in foods]
+    wash, boil, rest = (c.between(1, 12) * 5 for _ in range(3))
+    factor = c.between(2, 4)
+    return c.write(
+        "chaos.recipe", first=foods[0], second=foods[1], others=listed(foods[1:]), wash=wash, boil=boil, rest=rest,
+        all=wash + boil + rest, grams=sum(grams), factor=factor,
+        listing="\n".join([f"- {amount} g {food}" for amount, food in zip(grams, foods, strict=True)]),
+        more=listed([f"{factor * amount} g {food}" for amount, food in zip(grams, foods, strict=True)]),
+    )  # fmt: skip
+
+
+def letter(c: Chooser) -> str:
+    one, other = people(c, 2)
+    text, sender = " ".join(_lines(c, "chaos.sentence", 2, 6)), f"{other.name} {other.surname}"
+    return c.write("chaos.letter", day=c.between(1, 28), name=one.name, text=text, sender=sender)
+
+
+def settings(c: Chooser) -> str:
+    sections = []
+    for section in c.sample(_OBJECTS, c.between(1, 3)):
+        keys = c.sample(items("words.landscape"), c.between(2, 4))
+        lines = [c.write("chaos.setting", key=key, number=c.between(0, 9999)) for key in keys]
+        sections.append("\n".join([f"[{section}]", *lines]))
+    return "\n\n".join(sections)
+
+
+def dictionary(c: Chooser) -> str:
+    return "\n".join(sorted(f"{c.pick(PLACES).lower()} {line}" for line in _lines(c, "chaos.dictionary_line", 3, 6)))
+
+
+def poem(c: Chooser) -> str:
+    refrain = c.write("chaos.verse")
+    stanzas = [c.write("chaos.stanza", refrain=refrain) for _ in range(c.between(2, 4))]
+    return "\n\n".join(stanzas)
+
+
+def play(c: Chooser) -> str:
+    """Two people counting out something between them."""
+    (one, other), count = (person.name.upper() for person in people(c, 2)), c.between(5, 60)
+    lines = [f"{one}: I have {count} {plural(c.pick(_OBJECTS))}."]
+    for _ in range(c.between(2, 5)):
+        amount, more = c.between(1, max(count - 1, 1)), c.between(1, 20)
+        if count > 1 and c.chance(60):
+            count -= amount
+            lines += [f"{other}: Give me {amount}.", f"{one}: Then I have {count} left."]
+        else:
+            count += more
+            lines += [f"{other}: Take {more} of mine.", f"{one}: Now I have {count}."]
+    return "\n".join([*lines, f"{other}: {c.write('chaos.sentence')}"])
+
+
+def shell(c: Chooser) -> str:
+    """A terminal session with files and sums."""
+    files = sorted(f"{name}.txt" for name in c.sample(_OBJECTS, c.between(2, 5)))
+    counts, a, b = [c.between(1, 900) for _ in files], c.between(2, 999), c.between(2, 99)
+    return c.write(
+        "chaos.shell", files="  ".join(files), total=f"{sum(counts):5d}", a=a, b=b, product=a * b, first=files[0],
+        counts="\n".join([f"{count:5d} {file}" for count, file in zip(counts, files, strict=True)]),
+        left=len(files) - 1,
+    )  # fmt: skip
+
+
+def timetable(c: Chooser) -> str:
+    """Departures with the minutes between stops."""
+    start = minute = c.between(300, 900)
+    head = c.write("chaos.line_of_day", number=c.between(1, 99))
+    lines = [head, f"{minute // 60:02d}:{minute % 60:02d} {c.pick(PLACES)}"]
+    for _ in range(c.between(2, 6)):
+        ride = c.between(3, 45)
+        minute += ride
+        lines += [f"  {ride} min", f"{minute // 60:02d}:{minute % 60:02d} {c.pick(PLACES)}"]
+    return "\n".join([*lines, f"Journey: {minute - start} minutes"])
+
+
+def sums(c: Chooser) -> str:
+    """Plain sums, one a line."""
+    lines = []
+    for _ in range(c.between(4, 12)):
+        a, b = c.between(1, 999), c.between(1, 99)
+        sign, result = c.pick((("+", a + b), ("-", a - b), ("x", a * b)))
+        lines.append(f"{a} {sign} {b} = {result}")
+    return "\n".join(lines)
+
+
+def inventory(c: Chooser) -> str:
+    """A settings file in YAML's style."""
+    lines, total = [f"{c.write('words.landscape')}:"], 0
+    for _ in range(c.between(2, 6)):
+        count = c.between(1, 40)
+        total += count
+        lines += [f"  - name: {c.write('chaos.owned_thing')}", f"    owner: {c.write('chaos.owner')}"]
+        lines.append(f"    count: {count}")
+    return "\n".join([*lines, f"  total: {total}"])
+
+
+def _article(c: Chooser) -> str:
+    heading, *text = c.pick(ARTICLES)(c).split("\n\n")
+    return "\n".join([f"## {heading}", *text[:2]])
+
+
+KINDS: tuple[Callable[[Chooser], str], ...] = (
+    code, code, strings, markdown_table, comma_table, record, log, numbered_list, check_list, recipe, letter, settings,
+    dictionary, poem, play, shell, timetable, sums, inventory, _article, _article, market_day, chart,
+    lambda c: tune(c, c.between(1, 999)), lambda c: tell(c, 1), lambda c: tell(c, 1),
+)  # fmt: skip
+
+
+def chaos(index: int, seed: int) -> str:
+    """Document number `index` of the domain chaos: one to four pieces of different kinds."""
+    chooser = Chooser("chaos", index, seed)
+    return "\n\n".join([kind(chooser) for kind in chooser.sample(KINDS, chooser.between(1, 4))])
+
+
+# --- concordances ---------------------------------------------------------------------------------------------------
+
+_AROUND = ".,;:!?\"'()[]{}<>*_`~“”\u2018\u2019«»…|/\\=+#-\u2013—"
+_FUNCTION_WORDS = frozenset(items("words.function_word"))
+_LONGEST_WORD = 64  # characters of a token that are looked at, so that contexts are small
+_MOST_WORDS = 1_000_000  # distinct words counted at a time; the rarest are dropped beyond
+
+Context = tuple[str, str, str]
+"""Left neighbours, the word as it stands, right neighbours."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """Which words become keywords, and how much is shown of them."""
+
+    context: int  # words on each side
+    keywords: int  # at most so many, the most frequent of the band
+    lines: int  # at most so many of each, spread evenly over the text
+    min_count: int
+    max_count: int  # 0: a five-hundredth of all words, which leaves out function words
+
+
+def key_of(token: str) -> str:
+    """The word in a token, for comparison: without surrounding punctuation and in small letters; may be empty."""
+    word = token.strip(_AROUND).casefold()
+    return word if any(map(str.isalpha, word)) else ""
+
+
+def context_of(tokens: list[str], position: int, words: int) -> Context:
+    """The neighbours of one token, `words` on each side or fewer at the ends."""
+    left = " ".join(tokens[max(position - words, 0) : position])
+    return left, tokens[position], " ".join(tokens[position + 1 : position + 1 + words])
+
+
+def block(keyword: str, contexts: Iterable[Context]) -> str:
+    """The lines of one keyword under it, with the keyword in the same column of each."""
+    lines = list(contexts)
+    width = max(len(left) for left, _, _ in lines)
+    return "\n".join([keyword, *[f"{left:>{width}}  {word}  {right}".rstrip() for left, word, right in lines]])
+
+
+def concordance(index: int, seed: int) -> str:
+    """Concordance number `index` of the domain concordance: some words of a generated text."""
+    c = Chooser("concordance", index, seed)
+    if c.chance(60):
+        text = tell(c, 2)
+    else:
+        text = " ".join([c.pick(ARTICLES)(c).partition("\n\n")[2] for _ in range(c.between(3, 6))])
+    width, tokens, places = c.between(5, 9), text.split(), dict[str, list[int]]()
+    for position, token in enumerate(tokens):
+        key = key_of(token)
+        if key and key not in _FUNCTION_WORDS:
+            places.setdefault(key, []).append(position)
+    frequent = [key for key, positions in places.items() if len(positions) > 1]
+    rare = [key for key, positions in places.items() if len(positions) == 1]
+    chosen = c.sample(frequent, min(c.between(3, 8), len(frequent)))
+    chosen += c.sample(rare, min(c.between(4, 12), len(rare)))
+    return "\n\n".join(
+        [block(key, [context_of(tokens, place, width) for place in places[key][:12]]) for key in sorted(chosen)]
+    )
+
+
+def write_concordance(sources: str, out: Path, band: Band, limit: int, report: Report) -> Summary:
+    """Write the concordance of `sources` to `out`, one document a keyword, in alphabetical order.
+
+    Raises UsageError when no word is in the band, and for the same reasons as reading and writing do.
+    """
+    summary = Summary(out)
+    readable: list[Path] = []
+    counts, total = _count(source_files(sources, out, summary), readable, summary)
+    highest = band.max_count or max(total // 500, band.min_count)
+    eligible = [(-count, word) for word, count in counts.items() if band.min_count <= count <= highest]
+    chosen = {word: -count for count, word in sorted(eligible)[: band.keywords]}
+    if not chosen:
+        raise UsageError(
+            f"No word occurs between {band.min_count} and {highest} times in --sources={sources}; set --minCount and "
+            "--maxCount."
+        )
+    contexts = _collect(readable, chosen, band)
+    summary.keywords = len(chosen)
+
+    def produce(writer: DocumentWriter) -> None:
+        for word in sorted(chosen):
+            if writer.full:
+                return
+            writer.document([block(word, contexts[word])])
+
+    write_documents(out, limit, summary, report, produce)
+    return summary
+
+
+def _count(files: list[Path], readable: list[Path], summary: Summary) -> tuple[Counter[str], int]:
+    """How often each word occurs, and how many words there are; files that are text are appended to `readable`.
+
+    Of more distinct words than `_MOST_WORDS` the rarest are dropped on the way (Manku and Motwani's lossy counting,
+    2002, without its error terms), so rare words of an enormous corpus are undercounted.
+    """
+    counts: Counter[str] = Counter()
+    total = 0
+    for path in files:
+        found: Counter[str] = Counter()
+        try:
+            words_of_file = 0
+            for tokens in _tokens(path):
+                found.update(filter(None, map(key_of, tokens)))
+                words_of_file += len(tokens)
+                _drop_rarest(found)
+        except UnreadableError as reason:
+            skip(summary, str(reason))
+            continue
+        readable.append(path)
+        total += words_of_file
+        counts.update(found)
+        _drop_rarest(counts)
+    summary.files_read = len(readable)
+    return counts, total
+
+
+def _drop_rarest(counts: Counter[str]) -> None:
+    lowest = 1
+    while len(counts) > _MOST_WORDS:
+        for word in [word for word, count in counts.items() if count <= lowest]:
+            del counts[word]
+        lowest += 1
+
+
+def _tokens(path: Path) -> Iterator[list[str]]:
+    """The words of each paragraph, over-long ones cut. Raises UnreadableError."""
+    for paragraph in paragraphs(path):
+        if paragraph is not None:
+            yield [token[:_LONGEST_WORD] for token in paragraph.split()]
+
+
+def _collect(files: list[Path], chosen: dict[str, int], band: Band) -> dict[str, list[Context]]:
+    """For each chosen word (with its count) contexts at even distances through all files."""
+    strides = {word: max(count // band.lines, 1) for word, count in chosen.items()}
+    seen = dict.fromkeys(chosen, 0)
+    contexts: dict[str, list[Context]] = {word: [] for word in chosen}
+    for path in files:
+        for tokens in unchanged(path, _tokens(path)):
+            for position, token in enumerate(tokens):
+                word = key_of(token)
+                stride = strides.get(word)
+                if stride is None:
+                    continue
+                if seen[word] % stride == 0 and len(contexts[word]) < band.lines:
+                    contexts[word].append(context_of(tokens, position, band.context))
+                seen[word] += 1
+    return contexts

@@ -1,0 +1,54 @@
+# shellcheck shell=bash
+# Read with `source` by scripts that bring what they need of the system.
+
+# apt_install NAME PACKAGE...: installs Debian or Ubuntu packages, as root or through sudo; before them may stand options
+# of `apt-get install`. Fails, and says why in the name of NAME, where that cannot be done. With nothing to install it
+# says nothing; `apt_prefix` is what goes before a command to run it as root.
+apt_prefix=()
+[ "$(id -u)" -eq 0 ] || apt_prefix=(sudo -n)
+
+apt_possible() { command -v apt-get >/dev/null && "${apt_prefix[@]}" true 2>/dev/null; }
+
+apt_install() {
+    local name=$1 output
+    shift
+    printf '%s: installing %s\n' "$name" "$*"
+    if ! output=$(
+        "${apt_prefix[@]}" apt-get update -q 2>&1 &&
+            "${apt_prefix[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q --yes --no-install-recommends "$@" 2>&1
+    ); then
+        printf '%s\n' "$output" | tail -n 10 >&2
+        printf '%s: apt-get could not install %s; its message is above\n' "$name" "$*"
+        return 1
+    fi
+}
+
+# apt_unpack FOLDER "SUITE..." [OPTION...] PACKAGE...: unpacks packages of these Debian suites, with all that they need
+# down to the C library, into FOLDER/root; the system stays as it is. Prints why where that fails. FOLDER/complete marks
+# the end. DEBIAN_MIRROR names another mirror.
+apt_unpack() {
+    local folder=$1 suites=$2 keyring=/usr/share/keyrings/debian-archive-keyring.gpg suite package
+    local mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+    shift 2
+    command -v apt-get >/dev/null || { echo "apt-get is needed to fetch Debian's packages."; return 1; }
+    [ "$(dpkg --print-architecture)" = amd64 ] || { echo "only amd64 processors are supported."; return 1; }
+    [ -e "$keyring" ] || { echo "the package debian-archive-keyring is needed, to check signatures."; return 1; }
+    rm -rf "$folder"
+    mkdir -p "$folder/lists/partial" "$folder/archives/partial" "$folder/root"
+    : >"$folder/status"
+    for suite in $suites; do
+        printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$mirror" "$suite"
+    done >"$folder/sources.list"
+    local apt=(apt-get -q -o "Dir::Etc::SourceList=$folder/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        -o "Dir::State::Lists=$folder/lists" -o "Dir::State::status=$folder/status"
+        -o "Dir::Cache::Archives=$folder/archives" -o "Dir::Cache::pkgcache=" -o "Dir::Cache::srcpkgcache="
+        -o APT::Install-Recommends=false -o APT::Sandbox::User= -o Debug::NoLocking=true)
+    "${apt[@]}" update >"$folder/log" 2>&1 || { echo "$mirror cannot be read; $folder/log says why."; return 1; }
+    "${apt[@]}" install --yes --download-only "$@" >>"$folder/log" 2>&1 ||
+        { echo "$* cannot be fetched from $mirror; $folder/log says why."; return 1; }
+    for package in "$folder"/archives/*.deb; do
+        dpkg-deb --extract "$package" "$folder/root"
+    done
+    rm -rf "$folder/archives" "$folder/lists"
+    touch "$folder/complete"
+}

@@ -1,0 +1,189 @@
+// Causal attention on matrix units, forward, a tile of queries of one head to a workgroup, with scores that never leave
+// the registers (FlashAttention-2, Dao 2023).
+//
+// Formula, operands, results and grid are those of attention_forward; operands and probabilities are rounded to the
+// variant's 16-bit type before they are multiplied, sums and the softmax are in float32. numpy: Backend.attention.
+//
+// A subgroup owns ROW_BLOCKS times FRAGMENT queries. The reference that exponents are relative to moves only when a row's
+// maximum has grown by more than 2^MARGIN since, which is rare.
+
+#version 460
+#include "common.glsl"
+#include "kernel.glsl"
+#include "attention.glsl"
+#define GRADIENTS 0
+#include "attention_matrix2.glsl"
+layout(local_size_x_id = 0) in;
+
+const uint ROWS = ROW_BLOCKS * FRAGMENT;  // queries of a subgroup
+const uint TILE_QUERIES = SUBGROUPS * ROWS;
+const uint KEY_PARTS = TILE_KEYS / FRAGMENT;
+const uint STAGE = 2 * TILE_KEYS * PITCH;  // keys, then values
+const uint UNITS = TILE_KEYS * OCTETS, FETCHES = (UNITS + THREADS - 1) / THREADS;
+const float MARGIN = 8.0;
+
+shared uvec4 tiles[MOST(MOST(STAGES * STAGE, TILE_QUERIES * PITCH), RESULT_UNITS)];
+
+#include "attention_dropout.glsl"
+
+float seen(const in uint row, const in uint column, const in float score, const in uint first_position, const in uint first_key) {
+    return first_key + column <= first_position + row ? score : NEGATIVE_INFINITY;
+}
+
+float kept_element(const in uint row, const in uint column, const in float value, const in uint flat_head, const in uint first_query,
+                   const in uint tile_row, const in uint first_key, const in uint tile_column) {
+    return value * kept_one(0, flat_head, first_query, tile_row + row, first_key, first_key + tile_column + column);
+}
+
+void main() {
+    const uint head = gl_WorkGroupID.y, sequence = gl_WorkGroupID.z, key_head = head / GROUP;
+    const uint flat_head = sequence * QUERY_HEADS + head;
+    // The last tile has the most keys to see, so it begins first.
+    const uint first_query = (gl_NumWorkGroups.x - 1 - gl_WorkGroupID.x) * TILE_QUERIES;
+    const uint past = key_length - query_length;
+    const uint keys = min(key_length, past + first_query + TILE_QUERIES);
+    const uint query_start = sequence * query_batch_stride + head * QUERY_HEAD_STRIDE;
+    const uint key_start = sequence * key_batch_stride + key_head * KEY_HEAD_STRIDE;
+    const uint value_start = sequence * value_batch_stride + key_head * VALUE_HEAD_STRIDE;
+    const uint subgroup_query = first_query + gl_SubgroupID * ROWS;
+    const float factor = query_factor();
+
+    for (uint i = gl_LocalInvocationIndex; i < TILE_QUERIES * OCTETS; i += THREADS) {
+        uint line = i / OCTETS, octet = i % OCTETS, t = first_query + line;
+        tiles[line * PITCH + octet] = t < query_length ? read_octet(query, query_start + t * query_token_stride, octet) : uvec4(0);
+    }
+    barrier();
+    A_MATRIX q[ROW_BLOCKS * PARTS];
+    [[unroll]] for (uint block = 0; block < ROW_BLOCKS; ++block)
+        [[unroll]] for (uint d = 0; d < PARTS; ++d)
+            coopMatLoad(q[block * PARTS + d], tiles, (gl_SubgroupID * ROWS + block * FRAGMENT) * PITCH + d * FRAGMENT / 8,
+                        PITCH, ROW_MAJOR);
+    barrier();
+
+    SUM_MATRIX result[ROW_BLOCKS * PARTS], reference[ROW_BLOCKS], sums[ROW_BLOCKS];
+    [[unroll]] for (uint i = 0; i < ROW_BLOCKS * PARTS; ++i) result[i] = SUM_MATRIX(0.0);
+    [[unroll]] for (uint block = 0; block < ROW_BLOCKS; ++block) {
+        reference[block] = SUM_MATRIX(NEGATIVE_INFINITY);
+        sums[block] = SUM_MATRIX(0.0);
+    }
+
+    // Tile `tile` is in shared memory while it is worked on, and the next one on its way there in registers.
+    uvec4 next_keys[FETCHES], next_values[FETCHES];
+#define FETCH(FIRST)                                                                                                      \
+    [[unroll]] for (uint i = 0; i < FETCHES; ++i) {                                                                       \
+        uint unit = i * THREADS + gl_LocalInvocationIndex, octet = unit % OCTETS, j = (FIRST) + unit / OCTETS;            \
+        next_keys[i] = next_values[i] = uvec4(0);                                                                         \
+        if (unit < UNITS && j < keys) {                                                                                   \
+            next_keys[i] = read_octet(key, key_start + j * key_token_stride, octet);                                      \
+            next_values[i] = read_octet(value, value_start + j * value_token_stride, octet);                              \
+        }                                                                                                                 \
+    }
+#define PLACE(STAGE_INDEX)                                                                                                \
+    [[unroll]] for (uint i = 0; i < FETCHES; ++i) {                                                                       \
+        uint unit = i * THREADS + gl_LocalInvocationIndex, at = (STAGE_INDEX) * STAGE + unit / OCTETS * PITCH + unit % OCTETS; \
+        if (unit < UNITS) {                                                                                               \
+            tiles[at] = next_keys[i];                                                                                     \
+            tiles[at + TILE_KEYS * PITCH] = next_values[i];                                                               \
+        }                                                                                                                 \
+    }
+    FETCH(0)
+    PLACE(0)
+    for (uint first_key = 0; first_key < keys; first_key += TILE_KEYS) {
+        const uint at = STAGES == 2 ? first_key / TILE_KEYS % 2 * STAGE : 0;
+        if (DROPOUT == 1) draw_kept(sequence, head, first_query, first_key);
+        barrier();
+        if (first_key + TILE_KEYS < keys) FETCH(first_key + TILE_KEYS)
+        if (first_key <= past + subgroup_query + ROWS - 1) {  // else all in the future of this subgroup's queries
+            SUM_MATRIX scores[ROW_BLOCKS * KEY_PARTS];
+            [[unroll]] for (uint n = 0; n < KEY_PARTS; ++n) {
+                [[unroll]] for (uint block = 0; block < ROW_BLOCKS; ++block) scores[block * KEY_PARTS + n] = SUM_MATRIX(0.0);
+                [[unroll]] for (uint d = 0; d < PARTS; ++d) {
+                    B_MATRIX b;
+                    coopMatLoad(b, tiles, at + n * FRAGMENT * PITCH + d * FRAGMENT / 8, PITCH, COLUMN_MAJOR);
+                    [[unroll]] for (uint block = 0; block < ROW_BLOCKS; ++block)
+                        scores[block * KEY_PARTS + n] = coopMatMulAdd(q[block * PARTS + d], b, scores[block * KEY_PARTS + n]);
+                }
+            }
+            A_MATRIX p[ROW_BLOCKS * KEY_PARTS];
+            [[unroll]] for (uint block = 0; block < ROW_BLOCKS; ++block) {
+                const uint block_query = subgroup_query + block * FRAGMENT;
+                if (SOFT_CAP != 0.0)
+                    [[unroll]] for (uint n = 0; n < KEY_PARTS; ++n)
+                        EACH(e, scores[0])
+                            scores[block * KEY_PARTS + n][e] =
+                                bounded_tanh(scores[block * KEY_PARTS + n][e] * factor) * (SOFT_CAP * LOG2_E);
+                if (first_key + TILE_KEYS > past + block_query + 1)
+                    [[unroll]] for (uint n = 0; n < KEY_PARTS; ++n) {
+                        SUM_MATRIX masked;
+                        coopMatPerElementNV(masked, scores[block * KEY_PARTS + n], seen, past + block_query, first_key + n * FRAGMENT);
+                        scores[block * KEY_PARTS + n] = masked;
+                    }
+                SUM_MATRIX largest = scores[block * KEY_PARTS], row_largest;
+                [[unroll]] for (uint n = 1; n < KEY_PARTS; ++n)
+                    EACH(e, largest) largest[e] = max(largest[e], scores[block * KEY_PARTS + n][e]);
+                coopMatReduceNV(row_largest, largest, gl_CooperativeMatrixReduceRowNV, larger);
+                const float scaled = SOFT_CAP == 0.0 ? factor : 1.0;
+                bool grown = false;
+                EACH(e, largest) grown = grown || row_largest[e] * scaled > reference[block][e] + MARGIN;
+                if (subgroupBallot(grown) != uvec4(0)) {
+                    SUM_MATRIX shrunk;
+                    EACH(e, shrunk) {
+                        const float moved = row_largest[e] * scaled, old = reference[block][e];
+                        const bool moves = moved > old + MARGIN;
+                        shrunk[e] = moves ? exp2(old - moved) : 1.0;
+                        reference[block][e] = moves ? moved : old;
+                        sums[block][e] *= shrunk[e];
+                    }
+                    [[unroll]] for (uint d = 0; d < PARTS; ++d) result[block * PARTS + d] *= shrunk;
+                }
+                [[unroll]] for (uint n = 0; n < KEY_PARTS; ++n) {
+                    SUM_MATRIX weights;
+                    EACH(e, weights) {
+                        weights[e] = exp2(fma(scores[block * KEY_PARTS + n][e], scaled, -reference[block][e]));
+                        sums[block][e] += weights[e];
+                    }
+                    if (DROPOUT == 1) {
+                        SUM_MATRIX left;
+                        coopMatPerElementNV(left, weights, kept_element, flat_head, first_query, block_query - first_query, first_key,
+                                            n * FRAGMENT);
+                        weights = left;
+                    }
+                    p[block * KEY_PARTS + n] = A_MATRIX(weights);
+                }
+            }
+            [[unroll]] for (uint k = 0; k < KEY_PARTS; ++k)
+                [[unroll]] for (uint d = 0; d < PARTS; ++d) {
+                    B_MATRIX b;
+                    coopMatLoad(b, tiles, at + (TILE_KEYS + k * FRAGMENT) * PITCH + d * FRAGMENT / 8, PITCH, ROW_MAJOR);
+                    [[unroll]] for (uint block = 0; block < ROW_BLOCKS; ++block)
+                        result[block * PARTS + d] = coopMatMulAdd(p[block * KEY_PARTS + k], b, result[block * PARTS + d]);
+                }
+        }
+        if (STAGES == 1 || DROPOUT == 1) barrier();
+        if (first_key + TILE_KEYS < keys) PLACE(STAGES == 2 ? (first_key / TILE_KEYS + 1) % 2 : 0)
+    }
+
+    barrier();
+    [[unroll]] for (uint block = 0; block < ROW_BLOCKS; ++block) {
+        const uint block_query = subgroup_query + block * FRAGMENT;
+        SUM_MATRIX total, inverse, exponent;
+        coopMatReduceNV(total, sums[block], gl_CooperativeMatrixReduceRowNV, added);
+        EACH(e, total) {
+            inverse[e] = (DROPOUT == 1 ? keep_scale : 1.0) / total[e];
+            exponent[e] = reference[block][e] + log2(total[e]);
+        }
+        [[unroll]] for (uint d = 0; d < PARTS; ++d) result[block * PARTS + d] *= inverse;
+#define START(r) (((sequence * query_length + block_query + (r)) * QUERY_HEADS + head) * WIDTH)
+#define EXISTS(r) (block_query + (r) < query_length)
+        WRITE_RESULT(result, block * PARTS, attended, START, EXISTS)
+        if (SAVE == 1) {
+            const uint start = gl_SubgroupID * FRAGMENT * RESULT_PITCH;
+            subgroupBarrier();
+            coopMatStore(exponent, tiles, start, RESULT_PITCH, ROW_MAJOR);
+            subgroupMemoryBarrierShared();
+            subgroupBarrier();
+            for (uint r = gl_SubgroupInvocationID; r < FRAGMENT; r += SUBGROUP_SIZE)
+                if (EXISTS(r)) logsumexp.at[flat_head * query_length + block_query + r] = uintBitsToFloat(tiles[start + r * RESULT_PITCH].x);
+        }
+    }
+}

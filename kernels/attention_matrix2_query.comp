@@ -1,0 +1,160 @@
+// Causal attention on matrix units, backward, the gradient of a tile of queries of one head to a workgroup, with scores
+// that never leave the registers (FlashAttention-2, Dao 2023).
+//
+// Formula, operands, results and grid are those of attention_backward_query; what is multiplied is rounded to the
+// variant's 16-bit type first, sums and single scores are float32. numpy: Backend.attention_backward.
+//
+// A subgroup owns ROW_BLOCKS times FRAGMENT queries, and keeps them, the gradients of their results, and theirs in
+// fragments.
+
+#version 460
+#include "common.glsl"
+#include "kernel.glsl"
+#include "attention.glsl"
+#define GRADIENTS 1
+#include "attention_matrix2.glsl"
+layout(local_size_x_id = 0) in;
+
+const uint ROWS = ROW_BLOCKS * FRAGMENT;
+const uint TILE_QUERIES = SUBGROUPS * ROWS;
+const uint KEY_PARTS = TILE_KEYS / FRAGMENT;
+const uint STAGE = 2 * TILE_KEYS * PITCH;  // keys, then values
+const uint UNITS = TILE_KEYS * OCTETS, FETCHES = (UNITS + THREADS - 1) / THREADS;
+
+shared uvec4 tiles[MOST(MOST(STAGES * STAGE, TILE_QUERIES * PITCH), RESULT_UNITS)];
+shared float row_logsumexp[TILE_QUERIES];
+shared float row_delta[TILE_QUERIES];
+
+#include "attention_dropout.glsl"
+
+float seen(const in uint row, const in uint column, const in float score, const in uint first_position, const in uint first_key) {
+    return first_key + column <= first_position + row ? score : NEGATIVE_INFINITY;
+}
+
+float kept_element(const in uint row, const in uint column, const in float value, const in uint flat_head, const in uint first_query,
+                   const in uint tile_row, const in uint first_key, const in uint tile_column) {
+    return value * (keep_scale * kept_one(0, flat_head, first_query, tile_row + row, first_key, first_key + tile_column + column));
+}
+
+void main() {
+    const uint head = gl_WorkGroupID.y, sequence = gl_WorkGroupID.z, key_head = head / GROUP;
+    const uint flat_head = sequence * QUERY_HEADS + head;
+    const uint first_query = (gl_NumWorkGroups.x - 1 - gl_WorkGroupID.x) * TILE_QUERIES;
+    const uint past = key_length - query_length;
+    const uint keys = min(key_length, past + first_query + TILE_QUERIES);
+    const uint query_start = sequence * query_batch_stride + head * QUERY_HEAD_STRIDE;
+    const uint key_start = sequence * key_batch_stride + key_head * KEY_HEAD_STRIDE;
+    const uint value_start = sequence * value_batch_stride + key_head * VALUE_HEAD_STRIDE;
+    const uint subgroup_query = first_query + gl_SubgroupID * ROWS;
+    const float factor = query_factor();
+
+    A_MATRIX q[ROW_BLOCKS * PARTS], g[ROW_BLOCKS * PARTS];
+#define LOAD_ROWS(MATRICES, READ, SOURCE, START)                                                                          \
+    barrier();                                                                                                            \
+    for (uint i = gl_LocalInvocationIndex; i < TILE_QUERIES * OCTETS; i += THREADS) {                                     \
+        uint line = i / OCTETS, octet = i % OCTETS, t = first_query + line;                                               \
+        tiles[line * PITCH + octet] = t < query_length ? READ(SOURCE, START, octet) : uvec4(0);                           \
+    }                                                                                                                     \
+    barrier();                                                                                                            \
+    [[unroll]] for (uint block = 0; block < ROW_BLOCKS; ++block)                                                          \
+        [[unroll]] for (uint d = 0; d < PARTS; ++d)                                                                       \
+            coopMatLoad(MATRICES[block * PARTS + d], tiles, (gl_SubgroupID * ROWS + block * FRAGMENT) * PITCH +           \
+                        d * FRAGMENT / 8, PITCH, ROW_MAJOR);
+    LOAD_ROWS(q, read_octet, query, query_start + t * query_token_stride)
+    LOAD_ROWS(g, read_gradient_octet, gradient, ((sequence * query_length + t) * QUERY_HEADS + head) * WIDTH)
+    for (uint i = gl_LocalInvocationIndex; i < TILE_QUERIES; i += THREADS) {
+        uint t = first_query + i;
+        row_logsumexp[i] = t < query_length ? logsumexp.at[flat_head * query_length + t] : 0.0;
+        row_delta[i] = t < query_length ? delta.at[flat_head * query_length + t] : 0.0;
+    }
+    barrier();
+    SUM_MATRIX result[ROW_BLOCKS * PARTS], exponent[ROW_BLOCKS], along[ROW_BLOCKS];
+    [[unroll]] for (uint i = 0; i < ROW_BLOCKS * PARTS; ++i) result[i] = SUM_MATRIX(0.0);
+    [[unroll]] for (uint block = 0; block < ROW_BLOCKS; ++block) {
+        coopMatLoad(exponent[block], row_logsumexp, gl_SubgroupID * ROWS + block * FRAGMENT, 0, COLUMN_MAJOR);
+        coopMatLoad(along[block], row_delta, gl_SubgroupID * ROWS + block * FRAGMENT, 0, COLUMN_MAJOR);
+    }
+
+    uvec4 next_keys[FETCHES], next_values[FETCHES];
+#define FETCH(FIRST)                                                                                                      \
+    [[unroll]] for (uint i = 0; i < FETCHES; ++i) {                                                                       \
+        uint unit = i * THREADS + gl_LocalInvocationIndex, octet = unit % OCTETS, j = (FIRST) + unit / OCTETS;            \
+        next_keys[i] = next_values[i] = uvec4(0);                                                                         \
+        if (unit < UNITS && j < keys) {                                                                                   \
+            next_keys[i] = read_octet(key, key_start + j * key_token_stride, octet);                                      \
+            next_values[i] = read_octet(value, value_start + j * value_token_stride, octet);                              \
+        }                                                                                                                 \
+    }
+#define PLACE(STAGE_INDEX)                                                                                                \
+    [[unroll]] for (uint i = 0; i < FETCHES; ++i) {                                                                       \
+        uint unit = i * THREADS + gl_LocalInvocationIndex, at = (STAGE_INDEX) * STAGE + unit / OCTETS * PITCH + unit % OCTETS; \
+        if (unit < UNITS) {                                                                                               \
+            tiles[at] = next_keys[i];                                                                                     \
+            tiles[at + TILE_KEYS * PITCH] = next_values[i];                                                               \
+        }                                                                                                                 \
+    }
+    FETCH(0)
+    PLACE(0)
+    for (uint first_key = 0; first_key < keys; first_key += TILE_KEYS) {
+        const uint key_at = STAGES == 2 ? first_key / TILE_KEYS % 2 * STAGE : 0, value_at = key_at + TILE_KEYS * PITCH;
+        if (DROPOUT == 1) draw_kept(sequence, head, first_query, first_key);
+        barrier();
+        if (first_key + TILE_KEYS < keys) FETCH(first_key + TILE_KEYS)
+        if (first_key <= past + subgroup_query + ROWS - 1) {
+            [[unroll]] for (uint n = 0; n < KEY_PARTS; ++n) {
+                SUM_MATRIX scores[ROW_BLOCKS], products[ROW_BLOCKS];
+                A_MATRIX ds[ROW_BLOCKS];
+                [[unroll]] for (uint block = 0; block < ROW_BLOCKS; ++block) scores[block] = products[block] = SUM_MATRIX(0.0);
+                [[unroll]] for (uint d = 0; d < PARTS; ++d) {
+                    B_MATRIX b;
+                    coopMatLoad(b, tiles, key_at + n * FRAGMENT * PITCH + d * FRAGMENT / 8, PITCH, COLUMN_MAJOR);
+                    [[unroll]] for (uint block = 0; block < ROW_BLOCKS; ++block)
+                        scores[block] = coopMatMulAdd(q[block * PARTS + d], b, scores[block]);
+                    coopMatLoad(b, tiles, value_at + n * FRAGMENT * PITCH + d * FRAGMENT / 8, PITCH, COLUMN_MAJOR);
+                    [[unroll]] for (uint block = 0; block < ROW_BLOCKS; ++block)
+                        products[block] = coopMatMulAdd(g[block * PARTS + d], b, products[block]);
+                }
+                [[unroll]] for (uint block = 0; block < ROW_BLOCKS; ++block) {
+                    const uint block_query = subgroup_query + block * FRAGMENT;
+                    SUM_MATRIX weights;
+                    if (SOFT_CAP != 0.0) EACH(e, weights) scores[block][e] = bounded_tanh(scores[block][e] * factor);
+                    const float scaled = SOFT_CAP == 0.0 ? factor : SOFT_CAP * LOG2_E;
+                    EACH(e, weights) weights[e] = fma(scores[block][e], scaled, -exponent[block][e]);
+                    if (first_key + (n + 1) * FRAGMENT > past + block_query + 1) {
+                        SUM_MATRIX masked;
+                        coopMatPerElementNV(masked, weights, seen, past + block_query, first_key + n * FRAGMENT);
+                        weights = masked;
+                    }
+                    if (DROPOUT == 1) {
+                        SUM_MATRIX dropped;
+                        coopMatPerElementNV(dropped, products[block], kept_element, flat_head, first_query, block_query - first_query,
+                                            first_key, n * FRAGMENT);
+                        products[block] = dropped;
+                    }
+                    EACH(e, weights) {
+                        weights[e] = exp2(weights[e]) * (products[block][e] - along[block][e]);
+                        if (SOFT_CAP != 0.0) weights[e] *= 1.0 - scores[block][e] * scores[block][e];
+                    }
+                    ds[block] = A_MATRIX(weights);
+                }
+                [[unroll]] for (uint d = 0; d < PARTS; ++d) {
+                    B_MATRIX b;
+                    coopMatLoad(b, tiles, key_at + n * FRAGMENT * PITCH + d * FRAGMENT / 8, PITCH, ROW_MAJOR);
+                    [[unroll]] for (uint block = 0; block < ROW_BLOCKS; ++block)
+                        result[block * PARTS + d] = coopMatMulAdd(ds[block], b, result[block * PARTS + d]);
+                }
+            }
+        }
+        if (STAGES == 1 || DROPOUT == 1) barrier();
+        if (first_key + TILE_KEYS < keys) PLACE(STAGES == 2 ? (first_key / TILE_KEYS + 1) % 2 : 0)
+    }
+
+    barrier();
+    [[unroll]] for (uint block = 0; block < ROW_BLOCKS; ++block) {
+        const uint block_query = subgroup_query + block * FRAGMENT;
+        [[unroll]] for (uint d = 0; d < PARTS; ++d) EACH(e, result[0]) result[block * PARTS + d][e] *= SCALE;
+#define START(r) ((sequence * query_length + block_query + (r)) * GRADIENT_STRIDE + head * WIDTH)
+#define EXISTS(r) (block_query + (r) < query_length)
+        WRITE_RESULT(result, block * PARTS, query_gradient, START, EXISTS)
+    }
+}
