@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpha import datagen, datagen_files, datagen_grammar, datagen_mixtures, domain
+from alpha import corpus, corpus_files, datagen, datagen_files, datagen_grammar, datagen_mixtures, domain
 from alpha.corpus import END_OF_TEXT
 from alpha.datagen import GENERATORS, DatagenOptions, parse_size, run, write
 from alpha.datagen_files import Summary, normalized, paragraphs
@@ -278,6 +278,16 @@ def test_formats_hold_the_documents(tmp_path: Path, ending: str) -> None:
     assert summary == Summary(out, documents=40, bytes=summary.bytes)
     if ending in (".txt", ".jsonl"):
         assert summary.bytes == out.stat().st_size
+
+
+def test_conversations_are_special_where_their_format_says_so(tmp_path: Path) -> None:
+    read = []
+    for ending in (".txt", ".jsonl"):
+        out = tmp_path / f"chats{ending}"
+        write("super_chat", out, seed=1, report=quiet, documents=5)
+        read.append(list(corpus.sections(corpus_files.find(str(out)).files)))
+    assert read[0] == read[1]
+    assert all(section.markers for section in read[0])
 
 
 def test_a_small_file_is_the_beginning_of_a_large_one(tmp_path: Path) -> None:
