@@ -118,10 +118,13 @@ class NumpyPrimitives(Backend):
         return x.astype(dtype, copy=False)
 
     def sum(self, x: NumpyArray, axes: Sequence[int], keep: bool = False) -> NumpyArray:
-        return np.asarray(np.sum(x, axis=tuple(axes), keepdims=keep, dtype=x.dtype))
+        # numpy's types tell what comes out only where `keepdims` is a constant; so below.
+        over = tuple(axes)
+        return np.asarray(np.sum(x, over, x.dtype, keepdims=True) if keep else np.sum(x, over, x.dtype))
 
     def max(self, x: NumpyArray, axes: Sequence[int], keep: bool = False) -> NumpyArray:
-        return np.asarray(np.max(x, axis=tuple(axes), keepdims=keep))
+        over = tuple(axes)
+        return np.asarray(np.max(x, over, keepdims=True) if keep else np.max(x, over))
 
     def matmul(self, a: NumpyArray, b: NumpyArray) -> NumpyArray:
         return np.matmul(a, b)

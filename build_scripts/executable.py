@@ -42,6 +42,8 @@ SUMS = "SHA256SUMS"
 LEFT_OUT = (
     "pygments.lexers.*",
     "pygments.styles.*",
+    "concurrent.futures.process",
+    "multiprocessing",
     "unittest",
     "doctest",
     "pdb",
@@ -218,10 +220,9 @@ def pack_into_one_file(folder: Path, target: Path) -> None:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     listed = WORK / "onefile_files"
     listed.write_text("".join(f'{{"{path.relative_to(folder.parent)}", {path.stat().st_size}}},\n' for path in files))
-    command = ["gcc", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-s", "-DZSTD_DISABLE_ASM=1", f"-I{zstd}"]
+    command = ["gcc", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-s", "-DZSTD_DISABLE_ASM=1", "-isystem", str(zstd)]
     command += [f'-DARCHIVE="{DIST / ARCHIVE}"', f'-DFILES="{listed}"', f'-DCONTENT="{sha256(DIST / ARCHIVE)}"']
-    sources = [ROOT / "build_scripts" / "executable_onefile.c", *sorted(zstd.rglob("*.c"))]
-    subprocess.run([*command, *map(str, sources), "-o", str(target)], check=True)
+    subprocess.run([*command, str(ROOT / "build_scripts" / "executable_onefile.c"), "-o", str(target)], check=True)
 
 
 def install() -> dict[str, Any]:

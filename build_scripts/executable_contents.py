@@ -100,7 +100,9 @@ def libraries_of_python() -> list[Path]:
             continue
         found = Path(_output("gcc", f"-print-file-name={archive}").strip())
         if not found.is_absolute():
-            raise SystemExit(f"exe: error: {archive} is needed, which {sys.executable} is linked to; install python3-dev.")
+            raise SystemExit(
+                f"exe: error: {archive} is needed, which {sys.executable} is linked to; install python3-dev."
+            )
         archives.append(found)
     return archives
 

@@ -22,7 +22,20 @@
 #include <time.h>
 #include <unistd.h>
 
+/* zstd's decompressor, in one piece: its files use each other's inner functions. */
+#define ZSTDERRORLIB_VISIBILITY
+#define ZSTDLIB_VISIBILITY
 #include "zstd.h"
+
+#include "common/error_private.c"
+#include "common/fse_decompress.c"
+#include "common/xxhash.c"
+#include "common/zstd_common.c"
+#include "common/entropy_common.c"
+#include "decompress/huf_decompress.c"
+#include "decompress/zstd_ddict.c"
+#include "decompress/zstd_decompress.c"
+#include "decompress/zstd_decompress_block.c"
 
 __asm__(".section .rodata\n.balign 16\narchive: .incbin \"" ARCHIVE "\"\narchive_end:\n.previous\n");
 extern const unsigned char archive[], archive_end[];
