@@ -16,7 +16,12 @@ class EvalOptions:
     """The options of `alpha eval`."""
 
     checkpoint: str = option("", "A checkpoint, a run's folder or its id.", metavar="RUN", required=True)
-    data: str = option("", "Text: a file, folder or glob, several separated by commas; or - for standard input.", metavar="PATHS", required=True)
+    data: str = option(
+        "",
+        "Text: a file, folder or glob, several separated by commas; or - for standard input.",
+        metavar="PATHS",
+        required=True,
+    )
     batch: int = option(
         16, "Windows computed at a time (B); changes nothing of the result.", minimum=1, maximum=1 << 16
     )

@@ -19,7 +19,10 @@ class TokenizerBuildOptions:
     """The options of `alpha tokenizer build`."""
 
     input: str = option(
-        "", "Corpus: a file, folder or glob, several separated by commas; or - for standard input.", metavar="PATHS", required=True
+        "",
+        "Corpus: a file, folder or glob, several separated by commas; or - for standard input.",
+        metavar="PATHS",
+        required=True,
     )
     out: str = option("", "File to write.", metavar="FILE", required=True)
     type: str = option("bpe", "char, word, bpe, bpe-4k to bpe-64k, bpe-chat-4k.", metavar="NAME")
