@@ -10,15 +10,16 @@ apt_prefix=()
 apt_possible() { command -v apt-get >/dev/null && "${apt_prefix[@]}" true 2>/dev/null; }
 
 apt_install() {
-    local name=$1 output
+    local name=$1 output each packages=()
     shift
-    printf '%s: installing %s\n' "$name" "$*"
+    for each; do case $each in -*) ;; *) packages+=("$each") ;; esac; done
+    printf '%s: installing %s\n' "$name" "${packages[*]}"
     if ! output=$(
         "${apt_prefix[@]}" apt-get update -q 2>&1 &&
             "${apt_prefix[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q --yes --no-install-recommends "$@" 2>&1
     ); then
         printf '%s\n' "$output" | tail -n 10 >&2
-        printf '%s: apt-get could not install %s; its message is above\n' "$name" "$*"
+        printf '%s: apt-get could not install %s; its message is above\n' "$name" "${packages[*]}"
         return 1
     fi
 }

@@ -1,7 +1,7 @@
-"""Builds the executable: compiles alpha.py with Nuitka into a folder, packs that into one file, and writes what they are.
+"""Builds the executable: compiles alpha.py with Nuitka into a folder, packs that into one file, says what they are.
 
-In dist/ afterwards: `alpha/` with the executable `alpha/alpha`, `alpha.tar.zst` (that folder), `alpha-onefile` (a program
-that holds alpha.tar.zst and unpacks it when it is first started),
+In dist/ afterwards: `alpha/` with the executable `alpha/alpha`, `alpha.tar.zst` (that folder), `alpha-onefile` (a
+program that holds alpha.tar.zst and unpacks it when it is first started),
 `sbom.cdx.json` (what is inside), `SHA256SUMS`, and `build.json`: the inputs of the build and its outputs. When the
 inputs are those of last time and the outputs are still there, nothing is done.
 """
@@ -139,8 +139,8 @@ def check_tools() -> None:
     if static_python() is None:
         raise fail(
             f"{sys.base_prefix} has no static library of Python, and the executable could not find a shared one where "
-            "/proc is not mounted; use Debian's or Ubuntu's python3 with python3-dev, or one that pyenv or python.org's "
-            "sources give."
+            "/proc is not mounted; use Debian's or Ubuntu's python3 with python3-dev, or one that pyenv or the sources "
+            "of python.org give."
         )
     if shutil.which("ccache") is None:
         say("ccache is not installed, so every build compiles everything; on Debian or Ubuntu: apt-get install ccache")
@@ -203,9 +203,11 @@ def compile_alpha(wanted: Mapping[str, Any]) -> None:
 
 
 def link_statically(archives: Iterable[Path]) -> str:
-    """Options that make the linker prefer these archives to shared libraries of the same name: the executable itself can
-    be linked to nothing but glibc, since it cannot look for libraries before it runs. Their symbols stay inside, so that
-    nothing which is loaded later takes them for the system's."""
+    """Options that make the linker prefer these archives to shared libraries of the same name.
+
+    The executable itself can be linked to nothing but glibc, since it cannot look for libraries before it runs. Their
+    symbols stay inside, so that nothing which is loaded later takes them for the system's.
+    """
     folder = WORK / "static"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -220,7 +222,8 @@ def pack_into_one_file(folder: Path, target: Path) -> None:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     listed = WORK / "onefile_files"
     listed.write_text("".join(f'{{"{path.relative_to(folder.parent)}", {path.stat().st_size}}},\n' for path in files))
-    command = ["gcc", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-s", "-DZSTD_DISABLE_ASM=1", "-isystem", str(zstd)]
+    command = ["gcc", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-s", "-DZSTD_DISABLE_ASM=1"]
+    command += ["-isystem", str(zstd)]
     command += [f'-DARCHIVE="{DIST / ARCHIVE}"', f'-DFILES="{listed}"', f'-DCONTENT="{sha256(DIST / ARCHIVE)}"']
     subprocess.run([*command, str(ROOT / "build_scripts" / "executable_onefile.c"), "-o", str(target)], check=True)
 

@@ -91,8 +91,10 @@ def newest_glibc(files: Iterable[Path]) -> str:
 
 
 def libraries_of_python() -> list[Path]:
-    """Static archives of the libraries that this Python itself is linked to, beside glibc's: what modules that are built
-    into it need, as zlib in Debian's. Raises SystemExit for one that is not installed."""
+    """Static archives of the libraries that this Python itself is linked to, beside glibc's.
+
+    They are what modules that are built into it need, as zlib in Debian's. Raises SystemExit for a missing one.
+    """
     archives = []
     for name in needed_libraries(Path(sys.executable).resolve()):
         archive = f"{name.split('.so')[0]}.a"
@@ -108,12 +110,12 @@ def libraries_of_python() -> list[Path]:
 
 
 def refuse_libraries_of_the_program(folder: Path) -> None:
-    """Raises SystemExit where the program itself is linked to anything but glibc: it could not start on a bare system."""
+    """Raises SystemExit where the program is linked to anything but glibc: it could not start on a bare system."""
     names = {name for name in needed_libraries(folder / "alpha") if not GLIBC.fullmatch(name)}
     if names:
         raise SystemExit(
-            f"exe: error: {sys.executable} links {', '.join(sorted(names))} into the executable, which then would not start "
-            "on a system without; use Debian's or Ubuntu's Python, or one that is built with pyenv."
+            f"exe: error: {sys.executable} links {', '.join(sorted(names))} into the executable, which then would not "
+            "start on a system without; use Debian's or Ubuntu's Python, or one that is built with pyenv."
         )
 
 

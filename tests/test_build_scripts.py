@@ -15,7 +15,8 @@ PYTHONS = ("python3.13", "python3.12", "python3.11", "python3")
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     (tmp_path / "build_scripts").mkdir()
-    shutil.copy(ROOT / "build_scripts" / "environment", tmp_path / "build_scripts")
+    for name in ("environment", "apt_packages.bash"):
+        shutil.copy(ROOT / "build_scripts" / name, tmp_path / "build_scripts")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "bin").mkdir()
     return tmp_path
