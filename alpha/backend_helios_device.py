@@ -231,7 +231,7 @@ class Device:
         self.validate = bool(environment.read("ALPHA_VK_VALIDATE")) if validate is None else validate
         self._library = _library()
         handle = ctypes.c_void_p()
-        path = None if pipeline_cache is None else str(pipeline_cache).encode()
+        path = None if pipeline_cache is None else os.fsencode(pipeline_cache)
         flags = _VALIDATE if self.validate else 0
         _check(self._library.helios_open(info.index, flags, path, ctypes.byref(handle)))
         self._handle = handle

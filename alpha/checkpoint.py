@@ -19,6 +19,7 @@ import numpy as np
 
 from alpha.config import ModelConfig, TrainingConfig, resolve_model
 from alpha.errors import AlphaError, UsageError
+from alpha.files import json_text
 from alpha.lines import finite
 from alpha.option import LARGEST_INTEGER, from_mapping, to_mapping
 from alpha.safetensors_file import (
@@ -84,7 +85,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         "state": finite(checkpoint.state),
         "digests": {name: _content_digest(array) for name, array in tensors.items()},
     }
-    metadata = {key: json.dumps(values[key], ensure_ascii=False, allow_nan=False) for key in _JSON_KEYS}
+    metadata = {key: json_text(values[key]) for key in _JSON_KEYS}
     metadata[_FORMAT_KEY] = _FORMAT
     metadata["digest"] = _header_digest(
         metadata, {name: (array.dtype.name, array.shape) for name, array in tensors.items()}

@@ -4,10 +4,10 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from alpha import environment
+from alpha import environment, token_cache
 from alpha.errors import UsageError
 from alpha.option import option
-from alpha.terminal import print_json, print_table, print_warning
+from alpha.terminal import print_json, print_table, print_text, print_warning
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,9 @@ class EnvOptions:
 
 
 OPTIONS = (EnvOptions,)
+_CACHE_HOME = "XDG_CACHE_HOME"
+_CACHE_HELP = "Folder whose folder alpha/ keeps encoded corpora and compiled pipelines, which can be made again."
+_CACHE_LIMIT = "ALPHA_TOKEN_CACHE_MIB"
 DETAILS = ""
 
 
@@ -31,16 +34,26 @@ def run(given: dict[str, Any]) -> None:
         except UsageError as error:
             values[variable.name] = os.environ[variable.name]
             problems.append(error)
+    every: list[tuple[str, int | str, int | str, str]] = [
+        (each.name, values[each.name], each.default, each.help) for each in environment.VARIABLES
+    ]
+    every.append((_CACHE_HOME, os.environ.get(_CACHE_HOME, ""), "~/.cache", _CACHE_HELP))
+    entries = token_cache.entries(token_cache.folder())
+    size = sum(entry.size for entry in entries)
     if EnvOptions(**given).json:
-        print_json(
-            [
-                {"name": each.name, "value": values[each.name], "default": each.default, "meaning": each.help}
-                for each in environment.VARIABLES
-            ]
-        )
+        rows = [dict(zip(("name", "value", "default", "meaning"), row, strict=True)) for row in every]
+        cache = {"folder": str(token_cache.folder()), "entries": len(entries), "bytes": size}
+        print_json([{**row, **(cache if row["name"] == _CACHE_LIMIT else {})} for row in rows])
     else:
-        rows = [[each.name, str(values[each.name]), str(each.default), each.help] for each in environment.VARIABLES]
-        print_table(("variable", "value", "default", "meaning"), rows, right=("value", "default"))
+        print_table(
+            ("variable", "value", "default", "meaning"),
+            [[str(cell) for cell in row] for row in every],
+            right=("value", "default"),
+        )
+        print_text(
+            f"\nEncoded corpora: {size / (1 << 20):,.1f} MiB of at most {values[_CACHE_LIMIT]} MiB, {len(entries)} in "
+            f"{token_cache.folder()}. The folder may be deleted at any time."
+        )
     for sentence in environment.misspelt():
         print_warning(sentence)
     if problems:

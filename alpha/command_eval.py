@@ -1,11 +1,12 @@
 """`alpha eval`: a trained model's loss on a text."""
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from alpha.config import BACKEND_HELP, BACKENDS, DEVICE_HELP, DTYPE_HELP, EVAL_ITERS_HELP, PRECISIONS, THREADS_HELP
-from alpha.errors import AlphaError
+from alpha.errors import AlphaError, percent
 from alpha.option import option
 from alpha.terminal import print_json, print_note, print_text, print_warning
 
@@ -15,7 +16,12 @@ class EvalOptions:
     """The options of `alpha eval`."""
 
     checkpoint: str = option("", "A checkpoint, a run's folder or its id.", metavar="RUN", required=True)
-    data: str = option("", "Text: a file, folder or glob; several separated by commas.", metavar="PATHS", required=True)
+    data: str = option(
+        "",
+        "Text: a file, folder or glob, several separated by commas; or - for standard input.",
+        metavar="PATHS",
+        required=True,
+    )
     batch: int = option(
         16, "Windows computed at a time (B); changes nothing of the result.", minimum=1, maximum=1 << 16
     )
@@ -40,19 +46,20 @@ lost, and there is none.
 
 def run(given: dict[str, Any]) -> None:
     """Evaluate and print."""
-    from alpha import backends, dataset
+    from alpha import backends, corpus_files, dataset, token_cache
     from alpha.evaluation import evaluate
-    from alpha.files import cache_folder
     from alpha.model_loading import load_model
-    from alpha.planning import percent
+    from alpha.progress import StageProgress
     from alpha.thread_choice import ThreadChoice
 
     options = EvalOptions(**given)
+    data = corpus_files.find(options.data)
     backend = backends.create(options.backend, options.device, options.dtype)
     loaded = load_model(options.checkpoint, backend)
     if options.backend == "auto":
         print_note(backends.choice(backend.name))
-    file = dataset.encode_whole(options.data, loaded.tokenizer, cache_folder() / "tokens")
+    with contextlib.closing(StageProgress()) as progress:
+        file = dataset.encode_whole(data, loaded.tokenizer, token_cache.folder(), progress, print_warning)
     if len(file.tokens) < 2:
         raise AlphaError(f"There is nothing to predict in {options.data}: it is one token long.")
     threads = ThreadChoice(backend, options.threads)

@@ -1,5 +1,6 @@
 """`alpha tokenizer build`: make a tokenizer from a corpus."""
 
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,10 @@ class TokenizerBuildOptions:
     """The options of `alpha tokenizer build`."""
 
     input: str = option(
-        "", "Corpus: a file, folder or glob; several separated by commas.", metavar="PATHS", required=True
+        "",
+        "Corpus: a file, folder or glob, several separated by commas; or - for standard input.",
+        metavar="PATHS",
+        required=True,
     )
     out: str = option("", "File to write.", metavar="FILE", required=True)
     type: str = option("bpe", "char, word, bpe, bpe-4k to bpe-64k, bpe-chat-4k.", metavar="NAME")
@@ -41,17 +45,25 @@ Examples:
 
 def run(given: dict[str, Any]) -> None:
     """Build the tokenizer, write it and print what it is."""
-    from alpha import corpus, tokenizer_registry
+    from alpha import corpus, corpus_files, tokenizer_registry
+    from alpha.progress import StageProgress
+    from alpha.terminal import print_warning
 
     options = TokenizerBuildOptions(**given)
     out = Path(options.out)
     if out.is_dir():
         raise AlphaError(f"--out={out} is a folder; name a file in it.")
-    tokenizer_registry.check_name(options.type, options.vocab_size)
+    recipe = tokenizer_registry.check_name(options.type, options.vocab_size)
     start = time.monotonic()
-    files = corpus.find(options.input).files
-    texts = (section.text for section in corpus.sections(files))
-    tokenizer = tokenizer_registry.build(options.type, texts, options.vocab_size)
+    files = corpus_files.find(options.input).files
+    warnings: list[str] = []
+    with contextlib.closing(StageProgress()) as progress:
+        texts = corpus.texts(files, recipe.special_names, progress)
+        tokenizer = tokenizer_registry.build(
+            options.type, texts, options.vocab_size, progress=progress, warn=warnings.append
+        )
+    for warning in warnings:
+        print_warning(warning)
     is_ecosystem = options.format == _ECOSYSTEM_FORMAT
     (tokenizer_registry.save_tokenizer_json if is_ecosystem else tokenizer_registry.save)(out, tokenizer)
     seconds = time.monotonic() - start

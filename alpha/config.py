@@ -79,7 +79,12 @@ class ModelConfig:
 class TrainingConfig:
     """Everything of a training run but the model's shape."""
 
-    data: str = option("", "Corpus: a file, folder or glob; several separated by commas.", group=_DATA, metavar="PATHS")
+    data: str = option(
+        "",
+        "Corpus: a file, folder or glob, several separated by commas; or - for standard input.",
+        group=_DATA,
+        metavar="PATHS",
+    )
     val_data: str = option(
         "", "Validation corpus; otherwise a part of the data is held out.", group=_DATA, metavar="PATHS"
     )

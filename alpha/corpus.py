@@ -1,106 +1,75 @@
-"""Reading the text of a corpus: which files belong to it, which documents they hold, and how long ones are divided.
+"""Reading the text of a corpus: the documents of its files, and how long ones are divided.
 
-Plain text (.txt .text .md .rst .py) and JSON lines (.jsonl, the `text` field of each object) are read, each also
-compressed (.gz). A document is one line of a .jsonl file; or a whole plain file, or each part of it between
-`<|endoftext|>` markers (the markers are no part of the text). Documents without text are left out.
+Plain files: a document is the whole file, or each part of it between `<|endoftext|>` separators (which are no part of
+the text). One that begins with `<|system|>`, `<|user|>` or `<|assistant|>` is a conversation, in which these and
+`<|end|>` are markers, as `alpha datagen` writes it. JSON lines: a document is the `text` of an object, in which nothing
+is a separator or a marker, or its `messages`, objects of `role` and `content`, a conversation whose contents are text
+whatever they spell. Documents without text are left out.
 
-Text is streamed as sections of about 32 KiB, cut between paragraphs or lines, so that neither a file larger than memory
-nor a document of that size is ever held whole. Knows nothing about tokens or about training and validation.
+Text is streamed as sections of bounded size, cut where the caller's expressions allow, so that neither a file larger
+than memory nor a document of that size is ever held whole. Knows nothing about tokens or about training and validation.
 """
 
-import glob
+import codecs
 import gzip
 import io
 import json
 import os
-import stat
+import re
+import shlex
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-from alpha.errors import AlphaError, UsageError
-from alpha.files import open_regular
-from alpha.tokenizer import END_OF_TEXT
-
-"""Divides the documents of a plain text file."""
+from alpha.corpus_files import CorpusFile
+from alpha.errors import AlphaError
+from alpha.tokenizer import CHAT_TOKENS, END_OF_TEXT
+from alpha.tokenizer_pattern import CUTS, Cuts
 
 SECTION_CHARACTERS = 32 * 1024
-"""Sections have half to one and a half times as many characters, unless a line is longer."""
+"""Sections have this many characters and go on to the next place to cut, for a section and a half at their document's
+end."""
 
-PLAIN_ENDINGS = (".txt", ".text", ".md", ".rst", ".py")
-JSON_LINES_ENDING = ".jsonl"
-_ACCEPTED = f"{' '.join(PLAIN_ENDINGS)} {JSON_LINES_ENDING}, each also with .gz"
-
+_FURTHEST_CUT = 4  # sections; where there is no cut by the preferred expression, the next one is tried
 _BUFFER_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
-_LONGEST_PIECE = 1 << 20  # characters of one line that are held at once
+_LONGEST_PIECE = 1 << 20  # characters that are held at once; without a place to cut among them, they are cut anywhere
 _LONGEST_JSON_LINE = 32 << 20  # bytes; a parsed line can take twenty times its size
 _BYTE_ORDER_MARK = "\ufeff"
+
+_ENCODING_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"),
+)  # fmt: skip
+_CONTROLS = bytes({*range(32), 127} - {*b"\t\n\v\f\r\x1b"})
+
+*_ROLE_MARKERS, _END_MARKER = CHAT_TOKENS
+_MARKERS = re.compile("(" + "|".join(map(re.escape, CHAT_TOKENS)) + ")")
+_LOOKED_AT = 1 << 10  # characters of a document in which a conversation must begin
+_LONGEST_MARKER = max(map(len, CHAT_TOKENS))
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(stage, bytes_done, bytes_in_all) while a corpus is read."""
 
 ReadReport = Callable[[int], None]
 """Called with the number of bytes of the files (as they are on disk) read since the last call."""
 
 
-@dataclass(frozen=True)
-class CorpusFile:
-    """One file of a corpus and how to read it."""
-
-    path: Path
-    json_lines: bool
-    compressed: bool
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The files that `--data` names, in reading order, and how many others lay beside them and were skipped."""
-
-    files: tuple[CorpusFile, ...]
-    skipped: int
-
-
 class Section(NamedTuple):
-    """A part of a document; the sections of a document, joined, are its text.
-
-    A section ends after a line break or at the document's end. Only a line that is too long to hold (a million
-    characters) goes on in the next section, which then `continues_line`.
-    """
+    """A part of a document; the sections of a document, joined, are its text."""
 
     text: str
-    continues_line: bool
     ends_document: bool
-
-
-def find(data: str) -> Selection:
-    """The files of a file name, folder (read recursively), glob, or several of these separated by commas.
-
-    Each part's files are sorted by path, and a file that is named twice counts once. Hidden files and folders, folders
-    behind symbolic links and files of unknown endings are skipped and counted when a folder or glob leads to them.
-    Raises UsageError when `data` names nothing, AlphaError for a missing or unreadable path and when no file is left.
-    """
-    found: dict[Path, CorpusFile] = {}
-    skipped: set[Path] = set()
-    for part in _parts(data):
-        try:
-            for path, named in _candidates(part, skipped):
-                file = _recognize(path)
-                if file is not None:
-                    found.setdefault(path.resolve(), file)
-                elif named:
-                    raise AlphaError(f"Cannot read {path}: expected a regular file with ending {_ACCEPTED}.")
-                else:
-                    skipped.add(path)
-        except OSError as error:
-            raise AlphaError(f"Cannot read {error.filename or part}: {error.strerror or error}.") from error
-    if not found:
-        others = f" ({len(skipped)} other files were skipped)" if skipped else ""
-        raise AlphaError(f"No corpus file matches {data!r}{others}; endings that are read: {_ACCEPTED}.")
-    return Selection(tuple(found.values()), len(skipped))
+    markers: tuple[tuple[int, int], ...] = ()
+    """Where in the text of a conversation its markers are: start and end of each."""
 
 
 def sections(
-    files: Sequence[CorpusFile], section_characters: int = SECTION_CHARACTERS, on_read: ReadReport = lambda count: None
+    files: Sequence[CorpusFile],
+    section_characters: int = SECTION_CHARACTERS,
+    on_read: ReadReport = lambda count: None,
+    cuts: Cuts = CUTS,
 ) -> Iterator[Section]:
     """The text of all documents in order, divided into sections.
 
@@ -109,11 +78,50 @@ def sections(
     """
     empty = True
     for file in files:
-        for section in _divide(_texts(file, on_read), section_characters):
+        for section in _divide(_texts(file, on_read), section_characters, cuts):
             empty = False
             yield section
     if empty:
         raise AlphaError(f"The corpus is empty: no text in {_names(files)}.")
+
+
+def texts(
+    files: Sequence[CorpusFile], special_names: Collection[str], progress: Progress | None = None
+) -> Iterator[str]:
+    """The text that a tokenizer with these special tokens is built from: all of it but such markers."""
+    for section in sections(files, on_read=counter("reading", size_of(files), progress)):
+        place = 0
+        for start, end in section.markers:
+            if section.text[start:end] in special_names:
+                yield section.text[place:start]
+                place = end
+        yield section.text[place:]
+
+
+def size_of(files: Sequence[CorpusFile]) -> int:
+    """The bytes of the files as they are on disk. Raises AlphaError."""
+    return sum(status_of(file).st_size for file in files)
+
+
+def status_of(file: CorpusFile) -> os.stat_result:
+    """Size, times and identity of a file. Raises AlphaError."""
+    try:
+        return file.status()
+    except OSError as error:
+        raise AlphaError(f"Cannot read {file.path}: {error.strerror or error}.") from error
+
+
+def counter(stage: str, total: int, progress: Progress | None) -> ReadReport:
+    """What adds up the bytes that were read, and tells `progress`."""
+    done = 0
+
+    def count(read: int) -> None:
+        nonlocal done
+        done += read
+        if progress is not None:
+            progress(stage, done, total)
+
+    return count
 
 
 def _names(files: Sequence[CorpusFile]) -> str:
@@ -121,76 +129,21 @@ def _names(files: Sequence[CorpusFile]) -> str:
     return first if len(files) < 2 else f"{first} and {len(files) - 1} more files"
 
 
-def _parts(data: str) -> list[str]:
-    if "\0" in data:
-        raise UsageError(f"The path {data!r} contains a NUL character.")
-    parts = [data] if _exists(data) else [part.strip() for part in data.split(",") if part.strip()]
-    if not parts:
-        raise UsageError("No corpus is named; give a file, folder or glob, several separated by commas.")
-    return parts
-
-
-def _exists(path: str) -> bool:
-    return bool(path) and os.path.lexists(path)
-
-
-def _candidates(part: str, skipped: set[Path]) -> Iterator[tuple[Path, bool]]:
-    """The files that one part of `data` leads to, and whether it names them itself."""
-    if _exists(part):
-        path = Path(part)
-        if path.is_dir():
-            yield from ((each, False) for each in _walk(path, skipped))
-        else:
-            yield path, True
-    elif glob.has_magic(part):
-        for match in sorted(glob.glob(part, recursive=True)):  # noqa: PTH207 (Path.glob refuses absolute patterns)
-            path = Path(match)
-            files = _walk(path, skipped) if path.is_dir() else [path]
-            yield from ((each, False) for each in files)
-    else:
-        raise AlphaError(f"There is no file or folder {part!r}; check the path of the corpus.")
-
-
-def _walk(folder: Path, skipped: set[Path]) -> list[Path]:
-    """Every visible file below `folder`, sorted; what is hidden or behind a link goes into `skipped`."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    files = []
-    for parent, folder_names, file_names in os.walk(folder, onerror=refuse):
-        here = Path(parent)
-        for name in list(folder_names):
-            if name.startswith(".") or (here / name).is_symlink():
-                folder_names.remove(name)
-                skipped.add(here / name)
-        for name in file_names:
-            if name.startswith("."):
-                skipped.add(here / name)
-            else:
-                files.append(here / name)
-    return sorted(files)
-
-
-def _recognize(path: Path) -> CorpusFile | None:
-    endings = [ending.lower() for ending in path.suffixes[-2:]]
-    compressed = endings[-1:] == [".gz"]
-    if compressed:
-        endings.pop()
-    ending = endings[-1] if endings else ""
-    if ending not in (*PLAIN_ENDINGS, JSON_LINES_ENDING) or not stat.S_ISREG(path.stat().st_mode):
-        return None
-    return CorpusFile(path, json_lines=ending == JSON_LINES_ENDING, compressed=compressed)
+class _Marker(str):
+    """A text that marks whose turn begins, or that one ends."""
 
 
 def _texts(file: CorpusFile, on_read: ReadReport) -> Iterator[str | None]:
     """The text of a file in order, None wherever a document ends."""
     try:
-        with open_regular(file.path) as raw:
+        with file.open() as raw:
             # The gzip reader decompresses only as much as is asked for, so a small file of huge content stays small.
             stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER_BYTES) if file.compressed else raw
-            read = _json_texts if file.json_lines else _plain_texts
-            yield from read(file, stream, _reporter(raw, on_read))
+            report = _reporter(raw, on_read)
+            if file.json_lines:
+                yield from _json_texts(file, stream, report)
+            else:
+                yield from _conversations(_plain_texts(file, stream, report))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise AlphaError(f"Cannot decompress {file.path}: {error}.") from error
     except OSError as error:
@@ -224,6 +177,30 @@ def _plain_texts(file: CorpusFile, stream: BinaryIO, report: Callable[[], None])
     yield None
 
 
+def _conversations(texts: Iterator[str | None]) -> Iterator[str | None]:
+    """The text of plain documents; in those that begin with a role's marker, markers come by themselves."""
+    held = ""
+    is_conversation: bool | None = None
+    for text in texts:
+        held += text or ""
+        if is_conversation is None:
+            begun = held.lstrip()
+            if text is not None and len(begun) < _LONGEST_MARKER and len(held) < _LOOKED_AT:
+                continue
+            is_conversation = begun.startswith(tuple(_ROLE_MARKERS))
+        if is_conversation:
+            *parts, held = _MARKERS.split(held)
+            for part in parts:
+                yield _Marker(part) if _MARKERS.fullmatch(part) else part
+        keep = _LONGEST_MARKER - 1 if is_conversation and text is not None else 0  # of a marker that may go on
+        place = max(0, len(held) - keep)
+        yield held[:place]
+        held = held[place:]
+        if text is None:
+            is_conversation = None
+            yield None
+
+
 def _decoded_chunks(file: CorpusFile, stream: BinaryIO, report: Callable[[], None]) -> Iterator[str]:
     offset = 0
     undecoded = b""
@@ -254,23 +231,49 @@ def _json_texts(file: CorpusFile, stream: BinaryIO, report: Callable[[], None]) 
         content = content.removeprefix(_BYTE_ORDER_MARK) if offset == 0 else content
         offset += len(line)
         if content.strip():
-            yield _text_of(content, f"Line {number} of {file.path}")
+            yield from _json_document(content, f"Line {number} of {file.path}")
             yield None
     report()
 
 
-def _text_of(line: str, where: str) -> str:
+def _json_document(line: str, where: str) -> Iterator[str]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise AlphaError(f"{where} is not valid JSON: {error}.") from error
+    if isinstance(value, dict) and isinstance(value.get("messages"), list):
+        for number, message in enumerate(value["messages"]):
+            role, content = _message(message, f"Message {number + 1} in {where[0].lower()}{where[1:]}")
+            if number:
+                yield "\n"
+            yield _Marker(role)
+            yield content
+            yield _Marker(_END_MARKER)
+        return
     text = value.get("text") if isinstance(value, dict) else None
     if not isinstance(text, str):
-        raise AlphaError(f'{where} is not an object with a string "text", such as {{"text": "Once upon a time"}}.')
+        raise AlphaError(
+            f'{where} is not an object with a string "text", such as {{"text": "Once upon a time"}}, or a list '
+            f'"messages", such as {{"messages": [{{"role": "user", "content": "Hello"}}]}}.'
+        )
+    yield _unicode(text, "text", where)
+
+
+def _message(message: Any, where: str) -> tuple[str, str]:
+    """The marker of a message's role, and its content."""
+    role = message.get("role") if isinstance(message, dict) else None
+    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(role, str) or f"<|{role}|>" not in _ROLE_MARKERS or not isinstance(content, str):
+        roles = ", ".join(marker.strip("<|>") for marker in _ROLE_MARKERS)
+        raise AlphaError(f'{where} is not an object with a "role" ({roles}) and a string "content".')
+    return f"<|{role}|>", _unicode(content, "content", where)
+
+
+def _unicode(text: str, key: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise AlphaError(f'{where} has half of a surrogate pair at character {error.start} of its "text".') from error
+        raise AlphaError(f'{where} has half of a surrogate pair at character {error.start} of its "{key}".') from error
     return text
 
 
@@ -292,68 +295,83 @@ def _decode(file: CorpusFile, data: bytes, offset: int, final: bool) -> tuple[st
         valid, problem = zero, "is a NUL byte"
     if problem:
         after = " after decompression" if file.compressed else ""
-        raise AlphaError(f"{file.path} is not a text file: byte {offset + valid:,}{after} {problem}.")
+        raise AlphaError(
+            f"{file.path} is not a text file: byte {offset + valid:,}{after} {problem}.{_likely_encoding(file, data)}"
+        )
     return text, valid
 
 
-def _divide(texts: Iterator[str | None], size: int) -> Iterator[Section]:
+def _likely_encoding(file: CorpusFile, data: bytes) -> str:
+    """What bytes that are not UTF-8 text probably are, and what to do about it; empty where nothing is likely."""
+    encoding = _encoding_with_zeros(data)
+    if not encoding:
+        if 0 in data or len(data.translate(None, _CONTROLS)) < len(data):
+            is_gzip = data.startswith(b"\x1f\x8b")
+            return " It looks compressed by gzip; give its name the ending .gz." if is_gzip else ""
+        encoding = "WINDOWS-1252" if any(0x80 <= byte < 0xA0 for byte in data) else "ISO-8859-1"
+        if sum(byte >= 0x80 for byte in data) > 2 * len(data) // 5:
+            return " It may be in an older encoding, such as Windows-1251, Shift_JIS or GB18030; convert it with iconv."
+    name = "Latin-1 (ISO-8859-1)" if encoding == "ISO-8859-1" else encoding
+    path = shlex.quote(str(file.path))
+    source = (
+        f"zcat {path} | iconv -f {encoding} -t UTF-8" if file.compressed else f"iconv -f {encoding} -t UTF-8 {path}"
+    )
+    return f" It looks like {name}; convert it: {source} > converted{Path(file.path.name.removesuffix('.gz')).suffix}"
+
+
+def _encoding_with_zeros(data: bytes) -> str:
+    """UTF-16 or UTF-32, by a byte order mark or by the half of each Latin letter that is zero; else empty."""
+    by_mark = next((name for mark, name in _ENCODING_MARKS if data.startswith(mark)), "")
+    first, second = data[::2].count(0), data[1::2].count(0)
+    if by_mark or 10 * max(first, second) < 9 * (first + second) or 5 * (first + second) <= len(data):
+        return by_mark
+    return "UTF-16LE" if second > first else "UTF-16BE"
+
+
+def _divide(texts: Iterator[str | None], size: int, cuts: Cuts) -> Iterator[Section]:
     """Sections of about `size` characters from the text of documents, each of which ends with None."""
     buffer = ""
-    continues = False
+    markers: list[tuple[int, int]] = []
     starts_document = True
     for text in texts:
         ended = text is None
+        if isinstance(text, _Marker):
+            markers.append((len(buffer), len(buffer) + len(text)))
         buffer += text or ""
         if ended and starts_document and len(buffer) <= size and not buffer.strip():
             buffer = ""
             continue
         start = 0
-        while (end := _section_end(buffer, start, size, ended)) is not None:
-            yield Section(buffer[start:end], continues, ends_document=ended and end == len(buffer))
-            continues = buffer[end - 1] != "\n"
+        while (end := _section_end(buffer, start, size, ended, cuts)) is not None:
+            inside = tuple((low - start, high - start) for low, high in markers if start <= low and high <= end)
+            yield Section(buffer[start:end], ended and end == len(buffer), inside)
             starts_document = False
             start = end
         buffer = buffer[start:]
+        markers = [(low - start, high - start) for low, high in markers if low >= start]
         if ended:
-            continues = False
             starts_document = True
 
 
-def _section_end(text: str, start: int, size: int, ended: bool) -> int | None:
-    """Where the section that begins at `start` ends; None when that needs more text or nothing is left."""
-    if start == len(text):
-        return None
-    rest = len(text) if ended else None
+def _section_end(text: str, start: int, size: int, ended: bool, cuts: Cuts) -> int | None:
+    """Where the section that begins at `start` ends; None when that needs more text or nothing is left.
+
+    The same whatever was read of the text so far, and such that a text without a place to cut is cut at the same places
+    for every `size`: a multiple of what can be held after the last such place.
+    """
     available = len(text) - start
+    rest = len(text) if ended and available else None
     if available <= size + size // 2:
         return rest
-    end = _last_break(text, start + size // 2, start + size) or _first_break(text, start + size, start + _LONGEST_PIECE)
-    if end is None and available <= _LONGEST_PIECE:
-        return rest
-    if end is None:
-        end = _last_break(text, start, start + size // 2) or _inside_line(text, start)
-    return end if end < len(text) else rest
-
-
-def _last_break(text: str, low: int, high: int) -> int | None:
-    """The end of the last paragraph in text[low:high], or else of the last line.
-
-    The blank line after a paragraph begins the next section. GPT-2's division of a text, too, cuts line breaks before
-    the last one, so that byte pair encoding of such sections gives the tokens of the undivided text.
-    """
-    for mark in ("\n\n", "\n\r\n", "\n"):
-        position = text.rfind(mark, low, high)
-        if position >= 0:
-            return position + 1
-    return None
-
-
-def _first_break(text: str, low: int, high: int) -> int | None:
-    position = text.find("\n", low, high)
-    return position + 1 if position >= 0 else None
-
-
-def _inside_line(text: str, start: int) -> int:
-    """Where to cut a line that is too long to hold: before its last space, since a space belongs to the word after."""
-    space = text.rfind(" ", start + _LONGEST_PIECE // 2, start + _LONGEST_PIECE)
-    return space if space >= 0 else start + _LONGEST_PIECE
+    furthest = start + _FURTHEST_CUT * size
+    for cut in cuts:
+        if match := cut.search(text, start + size, furthest):
+            return match.start()
+        if len(text) < furthest and not ended:
+            return None
+    longest = start + _LONGEST_PIECE
+    after = [match.start() for cut in cuts if (match := cut.search(text, furthest, longest))]
+    if not after and available > _LONGEST_PIECE:
+        before = [match.start() for cut in cuts for match in cut.finditer(text, start + 1, start + size)]
+        return max(before, default=longest)
+    return min(after) if after else rest

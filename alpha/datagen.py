@@ -117,7 +117,11 @@ def write(domain_id: str, out: Path, *, seed: int, report: Report, size_bytes: i
         for index in range(documents or _MOST_DOCUMENTS):
             if writer.full:
                 return
-            writer.document([generate(index, seed)])
+            text = generate(index, seed)
+            if messages := domain.messages(text):
+                writer.conversation(messages)
+            else:
+                writer.document([text])
 
     write_documents(out, size_bytes, summary, report, produce)
     return summary

@@ -17,6 +17,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from alpha import domain
 from alpha.errors import AlphaError, UsageError
 from alpha.files import replacing
 from alpha.tokenizer import END_OF_TEXT
@@ -79,6 +80,15 @@ class DocumentWriter:
         if begun and self._json_lines:
             self._write('"}\n')
         return begun
+
+    def conversation(self, messages: Iterable[tuple[str, str]]) -> None:
+        """Write a document of messages (role marker, text) as JSON lines say it; in plain text markers are spelled."""
+        if not self._json_lines:
+            self.document([domain.dialogue(messages)])
+            return
+        values = [{"role": role.strip("<|>"), "content": text} for role, text in messages]
+        self._write(json.dumps({"messages": values}, ensure_ascii=False) + "\n")
+        self._summary.documents += 1
 
     def _begin(self) -> None:
         if self._json_lines:

@@ -1,28 +1,35 @@
 """The training and validation data of a run: a corpus encoded once, divided, and kept in a cache of token files.
 
-A cache entry is a folder named by what its content depends on: the bytes of the corpus files, the tokenizer, the part
-to hold out and the version of the format. It has `train.npy`, `validation.npy` when a part is held out, and
-`dataset.json`, which is written last. An entry that is incomplete or damaged is built again. Two processes that build
-the same entry at once write the same bytes.
+An entry of the cache (see token_cache) is named by what its content depends on: the bytes of the corpus files, the
+tokenizer, the part to hold out and the version of the format. One that is incomplete or damaged is built again. Two
+processes that build the same entry at once write the same bytes.
 
 The split is by section (see corpus): a section is held out when a hash of its content says so, so that the same text is
-always on the same side. An end-of-text id ends each document on each side that has a part of it. Knows nothing about
-windows of tokens or about models.
+always on the same side. Where that holds out far more or less than asked, because there are few places to cut or few
+documents, the last tokens are held out. Sections are cut where the tokenizer allows, so that the ids of a file do not
+depend on what is beside it. An end-of-text id ends each document on each side that has a part of it. Knows nothing
+about windows of tokens or about models.
 """
 
 import contextlib
 import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from alpha import corpus, files
+import numpy as np
+
+from alpha import corpus, files, token_cache
+from alpha.corpus_files import CorpusFile, Selection
 from alpha.errors import AlphaError
 from alpha.token_file import Ids, TokenFile, TokenWriter, open_token_file
+from alpha.tokenizer_pattern import Cuts
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """To be raised when the same corpus and tokenizer would give other token files than before."""
 
 VALIDATION_FRACTION = 0.1
@@ -32,9 +39,11 @@ _CHUNK_BYTES = 1 << 20
 _SIDES = ("train", "validation")
 _FEWEST_SECTIONS = 256  # aimed at when the corpus is small, so that about the asked part of it can be held out
 _SMALLEST_SECTION = 1024  # characters
+_FAR = 1.5  # times more or less than asked
+_SUSPICIOUS_GROWTH = 50  # bytes of token files for each of the corpus, when it is not small
+_NOT_SMALL = 1 << 26
 
-Progress = Callable[[str, int, int], None]
-"""Called as progress(stage, bytes_done, bytes_in_all) while a corpus is read; the stages: "hashing", "encoding"."""
+Warn = Callable[[str], None]
 
 
 class Encoder(Protocol):
@@ -46,7 +55,15 @@ class Encoder(Protocol):
     @property
     def end_of_text(self) -> int: ...
 
-    def encode_to_array(self, text: str, allow_special: bool = False) -> Ids: ...
+    @property
+    def special_tokens(self) -> Mapping[str, int]: ...
+
+    @property
+    def cuts(self) -> Cuts: ...
+
+    def encode_to_array(self, text: str) -> Ids: ...
+
+    def decode_bytes(self, ids: Ids) -> bytes: ...
 
     def digest(self) -> str: ...
 
@@ -58,47 +75,73 @@ class Dataset:
     train: TokenFile
     validation: TokenFile | None
     skipped: int
-    """Files beside the corpus that were not read because they are hidden or of an unknown kind."""
+    """Files beside the corpus that were not read because they are hidden or of an unknown kind, and folders of runs."""
 
 
 def prepare(
-    data: str,
-    val_data: str,
+    data: Selection,
+    val_data: Selection | None,
     tokenizer: Encoder,
     cache_folder: Path,
     block: int,
     *,
     validation_fraction: float = VALIDATION_FRACTION,
-    progress: Progress | None = None,
+    progress: corpus.Progress | None = None,
+    warn: Warn = lambda sentence: None,
 ) -> Dataset:
     """The training and validation data of a run, from the cache where they are in it.
 
     With `val_data` all of `data` is for training; otherwise about `validation_fraction` of it is held out, unless that
     leaves either side without one window of `block` + 1 tokens: then nothing is. Raises AlphaError when the training
-    data, or validation data that was asked for, has no such window, and for anything wrong with the files.
+    data, or validation data that was asked for, has no such window, and for anything wrong with the files. Where the
+    cache cannot be written, token files live as long as the process, and `warn` gets the remedy.
     """
-    selection = corpus.find(data)
-    if val_data:
-        val_selection = corpus.find(val_data)
-        train = _whole(selection, tokenizer, cache_folder, progress)
-        validation = _whole(val_selection, tokenizer, cache_folder, progress)
+    cache = _Cache(cache_folder, progress, warn)
+    if val_data is not None:
+        train = cache.whole(data.files, tokenizer)
+        validation = cache.whole(val_data.files, tokenizer)
         _require_window(train, block, "training")
         _require_window(validation, block, "validation")
-        return Dataset(train, validation, selection.skipped + val_selection.skipped)
-    train, held_out = _entry(selection.files, tokenizer, cache_folder, validation_fraction, progress)
-    if held_out is not None and min(len(train.tokens), len(held_out.tokens)) <= block:
-        train, held_out = _whole(selection, tokenizer, cache_folder, progress), None
+        return Dataset(train, validation, data.skipped + val_data.skipped)
+    train, held_out = cache.entry(data.files, tokenizer, validation_fraction)
+    by_hash = (train, held_out) if held_out is not None and _has_windows(train, held_out, block) else None
+    if by_hash is None or not _is_near(validation_fraction, *by_hash):
+        whole = cache.whole(data.files, tokenizer)
+        train, held_out = _hold_out_tail(whole, tokenizer, validation_fraction, block) or by_hash or (whole, None)
     _require_window(train, block, "training")
-    return Dataset(train, held_out, selection.skipped)
+    return Dataset(train, held_out, data.skipped)
 
 
-def encode_whole(data: str, tokenizer: Encoder, cache_folder: Path, progress: Progress | None = None) -> TokenFile:
+def encode_whole(
+    data: Selection,
+    tokenizer: Encoder,
+    cache_folder: Path,
+    progress: corpus.Progress | None = None,
+    warn: Warn = lambda sentence: None,
+) -> TokenFile:
     """All of a corpus as one token file of any length, from the cache where it is in it; what evaluation reads."""
-    return _whole(corpus.find(data), tokenizer, cache_folder, progress)
+    return _Cache(cache_folder, progress, warn).whole(data.files, tokenizer)
 
 
-def _whole(selection: corpus.Selection, tokenizer: Encoder, cache_folder: Path, progress: Progress | None) -> TokenFile:
-    return _entry(selection.files, tokenizer, cache_folder, 0.0, progress)[0]
+def _has_windows(train: TokenFile, held_out: TokenFile, block: int) -> bool:
+    return min(len(train.tokens), len(held_out.tokens)) > block
+
+
+def _is_near(fraction: float, train: TokenFile, held_out: TokenFile) -> bool:
+    share = len(held_out.tokens) / (len(train.tokens) + len(held_out.tokens))
+    return fraction / _FAR <= share <= fraction * _FAR
+
+
+def _hold_out_tail(
+    whole: TokenFile, tokenizer: Encoder, fraction: float, block: int
+) -> tuple[TokenFile, TokenFile] | None:
+    """The last `fraction` of the tokens held out; None when that leaves a side without a window."""
+    count = int(fraction * len(whole.tokens))
+    if min(count, len(whole.tokens) - count) <= block:
+        return None
+    tail = whole.tokens[len(whole.tokens) - count :]
+    text_bytes = len(tokenizer.decode_bytes(tail[tail != tokenizer.end_of_text]))
+    return whole.divide(count, tokenizer.end_of_text, text_bytes)
 
 
 def _require_window(file: TokenFile, block: int, what: str) -> None:
@@ -109,40 +152,89 @@ def _require_window(file: TokenFile, block: int, what: str) -> None:
         )
 
 
-def _entry(
-    corpus_files: Sequence[corpus.CorpusFile],
-    tokenizer: Encoder,
-    cache_folder: Path,
-    fraction: float,
-    progress: Progress | None,
-) -> tuple[TokenFile, TokenFile | None]:
-    """The token files of one cache entry, which is built when it is not there or not intact."""
-    states = [_state(file) for file in corpus_files]
-    size = sum(state[0] for state in states)
-    key = _key(corpus_files, tokenizer, fraction, _counter("hashing", size, progress))
-    folder = cache_folder / key
-    ready = _open(folder, key, tokenizer.vocab_size)
-    if ready is None:
-        section_characters = _section_characters(size)
-        split = _choose_split(corpus_files, section_characters, fraction)
+@dataclass(frozen=True)
+class _Cache:
+    """A cache folder, and whom to tell about the work on it."""
+
+    folder: Path
+    progress: corpus.Progress | None
+    warn: Warn
+
+    def whole(self, corpus_files: Sequence[CorpusFile], tokenizer: Encoder) -> TokenFile:
+        """All of a corpus as one token file."""
+        return self.entry(corpus_files, tokenizer, 0.0)[0]
+
+    def entry(
+        self, corpus_files: Sequence[CorpusFile], tokenizer: Encoder, fraction: float
+    ) -> tuple[TokenFile, TokenFile | None]:
+        """The token files of one entry, which is built when it is not there or not intact."""
+        states = [_state(file) for file in corpus_files]
+        size = sum(state[0] for state in states)
+        key = _key(corpus_files, tokenizer, fraction, corpus.counter("hashing", size, self.progress))
+        ready = _open(self.folder / key, key, tokenizer.vocab_size)
+        if ready is not None:
+            token_cache.mark_used(self.folder / key)
+            return ready
 
         def encode(outputs: Mapping[str, BinaryIO]) -> dict[str, Any]:
-            sections = corpus.sections(corpus_files, section_characters, _counter("encoding", size, progress))
+            on_read = corpus.counter("encoding", size, self.progress)
+            sections = corpus.sections(corpus_files, section_characters, on_read, tokenizer.cuts)
             records = _encode(sections, split, tokenizer, outputs)
             _require_unchanged(corpus_files, states)
             return records
 
-        _build(folder, key, held_out=split.threshold > 0, encode=encode)
-        ready = _open(folder, key, tokenizer.vocab_size)
-    if ready is None:
-        raise AlphaError(f"The token files in {folder} cannot be read back as they were written; check the disk.")
-    return ready
+        section_characters = _section_characters(size) if fraction else corpus.SECTION_CHARACTERS
+        split = _choose_split(corpus_files, section_characters, tokenizer.cuts, fraction)
+        with self._place(key) as folder:
+            _build(folder, key, held_out=split.threshold > 0, encode=encode)
+            ready = _open(folder, key, tokenizer.vocab_size)
+            if ready is None:
+                raise AlphaError(
+                    f"The token files in {folder} cannot be read back as they were written; check the disk."
+                )
+            self._warn_of_size(folder, sum(file.size for file in ready if file is not None), size)
+        return ready
+
+    @contextlib.contextmanager
+    def _place(self, key: str) -> Iterator[Path]:
+        """The folder of a new entry: in the cache, or a temporary one that goes at once, its files being open."""
+        if token_cache.is_writable(self.folder):
+            yield self.folder / key
+            token_cache.trim(self.folder, kept={self.folder / key})
+            return
+        try:
+            temporary = Path(tempfile.mkdtemp(prefix="alpha-tokens-"))
+        except OSError as error:
+            raise AlphaError(
+                f"Neither the cache {self.folder} nor a folder for temporary files can be written "
+                f"({error.strerror or error}); set XDG_CACHE_HOME or TMPDIR to a folder that can."
+            ) from error
+        self.warn(
+            f"The cache {self.folder} cannot be written; the encoded corpus is in {temporary.parent} and lasts as long "
+            f"as this process. Set XDG_CACHE_HOME to a folder that can be written to keep it."
+        )
+        try:
+            yield temporary / key
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _warn_of_size(self, folder: Path, size: int, corpus_size: int) -> None:
+        large = f"The encoded corpus takes {size / 1e6:,.0f} MB in {folder.parent}"
+        if size > token_cache.limit():
+            self.warn(
+                f"{large}, more than the limit of the cache; it is deleted when another is encoded. "
+                f"ALPHA_TOKEN_CACHE_MIB sets the limit."
+            )
+        elif size > _NOT_SMALL and size > _SUSPICIOUS_GROWTH * corpus_size:
+            self.warn(
+                f"{large}, though its files have {corpus_size / 1e6:,.1f} MB: they hold far more than they seem to."
+            )
 
 
 def _open(folder: Path, key: str, vocab_size: int) -> tuple[TokenFile, TokenFile | None] | None:
     """The token files of an entry; None when it is missing, incomplete, damaged or not this entry at all."""
     try:
-        description = files.read_json(folder / "dataset.json", "token cache", limit=1 << 16)
+        description = files.read_json(folder / token_cache.DESCRIPTION, "token cache", limit=1 << 16)
     except AlphaError:
         return None  # the entry is built again, and then whatever forbids that is reported
     if not isinstance(description, dict) or description.get("key") != key:
@@ -157,12 +249,12 @@ def _open(folder: Path, key: str, vocab_size: int) -> tuple[TokenFile, TokenFile
 
 
 def _build(folder: Path, key: str, held_out: bool, encode: Callable[[Mapping[str, BinaryIO]], dict[str, Any]]) -> None:
-    """Write an entry; the arrays get their names when both are complete, and `dataset.json` is written last."""
+    """Write an entry; the arrays get their names when both are complete, and the description is written last."""
     with contextlib.ExitStack() as stack:
         sides = _SIDES if held_out else _SIDES[:1]
         records = encode({side: stack.enter_context(files.replacing(_array(folder, side))) for side in sides})
     description = {"format": _FORMAT, "version": FORMAT_VERSION, "key": key, **dict.fromkeys(_SIDES), **records}
-    files.write_json(folder / "dataset.json", description)
+    files.write_json(folder / token_cache.DESCRIPTION, description)
 
 
 def _encode(
@@ -170,23 +262,30 @@ def _encode(
 ) -> dict[str, Any]:
     """Write the tokens of each side to its file; returns the record of each."""
     writers = {side: TokenWriter(file, tokenizer.vocab_size) for side, file in outputs.items()}
-    number = -1
-    side = _SIDES[0]
-    for section in sections:
+    for number, section in enumerate(sections):
         text = section.text.encode()
-        if not section.continues_line:
-            number += 1
-            side = split.side(number, text)
-        ids = tokenizer.encode_to_array(section.text, allow_special=True)  # a corpus of chats spells its markers
-        writers[side].add_text(ids, len(text))
+        writers[split.side(number, text)].add_text(_ids(section, tokenizer), len(text))
         if section.ends_document:
             for writer in writers.values():
                 writer.end_document(tokenizer.end_of_text)
     return {side: writer.finish() for side, writer in writers.items()}
 
 
+def _ids(section: corpus.Section, tokenizer: Encoder) -> Ids:
+    """The ids of a section, its markers being special tokens where the tokenizer has them."""
+    parts: list[Ids] = []
+    place = 0
+    for start, end in section.markers:
+        marker = tokenizer.special_tokens.get(section.text[start:end])
+        if marker is not None:
+            parts += [tokenizer.encode_to_array(section.text[place:start]), np.array([marker], np.uint32)]
+            place = end
+    parts.append(tokenizer.encode_to_array(section.text[place:]))
+    return np.concatenate(parts)
+
+
 def _array(folder: Path, side: str) -> Path:
-    return folder / f"{side}.npy"
+    return folder / token_cache.ARRAYS[side]
 
 
 @dataclass(frozen=True)
@@ -213,15 +312,13 @@ def _section_characters(size: int) -> int:
     return min(corpus.SECTION_CHARACTERS, 1 << (aim.bit_length() - 1))
 
 
-def _choose_split(corpus_files: Sequence[corpus.CorpusFile], section_characters: int, fraction: float) -> _Split:
+def _choose_split(corpus_files: Sequence[CorpusFile], section_characters: int, cuts: Cuts, fraction: float) -> _Split:
     """The split that leaves a section on each side whenever there are two; reads until it has seen one of each."""
     threshold = int(fraction * 2.0**64)
     if threshold == 0:
         return _NO_SPLIT
     hashes: list[int] = []
-    for section in corpus.sections(corpus_files, section_characters):
-        if section.continues_line:
-            continue
+    for section in corpus.sections(corpus_files, section_characters, cuts=cuts):
         hashes.append(_split_hash(section.text.encode()))
         if (hashes[-1] < threshold) != (hashes[0] < threshold):
             return _Split(threshold, exception=-1)
@@ -231,10 +328,8 @@ def _choose_split(corpus_files: Sequence[corpus.CorpusFile], section_characters:
     return _Split(threshold, exception=hashes.index(nearest))
 
 
-def _key(
-    corpus_files: Sequence[corpus.CorpusFile], tokenizer: Encoder, fraction: float, on_read: corpus.ReadReport
-) -> str:
-    contents = [[file.json_lines, file.compressed, _content_hash(file.path, on_read)] for file in corpus_files]
+def _key(corpus_files: Sequence[CorpusFile], tokenizer: Encoder, fraction: float, on_read: corpus.ReadReport) -> str:
+    contents = [[file.json_lines, file.compressed, _content_hash(file, on_read)] for file in corpus_files]
     dependencies = {
         "format": _FORMAT,
         "version": FORMAT_VERSION,
@@ -247,39 +342,24 @@ def _key(
     return hashlib.sha256(json.dumps(dependencies, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _content_hash(path: Path, on_read: corpus.ReadReport) -> str:
+def _content_hash(file: CorpusFile, on_read: corpus.ReadReport) -> str:
     digest = hashlib.sha256()
     try:
-        with files.open_regular(path) as file:
-            while chunk := file.read(_CHUNK_BYTES):
+        with file.open() as opened:
+            while chunk := opened.read(_CHUNK_BYTES):
                 digest.update(chunk)
                 on_read(len(chunk))
     except OSError as error:
-        raise AlphaError(f"Cannot read {path}: {error.strerror or error}.") from error
+        raise AlphaError(f"Cannot read {file.path}: {error.strerror or error}.") from error
     return digest.hexdigest()
 
 
-def _state(file: corpus.CorpusFile) -> tuple[int, int, int]:
-    try:
-        status = file.path.stat()
-    except OSError as error:
-        raise AlphaError(f"Cannot read {file.path}: {error.strerror or error}.") from error
+def _state(file: CorpusFile) -> tuple[int, int, int]:
+    status = corpus.status_of(file)
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def _require_unchanged(corpus_files: Sequence[corpus.CorpusFile], states: Sequence[tuple[int, int, int]]) -> None:
+def _require_unchanged(corpus_files: Sequence[CorpusFile], states: Sequence[tuple[int, int, int]]) -> None:
     for file, state in zip(corpus_files, states, strict=True):
         if _state(file) != state:
             raise AlphaError(f"{file.path} was changed while it was being read; start again when it is complete.")
-
-
-def _counter(stage: str, total: int, progress: Progress | None) -> corpus.ReadReport:
-    done = 0
-
-    def count(read: int) -> None:
-        nonlocal done
-        done += read
-        if progress is not None:
-            progress(stage, done, total)
-
-    return count

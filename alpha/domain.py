@@ -4,6 +4,7 @@ A preset is data. Whoever builds the configuration decides what wins over it; an
 should. Knows nothing about how the text of a domain is made.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,16 @@ def dialogue(messages: Iterable[tuple[str, str]], reply: bool = False) -> str:
     """
     text = "\n".join([f"{role}{content}{END}" for role, content in messages])
     return f"{text}\n{ASSISTANT}" if reply else text
+
+
+def messages(text: str) -> list[tuple[str, str]]:
+    """The messages (role marker, text) of a text that `dialogue` made; none of any other text."""
+    lines = text.removesuffix(END).split(f"{END}\n")
+    parts = [_MESSAGE.fullmatch(line) for line in lines] if text.endswith(END) else []
+    return [(part[1], part[2]) for part in parts if part] if all(parts) else []
+
+
+_MESSAGE = re.compile("(" + "|".join(map(re.escape, (SYSTEM, USER, ASSISTANT))) + ")(.*)", re.DOTALL)
 
 
 def _preset(

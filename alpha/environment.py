@@ -73,6 +73,11 @@ VARIABLES = (
         "Training steps that a GPU may have been given before the oldest is waited for.",
         minimum=1,
     ),
+    Variable(
+        "ALPHA_TOKEN_CACHE_MIB",
+        16 << 10,
+        "Most MiB of encoded corpora kept in the cache folder; what was not used for the longest time goes first.",
+    ),
     Variable("ALPHA_VK_VALIDATE", 0, "1 has the Vulkan validation layers check all that the Vulkan backend does."),
 )
 BY_NAME = {variable.name: variable for variable in VARIABLES}

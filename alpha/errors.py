@@ -1,4 +1,4 @@
-"""The one family of errors that a user is meant to see.
+"""The one family of errors that a user is meant to see, and how shares stand in their sentences.
 
 Each message is a whole sentence: what is wrong, where, and what to do about it. The command line prints it without a
 traceback. Anything that is not an AlphaError is a programming error and keeps its traceback.
@@ -17,3 +17,12 @@ class UsageError(AlphaError):
     """The command line or a configuration value is wrong; the process ends with exit code 2."""
 
     exit_code = 2
+
+
+def percent(share: float) -> str:
+    """A share from 0 to 1 in per cent, with two digits; what is not nothing or all does not look so."""
+    if 0.995 <= share < 1:
+        return "more than 99%"
+    if 0 < share < 0.0001:
+        return "less than 0.01%"
+    return f"{100 * share:.0f}%" if share >= 0.1 or not share else f"{100 * share:.2g}%"

@@ -76,7 +76,8 @@ def evaluate(
 
     `batch` windows are computed at a time. With `threads`, each batch is a repetition for it to measure.
     """
-    return _sum_up(model, tokenizer, windows(file.tokens, model.config.block, batch, WINDOWS * iters, spread), threads)
+    every = windows(file.tokens, model.config.block, batch, WINDOWS * iters, spread)
+    return _sum_up(model, tokenizer, _while_whole(file, every), threads)
 
 
 def shared_share(train: TokenFile, validation: TokenFile) -> float:
@@ -98,6 +99,16 @@ def shared_share(train: TokenFile, validation: TokenFile) -> float:
         candidates = hashes[short[hashes >> np.uint64(44)]]
         found.update(candidates[np.isin(candidates, wanted)].tolist())
     return float(np.mean([each in found for each in wanted.tolist()]))
+
+
+def _while_whole(file: TokenFile, batches: Batches) -> Batches:
+    remaining = iter(batches)
+    while True:
+        file.require_whole()
+        batch = next(remaining, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def _section_hashes(tokens: npt.NDArray[np.integer[Any]], length: int) -> npt.NDArray[np.uint64]:

@@ -110,8 +110,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Atomically write `value` as indented JSON."""
-    # Half a character, as in a file name that is not UTF-8, becomes \\udc80: what it is called in JSON.
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+    write_bytes(path, (json_text(value, indent=2) + "\n").encode())
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON that is UTF-8: half a character, as in a file name that is not UTF-8, becomes an escape as in
+    JSON calls it, and is read back."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    return text.encode(errors="backslashreplace").decode()
 
 
 def open_in_place(path: Path) -> int:

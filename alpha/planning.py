@@ -6,7 +6,7 @@ Knows only numbers; nothing about files or models.
 import math
 
 from alpha.config import TrainingConfig
-from alpha.errors import AlphaError
+from alpha.errors import AlphaError, percent
 from alpha.option import LARGEST_INTEGER
 
 LEAST_SHARE = 0.01
@@ -18,26 +18,27 @@ def plan(
     *,
     train_tokens: int,
     has_validation: bool,
+    window: int,
     parameters: int,
     tokens_per_step: int,
     shared_validation: float = 0.0,
 ) -> list[str]:
     """Warnings about a run, each a sentence with the numbers and what to do; empty when all is well.
 
-    `tokens_per_step` is batch * accumSteps * block, `shared_validation` the share of the validation text that is in the
-    training text, too. Raises AlphaError when there is no validation data and
+    `tokens_per_step` is batch * accumSteps * block, `window` is block + 1, and `shared_validation` the share of the
+    validation text that is in the training text, too. Raises AlphaError when there is no validation data and
     `require_val_data` is set, and for any warning at all when `strict_planning` is set.
     """
     if training.require_val_data and not has_validation:
         raise AlphaError(
-            "There is no validation data, which --requireValData asks for, because the corpus is too small to hold a "
-            "part out; give --valData or more data."
+            "There is no validation data, which --requireValData asks for, because "
+            f"{_no_validation(train_tokens, window)}."
         )
     seen = training.iters * tokens_per_step
     warnings = [
         warning
         for warning in (
-            _validation_warning(has_validation),
+            _validation_warning(has_validation, train_tokens, window),
             _sharing_warning(shared_validation),
             _tokens_warning(training, seen, train_tokens, parameters, tokens_per_step),
             _passes_warning(training, seen, train_tokens, tokens_per_step),
@@ -49,21 +50,16 @@ def plan(
     return warnings
 
 
-def percent(share: float) -> str:
-    """A share from 0 to 1 in per cent, with two digits; what is not nothing or all does not look so."""
-    if 0.995 <= share < 1:
-        return "more than 99%"
-    if 0 < share < 0.0001:
-        return "less than 0.01%"
-    return f"{100 * share:.0f}%" if share >= 0.1 or not share else f"{100 * share:.2g}%"
-
-
-def _validation_warning(has_validation: bool) -> str:
+def _validation_warning(has_validation: bool, train_tokens: int, window: int) -> str:
     if has_validation:
         return ""
+    return f"There is no validation data, so overfitting will not show, because {_no_validation(train_tokens, window)}."
+
+
+def _no_validation(train_tokens: int, window: int) -> str:
     return (
-        "There is no validation data because the corpus is too small to hold a part out, so overfitting will not show; "
-        "give --valData or more data."
+        f"a tenth of the corpus's {train_tokens:,} tokens is less than one window of {window:,}; "
+        f"give --valData, more data or a smaller --block"
     )
 
 

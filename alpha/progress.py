@@ -5,6 +5,7 @@ Fed with the rows of metrics.jsonl as they are made. Knows nothing about what pr
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ _SHORTEST_REFRESH = 0.03
 _LONGEST_REFRESH = 0.2
 _LINE_INTERVAL = 10.0
 _LINES_PER_RUN = 50
+_COUNTED_IN_TOKENS = "learning tokens"
 
 
 class TrainingProgress:
@@ -48,9 +50,11 @@ class TrainingProgress:
         self._milliseconds = _Average(_SPEED_MEMORY)
         self._learning_rate = math.nan
         self._validation_loss = math.nan
+        self._stages = StageProgress(self._console, clock)
 
     def start(self, total: int, initial: int = 0) -> None:
         """Begin the display of a run of `total` steps, of which `initial` are already done."""
+        self._stages.close()
         self._total, self._initial, self._step = total, initial, initial
         self._started = self._clock()
         self._refreshed = -math.inf
@@ -90,8 +94,13 @@ class TrainingProgress:
         lines = escape_text(prompt + text).splitlines() or [""]
         self._print("\n".join(["sample:", *(f"  {line}" for line in lines)]), "cyan")
 
+    def count(self, stage: str, done: int, total: int) -> None:
+        """Show how much is done of something that comes before the first step; see StageProgress."""
+        self._stages(stage, done, total)
+
     def close(self) -> None:
         """Show the last state and give the terminal back; may be called more than once."""
+        self._stages.close()
         if self._live is not None:
             self._show(self._live.stop)
             self._live = None
@@ -115,6 +124,7 @@ class TrainingProgress:
             self._show(lambda: print_text(line))
 
     def _print(self, text: str, style: str) -> None:
+        self._stages.close()
         console = self._console
         if console is None:
             self._show(lambda: print_text(text))
@@ -172,6 +182,65 @@ class TrainingProgress:
         counter = Text(f"step {self._step:>{digits}}/{self._total}", style="bold")
         bar.add_row(counter, ProgressBar(total=max(1, self._total), completed=self._step), Text(self._time()))
         return Group(bar, Text(self._figures(), no_wrap=True, overflow="ellipsis"))
+
+
+class StageProgress:
+    """How far work has come that takes long and is not training: call it with a stage, what is done and what is wanted.
+
+    On a terminal, a line with rate and time left, which goes when its stage is done; elsewhere a line on standard error
+    now and then. Stages count bytes, but "learning tokens". Call `close` at the end; it may be used again afterwards.
+    """
+
+    def __init__(self, console: "Console | None" = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console or _terminal_console()
+        self._clock = clock
+        self._stage = ""
+        self._started = self._shown = 0.0
+        self._live: Live | None = None
+        self._line = ""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = self._clock()
+        if stage != self._stage:
+            self.close()
+            self._stage, self._started, self._shown = stage, now, now
+        if done >= total:
+            self.close()
+        elif now - self._shown >= (_LINE_INTERVAL if self._console is None else _LONGEST_REFRESH):
+            self._shown = now
+            self._show(self._describe(done, total, now - self._started))
+
+    def close(self) -> None:
+        """Take the line away."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        self._stage = ""
+
+    def _describe(self, done: int, total: int, elapsed: float) -> str:
+        rate = done / elapsed
+        left = f"{_duration((total - done) / rate)} left" if done else ""
+        if self._stage == _COUNTED_IN_TOKENS:
+            return f"{self._stage}: {done:,} of {total:,}  {rate:,.0f}/s  {left}"
+        return f"{self._stage}: {done / 1e6:,.1f} of {total / 1e6:,.1f} MB  {rate / 1e6:,.1f} MB/s  {left}"
+
+    def _show(self, line: str) -> None:
+        if self._console is None:
+            print(f"alpha: {line}", file=sys.stderr)
+            return
+        from rich.live import Live
+        from rich.text import Text
+
+        self._line = line
+        if self._live is None:
+            self._live = Live(
+                get_renderable=lambda: Text(self._line, no_wrap=True, overflow="ellipsis"),
+                console=self._console,
+                auto_refresh=False,
+                transient=True,
+            )
+            self._live.start()
+        self._live.refresh()
 
 
 class _Average:

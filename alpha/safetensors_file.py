@@ -202,12 +202,12 @@ def _are_naturals(values: Any) -> bool:
 
 def parse_json(text: str) -> Any:
     """Like json.loads, but refuses (ValueError) duplicate keys, numbers that are not finite or over 20 digits long,
-    and halves of characters. RecursionError when it is nested too deeply."""
+    and halves of characters but those that stand for odd bytes of file names. RecursionError when nested too deeply."""
     value = json.loads(
         text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite_float, parse_int=_short_integer
     )
     if "\\u" in text:
-        json.dumps(value, ensure_ascii=False).encode()
+        json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")
     return value
 
 

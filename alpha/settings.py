@@ -22,12 +22,17 @@ _OWN_TO_A_RUN = ("config", "resume", "run_dir")
 def merge(given: Mapping[str, Any]) -> tuple[ModelConfig, TrainingConfig]:
     """The configurations that the options given on the command line, by field name, amount to.
 
-    A value that is chosen from the rest (such as lrMin = 0) is still to be resolved. Raises AlphaError when a file
-    cannot be read, UsageError for wrong values.
+    A value that is chosen from the rest (such as lrMin = 0, or the tokenizer where --tokenizerArtifacts is given) is
+    still to be resolved. Raises AlphaError when a file cannot be read, UsageError for wrong values.
     """
     explicit = dict(given)
     if given.get("config"):
-        explicit = {**read_file(Path(given["config"])), **given}
+        from_file = read_file(Path(given["config"]))
+        if given.get("tokenizer_artifacts"):  # then what the file says of its own run's tokenizer means another one
+            from_file = {name: value for name, value in from_file.items() if name not in ("tokenizer", "vocab_size")}
+        explicit = {**from_file, **given}
+    if explicit.get("tokenizer_artifacts"):
+        explicit.setdefault("tokenizer", "")  # whichever the file has: no preset and no default contradicts it
     if explicit.get("domain"):
         preset = domain.get(explicit["domain"])
         explicit = {**preset.model, **preset.training, **explicit}

@@ -6,14 +6,16 @@ come from.
 """
 
 import hashlib
+import mmap
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from alpha.errors import AlphaError
 from alpha.files import open_regular
 
 _CHUNK_BYTES = 1 << 20
@@ -35,6 +37,38 @@ class TokenFile:
     text_bytes: int
     digest: str
     """SHA-256 of the tokens as they are stored."""
+    mapping: mmap.mmap | None = None
+    """The whole file, mapped; None for tokens that are in memory."""
+
+    @property
+    def size(self) -> int:
+        """The bytes of the file, as it was opened."""
+        return 0 if self.mapping is None else len(self.mapping)
+
+    def require_whole(self) -> None:
+        """Raise AlphaError when another program has cut the file short: to touch what is missing would end the process.
+
+        Cheap enough for every batch.
+        """
+        if self.mapping is not None and self.mapping.size() < len(self.mapping):  # the file's size now and then
+            raise AlphaError(
+                f"{self.path} was cut short by another program while it was in use; "
+                f"start again, and it is made anew from the corpus."
+            )
+
+    def divide(self, count: int, end_of_text: int, text_bytes: int) -> "tuple[TokenFile, TokenFile]":
+        """All tokens but the last `count`, and these, whose text has `text_bytes` bytes, as two token files."""
+        place = len(self.tokens) - count
+        first, last = self.tokens[:place], self.tokens[place:]
+        return (
+            self._part(first, end_of_text, max(0, self.text_bytes - text_bytes)),
+            self._part(last, end_of_text, text_bytes),
+        )
+
+    def _part(self, tokens: Tokens, end_of_text: int, text_bytes: int) -> "TokenFile":
+        documents = int(np.count_nonzero(tokens == end_of_text)) + int(tokens[-1] != end_of_text)
+        digest = hashlib.sha256(tokens.view(np.uint8).data).hexdigest()
+        return replace(self, tokens=tokens, documents=documents, text_bytes=text_bytes, digest=digest)
 
 
 class TokenWriter:
@@ -106,8 +140,8 @@ def open_token_file(path: Path, record: Any, vocab_size: int) -> TokenFile | Non
     dtype = _dtype(vocab_size)
     try:
         with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != _HEADER_BYTES + tokens * dtype.itemsize or file.read(_HEADER_BYTES) != _header(dtype, tokens):
+            size = _HEADER_BYTES + tokens * dtype.itemsize
+            if os.fstat(file.fileno()).st_size != size or file.read(_HEADER_BYTES) != _header(dtype, tokens):
                 return None
             digest = hashlib.sha256()
             while chunk := file.read(_CHUNK_BYTES):
@@ -116,10 +150,11 @@ def open_token_file(path: Path, record: Any, vocab_size: int) -> TokenFile | Non
                     return None
             if digest.hexdigest() != record.get("sha256"):
                 return None
-            array: Tokens = np.memmap(file, dtype, "r", _HEADER_BYTES, (tokens,)).view(np.ndarray)
-    except OSError:
+            mapping = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+            array: Tokens = np.frombuffer(mapping, dtype, tokens, _HEADER_BYTES)
+    except (OSError, ValueError):  # it was cut short meanwhile, or cannot be read
         return None  # the caller makes the file again, and then whatever forbids that is reported
-    return TokenFile(path, array, documents, text_bytes, digest.hexdigest())
+    return TokenFile(path, array, documents, text_bytes, digest.hexdigest(), mapping)
 
 
 def _counts(record: Any) -> tuple[int, int, int] | None:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alpha.errors import AlphaError
+from alpha.tokenizer_pattern import CUTS, Cuts
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<|unk|>"
@@ -41,6 +42,8 @@ class Tokenizer(ABC):
     """A vocabulary, and the way in which it divides a text. Immutable, and safe to use from several threads."""
 
     kind: ClassVar[str]
+    cuts: Cuts = CUTS
+    """Where a text may be cut so that the ids of its parts, in a row, are the ids of the whole."""
 
     def __init__(self, token_bytes: list[bytes], special_tokens: Mapping[str, int]) -> None:
         self.special_tokens = dict(special_tokens)

@@ -74,6 +74,7 @@ class BpeTokenizer(Tokenizer):
         self._byte_ids = _byte_ids(ids, source)
         self._ranks, self._products = _rank_merges(merges, ids, source)
         self._whole = {token_bytes[index]: index for index in ids.values()} if whole_pieces else {}
+        self.cuts = BYTE_LEVEL_PATTERNS[pattern].cuts
         self._segments = BYTE_LEVEL_PATTERNS[pattern].segments
         self._merged = _PieceCache(self._merge_piece)
 

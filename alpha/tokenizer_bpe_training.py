@@ -11,7 +11,7 @@ occurred, so a merge touches only those, in a handful of numpy calls, and not th
 
 import heapq
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from alpha.tokenizer_pattern import BYTE_LEVEL_PATTERNS, count_pieces
 MIN_PAIR_COUNT = 2
 """A pair that occurs once is not worth a token: nothing could be learned about it."""
 
+_REPORT_EVERY = 16  # tokens
 _DEAD = -1
 _LEFT = np.int64(1 << 32)
 _RIGHT_MASK = (1 << 32) - 1
@@ -30,8 +31,18 @@ _RIGHT_MASK = (1 << 32) - 1
 Integers = npt.NDArray[np.int64]
 
 
+OnToken = Callable[[int, int], None]
+"""Called now and then with the number of tokens so far and the number wanted."""
+
+
 def build_bpe(
-    texts: Iterable[str], vocab_size: int, special_names: Iterable[str] = (END_OF_TEXT,), pattern: str = "gpt2"
+    texts: Iterable[str],
+    vocab_size: int,
+    special_names: Iterable[str] = (END_OF_TEXT,),
+    pattern: str = "gpt2",
+    *,
+    warn: Callable[[str], None] = lambda sentence: None,
+    on_token: OnToken = lambda done, wanted: None,
 ) -> BpeTokenizer:
     """A vocabulary of bytes, merges and special tokens, in this order.
 
@@ -39,13 +50,15 @@ def build_bpe(
     have room for 256 bytes and the special tokens.
     """
     names = tuple(special_names)
-    counts = count_pieces(map(escape_surrogates, texts), BYTE_LEVEL_PATTERNS[pattern])
-    tokens, merges = learn_merges(counts, vocab_size - len(names))
+    counts = count_pieces(map(escape_surrogates, texts), BYTE_LEVEL_PATTERNS[pattern], warn)
+    tokens, merges = learn_merges(counts, vocab_size - len(names), on_token)
     special_tokens = {name: len(tokens) + index for index, name in enumerate(names)}
     return BpeTokenizer([*tokens, *names], merges, special_tokens, pattern=pattern)
 
 
-def learn_merges(counts: Mapping[str, int], token_limit: int) -> tuple[list[str], list[tuple[str, str]]]:
+def learn_merges(
+    counts: Mapping[str, int], token_limit: int, on_token: OnToken = lambda done, wanted: None
+) -> tuple[list[str], list[tuple[str, str]]]:
     """At most `token_limit` tokens, the 256 bytes first, and the merges that make the others, as `spell` writes them.
 
     `counts` says how often each piece occurs; lone surrogates in it stand for bytes (PEP 383). No two merges make the
@@ -62,6 +75,9 @@ def learn_merges(counts: Mapping[str, int], token_limit: int) -> tuple[list[str]
         symbols.merge(pair, product=len(tokens))
         tokens.append(left + right)
         merges.append((left, right))
+        if len(merges) % _REPORT_EVERY == 0:
+            on_token(len(tokens), token_limit)
+    on_token(token_limit, token_limit)
     return tokens, merges
 
 

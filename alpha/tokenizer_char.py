@@ -4,6 +4,7 @@ A character that the vocabulary lacks becomes `<|unk|>`, which decodes to U+FFFD
 are never in the vocabulary.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from alpha.tokenizer import (
     read_vocabulary,
     shown,
 )
+from alpha.tokenizer_pattern import CUTS
 
 _SEGMENT = 1 << 20
 
@@ -27,6 +29,7 @@ class CharTokenizer(ClosedTokenizer):
     """Looks each code point up in a table."""
 
     kind = "char"
+    cuts = (*CUTS, re.compile(r"[\s\S]"))
 
     def __init__(self, tokens: list[str], special_tokens: dict[str, int], source: str = "in memory") -> None:
         """AlphaError names `source` when an ordinary token is not one character."""

@@ -99,6 +99,17 @@ def _split(pattern: str) -> dict[str, Any]:
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
+def _is_split(part: Any, pattern: str) -> bool:
+    """Whether a pre-tokenizer divides a text into the matches of an expression that leaves nothing between them.
+
+    Then isolating the matches is the same as removing what is no match, which is what `invert` makes of "Removed".
+    """
+    if not isinstance(part, dict) or part.get("type") != "Split" or part.get("pattern") != {"Regex": pattern}:
+        return False
+    way = (part.get("behavior"), part.get("invert", False))
+    return way in (("Isolated", False), ("Isolated", True), ("Removed", True))
+
+
 def _read_vocabulary(vocabulary: Any, added: Any, source: str) -> tuple[list[str], dict[str, int]]:
     """The tokens in order of their ids, and the special ones."""
     if not isinstance(vocabulary, dict) or not isinstance(added, list):
@@ -155,7 +166,7 @@ def _read_pattern(pre_tokenizer: Any, source: str) -> str:
     if len(steps) == 1 and uses_regex:
         return "gpt2"
     for name, pattern in BYTE_LEVEL_PATTERNS.items():
-        if steps[:-1] == [_split(pattern.published)] and not uses_regex:
+        if len(steps) == 2 and _is_split(steps[0], pattern.published) and not uses_regex:
             return name
     raise malformed(source, "its pre-tokenizer divides text by an expression that is not supported")
 
@@ -168,9 +179,9 @@ def _read_closed(
     source: str,
 ) -> Tokenizer:
     if model.get("unk_token") == UNKNOWN:
-        if mapping.get("pre_tokenizer") == _split(_CLOSED_PATTERNS["char"]):
+        if _is_split(mapping.get("pre_tokenizer"), _CLOSED_PATTERNS["char"]):
             return CharTokenizer(tokens, special_tokens, source)
-        if mapping.get("pre_tokenizer") == _split(_CLOSED_PATTERNS["word"]):
+        if _is_split(mapping.get("pre_tokenizer"), _CLOSED_PATTERNS["word"]):
             return WordTokenizer(tokens, special_tokens, source)
     raise malformed(source, "its WordLevel model is not one of a char or word tokenizer of Alpha")
 

@@ -10,9 +10,12 @@ assigned after the Unicode version of another implementation are the only ones t
 
 import itertools
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
+
+from alpha.errors import percent
 
 SEGMENT = 1 << 19
 """Characters after which a text is cut at the next safe place."""
@@ -20,8 +23,23 @@ SEGMENT = 1 << 19
 MAX_PIECES = 1 << 20
 MAX_CHARACTERS = 1 << 23
 _PENDING_PIECES = 1 << 18
+_PENDING_CHARACTERS = 1 << 22
 
 _SAFE_CUT = re.compile(r"\S(?= )")
+
+Cuts = tuple[re.Pattern[str], ...]
+"""Where a text may be cut without changing its tokens: before each match, by preference the earlier expression's.
+
+A match is one character that depends on no character after it.
+"""
+
+LINE_CUT = re.compile(r"[\r\n](?<=\S.)", re.DOTALL)
+"""Before a line break after something visible: for expressions whose pieces never go on from that into whitespace."""
+
+INNER_CUT = re.compile(r"[ ,.;:!?\u3001\u3002\uff0c\uff01\uff1a\uff1b\uff1f](?:(?<=\S )|(?<=[^\W_][^ ]))")
+"""Before a space after something visible, and before punctuation after a letter or digit: for every expression here."""
+
+CUTS: Cuts = (LINE_CUT, INNER_CUT)
 _UNICODE_CLASSES = {"LETTER": r"\p{L}", "MARK": r"\p{M}", "NUMBER": r"\p{N}", "SPACE": r"\s"}
 _ASCII_CLASSES = {"LETTER": "A-Za-z", "MARK": "", "NUMBER": "0-9", "SPACE": r"\t-\r "}
 
@@ -31,11 +49,12 @@ class Pattern:
 
     `template` names character classes in capitals, only inside brackets. From it come two equal expressions: one for
     all of Unicode, and one for ASCII texts that the standard library's `re` runs twice as fast. `published` is the
-    same expression as tokenizer.json files of the ecosystem spell it.
+    same expression as tokenizer.json files of the ecosystem spell it. `cuts` are places that no piece reaches across.
     """
 
-    def __init__(self, template: str, published: str) -> None:
+    def __init__(self, template: str, published: str, cuts: Cuts = CUTS) -> None:
         self.published = published
+        self.cuts = cuts
         self._template = template
 
     def segments(self, text: str) -> Iterator[list[str]]:
@@ -83,38 +102,69 @@ class Pattern:
         return find
 
 
-def count_pieces(texts: Iterable[str], pattern: Pattern) -> Counter[str]:
+def count_pieces(
+    texts: Iterable[str], pattern: Pattern, warn: Callable[[str], None] = lambda sentence: None
+) -> Counter[str]:
     """How often each piece occurs in all texts together, without holding the texts.
 
     Memory is bounded: when there are more than MAX_PIECES distinct pieces, or their characters are more than
-    MAX_CHARACTERS, the rarest are dropped until half of that is left, so that of a very large corpus the counts of rare
-    pieces are too low. The same texts in the same order give the same counts.
+    MAX_CHARACTERS, half of that is kept: the most frequent, and of equally frequent ones those whose CRC-32 is least,
+    which is a fair sample of them. So of a very large corpus the counts of rare pieces are too low, or 0; `warn` is
+    told how much was left out. The same texts in the same order give the same counts.
     """
     counts: Counter[str] = Counter()
     pending: list[str] = []
+    seen = counted = 0
     for text in texts:
+        seen += len(text)
         for pieces in pattern.segments(text):
             pending += pieces
-            if len(pending) >= _PENDING_PIECES:
+            if len(pending) >= _PENDING_PIECES or seen - counted >= _PENDING_CHARACTERS:
                 counts.update(pending)
                 pending = []
+                counted = seen
                 _drop_rarest(counts)
     counts.update(pending)
     _drop_rarest(counts)
+    left_out = 1 - sum(len(piece) * count for piece, count in counts.items()) / max(1, seen)
+    if left_out:
+        warn(
+            f"The corpus has more different words than are counted at once: the tokenizer is built from a sample, "
+            f"without {percent(left_out)} of the text, all of it rare words."
+        )
     return counts
 
 
 def _drop_rarest(counts: Counter[str]) -> None:
-    largest_rare_count = 1
-    shrinking = False
-    while True:
-        share = max(len(counts) / MAX_PIECES, sum(map(len, counts)) / MAX_CHARACTERS)
-        if share <= (0.5 if shrinking else 1.0):
-            return
-        shrinking = True
-        for piece in [piece for piece, count in counts.items() if count <= largest_rare_count]:
-            del counts[piece]
-        largest_rare_count *= 2
+    """Bring the pieces down to half of what may be held, when they are more than that."""
+    characters = sum(map(len, counts))
+    if len(counts) <= MAX_PIECES and characters <= MAX_CHARACTERS:
+        return
+    pieces_by_count: Counter[int] = Counter()
+    characters_by_count: Counter[int] = Counter()
+    for piece, count in counts.items():
+        pieces_by_count[count] += 1
+        characters_by_count[count] += len(piece)
+    room, space = MAX_PIECES // 2, MAX_CHARACTERS // 2
+    lowest = max(pieces_by_count) + 1  # of those that are kept to the last one
+    for count in sorted(pieces_by_count, reverse=True):
+        if pieces_by_count[count] > room or characters_by_count[count] > space:
+            break
+        room -= pieces_by_count[count]
+        space -= characters_by_count[count]
+        lowest = count
+    in_part = max((count for count in pieces_by_count if count < lowest), default=0)
+    candidates = [piece for piece, count in counts.items() if count == in_part]
+    candidates.sort(key=lambda piece: (zlib.crc32(piece.encode("utf-8", "surrogatepass")), piece))
+    sample = set()
+    for piece in candidates:
+        if room == 0 or len(piece) > space:
+            break
+        room -= 1
+        space -= len(piece)
+        sample.add(piece)
+    for piece in [piece for piece, count in counts.items() if count < lowest and piece not in sample]:
+        del counts[piece]
 
 
 def _with_classes(template: str, classes: dict[str, str]) -> str:
@@ -134,6 +184,7 @@ LLAMA3 = Pattern(
     r"|[SPACE]*[\r\n]+|[SPACE]+(?![^SPACE])|[SPACE]+",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    cuts=(re.compile(r"\S(?<=[\r\n].)", re.DOTALL), INNER_CUT),  # line breaks belong to what is before them
 )
 """The expression in the tokenizer.json of Llama 3 (2024); contractions in capitals, digits in threes, line ends."""
 

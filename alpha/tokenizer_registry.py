@@ -4,7 +4,7 @@ Names are char, word, bpe (2,000 tokens), bpe-4k to bpe-64k and bpe-chat-4k, whi
 conversation. A file is Alpha's artifact or the ecosystem's tokenizer.json; which of them is seen from its content.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from alpha.tokenizer_json import from_tokenizer_json, is_tokenizer_json, to_toke
 from alpha.tokenizer_word import DEFAULT_VOCABULARY, build_word, word_from_mapping
 
 FILE_LIMIT = 1 << 27
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(stage, done, wanted)."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +62,60 @@ def check_name(name: str, vocab_size: int = 0) -> Recipe:
     return recipe
 
 
-def build(name: str, texts: Iterable[str], vocab_size: int = 0) -> Tokenizer:
+def build(
+    name: str,
+    texts: Iterable[str],
+    vocab_size: int = 0,
+    *,
+    progress: Progress | None = None,
+    warn: Callable[[str], None] = lambda sentence: None,
+) -> Tokenizer:
     """A tokenizer for a corpus, given as its documents; `vocab_size` 0 is that of the name.
 
-    The result may be smaller than asked when the corpus has no more to learn; its `vocab_size` says so. UsageError as
-    `check_name`; AlphaError when there is no text at all.
+    The result may be smaller than asked when the corpus has no more to learn; its `vocab_size` says so. `warn` is told
+    when the corpus is too large for all of it to be counted. UsageError as `check_name`; AlphaError when there is no
+    text at all.
     """
     recipe = check_name(name, vocab_size)
     documents = _not_empty(texts)
     if recipe.kind == "char":
         return build_char(documents)
     if recipe.kind == "word":
-        return build_word(documents, vocab_size or recipe.vocab_size)
-    return build_bpe(documents, vocab_size or recipe.vocab_size, recipe.special_names)
+        return build_word(documents, vocab_size or recipe.vocab_size, warn=warn)
+
+    def on_token(done: int, wanted: int) -> None:
+        if progress is not None:
+            progress("learning tokens", done, wanted)
+
+    return build_bpe(documents, vocab_size or recipe.vocab_size, recipe.special_names, warn=warn, on_token=on_token)
+
+
+def name_of(tokenizer: Tokenizer) -> str:
+    """The name of a tokenizer that came from a file: its kind, or that which reserves the markers of a conversation."""
+    is_chat = tokenizer.kind == "bpe" and tokenizer.special_tokens.keys() >= set(CHAT_TOKENS)
+    return "bpe-chat-4k" if is_chat else tokenizer.kind
+
+
+def check_agreement(tokenizer: Tokenizer, source: str, name: str, vocab_size: int) -> str:
+    """Hold a tokenizer from the file `source` against the name ("" for any) and vocabulary size (0 for any) asked for.
+
+    UsageError when they contradict each other. A vocabulary that is smaller than asked may be all that its corpus had,
+    so that is a sentence to warn with; otherwise the result is empty.
+    """
+    recipe = check_name(name or name_of(tokenizer), vocab_size)
+    has = f"--tokenizerArtifacts={source}, which has a {tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} tokens"
+    advice = "leave it out, or name another file to have one built"
+    lacking = [each for each in recipe.special_names if each != END_OF_TEXT and each not in tokenizer.special_tokens]
+    if recipe.kind != tokenizer.kind or lacking:
+        without = f" without {lacking[0]}" if lacking else ""
+        raise UsageError(f"--tokenizer={name} contradicts {has}{without}; {advice}.")
+    wanted = vocab_size or (recipe.vocab_size if name and name != recipe.kind else 0)
+    asked = f"--vocabSize={vocab_size}" if vocab_size else f"--tokenizer={name}"
+    if wanted and tokenizer.vocab_size > wanted:
+        raise UsageError(f"{asked} contradicts {has}; {advice}.")
+    if tokenizer.vocab_size < wanted:
+        return f"{asked} allows more tokens than {has}; it is used as it is."
+    return ""
 
 
 def from_mapping(mapping: Any, source: str) -> Tokenizer:

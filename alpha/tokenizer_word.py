@@ -4,7 +4,7 @@ Decoding the ids of a text whose words are all in the vocabulary gives back that
 the vocabulary lacks becomes `<|unk|>`, which decodes to U+FFFD.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,12 +42,14 @@ class WordTokenizer(ClosedTokenizer):
         return WORDS.open_ending(text)
 
 
-def build_word(texts: Iterable[str], vocab_size: int = DEFAULT_VOCABULARY) -> WordTokenizer:
+def build_word(
+    texts: Iterable[str], vocab_size: int = DEFAULT_VOCABULARY, warn: Callable[[str], None] = lambda sentence: None
+) -> WordTokenizer:
     """The most frequent words, at most `vocab_size` tokens with the special ones, which stand last.
 
     Ids are in order of falling frequency; equally frequent words are in order of code points.
     """
-    counts = count_pieces(texts, WORDS)
+    counts = count_pieces(texts, WORDS, warn)
     ranked = sorted(filter(is_unicode, counts), key=lambda word: (-counts[word], word))
     tokens = ranked[: vocab_size - 2]
     special_tokens = {END_OF_TEXT: len(tokens), UNKNOWN: len(tokens) + 1}

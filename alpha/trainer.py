@@ -42,7 +42,8 @@ FIRST_SAVE_SECONDS = 60.0
 
 
 class Display(Protocol):
-    """What the loop tells somebody who watches; `step` gets rows of metrics.jsonl.
+    """What the loop tells somebody who watches; `step` gets rows of metrics.jsonl, `count` what is
+    done of a stage before the first.
 
     `lost` is None, or why nobody can watch any more.
     """
@@ -59,6 +60,8 @@ class Display(Protocol):
     def warning(self, text: str) -> None: ...
 
     def sample(self, prompt: str, text: str) -> None: ...
+
+    def count(self, stage: str, done: int, total: int) -> None: ...
 
     def close(self) -> None: ...
 
@@ -225,6 +228,7 @@ class Trainer:
     def _start_step(self, step: int) -> _StepUnderWay:
         training = self.training
         start = time.perf_counter()
+        self.dataset.train.require_whole()
         first = self._first_window + (step - self._first_step) * training.accum_steps * training.batch
         batches = np.stack(
             [self._sampler.windows_from(first + micro * training.batch) for micro in range(training.accum_steps)]

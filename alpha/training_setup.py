@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alpha import backends, checkpoint, corpus, dataset, files, planning, tokenizer_registry
+from alpha import backends, checkpoint, corpus, corpus_files, dataset, domain, planning, token_cache, tokenizer_registry
 from alpha.backend import Backend
 from alpha.checkpoint import OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
+from alpha.corpus_files import Selection
 from alpha.dataset import Dataset
-from alpha.errors import AlphaError, UsageError
+from alpha.errors import AlphaError, UsageError, percent
 from alpha.evaluation import shared_share
 from alpha.gpt import parameter_specs
 from alpha.option import camel_case
@@ -52,8 +53,10 @@ def new_run(model: ModelConfig, training: TrainingConfig, display: Display) -> t
     training = _with_backend(training, display)
     folder = Path(training.run_dir) if training.run_dir else None
     check_new(folder)
+    sources = _Sources(training, display)
     backend = backends.create(training.backend, training.device, training.dtype)
-    trainer = _trainer(model, training, _tokenizer(training, display), backend, display)
+    tokenizer, training = _tokenizer(training, sources.data, display)
+    trainer = _trainer(model, training, tokenizer, sources, backend, display)
     return Run.create(model, training, folder), trainer
 
 
@@ -77,8 +80,9 @@ def resumed_run(given: Mapping[str, Any], display: Display) -> tuple[Run, Traine
         saved = checkpoint.load(path)
         training = _with_backend(_changed(saved.training, saved.step, changes), display)
         tokenizer = tokenizer_registry.from_mapping(saved.tokenizer, str(path))
+        sources = _Sources(training, display)
         backend = backends.create(training.backend, training.device, training.dtype)
-        trainer = _trainer(resolve_model(saved.model), training, tokenizer, backend, display, saved)
+        trainer = _trainer(resolve_model(saved.model), training, tokenizer, sources, backend, display, saved)
         run.configure(saved.model, training, saved.step)
         run.rewind(saved.step)
         display.message(f"Resuming {run.folder} after step {saved.step} of {training.iters}.")
@@ -92,8 +96,10 @@ def resumed_run(given: Mapping[str, Any], display: Display) -> tuple[Run, Traine
 def _started_over(run: Run, changes: Mapping[str, Any], display: Display) -> Trainer:
     """What trains a run that ended before its first checkpoint: it begins again, as its configuration says."""
     model, training = run.config.model, _with_backend(_changed(run.config.training, 0, changes), display)
+    sources = _Sources(training, display)
     backend = backends.create(training.backend, training.device, training.dtype)
-    trainer = _trainer(resolve_model(model), training, _tokenizer(training, display), backend, display)
+    tokenizer, training = _tokenizer(training, sources.data, display)
+    trainer = _trainer(resolve_model(model), training, tokenizer, sources, backend, display)
     run.configure(model, training, 0)
     run.rewind(0)
     display.message(f"The run {run.folder} has no checkpoint yet: it starts over from its configuration, at step 0.")
@@ -137,20 +143,40 @@ def _say_learning_rates(saved: Checkpoint, training: TrainingConfig, display: Di
     display.warning(f"{text}, {why}; to stay as low, resume with --lr={before:.3g} --lrMin={before:.3g}.")
 
 
-def _tokenizer(training: TrainingConfig, display: Display) -> Tokenizer:
-    """The tokenizer of --tokenizerArtifacts when that file exists, otherwise one built from the training data."""
+class _Sources:
+    """The files of the corpus and of validation data; found once, because a pipe can be read only once."""
+
+    def __init__(self, training: TrainingConfig, display: Display) -> None:
+        self.data = corpus_files.find(training.data)
+        self.val_data = corpus_files.find(training.val_data) if training.val_data else None
+        for note in (*self.data.notes, *(self.val_data.notes if self.val_data else ())):
+            display.message(note)
+
+
+def _tokenizer(training: TrainingConfig, data: Selection, display: Display) -> tuple[Tokenizer, TrainingConfig]:
+    """The tokenizer of --tokenizerArtifacts when that file exists, otherwise one built from the training data; and the
+    configuration that says which it is."""
     path = Path(training.tokenizer_artifacts) if training.tokenizer_artifacts else None
     if path is not None and _exists(path):
+        tokenizer = tokenizer_registry.load(path)
+        if shortfall := tokenizer_registry.check_agreement(
+            tokenizer, str(path), training.tokenizer, training.vocab_size
+        ):
+            display.warning(shortfall)
         display.message(f"Using the tokenizer of {path}.")
-        return tokenizer_registry.load(path)
-    tokenizer_registry.check_name(training.tokenizer, training.vocab_size)
-    files = corpus.find(training.data).files
-    display.message(f"Building the {training.tokenizer} tokenizer from {training.data}.")
-    texts = (section.text for section in corpus.sections(files))
-    tokenizer = tokenizer_registry.build(training.tokenizer, texts, training.vocab_size)
+        name = training.tokenizer or tokenizer_registry.name_of(tokenizer)
+        vocab_size = tokenizer.vocab_size if tokenizer_registry.RECIPES[name].vocab_size else 0
+        return tokenizer, dataclasses.replace(training, tokenizer=name, vocab_size=vocab_size)
+    name = training.tokenizer or (
+        domain.get(training.domain).tokenizer if training.domain else TrainingConfig.tokenizer
+    )
+    recipe = tokenizer_registry.check_name(name, training.vocab_size)
+    display.message(f"Building the {name} tokenizer from {training.data}.")
+    texts = corpus.texts(data.files, recipe.special_names, display.count)
+    tokenizer = tokenizer_registry.build(name, texts, training.vocab_size, progress=display.count, warn=display.warning)
     if path is not None:
         tokenizer_registry.save(path, tokenizer)
-    return tokenizer
+    return tokenizer, dataclasses.replace(training, tokenizer=name)
 
 
 def _exists(path: Path) -> bool:
@@ -164,12 +190,13 @@ def _trainer(
     model: ModelConfig,
     training: TrainingConfig,
     tokenizer: Tokenizer,
+    sources: _Sources,
     backend: Backend,
     display: Display,
     saved: Checkpoint | None = None,
 ) -> Trainer:
     """Prepare the data, say how large everything is, and only then take the memory for it."""
-    data = _dataset(training, tokenizer, model.block, display)
+    data = _dataset(sources, tokenizer, model.block, display)
     specs = parameter_specs(model, tokenizer.vocab_size)
     if saved is not None:
         check_weights(
@@ -182,6 +209,7 @@ def _trainer(
         training,
         train_tokens=len(data.train.tokens),
         has_validation=data.validation is not None,
+        window=model.block + 1,
         parameters=parameters,
         tokens_per_step=tokens_per_step,
         shared_validation=shared_share(data.train, data.validation) if training.val_data and data.validation else 0.0,
@@ -196,8 +224,16 @@ def _trainer(
         ) from error
 
 
-def _dataset(training: TrainingConfig, tokenizer: Tokenizer, block: int, display: Display) -> Dataset:
-    data = dataset.prepare(training.data, training.val_data, tokenizer, files.cache_folder() / "tokens", block)
+def _dataset(sources: _Sources, tokenizer: Tokenizer, block: int, display: Display) -> Dataset:
+    data = dataset.prepare(
+        sources.data,
+        sources.val_data,
+        tokenizer,
+        token_cache.folder(),
+        block,
+        progress=display.count,
+        warn=display.warning,
+    )
     validation = 0 if data.validation is None else len(data.validation.tokens)
     skipped = f"; {data.skipped:,} other files were skipped" if data.skipped else ""
     display.message(
@@ -215,6 +251,6 @@ def _warn_of_unknown(what: str, file: TokenFile, tokenizer: Tokenizer, display: 
     share = tokenizer.count_unknown(looked_at) / len(looked_at)
     if share:
         display.warning(
-            f"{planning.percent(share)} of the {what} tokens are unknown to the tokenizer and cannot be learned; "
+            f"{percent(share)} of the {what} tokens are unknown to the tokenizer and cannot be learned; "
             f"build one from this data, or use --tokenizer=bpe."
         )

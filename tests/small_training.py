@@ -42,6 +42,7 @@ class RecordingDisplay:
         self.messages: list[str] = []
         self.warnings: list[str] = []
         self.samples: list[tuple[str, str]] = []
+        self.counts: list[tuple[str, int, int]] = []
         self.closed = False
         self.lost: Exception | None = None
 
@@ -61,6 +62,9 @@ class RecordingDisplay:
 
     def sample(self, prompt: str, text: str) -> None:
         self.samples.append((prompt, text))
+
+    def count(self, stage: str, done: int, total: int) -> None:
+        self.counts.append((stage, done, total))
 
     def close(self) -> None:
         self.closed = True

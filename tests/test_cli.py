@@ -242,15 +242,18 @@ def _processor_seconds(*command: str) -> float:
 
 
 def test_env_prints_every_variable_and_warns_of_misspelt_ones(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALPHA_CALLBACK_YIELD_EVERY", "7")
     monkeypatch.setenv("ALPHA_DEBUGG", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert main(["env"]) == 0
     printed = capsys.readouterr()
     # The lines of a row after its first begin in the column of the meanings.
-    rows = {line.split()[0]: line.split()[1:3] for line in printed.out.splitlines()[1:] if not line.startswith(" ")}
-    assert rows.keys() == {variable.name for variable in environment.VARIABLES}
+    table, cache = printed.out.split("\n\n")
+    rows = {line.split()[0]: line.split()[1:3] for line in table.splitlines()[1:] if not line.startswith(" ")}
+    assert rows.keys() == {*(variable.name for variable in environment.VARIABLES), "XDG_CACHE_HOME"}
+    assert re.fullmatch(r"Encoded corpora: 0\.0 MiB of at most 16384 MiB, 0 in .*/alpha/tokens\..*\n", cache)
     assert rows["ALPHA_CALLBACK_YIELD_EVERY"] == ["7", "25"]
     assert printed.err == (
         "alpha: warning: Alpha reads no environment variable ALPHA_DEBUGG. Did you mean 'ALPHA_DEBUG'?\n"

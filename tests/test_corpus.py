@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alpha import corpus
-from alpha.errors import AlphaError, UsageError
+from alpha import corpus, corpus_files
+from alpha.errors import AlphaError
 
 quick = settings(
     max_examples=60, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -34,11 +34,11 @@ def write(tmp_path: Path) -> Write:
 
 
 def found(data: str, base: Path) -> list[str]:
-    return [file.path.relative_to(base).as_posix() for file in corpus.find(data).files]
+    return [file.path.relative_to(base).as_posix() for file in corpus_files.find(data).files]
 
 
 def read(data: str, size: int = corpus.SECTION_CHARACTERS) -> list[corpus.Section]:
-    return list(corpus.sections(corpus.find(data).files, size))
+    return list(corpus.sections(corpus_files.find(data).files, size))
 
 
 def documents(sections: list[corpus.Section]) -> list[str]:
@@ -51,84 +51,8 @@ def documents(sections: list[corpus.Section]) -> list[str]:
     return texts
 
 
-class TestFind:
-    def test_folder_is_read_recursively_in_sorted_order_and_skips_are_counted(
-        self, write: Write, tmp_path: Path
-    ) -> None:
-        for name in ("b.txt", "a/z.md", "a/c.jsonl.gz", "c.PY", "d.rst", "e.text"):
-            write(name)
-        for name in (".hidden.txt", ".git/config.txt", "image.png", "a/noending", "archive.gz", "data.json"):
-            write(name)
-        (tmp_path / "loop").symlink_to(tmp_path)
-        selection = corpus.find(str(tmp_path))
-        names = [file.path.relative_to(tmp_path).as_posix() for file in selection.files]
-        assert names == ["a/c.jsonl.gz", "a/z.md", "b.txt", "c.PY", "d.rst", "e.text"]
-        assert selection.skipped == 7
-        assert [(file.json_lines, file.compressed) for file in selection.files[:2]] == [(True, True), (False, False)]
-
-    def test_glob_with_folders_and_other_files(self, write: Write, tmp_path: Path) -> None:
-        for name in ("x1.txt", "x2.txt", "x3.png", "y.txt", "xx/deep/in.txt"):
-            write(name)
-        assert found(f"{tmp_path}/x*", tmp_path) == ["x1.txt", "x2.txt", "xx/deep/in.txt"]
-        assert corpus.find(f"{tmp_path}/x*").skipped == 1
-        assert found(f"{tmp_path}/**/*.txt", tmp_path) == ["x1.txt", "x2.txt", "xx/deep/in.txt", "y.txt"]
-
-    def test_parts_keep_their_order_and_a_file_counts_once(self, write: Write, tmp_path: Path) -> None:
-        first, second = write("first.txt"), write("second.txt")
-        assert found(f"{second}, {tmp_path} ,{first}", tmp_path) == ["second.txt", "first.txt"]
-
-    def test_existing_name_with_comma_and_brackets_is_taken_as_it_is(self, write: Write, tmp_path: Path) -> None:
-        assert found(write("a,[b]*.txt"), tmp_path) == ["a,[b]*.txt"]
-
-    @pytest.mark.parametrize("data", ["", " , ", "a\0b.txt"])
-    def test_naming_nothing_is_a_usage_error(self, data: str) -> None:
-        with pytest.raises(UsageError):
-            corpus.find(data)
-
-    def test_missing_path(self, write: Write, tmp_path: Path) -> None:
-        with pytest.raises(AlphaError, match=r"no file or folder .*absent\.txt"):
-            corpus.find(f"{write('a.txt')},{tmp_path}/absent.txt")
-
-    def test_no_matching_file_says_how_many_were_skipped(self, write: Write, tmp_path: Path) -> None:
-        write("a.png")
-        with pytest.raises(AlphaError, match=r"No corpus file .*1 other files were skipped.*\.jsonl"):
-            corpus.find(str(tmp_path))
-        with pytest.raises(AlphaError, match="No corpus file"):
-            corpus.find(f"{tmp_path}/*.txt")
-
-    def test_named_file_of_another_kind(self, write: Write, tmp_path: Path) -> None:
-        with pytest.raises(AlphaError, match=r"a\.json: expected a regular file with ending"):
-            corpus.find(write("a.json"))
-        os.mkfifo(tmp_path / "pipe.txt")
-        with pytest.raises(AlphaError, match="expected a regular file"):
-            corpus.find(str(tmp_path / "pipe.txt"))
-
-    def test_broken_links(self, tmp_path: Path) -> None:
-        (tmp_path / "a.txt").symlink_to("a.txt")
-        (tmp_path / "b.txt").symlink_to("absent")
-        for name in ("a.txt", "b.txt"):
-            with pytest.raises(AlphaError, match=f"Cannot read .*{name}"):
-                corpus.find(str(tmp_path / name))
-
-    @quick
-    @given(
-        st.text(alphabet=st.sampled_from("ab.*?[]!-,~\0é\ud800") | st.characters(exclude_characters="/"), max_size=20)
-    )
-    def test_any_text_gives_files_or_an_alpha_error(self, tmp_path: Path, data: str) -> None:
-        inner = tmp_path / "inner"  # so that ".." has no files either
-        inner.mkdir(exist_ok=True)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(inner)
-            with pytest.raises(AlphaError):
-                corpus.find(data)
-
-    def test_unreadable_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(path: object) -> None:
-            raise PermissionError(13, "Permission denied", str(path))
-
-        monkeypatch.setattr(os, "scandir", refuse)
-        with pytest.raises(AlphaError, match=r"Cannot read .*: Permission denied"):
-            corpus.find(str(tmp_path))
+def marked(section: corpus.Section) -> list[str]:
+    return [section.text[start:end] for start, end in section.markers]
 
 
 class TestDocuments:
@@ -139,6 +63,28 @@ class TestDocuments:
     def test_markers_divide_a_plain_file(self, write: Write) -> None:
         text = "<|endoftext|>first\n<|endoftext|>\nsecond<|endoftext|><|endoftext|> \n <|endoftext|>third<|endoftext"
         assert documents(read(write("a.md", text))) == ["first\n", "\nsecond", "third<|endoftext"]
+
+    def test_only_a_plain_document_that_begins_with_a_role_is_a_conversation(self, write: Write) -> None:
+        chat = "<|user|>Hi<|end|>\n<|assistant|>A <|b|> <|user<|end|>"
+        data = write("a.txt", f"The marker <|user|> begins a turn.<|endoftext|>\n{chat}<|endoftext|><|end|> no")
+        expected = [[], ["<|user|>", "<|end|>", "<|assistant|>", "<|end|>"], []]
+        for chunk in (1, 9, 1 << 20):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(corpus, "_CHUNK_BYTES", chunk)
+                sections = read(data)
+            assert [marked(section) for section in sections] == expected
+            assert sections[1].text == "\n" + chat
+
+    def test_messages_are_a_conversation_whose_contents_are_text(self, write: Write) -> None:
+        messages = [{"role": "user", "content": "Say <|end|>."}, {"role": "assistant", "content": "<|user|>" * 30}]
+        line = json.dumps({"messages": messages})
+        text = f"<|user|>Say <|end|>.<|end|>\n<|assistant|>{'<|user|>' * 30}<|end|>"
+        whole = read(write("a.jsonl", line + "\n" + json.dumps({"text": text})))
+        assert [section.text for section in whole] == [text, text]
+        assert [marked(section) for section in whole] == [["<|user|>", "<|end|>", "<|assistant|>", "<|end|>"], []]
+        divided = read(write("b.jsonl", line), 10)
+        assert len(divided) > 1
+        assert [each for section in divided for each in marked(section)] == marked(whole[0])
 
     def test_each_json_line_is_a_document(self, write: Write) -> None:
         texts = [
@@ -166,7 +112,7 @@ class TestDocuments:
 
     def test_progress_adds_up_to_the_size_on_disk(self, write: Write) -> None:
         for name in ("a.txt", "a.jsonl.gz"):
-            files = corpus.find(write(name, json.dumps({"text": "word " * 400_000}) + "\n")).files
+            files = corpus_files.find(write(name, json.dumps({"text": "word " * 400_000}) + "\n")).files
             counts: list[int] = []
             list(corpus.sections(files, on_read=counts.append))
             assert sum(counts) == files[0].path.stat().st_size
@@ -196,11 +142,36 @@ class TestErrors:
             ("[1]", 'is not an object with a string "text"'),
             ('{"txt": "a"}', 'is not an object with a string "text"'),
             ('{"text": null}', 'is not an object with a string "text"'),
+            ('{"messages": "a"}', 'is not an object with a string "text"'),
             ('{"text": "ab\\ud800"}', "has half of a surrogate pair at character 2"),
         ],
     )
     def test_bad_line_is_named_by_file_and_number(self, write: Write, line: str, message: str) -> None:
         self.fails(write("a.jsonl", '{"text": "fine"}\n\n' + line + "\n"), rf"Line 3 of .*a\.jsonl {message}")
+
+    @pytest.mark.parametrize(
+        "message", ["1", "{}", '{"role": "tool", "content": "a"}', '{"role": "user", "content": ["a"]}']
+    )
+    def test_bad_message_is_named_by_its_number(self, write: Write, message: str) -> None:
+        good = '{"role": "user", "content": "a"}'
+        self.fails(write("a.jsonl", f'{{"messages": [{good}, {message}]}}'), r'Message 2 in line 1 of .* with a "role"')
+
+    @pytest.mark.parametrize(
+        ("content", "advice"),
+        [
+            ("Schöne Grüße".encode("latin-1"), r"Latin-1 .*iconv -f ISO-8859-1 -t UTF-8 .*a\.txt > converted\.txt"),
+            ("“Do” said one".encode("cp1252"), "WINDOWS-1252"),
+            ("Ordinary text".encode("utf-16"), "UTF-16; convert"),
+            ("Ordinary text".encode("utf-16-le"), "UTF-16LE"),
+            ("Ordinary text".encode("utf-16-be"), "UTF-16BE"),
+            ("Ordinary text".encode("utf-32"), "UTF-32"),
+            ("Совсем другой текст".encode("cp1251"), "older encoding"),
+            (gzip.compress(b"text"), "ending .gz"),
+            (bytes(range(256)) * 4, r"is a NUL byte\.$"),
+        ],
+    )
+    def test_the_likely_encoding_is_named(self, write: Write, content: bytes, advice: str) -> None:
+        self.fails(write("a.txt", content), advice)
 
     def test_json_line_is_bounded(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(corpus, "_LONGEST_JSON_LINE", 20)
@@ -219,7 +190,7 @@ class TestErrors:
         self.fails(write("a.txt", " \n\n"), "The corpus is empty")
 
     def test_file_that_vanishes(self, write: Write) -> None:
-        files = corpus.find(write("a.txt")).files
+        files = corpus_files.find(write("a.txt")).files
         files[0].path.unlink()
         with pytest.raises(AlphaError, match=r"Cannot read .*a\.txt: No such file"):
             list(corpus.sections(files))
@@ -250,7 +221,7 @@ plain_texts = st.lists(line_texts | st.just("") | st.just("<|endoftext|>"), max_
 class TestSections:
     @quick
     @given(plain_texts, st.integers(1, 40), st.integers(1, 30))
-    def test_division_loses_nothing_and_never_cuts_a_line(
+    def test_division_loses_nothing_and_is_the_same_however_the_file_is_read(
         self, tmp_path: Path, text: str, size: int, longest: int
     ) -> None:
         path = tmp_path / "a.txt"
@@ -265,24 +236,18 @@ class TestSections:
                 except AlphaError:
                     results.append([])
         sections = results[0]
-        assert results[1] == sections, "the division does not depend on how the file is read"
+        assert results[1] == sections
         assert results[2] == sections
         wanted = [part for part in text.split("<|endoftext|>") if part.strip() or len(part) > size]
         assert documents(sections) == wanted
-        starts_document = True
-        previous = ""
-        for section in sections:
-            assert 0 < len(section.text) <= max(size + size // 2, longest + size)
-            if not starts_document:
-                assert section.continues_line == (not previous.endswith("\n"))
-            starts_document, previous = section.ends_document, section.text
+        assert all(0 < len(section.text) <= max(4 * size, longest + size) for section in sections)
 
-    def test_sections_end_at_paragraphs_and_have_the_asked_size(self, write: Write) -> None:
+    def test_sections_end_with_lines_and_have_the_asked_size(self, write: Write) -> None:
         text = "".join("A line of a paragraph.\n" * 8 + "\n" for _ in range(2000))
         sections = read(write("a.txt", text))
         assert len(sections) > 8
-        assert all(section.text.startswith("\nA") for section in sections[1:])
-        assert all(1 << 14 <= len(section.text) <= 3 << 14 for section in sections)
+        assert all(section.text.startswith("\nA") or section.text.startswith("\n\nA") for section in sections[1:])
+        assert all(1 << 15 <= len(section.text) <= 3 << 14 for section in sections[:-1])
         assert [section.ends_document for section in sections] == [False] * (len(sections) - 1) + [True]
 
     def test_long_json_document_is_divided_too(self, write: Write) -> None:
@@ -291,19 +256,19 @@ class TestSections:
         assert len(sections) > 4
         assert documents(sections) == [text, "next"]
 
-    def test_line_too_long_to_hold_is_cut_before_a_space(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_line_longer_than_sections_is_cut_before_a_space_and_a_word_that_cannot_be_held_anywhere(
+        self, write: Write, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(corpus, "_LONGEST_PIECE", 40)
-        sections = read(write("a.txt", "ab\n" + "word " * 30 + "\nnext line\n"), 8)
-        assert sections[0] == corpus.Section("ab\n", False, False)
-        assert sections[1].text == "word" + " word" * 7
-        assert [section.continues_line for section in sections] == [False, False, True, True, True, True, False]
-        assert documents(sections) == ["ab\n" + "word " * 30 + "\nnext line\n"]
+        sections = [section.text for section in read(write("a.txt", "word " * 30 + "x" * 100 + "\nline\n"), 8)]
+        assert sections[:2] == ["word word", " word word"]
+        assert [text for text in sections if "x" in text] == [" " + "x" * 39, "x" * 40, "x" * 21]
 
     @pytest.mark.parametrize("content", [b"a", b"line of text\n"])
     def test_huge_content_of_a_small_file_takes_little_memory(self, tmp_path: Path, content: bytes) -> None:
         size = 48 << 20
         (tmp_path / "a.txt.gz").write_bytes(gzip.compress(content * (size // len(content)), 1))
-        files = corpus.find(str(tmp_path)).files
+        files = corpus_files.find(str(tmp_path)).files
         tracemalloc.start()
         total = sum(len(section.text) for section in corpus.sections(files))
         peak = tracemalloc.get_traced_memory()[1]

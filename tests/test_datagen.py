@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpha import datagen, datagen_files, datagen_grammar, datagen_mixtures
+from alpha import corpus, corpus_files, datagen, datagen_files, datagen_grammar, datagen_mixtures, domain
 from alpha.corpus import END_OF_TEXT
 from alpha.datagen import GENERATORS, DatagenOptions, parse_size, run, write
 from alpha.datagen_files import Summary, normalized, paragraphs
@@ -258,10 +258,15 @@ def test_text_is_clean(domain: str) -> None:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
+def said(messages: list[dict[str, str]]) -> str:
+    return domain.dialogue((f"<|{each['role']}|>", each["content"]) for each in messages)
+
+
 def read_back(path: Path) -> list[str]:
     content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     if ".jsonl" in path.name:
-        return [json.loads(line)["text"] for line in content.decode().splitlines()]
+        rows = [json.loads(line) for line in content.decode().split("\n")[:-1]]
+        return [row.get("text") or said(row["messages"]) for row in rows]
     return content.decode().split(END_OF_TEXT)
 
 
@@ -273,6 +278,16 @@ def test_formats_hold_the_documents(tmp_path: Path, ending: str) -> None:
     assert summary == Summary(out, documents=40, bytes=summary.bytes)
     if ending in (".txt", ".jsonl"):
         assert summary.bytes == out.stat().st_size
+
+
+def test_conversations_are_special_where_their_format_says_so(tmp_path: Path) -> None:
+    read = []
+    for ending in (".txt", ".jsonl"):
+        out = tmp_path / f"chats{ending}"
+        write("super_chat", out, seed=1, report=quiet, documents=5)
+        read.append(list(corpus.sections(corpus_files.find(str(out)).files)))
+    assert read[0] == read[1]
+    assert all(section.markers for section in read[0])
 
 
 def test_a_small_file_is_the_beginning_of_a_large_one(tmp_path: Path) -> None:

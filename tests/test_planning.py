@@ -3,9 +3,8 @@ from typing import Any
 
 import pytest
 
-from alpha import planning
 from alpha.config import TrainingConfig
-from alpha.errors import AlphaError
+from alpha.errors import AlphaError, percent
 from alpha.planning import plan
 
 TRAINING = TrainingConfig(iters=1000)
@@ -13,7 +12,8 @@ TRAINING = TrainingConfig(iters=1000)
 
 def warnings(training: TrainingConfig = TRAINING, **changes: Any) -> list[str]:
     """Of a run of 1000 steps that is just within every limit: 1,000,000 tokens, 20 for each parameter, 8 passes."""
-    numbers = {"train_tokens": 125_000, "has_validation": True, "parameters": 50_000, "tokens_per_step": 1000}
+    numbers = {"train_tokens": 125_000, "has_validation": True, "window": 257}
+    numbers |= {"parameters": 50_000, "tokens_per_step": 1000}
     return plan(training, **{**numbers, **changes})
 
 
@@ -95,6 +95,6 @@ def test_strict_planning_refuses_the_run_with_every_warning() -> None:
 
 def test_percent() -> None:
     shares = (0, 1e-7, 0.00123, 0.05, 0.125, 0.994, 0.999, 1)
-    assert [planning.percent(share) for share in shares] == [
+    assert [percent(share) for share in shares] == [
         "0%", "less than 0.01%", "0.12%", "5%", "12%", "99%", "more than 99%", "100%"
     ]  # fmt: skip

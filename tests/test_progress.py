@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from alpha.progress import TrainingProgress, _Average, _duration, _terminal_console
+from alpha.progress import StageProgress, TrainingProgress, _Average, _duration, _terminal_console
 
 ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -288,3 +288,37 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> No
     assert _terminal_console() is None
     monkeypatch.setenv("TERM", "xterm")
     assert _terminal_console() is not None
+
+
+def test_stages_show_rate_and_time_left_as_lines_on_standard_error(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = StageProgress(clock=clock)
+    for second in range(31):
+        clock.now = second
+        progress("encoding", second * 2_000_000, 100_000_000)
+    progress("learning tokens", 16, 4096)
+    clock.now += 11
+    progress("learning tokens", 1116, 4096)
+    progress("learning tokens", 4096, 4096)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == [
+        "alpha: encoding: 20.0 of 100.0 MB  2.0 MB/s  0:40 left",
+        "alpha: encoding: 40.0 of 100.0 MB  2.0 MB/s  0:30 left",
+        "alpha: encoding: 60.0 of 100.0 MB  2.0 MB/s  0:20 left",
+        "alpha: learning tokens: 1,116 of 4,096  101/s  0:29 left",
+    ]
+
+
+def test_stages_on_a_terminal_go_when_they_are_done(clock: Clock, terminal: Console) -> None:
+    progress = TrainingProgress(terminal, clock)
+    for second in range(3):
+        clock.now = second
+        progress.count("encoding", second * 10_000_000, 100_000_000)
+    progress.message("done")
+    output = terminal.file
+    assert isinstance(output, io.StringIO)
+    assert "encoding: 20.0 of 100.0 MB  10.0 MB/s  0:08 left" in output.getvalue()
+    assert output.getvalue().rstrip().endswith("done")
+    progress.close()

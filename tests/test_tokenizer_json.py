@@ -70,6 +70,23 @@ def test_what_we_write_we_read_back(name):
     assert type(again) is type(tokenizer)
 
 
+@pytest.mark.parametrize("name", ["char", "word", "bpe_llama3"])
+def test_other_ways_to_say_that_the_matches_are_the_pieces(name):
+    tokenizer = built(name)
+    for behavior, invert, is_read in [
+        ("Isolated", True, True), ("Removed", True, True), ("Removed", False, False), ("MergedWithNext", True, False),
+    ]:  # fmt: skip
+        mapping = to_tokenizer_json(tokenizer)
+        split = mapping["pre_tokenizer"]
+        split = split["pretokenizers"][0] if split["type"] == "Sequence" else split
+        split |= {"behavior": behavior, "invert": invert}
+        if is_read:
+            assert from_tokenizer_json(mapping, "copy").digest() == tokenizer.digest()
+        else:
+            with pytest.raises(AlphaError):
+                from_tokenizer_json(mapping, "copy")
+
+
 def test_merges_may_be_text_or_pairs():
     pairs = stored("gpt2")
     texts = copy.deepcopy(pairs)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpha import tokenizer_pattern
+from alpha.errors import percent
 from alpha.tokenizer_pattern import GPT2, LLAMA3, WORDS, count_pieces
 
 PATTERNS = {"gpt2": GPT2, "llama3": LLAMA3, "words": WORDS}
@@ -42,6 +43,25 @@ def test_a_long_text_has_several_segments_of_bounded_size():
 
 def test_counts_add_up_over_texts():
     assert count_pieces(["a b a", " b", ""], GPT2) == {"a": 1, " b": 2, " a": 1}
+
+
+@pytest.mark.parametrize("times", [1, 2, 7])
+def test_of_equally_rare_pieces_a_fair_sample_is_kept_and_the_rest_is_said(monkeypatch, times):
+    monkeypatch.setattr(tokenizer_pattern, "_PENDING_PIECES", 50)
+    monkeypatch.setattr(tokenizer_pattern, "MAX_CHARACTERS", 4000)
+    texts = [f"<{index:04}" for index in range(1000) for _ in range(times)]
+    warnings = []
+    counts = count_pieces(texts, tokenizer_pattern.Pattern("<[NUMBER]+", r"<\p{N}+"), warnings.append)
+    assert 300 < len(counts) <= 800
+    assert set(counts.values()) <= {times, times - 1}, "a piece that was dropped may come again"
+    kept = sorted(int(piece[1:]) for piece in counts)
+    assert 350 < sum(kept) / len(kept) < 650, "of every part of the text"
+    assert len(warnings) == 1
+    assert f"without {percent(1 - sum(counts.values()) / len(texts))} of the text" in warnings[0]
+
+
+def test_nothing_is_said_when_everything_is_counted():
+    count_pieces(["a b"], GPT2, pytest.fail)
 
 
 @pytest.mark.parametrize("limit", ["MAX_PIECES", "MAX_CHARACTERS"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -29,6 +30,7 @@ from alpha.errors import AlphaError, UsageError
 from alpha.files import cache_folder
 from alpha.run import is_locked, read_config
 from alpha.sampler import Sampler
+from alpha.settings import merge
 from alpha.tokenizer_char import build_char
 from alpha.trainer import Trainer
 from alpha.training_setup import RESUMABLE, new_run, resumed_run
@@ -153,7 +155,7 @@ def test_too_little_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AlphaError, match="needs 17; use a smaller --block or more data"):
         train(write_corpus(tmp_path, "Short."), tmp_path / "run")
     with pytest.raises(AlphaError, match="no validation data, which --requireValData asks for"):
-        train(write_corpus(tmp_path, text_of(300)), tmp_path / "run", require_val_data=True)
+        train(write_corpus(tmp_path, text_of(150)), tmp_path / "run", require_val_data=True)
     assert not (tmp_path / "run").exists()
 
 
@@ -197,6 +199,36 @@ def test_encoded_corpora_are_kept_in_the_users_cache(
     assert cache_folder() == tmp_path / ".cache" / "alpha"
 
 
+def test_a_run_below_its_own_data_is_resumed_and_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_corpus(tmp_path)
+    folder = train(Path(), Path("run"))
+    resume(folder, iters=10)
+    display = RecordingDisplay()
+    train(Path(), Path("run2"), display)
+    assert any("other files were skipped" in message for message in display.messages)
+
+
+def test_names_that_are_not_utf8_are_kept_in_every_file(tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    odd.mkdir()
+    corpus = write_corpus(odd)
+    folder = train(corpus, odd / "run", val_data=str(corpus), max_dataset_passes=1000)
+    resume(folder, iters=10)
+    assert newest(folder).training.data == str(corpus) == read_config(folder).training.data
+    _, training = merge({"config": str(folder / "config.json")})
+    assert training.data == str(corpus)
+    assert (folder / "config.json").read_text("utf-8"), "valid UTF-8"
+
+
+def test_progress_is_told_of_what_takes_long(corpus: Path, tmp_path: Path) -> None:
+    display = RecordingDisplay()
+    begin(corpus, tmp_path / "run", display, tokenizer="bpe", vocab_size=300)[0].close()
+    stages = dict.fromkeys(stage for stage, _, _ in display.counts)
+    assert list(stages) == ["reading", "learning tokens", "hashing", "encoding"]
+    last = {stage: (done, total) for stage, done, total in display.counts}
+    assert all(done == total for done, total in last.values())
+
+
 # --- tokenizers -------------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +255,52 @@ def test_a_tokenizer_is_built_once_and_used_again(
     assert bits_of(second) == bits_of(first)
     artifact.unlink()
     resume(first, iters=3)  # a checkpoint has all that it needs
+
+
+CONTRADICTIONS = {
+    "smaller": (
+        {"tokenizer": "bpe", "vocab_size": 280},
+        "--vocabSize=280 contradicts .* a bpe tokenizer of 300 tokens",
+    ),
+    "kind": ({"tokenizer": "char"}, "--tokenizer=char contradicts"),
+    "another kind": ({"tokenizer": "word"}, "--tokenizer=word contradicts"),
+    "chat": ({"tokenizer": "bpe-chat-4k"}, r"--tokenizer=bpe-chat-4k contradicts .* without <\|user\|>"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_options_that_contradict_a_tokenizer_file_are_refused(
+    corpus: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    artifact = tmp_path / "tokenizer.json"
+    tokenizer_registry.save(artifact, tokenizer_registry.build("bpe", [text_of()], 300))
+    with pytest.raises(UsageError, match=message):
+        begin(corpus, tmp_path / "run", tokenizer_artifacts=str(artifact), **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("options", [{}, {"domain": "super_chat"}, {"vocab_size": 300}, {"tokenizer": "bpe"}])
+def test_what_was_used_of_a_tokenizer_file_is_in_the_configuration(
+    corpus: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    artifact = tmp_path / "tokenizer.json"
+    tokenizer_registry.save(artifact, tokenizer_registry.build("bpe", [text_of()], 300))
+    given = {"data": str(corpus), "tokenizer_artifacts": str(artifact), "run_dir": str(tmp_path / "run"), **options}
+    model, training = merge({"iters": 2, "batch": 2, "block": 16, "layers": 1, "dim": 16, "heads": 2, **given})
+    run, _ = new_run(model, training, RecordingDisplay())
+    run.close()
+    written = read_config(run.folder).training
+    assert (written.tokenizer, written.vocab_size) == ("bpe", 300)
+    merge({"config": str(run.folder / "config.json"), "tokenizer_artifacts": "other.json"})
+
+
+def test_a_vocabulary_smaller_than_asked_is_said(corpus: Path, tmp_path: Path) -> None:
+    artifact = tmp_path / "tokenizer.json"
+    tokenizer_registry.save(artifact, tokenizer_registry.build("bpe", [text_of()], 300))
+    display = RecordingDisplay()
+    options = {"tokenizer": "bpe", "vocab_size": 350, "tokenizer_artifacts": str(artifact)}
+    begin(corpus, tmp_path / "run", display, **options)[0].close()
+    assert display.warnings[0].startswith("--vocabSize=350 allows more tokens than --tokenizerArtifacts=")
 
 
 GARBAGE = {
