@@ -243,12 +243,12 @@ def distribution_component(distribution: importlib.metadata.Distribution, folder
 
 def _licence_of(metadata: Any) -> dict[str, Any] | None:
     """CycloneDX's form of the licence: an SPDX expression where there is one, otherwise a name."""
-    if metadata["License-Expression"]:
+    if metadata.get("License-Expression"):
         return {"expression": metadata["License-Expression"]}
     classifiers = [each for each in metadata.get_all("Classifier") or () if each.startswith("License ::")]
     if classifiers:
         return {"license": {"name": classifiers[0].split(" :: ")[-1]}}
-    first_line = (metadata["License"] or "").strip().split("\n")[0]
+    first_line = (metadata.get("License") or "").strip().split("\n")[0]
     return {"license": {"name": first_line}} if first_line else None
 
 
