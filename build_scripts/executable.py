@@ -136,7 +136,7 @@ def check_tools() -> None:
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         version = ".".join(platform.python_version_tuple()[:2])
         raise fail(f"Python's headers are missing; on Debian or Ubuntu: sudo apt-get install python{version}-dev.")
-    if static_python() is None:
+    if not Path(sysconfig.get_config_var("LIBPL"), sysconfig.get_config_var("LIBRARY")).is_file():
         raise fail(
             f"{sys.base_prefix} has no static library of Python, and the executable could not find a shared one where "
             "/proc is not mounted; use Debian's or Ubuntu's python3 with python3-dev, or one that pyenv or the sources "
@@ -144,13 +144,6 @@ def check_tools() -> None:
         )
     if shutil.which("ccache") is None:
         say("ccache is not installed, so every build compiles everything; on Debian or Ubuntu: apt-get install ccache")
-
-
-def static_python() -> str | None:
-    """The library that Nuitka links into the executable, where this Python has it."""
-    from nuitka.utils.StaticLibraries import getSystemStaticLibPythonPath
-
-    return getSystemStaticLibPythonPath(python_debug=False)
 
 
 def date() -> str:

@@ -58,8 +58,10 @@ def complete(folder: Path, packages: set[str], facts: str) -> None:
 
 
 def package_files() -> list[Path]:
-    """The files of the package that are needed at run time and are not Python."""
-    return sorted(path for path in (ROOT / "alpha").iterdir() if path.suffix in PLACES)
+    """The files of the package that are needed at run time and are not Python; of the sidecar, that of this Python."""
+    others = (path for path in (ROOT / "alpha").iterdir() if path.suffix in PLACES)
+    own = sysconfig.get_config_var("EXT_SUFFIX")
+    return sorted(path for path in others if path.suffix != ".so" or path.name.endswith(own))
 
 
 # --- shared libraries -------------------------------------------------------------------------------------------------

@@ -258,10 +258,10 @@ static int unpack_into(int base, const char *path) {
         fail("%s is on a file system that does not let programs run (noexec)", path);
         return -1;
     }
-    clean(base);
     char name[64];
     snprintf(name, sizeof name, "%s%ld-damaged", partial, (long)getpid());
-    renameat(base, CONTENT, base, name); /* what is there is not whole; it may be in use, so it is left to others */
+    renameat(base, CONTENT, base, name); /* what is there is not whole */
+    clean(base);
     snprintf(name, sizeof name, "%s%ld-%lx", partial, (long)getpid(), (unsigned long)time(NULL));
     int folder = mkdirat(base, name, 0700) == 0 ? openat(base, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
     bool good = folder >= 0 || fail("%s", strerror(errno));

@@ -1,12 +1,15 @@
 """The scripts of a first visit say what is missing, in a line that names the package to install."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("python3.13", "python3.12", "python3.11", "python3")
@@ -159,3 +162,38 @@ def test_lavapipe_is_installed_with_apt_or_asked_for(checkout: Path) -> None:
     assert result.returncode == 0
     assert result.stderr == "no network\n"
     assert "lavapipe: apt-get could not install libvulkan1" in result.stdout
+
+
+def test_what_the_system_lacks_is_brought_or_named_with_the_command(checkout: Path) -> None:
+    shutil.copy(ROOT / "build_scripts" / "apt_packages.bash", checkout / "build_scripts")
+    for program in ("sort", "xargs", "git", "ps", "unshare", "objdump", "ccache"):
+        put_python(checkout, program, '[ "${0##*/}" != sort ] || exec /usr/bin/sort "$@"')
+    result = script(checkout, "system")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        "system: error: building and testing need gcc libc6-dev; "
+        "on Debian or Ubuntu: sudo apt-get install gcc libc6-dev\n"
+    )
+    put_python(checkout, "apt-get", f'echo "$@" >>{checkout}/calls')
+    put_python(checkout, "sudo", 'test "$1" = -n && shift && "$@"')
+    put_python(checkout, "true", "exit 0")
+    result = script(checkout, "system")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (checkout / "calls").read_text().splitlines()[1].endswith(" gcc libc6-dev")
+
+
+def test_the_locked_packages_are_those_of_the_project() -> None:
+    """Every package of pyproject.toml is pinned, within its range, with digests; the lowest at their lowest."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    running = [Requirement(text) for text in project["dependencies"]]
+    extras = [Requirement(text) for texts in project["optional-dependencies"].values() for text in texts]
+    for file, wanted in (("requirements.txt", [*running, *extras]), ("requirements-lowest.txt", running)):
+        text = (ROOT / "build_scripts" / file).read_text()
+        pinned = re.findall(r"^(\S+)==([^ ]+) .*\\\n    --hash=sha256:[0-9a-f]{64}", text, re.MULTILINE)
+        for requirement in wanted:
+            versions = [version for name, version in pinned if name == requirement.name]
+            assert versions, f"{requirement.name} is not in {file}: run build_scripts/lock"
+            assert all(requirement.specifier.contains(version) for version in versions), requirement
+            if file == "requirements-lowest.txt":
+                lowest = next(each.version for each in requirement.specifier if each.operator == ">=")
+                assert all(version.startswith(lowest) for version in versions), requirement

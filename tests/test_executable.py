@@ -4,6 +4,7 @@ These tests run with `build_scripts/exe-test` only, which builds first: they nee
 here.
 """
 
+import hashlib
 import json
 import os
 import pty
@@ -157,7 +158,7 @@ def test_other_commands(alpha: Run, corpus: Path, tmp_path: Path) -> None:
 def test_errors_are_one_line(alpha: Run) -> None:
     for arguments, code, message in (
         (["train", "--wrong=1"], 2, "--wrong"),
-        (["train", "--data=missing.txt"], 1, "missing.txt"),
+        (["train", "--data=missing.txt", "--backend=cpu_ref"], 1, "missing.txt"),
         (["sample", "--checkpoint=missing"], 1, "missing"),
         (["nonsense"], 2, "nonsense"),
     ):
@@ -253,23 +254,146 @@ def test_the_folder_needs_nothing_but_glibc(contents: Any, bare_root: Path) -> N
     assert len(losses(bare_root / "run")) == 25
 
 
-def test_the_one_file_needs_nothing_but_glibc_and_proc(contents: Any, bare_root: Path) -> None:
+def test_the_one_file_needs_nothing_but_glibc(contents: Any, bare_root: Path) -> None:
     shutil.copy(ONEFILE, bare_root / "alpha")
-    (bare_root / "proc").mkdir()
-    script = f"mount -t proc proc '{bare_root}/proc' && exec chroot '{bare_root}' /alpha \"$@\""
-    become_root = ["unshare", "--mount", "--pid", "--fork", *([] if os.getuid() == 0 else ["--map-root-user"])]
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [*become_root, "sh", "-c", script, "sh", *arguments]
-        variables = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-        return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
-
-    version = run("--version")
-    if version.returncode and "alpha" not in version.stderr.replace(str(bare_root), ""):
-        pytest.skip(f"this machine does not let /proc be mounted: {version.stderr.strip()}")
+    (bare_root / "tmp").chmod(0o1777)
+    version = in_root(bare_root, "/alpha", "--version")
+    if version.returncode and "alpha" not in version.stderr:
+        pytest.skip(f"this machine does not let a root folder be changed: {version.stderr.strip()}")
     assert available_backends(succeed(version)) == ["cpu_ref"]
-    succeed(run("train", "--data=/corpus.txt", *SHAPE, "--iters=20", "--runDir=/run"))
+    assert version.stderr == (
+        "alpha: warning: there is no home folder to unpack Alpha into; "
+        f"Alpha was unpacked into /tmp/alpha-{os.getuid()}\n"
+    )
+    succeed(in_root(bare_root, "/alpha", "train", "--data=/corpus.txt", *SHAPE, "--iters=20", "--runDir=/run"))
     assert len(losses(bare_root / "run")) == 20
+
+
+# --- how the one file unpacks itself ----------------------------------------------------------------------------------
+
+
+def start_one_file(tmp_path: Path, **environment: str) -> subprocess.Popen[str]:
+    variables = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "TMPDIR": str(tmp_path), **environment}
+    command = [ONEFILE, "--version"]
+    return subprocess.Popen(command, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    printed, errors = process.communicate(timeout=120)
+    return process.returncode, printed.split("\n")[0], errors
+
+
+WORKS = (0, f"alpha {__version__}", "")
+
+
+def entries(base: Path) -> list[Path]:
+    return sorted(base.iterdir()) if base.exists() else []
+
+
+def test_it_is_unpacked_once(contents: Any, tmp_path: Path) -> None:
+    together = [start_one_file(tmp_path) for _ in range(3)]
+    assert [finish(process) for process in together] == [WORKS] * 3
+    (folder,) = entries(tmp_path / "cache" / "alpha" / "executable")
+    assert folder.name == contents_name()
+    assert {path.stat().st_mode & 0o077 for path in (folder, folder.parent, *folder.rglob("*"))} == {0}
+    program = folder / "alpha" / "alpha"
+    before = program.stat().st_ctime_ns
+    assert finish(start_one_file(tmp_path)) == WORKS
+    assert program.stat().st_ctime_ns == before
+    # What is damaged, as by a program that tidies up, is made again.
+    for damage in (
+        program.unlink,
+        lambda: os.truncate(folder / "alpha" / "build.json", 3),
+        lambda: folder.chmod(0o755),
+    ):
+        damage()
+        assert finish(start_one_file(tmp_path)) == WORKS
+        assert entries(folder.parent) == [folder]
+        assert program.stat().st_ctime_ns != before
+        before = program.stat().st_ctime_ns
+
+
+def contents_name() -> str:
+    return hashlib.sha256((DIST / "alpha.tar.zst").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_an_interrupt_while_it_unpacks_leaves_nothing(contents: Any, tmp_path: Path, number: int, code: int) -> None:
+    base = tmp_path / "cache" / "alpha" / "executable"
+    process = stop_while_it_unpacks(tmp_path, base)
+    process.send_signal(number)
+    process.send_signal(signal.SIGCONT)
+    assert finish(process) == (code, "", "alpha: interrupted\n")
+    assert entries(base) == []
+
+
+def test_what_a_killed_start_has_left_is_removed(contents: Any, tmp_path: Path) -> None:
+    base = tmp_path / "cache" / "alpha" / "executable"
+    process = stop_while_it_unpacks(tmp_path, base)
+    process.kill()
+    finish(process)
+    assert [path.name[:8] for path in entries(base)] == ["partial-"]
+    old, recent = base / ("0" * 64), base / ("1" * 64)  # other versions
+    old.mkdir()
+    recent.mkdir()
+    os.utime(old, (0, 0))
+    assert finish(start_one_file(tmp_path)) == WORKS
+    assert {path.name for path in entries(base)} == {contents_name(), recent.name}
+
+
+def stop_while_it_unpacks(tmp_path: Path, base: Path) -> subprocess.Popen[str]:
+    """A start that has unpacked a part, stopped there."""
+    process = start_one_file(tmp_path)
+    deadline = time.monotonic() + 60
+    while not list(base.glob("partial-*/alpha/*")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+    process.send_signal(signal.SIGSTOP)
+    return process
+
+
+def test_a_cache_that_cannot_be_used_is_said_and_another_is_used(contents: Any, tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    fallback = tmp_path / f"alpha-{os.getuid()}"
+    (tmp_path / "file").write_text("")
+    code, version, errors = finish(start_one_file(tmp_path, XDG_CACHE_HOME=str(tmp_path / "file")))
+    assert (code, version) == WORKS[:2]
+    assert errors == (
+        f"alpha: warning: {tmp_path}/file/alpha/executable cannot be made (Not a directory); "
+        f"Alpha was unpacked into {fallback}\n"
+    )
+    # A folder that another user could have made, or written to, is not used; nor is a link to one.
+    base = tmp_path / "cache" / "alpha" / "executable"
+    base.mkdir(parents=True)
+    base.chmod(0o777)
+    assert finish(start_one_file(tmp_path)) == WORKS  # the fallback, which is there already
+    assert entries(base) == []
+    shutil.rmtree(fallback)
+    fallback.symlink_to(base)
+    code, _, errors = finish(start_one_file(tmp_path))
+    assert code == 1
+    assert errors.startswith(
+        f"alpha: error: {base} is not used, because other users may have written to it, and {fallback} cannot be used "
+        "(it is not a folder); name a folder with "
+    )
+    assert errors.endswith(" MB free by XDG_CACHE_HOME.\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [("size=2m", "No space left on device"), ("noexec", "does not let programs run (noexec)")]
+)
+def test_a_full_and_a_noexec_file_system_are_named(contents: Any, tmp_path: Path, options: str, message: str) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    script = f"mount -t tmpfs -o {options} none {place} && exec {ONEFILE} --version"
+    command = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"]), "sh", "-c", script]
+    variables = {"PATH": os.environ["PATH"], "XDG_CACHE_HOME": str(place), "TMPDIR": str(place)}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    if "alpha" not in done.stderr:
+        pytest.skip(f"this machine does not let a file system be mounted: {done.stderr.strip()}")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("alpha: error: ")
+    assert message in done.stderr
 
 
 def test_every_library_is_inside_or_of_glibc(contents: Any) -> None:
