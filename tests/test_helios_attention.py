@@ -180,18 +180,19 @@ def test_scores_in_registers(
     kernels = {"forward": (tiles,), "key": (keys,), "query": (tiles,)}
     monkeypatch.setattr(attentions, "REGISTER_TILES", kernels)
     check(backend, shape, HALF_TOLERANCES["f16"], soft_cap, dropout)
-    B, T, H, D, *_ = shape
-    query = backend.cast_element(backend.from_numpy(normal(0, B, T, H, D)), "f16")
-    out, saved = backend.attention(query, query, query, training=True)
-    gradients = backend.attention_backward(out, saved)
-    assert {each.element for each in (out, *gradients)} == {"f16"}  # as the operands
+    B, T, H, D, Tk, G = shape
+    shapes = ((B, T, H, D), (B, Tk, G, D), (B, Tk, G, D), (B, T, H, D))
+    arrays = [backend.from_numpy(normal(index, *each)) for index, each in enumerate(shapes)]
+    query, key, value, dy = (backend.cast_element(each, "f16") for each in arrays)
+    out, saved = backend.attention(query, key, value, training=True)
+    results = (out, *backend.attention_backward(dy, saved))
+    assert {each.element for each in results} == {"f16"}  # as the operands
     reference = CpuRef()
-    rounded = reference.from_numpy(backend.to_numpy(query).astype(np.float32))
-    wanted, wanted_saved = reference.attention(rounded, rounded, rounded, training=True)
-    pairs = [(out, wanted)]
-    dy = reference.from_numpy(backend.to_numpy(out).astype(np.float32))
-    pairs += zip(gradients, reference.attention_backward(dy, wanted_saved), strict=True)
-    assert max(difference(backend.to_numpy(a).astype(np.float64), reference.to_numpy(b)) for a, b in pairs) < 3e-3
+    query, key, value, dy = (backend.to_numpy(each).astype(np.float32) for each in (query, key, value, dy))
+    wanted, saved = reference.attention(query, key, value, training=True)
+    pairs = zip(results, (wanted, *reference.attention_backward(dy, saved)), strict=True)
+    errors = [difference(backend.to_numpy(got).astype(np.float64), want) for got, want in pairs]
+    assert max(errors) <= HALF_TOLERANCES["f16"], errors
 
 
 @pytest.mark.matrix_units

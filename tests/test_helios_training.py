@@ -197,4 +197,5 @@ def test_a_step_in_float16_uses_matrix_units_where_there_are_some() -> None:
     has_units = "cooperative_matrix_f16" in backend.device_info.features
     assert has_units or "lavapipe-matrix" not in os.environ.get("VK_DRIVER_FILES", ""), "that driver has them"
     made = {kernel.name for kernel, _ in backend.pipelines._made.values()}
-    assert {"matmul_matrix", "attention_matrix_forward"} <= made if has_units else "matmul_tiled" in made
+    attention = "attention_matrix2" if "cooperative_matrix_2" in backend.device_info.features else "attention_matrix"
+    assert {"matmul_matrix", f"{attention}_forward"} <= made if has_units else "matmul_tiled" in made
