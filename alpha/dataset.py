@@ -174,6 +174,7 @@ class _Cache:
         ready = _open(self.folder / key, key, tokenizer.vocab_size)
         if ready is not None:
             token_cache.mark_used(self.folder / key)
+            token_cache.trim(self.folder, kept={self.folder / key})
             return ready
 
         def encode(outputs: Mapping[str, BinaryIO]) -> dict[str, Any]:

@@ -115,6 +115,7 @@ def count_pieces(
     counts: Counter[str] = Counter()
     pending: list[str] = []
     seen = counted = 0
+    is_sample = False
     for text in texts:
         seen += len(text)
         for pieces in pattern.segments(text):
@@ -123,9 +124,12 @@ def count_pieces(
                 counts.update(pending)
                 pending = []
                 counted = seen
-                _drop_rarest(counts)
+                if _are_too_many(counts):
+                    _drop_rarest(counts)
+                    is_sample = True
     counts.update(pending)
-    _drop_rarest(counts)
+    if is_sample or _are_too_many(counts):
+        _drop_rarest(counts)  # of the last texts no more than of the others
     left_out = 1 - sum(len(piece) * count for piece, count in counts.items()) / max(1, seen)
     if left_out:
         warn(
@@ -135,11 +139,12 @@ def count_pieces(
     return counts
 
 
+def _are_too_many(counts: Counter[str]) -> bool:
+    return len(counts) > MAX_PIECES or sum(map(len, counts)) > MAX_CHARACTERS
+
+
 def _drop_rarest(counts: Counter[str]) -> None:
-    """Bring the pieces down to half of what may be held, when they are more than that."""
-    characters = sum(map(len, counts))
-    if len(counts) <= MAX_PIECES and characters <= MAX_CHARACTERS:
-        return
+    """Bring the pieces down to half of what may be held."""
     pieces_by_count: Counter[int] = Counter()
     characters_by_count: Counter[int] = Counter()
     for piece, count in counts.items():

@@ -600,8 +600,10 @@ class TestProcesses:
         assert not list(tmp_path.rglob("dataset.json"))
         assert not list(tmp_path.rglob("train.npy"))
         assert len(list(tmp_path.rglob(".*.tmp"))) == 2
+        (tmp_path / "other.txt").write_text(lines(100))
+        encode_whole(str(tmp_path / "other.txt"), TOKENIZER, tmp_path / "cache")
+        assert not list(tmp_path.rglob(".*.tmp")), "the next that comes by removes what was left, whatever it encodes"
         result = prepare(book, "", TOKENIZER, tmp_path / "cache", block=64)
-        assert not list(tmp_path.rglob(".*.tmp"))
         shutil.rmtree(tmp_path / "cache")
         assert np.array_equal(
             result.train.tokens, prepare(book, "", TOKENIZER, tmp_path / "cache", block=64).train.tokens

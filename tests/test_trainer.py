@@ -732,6 +732,13 @@ def test_the_validation_loss_is_that_of_alpha_eval_whatever_the_batch(
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_a_token_file_that_is_cut_short_meanwhile_ends_training_with_an_error(corpus: Path, tmp_path: Path) -> None:
+    run, trainer = begin(corpus, tmp_path / "run", iters=100_000)
+    os.truncate(trainer.dataset.train.path, 200)
+    with run, pytest.raises(AlphaError, match=r"train\.npy was cut short by another program"):
+        trainer.train(run)
+
+
 def test_samples_continue_the_prompts_of_the_domain_in_turn(tmp_path: Path) -> None:
     display = RecordingDisplay()
     prompts = domain.get("dumb_finance").prompts
