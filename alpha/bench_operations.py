@@ -15,7 +15,8 @@ from alpha.activation import GATED_ACTIVATIONS
 from alpha.backend import AdamControl, Backend, Saved
 from alpha.backend_primitives import Array, RandomKey
 from alpha.bench import Work
-from alpha.gpt import NORM_EPSILON, rotary_tables
+from alpha.config import ModelConfig
+from alpha.gpt import rotary_tables
 
 Works = dict[str, Work]
 Operands = Callable[[Backend], list[Array]]
@@ -164,7 +165,7 @@ def layer_norm(M: int, C: int) -> Works:
         "GB/s",
         (_FLOAT_BYTES * 2 * M * C, _FLOAT_BYTES * 3 * M * C),
         lambda backend: normal(backend, (M, C), (C,), (C,)),
-        lambda backend, x, weight, bias: backend.layer_norm(x, weight, bias, NORM_EPSILON, training=True),
+        lambda backend, x, weight, bias: backend.layer_norm(x, weight, bias, ModelConfig.norm_eps, training=True),
         lambda backend, dy, saved, *_: backend.layer_norm_backward(dy, saved),
     )
 
@@ -175,7 +176,7 @@ def rms_norm(M: int, C: int) -> Works:
         "GB/s",
         (_FLOAT_BYTES * 2 * M * C, _FLOAT_BYTES * 3 * M * C),
         lambda backend: normal(backend, (M, C), (C,)),
-        lambda backend, x, weight: backend.rms_norm(x, weight, NORM_EPSILON, training=True),
+        lambda backend, x, weight: backend.rms_norm(x, weight, ModelConfig.norm_eps, training=True),
         lambda backend, dy, saved, *_: backend.rms_norm_backward(dy, saved),
     )
 
@@ -197,7 +198,7 @@ def rotary(B: int, T: int, H: int, D: int) -> Works:
     """The backward pass is the same operation."""
 
     def operands(backend: Backend) -> list[Array]:
-        tables = (backend.from_numpy(table.astype(np.float32)) for table in rotary_tables(T, D))
+        tables = (backend.from_numpy(table.astype(np.float32)) for table in rotary_tables(T, D, ModelConfig.rope_base))
         return [*normal(backend, (B, T, H, D)), *tables]
 
     amount = _FLOAT_BYTES * 2 * B * T * H * D
