@@ -21,7 +21,7 @@ from alpha.backend_primitives import Array, RandomKey
 from alpha.bench import Case, Work
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.engine import Engine, SamplingOptions
-from alpha.gpt import GPT, NORM_EPSILON, parameter_specs, rotary_tables
+from alpha.gpt import GPT, parameter_specs, rotary_tables
 from alpha.optimizer import make_optimizer
 from alpha.token_file import Tokens
 from alpha.training_step import StepResult, TrainingStep
@@ -176,7 +176,7 @@ def layer_norm(M: int, C: int) -> Works:
         "GB/s",
         (_FLOAT_BYTES * 2 * M * C, _FLOAT_BYTES * 3 * M * C),
         lambda backend: normal(backend, (M, C), (C,), (C,)),
-        lambda backend, x, weight, bias: backend.layer_norm(x, weight, bias, NORM_EPSILON, training=True),
+        lambda backend, x, weight, bias: backend.layer_norm(x, weight, bias, ModelConfig.norm_eps, training=True),
         lambda backend, dy, saved, *_: backend.layer_norm_backward(dy, saved),
     )
 
@@ -187,7 +187,7 @@ def rms_norm(M: int, C: int) -> Works:
         "GB/s",
         (_FLOAT_BYTES * 2 * M * C, _FLOAT_BYTES * 3 * M * C),
         lambda backend: normal(backend, (M, C), (C,)),
-        lambda backend, x, weight: backend.rms_norm(x, weight, NORM_EPSILON, training=True),
+        lambda backend, x, weight: backend.rms_norm(x, weight, ModelConfig.norm_eps, training=True),
         lambda backend, dy, saved, *_: backend.rms_norm_backward(dy, saved),
     )
 
@@ -209,7 +209,7 @@ def rotary(B: int, T: int, H: int, D: int) -> Works:
     """The backward pass is the same operation."""
 
     def operands(backend: Backend) -> list[Array]:
-        tables = (backend.from_numpy(table.astype(np.float32)) for table in rotary_tables(T, D))
+        tables = (backend.from_numpy(table.astype(np.float32)) for table in rotary_tables(T, D, ModelConfig.rope_base))
         return [*normal(backend, (B, T, H, D)), *tables]
 
     amount = _FLOAT_BYTES * 2 * B * T * H * D

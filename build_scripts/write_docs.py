@@ -46,7 +46,8 @@ def current(document: str, package: Path = PACKAGE) -> str:
 
 def purpose(source: str) -> str:
     """What a module is for: the first sentence of its docstring."""
-    text = " ".join((ast.get_docstring(ast.parse(source)) or "").split())
+    paragraph = (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")[0]
+    text = " ".join(paragraph.split())
     return re.split(r"\.(?:\s|$)", text, maxsplit=1)[0].replace("`", "")
 
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from alpha.backend_helios import Helios  # noqa: E402  (the package lies beside this folder)
 from alpha.backend_helios_device import Device, choose_device  # noqa: E402
-from alpha.backend_helios_plan import Dispatch  # noqa: E402
+from alpha.backend_helios_planner import Dispatch  # noqa: E402
 from alpha.backend_helios_program import commands  # noqa: E402
 from alpha.bench import DEVICE_WARM_UP_SECONDS, UNITS, Case, keep_busy  # noqa: E402
 from alpha.bench_cases import (  # noqa: E402
