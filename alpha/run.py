@@ -6,7 +6,7 @@
     checkpoint-<step>.safetensors
     .lock          locked by the process that trains; the lock goes when the process does, however it ends
 
-Knows nothing about training. Looking at runs without opening them is `run_list`.
+Looking at runs without opening them is `run_list`.
 """
 
 import contextlib

@@ -24,6 +24,22 @@ TOP_LEVEL = {
     *("README.md", "ARCHITECTURE.md", "LICENSE", "CHANGELOG.md"),
 }
 IMPORT_NAMES = {"docopt-ng": "docopt"}
+BOUNDARIES = {
+    "autograd": "ops",
+    "backend_cpu_ref_kernels": "workers",
+    "bench": "bench_cases",
+    "checkpoint": "backend gpt autograd ops parameters",
+    "config": "files backend",
+    "dataset": "gpt sampler trainer",
+    "domain": "datagen",
+    "engine": "tokenizer corpus dataset files",
+    "gpt": "tokenizer corpus optimizer files",
+    "optimizer": "gpt training_step",
+    "sampler": "files corpus dataset tokenizer gpt",
+    "trainer": "training_setup progress usage",
+    "training_step": "sampler dataset files",
+}
+"""What a module that says what it knows nothing about does not import: modules, and all whose names begin so."""
 
 
 def documented_order() -> list[str]:
@@ -78,6 +94,15 @@ def test_a_module_imports_only_from_above(module: str) -> None:
     above = order[: order.index(module)]
     imported = set(imported_modules((PACKAGE / f"{module}.py").read_text()))
     assert sorted(imported - set(above)) == []
+
+
+@pytest.mark.parametrize("module", [each for each in MODULES if not each.startswith("backend_helios")])
+def test_what_a_module_knows_nothing_about_it_does_not_import(module: str) -> None:
+    source = (PACKAGE / f"{module}.py").read_text()
+    docstring = " ".join((ast.get_docstring(ast.parse(source)) or "").lower().split())
+    assert "knows nothing" not in docstring or module in BOUNDARIES, "say it only where this test enforces it"
+    for unknown in BOUNDARIES.get(module, "").split():
+        assert not [name for name in imported_modules(source) if name == unknown or name.startswith(f"{unknown}_")]
 
 
 @pytest.mark.parametrize("module", MODULES)
