@@ -1,8 +1,11 @@
-"""One step of training, as one program that a backend may record once and replay.
+"""One step of training, as programs that a backend may record once and replay.
 
-Forward and backward passes, gradient norm, clipping, the decision whether to accept the step, and the optimizer's
-update all happen where the backend computes. A step uploads a batch and a learning rate; nothing is read back until
-somebody asks for the result. Knows nothing about where batches come from, nor about files.
+A step has three parts. The *gradients*: forward and backward passes. The *reduction*, where several models train
+together: what somebody does with the gradients to make them those of all. The *update*: gradient norm, clipping, the
+decision whether to accept the step, and the optimizer. Without a reduction the step is one program; with one, the parts
+before and after it are a program each. All happens where the backend computes: a step uploads a batch and a learning
+rate, and nothing is read back until somebody asks for the result. Knows nothing about where batches come from, nor
+about files.
 
 The loss is the mean over the targets of the whole step that count, however it is divided into micro-batches and parts:
 each of these computes the mean over its own targets, and weighs it by its share of all.
@@ -35,7 +38,15 @@ LOSS_SCALE_PATIENCE = 2000
 Tokens = npt.NDArray[np.integer[Any]]
 
 Phase = Callable[[str], contextlib.AbstractContextManager[None]]
-"""Called with "forward", "backward" or "optimizer"; the part of the step so named runs inside what it returns."""
+"""Called with "forward", "backward", "reduction" or "optimizer"; what is so named runs inside what it returns."""
+
+Reduction = Callable[[Array, Array, int], Array]
+"""Makes the results of several steps on the same weights, each on targets of its own, those of one step on all targets.
+
+Called with a step's gradients [trained_size], its loss [1], and the number of targets that count, over which both are
+means. It changes the gradients in place and returns the loss: to the sum, over all steps, of number times mean, divided
+by the sum of the numbers unless that is 0. With a loss scale the gradients are multiplied by it, in all steps alike.
+"""
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,14 @@ class LossScale:
 class TrainingStep:
     """Runs training steps on a model with an optimizer of its parameters."""
 
-    def __init__(self, model: GPT, optimizer: Optimizer, training: TrainingConfig, phase: Phase = _untimed) -> None:
+    def __init__(
+        self,
+        model: GPT,
+        optimizer: Optimizer,
+        training: TrainingConfig,
+        phase: Phase = _untimed,
+        reduction: Reduction | None = None,
+    ) -> None:
         backend = model.backend
         dtype = model.parameters.values.dtype
         self.backend = backend
@@ -126,7 +144,10 @@ class TrainingStep:
         self._models: list[GPT] = []  # one for each part of a batch, see _divide_batch
         self._one = backend.from_numpy(np.ones(1, dtype))
         self._loss_scale = LossScale(backend, dtype) if training.dtype == "f16" else None
-        self._program = backend.record(self._step)
+        self._reduction = reduction
+        self._whole = backend.record(self._step)
+        self._gradients = backend.record(self._accumulate_gradients)
+        self._update = backend.record(self._apply_gradients)
 
     def run(self, ids: Tokens, targets: Tokens, learning_rate: float) -> StepResult:
         """One step on ids and what they are to predict, [accumSteps, B, T] both and of the same shape each time.
@@ -143,7 +164,13 @@ class TrainingStep:
             self._divide_batch(ids.shape)
         # Where the backend is numpy: overflow is what the finite check is for, a warning would add nothing.
         with np.errstate(all="ignore"):
-            return StepResult(self.backend, self._program(*self._operands(ids, targets, learning_rate)))
+            *batch, rate = self._operands(ids, targets, learning_rate)
+            if self._reduction is None:
+                return StepResult(self.backend, self._whole(*batch, rate))
+            loss = self._gradients(*batch)
+            with self._phase("reduction"):
+                loss = self._reduction(self.model.parameters.gradients, loss, int(np.count_nonzero(targets >= 0)))
+            return StepResult(self.backend, self._update(loss, rate))
 
     def plan(self, batch: int) -> dict[str, int]:
         """Take the memory that steps on `batch` sequences need; returns the bytes that each use takes.
@@ -154,7 +181,12 @@ class TrainingStep:
         if not self._models:
             self._divide_batch(shape)
         nothing = np.zeros(shape, np.int32)
-        work = self.backend.plan(self._program, *self._operands(nothing, nothing, 0.0))
+        *batch_operands, rate = self._operands(nothing, nothing, 0.0)
+        if self._reduction is None:
+            work = self.backend.plan(self._whole, *batch_operands, rate)
+        else:
+            loss = rate  # an array like it
+            work = self.backend.plan(self._gradients, *batch_operands) + self.backend.plan(self._update, loss, rate)
         if not work:
             return {}
         parameters, itemsize = self.model.parameters, self._one.dtype.itemsize
@@ -187,9 +219,12 @@ class TrainingStep:
         load_arrays(self.backend, self.state(), values)
 
     def _step(self, ids: Array, targets: Array, shares: Array, learning_rate: Array) -> Array:
-        """The program: loss, gradient norm, clipped and accepted as an array [4]."""
+        """Gradients and update: loss, gradient norm, clipped and accepted as an array [4]."""
+        return self._apply_gradients(self._accumulate_gradients(ids, targets, shares), learning_rate)
+
+    def _apply_gradients(self, loss: Array, learning_rate: Array) -> Array:
+        """The update; loss, gradient norm, clipped and accepted as an array [4]."""
         backend, gradients = self.backend, self.model.parameters.gradients
-        loss = self._accumulate_gradients(ids, targets, shares)
         with self._phase("optimizer"):
             norm = backend.sqrt(backend.sum_of_squares(gradients))
             if self._loss_scale:
