@@ -104,9 +104,10 @@ def test_each_micro_batch_is_a_batch_of_its_own_across_a_resume(
     seen: list[Any] = []
     run = TrainingStep.run
 
-    def recorded(step: TrainingStep, tokens: Any, learning_rate: float) -> StepResult:
-        seen.extend(tokens)
-        return run(step, tokens, learning_rate)
+    def recorded(step: TrainingStep, ids: Any, targets: Any, learning_rate: float) -> StepResult:
+        seen.extend(np.concatenate([ids[..., :1], targets], -1))
+        assert np.array_equal(ids[..., 1:], targets[..., :-1])
+        return run(step, ids, targets, learning_rate)
 
     monkeypatch.setattr(TrainingStep, "run", recorded)
     other, training = begin(corpus, tmp_path / "other")
