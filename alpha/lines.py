@@ -21,8 +21,9 @@ MAX_LINE_BYTES = 1 << 24
 """Longer lines are taken for damage, so that a file without line ends does not fill the memory."""
 
 _BLOCK_BYTES = 1 << 16
+_FIRST_BLOCK_BYTES = 1 << 12
 _FINGERPRINT_BYTES = 128
-_SCAN = json.JSONDecoder().scan_once
+_DECODER = json.JSONDecoder()
 
 
 class LineFile:
@@ -189,8 +190,8 @@ def parse_lines(content: bytes) -> tuple[list[Row], int]:
     start, end = 0, len(text)
     while start < end:
         try:
-            row, stop = _SCAN(text, start)
-        except (ValueError, RecursionError, StopIteration):
+            row, stop = _DECODER.raw_decode(text, start)
+        except (ValueError, RecursionError):
             row, stop = None, -1
         if stop < 0 or text[stop] != "\n":  # spaces around the object, or no JSON
             stop = text.find("\n", start)
@@ -226,8 +227,9 @@ def read_rows(path: Path) -> Iterator[Row]:
         yield row
 
 
-def read_rows_backwards(path: Path, limit: int) -> Iterator[Row]:
-    """The rows from the last to the first, looking at no more than the last `limit` bytes of the file.
+def read_rows_backwards(path: Path, limit: int, having: bytes = b"") -> Iterator[Row]:
+    """The rows from the last to the first, but for lines without the bytes `having`, looking at no more than the last
+    `limit` bytes of the file.
 
     Lines that are not JSON objects are passed over and a missing file has no rows: this is for overviews.
     """
@@ -237,16 +239,20 @@ def read_rows_backwards(path: Path, limit: int) -> Iterator[Row]:
             stop = max(0, end - limit)
             rest = b""
             is_last = True
+            length = min(_BLOCK_BYTES, _FIRST_BLOCK_BYTES)
             while end > stop:
-                start = max(stop, end - _BLOCK_BYTES)
+                start = max(stop, end - length)
+                length = min(_BLOCK_BYTES, 4 * length)
                 file.seek(start)
-                rest, *lines = (file.read(end - start) + rest).split(b"\n")
+                content = file.read(end - start) + rest
+                # Most blocks of a long file have none of the lines that are looked for.
+                rest, *lines = content.split(b"\n", -1 if having in content else 1)
                 if is_last and lines:
                     lines.pop()
                     is_last = False
-                yield from (row for line in reversed(lines) if (row := _parse(line)) is not None)
+                yield from (row for line in reversed(lines) if having in line and (row := _parse(line)) is not None)
                 end = start
-            first = None if stop or is_last else _parse(rest)
+            first = None if stop or is_last or having not in rest else _parse(rest)
             if first is not None:
                 yield first
     except FileNotFoundError:

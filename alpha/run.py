@@ -21,6 +21,7 @@ import math
 import os
 import socket
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -81,7 +82,6 @@ class Run:
         self._samples = resources.enter_context(closing(LineFile(folder / SAMPLES)))
         self._log = resources.enter_context(closing(_LogHandler(folder / LOG, config.training.log)))
         self._heartbeat = resources.enter_context(closing(_Heartbeat(folder / STATUS)))
-        self._heartbeat.beat("starting")
         _logger.info("Opened run %s with Alpha %s.", config.run_id, __version__)
         self._read_validation_losses()
         self._resources = resources.pop_all()
@@ -128,7 +128,7 @@ class Run:
         if error is not None:
             try:
                 _logger.error("Ended by %s: %s", type(error).__name__, error)
-                self._heartbeat.beat("failed", f"{type(error).__name__}: {error}")
+                self._heartbeat.fail(f"{type(error).__name__}: {error}")
             except AlphaError as log_error:
                 error.add_note(str(log_error))
         self.close()
@@ -271,7 +271,7 @@ class _Heartbeat:
     """
 
     def __init__(self, path: Path) -> None:
-        self.phase = ""
+        self._phase = ""  # until the first step nothing is said: a run that cannot be resumed stays as it was
         self._path = path
         self._host = socket.gethostname()
         self._due = 0.0
@@ -284,9 +284,9 @@ class _Heartbeat:
 
     def beat(self, phase: str, error: str = "") -> None:
         now = time.monotonic()
-        if phase == self.phase and now < self._due:
+        if phase == self._phase and now < self._due:
             return
-        self.phase, self._due = phase, now + HEARTBEAT_SECONDS
+        self._phase, self._due = phase, now + HEARTBEAT_SECONDS
         status = {"phase": phase, "time": round(time.time(), 3), "pid": os.getpid(), "host": self._host}
         if error:
             status["error"] = error[:_LONGEST_ERROR]
@@ -296,9 +296,13 @@ class _Heartbeat:
         except OSError as failure:
             raise AlphaError(f"Cannot write {self._path}: {failure.strerror or failure}.") from failure
 
+    def fail(self, error: str) -> None:
+        if self._phase:
+            self.beat("failed", error)
+
     def close(self) -> None:
         try:
-            if self.phase != "failed":
+            if self._phase not in ("", "failed"):
                 self.beat("ended")
         finally:
             os.close(self._descriptor)
@@ -428,6 +432,16 @@ def _lock(folder: Path) -> int:
         os.close(descriptor)
         raise AlphaError(f"Cannot lock the run {folder}: {error.strerror}.") from error
     return descriptor
+
+
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Keep others from training a run meanwhile. Raises AlphaError when somebody holds it."""
+    descriptor = _lock(folder)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def is_locked(folder: Path) -> bool:

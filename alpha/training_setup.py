@@ -17,7 +17,7 @@ from alpha.gpt import parameter_specs
 from alpha.option import camel_case
 from alpha.parameters import check_weights
 from alpha.run import Run, check_new
-from alpha.run_list import resolve
+from alpha.run_reader import resolve
 from alpha.schedule import learning_rate
 from alpha.token_file import TokenFile
 from alpha.tokenizer import Tokenizer

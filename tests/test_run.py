@@ -459,6 +459,7 @@ def test_the_status_says_what_is_being_done_and_when(opened, monkeypatch):
     clock = [100.0, 1e9]
     monkeypatch.setattr(run.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(run.time, "time", lambda: clock[1])
+    assert (opened.folder / STATUS).read_bytes() == b""
     opened.beat("training")
     assert status_of(opened.folder) == {
         "phase": "training", "time": 1e9, "pid": os.getpid(), "host": socket.gethostname()
@@ -478,6 +479,7 @@ def test_the_status_says_what_is_being_done_and_when(opened, monkeypatch):
 @pytest.mark.parametrize("message", ["no money", "\x1b[31m\n" * 500, "\ud800" * 500, "\U0001f600" * 500])
 def test_the_status_says_what_error_ended_a_run(tmp_path, message):
     with pytest.raises(ValueError), Run.create(MODEL, TRAINING, folder=tmp_path / "run") as opened:
+        opened.beat("training")
         raise ValueError(message)
     status = status_of(opened.folder)
     assert (status["phase"], status["error"]) == ("failed", f"ValueError: {message}"[:200])
