@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from alpha.errors import AlphaError
-from alpha.files import open_regular
-from alpha.lines import LineFollower, Row, parse_lines
+from alpha.files import Row, open_regular
+from alpha.followed_files import LineFollower, parse_lines
 from alpha.series import Curve
 
 AXES = ("step", "tokens", "elapsed", "time")

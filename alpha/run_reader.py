@@ -10,7 +10,6 @@ import math
 import socket
 import sys
 import time
-from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +17,8 @@ from typing import Any, Literal
 
 from alpha.checkpoint import list_checkpoints
 from alpha.errors import AlphaError
-from alpha.files import read_json
-from alpha.lines import LineFollower, Row, parse_lines, read_rows_backwards
+from alpha.files import Row, read_json, read_rows_backwards
+from alpha.followed_files import FollowedLines
 from alpha.option import LARGEST_INTEGER, nearest
 from alpha.run import CONFIG, LOG, METRICS, RUNS_FOLDER, SAMPLES, STATUS, RunConfig, is_locked, read_config
 from alpha.run_notes import NOTES, Notes, read_notes
@@ -33,7 +32,6 @@ _TAIL_BYTES = 1 << 20
 _PACE_ROWS = 20
 _STATUS_LIMIT = 1 << 14
 _MOST_SUGGESTIONS = 10
-_MOST_LINES = 10_000
 _LAST_TIME = datetime(9999, 12, 30, tzinfo=UTC).timestamp()
 """A file system may hold later times than a calendar in any zone."""
 
@@ -135,35 +133,6 @@ class RunIndex:
             self._known[folder.name] = signature, summary
         summaries = (summary for _, summary in self._known.values())
         return sorted(summaries, key=lambda summary: (summary.updated, summary.run_id), reverse=True)
-
-
-class FollowedLines:
-    """The last ten thousand lines of a growing file; `count` is how many there were in all."""
-
-    def __init__(self, path: Path) -> None:
-        self.lines: deque[bytes] = deque(maxlen=_MOST_LINES)
-        self.count = 0
-        self.generation = 0
-        """Changes when lines that were there are void."""
-        self._follower = LineFollower(path)
-
-    def update(self) -> None:
-        """Read what is new. Raises AlphaError when the file cannot be read."""
-        while True:
-            piece = self._follower.read()
-            if piece.restarted:
-                self.lines.clear()
-                self.count = 0
-                self.generation += 1
-            lines = piece.content.splitlines(keepends=True)
-            self.lines.extend(lines)
-            self.count += len(lines)
-            if piece.is_end:
-                return
-
-    def rows(self) -> list[Row]:
-        """The lines that are JSON objects."""
-        return parse_lines(b"".join(self.lines))[0]
 
 
 def read_samples(lines: FollowedLines) -> list[Row]:

@@ -11,9 +11,9 @@ from disk import tiny_disk
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from alpha import lines
+from alpha import files
 from alpha.errors import AlphaError
-from alpha.lines import LineFile, LineFollower, finite, parse_lines, read_rows, read_rows_backwards
+from alpha.files import LineFile, finite, read_rows, read_rows_backwards
 
 
 def appended(path, *rows):
@@ -42,7 +42,7 @@ def test_backwards_is_the_reverse_of_the_whole_rows_within_the_limit(tmp_path_fa
     rows = [{"n": number, "x": "y" * length} for number, length in enumerate(lengths)]
     appended(path, *rows)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lines, "_BLOCK_BYTES", block)
+        patch.setattr(files, "_BLOCK_BYTES", block)
         found = list(read_rows_backwards(path, limit))
     content = path.read_bytes()
     whole = content if limit >= len(content) else content[len(content) - limit :].partition(b"\n")[2]
@@ -94,7 +94,7 @@ def test_a_damaged_line_is_an_error_with_its_number(tmp_path, bad):
 
 
 def test_an_endless_line_and_a_pipe_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(files, "MAX_LINE_BYTES", 1000)
     (tmp_path / "long").write_bytes(b"x" * 2000 + b"\n")
     with pytest.raises(AlphaError, match="a line of more than 1,000 bytes"):
         list(read_rows(tmp_path / "long"))
@@ -130,7 +130,7 @@ def test_a_write_that_fails_half_way_is_taken_back(tmp_path, monkeypatch):
         return write(descriptor, content[:5])
 
     with monkeypatch.context() as patch:
-        patch.setattr(lines.os, "write", fill)
+        patch.setattr(files.os, "write", fill)
         with pytest.raises(AlphaError, match=r"Cannot write .*x\.jsonl: No space left on device\.$"):
             file.append_row({"step": 2})
     assert len(calls) == 2
@@ -141,7 +141,7 @@ def test_a_write_that_fails_half_way_is_taken_back(tmp_path, monkeypatch):
 
 def test_a_write_in_several_parts_is_one_line(tmp_path, monkeypatch):
     write = os.write
-    monkeypatch.setattr(lines.os, "write", lambda descriptor, content: write(descriptor, content[:3]))
+    monkeypatch.setattr(files.os, "write", lambda descriptor, content: write(descriptor, content[:3]))
     path = appended(tmp_path / "x.jsonl", {"step": 123456})
     assert path.read_text() == '{"step":123456}\n'
 
@@ -167,132 +167,6 @@ def test_refusals_of_the_system_name_the_file(tmp_path, monkeypatch, operation):
     def refuse(*_arguments: Any) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(lines.os, operation, refuse)
+    monkeypatch.setattr(files.os, operation, refuse)
     with pytest.raises(AlphaError, match=r"Cannot write .*x\.jsonl: Input/output error\.$"):
         LineFile(path).sync()
-
-
-# --- following --------------------------------------------------------------------------------------------------------
-
-
-class Reader:
-    """Whole lines as somebody has them who only asks for what is new."""
-
-    def __init__(self, path: Path) -> None:
-        self.follower = LineFollower(path)
-        self.lines: list[bytes] = []
-        self.was_told = 0
-
-    def look(self, limit: int) -> bool:
-        piece = self.follower.read(limit)
-        if piece.restarted:
-            self.lines = []
-        assert piece.content[-1:] in (b"", b"\n")
-        self.lines += piece.content.splitlines(keepends=True)
-        self.was_told += len(piece.content)
-        return piece.is_end
-
-    def catch_up(self, limit: int) -> list[bytes]:
-        while not self.look(limit):
-            pass
-        return self.lines
-
-
-ACTIONS = st.lists(
-    st.one_of(
-        st.tuples(st.just("tear"), st.integers(1, 300)),  # a write that was cut short after so many bytes
-        st.tuples(st.just("finish"), st.just(0)),
-        st.tuples(st.just("crash"), st.just(0)),  # and the next writer cuts the torn line
-        st.tuples(st.just("resume"), st.integers(0, 30)),  # the last lines are dropped, in a new file
-        st.tuples(st.just("in place"), st.integers(0, 30)),  # the same, as rsync --inplace does it
-        st.tuples(st.just("vanish"), st.just(0)),
-        st.tuples(st.just("look"), st.integers(1, 400)),
-    ),
-    max_size=60,
-)
-
-
-@settings(max_examples=200, deadline=None)
-@given(actions=ACTIONS, limit=st.integers(1, 500))
-def test_who_follows_has_the_whole_lines_of_the_file(tmp_path_factory, actions, limit):
-    path = tmp_path_factory.mktemp("follow") / "metrics.jsonl"
-    reader, content, number = Reader(path), b"", 0
-    for action, amount in actions:
-        number += 1
-        line = b'{"step":%d,"text":"%s"}\n' % (number, b"x" * (number * 37 % 200))
-        if action == "look":
-            reader.look(amount)
-            continue
-        if action == "tear":
-            content += line[:amount]
-        elif action == "finish":
-            content = content if content.endswith(b"\n") else content + b"\n"
-        elif action == "crash":
-            content = content[: content.rfind(b"\n") + 1] + line
-        elif action == "vanish":
-            content = b""
-            path.unlink(missing_ok=True)
-            continue
-        else:
-            whole = content.splitlines(keepends=True)
-            content = b"".join(whole[: len(whole) - amount] if amount < len(whole) else []) + line
-        if action == "resume":
-            path.with_suffix(".new").write_bytes(content)
-            path.with_suffix(".new").replace(path)
-        else:
-            with path.open("r+b" if path.exists() else "wb") as file:
-                file.write(content)
-                file.truncate()
-    expected = [line for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
-    assert reader.catch_up(limit) == expected
-    assert reader.catch_up(limit) == expected
-
-
-def test_nothing_is_read_twice(tmp_path):
-    path = tmp_path / "x"
-    reader = Reader(path)
-    for number in range(200):
-        with path.open("a") as file:
-            file.write(f"line {number}\nhalf of the ne")
-        reader.catch_up(1 << 20)
-        with path.open("r+") as file:
-            file.truncate(path.stat().st_size - len("half of the ne"))
-    assert reader.was_told == path.stat().st_size
-    assert len(reader.lines) == 200
-
-
-def test_a_line_that_is_longer_than_memory_should_hold_is_passed_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 100)
-    path = tmp_path / "x"
-    path.write_bytes(b"first\n" + b"y" * 1000 + b"\nlast\n")
-    assert Reader(path).catch_up(10) == [b"first\n", b"last\n"]
-    path.write_bytes(b"z" * 1000)
-    reader = Reader(path)
-    assert reader.catch_up(10) == []
-    path.write_bytes(b"z" * 1000 + b"\nnew\n")
-    assert reader.catch_up(10) == [b"new\n"]
-
-
-@pytest.mark.parametrize("what", ["folder", "pipe"])
-def test_only_regular_files_are_followed(tmp_path, what):
-    path = tmp_path / "x"
-    path.mkdir() if what == "folder" else os.mkfifo(path)
-    with pytest.raises(AlphaError, match="it is not a regular file"):
-        LineFollower(path).read()
-
-
-JSON_LINES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
-).map(json.dumps)
-
-
-@settings(deadline=None)
-@example([b'{"a":1},{"b":2}', b'{"a":[1', b"2]}", b' {"a":1} ', b"{", b"\xff", b'{"\xff":1}', b"[" * 100_000])
-@given(st.lists(JSON_LINES.map(str.encode) | st.binary(max_size=20).map(lambda line: line.replace(b"\n", b""))))
-def test_lines_are_parsed_as_one_by_one(content):
-    rows, others = parse_lines(b"".join(line + b"\n" for line in content))
-    expected = [row for line in content if (row := lines._parse(line.decode(errors="replace").encode())) is not None]
-    assert repr(rows) == repr(expected)  # in which NaN equals NaN
-    assert others == len(content) - len(expected)

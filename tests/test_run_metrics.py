@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from alpha import run_metrics
-from alpha.lines import LineFile
+from alpha.files import LineFile
 from alpha.run_metrics import Columns, RunMetrics, preview
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.lists(st.integers())
