@@ -1,8 +1,7 @@
 """Named parameters laid out in one flat array, with the gradients of those that are trained in another.
 
 An elementwise optimizer then needs one operation for all weights, and the gradient norm is one reduction. Trained
-parameters come first, and of them those that weight decay applies to, so each kind is one contiguous part. Knows
-nothing about which parameters a model has.
+parameters come first, and of them those that weight decay applies to, so each kind is one contiguous part.
 """
 
 import math

@@ -88,7 +88,7 @@ def run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_new_activation_is_a_row_and_two_functions(checkout: Path) -> None:
     places = [lines for edits in SOFTSIGN.values() for _, lines in edits]
-    # One place is left for the formula of the tests, in tests/definitions.py; the README's help text is generated.
+    # One place is left for the formula of the tests, in tests/definitions.py.
     assert len(places) < MOST_PLACES
     assert sum(lines.count("\n") for lines in places) <= MOST_LINES
     assert "softsign" in run(checkout, "alpha.py", "train", "--help").stdout
