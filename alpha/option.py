@@ -10,6 +10,7 @@ and tuple[str, ...], which is given several times on a command line and not in a
 
 import dataclasses
 import difflib
+import functools
 import math
 import os
 import re
@@ -103,7 +104,7 @@ class Option:
     repeated: bool
     """Given several times, it has several values: a tuple."""
 
-    @property
+    @functools.cached_property
     def flag(self) -> str:
         """The name on the command line and in JSON files: `eval_interval` is `evalInterval`."""
         return camel_case(self.name)
@@ -135,7 +136,8 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def options_of(options_class: type) -> list[Option]:
+@functools.cache
+def options_of(options_class: type) -> tuple[Option, ...]:
     """The options that a dataclass declares, in order."""
     kinds = typing.get_type_hints(options_class)
     result = []
@@ -145,7 +147,7 @@ def options_of(options_class: type) -> list[Option]:
         metadata = dict(field.metadata)
         metadata["metavar"] = metadata["metavar"] or ("NAME" if metadata["choices"] else _METAVARS[kind])
         result.append(Option(name=field.name, kind=kind, default=field.default, repeated=repeated, **metadata))
-    return result
+    return tuple(result)
 
 
 def camel_case(name: str) -> str:
@@ -242,7 +244,8 @@ def names_of(options: Iterable[Option]) -> dict[str, Option]:
 
 def to_mapping(instance: Any) -> dict[str, Any]:
     """The camelCase keys and values that `from_mapping` reads back."""
-    return {each.flag: getattr(instance, each.name) for each in options_of(type(instance))}
+    options_class: type = type(instance)
+    return {each.flag: getattr(instance, each.name) for each in options_of(options_class)}
 
 
 def _folded(word: str) -> str:
