@@ -26,8 +26,8 @@ from alpha.worker_pool import available_cpus
 class ParameterSpec:
     """A parameter before it exists. `decay`: weight decay applies (matrices).
 
-    `initial(out, start)` writes its initial values, in the order of a flat array, from element `start` on into `out`: at
-    most rng.NORMAL_PART of them, on any thread.
+    `initial(out, start)` writes its initial values, in the order of a flat array, from element `start` on into `out`:
+    at most rng.NORMAL_PART of them, on any thread.
 
     One that is not `trained` has no gradient, no state of an optimizer, and no share in the gradient norm.
     `parts`: the widths of the matrices that stand side by side along its last axis, such as those of queries, keys and

@@ -120,7 +120,7 @@ def normal_into(
     even[0] &= _LOW
     even[1], odd[1] = stream, step
     _philox_in_place(even, odd, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF), products, high)
-    # In the memory of the integers: a pair's first number, uniform as in `uniform`, gives the radius, the other the angle.
+    # In the memory of the integers: of a pair, the first uniform number gives the radius, the other one the angle.
     radius, angle, first = high.view(np.float64), products.view(np.float64), even.view(np.float64)
     np.add(even, 0.5, out=radius)
     np.add(odd, 0.5, out=angle)
