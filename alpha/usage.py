@@ -110,6 +110,9 @@ def _read_flags(command: str, options: Sequence[Option], arguments: Sequence[str
         if not equals:
             if remaining and not remaining[-1].startswith("--"):
                 value = remaining.pop()
+                for _ in range(option.words - 1):
+                    if remaining and not remaining[-1].startswith("--"):
+                        value += f",{remaining.pop()}"
             elif option.kind is bool:
                 value = "true"
             else:
