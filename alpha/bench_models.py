@@ -12,9 +12,10 @@ from alpha import datagen_stories, rng, tokenizer_registry
 from alpha.backend import Backend
 from alpha.bench import Work
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
-from alpha.engine import Engine, SamplingOptions
+from alpha.generation import Engine
 from alpha.gpt import GPT, parameter_specs
 from alpha.optimizer import make_optimizer
+from alpha.sampling import SamplingOptions
 from alpha.token_file import Tokens
 from alpha.training_step import StepResult, TrainingStep
 

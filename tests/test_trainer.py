@@ -36,8 +36,8 @@ from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_primitives import Array
 from alpha.cli import main
 from alpha.config import OPTIMIZERS, ModelConfig
-from alpha.engine import Engine
 from alpha.errors import AlphaError
+from alpha.generation import Engine
 from alpha.gpt import GPT, DropoutKeys, KeyValueCache
 from alpha.interrupt import SIGNALS, StopRequest
 from alpha.lines import read_rows
