@@ -19,8 +19,7 @@ import numpy as np
 
 from alpha.config import ModelConfig, TrainingConfig, resolve_model
 from alpha.errors import AlphaError, UsageError
-from alpha.files import json_text
-from alpha.lines import finite
+from alpha.files import finite, json_text
 from alpha.option import LARGEST_INTEGER, from_mapping, to_mapping
 from alpha.safetensors_file import (
     Array,
@@ -106,9 +105,10 @@ def load(path: Path, weights_only: bool = False) -> Checkpoint:
             tensors = {}
             for name in header.entries:
                 if not (weights_only and name.startswith(OPTIMIZER_PREFIX)):
-                    tensors[name] = file.read(name)
-                    if _content_digest(tensors[name]) != header.digests[name]:
+                    content = file.content(name)
+                    if _content_digest(content) != header.digests[name]:
                         raise file.invalid(f"the content of tensor {name!r} does not match its digest")
+                    tensors[name] = file.tensor(name, content)
     except InvalidFileError as error:
         raise _advise(path, error) from error
     return Checkpoint(header.step, header.model, header.training, header.tokenizer, tensors, header.state)

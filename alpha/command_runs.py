@@ -24,7 +24,7 @@ DETAILS = ""
 
 def run(given: dict[str, Any]) -> None:
     """Print the list; an empty folder is no error."""
-    from alpha.run_list import list_runs
+    from alpha.run_reader import list_runs
 
     options = RunsOptions(**given)
     summaries = list_runs(Path(options.dir))

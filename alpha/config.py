@@ -64,7 +64,13 @@ class ModelConfig:
     )
     activation: str = option("gelu", "Feed-forward activation.", group=_MODEL, choices=ACTIVATIONS)
     norm: str = option("layernorm", "Normalization.", group=_MODEL, choices=("layernorm", "rmsnorm"))
+    norm_eps: float = option(
+        1e-5, "Added to the variance, or mean square, in norms.", group=_MODEL, minimum=1e-12, maximum=1
+    )
     position: str = option("learned", "Position encoding.", group=_MODEL, choices=("learned", "rope"))
+    rope_base: float = option(
+        10000.0, "Base of the wavelengths of rope's rotations.", group=_MODEL, minimum=1, maximum=1e12
+    )
     qk_norm: bool = option(False, "RMS-normalize queries and keys per head.", group=_MODEL)
     attention_soft_cap: float = option(
         0.0, "Cap attention scores smoothly at this value; 0 = off.", group=_MODEL, minimum=0

@@ -20,9 +20,7 @@ from alpha.backend_primitives import Array, RandomKey
 from alpha.config import ModelConfig
 from alpha.parameters import Parameters, ParameterSpec
 
-NORM_EPSILON = 1e-5
 INITIAL_DEVIATION = 0.02
-ROTARY_BASE = 10000.0
 
 
 class KeyValueCache:
@@ -129,7 +127,7 @@ class GPT:
         self.parameters = Parameters(backend, [replace(spec, trained=trained(spec)) for spec in specs], dtype)
         self._rotary: tuple[Array, Array] | None = None
         if config.position == "rope":
-            cosine, sine = rotary_tables(config.block, config.dim // config.heads)
+            cosine, sine = rotary_tables(config.block, config.dim // config.heads, config.rope_base)
             self._rotary = (backend.from_numpy(cosine.astype(dtype)), backend.from_numpy(sine.astype(dtype)))
 
     def with_own_gradients(self) -> "GPT":
@@ -237,8 +235,8 @@ class GPT:
         qkv = ops.reshape(self._linear(x, prefix + "c_attn"), (B, T, H + 2 * G, C // H))
         query, key, value = ops.split(qkv, (H, G, G), 2)
         if config.qk_norm:
-            query = ops.rms_norm(query, self.parameters[prefix + "q_norm.weight"], NORM_EPSILON)
-            key = ops.rms_norm(key, self.parameters[prefix + "k_norm.weight"], NORM_EPSILON)
+            query = ops.rms_norm(query, self.parameters[prefix + "q_norm.weight"], config.norm_eps)
+            key = ops.rms_norm(key, self.parameters[prefix + "k_norm.weight"], config.norm_eps)
         if angles is not None:
             query, key = ops.rotary(query, *angles), ops.rotary(key, *angles)
         if isinstance(cache, CachedRows):
@@ -268,8 +266,9 @@ class GPT:
     def _norm(self, x: Tensor, name: str) -> Tensor:
         weight = self.parameters[name + ".weight"]
         if self.config.norm == "rmsnorm":
-            return ops.rms_norm(x, weight, NORM_EPSILON)
-        return ops.layer_norm(x, weight, self.parameters[name + ".bias"] if self.config.bias else None, NORM_EPSILON)
+            return ops.rms_norm(x, weight, self.config.norm_eps)
+        bias = self.parameters[name + ".bias"] if self.config.bias else None
+        return ops.layer_norm(x, weight, bias, self.config.norm_eps)
 
     def _head(self) -> Tensor:
         return self.parameters["wte.weight" if self.config.tied else "lm_head.weight"]
@@ -326,8 +325,8 @@ def parameter_specs(config: ModelConfig, vocab_size: int, seed: int = 0) -> list
     return specs
 
 
-def rotary_tables(positions: int, width: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def rotary_tables(positions: int, width: int, base: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """cos and sin of position * base^(-2 i / D): [positions, D/2] each (RoFormer, equation 15)."""
-    frequencies = ROTARY_BASE ** (-np.arange(0, width, 2) / width)
+    frequencies = base ** (-np.arange(0, width, 2) / width)
     angles = np.outer(np.arange(positions), frequencies)
     return np.cos(angles), np.sin(angles)

@@ -10,6 +10,7 @@ and tuple[str, ...], which is given several times on a command line and not in a
 
 import dataclasses
 import difflib
+import functools
 import math
 import os
 import re
@@ -65,11 +66,13 @@ HABITS = {
     "lr": "learning_rate",
     "lrMin": "min_lr min_learning_rate",
     "n": "num_samples num_return_sequences",
+    "normEps": "layer_norm_eps layer_norm_epsilon layernorm_epsilon norm_epsilon rms_norm_eps",
     "optim": "optimizer",
     "out": "output output_file",
     "prompt": "start text",
     "recompute": "gradient_checkpointing activation_checkpointing",
     "resume": "resume_from_checkpoint init_from",
+    "ropeBase": "rope_theta rotary_emb_base theta",
     "runDir": "out_dir output_dir",
     "sampleInterval": "sample_every",
     "schedule": "lr_scheduler_type",
@@ -101,7 +104,7 @@ class Option:
     repeated: bool
     """Given several times, it has several values: a tuple."""
 
-    @property
+    @functools.cached_property
     def flag(self) -> str:
         """The name on the command line and in JSON files: `eval_interval` is `evalInterval`."""
         return camel_case(self.name)
@@ -133,7 +136,8 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def options_of(options_class: type) -> list[Option]:
+@functools.cache
+def options_of(options_class: type) -> tuple[Option, ...]:
     """The options that a dataclass declares, in order."""
     kinds = typing.get_type_hints(options_class)
     result = []
@@ -143,7 +147,7 @@ def options_of(options_class: type) -> list[Option]:
         metadata = dict(field.metadata)
         metadata["metavar"] = metadata["metavar"] or ("NAME" if metadata["choices"] else _METAVARS[kind])
         result.append(Option(name=field.name, kind=kind, default=field.default, repeated=repeated, **metadata))
-    return result
+    return tuple(result)
 
 
 def camel_case(name: str) -> str:
@@ -240,7 +244,8 @@ def names_of(options: Iterable[Option]) -> dict[str, Option]:
 
 def to_mapping(instance: Any) -> dict[str, Any]:
     """The camelCase keys and values that `from_mapping` reads back."""
-    return {each.flag: getattr(instance, each.name) for each in options_of(type(instance))}
+    options_class: type = type(instance)
+    return {each.flag: getattr(instance, each.name) for each in options_of(options_class)}
 
 
 def _folded(word: str) -> str:

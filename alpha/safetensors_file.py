@@ -1,7 +1,7 @@
 """Reading and writing files of named arrays in the safetensors format, with text metadata in their header.
 
 Format: 8 bytes with the size of the header, the header (JSON: dtype, shape and place of each tensor), the tensors one
-after another. Knows nothing about what the tensors are for.
+after another. Knows nothing about what the tensors are for. BF16, which numpy lacks, is float32 in memory.
 
 Not the safetensors package, which maps the file it reads into memory (so that a file cut short meanwhile kills the
 process), accepts duplicate names and fields it does not know, gives up with other exceptions on what numpy cannot hold,
@@ -11,6 +11,7 @@ and writes under temporary names of its own. What this reader accepts, the packa
 import json
 import math
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,12 +29,16 @@ HEADER_LIMIT = 1 << 26
 """Bytes of header that are accepted; the vocabulary in a checkpoint's metadata is most of it."""
 
 _METADATA_KEY = "__metadata__"
+BFLOAT16 = "bfloat16"
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
     "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
+    "BF16": BFLOAT16,
 }  # fmt: skip
 _CODES = {name: code for code, name in _DTYPES.items()}
+_STORED = {name: np.dtype("uint16" if name == BFLOAT16 else name).newbyteorder("<") for name in _CODES}
+_ROUNDED_TOGETHER = 1 << 20
 _MOST_DIMENSIONS = 8
 _ALIGNMENT = 8
 _LONGEST_INTEGER = 20
@@ -47,7 +52,7 @@ class InvalidFileError(AlphaError):
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """What a tensor is (`dtype` by numpy's name) and where it stands in the file, in bytes."""
+    """What a tensor is (`dtype` by numpy's name, or BFLOAT16) and where it stands in the file, in bytes."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -65,34 +70,61 @@ def to_storable(name: str, array: Array) -> Array:
     return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
 
 
-def write(path: Path, tensors: dict[str, Array], metadata: dict[str, str]) -> None:
+def write(path: Path, tensors: dict[str, Array], metadata: dict[str, str], bfloat16: Collection[str] = ()) -> None:
     """Atomically and durably write arrays that `to_storable` gave.
 
-    Raises AlphaError when the operating system refuses, and what was there before is then still there.
+    Those named in `bfloat16`, float32 in memory, are written as BF16, rounded to the nearest, ties to even. TypeError
+    when one of them is not float32. Raises AlphaError when the operating system refuses, and what was there before is
+    then still there.
     """
+    for name in bfloat16:
+        if tensors[name].dtype != np.float32:
+            raise TypeError(f"Tensor {name} cannot be stored as BF16: its dtype is {tensors[name].dtype}.")
+    dtypes = {name: BFLOAT16 if name in bfloat16 else array.dtype.name for name, array in tensors.items()}
     if len(json.dumps(metadata, ensure_ascii=False).encode()) > HEADER_LIMIT // 2:
         raise AlphaError(f"Cannot write {path}: its metadata are over {HEADER_LIMIT // 2:,} bytes.")
     # The widest elements first: then every tensor is aligned to its own.
-    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    names = sorted(tensors, key=lambda name: (-_STORED[dtypes[name]].itemsize, name))
     table: dict[str, Any] = {_METADATA_KEY: metadata} if metadata else {}
     end = 0
     for name in names:
-        start, end = end, end + tensors[name].nbytes
-        code, shape = _CODES[tensors[name].dtype.name], list(tensors[name].shape)
+        start, end = end, end + tensors[name].size * _STORED[dtypes[name]].itemsize
+        code, shape = _CODES[dtypes[name]], list(tensors[name].shape)
         table[name] = {"dtype": code, "shape": shape, "data_offsets": [start, end]}
     header = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
     header += b" " * (-len(header) % _ALIGNMENT)
     with replacing(path) as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for name in names:
-            file.write(tensors[name].reshape(-1).view(np.uint8).data)
+            flat = tensors[name].reshape(-1)
+            if dtypes[name] != BFLOAT16:
+                file.write(flat.view(np.uint8).data)
+                continue
+            for start in range(0, flat.size, _ROUNDED_TOGETHER):
+                file.write(_rounded_to_bfloat16(flat[start : start + _ROUNDED_TOGETHER]).view(np.uint8).data)
+
+
+def _rounded_to_bfloat16(values: Array) -> Array:
+    """The upper halves of float32 numbers [n], rounded to the nearest, ties to even; uint16. NaN stays NaN."""
+    bits = values.view("<u4")
+    upper = bits >> 16
+    # What is added carries over into the upper half from its middle on, at the middle only where that is odd.
+    rounded = (bits + (upper & 1) + 0x7FFF) >> 16
+    return np.where(np.isnan(values), upper | 0x0040, rounded).astype("<u2")
+
+
+def _widened(upper: Array) -> Array:
+    """The float32 numbers that bfloat16 numbers [n], as uint16, stand for."""
+    bits = upper.astype("<u4")
+    bits <<= 16
+    return bits.view("<f4")
 
 
 class SafetensorsFile:
     """A file open for reading, its header checked: `metadata`, and `entries` by name in the order of the names.
 
     Raises InvalidFileError for anything that is not a whole and valid file, and AlphaError when it cannot be read.
-    Nothing is allocated that is larger than the file.
+    Nothing is allocated that is larger than the file, or for BF16 twice as large.
     """
 
     def __init__(self, path: Path) -> None:
@@ -116,25 +148,39 @@ class SafetensorsFile:
         self._file.close()
 
     def read(self, name: str) -> Array:
-        """A tensor's content, in memory of its own."""
+        """A tensor, in memory of its own."""
+        return self.tensor(name, self.content(name))
+
+    def tensor(self, name: str, content: Array) -> Array:
+        """A tensor whose `content` was read; in the same memory, but for BF16, which becomes float32."""
+        entry = self.entries[name]
+        stored = content.view(_STORED[entry.dtype])
+        try:
+            return (_widened(stored) if entry.dtype == BFLOAT16 else stored).reshape(entry.shape)
+        except MemoryError as error:
+            raise self._too_large(name, 2 * entry.size) from error
+
+    def content(self, name: str) -> Array:
+        """The bytes of a tensor as they are stored, uint8."""
         entry = self.entries[name]
         try:
             content = np.empty(entry.size, dtype=np.uint8)
             self._file.seek(entry.start)
             count = self._file.readinto(content.data)
         except MemoryError as error:
-            raise AlphaError(
-                f"Tensor {name!r} of {self.path} needs {entry.size:,} bytes of memory, more than is free."
-            ) from error
+            raise self._too_large(name, entry.size) from error
         except OSError as error:
             raise self._cannot_read(error) from error
         if count != entry.size:
             raise self.invalid("it became shorter while it was read")
-        return content.view(np.dtype(entry.dtype).newbyteorder("<")).reshape(entry.shape)
+        return content
 
     def invalid(self, reason: str) -> InvalidFileError:
         """The error for a file whose content is wrong."""
         return InvalidFileError(f"{self.path} is damaged: {reason}.")
+
+    def _too_large(self, name: str, size: int) -> AlphaError:
+        return AlphaError(f"Tensor {name!r} of {self.path} needs {size:,} bytes of memory, more than is free.")
 
     def _cannot_read(self, error: OSError) -> AlphaError:
         return AlphaError(f"Cannot read {self.path}: {error.strerror or error}.")
@@ -190,7 +236,7 @@ def _entry(name: str, values: Any, start: int) -> TensorEntry:
         raise ValueError(f"tensor {name!r} has shape {shape!r}")
     if not _are_naturals(offsets) or len(offsets) != 2:
         raise ValueError(f"tensor {name!r} has offsets {offsets!r}")
-    size = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
+    size = math.prod(shape) * _STORED[_DTYPES[dtype]].itemsize
     if offsets[1] - offsets[0] != size:
         raise ValueError(f"tensor {name!r} has {size} bytes by its shape, but offsets {offsets!r}")
     return TensorEntry(_DTYPES[dtype], tuple(shape), start + offsets[0], size)

@@ -108,8 +108,8 @@ def gpt_logits(config: ModelConfig, weights: Mapping[str, Floats], ids: Integers
 
     def norm(x: Floats, name: str) -> Floats:
         if config.norm == "rmsnorm":
-            return rms_norm(x, weights[f"{name}.weight"], 1e-5)
-        return layer_norm(x, weights[f"{name}.weight"], weights.get(f"{name}.bias", 0.0), 1e-5)
+            return rms_norm(x, weights[f"{name}.weight"], config.norm_eps)
+        return layer_norm(x, weights[f"{name}.weight"], weights.get(f"{name}.bias", 0.0), config.norm_eps)
 
     def project(x: Floats, name: str, kind: str = "") -> Floats:
         return linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias", 0.0), kind)
@@ -118,10 +118,10 @@ def gpt_logits(config: ModelConfig, weights: Mapping[str, Floats], ids: Integers
         heads = project(x, f"{name}.c_attn").reshape(B, T, H + 2 * G, D)
         query, key, value = np.split(heads, [H, H + G], axis=2)
         if config.qk_norm:
-            query = rms_norm(query, weights[f"{name}.q_norm.weight"], 1e-5)
-            key = rms_norm(key, weights[f"{name}.k_norm.weight"], 1e-5)
+            query = rms_norm(query, weights[f"{name}.q_norm.weight"], config.norm_eps)
+            key = rms_norm(key, weights[f"{name}.k_norm.weight"], config.norm_eps)
         if config.position == "rope":
-            angles = np.arange(T)[:, None] / 10000.0 ** (np.arange(D // 2) * 2 / D)
+            angles = np.arange(T)[:, None] / config.rope_base ** (np.arange(D // 2) * 2 / D)
             query, key = (rotary(each, np.cos(angles), np.sin(angles)) for each in (query, key))
         attended = attention(query, key, value, config.attention_soft_cap)
         return project(attended.reshape(B, T, config.dim), f"{name}.c_proj")

@@ -7,7 +7,7 @@ from typing import Any
 from alpha import checkpoint, rng
 from alpha.checkpoint import Checkpoint
 from alpha.config import ModelConfig, TrainingConfig
-from alpha.lines import read_rows
+from alpha.files import read_rows
 from alpha.run import Run
 from alpha.trainer import Trainer
 from alpha.training_setup import new_run, resumed_run
@@ -21,7 +21,8 @@ TRAINING = {
     "min_tokens_per_param": 0, "threads": 1,
 }  # fmt: skip
 TIMES = (
-    "elapsed_ms", "tokens_per_sec", "ms_per_iter", "threads", "data_ms", "forward_ms", "backward_ms", "optimizer_ms",
+    "time", "elapsed_ms", "tokens_per_sec", "ms_per_iter", "threads", "data_ms", "forward_ms", "backward_ms",
+    "optimizer_ms",
 )  # fmt: skip
 
 

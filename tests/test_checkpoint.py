@@ -23,6 +23,7 @@ from alpha import checkpoint, files
 from alpha.config import ModelConfig
 from alpha.errors import AlphaError
 from alpha.option import to_mapping
+from alpha.safetensors_file import SafetensorsFile, write
 
 
 def forged(path: Path, arrays: dict[str, np.ndarray] | None = None, **changes: Any) -> Path:
@@ -55,6 +56,22 @@ def test_a_checkpoint_is_read_back_bit_for_bit(tmp_path):
         assert set(file.keys()) == set(saved.tensors)
         assert file.metadata()["step"] == "10"
         assert json.loads(file.metadata()["tokenizer"]) == saved.tokenizer
+
+
+def test_weights_stored_in_bfloat16_are_float32_when_loaded(tmp_path):
+    """Alpha writes none, but the digests are those of the bytes as they are stored."""
+    path = checkpoint.save(tmp_path, small_checkpoint())
+    with SafetensorsFile(path) as file:
+        metadata, stored = dict(file.metadata), {name: file.read(name) for name in file.entries}
+    half = np.array([0x3F81, 0xBF7F], "<u2")
+    values = np.resize((half.astype("<u4") << 16).view("<f4"), stored["wte.weight"].shape)
+    digests = json.loads(metadata["digests"])
+    digests["wte.weight"] = hashlib.sha256(np.resize(half, values.shape).tobytes()).hexdigest()
+    metadata["digests"] = json.dumps(digests)
+    shapes = {name: (array.dtype.name, array.shape) for name, array in stored.items()}
+    metadata["digest"] = checkpoint._header_digest(metadata, shapes | {"wte.weight": ("bfloat16", values.shape)})
+    write(path, stored | {"wte.weight": values}, metadata, bfloat16=["wte.weight"])
+    np.testing.assert_array_equal(checkpoint.load(path).tensors["wte.weight"], values, strict=True)
 
 
 def test_a_file_made_from_the_description_of_the_digests_is_a_checkpoint(tmp_path):

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from small_checkpoint import TRAINING
 
-from alpha import checkpoint
+from alpha import checkpoint, safetensors_file
 from alpha.backend_cpu_ref import CpuRef
 from alpha.checkpoint import Checkpoint
 from alpha.config import ARCHITECTURES, ModelConfig, resolve_model
 from alpha.gpt import GPT, parameter_specs
+from alpha.safetensors_file import SafetensorsFile
 
 Array = Any
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
@@ -25,7 +26,8 @@ MODELS: list[dict[str, Any]] = [
     {"activation": "geglu", "bias": False, "ffn_dim": 40, "attention_soft_cap": 1.5, "kv_heads": 1},
     {"activation": "gelu_exact", "qk_norm": True, "logit_soft_cap": 0.5},
     {"activation": "silu", "position": "rope", "tied": False, "kv_heads": 2, "qk_norm": True},
-    {"activation": "relu"},
+    {"activation": "relu", "norm_eps": 0.3},
+    {"norm": "rmsnorm", "qk_norm": True, "position": "rope", "norm_eps": 0.3, "rope_base": 50.0},
 ]
 
 
@@ -55,19 +57,23 @@ def rebuilt_logits(path: Path, ids: list[int]) -> Array:
         return y + weights[name + ".bias"] if model["bias"] else y
 
     def rms_norm(x: Array, name: str) -> Array:
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * weights[name + ".weight"]
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + model.get("normEps", 1e-5)) * weights[name + ".weight"]
 
     def norm(x: Array, name: str) -> Array:
         if model["norm"] == "rmsnorm":
             return rms_norm(x, name)
-        y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * weights[name + ".weight"]
+        y = (
+            (x - x.mean(-1, keepdims=True))
+            / np.sqrt(x.var(-1, keepdims=True) + model.get("normEps", 1e-5))
+            * weights[name + ".weight"]
+        )
         return y + weights[name + ".bias"] if model["bias"] else y
 
     def rotated(x: Array) -> Array:
         result = np.empty_like(x)
         for p in range(n):
             for i in range(D // 2):
-                a = p * 10000 ** (-2 * i / D)
+                a = p * model.get("ropeBase", 10000) ** (-2 * i / D)
                 result[p, :, i] = x[p, :, i] * np.cos(a) - x[p, :, i + D // 2] * np.sin(a)
                 result[p, :, i + D // 2] = x[p, :, i + D // 2] * np.cos(a) + x[p, :, i] * np.sin(a)
         return result
@@ -116,6 +122,33 @@ def rebuilt_logits(path: Path, ids: list[int]) -> Array:
         x = x + linear(hidden, prefix + "mlp.c_proj")
     output = weights["wte.weight" if model["tied"] else "lm_head.weight"]
     return capped(norm(x, "ln_f") @ output.T, model["logitSoftCap"])
+
+
+def without(path: Path, *options: str) -> None:
+    """Rewrite a checkpoint as a version of Alpha wrote it that did not have these options of the model."""
+    with SafetensorsFile(path) as file:
+        metadata = dict(file.metadata)
+        tensors = {name: file.read(name) for name in file.entries}
+    model = json.loads(metadata["model"])
+    for option in options:
+        del model[option]
+    metadata["model"] = json.dumps(model)
+    shapes = {name: (array.dtype.name, array.shape) for name, array in tensors.items()}
+    metadata["digest"] = checkpoint._header_digest(metadata, shapes)
+    safetensors_file.write(path, tensors, metadata)
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "modern"])
+def test_a_file_from_before_epsilon_and_base_were_options_is_read_as_it_was_meant(tmp_path: Path, arch: str) -> None:
+    model = resolve_model(ModelConfig(**SIZES | ARCHITECTURES[arch]))
+    tensors = {spec.name: spec.initial().astype(np.float32) for spec in parameter_specs(model, 11)}
+    path = checkpoint.save(tmp_path, Checkpoint(1, model, TRAINING, {}, tensors, {}))
+    before = rebuilt_logits(path, IDS)
+    without(path, "normEps", "ropeBase")
+    assert "normEps" not in path.read_bytes()[:10_000].decode(errors="replace")
+    loaded = checkpoint.load(path).model
+    assert (loaded.norm_eps, loaded.rope_base) == (1e-5, 10000.0)
+    np.testing.assert_array_equal(rebuilt_logits(path, IDS), before)
 
 
 @pytest.mark.parametrize("options", MODELS, ids=lambda options: options.get("activation", "gpt2"))

@@ -46,6 +46,8 @@ VARIANTS = {
     "gpt2-one-head": configuration(heads=1),
     "gpt2-attention-cap": configuration(attention_soft_cap=1.5),
     "gpt2-logit-cap": configuration(logit_soft_cap=2.0),
+    "gpt2-norm-eps": configuration(norm_eps=0.3),
+    "modern-norm-eps-rope-base": configuration("modern", norm_eps=0.3, rope_base=50.0),
     "gpt2-no-bias": configuration(bias=False),
     "gpt2-untied": configuration(tied=False),
     "modern-all": configuration("modern", kv_heads=2, attention_soft_cap=1.5, activation="swiglu"),

@@ -17,7 +17,7 @@ from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_helios import Helios
 from alpha.backend_helios_array import HeliosArray
-from alpha.backend_helios_matmul import Epilogue, product
+from alpha.backend_helios_matmul import Epilogue
 from alpha.backend_helios_tiles import (
     DEFAULT_UNITS,
     MATRIX,
@@ -138,7 +138,7 @@ def divide(backend: Helios, tile: Tile, shape: tuple[int, int, int], splits: int
     slope = backend.new((rows, columns), precision)
     epilogue = Epilogue(backend.from_numpy(bias), "silu", slope, added)
     # The residual is the result's own place.
-    product(backend, backend.from_numpy(a), backend.from_numpy(b), added, epilogue, 0.5, plan)
+    backend.product(backend.from_numpy(a), backend.from_numpy(b), added, epilogue, 0.5, plan)
     exact = (lambda x: x.astype(np.float64)) if precision == "f32" else rounded
     inner = 0.5 * (exact(a) @ exact(b)) + bias
     sigmoid = 1 / (1 + np.exp(-inner))
@@ -159,7 +159,7 @@ def test_a_product_adds_up_the_columns_of_its_right_operand(element: str, splits
     assert (plan.splits > 1) == (splits > 1)
     sums = backend.new((columns,), "f32")
     exact = rounded if element == "f16" else np.float64
-    close(product(backend, left, right, forced=plan, column_sums=sums), exact(a).T @ exact(b), backend)
+    close(backend.product(left, right, forced=plan, column_sums=sums), exact(a).T @ exact(b), backend)
     close(sums, exact(b).sum(0), backend)
 
 
@@ -189,6 +189,29 @@ def test_a_linear_layer_in_sixteen_bits(activation: str, converted: bool, monkey
         results.append([y, *each.linear_backward(place(dy), saved)])
     for got, wanted in zip(*results, strict=True):
         close(got, reference.to_numpy(wanted), backend, 4e-3)
+
+
+@pytest.mark.matrix_units
+def test_layers_write_sixteen_bits_for_each_other() -> None:
+    """Where there are matrix units to read them; what goes along residual connections stays float32."""
+    backend, reference = helios("f16"), CpuRef()
+    values = [normal(2, 20, 24), normal(24), 0.3 * normal(24, 32), 0.3 * normal(32, 24), normal(2, 20, 24)]
+    results = []
+    for each in (backend, reference):
+        x, scale, first, second, dy = map(each.from_numpy, values)
+        normed, norm = each.rms_norm(x, scale, 1e-5, True)
+        hidden, first_layer = each.linear(normed, first, activation="gelu", training=True)
+        y, second_layer = each.linear(hidden, second, residual=x, training=True)
+        dhidden, dsecond, _ = each.linear_backward(dy, second_layer)
+        dnormed, dfirst, _ = each.linear_backward(dhidden, first_layer)
+        dx, dscale = each.rms_norm_backward(dnormed, norm)
+        results.append([normed, hidden, dhidden, dnormed, y, dsecond, dfirst, dx, dscale])
+    got, wanted = results
+    between = backend.activation_element
+    assert between == ("f16" if "cooperative_matrix_f16" in backend.device_info.features else "f32")
+    assert [each.element for each in got] == [between] * 4 + ["f32"] * 5
+    for each, exactly in zip(got, wanted, strict=True):
+        close(each, reference.to_numpy(exactly), backend, 4e-3)
 
 
 def test_a_gradient_that_is_no_contiguous_array_is_written_too() -> None:

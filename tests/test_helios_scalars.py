@@ -11,13 +11,14 @@ from helios_device import helios
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpha import backend_helios_scalars as scalars
+from alpha import backend_helios_planner as planner
 from alpha.backend_helios import Helios
 from alpha.backend_helios_array import HeliosArray
-from alpha.backend_helios_plan import needs_barrier
+from alpha.backend_helios_planner import needs_barrier
 from alpha.config import ModelConfig, TrainingConfig, resolve_model
 from alpha.gpt import GPT
 from alpha.optimizer import AdamW
+from alpha.sampler import inputs_and_targets
 from alpha.training_step import TrainingStep
 
 NUMBERS = (0.0, 1.0, -2.0, 0.3, 1e-6, 3e38, float("nan"))
@@ -151,7 +152,7 @@ def test_what_stands_between_scalar_operations_does_not_part_them(dispatches: li
 def test_more_operations_than_one_dispatch_takes_are_divided(
     dispatches: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scalars, "MOST_INSTRUCTIONS", 4)
+    monkeypatch.setattr(planner, "MOST_INSTRUCTIONS", 4)
     backend = helios()
     x = backend.from_numpy(np.ones(1, np.float32))
 
@@ -206,7 +207,7 @@ def test_recorded_training_steps_give_the_bits_of_their_operations_one_by_one(
         step, found = training_step(backend, precision), []
         for number, batch in enumerate(tokens):
             rate = np.inf if number == 1 else 1e-2  # the second step is not accepted
-            found.append(backend.to_numpy(step.run(batch, rate).values).tobytes())
+            found.append(backend.to_numpy(step.run(*inputs_and_targets(batch), rate).values).tobytes())
         state = {**step.state(), "weights": step.model.parameters.values}
         return found + [backend.to_numpy(each).tobytes() for each in state.values()]
 

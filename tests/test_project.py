@@ -1,6 +1,7 @@
 """The house rules that a reader relies on: the order of modules, their size, and documents that say what is there."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "alpha"
+NATIVE = ROOT / "native"
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 LONGEST_MODULE = 700
 LONGEST_FUNCTION = 80
@@ -90,6 +92,19 @@ def test_modules_and_functions_are_short_and_explained(module: str) -> None:
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     too_long = [each.name for each in functions if (each.end_lineno or 0) - each.lineno >= LONGEST_FUNCTION]
     assert too_long == []
+
+
+def test_the_files_of_the_sidecar_need_each_other_in_one_direction() -> None:
+    """A file needs another when it names a function that the other one defines. Raises CycleError for a circle."""
+    texts = {path.name: re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL) for path in NATIVE.glob("*.c")}
+    defined = re.compile(r"^(?!static\b)(?:EXPORT )?\w[\w ]*?[ *]+(\w+)\([^;{]*\) \{$", re.MULTILINE)
+    owners = {name: file for file, text in texts.items() for name in defined.findall(text)}
+    assert {owners["helios_open"], owners["helios_submit"], owners["fail"]} == {"device.c", "program.c", "error.c"}
+    needs = {
+        file: {owners[word] for word in set(re.findall(r"\w+", text)) & owners.keys()} - {file}
+        for file, text in texts.items()
+    }
+    assert list(graphlib.TopologicalSorter(needs).static_order())[-1] == "device.c"
 
 
 def test_only_declared_packages_are_imported() -> None:

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import random
 import resource
@@ -13,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from alpha import safetensors_file
 from alpha.errors import AlphaError
 from alpha.safetensors_file import HEADER_LIMIT, InvalidFileError, SafetensorsFile, parse_json, to_storable, write
 
+CODES = {"U8": "u1", "I16": "<i2", "F32": "<f4", "F64": "<f8"}
 ENTRY = {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]}
 
 
@@ -28,6 +31,17 @@ def file_of(path: Path, header: Any, data: bytes = b"xy", size: int | None = Non
 def read_all(path: Path) -> dict[str, np.ndarray]:
     with SafetensorsFile(path) as file:
         return {name: file.read(name) for name in file.entries}
+
+
+def by_the_package(path: Path) -> dict[str, np.ndarray]:
+    """All tensors; the package's bytes of a BF16 one with two of zero before each two, which makes them float32."""
+    tensors = {}
+    for name, entry in safetensors.deserialize(path.read_bytes()):
+        data, dtype = bytes(entry["data"]), CODES.get(entry["dtype"], "<f4")
+        if entry["dtype"] == "BF16":
+            data = b"".join(b"\0\0" + data[place : place + 2] for place in range(0, len(data), 2))
+        tensors[name] = np.frombuffer(data, dtype).reshape(entry["shape"])
+    return tensors
 
 
 def test_every_dtype_and_shape_is_read_back_and_the_package_agrees(tmp_path):
@@ -100,7 +114,8 @@ HOSTILE = {
     "missing field": ({"a": {"dtype": "U8", "shape": [2]}}, b"xy"),
     "unknown dtype": ({"a": ENTRY | {"dtype": "U9"}}, b"xy"),
     "dtype not text": ({"a": ENTRY | {"dtype": ["U8"]}}, b"xy"),
-    "numpy lacks it": ({"a": ENTRY | {"dtype": "BF16", "shape": [1]}}, b"xy"),
+    "numpy lacks it": ({"a": ENTRY | {"dtype": "F8_E4M3"}}, b"xy"),
+    "BF16 of a wrong size": ({"a": ENTRY | {"dtype": "BF16"}}, b"xy"),
     "empty tensor": ({"a": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}, b""),
     "hidden overflow": ({"a": {"dtype": "U8", "shape": [0, 2**63, 7], "data_offsets": [0, 0]}}, b""),
     "negative shape": ({"a": ENTRY | {"shape": [-1, -2]}}, b"xy"),
@@ -219,6 +234,65 @@ def test_a_read_only_folder_is_an_error(tmp_path):
         assert len(list(folder.iterdir())) == 1
 
 
+def written_as_bfloat16(path: Path, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The stored halves by the package, and what is read back."""
+    write(path, {"x": to_storable("x", values)}, {}, bfloat16=["x"])
+    ((name, entry),) = safetensors.deserialize(path.read_bytes())
+    assert (name, entry["dtype"], entry["shape"]) == ("x", "BF16", list(values.shape))
+    return np.frombuffer(bytes(entry["data"]), "<u2").reshape(values.shape), read_all(path)["x"]
+
+
+EVERY_HALF = np.arange(1 << 16, dtype="<u2")
+HALVES = np.stack([np.zeros_like(EVERY_HALF), EVERY_HALF], -1).view("<f4").reshape(-1)
+"""Every number of bfloat16, at the place of its bits."""
+
+
+def test_every_bfloat16_is_read_and_written_with_the_same_bits(tmp_path):
+    header = {"x": {"dtype": "BF16", "shape": [256, 256], "data_offsets": [0, 1 << 17]}}
+    path = file_of(tmp_path / "x.safetensors", header, EVERY_HALF.tobytes())
+    loaded = read_all(path)["x"]
+    np.testing.assert_array_equal(loaded, HALVES.reshape(256, 256), strict=True)
+    stored, _ = written_as_bfloat16(path, loaded)
+    quiet = np.where(np.isnan(HALVES), EVERY_HALF | 0x40, EVERY_HALF)  # a signalling NaN becomes a quiet one
+    np.testing.assert_array_equal(stored.reshape(-1), quiet)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(bits=st.lists(st.integers(0, 2**32 - 1) | st.integers(0, 2**16 - 1).map(lambda half: half << 16 | 0x8000)))
+def test_rounding_to_bfloat16_is_to_the_nearest_and_ties_go_to_the_even(tmp_path_factory, bits):
+    values = np.array([*bits, 0x7F7FFFFF, 0x7F7F7FFF, 0x7F7F8000, 1, 0x8000, 0x8001], "<u4").view("<f4")
+    stored, loaded = written_as_bfloat16(tmp_path_factory.getbasetemp() / "half.safetensors", values)
+    np.testing.assert_array_equal(loaded, HALVES[stored], strict=True)
+    for value, half in zip(values.tolist(), stored.tolist(), strict=True):
+        if math.isnan(value):
+            assert np.isnan(HALVES[half])
+            continue
+        assert half >> 15 == (math.copysign(1, value) < 0)
+        # As IEEE 754 rounds: 2^128 stands for infinity as if it were a number. Sizes have the order of bits.
+        finite = 2.0**128 if half & 0x7FFF == 0x7F80 else abs(float(HALVES[half]))
+        error = abs(min(abs(value), 2.0**128) - finite)
+        for other in ((half & 0x7FFF) - 1, (half & 0x7FFF) + 1):
+            if 0 <= other <= 0x7F80:
+                distance = abs(min(abs(value), 2.0**128) - (2.0**128 if other == 0x7F80 else float(HALVES[other])))
+                assert error < distance or (error == distance and half % 2 == 0)
+
+
+def test_a_large_tensor_of_bfloat16_is_written_in_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(safetensors_file, "_ROUNDED_TOGETHER", 7)
+    values = HALVES[1000:1100].reshape(4, 25)
+    path = tmp_path / "x.safetensors"
+    write(path, {"a": values, "b": np.ones(3), "c": np.ones(3, np.uint8)}, {}, bfloat16={"a"})
+    for name, array in read_all(path).items():
+        np.testing.assert_array_equal(array, {"a": values, "b": np.ones(3), "c": np.ones(3)}[name])
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32])
+def test_only_float32_is_written_as_bfloat16(tmp_path, dtype):
+    with pytest.raises(TypeError, match="Tensor x cannot be stored as BF16: its dtype is"):
+        write(tmp_path / "x.safetensors", {"x": np.ones(2, dtype)}, {}, bfloat16=["x"])
+    assert not list(tmp_path.iterdir())
+
+
 JSON_TEXTS = ['{"a":1,"a":1}', "NaN", "-Infinity", "1e999", "9" * 21, '"\\ud800"', '["\\udc00x"]', '{"\\ud83d":1}', "{"]
 
 
@@ -272,10 +346,10 @@ def test_what_this_reader_accepts_the_package_accepts_too(tmp_path_factory, tens
     try:
         loaded = read_all(path)
     except AlphaError:
-        # Nothing is refused without a reason: it is wrong, empty, or of a dtype that numpy lacks.
-        assert field or extra or any(0 in shape or dtype in {"BF16", "U9"} for dtype, shape in tensors)
+        # Nothing is refused without a reason: it is wrong, empty, or of an unknown dtype.
+        assert field or extra or any(0 in shape or dtype == "U9" for dtype, shape in tensors)
         return
-    expected = load_file(path)
+    expected = by_the_package(path)
     assert set(loaded) == set(expected)
     for name, array in expected.items():
         np.testing.assert_array_equal(loaded[name], array, strict=True)
