@@ -146,6 +146,22 @@ def save_tokenizer_json(path: Path, tokenizer: Tokenizer) -> None:
     files.write_json(path, to_tokenizer_json(tokenizer))
 
 
+def with_unused(tokenizer: Tokenizer, vocab_size: int, source: str) -> Tokenizer:
+    """The tokenizer with an id for each of `vocab_size` rows of an embedding: those it lacks are special and unused.
+
+    Models are published with more rows than tokens, so that their number is round. AlphaError for fewer rows.
+    """
+    if vocab_size < tokenizer.vocab_size:
+        raise malformed(source, f"it has {tokenizer.vocab_size:,} tokens, and the model only {vocab_size:,} rows for them")
+    if vocab_size == tokenizer.vocab_size:
+        return tokenizer
+    unused = {f"<|unused_{index}|>": index for index in range(tokenizer.vocab_size, vocab_size)}
+    mapping = tokenizer.to_mapping()
+    mapping["tokens"] = [*mapping["tokens"], *unused]
+    mapping["special_tokens"] = {**mapping["special_tokens"], **unused}
+    return from_mapping(mapping, source)
+
+
 def _not_empty(texts: Iterable[str]) -> Iterator[str]:
     empty = True
     for text in texts:
