@@ -14,15 +14,14 @@ import numpy.typing as npt
 
 from alpha import backend_cpu_ref_attention as attention_parts
 from alpha import backend_cpu_ref_kernels as kernels
-from alpha import rng, worker_processes
+from alpha import rng, workers
 from alpha.activation import GATED_ACTIVATIONS
 from alpha.backend import AdamControl, Saved
 from alpha.backend_cpu_ref_attention import AttentionCall
 from alpha.backend_cpu_ref_libraries import keep_freed_memory, use_one_blas_thread
 from alpha.backend_cpu_ref_primitives import NumpyArray, NumpyPrimitives
 from alpha.backend_primitives import RandomKey
-from alpha.worker_pool import WorkerPool, available_cpus
-from alpha.worker_processes import WorkerProcesses
+from alpha.workers import WorkerPool, WorkerProcesses, available_cpus
 
 BLOCK_BYTES = 1 << 19  # fits the cache; with smaller ones threads wait more for the interpreter lock
 PART_FLOPS = 1 << 27
@@ -67,7 +66,7 @@ class CpuRef(NumpyPrimitives):
         return max(possible, default=1)
 
     def shared_zeros(self, shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> NumpyArray:
-        return worker_processes.shared_zeros(shape, dtype)
+        return workers.shared_zeros(shape, dtype)
 
     def side_by_side(self, work: Callable[[int], None], parts: int) -> Callable[[], None]:
         if parts == 1:

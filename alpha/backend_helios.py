@@ -1,138 +1,56 @@
 """The Vulkan backend: training and inference on any GPU with a Vulkan driver.
 
-Each fused operation goes to the module that knows its kernels; its meaning is that of the method of `Backend` with the
-same name. Nothing here falls back to the CPU: what has no kernel of its own is composed of primitives, which run on the
+`Helios` is the families of fused operations put together; each method means what that of `Backend` with the same name
+does. Nothing here falls back to the CPU: what has no kernel of its own is composed of primitives, which run on the
 device as well.
+
+A device is tested when it is opened: a few operations on small fixed operands are held against numpy. It takes a
+moment, and finds drivers and devices that compile a kernel wrongly before a long run does.
 """
 
 from __future__ import annotations
 
 import atexit
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from alpha import backend_helios_attention as attentions
-from alpha import backend_helios_elementwise as elementwise
-from alpha import backend_helios_loss as losses
-from alpha import backend_helios_matmul as products
-from alpha import backend_helios_norm as norms
-from alpha import backend_helios_update as updates
-from alpha import environment, files
-from alpha.backend import Saved
-from alpha.backend_helios_array import HeliosArray
+import numpy as np
+import numpy.typing as npt
+
+from alpha import environment, files, rng
+from alpha.backend import Backend
+from alpha.backend_cpu_ref_primitives import NumpyPrimitives
+from alpha.backend_helios_attention import Attention
 from alpha.backend_helios_device import Device, DeviceInfo, choose_device
 from alpha.backend_helios_kernels import read_bundle
-from alpha.backend_helios_primitives import HeliosPrimitives
-from alpha.backend_helios_smoke import SmokeTestFailed, smoke_test
-from alpha.backend_primitives import RandomKey
+from alpha.backend_helios_loss import Loss
+from alpha.backend_helios_matmul import Products
+from alpha.backend_helios_rowwise import Rowwise
+from alpha.backend_helios_update import Update
+from alpha.backend_primitives import Array
 from alpha.errors import AlphaError, UsageError
 
+TOLERANCES = {"f32": 1e-4, "f16": 5e-3, "bf16": 5e-2}
+"""The largest difference allowed, relative to the largest magnitude, where products round to a precision."""
 
-class Helios(HeliosPrimitives):
-    """The fused operations. `precision` is what matrix products round their operands to: "f32", "f16" or "bf16"."""
+Program = Callable[..., Sequence[Array]]
+
+
+class SmokeTestFailed(AlphaError):  # noqa: N818  (a condition)
+    """The device computes wrongly; the process ends with exit code 3."""
+
+    exit_code = 3
+
+
+class Helios(Attention, Loss, Products, Rowwise, Update):
+    """All operations. `precision` is what matrix products round their operands to: "f32", "f16" or "bf16"."""
 
     def __init__(self, device: Device, precision: str = "f32") -> None:
         super().__init__(device, precision)
         self.steps_in_flight = environment.read("ALPHA_STEPS_IN_FLIGHT")
         self.steps_together = environment.read("ALPHA_ADAPTIVE_SYNC_MIN_INTERVAL")
-
-    # --- products -----------------------------------------------------------------------------------------------------
-
-    def matmul(self, a: HeliosArray, b: HeliosArray) -> HeliosArray:
-        return products.matmul(self, a, b)
-
-    def linear(
-        self,
-        x: HeliosArray,
-        weight: HeliosArray,
-        bias: HeliosArray | None = None,
-        activation: str = "",
-        residual: HeliosArray | None = None,
-        training: bool = False,
-    ) -> tuple[HeliosArray, Saved]:
-        return products.linear(self, x, weight, bias, activation, residual, training)
-
-    def linear_backward(
-        self, dy: HeliosArray, saved: Saved, weight_gradient: HeliosArray | None = None, need_input: bool = True
-    ) -> tuple[HeliosArray | None, HeliosArray, HeliosArray | None]:
-        return products.linear_backward(self, dy, saved, weight_gradient, need_input)
-
-    # --- activations and normalization --------------------------------------------------------------------------------
-
-    def activation(self, x: HeliosArray, kind: str, training: bool = False) -> tuple[HeliosArray, Saved]:
-        return elementwise.activation(self, x, kind, training)
-
-    def activation_backward(self, dy: HeliosArray, saved: Saved) -> HeliosArray:
-        return elementwise.activation_backward(self, dy, saved)
-
-    def layer_norm(
-        self, x: HeliosArray, weight: HeliosArray, bias: HeliosArray | None, epsilon: float, training: bool = False
-    ) -> tuple[HeliosArray, Saved]:
-        return norms.layer_norm(self, x, weight, bias, epsilon, training)
-
-    def layer_norm_backward(self, dy: HeliosArray, saved: Saved) -> tuple[HeliosArray, HeliosArray, HeliosArray | None]:
-        return norms.layer_norm_backward(self, dy, saved)
-
-    def rms_norm(
-        self, x: HeliosArray, weight: HeliosArray, epsilon: float, training: bool = False
-    ) -> tuple[HeliosArray, Saved]:
-        return norms.rms_norm(self, x, weight, epsilon, training)
-
-    def rms_norm_backward(self, dy: HeliosArray, saved: Saved) -> tuple[HeliosArray, HeliosArray]:
-        return norms.rms_norm_backward(self, dy, saved)
-
-    # --- attention ----------------------------------------------------------------------------------------------------
-
-    def rotary(self, x: HeliosArray, cosine: HeliosArray, sine: HeliosArray) -> HeliosArray:
-        return elementwise.rotary(self, x, cosine, sine)
-
-    def attention(
-        self,
-        query: HeliosArray,
-        key: HeliosArray,
-        value: HeliosArray,
-        soft_cap: float = 0.0,
-        dropout: float = 0.0,
-        random: RandomKey | None = None,
-        training: bool = False,
-    ) -> tuple[HeliosArray, Saved]:
-        return attentions.attention(self, query, key, value, soft_cap, dropout, random, training)
-
-    def attention_backward(self, dy: HeliosArray, saved: Saved) -> tuple[HeliosArray, HeliosArray, HeliosArray]:
-        return attentions.attention_backward(self, dy, saved)
-
-    def softmax(self, x: HeliosArray) -> HeliosArray:
-        return elementwise.softmax(self, x)
-
-    def softmax_backward(self, dy: HeliosArray, y: HeliosArray) -> HeliosArray:
-        return elementwise.softmax_backward(self, dy, y)
-
-    def dropout(self, x: HeliosArray, probability: float, key: RandomKey | None) -> HeliosArray:
-        return elementwise.dropout(self, x, probability, key)
-
-    # --- loss ---------------------------------------------------------------------------------------------------------
-
-    def cross_entropy(
-        self, x: HeliosArray, weight: HeliosArray, targets: HeliosArray, soft_cap: float = 0.0, training: bool = False
-    ) -> tuple[HeliosArray, Saved]:
-        return losses.cross_entropy(self, x, weight, targets, soft_cap, training)
-
-    def cross_entropy_backward(
-        self, dloss: HeliosArray, saved: Saved, weight_gradient: HeliosArray | None = None
-    ) -> tuple[HeliosArray, HeliosArray]:
-        return losses.cross_entropy_backward(self, dloss, saved, weight_gradient)
-
-    # --- optimizers ---------------------------------------------------------------------------------------------------
-
-    def sum_of_squares(self, x: HeliosArray) -> HeliosArray:
-        return updates.sum_of_squares(self, x)
-
-    def copy_into_if(self, condition: HeliosArray, target: HeliosArray, source: HeliosArray) -> None:
-        updates.copy_into_if(self, condition, target, source)
-
-
-for _name in updates.UPDATES:
-    setattr(Helios, _name, updates.update_method(_name))
 
 
 def open_helios(device: int = -1, precision: str = "f32") -> Helios:
@@ -189,3 +107,65 @@ def _pipeline_cache(info: DeviceInfo) -> Path | None:
         )
         return None
     return folder / f"{info.vendor_id:x}-{info.device_id:x}-{info.pipeline_cache_uuid}.bin"
+
+
+# --- the test at the start --------------------------------------------------------------------------------------------
+
+
+def smoke_test(backend: Backend, precision: str) -> str:
+    """What of the device's results is wrong, one clause; empty when nothing is."""
+    for name, (program, *shapes) in _PROGRAMS.items():
+        values = [rng.normal(int(np.prod(shape)), 1, index).reshape(shape) for index, shape in enumerate(shapes)]
+        wanted = _results(program, NumpyPrimitives(), values)
+        got = _results(program, backend, [each.astype(np.float32) for each in values])
+        error = np.max([_difference(*pair) for pair in zip(got, wanted, strict=True)])  # NaN when one of them is
+        tolerance = TOLERANCES[precision if name in _WITH_PRODUCTS else "f32"]
+        if not error <= tolerance:
+            return f"{name} differs from the CPU by {error:.3g} of the largest value, where {tolerance:g} is allowed"
+    return ""
+
+
+def _results(program: Program, backend: Backend, values: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    return [backend.to_numpy(each) for each in program(backend, *map(backend.from_numpy, values))]
+
+
+def _difference(got: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> float:
+    """The largest difference over the largest magnitude; NaN where a result is not a number."""
+    return float(np.abs(got - wanted).max() / np.abs(wanted).max())
+
+
+def _elementwise(backend: Backend, x: Array, dy: Array) -> Sequence[Array]:
+    y, saved = backend.activation(x, "gelu", training=True)
+    return [y, backend.activation_backward(dy, saved)]
+
+
+def _product(backend: Backend, x: Array, weight: Array, bias: Array, dy: Array) -> Sequence[Array]:
+    y, saved = backend.linear(x, weight, bias, "gelu", training=True)
+    return [y, *backend.linear_backward(dy, saved)]
+
+
+def _attention(backend: Backend, query: Array, key: Array, value: Array, dy: Array) -> Sequence[Array]:
+    y, saved = backend.attention(query, key, value, training=True)
+    return [y, *backend.attention_backward(dy, saved)]
+
+
+def _norm(backend: Backend, x: Array, weight: Array, bias: Array, dy: Array) -> Sequence[Array]:
+    y, saved = backend.layer_norm(x, weight, bias, 1e-5, training=True)
+    return [y, *backend.layer_norm_backward(dy, saved)]
+
+
+def _sums(backend: Backend, x: Array) -> Sequence[Array]:
+    return [backend.sum(x, (0,)), backend.sum(x, (1,)), backend.sum_of_squares(x)]
+
+
+_HEADS = (2, 35, 2, 16)
+_PROGRAMS: dict[str, tuple[Any, ...]] = {
+    "an activation": (_elementwise, (1003,), (1003,)),
+    "a matrix product": (_product, (70, 48), (48, 40), (40,), (70, 40)),
+    "attention": (_attention, _HEADS, _HEADS, _HEADS, _HEADS),
+    "layer norm": (_norm, (35, 48), (48,), (48,), (35, 48)),
+    "a sum": (_sums, (35, 48)),
+}
+"""By name, a program and the shapes of its operands; not all are multiples of what kernels divide their work by."""
+
+_WITH_PRODUCTS = ("a matrix product", "attention")

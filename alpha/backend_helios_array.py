@@ -36,6 +36,8 @@ ELEMENTS = {
         Element("b32", 4, np.dtype(np.bool_), np.dtype("<u4")),  # booleans as 0 and 1
     )
 }
+FLOATING = ("f32", "f16", "bf16")
+
 _BY_DTYPE = {each.dtype: each for each in ELEMENTS.values() if each.name != "bf16"}
 
 

@@ -11,8 +11,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alpha.backend import Backend, Saved
+from alpha.backend import Saved
 from alpha.backend_helios_array import HeliosArray
+from alpha.backend_helios_layout import groups_for
 from alpha.backend_helios_primitives import HeliosPrimitives
 from alpha.backend_primitives import RandomKey
 
@@ -198,18 +199,6 @@ class MatrixUnits:
         return f"{self.precision}_{call.query.element}"
 
 
-def matrix_units(backend: HeliosPrimitives, call: AttentionCall) -> MatrixUnits | None:
-    """The matrix units that an attention can use; None when it must do without."""
-    info, precision = backend.device_info, backend.precision
-    if f"cooperative_matrix_{precision}" not in info.features or call.query.shape[3] > MATRIX_WIDTH:
-        return None
-    for M, N, K, *elements in sorted(info.cooperative_matrices, key=lambda each: -each[0] * each[1] * each[2]):
-        units = MatrixUnits(precision, (M, N, K), info.subgroup_size, info.shared_memory, info.kind != "cpu")
-        if elements == [precision, precision, "f32", "f32"] and units.fit(call.query.shape[3]):
-            return units
-    return None
-
-
 @dataclass(frozen=True)
 class RegisterTiles:
     """How a workgroup of a kernel that keeps scores in registers (attention_matrix2_*) is divided: `subgroups` own
@@ -247,284 +236,284 @@ REGISTER_TILES = {
 """The first that fits shared memory and makes workgroups enough is taken, else the last that fits."""
 
 
-def register_tiles(backend: HeliosPrimitives, call: AttentionCall, kernel: str) -> RegisterTiles | None:
-    """How to divide the work of a kernel that keeps scores in registers; None where there can be no such kernel."""
-    info, precision = backend.device_info, backend.precision
-    B, Tq, Tk, H, G, D = call.dimensions
-    if not {f"cooperative_matrix_{precision}", "cooperative_matrix_2"} <= info.features or D > MATRIX_WIDTH:
-        return None
-    wanted = (precision, precision, "f32", "f32")
-    shapes = {M for M, N, K, *elements in info.cooperative_matrices if M == N == K and tuple(elements) == wanted}
-    fragment = max((each for each in shapes if 16 % each == 0), default=0)
-    if not fragment:
-        return None
-    found = None
-    for tiles in REGISTER_TILES[kernel]:
-        sized = dataclasses.replace(tiles, fragment=fragment, subgroup_size=info.subgroup_size)
-        if sized.shared_bytes(D, call.random is not None) > info.shared_memory:
-            continue
-        found = sized
-        workgroups = B * (G * -(-Tk // sized.rows) if kernel == "key" else H * -(-Tq // sized.rows))
-        if workgroups >= FEW_WORKGROUPS:
-            break
-    return found
+class Attention(HeliosPrimitives):
+    """Causal attention; see `Backend` for what it means."""
 
-
-def attention(
-    backend: HeliosPrimitives,
-    query: HeliosArray,
-    key: HeliosArray,
-    value: HeliosArray,
-    soft_cap: float = 0.0,
-    dropout: float = 0.0,
-    random: RandomKey | None = None,
-    training: bool = False,
-) -> tuple[HeliosArray, Saved]:
-    """`Backend.attention`."""
-    if not dropout or random is None:
-        dropout, random = 0.0, None
-    B, Tq, H, D = query.shape
-    is_decoded = Tq <= DECODED_QUERIES and D <= DECODED_WIDTH and not training and random is None
-    if not is_decoded and not has_kernels(backend, D, training):
-        return Backend.attention(backend, query, key, value, soft_cap, dropout, random, training)
-    call = AttentionCall(
-        query=_with_whole_rows(backend, query),
-        key=_with_whole_rows(backend, key),
-        value=_with_whole_rows(backend, value),
-        soft_cap=soft_cap,
-        dropout=dropout,
-        random=random,
-        out=backend.new(query.shape, "f32"),
-        logsumexp=backend.new((B, H, Tq), "f32") if training else None,
-    )
-    if not is_decoded and register_tiles(backend, call, "forward") is not None:
-        call = dataclasses.replace(call, out=backend.new(query.shape, query.element))
-    if is_decoded:
-        _decode(backend, call)
-    else:
-        _forward(backend, call)
-    return call.out, (call if training else None)
-
-
-def _with_whole_rows(backend: HeliosPrimitives, x: HeliosArray) -> HeliosArray:
-    """The array itself when the numbers of each row lie side by side, otherwise a copy."""
-    return x if x.strides[3] == 1 or x.shape[3] == 1 else backend.contiguous(x)
-
-
-def _forward(backend: HeliosPrimitives, call: AttentionCall) -> None:
-    B, Tq, _, H, _, D = call.dimensions
-    arguments = call.arguments() | call.random_arguments() | {"attended": call.out, "logsumexp": call.logsumexp}
-    constants = call.constants() | call.dropping() | {"SAVE": int(call.logsumexp is not None)}
-    tiles = register_tiles(backend, call, "forward")
-    if tiles is not None:
-        constants |= tiles.constants() | {"ROW_BLOCKS": tiles.blocks, "TILE_KEYS": tiles.tile}
-        grid = (-(-Tq // tiles.rows), H, B)
-        variant = f"{backend.precision}_{call.query.element}"
-        backend.dispatch("attention_matrix2_forward", variant, grid, constants, **arguments)
-        return
-    units = matrix_units(backend, call)
-    if units is not None:
-        many = B * H * -(-Tq // (2 * units.rows)) >= FEW_WORKGROUPS
-        blocks = 2 if many and D <= TWO_BLOCKS_WIDTH and units.shared_bytes(D, 2) <= units.available else 1
-        rows = blocks * units.rows
-        backend.dispatch(
-            "attention_matrix_forward",
-            units.variant(call),
-            (-(-Tq // rows), H, B),
-            constants | units.constants() | {"ROW_BLOCKS": blocks, "TILE_KEYS": units.columns},
-            **arguments,
+    def attention(
+        self,
+        query: HeliosArray,
+        key: HeliosArray,
+        value: HeliosArray,
+        soft_cap: float = 0.0,
+        dropout: float = 0.0,
+        random: RandomKey | None = None,
+        training: bool = False,
+    ) -> tuple[HeliosArray, Saved]:
+        if not dropout or random is None:
+            dropout, random = 0.0, None
+        B, Tq, H, D = query.shape
+        is_decoded = Tq <= DECODED_QUERIES and D <= DECODED_WIDTH and not training and random is None
+        if not is_decoded and not self.has_attention_kernels(D, training):
+            return super().attention(query, key, value, soft_cap, dropout, random, training)
+        call = AttentionCall(
+            query=self._whole_rows(query),
+            key=self._whole_rows(key),
+            value=self._whole_rows(value),
+            soft_cap=soft_cap,
+            dropout=dropout,
+            random=random,
+            out=self.new(query.shape, "f32"),
+            logsumexp=self.new((B, H, Tq), "f32") if training else None,
         )
-        return
-    tilings: Sequence[Tiling] = FORWARD_TILINGS
-    if B * H * -(-Tq // tilings[0].queries) < FEW_WORKGROUPS:
-        tilings = tilings[1:]
-    tiling = _forward_tiling(backend, tilings, D)
-    assert tiling is not None
-    backend.dispatch(
-        "attention_forward", "f32", (-(-Tq // tiling.queries), H, B), constants | _sizes(tiling), **arguments
-    )
+        if not is_decoded and self.register_tiles(call, "forward") is not None:
+            call = dataclasses.replace(call, out=self.new(query.shape, query.element))
+        if is_decoded:
+            self._attend_to_few(call)
+        else:
+            self._attend(call)
+        return call.out, (call if training else None)
 
+    def _whole_rows(self, x: HeliosArray) -> HeliosArray:
+        """The array itself when the numbers of each row lie side by side, otherwise a copy."""
+        return x if x.strides[3] == 1 or x.shape[3] == 1 else self.contiguous(x)
 
-def has_kernels(backend: HeliosPrimitives, width: int, training: bool) -> bool:
-    """Whether tiles of heads so wide fit the device's shared memory, for training those of the gradients too."""
-    found = [_forward_tiling(backend, FORWARD_TILINGS, width)]
-    if training:
-        found += [_key_tiling(backend, width), _query_tiling(backend, width)]
-    return None not in found
+    def _attend(self, call: AttentionCall) -> None:
+        B, Tq, _, H, _, D = call.dimensions
+        arguments = call.arguments() | call.random_arguments() | {"attended": call.out, "logsumexp": call.logsumexp}
+        constants = call.constants() | call.dropping() | {"SAVE": int(call.logsumexp is not None)}
+        tiles = self.register_tiles(call, "forward")
+        if tiles is not None:
+            constants |= tiles.constants() | {"ROW_BLOCKS": tiles.blocks, "TILE_KEYS": tiles.tile}
+            grid = (-(-Tq // tiles.rows), H, B)
+            variant = f"{self.precision}_{call.query.element}"
+            self.dispatch("attention_matrix2_forward", variant, grid, constants, **arguments)
+            return
+        units = self.matrix_units(call)
+        if units is not None:
+            many = B * H * -(-Tq // (2 * units.rows)) >= FEW_WORKGROUPS
+            blocks = 2 if many and D <= TWO_BLOCKS_WIDTH and units.shared_bytes(D, 2) <= units.available else 1
+            rows = blocks * units.rows
+            self.dispatch(
+                "attention_matrix_forward",
+                units.variant(call),
+                (-(-Tq // rows), H, B),
+                constants | units.constants() | {"ROW_BLOCKS": blocks, "TILE_KEYS": units.columns},
+                **arguments,
+            )
+            return
+        tilings: Sequence[Tiling] = FORWARD_TILINGS
+        if B * H * -(-Tq // tilings[0].queries) < FEW_WORKGROUPS:
+            tilings = tilings[1:]
+        tiling = self._forward_tiling(tilings, D)
+        assert tiling is not None
+        self.dispatch(
+            "attention_forward", "f32", (-(-Tq // tiling.queries), H, B), constants | _sizes(tiling), **arguments
+        )
 
+    def attention_backward(self, dy: HeliosArray, saved: Saved) -> tuple[HeliosArray, HeliosArray, HeliosArray]:
+        """dquery, dkey and dvalue.
 
-def _forward_tiling(backend: HeliosPrimitives, tilings: Sequence[Tiling], width: int) -> Tiling | None:
-    return _first_fit(backend, tilings, width, (1, 1, 1), across_rows=False)
+        They lie side by side in one array when there are as many queries as keys, as the projection that made the
+        operands wants them back.
+        """
+        if not isinstance(saved, AttentionCall):
+            return super().attention_backward(dy, saved)
+        call = saved
+        B, Tq, Tk, H, G, D = call.dimensions
+        element = call.out.element
+        gradient = self.contiguous(self.cast_element(dy, element))
+        if Tq == Tk:
+            packed = self.new((B, Tq, H + 2 * G, D), element)
+            starts = ((0, H), (H, G), (H + G, G))
+            dquery, dkey, dvalue = (self.narrow(packed, 2, start, length) for start, length in starts)
+        else:
+            dquery, dkey, dvalue = (self.new(each.shape, element) for each in (call.query, call.key, call.value))
+        aligned = int(call.is_aligned(gradient, dquery, dkey, dvalue))
 
+        delta = self._attention_delta(call, gradient, aligned)
+        constants = call.constants(gradient, dquery, dkey, dvalue) | call.dropping()
+        arguments = call.arguments() | call.random_arguments()
+        arguments |= {"gradient": gradient, "logsumexp": call.logsumexp, "delta": delta}
+        for_keys: Arguments = {"key_gradient": dkey, "value_gradient": dvalue}
+        for_queries: Arguments = {"query_gradient": dquery}
+        if self.register_tiles(call, "key") is not None:
+            self._backward_in_registers(call, constants, arguments, for_keys, for_queries)
+            return dquery, dkey, dvalue
+        units = self.matrix_units(call)
+        if units is not None:
+            variant, constants = units.variant(call), constants | units.constants()
+            self.dispatch(
+                "attention_matrix_key",
+                variant,
+                (-(-Tk // units.rows), G, B),
+                constants | {"TILE_QUERIES": units.columns, "GRADIENT_STRIDE": dkey.strides[1]},
+                **arguments | for_keys,
+            )
+            self.dispatch(
+                "attention_matrix_query",
+                variant,
+                (-(-Tq // units.rows), H, B),
+                constants | {"TILE_KEYS": units.columns, "GRADIENT_STRIDE": dquery.strides[1]},
+                **arguments | for_queries,
+            )
+            return dquery, dkey, dvalue
+        tiling = self._key_tiling(D)
+        assert tiling is not None
+        self.dispatch(
+            "attention_backward_key",
+            "f32",
+            (-(-Tk // tiling.keys), G, B),
+            constants | _sizes(tiling) | {"GRADIENT_STRIDE": dkey.strides[1]},
+            **arguments | for_keys,
+        )
+        tiling = self._query_tiling(D)
+        assert tiling is not None
+        self.dispatch(
+            "attention_backward_query",
+            "f32",
+            (-(-Tq // tiling.queries), H, B),
+            constants | _sizes(tiling) | {"GRADIENT_STRIDE": dquery.strides[1]},
+            **arguments | for_queries,
+        )
+        return dquery, dkey, dvalue
 
-def _key_tiling(backend: HeliosPrimitives, width: int) -> Tiling | None:
-    return _first_fit(backend, KEY_TILINGS, width, (2, 2, 2), across_rows=True)
+    def _attention_delta(self, call: AttentionCall, gradient: HeliosArray, aligned: int) -> HeliosArray:
+        """The sums that the gradient of softmax needs, [B, H, Tq]: each row's gradient times its result."""
+        B, Tq, _, H, _, D = call.dimensions
+        delta = self.new((B, H, Tq), "f32")
+        rows = B * Tq * H
+        row_threads = 8 if D >= 32 else 4
+        self.dispatch(
+            "attention_delta",
+            gradient.element,
+            groups_for(rows * row_threads, 128),
+            {"THREADS": 128, "WIDTH": D, "QUERY_HEADS": H, "ALIGNED": aligned, "ROW_THREADS": row_threads},
+            gradient=gradient,
+            attended=call.out,
+            delta=delta,
+            batch=B,
+            query_length=Tq,
+        )
+        return delta
 
+    def _backward_in_registers(
+        self,
+        call: AttentionCall,
+        constants: Constants,
+        arguments: Arguments,
+        for_keys: Arguments,
+        for_queries: Arguments,
+    ) -> None:
+        B, Tq, Tk, H, G, _ = call.dimensions
+        variant = f"{self.precision}_{call.query.element}"
+        for kernel, targets, length, heads, tokens in (
+            ("key", for_keys, Tk, G, "TILE_QUERIES"),
+            ("query", for_queries, Tq, H, "TILE_KEYS"),
+        ):
+            tiles = self.register_tiles(call, kernel)
+            assert tiles is not None
+            target = next(iter(targets.values()))
+            assert isinstance(target, HeliosArray)
+            own = tiles.constants() | {tokens: tiles.tile, "GRADIENT_STRIDE": target.strides[1]}
+            if kernel == "query":
+                own["ROW_BLOCKS"] = tiles.blocks
+            grid = (-(-length // tiles.rows), heads, B)
+            self.dispatch(f"attention_matrix2_{kernel}", variant, grid, constants | own, **arguments | targets)
 
-def _query_tiling(backend: HeliosPrimitives, width: int) -> Tiling | None:
-    return _first_fit(backend, QUERY_TILINGS, width, (2, 2, 1), across_rows=False)
+    def _attend_to_few(self, call: AttentionCall) -> None:
+        """A few queries against many keys: each query's keys are divided among the threads, and among workgroups when
+        there would be too few of these."""
+        B, Tq, Tk, H, _, D = call.dimensions
+        rows = B * Tq * H
+        splits = max(1, min(-(-Tk // SPLIT_KEYS), FEW_WORKGROUPS // max(1, rows)))
+        partial = self.new((rows, splits, D), "f32") if splits > 1 else None
+        statistics = self.new((rows, splits, 2), "f32") if splits > 1 else None
+        self.dispatch(
+            "attention_decode",
+            "f32",
+            (splits, Tq * H, B),
+            call.constants() | {"THREADS": DECODE_THREADS, "SPLIT": int(splits > 1)},
+            **call.arguments(),
+            attended=call.out if partial is None else partial,
+            statistics=statistics,
+        )
+        if partial is not None:
+            self.dispatch(
+                "attention_combine",
+                "f32",
+                (Tq * H, B, 1),
+                {"THREADS": 64, "WIDTH": D},
+                partial=partial,
+                statistics=statistics,
+                attended=call.out,
+                splits=splits,
+            )
 
+    # --- which kernels, in which tiles --------------------------------------------------------------------------------
 
-def _first_fit(
-    backend: HeliosPrimitives, tilings: Sequence[Tiling], width: int, resident: tuple[int, int, int], across_rows: bool
-) -> Tiling | None:
-    for tiling in tilings_for(backend, tilings):
-        across = tiling.threads // tiling.columns if across_rows else tiling.columns
-        if tiling.shared_bytes(width, resident, across) <= backend.device_info.shared_memory:
-            return tiling
-    return None
+    def matrix_units(self, call: AttentionCall) -> MatrixUnits | None:
+        """The matrix units that an attention can use; None when it must do without."""
+        info, precision = self.device_info, self.precision
+        if f"cooperative_matrix_{precision}" not in info.features or call.query.shape[3] > MATRIX_WIDTH:
+            return None
+        for M, N, K, *elements in sorted(info.cooperative_matrices, key=lambda each: -each[0] * each[1] * each[2]):
+            units = MatrixUnits(precision, (M, N, K), info.subgroup_size, info.shared_memory, info.kind != "cpu")
+            if elements == [precision, precision, "f32", "f32"] and units.fit(call.query.shape[3]):
+                return units
+        return None
 
+    def register_tiles(self, call: AttentionCall, kernel: str) -> RegisterTiles | None:
+        """How to divide the work of a kernel that keeps scores in registers; None where there can be no such kernel."""
+        info, precision = self.device_info, self.precision
+        B, Tq, Tk, H, G, D = call.dimensions
+        if not {f"cooperative_matrix_{precision}", "cooperative_matrix_2"} <= info.features or D > MATRIX_WIDTH:
+            return None
+        wanted = (precision, precision, "f32", "f32")
+        shapes = {M for M, N, K, *elements in info.cooperative_matrices if M == N == K and tuple(elements) == wanted}
+        fragment = max((each for each in shapes if 16 % each == 0), default=0)
+        if not fragment:
+            return None
+        found = None
+        for tiles in REGISTER_TILES[kernel]:
+            sized = dataclasses.replace(tiles, fragment=fragment, subgroup_size=info.subgroup_size)
+            if sized.shared_bytes(D, call.random is not None) > info.shared_memory:
+                continue
+            found = sized
+            workgroups = B * (G * -(-Tk // sized.rows) if kernel == "key" else H * -(-Tq // sized.rows))
+            if workgroups >= FEW_WORKGROUPS:
+                break
+        return found
 
-def tilings_for(backend: HeliosPrimitives, tilings: Sequence[Tiling]) -> Sequence[Tiling]:
-    """Those to choose from; a processor gains nothing by large ones, which take it long to compile."""
-    is_processor = backend.device_info.kind == "cpu"
-    return [each for each in tilings if each.threads <= 32 and each.rows == 1] if is_processor else tilings
+    def has_attention_kernels(self, width: int, training: bool) -> bool:
+        """Whether tiles of heads so wide fit the device's shared memory, for training those of the gradients too."""
+        found = [self._forward_tiling(FORWARD_TILINGS, width)]
+        if training:
+            found += [self._key_tiling(width), self._query_tiling(width)]
+        return None not in found
+
+    def _forward_tiling(self, tilings: Sequence[Tiling], width: int) -> Tiling | None:
+        return self._first_tiling(tilings, width, (1, 1, 1), across_rows=False)
+
+    def _key_tiling(self, width: int) -> Tiling | None:
+        return self._first_tiling(KEY_TILINGS, width, (2, 2, 2), across_rows=True)
+
+    def _query_tiling(self, width: int) -> Tiling | None:
+        return self._first_tiling(QUERY_TILINGS, width, (2, 2, 1), across_rows=False)
+
+    def _first_tiling(
+        self, tilings: Sequence[Tiling], width: int, resident: tuple[int, int, int], across_rows: bool
+    ) -> Tiling | None:
+        for tiling in self.tilings_for(tilings):
+            across = tiling.threads // tiling.columns if across_rows else tiling.columns
+            if tiling.shared_bytes(width, resident, across) <= self.device_info.shared_memory:
+                return tiling
+        return None
+
+    def tilings_for(self, tilings: Sequence[Tiling]) -> Sequence[Tiling]:
+        """Those to choose from; a processor gains nothing by large ones, which take it long to compile."""
+        is_processor = self.device_info.kind == "cpu"
+        return [each for each in tilings if each.threads <= 32 and each.rows == 1] if is_processor else tilings
 
 
 def _sizes(tiling: Tiling) -> Constants:
     return {"THREADS": tiling.threads, "COLUMN_THREADS": tiling.columns, "ROWS": tiling.rows}
-
-
-def attention_backward(
-    backend: HeliosPrimitives, dy: HeliosArray, saved: Saved
-) -> tuple[HeliosArray, HeliosArray, HeliosArray]:
-    """`Backend.attention_backward`: dquery, dkey and dvalue.
-
-    They lie side by side in one array when there are as many queries as keys, as the projection that made the operands
-    wants them back.
-    """
-    if not isinstance(saved, AttentionCall):
-        return Backend.attention_backward(backend, dy, saved)
-    call = saved
-    B, Tq, Tk, H, G, D = call.dimensions
-    element = call.out.element
-    gradient = backend.contiguous(backend.cast_element(dy, element))
-    if Tq == Tk:
-        packed = backend.new((B, Tq, H + 2 * G, D), element)
-        starts = ((0, H), (H, G), (H + G, G))
-        dquery, dkey, dvalue = (backend.narrow(packed, 2, start, length) for start, length in starts)
-    else:
-        dquery, dkey, dvalue = (backend.new(each.shape, element) for each in (call.query, call.key, call.value))
-    aligned = int(call.is_aligned(gradient, dquery, dkey, dvalue))
-
-    delta = _delta(backend, call, gradient, aligned)
-    constants = call.constants(gradient, dquery, dkey, dvalue) | call.dropping()
-    arguments = call.arguments() | call.random_arguments()
-    arguments |= {"gradient": gradient, "logsumexp": call.logsumexp, "delta": delta}
-    for_keys: Arguments = {"key_gradient": dkey, "value_gradient": dvalue}
-    for_queries: Arguments = {"query_gradient": dquery}
-    if register_tiles(backend, call, "key") is not None:
-        _backward_in_registers(backend, call, constants, arguments, for_keys, for_queries)
-        return dquery, dkey, dvalue
-    units = matrix_units(backend, call)
-    if units is not None:
-        variant, constants = units.variant(call), constants | units.constants()
-        backend.dispatch(
-            "attention_matrix_key",
-            variant,
-            (-(-Tk // units.rows), G, B),
-            constants | {"TILE_QUERIES": units.columns, "GRADIENT_STRIDE": dkey.strides[1]},
-            **arguments | for_keys,
-        )
-        backend.dispatch(
-            "attention_matrix_query",
-            variant,
-            (-(-Tq // units.rows), H, B),
-            constants | {"TILE_KEYS": units.columns, "GRADIENT_STRIDE": dquery.strides[1]},
-            **arguments | for_queries,
-        )
-        return dquery, dkey, dvalue
-    tiling = _key_tiling(backend, D)
-    assert tiling is not None
-    backend.dispatch(
-        "attention_backward_key",
-        "f32",
-        (-(-Tk // tiling.keys), G, B),
-        constants | _sizes(tiling) | {"GRADIENT_STRIDE": dkey.strides[1]},
-        **arguments | for_keys,
-    )
-    tiling = _query_tiling(backend, D)
-    assert tiling is not None
-    backend.dispatch(
-        "attention_backward_query",
-        "f32",
-        (-(-Tq // tiling.queries), H, B),
-        constants | _sizes(tiling) | {"GRADIENT_STRIDE": dquery.strides[1]},
-        **arguments | for_queries,
-    )
-    return dquery, dkey, dvalue
-
-
-def _delta(backend: HeliosPrimitives, call: AttentionCall, gradient: HeliosArray, aligned: int) -> HeliosArray:
-    """The sums that the gradient of softmax needs, [B, H, Tq]: each row's gradient times its result."""
-    B, Tq, _, H, _, D = call.dimensions
-    delta = backend.new((B, H, Tq), "f32")
-    rows = B * Tq * H
-    row_threads = 8 if D >= 32 else 4
-    backend.dispatch(
-        "attention_delta",
-        gradient.element,
-        min(-(-rows * row_threads // 128), 65535),
-        {"THREADS": 128, "WIDTH": D, "QUERY_HEADS": H, "ALIGNED": aligned, "ROW_THREADS": row_threads},
-        gradient=gradient,
-        attended=call.out,
-        delta=delta,
-        batch=B,
-        query_length=Tq,
-    )
-    return delta
-
-
-def _backward_in_registers(
-    backend: HeliosPrimitives,
-    call: AttentionCall,
-    constants: Constants,
-    arguments: Arguments,
-    for_keys: Arguments,
-    for_queries: Arguments,
-) -> None:
-    B, Tq, Tk, H, G, _ = call.dimensions
-    variant = f"{backend.precision}_{call.query.element}"
-    for kernel, targets, length, heads, tokens in (
-        ("key", for_keys, Tk, G, "TILE_QUERIES"),
-        ("query", for_queries, Tq, H, "TILE_KEYS"),
-    ):
-        tiles = register_tiles(backend, call, kernel)
-        assert tiles is not None
-        target = next(iter(targets.values()))
-        assert isinstance(target, HeliosArray)
-        own = tiles.constants() | {tokens: tiles.tile, "GRADIENT_STRIDE": target.strides[1]}
-        if kernel == "query":
-            own["ROW_BLOCKS"] = tiles.blocks
-        grid = (-(-length // tiles.rows), heads, B)
-        backend.dispatch(f"attention_matrix2_{kernel}", variant, grid, constants | own, **arguments | targets)
-
-
-def _decode(backend: HeliosPrimitives, call: AttentionCall) -> None:
-    """A few queries against many keys: each query's keys are divided among the threads, and among workgroups when there
-    would be too few of these."""
-    B, Tq, Tk, H, _, D = call.dimensions
-    rows = B * Tq * H
-    splits = max(1, min(-(-Tk // SPLIT_KEYS), FEW_WORKGROUPS // max(1, rows)))
-    partial = backend.new((rows, splits, D), "f32") if splits > 1 else None
-    statistics = backend.new((rows, splits, 2), "f32") if splits > 1 else None
-    backend.dispatch(
-        "attention_decode",
-        "f32",
-        (splits, Tq * H, B),
-        call.constants() | {"THREADS": DECODE_THREADS, "SPLIT": int(splits > 1)},
-        **call.arguments(),
-        attended=call.out if partial is None else partial,
-        statistics=statistics,
-    )
-    if partial is not None:
-        backend.dispatch(
-            "attention_combine",
-            "f32",
-            (Tq * H, B, 1),
-            {"THREADS": 64, "WIDTH": D},
-            partial=partial,
-            statistics=statistics,
-            attended=call.out,
-            splits=splits,
-        )

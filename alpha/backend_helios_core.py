@@ -1,7 +1,8 @@
 """The core of the Vulkan backend: memory, views, and how dispatches reach the device.
 
 Operations outside a recorded program are collected and submitted together when a value is asked for, or when there are
-many. Inside one they are only written down. Knows nothing about what the kernels compute.
+many. Inside one they are only written down. `Profile` shows where the device's time goes; see `ALPHA_DEBUG`. Knows
+nothing about what the kernels compute.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,9 +24,9 @@ from alpha.backend import Backend
 from alpha.backend_helios_array import ELEMENTS, HeliosArray, Storage, contiguous_strides, element_of
 from alpha.backend_helios_device import Device, DeviceInfo, VulkanError
 from alpha.backend_helios_kernels import Pipelines, read_bundle
+from alpha.backend_helios_layout import THREADS, Rows, power_of_two, rows_where_they_lie
 from alpha.backend_helios_memory import DeviceMemory
-from alpha.backend_helios_plan import Argument, Dispatch, needs_barrier
-from alpha.backend_helios_profile import Profile
+from alpha.backend_helios_planner import Argument, Dispatch, needs_barrier
 from alpha.backend_helios_program import RecordedProgram, commands
 
 LARGEST_UPLOAD = 32 << 20
@@ -32,6 +34,45 @@ LARGEST_UPLOAD = 32 << 20
 
 SHOW_DEVICE, SHOW_TIMES, SHOW_PLANS, SHOW_DISPATCHES = 1, 2, 3, 4
 """Levels of ALPHA_DEBUG."""
+
+
+@dataclass
+class KernelTime:
+    """Sums over the runs of one kernel."""
+
+    runs: int = 0
+    nanoseconds: int = 0
+    nbytes: int = 0
+    operations: float = 0.0
+
+
+class Profile:
+    """Adds up the times of dispatches."""
+
+    def __init__(self) -> None:
+        self.kernels: dict[str, KernelTime] = {}
+
+    def add(self, dispatches: Sequence[Dispatch], times: Sequence[tuple[int, int]]) -> None:
+        """Take note of one run of a program, given the begin and end of each dispatch in nanoseconds."""
+        for dispatch, (begin, end) in zip(dispatches, times, strict=True):
+            kernel = self.kernels.setdefault(f"{dispatch.kernel.name}.{dispatch.kernel.variant}", KernelTime())
+            kernel.runs += 1
+            kernel.nanoseconds += end - begin
+            kernel.nbytes += sum(array.nbytes for _, array in dispatch.arrays())
+            kernel.operations += dispatch.operations
+
+    def text(self) -> str:
+        """A line for each kernel, the one with the most time first, in aligned columns."""
+        total = sum(each.nanoseconds for each in self.kernels.values()) or 1
+        lines = [f"{'kernel':<36}{'runs':>9}{'ms':>11}{'share':>8}{'us each':>10}{'GB/s':>9}{'TFLOP/s':>9}"]
+        for name, each in sorted(self.kernels.items(), key=lambda item: -item[1].nanoseconds):
+            nanoseconds = max(1, each.nanoseconds)
+            rate = f"{each.operations / nanoseconds / 1e3:9.2f}" if each.operations else ""
+            lines.append(
+                f"{name:<36}{each.runs:>9,}{each.nanoseconds / 1e6:>11,.2f}{100 * each.nanoseconds / total:>7.1f}%"
+                f"{nanoseconds / each.runs / 1e3:>10,.1f}{each.nbytes / nanoseconds:>9,.0f}{rate}"
+            )
+        return "\n".join(lines)
 
 
 class HeliosCore(Backend):
@@ -128,7 +169,7 @@ class HeliosCore(Backend):
         if x.is_contiguous:
             return x
         copy = self.new(x.shape, x.element)
-        self._add(self.copy_dispatch(copy, x))
+        self.copy_into(copy, x)
         return copy
 
     # --- views --------------------------------------------------------------------------------------------------------
@@ -148,6 +189,11 @@ class HeliosCore(Backend):
 
     def expand(self, x: HeliosArray, shape: Sequence[int]) -> HeliosArray:
         return views.expanded(x, shape)
+
+    def rows_of(self, x: HeliosArray) -> Rows:
+        """The rows of `x`, or of a copy when they cannot be addressed where they are."""
+        rows = rows_where_they_lie(x)
+        return self.rows_of(self.contiguous(x)) if rows is None else rows
 
     # --- dispatching --------------------------------------------------------------------------------------------------
 
@@ -187,6 +233,13 @@ class HeliosCore(Backend):
         extent = (groups, 1, 1) if isinstance(groups, int) else groups
         kernel_and_pipeline = self.pipelines.get(kernel, variant, constants)
         return Dispatch(*kernel_and_pipeline, extent, arguments, constants=constants, operations=operations)
+
+    def lanes_for(self, items: int, most: int) -> int:
+        """Threads that share a row of `items` vectors: a subgroup at most, unless each would then have over `most`."""
+        lanes = min(power_of_two(items), self.device_info.subgroup_size)
+        while lanes * most < items and lanes < THREADS:
+            lanes *= 2
+        return lanes
 
     def _add(self, dispatch: Dispatch) -> None:
         for kind, array in dispatch.arrays():

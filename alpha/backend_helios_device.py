@@ -29,6 +29,9 @@ COMMAND = struct.Struct("=I3IQII128s")
 BARRIER = COMMAND.pack(1, 0, 0, 0, 0, 0, 0, b"")
 """The command after which dispatches see what those before it wrote."""
 PUSH_BYTES = 128
+
+MOST_GROUPS = 65535
+"""Workgroups along one axis of a dispatch that every device allows."""
 """The largest push constants of a dispatch."""
 
 _OUT_OF_DEVICE_MEMORY = -2

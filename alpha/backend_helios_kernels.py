@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from alpha.errors import AlphaError
 from alpha.files import open_regular
-from alpha.worker_pool import available_cpus
+from alpha.workers import available_cpus
 
 FORMAT = 1
 DESCRIPTION = "manifest.json"

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from alpha.backend import Saved
 from alpha.backend_helios_array import HeliosArray, narrowed, transposed
-from alpha.backend_helios_matmul import Epilogue, product
-from alpha.backend_helios_primitives import HeliosPrimitives
-from alpha.backend_helios_rows import THREADS, groups_for, lanes_for, vector_of
+from alpha.backend_helios_layout import THREADS, groups_for, vector_of
+from alpha.backend_helios_matmul import Epilogue, Products
 
 CHUNK_BYTES = 1 << 28
 """Bytes of the logits of one chunk, at most."""
@@ -44,82 +43,122 @@ class _SavedHead:
     scale: float
 
 
-def cross_entropy(
-    backend: HeliosPrimitives,
-    x: HeliosArray,
-    weight: HeliosArray,
-    targets: HeliosArray,
-    soft_cap: float = 0.0,
-    training: bool = False,
-) -> tuple[HeliosArray, Saved]:
-    """See `Backend.cross_entropy`."""
-    (M, C), V, element = x.shape, weight.shape[0], backend.precision
-    targets = backend.contiguous(targets)
-    losses = backend.new((M,), "f32")
-    dx, dweight = (backend.new(each.shape if training else (0,), "f32") for each in (x, weight))
-    if not M:
-        backend.fill(dweight, 0.0)
-    if 2 * M * C * V >= HALF_OPERATIONS:
-        x, weight = (_rounded(backend, each) for each in (x, weight))
-    most = _chunk_rows(M, V)
-    logits_buffer = backend.new((most, V), "f32")
-    dlogits_buffer = backend.new((most, V), element) if training and element != "f32" else logits_buffer
-    for start in range(0, M, most):
-        length = min(most, M - start)
-        rows = narrowed(x, 0, start, length)
-        logits, dlogits = (narrowed(each, 0, 0, length) for each in (logits_buffer, dlogits_buffer))
-        product(backend, rows, transposed(weight, (1, 0)), logits)
-        _rows_of_logits(
-            backend, logits, narrowed(targets, 0, start, length), narrowed(losses, 0, start, length),
-            dlogits if training else None, soft_cap,
-        )  # fmt: skip
-        if training:
-            product(backend, dlogits, weight, narrowed(dx, 0, start, length))
-            so_far = Epilogue(residual=dweight if start else None)
-            product(backend, transposed(dlogits, (1, 0)), rows, dweight, so_far)
-    loss, inverse_count = backend.new((), "f32"), backend.new((1,), "f32")
-    backend.dispatch(
-        "cross_entropy_mean",
-        "f32",
-        1,
-        {
-            "THREADS": min(MEAN_THREADS, backend.device_info.max_workgroup_invocations),
-            "VECTOR": vector_of(losses, targets),
-        },
-        losses=losses,
-        targets=targets,
-        loss=loss,
-        inverse_count=inverse_count,
-        rows=M,
-    )
-    return loss, (_SavedHead(dx, dweight, inverse_count, GRADIENT_SCALES[element]) if training else None)
+class Loss(Products):
+    """Cross-entropy with the output head; see `Backend` for what it means."""
 
-
-def cross_entropy_backward(
-    backend: HeliosPrimitives, dloss: HeliosArray, saved: Saved, weight_gradient: HeliosArray | None = None
-) -> tuple[HeliosArray, HeliosArray]:
-    """See `Backend.cross_entropy_backward`."""
-    head: _SavedHead = saved
-    dx = backend.new(head.dx.shape, "f32")
-    dweight = backend.new(head.dweight.shape, "f32") if weight_gradient is None else weight_gradient
-    for source, target in ((head.dx, dx), (head.dweight, dweight)):
-        scaled = target if target.is_contiguous else backend.new(target.shape, "f32")
-        vector = vector_of(source, scaled)
-        backend.dispatch(
-            "scale",
+    def cross_entropy(
+        self,
+        x: HeliosArray,
+        weight: HeliosArray,
+        targets: HeliosArray,
+        soft_cap: float = 0.0,
+        training: bool = False,
+    ) -> tuple[HeliosArray, Saved]:
+        (M, C), V, element = x.shape, weight.shape[0], self.precision
+        targets = self.contiguous(targets)
+        losses = self.new((M,), "f32")
+        dx, dweight = (self.new(each.shape if training else (0,), "f32") for each in (x, weight))
+        if not M:
+            self.fill(dweight, 0.0)
+        if 2 * M * C * V >= HALF_OPERATIONS:
+            x, weight = (self._rounded_once(each) for each in (x, weight))
+        most = _chunk_rows(M, V)
+        logits_buffer = self.new((most, V), "f32")
+        dlogits_buffer = self.new((most, V), element) if training and element != "f32" else logits_buffer
+        for start in range(0, M, most):
+            length = min(most, M - start)
+            rows = narrowed(x, 0, start, length)
+            logits, dlogits = (narrowed(each, 0, 0, length) for each in (logits_buffer, dlogits_buffer))
+            self.product(rows, transposed(weight, (1, 0)), logits)
+            its_targets, its_losses = (narrowed(each, 0, start, length) for each in (targets, losses))
+            self._rows_of_logits(logits, its_targets, its_losses, dlogits if training else None, soft_cap)
+            if training:
+                self.product(dlogits, weight, narrowed(dx, 0, start, length))
+                so_far = Epilogue(residual=dweight if start else None)
+                self.product(transposed(dlogits, (1, 0)), rows, dweight, so_far)
+        loss, inverse_count = self.new((), "f32"), self.new((1,), "f32")
+        self.dispatch(
+            "cross_entropy_mean",
             "f32",
-            groups_for(source.size, THREADS * vector),
-            {"THREADS": THREADS, "VECTOR": vector},
-            x=source,
-            y=scaled,
-            first=dloss,
-            second=head.inverse_count,
-            count=source.size,
-            factor=1.0 / head.scale,
+            1,
+            {
+                "THREADS": min(MEAN_THREADS, self.device_info.max_workgroup_invocations),
+                "VECTOR": vector_of(losses, targets),
+            },
+            losses=losses,
+            targets=targets,
+            loss=loss,
+            inverse_count=inverse_count,
+            rows=M,
         )
-        if scaled is not target:
-            backend.copy_into(target, scaled)
-    return dx, dweight
+        return loss, (_SavedHead(dx, dweight, inverse_count, GRADIENT_SCALES[element]) if training else None)
+
+    def cross_entropy_backward(
+        self, dloss: HeliosArray, saved: Saved, weight_gradient: HeliosArray | None = None
+    ) -> tuple[HeliosArray, HeliosArray]:
+        head: _SavedHead = saved
+        dx = self.new(head.dx.shape, "f32")
+        dweight = self.new(head.dweight.shape, "f32") if weight_gradient is None else weight_gradient
+        for source, target in ((head.dx, dx), (head.dweight, dweight)):
+            scaled = target if target.is_contiguous else self.new(target.shape, "f32")
+            vector = vector_of(source, scaled)
+            self.dispatch(
+                "scale",
+                "f32",
+                groups_for(source.size, THREADS * vector),
+                {"THREADS": THREADS, "VECTOR": vector},
+                x=source,
+                y=scaled,
+                first=dloss,
+                second=head.inverse_count,
+                count=source.size,
+                factor=1.0 / head.scale,
+            )
+            if scaled is not target:
+                self.copy_into(target, scaled)
+        return dx, dweight
+
+    def _rounded_once(self, x: HeliosArray) -> HeliosArray:
+        """A copy in the precision's 16 bits, unless that is float32."""
+        if self.precision == "f32":
+            return x
+        copy = self.new(x.shape, self.precision)
+        self.copy_into(copy, x)
+        return copy
+
+    def _rows_of_logits(
+        self,
+        logits: HeliosArray,
+        targets: HeliosArray,
+        losses: HeliosArray,
+        dlogits: HeliosArray | None,
+        soft_cap: float,
+    ) -> None:
+        """The losses of a chunk, and the gradients of its logits unless `dlogits` is None."""
+        rows, width = logits.shape
+        vector = vector_of(logits, multiples=(width,))
+        lanes = self.lanes_for(-(-width // vector), ROW_VECTORS)
+        self.dispatch(
+            "cross_entropy",
+            "f32" if dlogits is None else dlogits.element,
+            groups_for(rows, THREADS // lanes),
+            {
+                "THREADS": THREADS,
+                "LANES": lanes,
+                "VECTOR": vector,
+                "CAPPED": int(soft_cap != 0.0),
+                "TRAINING": int(dlogits is not None),
+            },
+            logits=logits,
+            targets=targets,
+            losses=losses,
+            dlogits=dlogits,
+            rows=rows,
+            width=width,
+            stride=width,
+            soft_cap=soft_cap,
+            scale=GRADIENT_SCALES[self.precision],
+        )
 
 
 def _chunk_rows(rows: int, vocabulary: int) -> int:
@@ -128,47 +167,3 @@ def _chunk_rows(rows: int, vocabulary: int) -> int:
     if rows <= most:
         return max(1, rows)
     return most // CHUNK_MULTIPLE * CHUNK_MULTIPLE or most
-
-
-def _rounded(backend: HeliosPrimitives, x: HeliosArray) -> HeliosArray:
-    """A copy in the precision's 16 bits, unless that is float32."""
-    if backend.precision == "f32":
-        return x
-    copy = backend.new(x.shape, backend.precision)
-    backend.copy_into(copy, x)
-    return copy
-
-
-def _rows_of_logits(
-    backend: HeliosPrimitives,
-    logits: HeliosArray,
-    targets: HeliosArray,
-    losses: HeliosArray,
-    dlogits: HeliosArray | None,
-    soft_cap: float,
-) -> None:
-    """The losses of a chunk, and the gradients of its logits unless `dlogits` is None."""
-    rows, width = logits.shape
-    vector = vector_of(logits, multiples=(width,))
-    lanes = lanes_for(backend, -(-width // vector), ROW_VECTORS)
-    backend.dispatch(
-        "cross_entropy",
-        "f32" if dlogits is None else dlogits.element,
-        groups_for(rows, THREADS // lanes),
-        {
-            "THREADS": THREADS,
-            "LANES": lanes,
-            "VECTOR": vector,
-            "CAPPED": int(soft_cap != 0.0),
-            "TRAINING": int(dlogits is not None),
-        },
-        logits=logits,
-        targets=targets,
-        losses=losses,
-        dlogits=dlogits,
-        rows=rows,
-        width=width,
-        stride=width,
-        soft_cap=soft_cap,
-        scale=GRADIENT_SCALES[backend.precision],
-    )

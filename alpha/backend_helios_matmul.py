@@ -16,14 +16,15 @@ import numpy as np
 from alpha.activation import activation_named
 from alpha.backend import Saved
 from alpha.backend_helios_array import HeliosArray
-from alpha.backend_helios_core import HeliosCore
-from alpha.backend_helios_tiles import MOST_GROUPS, Hardware, Plan, Problem, choose, hardware, threads
+from alpha.backend_helios_device import MOST_GROUPS
+from alpha.backend_helios_layout import THREADS, groups_for
+from alpha.backend_helios_primitives import HeliosPrimitives
+from alpha.backend_helios_tiles import Hardware, Plan, Problem, choose, hardware, threads
 
 _HALF_OPERATIONS = 2e10
 """Products of more operations read operands in 16 bits: then rounding them first, once, saves more than it costs."""
 
 _REDUCE_THREADS = 128
-_GRADIENT_THREADS = 256
 
 
 @dataclass(frozen=True)
@@ -83,65 +84,6 @@ class _Operand:
         return all(place % elements == 0 for place in places)
 
 
-# --- products ---------------------------------------------------------------------------------------------------------
-
-
-def matmul(backend: HeliosCore, a: HeliosArray, b: HeliosArray) -> HeliosArray:
-    """a [..., M, K] @ b [..., K, N] -> [..., M, N], batches broadcast."""
-    return product(backend, a, b)
-
-
-def product(
-    backend: HeliosCore,
-    a: HeliosArray,
-    b: HeliosArray,
-    out: HeliosArray | None = None,
-    epilogue: Epilogue = NOTHING,
-    scale: float = 1.0,
-    forced: Plan | None = None,
-    column_sums: HeliosArray | None = None,
-) -> HeliosArray:
-    """activation(scale * (a @ b) + bias) + residual, written to `out` when given, else to a new float32 array.
-
-    `out`, the residual and the slope are contiguous and have the shape of the result; the residual may be `out` itself.
-    `out` is float32. `forced` is a plan to take instead of the chosen one. `column_sums` [N], for one product whose
-    right operand is contiguous, becomes the sum of that operand's rows.
-    """
-    a, b = _readable(backend, a), _readable(backend, b)
-    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    rows, depth, columns = a.shape[-2], a.shape[-1], b.shape[-1]
-    result = backend.new((*batch, rows, columns), "f32") if out is None else out
-    if not result.size:
-        return result
-    axes = _batch_axes(batch, a, b)
-    if len(axes) > 2:
-        a, b = (backend.contiguous(backend.expand(each, (*batch, *each.shape[-2:]))) for each in (a, b))
-        axes = _batch_axes(batch, a, b)
-    if len(axes) == 1 and axes[0][2] == 0 and axes[0][1] == rows * a.strides[-2]:
-        # All batches have one right operand, and the rows of one follow those of the other: one product has them all.
-        axes, rows = [], rows * axes[0][0]
-    (outer, a_outer, b_outer), (inner, a_inner, b_inner) = [(1, 0, 0)] * (2 - len(axes)) + axes
-    left, right = _operand(a, a_outer, a_inner), _operand(b, b_outer, b_inner)
-    assert column_sums is None or (not axes and not right.swapped)
-    for i, outer_count, j, inner_count in _chunks(outer, inner):
-        problem = Problem(
-            outer_count * inner_count, rows, columns, depth, 8 * a.itemsize, 8 * b.itemsize,
-            left.can_read(16 // a.itemsize, rows if left.swapped else depth),
-            right.can_read(16 // b.itemsize, depth if right.swapped else columns),
-        )  # fmt: skip
-        shape, first = (problem.batches * rows, columns), (i * inner + j) * rows * columns
-        run = _Run(backend, problem, inner_count, left.from_batch(i, j), right.from_batch(i, j), scale)
-        run(result.view(shape, (columns, 1), first), epilogue.part(shape, first), column_sums, forced)
-    return result
-
-
-def _readable(backend: HeliosCore, x: HeliosArray) -> HeliosArray:
-    """`x` as a kernel can read it: float32 or of the precision's 16 bits, neighbours along one of its matrix axes."""
-    if x.element not in ("f32", backend.precision):
-        x = backend.cast(x, np.float32)
-    return x if _is_line(x, -1) or _is_line(x, -2) else backend.contiguous(x)
-
-
 def _is_line(x: HeliosArray, axis: int) -> bool:
     return x.strides[axis] == 1 or x.shape[axis] == 1
 
@@ -178,10 +120,192 @@ def _chunks(outer: int, inner: int) -> Iterator[tuple[int, int, int, int]]:
 
 
 @dataclass(frozen=True)
+class _SavedLinear:
+    """What the backward pass of a linear layer needs: its operands [M, K] and [K, N], the slope of a simple activation,
+    or what a gated one saved."""
+
+    x: HeliosArray
+    weight: HeliosArray
+    shape: tuple[int, ...]
+    has_bias: bool
+    slope: HeliosArray | None
+    gated: Saved
+
+
+class Products(HeliosPrimitives):
+    """Matrix products and linear layers; see `Backend` for what each of them means."""
+
+    # --- products -----------------------------------------------------------------------------------------------------
+
+    def matmul(self, a: HeliosArray, b: HeliosArray) -> HeliosArray:
+        """a [..., M, K] @ b [..., K, N] -> [..., M, N], batches broadcast."""
+        return self.product(a, b)
+
+    def product(
+        self,
+        a: HeliosArray,
+        b: HeliosArray,
+        out: HeliosArray | None = None,
+        epilogue: Epilogue = NOTHING,
+        scale: float = 1.0,
+        forced: Plan | None = None,
+        column_sums: HeliosArray | None = None,
+    ) -> HeliosArray:
+        """activation(scale * (a @ b) + bias) + residual, written to `out` when given, else to a new float32 array.
+
+        `out`, the residual and the slope are contiguous and have the shape of the result; the residual may be `out`
+        itself. `out` is float32. `forced` is a plan to take instead of the chosen one. `column_sums` [N], for one
+        product whose right operand is contiguous, becomes the sum of that operand's rows.
+        """
+        a, b = self._readable(a), self._readable(b)
+        batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        rows, depth, columns = a.shape[-2], a.shape[-1], b.shape[-1]
+        result = self.new((*batch, rows, columns), "f32") if out is None else out
+        if not result.size:
+            return result
+        axes = _batch_axes(batch, a, b)
+        if len(axes) > 2:
+            a, b = (self.contiguous(self.expand(each, (*batch, *each.shape[-2:]))) for each in (a, b))
+            axes = _batch_axes(batch, a, b)
+        if len(axes) == 1 and axes[0][2] == 0 and axes[0][1] == rows * a.strides[-2]:
+            # All batches have one right operand, and the rows of one follow those of the other: one product does.
+            axes, rows = [], rows * axes[0][0]
+        (outer, a_outer, b_outer), (inner, a_inner, b_inner) = [(1, 0, 0)] * (2 - len(axes)) + axes
+        left, right = _operand(a, a_outer, a_inner), _operand(b, b_outer, b_inner)
+        assert column_sums is None or (not axes and not right.swapped)
+        for i, outer_count, j, inner_count in _chunks(outer, inner):
+            problem = Problem(
+                outer_count * inner_count, rows, columns, depth, 8 * a.itemsize, 8 * b.itemsize,
+                left.can_read(16 // a.itemsize, rows if left.swapped else depth),
+                right.can_read(16 // b.itemsize, depth if right.swapped else columns),
+            )  # fmt: skip
+            shape, first = (problem.batches * rows, columns), (i * inner + j) * rows * columns
+            run = _Run(self, problem, inner_count, left.from_batch(i, j), right.from_batch(i, j), scale)
+            run(result.view(shape, (columns, 1), first), epilogue.part(shape, first), column_sums, forced)
+        return result
+
+    def _readable(self, x: HeliosArray) -> HeliosArray:
+        """`x` as a kernel can read it: float32 or of the precision's 16 bits, neighbours along one matrix axis."""
+        if x.element not in ("f32", self.precision):
+            x = self.cast(x, np.float32)
+        return x if _is_line(x, -1) or _is_line(x, -2) else self.contiguous(x)
+
+    def product_variant(self, *arrays: HeliosArray) -> str:
+        """The kernels' name for these storages of operands."""
+        if self.precision == "f32":
+            return "f32"
+        return "_".join([self.precision, *(str(8 * each.itemsize) for each in arrays)])
+
+    def reduce_splits(
+        self,
+        sums: HeliosArray,
+        result: HeliosArray,
+        epilogue: Epilogue,
+        parts: HeliosArray | None,
+        column_sums: HeliosArray | None,
+    ) -> None:
+        """result = activation(sum over the first axis of `sums`, in order, + bias) + residual; and that of `parts`."""
+        columns = result.shape[-1]
+        constants = epilogue.constants(columns, result) | {"THREADS": _REDUCE_THREADS}
+        constants["HAS_SUMS"] = int(column_sums is not None)
+        constants["C_VECTOR"] &= int(column_sums is None or column_sums.offset % 4 == 0)
+        count = result.size + (0 if column_sums is None else columns)
+        workgroups = groups_for(count, _REDUCE_THREADS * (4 if constants["C_VECTOR"] else 1))
+        self.dispatch(
+            "matmul_reduce", self.precision, workgroups, constants, sums=sums, **epilogue.arguments(result),
+            column_sums=parts, b_sums=column_sums, elements=result.size, columns=columns, splits=sums.shape[0],
+        )  # fmt: skip
+
+    # --- linear layers ------------------------------------------------------------------------------------------------
+
+    def linear(
+        self,
+        x: HeliosArray,
+        weight: HeliosArray,
+        bias: HeliosArray | None = None,
+        activation: str = "",
+        residual: HeliosArray | None = None,
+        training: bool = False,
+    ) -> tuple[HeliosArray, Saved]:
+        """activation(x @ weight + bias) + residual; x [..., K], weight [K, N], bias [N].
+
+        Raises ValueError when there is no such activation.
+        """
+        rows, (depth, columns) = math.prod(x.shape[:-1]), weight.shape
+        problem = Problem(1, rows, columns, depth)
+        flat = self._rounded_operand(self.reshape(x, (rows, depth)), problem)
+        weight = self._rounded_operand(weight, problem)
+        gated = bool(activation) and activation_named(activation).gated
+        shape = (*x.shape[:-1], columns)
+        slope = None
+        if training and activation and not gated:
+            slope = self.new(shape, self.precision)
+        added = None if residual is None or gated else self.contiguous(residual)
+        bias = None if bias is None else self.contiguous(bias)
+        y = self.new(shape, "f32")
+        epilogue = Epilogue(bias, "" if gated else activation, slope, added)
+        self.product(flat, weight, self.reshape(y, (rows, columns)), epilogue)
+        saved_activation = None
+        if gated:
+            y, saved_activation = self.activation(y, activation, training)
+            y = y if residual is None else self.add(y, residual)
+        saved = _SavedLinear(flat, weight, x.shape, bias is not None, slope, saved_activation)
+        return y, (saved if training else None)
+
+    def linear_backward(
+        self,
+        dy: HeliosArray,
+        saved: _SavedLinear,
+        weight_gradient: HeliosArray | None = None,
+        need_input: bool = True,
+    ) -> tuple[HeliosArray | None, HeliosArray, HeliosArray | None]:
+        """(dx, dweight, dbias)"""
+        if saved.gated is not None:
+            dy = self.activation_backward(dy, saved.gated)
+        depth, columns = saved.weight.shape
+        rows = saved.x.shape[0]
+        problem = Problem(1, rows, columns, depth)
+        dh = self._rounded_gradient(self.contiguous(self.reshape(dy, (rows, columns))), saved.slope, problem)
+        dx = None
+        if need_input:
+            dx = self.reshape(self.product(dh, self.transpose(saved.weight, (1, 0))), saved.shape)
+        out = weight_gradient if weight_gradient is not None and _can_be_written(weight_gradient) else None
+        dbias = self.new((columns,), "f32") if saved.has_bias else None
+        dweight = self.product(self.transpose(saved.x, (1, 0)), dh, out, column_sums=dbias)
+        if weight_gradient is not None and out is None:
+            self.copy_into(weight_gradient, dweight)
+            dweight = weight_gradient
+        return dx, dweight, dbias
+
+    def _rounded_operand(self, x: HeliosArray, problem: Problem) -> HeliosArray:
+        """`x` in the precision's 16 bits, when that makes a product of this size faster, else `x` itself."""
+        if not self._wants_halves(problem) or x.element != "f32" or not x.is_contiguous:
+            return x
+        return self._rounded_gradient(x, None, problem)
+
+    def _wants_halves(self, problem: Problem) -> bool:
+        return self.precision != "f32" and problem.operations >= _HALF_OPERATIONS
+
+    def _rounded_gradient(self, dy: HeliosArray, slope: HeliosArray | None, problem: Problem) -> HeliosArray:
+        """dh = dy * slope, rounded to the precision's element where that is worth a pass of its own."""
+        if slope is None and not self._wants_halves(problem):
+            return dy
+        dh = self.new(dy.shape, self.precision)
+        vector = dy.size % 4 == 0 and all(each.offset % 4 == 0 for each in (dy, slope) if each is not None)
+        workgroups = groups_for(dy.size, THREADS * (4 if vector else 1))
+        self.dispatch(
+            "matmul_gradient", self.precision, workgroups,
+            {"THREADS": THREADS, "VECTOR": int(vector), "HAS_SLOPE": int(slope is not None)},
+            dy=dy, slope=slope, dh=dh, elements=dy.size,
+        )  # fmt: skip
+        return dh
+
+
+@dataclass(frozen=True)
 class _Run:
     """A batch of products that fits a grid; `inner` is the length of its second batch axis."""
 
-    backend: HeliosCore
+    backend: Products
     problem: Problem
     inner: int
     left: _Operand
@@ -202,7 +326,7 @@ class _Run:
             if column_sums is not None:
                 parts = self.backend.new((plan.splits, *column_sums.shape), "f32")
             self._dispatch(plan, device, sums, NOTHING, parts)
-            _reduce(self.backend, sums, result, epilogue, parts, column_sums)
+            self.backend.reduce_splits(sums, result, epilogue, parts, column_sums)
 
     def _dispatch(
         self, plan: Plan, device: Hardware, result: HeliosArray, epilogue: Epilogue, column_sums: HeliosArray | None
@@ -221,7 +345,7 @@ class _Run:
         else:
             constants |= _matrix_constants(plan, problem, device, epilogue)
             constants["DIRECT"] &= constants["C_VECTOR"]
-        variant = _variant(self.backend, left.array, right.array)
+        variant = self.backend.product_variant(left.array, right.array)
         grid = (math.ceil(problem.columns / tile.n), math.ceil(problem.rows / tile.m), problem.batches * plan.splits)
         self.backend.dispatch(
             tile.kernel, variant, grid, constants, problem.operations, a=left.array, b=right.array,
@@ -250,136 +374,5 @@ def _is_aligned_f16(x: HeliosArray) -> bool:
     return x.element == "f16" and x.offset % 8 == 0
 
 
-def _variant(backend: HeliosCore, *arrays: HeliosArray) -> str:
-    """The kernels' name for these storages of operands."""
-    if backend.precision == "f32":
-        return "f32"
-    return "_".join([backend.precision, *(str(8 * each.itemsize) for each in arrays)])
-
-
-def _reduce(
-    backend: HeliosCore,
-    sums: HeliosArray,
-    result: HeliosArray,
-    epilogue: Epilogue,
-    parts: HeliosArray | None,
-    column_sums: HeliosArray | None,
-) -> None:
-    """result = activation(sum over the first axis of `sums`, in order, + bias) + residual; and that of `parts`."""
-    columns = result.shape[-1]
-    constants = epilogue.constants(columns, result) | {"THREADS": _REDUCE_THREADS}
-    constants["HAS_SUMS"] = int(column_sums is not None)
-    constants["C_VECTOR"] &= int(column_sums is None or column_sums.offset % 4 == 0)
-    count = result.size + (0 if column_sums is None else columns)
-    workgroups = min(MOST_GROUPS, math.ceil(count / (4 if constants["C_VECTOR"] else 1) / _REDUCE_THREADS))
-    backend.dispatch(
-        "matmul_reduce", backend.precision, workgroups, constants, sums=sums, **epilogue.arguments(result),
-        column_sums=parts, b_sums=column_sums, elements=result.size, columns=columns, splits=sums.shape[0],
-    )  # fmt: skip
-
-
-# --- linear layers ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _SavedLinear:
-    """What the backward pass of a linear layer needs: its operands [M, K] and [K, N], the slope of a simple activation,
-    or what a gated one saved."""
-
-    x: HeliosArray
-    weight: HeliosArray
-    shape: tuple[int, ...]
-    has_bias: bool
-    slope: HeliosArray | None
-    gated: Saved
-
-
-def linear(
-    backend: HeliosCore,
-    x: HeliosArray,
-    weight: HeliosArray,
-    bias: HeliosArray | None = None,
-    activation: str = "",
-    residual: HeliosArray | None = None,
-    training: bool = False,
-) -> tuple[HeliosArray, Saved]:
-    """activation(x @ weight + bias) + residual; x [..., K], weight [K, N], bias [N]. See `Backend.linear`.
-
-    Raises ValueError when there is no such activation.
-    """
-    rows, (depth, columns) = math.prod(x.shape[:-1]), weight.shape
-    problem = Problem(1, rows, columns, depth)
-    flat = _rounded(backend, backend.reshape(x, (rows, depth)), problem)
-    weight = _rounded(backend, weight, problem)
-    gated = bool(activation) and activation_named(activation).gated
-    shape = (*x.shape[:-1], columns)
-    slope = None
-    if training and activation and not gated:
-        slope = backend.new(shape, backend.precision)
-    added = None if residual is None or gated else backend.contiguous(residual)
-    bias = None if bias is None else backend.contiguous(bias)
-    y = backend.new(shape, "f32")
-    epilogue = Epilogue(bias, "" if gated else activation, slope, added)
-    product(backend, flat, weight, backend.reshape(y, (rows, columns)), epilogue)
-    saved_activation = None
-    if gated:
-        y, saved_activation = backend.activation(y, activation, training)
-        y = y if residual is None else backend.add(y, residual)
-    saved = _SavedLinear(flat, weight, x.shape, bias is not None, slope, saved_activation)
-    return y, (saved if training else None)
-
-
-def linear_backward(
-    backend: HeliosCore,
-    dy: HeliosArray,
-    saved: _SavedLinear,
-    weight_gradient: HeliosArray | None = None,
-    need_input: bool = True,
-) -> tuple[HeliosArray | None, HeliosArray, HeliosArray | None]:
-    """(dx, dweight, dbias), see `Backend.linear_backward`."""
-    if saved.gated is not None:
-        dy = backend.activation_backward(dy, saved.gated)
-    depth, columns = saved.weight.shape
-    rows = saved.x.shape[0]
-    problem = Problem(1, rows, columns, depth)
-    dh = _gradient(backend, backend.contiguous(backend.reshape(dy, (rows, columns))), saved.slope, problem)
-    dx = None
-    if need_input:
-        dx = backend.reshape(product(backend, dh, backend.transpose(saved.weight, (1, 0))), saved.shape)
-    out = weight_gradient if weight_gradient is not None and _can_be_written(weight_gradient) else None
-    dbias = backend.new((columns,), "f32") if saved.has_bias else None
-    dweight = product(backend, backend.transpose(saved.x, (1, 0)), dh, out, column_sums=dbias)
-    if weight_gradient is not None and out is None:
-        backend.copy_into(weight_gradient, dweight)
-        dweight = weight_gradient
-    return dx, dweight, dbias
-
-
 def _can_be_written(x: HeliosArray) -> bool:
     return x.is_contiguous and x.element == "f32"
-
-
-def _rounded(backend: HeliosCore, x: HeliosArray, problem: Problem) -> HeliosArray:
-    """`x` in the precision's 16 bits, when that makes a product of this size faster, else `x` itself."""
-    if not _wants_halves(backend, problem) or x.element != "f32" or not x.is_contiguous:
-        return x
-    return _gradient(backend, x, None, problem)
-
-
-def _wants_halves(backend: HeliosCore, problem: Problem) -> bool:
-    return backend.precision != "f32" and problem.operations >= _HALF_OPERATIONS
-
-
-def _gradient(backend: HeliosCore, dy: HeliosArray, slope: HeliosArray | None, problem: Problem) -> HeliosArray:
-    """dh = dy * slope, rounded to the precision's element where that is worth a pass of its own."""
-    if slope is None and not _wants_halves(backend, problem):
-        return dy
-    dh = backend.new(dy.shape, backend.precision)
-    vector = dy.size % 4 == 0 and all(each.offset % 4 == 0 for each in (dy, slope) if each is not None)
-    workgroups = min(MOST_GROUPS, math.ceil(dy.size / (4 if vector else 1) / _GRADIENT_THREADS))
-    backend.dispatch(
-        "matmul_gradient", backend.precision, workgroups,
-        {"THREADS": _GRADIENT_THREADS, "VECTOR": int(vector), "HAS_SLOPE": int(slope is not None)},
-        dy=dy, slope=slope, dh=dh, elements=dy.size,
-    )  # fmt: skip
-    return dh

@@ -1,6 +1,9 @@
-"""The primitive operations on the Vulkan device, but for matrix products.
+"""The primitive operations on the Vulkan backend, but for matrix products.
 
-Elementwise operations take arrays with any strides; the others copy what they cannot read as it lies.
+Elementwise operations take arrays with any strides; the others copy what they cannot read as it lies. Sums have an
+order that depends only on shapes and the device. Sums of rows by id use no floating-point atomics: a stable radix sort
+of the ids puts the rows of each id together, in the order in which they stand, and each row of the result is summed in
+that order.
 """
 
 from __future__ import annotations
@@ -9,14 +12,32 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import numpy.typing as npt
 
-from alpha import backend_helios_indexing as indexing
-from alpha import backend_helios_reductions as reductions
-from alpha.backend_helios_array import HeliosArray, element_of, expanded, merge_axes
+from alpha.backend_helios_array import (
+    ELEMENTS,
+    FLOATING,
+    HeliosArray,
+    contiguous_strides,
+    element_of,
+    expanded,
+    merge_axes,
+    transposed,
+)
 from alpha.backend_helios_core import HeliosCore
-from alpha.backend_helios_plan import Dispatch
-from alpha.backend_helios_strides import AXES, ELEMENT_CODES, number_bits, strided, variant_for
+from alpha.backend_helios_device import MOST_GROUPS
+from alpha.backend_helios_layout import (
+    AXES,
+    ELEMENT_CODES,
+    THREADS,
+    groups_for,
+    number_bits,
+    power_of_two,
+    strided,
+    variant_for,
+)
+from alpha.backend_helios_planner import Dispatch
 from alpha.backend_primitives import RandomKey
 
 HeliosOperand = HeliosArray | float
@@ -27,7 +48,21 @@ ELEMENTWISE = (
 )
 """In the order of kernels/elementwise.comp."""
 
-_FLOATING = ("f32", "f16", "bf16")
+INVOCATIONS = 1 << 16
+"""About how many invocations keep a device busy; a reduction with fewer results divides its terms among more."""
+
+FEWEST_TERMS = 64
+"""Terms of each result that are worth an invocation of their own."""
+
+MOST_CHUNKS = 1024
+
+DIGIT_BITS = 8
+DIGITS = 1 << DIGIT_BITS
+BLOCK = 512
+"""Ids that one workgroup sorts."""
+
+FEW_IDS, FEW_ROWS = 4096, 2048
+"""With no more than these, looking through all ids for every row takes less time than sorting them."""
 
 
 class HeliosPrimitives(HeliosCore):
@@ -40,13 +75,6 @@ class HeliosPrimitives(HeliosCore):
 
     def fill(self, target: HeliosArray, value: float) -> None:
         self._write("copy", target, value)
-
-    def contiguous(self, x: HeliosArray) -> HeliosArray:
-        if x.is_contiguous:
-            return x
-        copy = self.new(x.shape, x.element)
-        self.copy_into(copy, x)
-        return copy
 
     def copy_into(self, target: HeliosArray, source: HeliosArray) -> None:
         same = (target.shape, target.element) == (source.shape, source.element)
@@ -141,7 +169,7 @@ class HeliosPrimitives(HeliosCore):
         layout = strided(shape, arrays, y)
         codes = {f"{name}_ELEMENT": ELEMENT_CODES[element] for name in "ABY"}
         numbers = {
-            f"{name}_number": number_bits(0 if isinstance(each, HeliosArray) else each, element not in _FLOATING)
+            f"{name}_number": number_bits(0 if isinstance(each, HeliosArray) else each, element not in FLOATING)
             for name, each in (("a", a), ("b", b))
         }
         self.dispatch(
@@ -177,7 +205,7 @@ class HeliosPrimitives(HeliosCore):
         a, b = (*operands, 0.0)[:2]
         arrays = {"a": _array(a), "b": _array(b)}
         layout = strided(target.shape, {**arrays, "y": target}, target)
-        integer = _is_integer(operands) and (operation != "copy" or target.element not in _FLOATING)
+        integer = _is_integer(operands) and (operation != "copy" or target.element not in FLOATING)
         elements = {"A": a, "B": b, "Y": target}
         codes = {
             f"{name}_ELEMENT": ELEMENT_CODES[
@@ -199,26 +227,206 @@ class HeliosPrimitives(HeliosCore):
     # --- reductions ---------------------------------------------------------------------------------------------------
 
     def sum(self, x: HeliosArray, axes: Sequence[int], keep: bool = False) -> HeliosArray:
-        return reductions.reduce(self, x, axes, keep, maximum=False)
+        return self._reduce(x, axes, keep, maximum=False)
 
     def max(self, x: HeliosArray, axes: Sequence[int], keep: bool = False) -> HeliosArray:
-        return reductions.reduce(self, x, axes, keep, maximum=True)
+        return self._reduce(x, axes, keep, maximum=True)
+
+    def _reduce(self, x: HeliosArray, axes: Sequence[int], keep: bool, *, maximum: bool) -> HeliosArray:
+        """The sum or maximum of floating-point elements over `axes`. Raises TypeError for others."""
+        if x.element not in FLOATING:
+            raise TypeError(f"reductions take no elements of type {x.element}; cast them first")
+        rank = len(x.shape)
+        reduced = sorted({axis % rank for axis in axes})
+        kept = [axis for axis in range(rank) if axis not in reduced]
+        shape = tuple(1 if axis in reduced else x.shape[axis] for axis in range(rank) if keep or axis not in reduced)
+        y = self.new(shape, x.element)
+        terms = math.prod(x.shape[axis] for axis in reduced)
+        if maximum and y.size and not terms:
+            raise ValueError("there is no maximum of no elements")
+        layout = _two_axes_each(x, kept, reduced)
+        if layout is None:
+            x = self.contiguous(transposed(x, [*kept, *reduced]))
+            layout = [(y.size, terms)], [(terms, 1)]
+        if y.size:
+            self._dispatch_reduction(x, layout, y, maximum)
+        return y
+
+    def _dispatch_reduction(self, x: HeliosArray, layout: tuple[_Axes, _Axes], y: HeliosArray, maximum: bool) -> None:
+        """Reduce into `y`, by way of partial results when there are many terms for each."""
+        kept_axes, term_axes = layout
+        kept, terms = (math.prod(length for length, _ in axes) for axes in layout)
+        by_workgroup = kept < FEWEST_TERMS or term_axes[-1][1] <= kept_axes[-1][1]
+        threads = min(THREADS, max(32, power_of_two(terms // 4))) if by_workgroup else THREADS
+        invocations = kept * threads if by_workgroup else kept
+        longest = FEWEST_TERMS * (threads if by_workgroup else 1)
+        chunks = max(1, min(INVOCATIONS // max(1, invocations), terms // longest, MOST_CHUNKS))
+        chunk = max(1, -(-terms // chunks))
+        chunks = max(1, -(-terms // chunk))
+        target = y if chunks == 1 else self.new((chunks, kept), "f32")
+        constants = {
+            "THREADS": threads,
+            "MAXIMUM": int(maximum),
+            "BY_WORKGROUP": int(by_workgroup),
+            "KEPT_AXES": len(kept_axes),
+            "TERM_AXES": len(term_axes),
+            "X_ELEMENT": ELEMENT_CODES[x.element],
+            "Y_ELEMENT": ELEMENT_CODES[target.element],
+        }
+        self.dispatch(
+            "reduce",
+            variant_for([x.element, target.element]),
+            (min(kept, MOST_GROUPS) if by_workgroup else groups_for(kept), chunks, 1),
+            constants,
+            x=x,
+            y=target,
+            kept=kept,
+            terms=terms,
+            chunk=chunk,
+            kept_length0=kept_axes[-1][0],
+            kept_stride0=kept_axes[-1][1],
+            kept_stride1=kept_axes[0][1],
+            term_length0=term_axes[-1][0],
+            term_stride0=term_axes[-1][1],
+            term_stride1=term_axes[0][1],
+        )
+        if target is not y:
+            partial, strides = target, contiguous_strides(target.shape)
+            self._dispatch_reduction(partial, ([(kept, strides[1])], [(chunks, strides[0])]), y, maximum)
 
     # --- indexing -----------------------------------------------------------------------------------------------------
 
     def gather_rows(self, table: HeliosArray, ids: HeliosArray) -> HeliosArray:
-        return indexing.gather_rows(self, table, ids)
-
-    def scatter_add_rows(self, ids: HeliosArray, rows: HeliosArray, count: int) -> HeliosArray:
-        return indexing.scatter_add_rows(self, ids, rows, count)
+        """table [V, C], ids [...] -> [..., C]; an id out of range takes the nearest row."""
+        rows, width = table.shape
+        if table.strides[1] != 1 and width > 1:
+            table = self.contiguous(table)
+        y = self.new((*ids.shape, width), table.element)
+        stride = table.strides[0]
+        variant, unit = "bits16" if ELEMENTS[table.element].itemsize == 2 else "bits32", 1
+        if variant == "bits32" and not (width % 4 or stride % 4 or table.offset % 4):
+            variant, unit = "bits32x4", 4
+        self.dispatch(
+            "gather_rows",
+            variant,
+            groups_for(y.size // unit),
+            {},
+            table=table,
+            ids=self.contiguous(ids),
+            addend=None,
+            y=y,
+            count=ids.size,
+            width=width // unit,
+            stride=stride // unit,
+            rows=rows,
+            addend_units=0,
+        )
+        return y
 
     def pick(self, x: HeliosArray, ids: HeliosArray) -> HeliosArray:
-        return indexing.pick(self, x, ids)
+        """x [..., V], ids [...] -> [...]; an id out of range takes the nearest element."""
+        leading = merge_axes(x.shape[:-1], [x.strides[:-1]])
+        if len(leading) > 1:
+            x = self.contiguous(x)
+            leading = merge_axes(x.shape[:-1], [x.strides[:-1]])
+        y = self.new(ids.shape, x.element)
+        self.dispatch(
+            "pick",
+            "bits16" if x.itemsize == 2 else "bits32",
+            groups_for(y.size),
+            {},
+            x=x,
+            ids=self.contiguous(ids),
+            y=y,
+            count=y.size,
+            width=x.shape[-1],
+            row_stride=leading[0][1][0] if leading else 0,
+            stride=x.strides[-1],
+        )
+        return y
 
-    # --- random -------------------------------------------------------------------------------------------------------
+    def scatter_add_rows(self, ids: HeliosArray, rows: HeliosArray, count: int) -> HeliosArray:
+        """ids [...], float32 rows [..., C] -> [count, C]; an id out of range goes to the nearest row."""
+        width = rows.shape[-1]
+        y = self.new((count, width), "f32")
+        if not ids.size:
+            self.fill(y, 0)
+            return y
+        ids = self.contiguous(ids)
+        rows = self.contiguous(self.cast(rows, np.float32))
+        unit = 1 if width % 4 or rows.offset % 4 else 4
+        units = width // unit
+        columns = -(-units // -(-units // THREADS)) if units else 1
+        variant = "f32" if unit == 1 else "f32x4"
+        constants = {"COLUMNS": columns, "THREADS": THREADS // columns * columns}
+        common = {"x": rows, "addend": None, "y": y, "width": units, "rows": count}
+        if ids.size <= FEW_IDS and count <= FEW_ROWS:
+            groups = count if width else 0
+            constants["MOST"] = FEW_IDS
+            self.dispatch("scatter_add_few_rows", variant, groups, constants, ids=ids, count=ids.size, **common)
+            return y
+        order = self._sort(ids, count)
+        starts = self.new((count + 1,), "u32")
+        self.dispatch(
+            "sort_bounds",
+            "i32",
+            groups_for(count + 1),
+            {},
+            ids=ids,
+            sorted=order,
+            starts=starts,
+            count=ids.size,
+            rows=count,
+        )
+        groups = min(count, MOST_GROUPS) if width else 0
+        self.dispatch("scatter_add_rows", variant, groups, constants, sorted=order, starts=starts, **common)
+        return y
+
+    def _sort(self, ids: HeliosArray, limit: int) -> HeliosArray:
+        """The indices of contiguous int32 `ids` below `limit`, in the order of the ids; equal ones as they stand."""
+        blocks = -(-ids.size // BLOCK)
+        order = None
+        for shift in range(0, max(1, (limit - 1).bit_length()), DIGIT_BITS):
+            counts = self.new((DIGITS, blocks), "u32")
+            placed = self.new((ids.size,), "u32")
+            constants = {"BLOCK": BLOCK, "FIRST": int(order is None)}
+            common = {"ids": ids, "order": order, "count": ids.size, "rows": limit, "shift": shift}
+            self.dispatch("sort_count", "i32", blocks, constants, counts=counts, **common)
+            self.dispatch("sort_place", "i32", blocks, constants, counts=counts, sorted=placed, **common)
+            order = placed
+        assert order is not None
+        return order
 
     def random_uint16(self, shape: Sequence[int], key: RandomKey) -> HeliosArray:
-        return indexing.random_uint16(self, shape, key)
+        """Random uint16 integers, `rng.random_uint16` in row-major order."""
+        count = math.prod(shape)
+        y = self.new(shape, "u32")
+        self.dispatch(
+            "random_uint16",
+            "u32",
+            groups_for(-(-count // 8)),
+            {},
+            step=key.step,
+            y=y,
+            count=count,
+            seed_low=key.seed & 0xFFFFFFFF,
+            seed_high=key.seed >> 32 & 0xFFFFFFFF,
+            stream=key.stream,
+        )
+        return y
+
+
+_Axes = list[tuple[int, int]]
+"""Length and stride of each, the outermost first."""
+
+
+def _two_axes_each(x: HeliosArray, kept: Sequence[int], reduced: Sequence[int]) -> tuple[_Axes, _Axes] | None:
+    """The axes that are kept and those that are not, merged, if that leaves at most two of each."""
+    merged = []
+    for axes in (kept, reduced):
+        pairs = merge_axes([x.shape[axis] for axis in axes], [[x.strides[axis] for axis in axes]])
+        merged.append([(length, strides[0]) for length, strides in pairs] or [(1, 1)])
+    return (merged[0], merged[1]) if max(map(len, merged)) <= 2 else None
 
 
 def _array(operand: HeliosOperand) -> HeliosArray | None:
@@ -233,7 +441,7 @@ def _row(x: HeliosArray, index: int) -> HeliosArray:
 def _is_integer(operands: Sequence[HeliosOperand]) -> bool:
     """Whether none of the operands is floating-point or has a fraction."""
     return all(
-        each.element not in _FLOATING if isinstance(each, HeliosArray) else math.isfinite(each) and each == int(each)
+        each.element not in FLOATING if isinstance(each, HeliosArray) else math.isfinite(each) and each == int(each)
         for each in operands
     )
 
@@ -244,7 +452,7 @@ def _result_element(operation: str, *operands: HeliosOperand) -> str:
     Raises TypeError for integers where the operation has none as its result.
     """
     elements = {each.element for each in operands if isinstance(each, HeliosArray)}
-    floating = elements & set(_FLOATING)
+    floating = elements & set(FLOATING)
     if floating:
         return floating.pop() if len(floating) == 1 else "f32"
     if len(elements) != 1 or not _is_integer(operands) or operation in ("divide", "exp", "log", "sqrt", "tanh", "erf"):

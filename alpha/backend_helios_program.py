@@ -11,13 +11,20 @@ from typing import Protocol
 
 import numpy as np
 
-from alpha.backend_helios_addends import fold_additions
 from alpha.backend_helios_array import HeliosArray, Storage, contiguous_strides
 from alpha.backend_helios_device import BARRIER, Device, dispatch_command
 from alpha.backend_helios_memory import DeviceMemory, aligned
-from alpha.backend_helios_plan import Dispatch, arrange, forward_copies, needs_barrier, plan_arena
-from alpha.backend_helios_scalars import Host as ScalarHost
-from alpha.backend_helios_scalars import gather_scalars, is_scalar
+from alpha.backend_helios_planner import (
+    Dispatch,
+    DispatchMaker,
+    arrange,
+    fold_additions,
+    forward_copies,
+    gather_scalars,
+    is_scalar,
+    needs_barrier,
+    plan_arena,
+)
 
 MOST_SLOTS_WAITING = 8
 """Replays that may be under way before another one waits for the first of them."""
@@ -39,7 +46,7 @@ def commands(dispatches: Sequence[Dispatch]) -> bytes:
     return b"".join(parts)
 
 
-class Host(ScalarHost, Protocol):
+class Recorder(DispatchMaker, Protocol):
     """What a recorded program needs of the backend that recorded it."""
 
     device: Device
@@ -57,7 +64,7 @@ class Host(ScalarHost, Protocol):
 
 
 @dataclass(frozen=True)
-class MemoryPlan:
+class ProgramSize:
     """What a recorded program needs beside the arrays that existed before it; memory in bytes."""
 
     arena: int
@@ -69,13 +76,13 @@ class MemoryPlan:
 class _Slot:
     """What one replay needs for itself: space for its operands and for its result, and the copies to and from there."""
 
-    def __init__(self, host: Host, operands: HeliosArray, result: HeliosArray) -> None:
-        self.operands = host.memory.upload_space(operands.nbytes)
-        self._result = host.memory.read_back_space(result.nbytes)
+    def __init__(self, backend: Recorder, operands: HeliosArray, result: HeliosArray) -> None:
+        self.operands = backend.memory.upload_space(operands.nbytes)
+        self._result = backend.memory.read_back_space(result.nbytes)
         self._like = result
         uploaded = HeliosArray(self.operands, operands.shape, operands.strides, operands.element)
-        self.upload = host.make_program([host.copy_dispatch(operands, uploaded)])
-        self.read_back = host.make_program([host.copy_dispatch(self._array(self._result), result)])
+        self.upload = backend.make_program([backend.copy_dispatch(operands, uploaded)])
+        self.read_back = backend.make_program([backend.copy_dispatch(self._array(self._result), result)])
         self.done = 0
         """The timeline's value after its last replay."""
         self.is_held = False
@@ -101,12 +108,12 @@ class RecordedProgram:
     the result is copied to where the host can read it. Nothing waits for anything.
     """
 
-    def __init__(self, host: Host, program: Callable[..., HeliosArray]) -> None:
-        self._host = host
+    def __init__(self, backend: Recorder, program: Callable[..., HeliosArray]) -> None:
+        self._backend = backend
         self._program = program
         self._operands: list[HeliosArray] = []
         self._slots: list[_Slot] = []
-        self._plan: MemoryPlan | None = None
+        self._size: ProgramSize | None = None
         self._forms: list[tuple[tuple[int, ...], str]] = []  # shape and element of each operand
 
     def __call__(self, *operands: HeliosArray) -> HeliosArray:
@@ -118,23 +125,23 @@ class RecordedProgram:
             programs.insert(0, slot.upload)
         else:
             for target, source in zip(self._operands, operands, strict=True):
-                self._host.copy_into(target, source)
-        self._host.flush()
-        return slot.hand_out(self._host.submit(programs))
+                self._backend.copy_into(target, source)
+        self._backend.flush()
+        return slot.hand_out(self._backend.submit(programs))
 
-    def prepare(self, *operands: HeliosArray) -> MemoryPlan:
+    def prepare(self, *operands: HeliosArray) -> ProgramSize:
         """Trace the program and take its memory, unless that has been done. Raises OutOfDeviceMemory."""
-        if self._plan is None:
-            self._plan = self._record(operands)
+        if self._size is None:
+            self._size = self._record(operands)
         if [(each.shape, each.element) for each in operands] != self._forms:
             raise ValueError("a recorded program takes operands of the same shapes and dtypes each time")
-        return self._plan
+        return self._size
 
-    def _record(self, operands: Sequence[HeliosArray]) -> MemoryPlan:
-        host = self._host
+    def _record(self, operands: Sequence[HeliosArray]) -> ProgramSize:
+        backend = self._backend
         self._operands.clear()  # of a recording for which there was too little memory
         end = sum(aligned(each.nbytes) for each in operands)
-        inputs = host.memory.allocate(end)
+        inputs = backend.memory.allocate(end)
         self._inputs = HeliosArray(inputs, (end // 4,), (1,), "i32")
         start = 0
         for each in operands:
@@ -142,23 +149,23 @@ class RecordedProgram:
             self._operands.append(HeliosArray(inputs, each.shape, contiguous_strides(each.shape), each.element, offset))
             start += aligned(each.nbytes)
         self._forms = [(each.shape, each.element) for each in operands]
-        self._result, dispatches, planned = host.trace(lambda: self._program(*self._operands))
+        self._result, dispatches, planned = backend.trace(lambda: self._program(*self._operands))
         dispatches, planned = forward_copies(dispatches, planned, self._result.storage)
         dispatches = fold_additions(dispatches, planned, self._result.storage)
-        rounds, scalar_runs = gather_scalars(host, arrange(dispatches, is_scalar), planned, self._result.storage)
+        rounds, scalar_runs = gather_scalars(backend, arrange(dispatches, is_scalar), planned, self._result.storage)
         dispatches = [dispatch for each in rounds for dispatch in each]
         size, offsets = plan_arena(rounds, planned, self._result.storage)
-        arena = host.memory.allocate(size)
+        arena = backend.memory.allocate(size)
         assert arena.address is not None
         for storage, offset in zip(planned, offsets, strict=True):
             storage.address = arena.address + offset
         for each_run in scalar_runs:
-            each_run.upload(host)
-        host.flush()
-        self._main = host.make_program(dispatches)
+            each_run.upload(backend)
+        backend.flush()
+        self._main = backend.make_program(dispatches)
         # What the dispatches refer to stays alive, and in its place, as long as the program.
         self._kept = [arena, [array.storage for each in dispatches for _, array in each.arrays()]]
-        return MemoryPlan(size, end, len(dispatches), sum(needs_barrier(dispatches)))
+        return ProgramSize(size, end, len(dispatches), sum(needs_barrier(dispatches)))
 
     def _write(self, slot: _Slot, operands: Sequence[HeliosArray]) -> None:
         """Put operands that the host has just made where the slot's upload reads them."""
@@ -171,15 +178,15 @@ class RecordedProgram:
 
     def _free_slot(self) -> _Slot:
         """A slot whose last replay has ended and whose result nobody holds any more, or a new one."""
-        completed = self._host.device.completed()
+        completed = self._backend.device.completed()
         unheld = [slot for slot in self._slots if not slot.is_held]
         for slot in unheld:
             if slot.done <= completed:
                 return slot
         if len(unheld) >= MOST_SLOTS_WAITING:
-            self._host.device.wait(unheld[0].done)
+            self._backend.device.wait(unheld[0].done)
             return unheld[0]
-        self._slots.append(_Slot(self._host, self._inputs, self._result))
+        self._slots.append(_Slot(self._backend, self._inputs, self._result))
         return self._slots[-1]
 
 

@@ -9,11 +9,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from alpha.backend_helios_device import DeviceInfo
+from alpha.backend_helios_device import MOST_GROUPS, DeviceInfo
 from alpha.errors import AlphaError
-
-MOST_GROUPS = 65535
-"""Workgroups along one axis of a grid."""
 
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from alpha.backend import Backend
 from alpha.backend_helios_array import HeliosArray
-from alpha.backend_helios_core import HeliosCore
-from alpha.backend_helios_rows import THREADS, VECTOR, groups_for, vector_of
+from alpha.backend_helios_layout import THREADS, VECTOR, groups_for, vector_of
+from alpha.backend_helios_primitives import HeliosPrimitives
 
 SUM_VECTORS = 4
 """Vectors that a thread adds up, at least, when there are many."""
@@ -23,47 +23,48 @@ SUM_VECTORS = 4
 MOST_SUMS = 1024
 
 
-def sum_of_squares(backend: HeliosCore, x: HeliosArray) -> HeliosArray:
-    """See `Backend.sum_of_squares`; the order of summation depends on the size alone."""
-    flat = backend.contiguous(x)
-    groups = max(1, min(MOST_SUMS, groups_for(flat.size, THREADS * VECTOR * SUM_VECTORS)))
-    parts, total = backend.new((groups,), "f32"), backend.new((1,), "f32")
-    for source, target, squared in ((flat, parts, 1), (parts, total, 0)):
-        backend.dispatch(
-            "sum_of_squares",
-            "f32",
-            target.size,
-            {"THREADS": THREADS, "VECTOR": vector_of(source), "SQUARED": squared},
-            x=source,
-            parts=target,
-            count=source.size,
+class Update(HeliosPrimitives):
+    """Optimizer steps and what they need; the methods that `UPDATES` names are added below, from the manifest."""
+
+    def sum_of_squares(self, x: HeliosArray) -> HeliosArray:
+        """The order of summation depends on the size alone."""
+        flat = self.contiguous(x)
+        groups = max(1, min(MOST_SUMS, groups_for(flat.size, THREADS * VECTOR * SUM_VECTORS)))
+        parts, total = self.new((groups,), "f32"), self.new((1,), "f32")
+        for source, target, squared in ((flat, parts, 1), (parts, total, 0)):
+            self.dispatch(
+                "sum_of_squares",
+                "f32",
+                target.size,
+                {"THREADS": THREADS, "VECTOR": vector_of(source), "SQUARED": squared},
+                x=source,
+                parts=target,
+                count=source.size,
+            )
+        return total
+
+    def copy_into_if(self, condition: HeliosArray, target: HeliosArray, source: HeliosArray) -> None:
+        alike = target.shape == source.shape and target.element == source.element and target.itemsize == 4
+        if not (alike and condition.size == 1 and target.is_contiguous):
+            super().copy_into_if(condition, target, source)
+            return
+        self.dispatch(
+            "copy_into_if",
+            "bits32",
+            groups_for(target.size, THREADS),
+            {"THREADS": THREADS},
+            target=target,
+            source=self.contiguous(source),
+            condition=condition,
+            count=target.size,
         )
-    return total
-
-
-def copy_into_if(backend: HeliosCore, condition: HeliosArray, target: HeliosArray, source: HeliosArray) -> None:
-    """See `Backend.copy_into_if`."""
-    alike = target.shape == source.shape and target.element == source.element and target.itemsize == 4
-    if not (alike and condition.size == 1 and target.is_contiguous):
-        Backend.copy_into_if(backend, condition, target, source)
-        return
-    backend.dispatch(
-        "copy_into_if",
-        "bits32",
-        groups_for(target.size, THREADS),
-        {"THREADS": THREADS},
-        target=target,
-        source=backend.contiguous(source),
-        condition=condition,
-        count=target.size,
-    )
 
 
 UPDATES = (*(name for name in vars(Backend) if name.endswith("_update")), "decayed_step")
 """The methods of `Backend` that update parameters in place; each has a kernel of its name."""
 
 
-def update_method(name: str) -> Callable[..., None]:
+def _update_method(name: str) -> Callable[..., None]:
     """The method of `Backend` called `name`, as one dispatch of the kernel called so.
 
     The kernel's fields say what it is given: the method's arguments and the control's arrays by their names, `count`
@@ -73,7 +74,7 @@ def update_method(name: str) -> Callable[..., None]:
     signature = inspect.signature(composition)
 
     @functools.wraps(composition)
-    def update(backend: HeliosCore, *operands: Any, **options: Any) -> None:
+    def update(backend: Update, *operands: Any, **options: Any) -> None:
         given = signature.bind(backend, *operands, **options).arguments
         fields = backend.pipelines.kernel(name, "f32").fields
         if not all(given[field.name].is_contiguous for field in fields if field.direction == "inout"):
@@ -92,3 +93,7 @@ def update_method(name: str) -> Callable[..., None]:
         )
 
     return update
+
+
+for _name in UPDATES:
+    setattr(Update, _name, _update_method(_name))

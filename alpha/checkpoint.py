@@ -21,8 +21,7 @@ import numpy as np
 from alpha import safetensors_file
 from alpha.config import ModelConfig, TrainingConfig, resolve_model
 from alpha.errors import AlphaError, UsageError
-from alpha.files import json_text
-from alpha.lines import finite
+from alpha.files import finite, json_text
 from alpha.option import LARGEST_INTEGER, from_mapping, to_mapping
 from alpha.safetensors_file import Array, InvalidFileError, SafetensorsFile, TensorEntry, parse_json, to_storable
 

@@ -138,16 +138,16 @@ def _run(name: str, arguments: Sequence[str]) -> None:
     if path := given.pop("env_file", ""):
         from pathlib import Path
 
-        from alpha import env_file
+        from alpha.environment import apply_file
         from alpha.option import options_of
 
-        given = env_file.apply(Path(path), [each for part in _options_of(name) for each in options_of(part)], given)
+        given = apply_file(Path(path), [each for part in _options_of(name) for each in options_of(part)], given)
     _module(name).run(given)
 
 
 def _options_of(name: str) -> tuple[type, ...]:
     """The classes of a command's options and of those that every command has."""
-    from alpha.env_file import EnvFileOptions
+    from alpha.environment import EnvFileOptions
 
     return (*_module(name).OPTIONS, EnvFileOptions)
 

@@ -28,8 +28,7 @@ from alpha import __version__, checkpoint
 from alpha.checkpoint import Checkpoint, list_checkpoints
 from alpha.config import ModelConfig, TrainingConfig, config_hash
 from alpha.errors import AlphaError
-from alpha.files import TEMPORARY_NAME, open_in_place, read_json, sync_folder, write_json
-from alpha.lines import LineFile, Row
+from alpha.files import TEMPORARY_NAME, LineFile, Row, open_in_place, read_json, sync_folder, write_json
 from alpha.option import from_mapping, spelled, to_mapping
 from alpha.terminal import escape_line
 

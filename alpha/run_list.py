@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from alpha.checkpoint import list_checkpoints
 from alpha.errors import AlphaError
-from alpha.lines import read_rows_backwards
+from alpha.files import read_rows_backwards
 from alpha.option import LARGEST_INTEGER, nearest
 from alpha.run import CONFIG, METRICS, RUNS_FOLDER, RunConfig, is_locked, read_config
 

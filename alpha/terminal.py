@@ -82,7 +82,7 @@ def print_note(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print `value` as JSON for another program: numbers that are not finite become null, nothing needs a terminal."""
-    from alpha.lines import finite
+    from alpha.files import finite
 
     text = json.dumps(finite(value), indent=2, ensure_ascii=False)
     _write(_HARMFUL_IN_TEXT.sub(lambda match: f"\\u{ord(match.group()):04x}", text))

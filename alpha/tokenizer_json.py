@@ -11,9 +11,8 @@ from typing import Any
 
 from alpha.tokenizer import UNKNOWN, Tokenizer, check_vocabulary, malformed, shown
 from alpha.tokenizer_bpe import BpeTokenizer, read_merges
-from alpha.tokenizer_char import CharTokenizer
 from alpha.tokenizer_pattern import BYTE_LEVEL_PATTERNS, CHARACTERS, WORDS
-from alpha.tokenizer_word import WordTokenizer
+from alpha.tokenizer_simple import CharTokenizer, WordTokenizer
 
 _CLOSED_PATTERNS = {"char": CHARACTERS, "word": WORDS.published}
 _MERGE_OPTIONS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")

@@ -13,11 +13,9 @@ from alpha import files
 from alpha.errors import AlphaError, UsageError
 from alpha.option import nearest
 from alpha.tokenizer import ARTIFACT_FORMAT, CHAT_TOKENS, END_OF_TEXT, MAX_VOCABULARY, Tokenizer, malformed, shown
-from alpha.tokenizer_bpe import bpe_from_mapping
-from alpha.tokenizer_bpe_training import build_bpe
-from alpha.tokenizer_char import build_char, char_from_mapping
+from alpha.tokenizer_bpe import bpe_from_mapping, build_bpe
 from alpha.tokenizer_json import from_tokenizer_json, is_tokenizer_json, to_tokenizer_json
-from alpha.tokenizer_word import DEFAULT_VOCABULARY, build_word, word_from_mapping
+from alpha.tokenizer_simple import DEFAULT_VOCABULARY, build_char, build_word, char_from_mapping, word_from_mapping
 
 FILE_LIMIT = 1 << 27
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from alpha import __version__, domain
+from alpha import __version__, domain, environment
 from alpha.backend import Backend
 from alpha.checkpoint import OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig
@@ -21,16 +21,14 @@ from alpha.errors import AlphaError
 from alpha.evaluation import evaluate
 from alpha.gpt import GPT
 from alpha.interrupt import StopRequest
-from alpha.memory_watch import MemoryWatch
 from alpha.optimizer import make_optimizer
 from alpha.option import spelled
 from alpha.run import Run
 from alpha.sampler import Sampler
-from alpha.schedule import learning_rate
 from alpha.text_stream import BEGINNING, continuation, known_prompts
 from alpha.thread_choice import ThreadChoice
 from alpha.tokenizer import Tokenizer
-from alpha.training_step import PhaseTimer, StepResult, TrainingStep
+from alpha.training_step import PhaseTimer, StepResult, TrainingStep, learning_rate
 
 SAMPLE_TOKENS = 100
 SKIPPED_LIMIT = 100
@@ -384,3 +382,42 @@ def _number(resumed: Checkpoint, name: str) -> float:
     if not isinstance(value, int | float):
         raise AlphaError(f"The state of step {resumed.step} has no number {name!r}.")
     return value
+
+
+class MemoryWatch:
+    """Looks at the memory after some steps, and reports after some.
+
+    The first step of a process is one of those that report, so that the shortest run says something.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._look_every = environment.read("ALPHA_ADAPTIVE_MEM_STATS_POLL_EVERY")
+        self._report_every = environment.read("ALPHA_GPU_METRICS_SAMPLE_EVERY")
+        self._steps_since_report = self._report_every - 1
+        self._steps_since_look = 0
+        self._peak = 0
+
+    def after_step(self) -> None:
+        """Call once after each step."""
+        self._steps_since_report += 1
+        self._steps_since_look += 1
+        if self._steps_since_look >= self._look_every:
+            self._look()
+
+    def report(self) -> dict[str, int]:
+        """Fields for a row of metrics.jsonl, in bytes: memory in use now, the most that was seen since the last report,
+        and what this process may use in all. Empty when no report is due, and where the backend does not know."""
+        if self._steps_since_report < self._report_every or (known := self._look()) is None:
+            return {}
+        used, budget = known
+        fields = {"gpuMemory": used, "gpuMemoryPeak": self._peak, "gpuMemoryBudget": budget}
+        self._steps_since_report = self._peak = 0
+        return fields
+
+    def _look(self) -> tuple[int, int] | None:
+        self._steps_since_look = 0
+        known = self._backend.memory_in_use()
+        if known is not None:
+            self._peak = max(self._peak, known[0])
+        return known

@@ -32,8 +32,8 @@ import numpy.typing as npt
 from alpha.backend_helios_array import ELEMENTS, HeliosArray, Storage, contiguous_strides
 from alpha.backend_helios_device import Device, DeviceInfo, MemoryKind, list_devices
 from alpha.backend_helios_kernels import Pipelines, read_bundle
-from alpha.backend_helios_matmul import product
-from alpha.backend_helios_plan import Argument, Dispatch
+from alpha.backend_helios_matmul import Products
+from alpha.backend_helios_planner import Argument, Dispatch
 from alpha.backend_helios_program import commands
 from alpha.backend_helios_tiles import Plan, Problem, candidates, choose, estimate, hardware
 from alpha.bench import DEVICE_WARM_UP_SECONDS, keep_busy
@@ -76,12 +76,11 @@ SETS = {
 }
 
 
-class Laboratory:
+class Laboratory(Products):
     """As much of a backend as products need; dispatches are collected to be run again and again."""
 
     def __init__(self, device: Device, precision: str) -> None:
         self.device = device
-        self.device_info = device.info
         self.precision = precision
         self.pipelines = Pipelines(device, device.info.features, read_bundle())
         self.dispatches: list[Dispatch] = []
@@ -231,7 +230,7 @@ class Bench:
 
     def dispatches(self, plan: Plan) -> list[Dispatch]:
         """The dispatches of the product; its sums are kept apart from those of others."""
-        product(self.laboratory, self.a, self.b, self.c, forced=plan, column_sums=self.sums)  # type: ignore[arg-type]
+        self.laboratory.product(self.a, self.b, self.c, forced=plan, column_sums=self.sums)
         made, self.laboratory.dispatches = self.laboratory.dispatches, []
         return made
 
@@ -268,7 +267,7 @@ class Bench:
         laboratory = Laboratory.__new__(Laboratory)
         laboratory.__dict__.update(self.laboratory.__dict__, dispatches=[])
         laboratory.new = lambda shape, element: HeliosArray(Storage(1, 0), shape, contiguous_strides(shape), element)  # type: ignore[method-assign]
-        product(laboratory, self.a, self.b, self.c, forced=plan, column_sums=self.sums)  # type: ignore[arg-type]
+        laboratory.product(self.a, self.b, self.c, forced=plan, column_sums=self.sums)
 
 
 def lines(measurement: Measurement) -> Iterator[str]:

@@ -23,11 +23,14 @@ sys.path.insert(0, str(ROOT))
 
 from alpha.backend_helios import Helios  # noqa: E402  (the package lies beside this folder)
 from alpha.backend_helios_device import Device, choose_device  # noqa: E402
-from alpha.backend_helios_plan import Dispatch  # noqa: E402
+from alpha.backend_helios_planner import Dispatch  # noqa: E402
 from alpha.backend_helios_program import commands  # noqa: E402
 from alpha.bench import DEVICE_WARM_UP_SECONDS, UNITS, Case, keep_busy  # noqa: E402
-from alpha.bench_cases import operation_cases, other_operation_cases  # noqa: E402
-from alpha.bench_models import Subject  # noqa: E402
+from alpha.bench_cases import (  # noqa: E402
+    Subject,
+    operation_cases,
+    other_operation_cases,
+)
 from alpha.installation import commit  # noqa: E402
 
 SUBJECTS = {

@@ -26,9 +26,8 @@ from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_tra
 from alpha.gpt import GPT
 from alpha.optimizer import make_optimizer
 from alpha.sampler import Sampler
-from alpha.schedule import learning_rate
-from alpha.tokenizer_char import build_char
-from alpha.training_step import TrainingStep
+from alpha.tokenizer_simple import build_char
+from alpha.training_step import TrainingStep, learning_rate
 
 MODEL = resolve_model(ModelConfig(layers=4, heads=4, dim=128, block=128))
 BATCH, SEED, LEARNING_RATE = 16, 42, 2e-3

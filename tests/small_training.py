@@ -7,7 +7,7 @@ from typing import Any
 from alpha import checkpoint, rng
 from alpha.checkpoint import Checkpoint
 from alpha.config import ModelConfig, TrainingConfig
-from alpha.lines import read_rows
+from alpha.files import read_rows
 from alpha.run import Run
 from alpha.trainer import Trainer
 from alpha.training_setup import new_run, resumed_run

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alpha import bench, bench_cases, bench_models, bench_operations
+from alpha import bench, bench_cases
 from alpha.backend_cpu_ref import CpuRef
 from alpha.bench import Case, Limits, Measurement, Work
-from alpha.bench_models import Subject
+from alpha.bench_cases import Subject
 from alpha.cli import main
 from alpha.command_bench import SUITES
 
@@ -106,8 +106,8 @@ def tiny_cases() -> list[Case]:
         *bench_cases.operation_cases("tiny", TINY),
         *bench_cases.other_operation_cases("tiny", TINY),
         *bench_cases.end_to_end_cases("tiny", TINY),
-        Case("train/tiny", bench_models.training_step(TINY)),
-        *(Case(f"e2e/tokenizer/{name}", bench_models.tokenizer(name, 2000)) for name in bench_cases.TOKENIZERS),
+        Case("train/tiny", bench_cases.training_step(TINY)),
+        *(Case(f"e2e/tokenizer/{name}", bench_cases.tokenizer(name, 2000)) for name in bench_cases.TOKENIZERS),
     ]
 
 
@@ -147,14 +147,14 @@ def test_a_device_is_kept_busy_for_half_a_second_after_the_first_time_which_comp
 
 
 def test_amounts_are_the_operations_that_the_formula_needs() -> None:
-    works = bench_operations.linear(2, 3, 5)
+    works = bench_cases.linear(2, 3, 5)
     assert {half: work.amount for half, work in works.items()} == {"forward": 60, "backward": 120}
-    works = bench_operations.attention(2, 4, 3, 5)
+    works = bench_cases.attention(2, 4, 3, 5)
     assert works["forward"].amount == 2 * (2 * 2 * 3 * 4 * 4 * 5) / 2
-    assert bench_operations.cross_entropy(2, 3, 5)[""].amount == 3 * 60
-    assert bench_operations.adamw_update(10)[""].amount == 280
-    assert bench_operations.layer_norm(2, 3)["backward"].amount == 72
-    assert bench_operations.activation(2, 6, "swiglu")["forward"].amount == 4 * 2 * (6 + 3)
+    assert bench_cases.cross_entropy(2, 3, 5)[""].amount == 3 * 60
+    assert bench_cases.adamw_update(10)[""].amount == 280
+    assert bench_cases.layer_norm(2, 3)["backward"].amount == 72
+    assert bench_cases.activation(2, 6, "swiglu")["forward"].amount == 4 * 2 * (6 + 3)
 
 
 class Counting(CpuRef):
@@ -188,7 +188,7 @@ class Counting(CpuRef):
 
 def test_the_table_has_the_operations_of_a_training_step_as_often_as_a_step_does_them() -> None:
     backend = Counting()
-    run_step = bench_models.training_step(TINY).prepare(backend)
+    run_step = bench_cases.training_step(TINY).prepare(backend)
     backend.counts.clear()
     run_step()
     cases = bench_cases.operation_cases("tiny", TINY)
@@ -210,14 +210,14 @@ def test_the_table_has_the_operations_of_a_training_step_as_often_as_a_step_does
 
 
 def test_decoding_counts_the_tokens_that_are_made() -> None:
-    work = bench_models.decode(TINY, sequences=3)
+    work = bench_cases.decode(TINY, sequences=3)
     drawn = work.prepare(CpuRef())()
     assert isinstance(drawn, list)
     assert sum(len(each) for each in drawn) == work.amount == 3 * (TINY.block - 1)
 
 
 def test_the_text_of_the_tokenizers_has_the_bytes_that_are_counted() -> None:
-    texts = bench_models._prose(5000)
+    texts = bench_cases._prose(5000)
     assert len("".join(texts).encode()) == 5000
 
 

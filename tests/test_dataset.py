@@ -22,10 +22,9 @@ from alpha import corpus, corpus_files, dataset, token_cache, token_file, tokeni
 from alpha.errors import AlphaError
 from alpha.token_file import TokenFile
 from alpha.tokenizer import Tokenizer
-from alpha.tokenizer_bpe_training import build_bpe
-from alpha.tokenizer_char import build_char
+from alpha.tokenizer_bpe import build_bpe
 from alpha.tokenizer_pattern import CUTS
-from alpha.tokenizer_word import build_word
+from alpha.tokenizer_simple import build_char, build_word
 
 quick = settings(
     max_examples=40, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

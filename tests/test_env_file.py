@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alpha import cli, env_file
+from alpha import cli, environment
 from alpha.cli import main
 from alpha.errors import AlphaError
 
@@ -105,10 +105,10 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
         (Path("/dev/zero"), "not a regular file"),
     ):
         with pytest.raises(AlphaError, match=message):
-            env_file.apply(path, [], {})
+            environment.apply_file(path, [], {})
     written(tmp_path, b"\xff\xfe")
     with pytest.raises(AlphaError, match="is not UTF-8 text"):
-        env_file.apply(tmp_path / "a.env", [], {})
-    written(tmp_path, "#" * (env_file.LARGEST_FILE + 1))
+        environment.apply_file(tmp_path / "a.env", [], {})
+    written(tmp_path, "#" * (environment.LARGEST_FILE + 1))
     with pytest.raises(AlphaError, match="65,537 bytes, more than"):
-        env_file.apply(tmp_path / "a.env", [], {})
+        environment.apply_file(tmp_path / "a.env", [], {})

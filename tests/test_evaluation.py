@@ -17,7 +17,7 @@ from alpha.gpt import GPT
 from alpha.thread_choice import ThreadChoice
 from alpha.token_file import TokenFile
 from alpha.tokenizer import END_OF_TEXT, UNKNOWN
-from alpha.tokenizer_char import CharTokenizer
+from alpha.tokenizer_simple import CharTokenizer
 
 VOCABULARY = 11
 BLOCK = 8

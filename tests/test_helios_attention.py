@@ -16,6 +16,7 @@ from alpha import rng
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_helios import Helios
+from alpha.backend_helios_device import Device
 from alpha.backend_primitives import RandomKey
 
 HALF_TOLERANCES = {"f16": 3e-3, "bf16": 3e-2}
@@ -71,9 +72,10 @@ def test_wide_heads_decode(width: int) -> None:
 @pytest.mark.parametrize("shared_memory", [16 << 10, 48 << 10])
 def test_the_width_of_heads_that_kernels_take_follows_from_shared_memory(shared_memory: int) -> None:
     info = dataclasses.replace(helios().device_info, shared_memory=shared_memory, kind="discrete")
-    backend = cast(Helios, SimpleNamespace(device_info=info))
+    backend = Helios.__new__(Helios)
+    backend.device = cast(Device, SimpleNamespace(info=info))
     for training in (False, True):
-        fits = [attentions.has_kernels(backend, width, training) for width in range(4, 1028, 4)]
+        fits = [backend.has_attention_kernels(width, training) for width in range(4, 1028, 4)]
         assert fits == sorted(fits, reverse=True), "up to a width"
         assert fits[128 // 4]
         assert not fits[-1]
@@ -81,7 +83,7 @@ def test_the_width_of_heads_that_kernels_take_follows_from_shared_memory(shared_
 
 def test_large_tiles_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor is given small ones otherwise."""
-    monkeypatch.setattr(attentions, "tilings_for", lambda backend, tilings: tilings)
+    monkeypatch.setattr(Helios, "tilings_for", lambda self, tilings: tilings)
     check(helios(), (2, 70, 2, 8, 75, 1), 1e-5, 2.0, 0.2)
 
 
@@ -198,5 +200,5 @@ def test_scores_in_registers(
 @pytest.mark.matrix_units
 def test_matrix_units_that_only_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without VK_NV_cooperative_matrix2 scores pass through shared memory."""
-    monkeypatch.setattr(attentions, "register_tiles", lambda backend, call, kernel: None)
+    monkeypatch.setattr(Helios, "register_tiles", lambda self, call, kernel: None)
     check(helios("f16"), (1, 37, 2, 10, 37, 2), HALF_TOLERANCES["f16"], 2.0, 0.2)

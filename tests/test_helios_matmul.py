@@ -17,7 +17,7 @@ from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_helios import Helios
 from alpha.backend_helios_array import HeliosArray
-from alpha.backend_helios_matmul import Epilogue, product
+from alpha.backend_helios_matmul import Epilogue
 from alpha.backend_helios_tiles import (
     DEFAULT_UNITS,
     MATRIX,
@@ -138,7 +138,7 @@ def divide(backend: Helios, tile: Tile, shape: tuple[int, int, int], splits: int
     slope = backend.new((rows, columns), precision)
     epilogue = Epilogue(backend.from_numpy(bias), "silu", slope, added)
     # The residual is the result's own place.
-    product(backend, backend.from_numpy(a), backend.from_numpy(b), added, epilogue, 0.5, plan)
+    backend.product(backend.from_numpy(a), backend.from_numpy(b), added, epilogue, 0.5, plan)
     exact = (lambda x: x.astype(np.float64)) if precision == "f32" else rounded
     inner = 0.5 * (exact(a) @ exact(b)) + bias
     sigmoid = 1 / (1 + np.exp(-inner))
@@ -159,7 +159,7 @@ def test_a_product_adds_up_the_columns_of_its_right_operand(element: str, splits
     assert (plan.splits > 1) == (splits > 1)
     sums = backend.new((columns,), "f32")
     exact = rounded if element == "f16" else np.float64
-    close(product(backend, left, right, forced=plan, column_sums=sums), exact(a).T @ exact(b), backend)
+    close(backend.product(left, right, forced=plan, column_sums=sums), exact(a).T @ exact(b), backend)
     close(sums, exact(b).sum(0), backend)
 
 

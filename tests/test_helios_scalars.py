@@ -11,10 +11,10 @@ from helios_device import helios
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpha import backend_helios_scalars as scalars
+from alpha import backend_helios_planner as planner
 from alpha.backend_helios import Helios
 from alpha.backend_helios_array import HeliosArray
-from alpha.backend_helios_plan import needs_barrier
+from alpha.backend_helios_planner import needs_barrier
 from alpha.config import ModelConfig, TrainingConfig, resolve_model
 from alpha.gpt import GPT
 from alpha.optimizer import AdamW
@@ -151,7 +151,7 @@ def test_what_stands_between_scalar_operations_does_not_part_them(dispatches: li
 def test_more_operations_than_one_dispatch_takes_are_divided(
     dispatches: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scalars, "MOST_INSTRUCTIONS", 4)
+    monkeypatch.setattr(planner, "MOST_INSTRUCTIONS", 4)
     backend = helios()
     x = backend.from_numpy(np.ones(1, np.float32))
 

@@ -13,9 +13,8 @@ from small_training import rows_of, train, write_corpus
 
 from alpha import backend_helios, backends, cli
 from alpha.backend_cpu_ref import CpuRef
-from alpha.backend_helios import open_helios
+from alpha.backend_helios import open_helios, smoke_test
 from alpha.backend_helios_kernels import Kernel
-from alpha.backend_helios_smoke import smoke_test
 from alpha.errors import UsageError
 
 

@@ -11,9 +11,9 @@ from disk import tiny_disk
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from alpha import lines
+from alpha import files
 from alpha.errors import AlphaError
-from alpha.lines import LineFile, finite, read_rows, read_rows_backwards
+from alpha.files import LineFile, finite, read_rows, read_rows_backwards
 
 
 def appended(path, *rows):
@@ -42,7 +42,7 @@ def test_backwards_is_the_reverse_of_the_whole_rows_within_the_limit(tmp_path_fa
     rows = [{"n": number, "x": "y" * length} for number, length in enumerate(lengths)]
     appended(path, *rows)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lines, "_BLOCK_BYTES", block)
+        patch.setattr(files, "_BLOCK_BYTES", block)
         found = list(read_rows_backwards(path, limit))
     content = path.read_bytes()
     whole = content if limit >= len(content) else content[len(content) - limit :].partition(b"\n")[2]
@@ -94,7 +94,7 @@ def test_a_damaged_line_is_an_error_with_its_number(tmp_path, bad):
 
 
 def test_an_endless_line_and_a_pipe_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(files, "MAX_LINE_BYTES", 1000)
     (tmp_path / "long").write_bytes(b"x" * 2000 + b"\n")
     with pytest.raises(AlphaError, match="a line of more than 1,000 bytes"):
         list(read_rows(tmp_path / "long"))
@@ -130,7 +130,7 @@ def test_a_write_that_fails_half_way_is_taken_back(tmp_path, monkeypatch):
         return write(descriptor, content[:5])
 
     with monkeypatch.context() as patch:
-        patch.setattr(lines.os, "write", fill)
+        patch.setattr(files.os, "write", fill)
         with pytest.raises(AlphaError, match=r"Cannot write .*x\.jsonl: No space left on device\.$"):
             file.append_row({"step": 2})
     assert len(calls) == 2
@@ -141,7 +141,7 @@ def test_a_write_that_fails_half_way_is_taken_back(tmp_path, monkeypatch):
 
 def test_a_write_in_several_parts_is_one_line(tmp_path, monkeypatch):
     write = os.write
-    monkeypatch.setattr(lines.os, "write", lambda descriptor, content: write(descriptor, content[:3]))
+    monkeypatch.setattr(files.os, "write", lambda descriptor, content: write(descriptor, content[:3]))
     path = appended(tmp_path / "x.jsonl", {"step": 123456})
     assert path.read_text() == '{"step":123456}\n'
 
@@ -167,6 +167,6 @@ def test_refusals_of_the_system_name_the_file(tmp_path, monkeypatch, operation):
     def refuse(*_arguments: Any) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(lines.os, operation, refuse)
+    monkeypatch.setattr(files.os, operation, refuse)
     with pytest.raises(AlphaError, match=r"Cannot write .*x\.jsonl: Input/output error\.$"):
         LineFile(path).sync()

@@ -3,7 +3,7 @@
 import pytest
 
 from alpha.backend_cpu_ref import CpuRef
-from alpha.memory_watch import MemoryWatch
+from alpha.trainer import MemoryWatch
 
 
 class Device(CpuRef):

@@ -5,7 +5,7 @@ import pytest
 
 from alpha.config import TrainingConfig
 from alpha.errors import AlphaError, percent
-from alpha.planning import plan
+from alpha.training_setup import planning_warnings
 
 TRAINING = TrainingConfig(iters=1000)
 
@@ -14,7 +14,7 @@ def warnings(training: TrainingConfig = TRAINING, **changes: Any) -> list[str]:
     """Of a run of 1000 steps that is just within every limit: 1,000,000 tokens, 20 for each parameter, 8 passes."""
     numbers = {"train_tokens": 125_000, "has_validation": True, "window": 257}
     numbers |= {"parameters": 50_000, "tokens_per_step": 1000}
-    return plan(training, **{**numbers, **changes})
+    return planning_warnings(training, **{**numbers, **changes})
 
 
 def test_run_within_every_limit_has_no_warnings() -> None:

@@ -18,7 +18,7 @@ from small_checkpoint import MODEL, TRAINING, assert_equal, small_checkpoint
 from alpha import checkpoint, run
 from alpha.config import config_hash
 from alpha.errors import AlphaError, UsageError
-from alpha.lines import read_rows
+from alpha.files import read_rows
 from alpha.run import CONFIG, LOCK, LOG, METRICS, SAMPLES, Run, check_new, is_locked, read_config
 
 HOLDER = """
@@ -399,7 +399,7 @@ def test_the_error_that_ended_a_run_is_shown_even_when_it_cannot_be_logged(opene
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(AlphaError, match="the first reason") as caught, opened, monkeypatch.context() as patch:
-        patch.setattr("alpha.lines.os.write", refuse)
+        patch.setattr("alpha.files.os.write", refuse)
         opened.__exit__(None, error := AlphaError("the first reason"), None)
         raise error
     assert any("log.txt: No space left on device" in note for note in caught.value.__notes__)

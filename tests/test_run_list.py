@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from small_checkpoint import MODEL, TRAINING, small_checkpoint
 
-from alpha import lines, run_list
+from alpha import files, run_list
 from alpha.errors import AlphaError
 from alpha.run import Run
 from alpha.run_list import list_runs, resolve
@@ -83,8 +83,8 @@ def test_only_the_end_of_long_metrics_is_read(tmp_path, monkeypatch):
     row = '{{"step":{step},"loss":2.0,"padding":"' + "x" * 100 + '"}}\n'
     (folder / "metrics.jsonl").write_text("".join(row.format(step=step) for step in range(10_000)))
     read = []
-    parse = lines._parse
-    monkeypatch.setattr(lines, "_parse", lambda line: (read.append(len(line)), parse(line))[1])
+    parse = files._parse
+    monkeypatch.setattr(files, "_parse", lambda line: (read.append(len(line)), parse(line))[1])
     summary = list_runs(tmp_path)[0]
     assert (summary.step, summary.val_loss) == (9_999, None)
     assert sum(read) <= 1 << 20 < (folder / "metrics.jsonl").stat().st_size

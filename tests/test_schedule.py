@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpha.config import TrainingConfig, resolve_training
-from alpha.schedule import learning_rate
+from alpha.training_step import learning_rate
 
 
 def rates(**options: object) -> list[float]:

@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpha import tokenizer_char
+from alpha import tokenizer_simple
 from alpha.tokenizer import END_OF_TEXT, UNKNOWN
-from alpha.tokenizer_char import build_char, char_from_mapping
-from alpha.tokenizer_word import build_word, word_from_mapping
+from alpha.tokenizer_simple import build_char, build_word, char_from_mapping, word_from_mapping
 
 CORPUS = ["The cat sat,\n\n  the cat's mat;\ttwo  spaces and 猫 é e\u0301 क्ष 😀.\r\n", "F#m7 | Bb/D snake_case"]
 
@@ -90,7 +89,7 @@ def test_special_tokens_are_made_only_on_request(build):
 def test_long_texts_are_encoded_in_segments(monkeypatch):
     tokenizer = build_char(CORPUS)
     expected = tokenizer.encode(CORPUS[0])
-    monkeypatch.setattr(tokenizer_char, "_SEGMENT", 7)
+    monkeypatch.setattr(tokenizer_simple, "_SEGMENT", 7)
     assert tokenizer.encode(CORPUS[0]) == expected
 
 

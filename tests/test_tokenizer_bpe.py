@@ -15,9 +15,17 @@ from hypothesis import strategies as st
 from alpha import tokenizer_bpe
 from alpha.errors import AlphaError
 from alpha.tokenizer import CHAT_TOKENS, END_OF_TEXT
-from alpha.tokenizer_bpe import BYTE_ORDER, BpeTokenizer, bpe_from_mapping, merge_by_heap, merge_by_scanning, spell
+from alpha.tokenizer_bpe import (
+    BYTE_ORDER,
+    BpeTokenizer,
+    bpe_from_mapping,
+    build_bpe,
+    learn_merges,
+    merge_by_heap,
+    merge_by_scanning,
+    spell,
+)
 from alpha.tokenizer_bpe import unspell as from_spelling
-from alpha.tokenizer_bpe_training import build_bpe, learn_merges
 
 CORPUS = [
     "the cat sat on the mat; the cats sat on the mats. " * 3,
@@ -171,8 +179,8 @@ def test_training_stops_when_nothing_occurs_twice():
 
 def test_training_does_not_depend_on_the_hash_seed():
     code = (
-        "from alpha.tokenizer_bpe_training import build_bpe\n"
-        "from alpha.tokenizer_word import build_word\n"
+        "from alpha.tokenizer_bpe import build_bpe\n"
+        "from alpha.tokenizer_simple import build_word\n"
         "texts = ['one two two three three three aa bb cc dd ee ff gg hh ' * 2]\n"
         "print(build_bpe(texts, 290).digest(), build_word(texts).digest())"
     )

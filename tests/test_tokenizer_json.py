@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from alpha.errors import AlphaError
-from alpha.tokenizer_bpe_training import build_bpe
-from alpha.tokenizer_char import build_char
+from alpha.tokenizer_bpe import build_bpe
 from alpha.tokenizer_json import from_tokenizer_json, to_tokenizer_json
-from alpha.tokenizer_word import build_word
+from alpha.tokenizer_simple import build_char, build_word
 
 GOLDEN = Path(__file__).parent / "golden"
 INPUTS = json.loads((GOLDEN / "tokenizer_texts.json").read_text())

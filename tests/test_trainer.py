@@ -38,14 +38,13 @@ from alpha.cli import main
 from alpha.config import OPTIMIZERS, ModelConfig
 from alpha.engine import Engine
 from alpha.errors import AlphaError
+from alpha.files import read_rows
 from alpha.gpt import GPT, DropoutKeys, KeyValueCache
 from alpha.interrupt import SIGNALS, StopRequest
-from alpha.lines import read_rows
 from alpha.sampler import Sampler
-from alpha.schedule import learning_rate
 from alpha.trainer import Trainer
 from alpha.training_setup import resumed_run
-from alpha.training_step import StepResult, TrainingStep
+from alpha.training_step import StepResult, TrainingStep, learning_rate
 
 ROOT = Path(__file__).resolve().parent.parent
 DROPPED = ModelConfig(block=16, layers=2, dim=16, heads=2, dropout=0.1)

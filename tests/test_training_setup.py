@@ -31,7 +31,7 @@ from alpha.files import cache_folder
 from alpha.run import is_locked, read_config
 from alpha.sampler import Sampler
 from alpha.settings import merge
-from alpha.tokenizer_char import build_char
+from alpha.tokenizer_simple import build_char
 from alpha.trainer import Trainer
 from alpha.training_setup import RESUMABLE, new_run, resumed_run
 from alpha.training_step import StepResult, TrainingStep

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alpha.errors import AlphaError
-from alpha.worker_pool import WorkerPool, available_cpus
+from alpha.workers import WorkerPool, available_cpus
 
 SECONDS = 10.0
 

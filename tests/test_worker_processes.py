@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from alpha.errors import AlphaError
-from alpha.worker_processes import WorkerProcesses, shared_zeros
+from alpha.workers import WorkerProcesses, shared_zeros
 
 SECONDS = 10.0
 

@@ -13,11 +13,10 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
 from alpha.rng import random_bits, stream_of
-from alpha.tokenizer_bpe_training import build_bpe
-from alpha.tokenizer_char import build_char
+from alpha.tokenizer_bpe import build_bpe
 from alpha.tokenizer_json import to_tokenizer_json
 from alpha.tokenizer_pattern import LLAMA3
-from alpha.tokenizer_word import build_word
+from alpha.tokenizer_simple import build_char, build_word
 
 FOLDER = Path(__file__).parent
 VOCAB_SIZE = 500

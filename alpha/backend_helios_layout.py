@@ -1,6 +1,6 @@
-"""Strided elementwise dispatches of the Vulkan backend: which axes are left, and whether four elements go at a time.
+"""How the Vulkan backend's kernels see an array: as rows, as vectors of neighbours, as axes with strides.
 
-Knows the push-constant fields that kernels/strided.glsl asks for, and not what the kernels compute.
+Knows the push-constant fields that kernels/rows.glsl and kernels/strided.glsl ask for, not what the kernels compute.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ from typing import Any
 import numpy as np
 
 from alpha.backend_helios_array import HeliosArray, broadcast_strides, merge_axes
+from alpha.backend_helios_device import MOST_GROUPS
+
+THREADS = 256
+"""Invocations of a workgroup that every device allows in practice."""
+
+VECTOR = 4
+"""Elements that most kernels read at a time where they are neighbours."""
 
 AXES = 5
-THREADS = 256
-MOST_GROUPS = 65535
-"""Workgroups along one axis of a grid; the kernels' loops stride over it."""
 
 ELEMENT_CODES = {"f32": 0, "f16": 1, "bf16": 2, "i32": 3, "u32": 4, "b32": 5}
 """As in kernels/elements.glsl."""
@@ -26,9 +30,68 @@ ELEMENT_CODES = {"f32": 0, "f16": 1, "bf16": 2, "i32": 3, "u32": 4, "b32": 5}
 _ARRAY, _NUMBER, _SPREAD = 0, 1, 2
 
 
-def groups_for(items: int, threads: int = THREADS) -> int:
-    """Workgroups for so many items, one for each invocation."""
-    return min(-(-items // threads), MOST_GROUPS)
+# --- workgroups -------------------------------------------------------------------------------------------------------
+
+
+def groups_for(items: int, per_group: int = THREADS) -> int:
+    """Workgroups for so many items; when there are not enough, each takes several turns."""
+    return min(MOST_GROUPS, -(-items // per_group))
+
+
+def power_of_two(number: int) -> int:
+    """The smallest power of two that is not below `number`."""
+    return 1 << max(0, number - 1).bit_length()
+
+
+def vector_of(*arrays: HeliosArray | None, multiples: tuple[int, ...] = ()) -> int:
+    """4 when arrays start at multiples of four elements and the numbers (widths, strides) are multiples of 4, else 1.
+
+    A storage starts at a multiple of 256 bytes.
+    """
+    starts = (array.offset for array in arrays if array is not None)
+    return 1 if any(number % VECTOR for number in (*starts, *multiples)) else VECTOR
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An array [..., width] whose row r starts r // inner * outer_stride + r % inner * inner_stride elements further.
+
+    The elements of a row are neighbours.
+    """
+
+    array: HeliosArray
+    count: int
+    width: int
+    inner: int
+    outer_stride: int
+    inner_stride: int
+
+    def fields(self, prefix: str = "") -> dict[str, int]:
+        """The push-constant fields that tell a kernel where rows start."""
+        return {
+            f"{prefix}inner": self.inner,
+            f"{prefix}outer_stride": self.outer_stride,
+            f"{prefix}inner_stride": self.inner_stride,
+        }
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        return self.outer_stride, self.inner_stride
+
+
+def rows_where_they_lie(x: HeliosArray) -> Rows | None:
+    """The rows of `x`, or None when they cannot be addressed where they are."""
+    axes = merge_axes(x.shape[:-1], [x.strides[:-1]])
+    if len(axes) > 2 or (x.shape[-1] != 1 and x.strides[-1] != 1):
+        return None
+    (outer, (outer_stride,)), (inner, (inner_stride,)) = [(1, (0,))] * (2 - len(axes)) + axes
+    return Rows(x, outer * inner, x.shape[-1], max(1, inner), outer_stride, inner_stride)
+
+
+# --- strides ----------------------------------------------------------------------------------------------------------
 
 
 def variant_for(elements: Sequence[str]) -> str:
