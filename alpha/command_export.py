@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alpha.option import option
+from alpha.option import camel_case, option
 from alpha.terminal import print_json, print_text
 
 
@@ -36,7 +36,9 @@ Examples:
 def run(given: dict[str, Any]) -> None:
     """Export and print what was written."""
     from alpha import checkpoint
+    from alpha.exchange import soft_caps
     from alpha.exchange_folder import write_folder
+    from alpha.exchange_modeling import FILE_NAME
     from alpha.progress import StageProgress
     from alpha.run_list import resolve
 
@@ -47,6 +49,7 @@ def run(given: dict[str, Any]) -> None:
     with contextlib.closing(StageProgress()) as progress:
         architecture = write_folder(Path(options.out), saved, options.dtype, progress)
     seconds = time.monotonic() - start
+    caps = [f"--{camel_case(name)}" for name in soft_caps(saved.model)]
     if options.json:
         print_json(
             {
@@ -54,9 +57,12 @@ def run(given: dict[str, Any]) -> None:
                 "out": options.out,
                 "format": options.format,
                 "architecture": architecture,
+                "needsRemoteCode": bool(caps),
                 "dtype": options.dtype,
                 "seconds": round(seconds, 3),
             }
         )
     else:
         print_text(f"Wrote {options.out}: {architecture}, {options.dtype}, in {seconds:.1f} s.")
+        if caps:
+            print_text(f"{FILE_NAME} in it adds {' and '.join(caps)}; load it with trust_remote_code=True.")

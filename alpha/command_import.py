@@ -18,7 +18,10 @@ class ImportOptions:
 
     from_: str = option("", "A folder of Hugging Face's transformers.", metavar="PATH", required=True)
     out: str = option(
-        "", "What to write: a new checkpoint, NAME.safetensors, or a folder for it.", metavar="CHECKPOINT", required=True
+        "",
+        "What to write: a new checkpoint, NAME.safetensors, or a folder for it.",
+        metavar="CHECKPOINT",
+        required=True,
     )
     json: bool = option(False, "Print JSON.")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from alpha.config import ModelConfig, resolve_model
 from alpha.errors import AlphaError, UsageError
-from alpha.option import camel_case, from_mapping, spelled, to_mapping
+from alpha.option import camel_case, from_mapping, spelled
 from alpha.tokenizer import shown
 
 CUSTOM_PREFIX = "alpha_"
@@ -214,16 +214,15 @@ _CAPS = {"attention_soft_cap": "attn_logit_softcapping", "logit_soft_cap": "fina
 def architecture_of(config: ModelConfig) -> Architecture:
     """The architecture that computes the same as a resolved configuration, soft caps aside.
 
-    Raises AlphaError that names the options in the way of the nearest one.
+    Raises AlphaError that names the options in the way of the nearest ones.
     """
-    by_contradictions = {name: _contradictions(each, config) for name, each in ARCHITECTURES.items()}
-    nearest = min(by_contradictions, key=lambda name: len(by_contradictions[name]))
-    if wrong := by_contradictions[nearest]:
-        raise AlphaError(
-            f"No architecture of the table says the same as this model; the nearest, {nearest}, cannot have "
-            f"{' '.join(wrong)}. Train with other options, or keep the checkpoint."
-        )
-    return ARCHITECTURES[nearest]
+    in_the_way = {name: _contradictions(each, config) for name, each in ARCHITECTURES.items()}
+    fewest = min(map(len, in_the_way.values()))
+    nearest = {name: flags for name, flags in in_the_way.items() if len(flags) == fewest}
+    if fewest:
+        reasons = "; ".join(f"{name} cannot have {' '.join(flags)}" for name, flags in nearest.items())
+        raise AlphaError(f"No architecture that others run says the same as this model: {reasons}.")
+    return ARCHITECTURES[next(iter(nearest))]
 
 
 def _contradictions(architecture: Architecture, config: ModelConfig) -> list[str]:
@@ -296,7 +295,9 @@ def from_config(values: Any, source: str) -> tuple[Architecture, ModelConfig, in
         if values.get(key, value) != value:
             raise _cannot_say(source, key, values[key])
     layer_types = values.get("layer_types")
-    if layer_types is not None and (not isinstance(layer_types, list) or set(map(str, layer_types)) - {"full_attention"}):
+    if layer_types is not None and (
+        not isinstance(layer_types, list) or set(map(str, layer_types)) - {"full_attention"}
+    ):
         raise _cannot_say(source, "layer_types", layer_types)
     options = {name: _value(values, key, source) for name, key in architecture.keys.items()}
     options["activation"] = _activation(architecture, options["activation"], source)

@@ -31,9 +31,9 @@ IMPORTED = "imported"
 """Key of a checkpoint's state: the model card and the chat template that came with an imported model."""
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{% if not loop.first %}\n{% endif %}"
+    "{% for message in messages %}{% if not loop.first %}{{ '\n' }}{% endif %}"
     "<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}\n<|assistant|>{% endif %}"
+    "{% if add_generation_prompt %}{{ '\n<|assistant|>' }}{% endif %}"
 )
 """A conversation as Alpha writes it for training, in the language of Jinja."""
 
@@ -88,7 +88,7 @@ def write_folder(folder: Path, checkpoint: Checkpoint, dtype: str, progress: Pro
 
     # The key "format" is what transformers looks for.
     safetensors_file.write_in_turn(folder / _WEIGHTS, declared, make, lambda: {"format": "pt"})
-    files.write_json(folder / _TOKENIZER, tokenizer_registry.to_tokenizer_json(tokenizer))
+    tokenizer_registry.save_tokenizer_json(folder / _TOKENIZER, tokenizer)
     imported = checkpoint.state.get(IMPORTED)
     imported = imported if isinstance(imported, dict) else {}
     files.write_json(folder / _TOKENIZER_CONFIG, _tokenizer_config(tokenizer, config, imported.get("chatTemplate")))
@@ -189,10 +189,7 @@ class HuggingFaceFolder:
 
     def read(self, name: str) -> Array:
         file, stored = self._places[name]
-        array = file.read(stored)
-        if array.dtype.kind != "f":
-            raise AlphaError(f"The tensor {name!r} of {file.path} is {array.dtype}; Alpha imports f32, f16 and bf16.")
-        return array.astype(np.float32, copy=False)
+        return file.read(stored).astype(np.float32, copy=False)
 
     def _find_tensors(self, resources: ExitStack) -> dict[str, tuple[SafetensorsFile, str]]:
         """The file of each tensor and its name there, by its name in the table."""
@@ -205,9 +202,15 @@ class HuggingFaceFolder:
                 if promised is not None and promised.get(name) != shard:
                     raise AlphaError(f"{self._folder / _INDEX} does not say that the tensor {name!r} is in {shard}.")
                 found[self._name_in_table(name)] = (file, name)
+                self._require_float(file, name)
         if promised is not None and (missing := set(promised) - {stored for _, stored in found.values()}):
             raise AlphaError(f"The tensor {min(missing)!r} is not where {self._folder / _INDEX} says that it is.")
         return found
+
+    def _require_float(self, file: SafetensorsFile, name: str) -> None:
+        dtype = file.entries[name].dtype
+        if dtype not in DTYPES.values() and not self._architecture.weights.buffers.fullmatch(name):
+            raise AlphaError(f"The tensor {name!r} of {file.path} is {dtype}; Alpha imports {', '.join(DTYPES)}.")
 
     def _name_in_table(self, name: str) -> str:
         """What was saved from the model without its head lacks the prefix."""
@@ -238,7 +241,9 @@ class HuggingFaceFolder:
             raise AlphaError(f"{self._folder / _INDEX} has no weight_map.")
         for shard in weight_map.values():
             if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard):
-                raise AlphaError(f"{self._folder / _INDEX} names {shown(shard)}, which is no safetensors file beside it.")
+                raise AlphaError(
+                    f"{self._folder / _INDEX} names {shown(shard)}, which is no safetensors file beside it."
+                )
         if len(set(weight_map.values())) > _MOST_SHARDS:
             raise AlphaError(f"{self._folder / _INDEX} names more than {_MOST_SHARDS:,} files.")
         return weight_map
@@ -248,8 +253,8 @@ class HuggingFaceFolder:
         if not pickles:
             return AlphaError(f"{self._folder} has neither {_WEIGHTS} nor {_INDEX}.")
         return AlphaError(
-            f"{self._folder} has its weights as pickles ({pickles[0]}), which can run code when they are opened, so Alpha "
-            f"does not. Where transformers and PyTorch are installed, and you trust the file, convert it: python -c "
+            f"{self._folder} has its weights as pickles ({pickles[0]}), which can run code when they are opened, so "
+            f"Alpha does not. Where transformers and PyTorch are installed, and you trust the file, convert it: python -c "
             f"\"from transformers import AutoModelForCausalLM as A; A.from_pretrained('{self._folder}')"
             f".save_pretrained('{self._folder}')\""
         )
@@ -259,7 +264,7 @@ class HuggingFaceFolder:
         path = self._folder / _TOKENIZER
         if not path.is_file():
             raise AlphaError(
-                f"{self._folder} has no {_TOKENIZER}. Where transformers is installed: python -c \"from transformers "
+                f'{self._folder} has no {_TOKENIZER}. Where transformers is installed: python -c "from transformers '
                 f"import AutoTokenizer as A; A.from_pretrained('{self._folder}').save_pretrained('{self._folder}')\""
             )
         tokenizer = tokenizer_registry.with_unused(tokenizer_registry.load(path), self._vocab_size, str(path))

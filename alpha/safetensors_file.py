@@ -104,7 +104,9 @@ def write_in_turn(
         for name in names:
             array, (dtype, shape) = make(name), declared[name]
             if array.dtype.name != ("float32" if dtype == BFLOAT16 else dtype) or array.shape != shape:
-                raise TypeError(f"Tensor {name} cannot be stored as {dtype} {shape}: it is {array.dtype} {array.shape}.")
+                raise TypeError(
+                    f"Tensor {name} cannot be stored as {dtype} {shape}: it is {array.dtype} {array.shape}."
+                )
             flat = array.reshape(-1)
             if dtype != BFLOAT16:
                 file.write(flat.view(np.uint8).data)

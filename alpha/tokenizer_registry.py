@@ -150,7 +150,9 @@ def with_unused(tokenizer: Tokenizer, vocab_size: int, source: str) -> Tokenizer
     Models are published with more rows than tokens, so that their number is round. AlphaError for fewer rows.
     """
     if vocab_size < tokenizer.vocab_size:
-        raise malformed(source, f"it has {tokenizer.vocab_size:,} tokens, and the model only {vocab_size:,} rows for them")
+        raise malformed(
+            source, f"it has {tokenizer.vocab_size:,} tokens, and the model only {vocab_size:,} rows for them"
+        )
     if vocab_size == tokenizer.vocab_size:
         return tokenizer
     unused = {f"<|unused_{index}|>": index for index in range(tokenizer.vocab_size, vocab_size)}
