@@ -254,9 +254,9 @@ class HuggingFaceFolder:
             return AlphaError(f"{self._folder} has neither {_WEIGHTS} nor {_INDEX}.")
         return AlphaError(
             f"{self._folder} has its weights as pickles ({pickles[0]}), which can run code when they are opened, so "
-            f"Alpha does not. Where transformers and PyTorch are installed, and you trust the file, convert it: python -c "
-            f"\"from transformers import AutoModelForCausalLM as A; A.from_pretrained('{self._folder}')"
-            f".save_pretrained('{self._folder}')\""
+            "Alpha does not. If you trust the folder, convert it where transformers and PyTorch are installed: "
+            'python -c "from transformers import AutoModelForCausalLM as A; '
+            "A.from_pretrained('FOLDER').save_pretrained('FOLDER')\""
         )
 
     def _read_tokenizer(self) -> tuple[Tokenizer, str | None]:
@@ -264,8 +264,8 @@ class HuggingFaceFolder:
         path = self._folder / _TOKENIZER
         if not path.is_file():
             raise AlphaError(
-                f'{self._folder} has no {_TOKENIZER}. Where transformers is installed: python -c "from transformers '
-                f"import AutoTokenizer as A; A.from_pretrained('{self._folder}').save_pretrained('{self._folder}')\""
+                f'{self._folder} has no {_TOKENIZER}; make it where transformers is installed: python -c "from '
+                "transformers import AutoTokenizer as A; A.from_pretrained('FOLDER').save_pretrained('FOLDER')\""
             )
         tokenizer = tokenizer_registry.with_unused(tokenizer_registry.load(path), self._vocab_size, str(path))
         template = self._optional_text(_TEMPLATE_FILE)
