@@ -48,7 +48,7 @@ def run(given: dict[str, Any]) -> None:
     from alpha.exchange_gguf import write_file
     from alpha.exchange_modeling import FILE_NAME
     from alpha.progress import StageProgress
-    from alpha.run_list import resolve
+    from alpha.run_reader import resolve
 
     options = ExportOptions(**given)
     is_folder = options.format == "hf"

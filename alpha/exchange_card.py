@@ -5,7 +5,7 @@ from typing import Any
 
 from alpha import __version__
 from alpha.checkpoint import Checkpoint
-from alpha.config import TrainingConfig
+from alpha.config import ModelConfig, TrainingConfig
 from alpha.exchange import Architecture
 from alpha.option import options_of, spelled, to_mapping
 from alpha.tokenizer import Tokenizer
@@ -68,7 +68,7 @@ def _data(training: TrainingConfig) -> str:
 def _options(checkpoint: Checkpoint) -> list[str]:
     """The options of the model that are not their defaults, and those of the training that matter most."""
     model, training = checkpoint.model, to_mapping(checkpoint.training)
-    defaults = {each.flag: each.default for each in options_of(type(model))}
+    defaults = {each.flag: each.default for each in options_of(ModelConfig)}
     changed = {name: value for name, value in to_mapping(model).items() if value != defaults[name]}
     values = {**changed, "tokenizer": training["tokenizer"], **{name: training[name] for name in _MADE_WITH}}
     return [spelled(name, str(value).lower() if isinstance(value, bool) else value) for name, value in values.items()]

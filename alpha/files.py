@@ -230,6 +230,7 @@ MAX_LINE_BYTES = 1 << 24
 """Longer lines are taken for damage, so that a file without line ends does not fill the memory."""
 
 _BLOCK_BYTES = 1 << 16
+_FIRST_BLOCK_BYTES = 1 << 12
 
 
 class LineFile:
@@ -324,14 +325,15 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises AlphaError for any other line that is not a JSON object.
     """
     for number, line in enumerate(_whole_lines(path), start=1):
-        row = _parse(line)
+        row = parse_row(line)
         if row is None:
             raise AlphaError(f"Line {number} of {path} is not a JSON object; correct it or remove the line.")
         yield row
 
 
-def read_rows_backwards(path: Path, limit: int) -> Iterator[Row]:
-    """The rows from the last to the first, looking at no more than the last `limit` bytes of the file.
+def read_rows_backwards(path: Path, limit: int, having: bytes = b"") -> Iterator[Row]:
+    """The rows from the last to the first, but for lines without the bytes `having`, looking at no more than the last
+    `limit` bytes of the file.
 
     Lines that are not JSON objects are passed over and a missing file has no rows: this is for overviews.
     """
@@ -341,16 +343,20 @@ def read_rows_backwards(path: Path, limit: int) -> Iterator[Row]:
             stop = max(0, end - limit)
             rest = b""
             is_last = True
+            length = min(_BLOCK_BYTES, _FIRST_BLOCK_BYTES)
             while end > stop:
-                start = max(stop, end - _BLOCK_BYTES)
+                start = max(stop, end - length)
+                length = min(_BLOCK_BYTES, 4 * length)
                 file.seek(start)
-                rest, *lines = (file.read(end - start) + rest).split(b"\n")
+                content = file.read(end - start) + rest
+                # Most blocks of a long file have none of the lines that are looked for.
+                rest, *lines = content.split(b"\n", -1 if having in content else 1)
                 if is_last and lines:
                     lines.pop()
                     is_last = False
-                yield from (row for line in reversed(lines) if (row := _parse(line)) is not None)
+                yield from (row for line in reversed(lines) if having in line and (row := parse_row(line)) is not None)
                 end = start
-            first = None if stop or is_last else _parse(rest)
+            first = None if stop or is_last or having not in rest else parse_row(rest)
             if first is not None:
                 yield first
     except FileNotFoundError:
@@ -360,7 +366,7 @@ def read_rows_backwards(path: Path, limit: int) -> Iterator[Row]:
 
 
 def _is_through(line: bytes, step: int) -> bool:
-    row = _parse(line)
+    row = parse_row(line)
     if row is None:
         return False
     value = row.get("step")
@@ -381,7 +387,8 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
         raise _cannot_read(path, error) from error
 
 
-def _parse(line: bytes) -> Row | None:
+def parse_row(line: bytes) -> Row | None:
+    """A line as a JSON object, None when it is not one."""
     try:
         row = json.loads(line.decode())
     except (ValueError, RecursionError):

@@ -9,7 +9,7 @@ from alpha.config import TrainingConfig
 from alpha.errors import AlphaError
 from alpha.gpt import GPT, parameter_specs
 from alpha.parameters import check_weights
-from alpha.run_list import resolve
+from alpha.run_reader import resolve
 from alpha.tokenizer import Tokenizer
 
 

@@ -1,7 +1,7 @@
 """Declaring an option once: its flag, type, default, limits and help text stand on one dataclass field.
 
 The same declaration reads the command line, reads a JSON configuration file, writes `config.json` and renders the usage
-text. Knows nothing about any particular command.
+text.
 
 A class of options is a frozen dataclass whose fields are made by `option`; field `eval_interval` is the flag
 `--evalInterval` and the JSON key `evalInterval`. Field types are int, float, bool, str
@@ -10,6 +10,7 @@ and tuple[str, ...], which is given several times on a command line and not in a
 
 import dataclasses
 import difflib
+import functools
 import math
 import os
 import re
@@ -102,8 +103,10 @@ class Option:
     required: bool
     repeated: bool
     """Given several times, it has several values: a tuple."""
+    words: int
+    """After a space instead of an equals sign it takes up to so many words, `--compare A B`, and is then `A,B`."""
 
-    @property
+    @functools.cached_property
     def flag(self) -> str:
         """The name on the command line and in JSON files: `eval_interval` is `evalInterval`."""
         return camel_case(self.name)
@@ -120,6 +123,7 @@ def option(
     maximum: float | None = None,
     aliases: Iterable[str] = (),
     required: bool = False,
+    words: int = 1,
 ) -> Any:
     """A dataclass field that is an option; `aliases` are further flag names, `required` forbids leaving it out."""
     metadata = {
@@ -131,11 +135,13 @@ def option(
         "maximum": maximum,
         "aliases": tuple(aliases),
         "required": required,
+        "words": words,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def options_of(options_class: type) -> list[Option]:
+@functools.cache
+def options_of(options_class: type) -> tuple[Option, ...]:
     """The options that a dataclass declares, in order."""
     kinds = typing.get_type_hints(options_class)
     result = []
@@ -145,7 +151,7 @@ def options_of(options_class: type) -> list[Option]:
         metadata = dict(field.metadata)
         metadata["metavar"] = metadata["metavar"] or ("NAME" if metadata["choices"] else _METAVARS[kind])
         result.append(Option(name=field.name, kind=kind, default=field.default, repeated=repeated, **metadata))
-    return result
+    return tuple(result)
 
 
 def camel_case(name: str) -> str:
@@ -242,7 +248,8 @@ def names_of(options: Iterable[Option]) -> dict[str, Option]:
 
 def to_mapping(instance: Any) -> dict[str, Any]:
     """The camelCase keys and values that `from_mapping` reads back."""
-    return {each.flag: getattr(instance, each.name) for each in options_of(type(instance))}
+    options_class: type = type(instance)
+    return {each.flag: getattr(instance, each.name) for each in options_of(options_class)}
 
 
 def _folded(word: str) -> str:

@@ -3,10 +3,12 @@
     config.json    the configuration, the run's id and when it was made
     metrics.jsonl  a row of numbers per logged step; samples.jsonl  the sample texts
     log.txt        what happened, with times in UTC
+    status.json    what the process that trains is doing, written in place every few seconds: its heartbeat
+    notes.json     what people wrote about the run; see `run_notes`
     checkpoint-<step>.safetensors
     .lock          locked by the process that trains; the lock goes when the process does, however it ends
 
-Knows nothing about training. Looking at runs without opening them is `run_list`.
+ARCHITECTURE.md describes them for other readers. Looking at runs without opening them is `run_reader`.
 """
 
 import contextlib
@@ -16,7 +18,9 @@ import itertools
 import logging
 import math
 import os
+import socket
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -28,7 +32,16 @@ from alpha import __version__, checkpoint
 from alpha.checkpoint import Checkpoint, list_checkpoints
 from alpha.config import ModelConfig, TrainingConfig, config_hash
 from alpha.errors import AlphaError
-from alpha.files import TEMPORARY_NAME, LineFile, Row, open_in_place, read_json, sync_folder, write_json
+from alpha.files import (
+    TEMPORARY_NAME,
+    LineFile,
+    Row,
+    json_text,
+    open_in_place,
+    read_json,
+    sync_folder,
+    write_json,
+)
 from alpha.option import from_mapping, spelled, to_mapping
 from alpha.terminal import escape_line
 
@@ -37,9 +50,13 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 LOG = "log.txt"
+STATUS = "status.json"
 LOCK = ".lock"
 
 CONFIG_LIMIT = 1 << 20
+HEARTBEAT_SECONDS = 10.0
+_STATUS_BYTES = 2048
+_LONGEST_ERROR = 200  # characters, of at most six bytes each in JSON
 _LOCK_TRIES = 25
 _LOCK_PAUSE_SECONDS = 0.01
 _logger = logging.getLogger(__name__)
@@ -71,6 +88,7 @@ class Run:
         self._metrics = resources.enter_context(closing(LineFile(folder / METRICS)))
         self._samples = resources.enter_context(closing(LineFile(folder / SAMPLES)))
         self._log = resources.enter_context(closing(_LogHandler(folder / LOG, config.training.log)))
+        self._heartbeat = resources.enter_context(closing(_Heartbeat(folder / STATUS)))
         _logger.info("Opened run %s with Alpha %s.", config.run_id, __version__)
         self._read_validation_losses()
         self._resources = resources.pop_all()
@@ -117,6 +135,7 @@ class Run:
         if error is not None:
             try:
                 _logger.error("Ended by %s: %s", type(error).__name__, error)
+                self._heartbeat.fail(f"{type(error).__name__}: {error}")
             except AlphaError as log_error:
                 error.add_note(str(log_error))
         self.close()
@@ -124,6 +143,13 @@ class Run:
     def close(self) -> None:
         """Release the folder."""
         self._resources.close()
+
+    def beat(self, phase: str) -> None:
+        """Say in status.json what is being done ("training", "evaluating"): when that changes, else every few seconds.
+
+        Call it as often as once a step.
+        """
+        self._heartbeat.beat(phase)
 
     def rewind(self, step: int) -> None:
         """Make `step`, of the checkpoint that training continues from, the run's last.
@@ -242,6 +268,51 @@ class _LogHandler(logging.Handler):
         self._parent.setLevel(self._level_before)
         self._file.close()
         super().close()
+
+
+class _Heartbeat:
+    """Tells whoever looks at a run's folder, also at a copy of it on another machine, that its process lives.
+
+    The file is overwritten in place by one write of always the same length: making a new one and syncing it every few
+    seconds would cost more than a training step.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._phase = ""  # until the first step nothing is said: a run that cannot be resumed stays as it was
+        self._path = path
+        self._host = socket.gethostname()
+        self._due = 0.0
+        try:
+            self._descriptor = open_in_place(path)
+            # With O_APPEND, Linux writes at the end wherever it is told to.
+            fcntl.fcntl(self._descriptor, fcntl.F_SETFL, 0)
+        except OSError as error:
+            raise AlphaError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+    def beat(self, phase: str, error: str = "") -> None:
+        now = time.monotonic()
+        if phase == self._phase and now < self._due:
+            return
+        self._phase, self._due = phase, now + HEARTBEAT_SECONDS
+        status = {"phase": phase, "time": round(time.time(), 3), "pid": os.getpid(), "host": self._host}
+        if error:
+            status["error"] = error[:_LONGEST_ERROR]
+        content = json_text(status).encode().ljust(_STATUS_BYTES - 1) + b"\n"
+        try:
+            os.pwrite(self._descriptor, content, 0)
+        except OSError as failure:
+            raise AlphaError(f"Cannot write {self._path}: {failure.strerror or failure}.") from failure
+
+    def fail(self, error: str) -> None:
+        if self._phase:
+            self.beat("failed", error)
+
+    def close(self) -> None:
+        try:
+            if self._phase not in ("", "failed"):
+                self.beat("ended")
+        finally:
+            os.close(self._descriptor)
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -368,6 +439,16 @@ def _lock(folder: Path) -> int:
         os.close(descriptor)
         raise AlphaError(f"Cannot lock the run {folder}: {error.strerror}.") from error
     return descriptor
+
+
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Keep others from training a run meanwhile. Raises AlphaError when somebody holds it."""
+    descriptor = _lock(folder)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def is_locked(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 Knows nothing about how a run is configured or displayed; see `training_setup` and `progress`.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,15 +17,16 @@ from alpha.backend import Backend
 from alpha.checkpoint import OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig
 from alpha.dataset import Dataset
-from alpha.engine import Engine, SamplingOptions
 from alpha.errors import AlphaError
 from alpha.evaluation import evaluate
+from alpha.generation import Engine
 from alpha.gpt import GPT
 from alpha.interrupt import StopRequest
 from alpha.optimizer import make_optimizer
 from alpha.option import spelled
 from alpha.run import Run
-from alpha.sampler import Sampler
+from alpha.sampler import Sampler, inputs_and_targets
+from alpha.sampling import SamplingOptions
 from alpha.text_stream import BEGINNING, continuation, known_prompts
 from alpha.thread_choice import ThreadChoice
 from alpha.tokenizer import Tokenizer
@@ -37,6 +39,8 @@ SKIPPED_AT_THE_END = 10
 
 FIRST_SAVE_SECONDS = 60.0
 """A run that has no checkpoint after this time gets one, however long its intervals are."""
+
+_logger = logging.getLogger(__name__)
 
 
 class Display(Protocol):
@@ -153,9 +157,10 @@ class Trainer:
         training = self.training
         while self.steps_done < training.iters:
             pauses = self._is_first_save_due() or self._leaves(stop)
+            run.beat("training")
             self._start_steps(1 if pauses else self.model.backend.steps_in_flight)
             row = self._finish_step()
-            row |= self._evaluate_when_due()
+            row |= self._evaluate_when_due(run)
             self._memory.after_step()
             if self.steps_done % training.log_every == 0 or "valLoss" in row:
                 row |= self._memory.report()
@@ -206,6 +211,13 @@ class Trainer:
         return f"The run {run.folder} is saved up to step {self._saved_step}."
 
     @property
+    def _windows_drawn(self) -> int:
+        """Over the whole run, by the steps that are done."""
+        return (
+            self._first_window + (self.steps_done - self._first_step) * self.training.accum_steps * self.training.batch
+        )
+
+    @property
     def _save_interval(self) -> int:
         return self.training.checkpoint_interval or self.training.eval_interval
 
@@ -228,15 +240,16 @@ class Trainer:
         start = time.perf_counter()
         self.dataset.train.require_whole()
         first = self._first_window + (step - self._first_step) * training.accum_steps * training.batch
-        batches = np.stack(
+        windows = np.stack(
             [self._sampler.windows_from(first + micro * training.batch) for micro in range(training.accum_steps)]
         )
+        ids, targets = inputs_and_targets(windows)
         loaded = time.perf_counter()
         rate = learning_rate(step, training)
         with self._threads.measured():
             threads = self.model.backend.threads
-            result = self._step.run(batches, rate)
-        return _StepUnderWay(start, loaded, rate, batches[:, :, 1:].size, threads, result)
+            result = self._step.run(ids, targets, rate)
+        return _StepUnderWay(start, loaded, rate, ids.size, threads, result)
 
     def _finish_step(self) -> dict[str, Any]:
         """Wait for the oldest step under way; returns its row of metrics."""
@@ -249,6 +262,7 @@ class Trainer:
         self.steps_done += 1
         self._elapsed += seconds
         if choice := self._threads.report():
+            _logger.info("%s", choice)
             self.display.message(choice)
         row: dict[str, Any] = {
             "step": self.steps_done,
@@ -256,6 +270,8 @@ class Trainer:
             "lr": step.learning_rate,
             "gradNorm": result["gradient_norm"],
             "clipped": bool(result["clipped"]),
+            "tokens": self._windows_drawn * self.model.config.block,
+            "time": round(time.time(), 3),
             "elapsed_ms": round(1e3 * self._elapsed, 1),
             "tokens_per_sec": round(step.tokens / seconds, 1),
             "ms_per_iter": round(1e3 * seconds, 3),
@@ -275,9 +291,9 @@ class Trainer:
             self._skipped_in_a_row = 0
             return
         self._skipped_in_a_row += 1
-        self.display.warning(
-            f"Step {self.steps_done} was skipped: loss {row['loss']:.4g}, gradient norm {row['gradNorm']:.4g}."
-        )
+        skipped = f"Step {self.steps_done} was skipped: loss {row['loss']:.4g}, gradient norm {row['gradNorm']:.4g}."
+        _logger.warning("%s", skipped)
+        self.display.warning(skipped)
         if self._skipped_in_a_row >= SKIPPED_LIMIT:
             raise AlphaError(
                 f"The last {SKIPPED_LIMIT} steps were all skipped, so training cannot go on; {self._remedy()}."
@@ -287,10 +303,11 @@ class Trainer:
         """Whether something that happens every `interval` steps (0 = never), and after the last one, is due."""
         return bool(interval) and (self.steps_done % interval == 0 or self.steps_done == self.training.iters)
 
-    def _evaluate_when_due(self) -> dict[str, float]:
+    def _evaluate_when_due(self, run: Run) -> dict[str, float]:
         validation = self.dataset.validation
         if validation is None or not self._is_due(self.training.eval_interval):
             return {}
+        run.beat("evaluating")
         training = self.training
         # A text that is given is read from its beginning, as `alpha eval` does; what was held out has many beginnings.
         held_out = not training.val_data
@@ -302,6 +319,7 @@ class Trainer:
         interval = self.training.sample_interval
         if not self._is_due(interval):
             return
+        run.beat("sampling")
         prompt = self._prompts[self.steps_done // interval % len(self._prompts)]
         asked = continuation(self.tokenizer, prompt, self.training.domain)
         sampling = SamplingOptions(seed=self.training.seed)
@@ -309,12 +327,14 @@ class Trainer:
         try:
             text = asked.text(token for [token] in drawn if token is not None)
         except AlphaError as error:
+            _logger.warning("No sample after step %d. %s", self.steps_done, error)
             self.display.warning(f"No sample after step {self.steps_done}. {error}")
             return
         run.add_sample({"step": self.steps_done, "prompt": prompt, "text": text})
         self.display.sample(prompt, text)
 
     def _save(self, run: Run) -> None:
+        run.beat("saving")
         parameters = self.model.parameters
         tensors: dict[str, Any] = dict(parameters.to_numpy())
         if not all(np.isfinite(weights).all() for weights in tensors.values()):
@@ -326,8 +346,7 @@ class Trainer:
             "alphaVersion": __version__,
             "elapsedMs": 1e3 * self._elapsed,
             "skippedInARow": self._skipped_in_a_row,
-            "windows": self._first_window
-            + (self.steps_done - self._first_step) * self.training.accum_steps * self.training.batch,
+            "windows": self._windows_drawn,
             "valLoss": self._validation_loss,
             "trainTokens": len(self.dataset.train.tokens),
             "trainDigest": self.dataset.train.digest,

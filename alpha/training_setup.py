@@ -20,7 +20,7 @@ from alpha.gpt import parameter_specs
 from alpha.option import LARGEST_INTEGER, camel_case
 from alpha.parameters import check_weights
 from alpha.run import Run, check_new
-from alpha.run_list import resolve
+from alpha.run_reader import resolve
 from alpha.token_file import TokenFile
 from alpha.tokenizer import Tokenizer
 from alpha.trainer import Display, Trainer

@@ -21,7 +21,8 @@ TRAINING = {
     "min_tokens_per_param": 0, "threads": 1,
 }  # fmt: skip
 TIMES = (
-    "elapsed_ms", "tokens_per_sec", "ms_per_iter", "threads", "data_ms", "forward_ms", "backward_ms", "optimizer_ms",
+    "time", "elapsed_ms", "tokens_per_sec", "ms_per_iter", "threads", "data_ms", "forward_ms", "backward_ms",
+    "optimizer_ms",
 )  # fmt: skip
 
 

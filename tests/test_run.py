@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +20,7 @@ from alpha import checkpoint, run
 from alpha.config import config_hash
 from alpha.errors import AlphaError, UsageError
 from alpha.files import read_rows
-from alpha.run import CONFIG, LOCK, LOG, METRICS, SAMPLES, Run, check_new, is_locked, read_config
+from alpha.run import CONFIG, LOCK, LOG, METRICS, SAMPLES, STATUS, Run, check_new, is_locked, read_config
 
 HOLDER = """
 import sys, time
@@ -443,3 +444,56 @@ def test_a_run_killed_between_saving_and_pruning_continues(tmp_path):
         assert metrics_steps(folder) == [1, 2]
         again.save(small_checkpoint(3))
     assert steps(folder) == [3]
+
+
+# --- the heartbeat ----------------------------------------------------------------------------------------------------
+
+
+def status_of(folder: Path) -> dict[str, Any]:
+    content = (folder / STATUS).read_bytes()
+    assert len(content) == 2048
+    return json.loads(content)
+
+
+def test_the_status_says_what_is_being_done_and_when(opened, monkeypatch):
+    clock = [100.0, 1e9]
+    monkeypatch.setattr(run.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(run.time, "time", lambda: clock[1])
+    assert (opened.folder / STATUS).read_bytes() == b""
+    opened.beat("training")
+    assert status_of(opened.folder) == {
+        "phase": "training", "time": 1e9, "pid": os.getpid(), "host": socket.gethostname()
+    }  # fmt: skip
+    clock[:] = [109.9, 2e9]
+    opened.beat("training")
+    assert status_of(opened.folder)["time"] == 1e9  # not every step writes
+    opened.beat("saving")
+    assert (status_of(opened.folder)["phase"], status_of(opened.folder)["time"]) == ("saving", 2e9)
+    clock[:] = [119.9, 1.0]  # a clock that jumps back stops nothing
+    opened.beat("saving")
+    assert status_of(opened.folder)["time"] == 1.0
+    opened.close()
+    assert status_of(opened.folder)["phase"] == "ended"
+
+
+@pytest.mark.parametrize("message", ["no money", "\x1b[31m\n" * 500, "\ud800" * 500, "\U0001f600" * 500])
+def test_the_status_says_what_error_ended_a_run(tmp_path, monkeypatch, message):
+    # What is logged becomes part of pytest's report, which xdist cannot send with half a character in it.
+    monkeypatch.setattr(logging.getLogger("alpha.run"), "propagate", False)
+    with pytest.raises(ValueError), Run.create(MODEL, TRAINING, folder=tmp_path / "run") as opened:
+        opened.beat("training")
+        raise ValueError(message)
+    status = status_of(opened.folder)
+    assert (status["phase"], status["error"]) == ("failed", f"ValueError: {message}"[:200])
+
+
+def test_a_status_behind_a_link_is_not_written(tmp_path):
+    with Run.create(MODEL, TRAINING, folder=tmp_path / "run"):
+        pass
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "run" / STATUS).unlink()
+    (tmp_path / "run" / STATUS).symlink_to(tmp_path / "precious")
+    with pytest.raises(AlphaError, match=r"status\.json: it is a link"):
+        Run.open(tmp_path / "run")
+    assert not is_locked(tmp_path / "run")
+    assert (tmp_path / "precious").read_text() == "precious"

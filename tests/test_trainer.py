@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,9 +37,9 @@ from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_primitives import Array
 from alpha.cli import main
 from alpha.config import OPTIMIZERS, ModelConfig
-from alpha.engine import Engine
 from alpha.errors import AlphaError
 from alpha.files import read_rows
+from alpha.generation import Engine
 from alpha.gpt import GPT, DropoutKeys, KeyValueCache
 from alpha.interrupt import SIGNALS, StopRequest
 from alpha.sampler import Sampler
@@ -104,9 +105,10 @@ def test_each_micro_batch_is_a_batch_of_its_own_across_a_resume(
     seen: list[Any] = []
     run = TrainingStep.run
 
-    def recorded(step: TrainingStep, tokens: Any, learning_rate: float) -> StepResult:
-        seen.extend(tokens)
-        return run(step, tokens, learning_rate)
+    def recorded(step: TrainingStep, ids: Any, targets: Any, learning_rate: float) -> StepResult:
+        seen.extend(np.concatenate([ids[..., :1], targets], -1))
+        assert np.array_equal(ids[..., 1:], targets[..., :-1])
+        return run(step, ids, targets, learning_rate)
 
     monkeypatch.setattr(TrainingStep, "run", recorded)
     other, training = begin(corpus, tmp_path / "other")
@@ -563,8 +565,11 @@ def test_a_full_disk_while_saving_keeps_the_older_checkpoint(
     assert display.closed
     assert "No space left on device" in (folder / "log.txt").read_text()
     assert sorted(path.name for path in folder.iterdir()) == [
-        ".lock", "checkpoint-3.safetensors", "config.json", "log.txt", "metrics.jsonl", "samples.jsonl"
+        ".lock", "checkpoint-3.safetensors", "config.json", "log.txt", "metrics.jsonl", "samples.jsonl",
+        "status.json",
     ]  # fmt: skip
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["phase"], "No space left on device" in status["error"]) == ("failed", True)
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     resume(folder)
@@ -657,13 +662,17 @@ def test_rows_of_metrics(corpus: Path, tmp_path: Path) -> None:
     assert display.started == [(7, 0)]
     for row in rows:
         assert set(row) - {"valLoss"} == {
-            "step", "loss", "lr", "gradNorm", "clipped", "elapsed_ms", "tokens_per_sec", "ms_per_iter", "threads",
-            "data_ms", "forward_ms", "backward_ms", "optimizer_ms",
+            "step", "loss", "lr", "gradNorm", "clipped", "tokens", "time", "elapsed_ms", "tokens_per_sec",
+            "ms_per_iter", "threads", "data_ms", "forward_ms", "backward_ms", "optimizer_ms",
         }  # fmt: skip
         tokens = 4 * 2 * MODEL.block
         assert row["tokens_per_sec"] == pytest.approx(1e3 * tokens / row["ms_per_iter"], rel=0.01)
         parts = row["data_ms"] + row["forward_ms"] + row["backward_ms"] + row["optimizer_ms"]
         assert 0.3 * row["ms_per_iter"] < parts <= row["ms_per_iter"]
+        assert row["tokens"] == tokens * row["step"]
+    times = [row["time"] for row in rows]
+    assert times == sorted(times)
+    assert abs(times[-1] - time.time()) < 60
     assert [row["step"] for row in rows if "valLoss" in row] == [3, 6, 7]
     assert rows[-1]["elapsed_ms"] == pytest.approx(sum(row["ms_per_iter"] for row in rows), abs=0.5)
     assert newest(folder).state["elapsedMs"] == pytest.approx(rows[-1]["elapsed_ms"], abs=0.1)

@@ -1,15 +1,27 @@
 import json
 import os
+import shutil
+import socket
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from small_checkpoint import MODEL, TRAINING, small_checkpoint
 
-from alpha import files, run_list
+from alpha import files, run_reader
 from alpha.errors import AlphaError
+from alpha.followed_files import FollowedLines
 from alpha.run import Run
-from alpha.run_list import list_runs, resolve
+from alpha.run_notes import write_notes
+from alpha.run_reader import (
+    RunIndex,
+    find_run,
+    list_runs,
+    read_samples,
+    resolve,
+    summarize,
+)
 
 
 def make_run(root: Path, name: str, *, last_step: int = 0, saved_step: int | None = None) -> Path:
@@ -71,8 +83,9 @@ def test_a_date_that_no_calendar_has_is_passed_over(tmp_path, year, monkeypatch)
     for path in folder.iterdir():
         os.utime(path, (1.5e9, 1.5e9))
     # Not every file system holds such dates.
-    modified, seconds = run_list._modified, (year - 1970) * 365.2425 * 86400 + 364.9 * 86400
-    monkeypatch.setattr(run_list, "_modified", lambda file: seconds if file.name == "metrics.jsonl" else modified(file))
+    name = "metrics.jsonl"
+    modified, seconds = run_reader._modified, (year - 1970) * 365.2425 * 86400 + 364.9 * 86400
+    monkeypatch.setattr(run_reader, "_modified", lambda file: seconds if file.name == name else modified(file))
     (summary,) = list_runs(tmp_path)
     assert summary.updated == datetime.fromtimestamp(1.5e9, UTC)
     summary.updated.astimezone()
@@ -83,8 +96,8 @@ def test_only_the_end_of_long_metrics_is_read(tmp_path, monkeypatch):
     row = '{{"step":{step},"loss":2.0,"padding":"' + "x" * 100 + '"}}\n'
     (folder / "metrics.jsonl").write_text("".join(row.format(step=step) for step in range(10_000)))
     read = []
-    parse = files._parse
-    monkeypatch.setattr(files, "_parse", lambda line: (read.append(len(line)), parse(line))[1])
+    parse = files.parse_row
+    monkeypatch.setattr(files, "parse_row", lambda line: (read.append(len(line)), parse(line))[1])
     summary = list_runs(tmp_path)[0]
     assert (summary.step, summary.val_loss) == (9_999, None)
     assert sum(read) <= 1 << 20 < (folder / "metrics.jsonl").stat().st_size
@@ -167,3 +180,120 @@ def test_names_from_outside_never_leave_the_root(tmp_path, monkeypatch, text):
     else:
         with pytest.raises(AlphaError, match=r"There is no file, folder or run|Cannot use"):
             resolve(text, tmp_path / "runs")
+
+
+# --- heartbeats -------------------------------------------------------------------------------------------------------
+
+
+def write_status(folder: Path, **values: object) -> None:
+    known = {"phase": "training", "time": time.time(), "pid": 1, "host": "elsewhere"}
+    (folder / "status.json").write_text(json.dumps(known | values))
+
+
+def test_a_run_on_another_machine_is_alive_while_its_heartbeat_is_recent(tmp_path, monkeypatch):
+    folder = make_run(tmp_path, "x", last_step=3)
+    assert summarize(folder).status == "interrupted"
+    write_status(folder, phase="evaluating")
+    index = RunIndex(tmp_path)
+    (summary,) = index.list()
+    assert (summary.status, summary.phase) == ("running", "evaluating")
+    now = time.time()
+    monkeypatch.setattr(run_reader.time, "time", lambda: now + 200)
+    (summary,) = index.list()  # though no file has changed
+    assert (summary.status, summary.phase) == ("interrupted", "")
+    monkeypatch.undo()
+    for values in ({"phase": "ended"}, {"host": socket.gethostname()}, {"time": now - 1000}, {"time": now + 1000}):
+        write_status(folder, **values)
+        assert summarize(folder).status == "interrupted"
+
+
+def test_a_run_that_ended_by_an_error_has_failed(tmp_path):
+    with pytest.raises(AlphaError), Run.create(MODEL, TRAINING, folder=tmp_path / "x") as run:
+        run.beat("training")
+        raise AlphaError("The weights are not finite.")
+    summary = summarize(tmp_path / "x")
+    assert (summary.status, summary.error) == ("failed", "AlphaError: The weights are not finite.")
+    with Run.open(tmp_path / "x"):
+        assert (summarize(tmp_path / "x").status, summarize(tmp_path / "x").error) == ("running", "")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"time":"now"}', '{"time":1e999}', '{"time":null}', "x" * 100_000])
+def test_a_heartbeat_that_cannot_be_read_is_none(tmp_path, content):
+    folder = make_run(tmp_path, "x", last_step=3)
+    (folder / "status.json").write_text(content)
+    assert (summarize(folder).status, summarize(folder).heard) == ("interrupted", None)
+
+
+def test_the_time_left_goes_by_the_pace_of_the_last_steps(tmp_path):
+    with Run.create(MODEL, TRAINING, folder=tmp_path / "x") as run:
+        for step in range(1, 21):
+            run.add_metrics({"step": step, "elapsed_ms": 100.0 * step if step < 10 else 2000.0 * step})
+        assert summarize(run.folder).seconds_left == pytest.approx((40.0 - 0.1) / 19 * 10)
+    assert summarize(tmp_path / "x").seconds_left is None
+
+
+# --- an index ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_has_not_changed_is_not_read_again(tmp_path, monkeypatch):
+    for name in "abc":
+        make_run(tmp_path, name, last_step=2)
+    index = RunIndex(tmp_path)
+    first = index.list()
+    read = []
+    summarize_one = run_reader._summarize
+    monkeypatch.setattr(run_reader, "_summarize", lambda folder: (read.append(folder.name), summarize_one(folder))[1])
+    assert index.list() == first
+    assert read == []
+    with (tmp_path / "b" / "metrics.jsonl").open("a") as file:
+        file.write('{"step":9,"loss":1.0}\n')
+    assert {summary.run_id: summary.step for summary in index.list()} == {"a": 2, "b": 9, "c": 2}
+    write_notes(tmp_path / "c", name="best")
+    assert {summary.run_id: summary.title for summary in index.list()} == {"a": "a", "b": "b", "c": "best"}
+    with Run.open(tmp_path / "a"):
+        index.list()
+    shutil.rmtree(tmp_path / "b")
+    assert {summary.run_id for summary in index.list()} == {"a", "c"}
+    assert read == ["b", "c", "a", "a"]
+
+
+def test_runs_are_found_by_id_and_by_name_but_never_elsewhere(tmp_path):
+    root = tmp_path / "runs"
+    for name in ("a", "b", "c"):
+        make_run(root, name, last_step=1)
+    make_run(tmp_path, "outside", last_step=1)
+    write_notes(root / "a", name="b")
+    write_notes(root / "b", name="twice")
+    write_notes(root / "c", name="twice")
+    assert find_run("a", root) == root / "a"
+    assert find_run("b", root) == root / "b"  # an id comes before a name
+    for text in ("../outside", str(tmp_path / "outside"), "..", ".", "", "a/../../outside", "a\0", "a/"):
+        with pytest.raises(AlphaError, match="There is no run"):
+            find_run(text, root)
+    with pytest.raises(AlphaError, match="2 runs have the name 'twice'; give the id: b, c"):
+        find_run("twice", root)
+    with pytest.raises(AlphaError, match="has no runs"):
+        find_run("a", tmp_path / "missing")
+
+
+def test_a_folder_that_vanishes_meanwhile(tmp_path):
+    folder = make_run(tmp_path, "x", last_step=3)
+    lines_of_log = FollowedLines(folder / "log.txt")
+    lines_of_log.update()
+    assert lines_of_log.count
+    shutil.rmtree(folder)
+    lines_of_log.update()
+    assert (lines_of_log.count, lines_of_log.generation) == (0, 1)
+    assert summarize(folder).status == "damaged"
+
+
+# --- samples ----------------------------------------------------------------------------------------------------------
+
+
+def test_samples_that_a_resumed_run_made_again_replace_the_old_ones(tmp_path):
+    rows = [(10, "a"), (20, "b"), (30, "c"), (20, "d"), (None, "e"), (40, 5), (50, "f")]
+    path = tmp_path / "samples.jsonl"
+    path.write_text("".join(json.dumps({"step": step, "prompt": "p", "text": text}) + "\n" for step, text in rows))
+    samples = FollowedLines(path)
+    samples.update()
+    assert [(row["step"], row["text"]) for row in read_samples(samples)] == [(10, "a"), (20, "d"), (50, "f")]
