@@ -16,7 +16,7 @@ from alpha.terminal import print_json, print_text
 class ImportOptions:
     """The options of `alpha import`."""
 
-    from_: str = option("", "A folder of Hugging Face's transformers.", metavar="PATH", required=True)
+    from_: str = option("", "A folder of Hugging Face's transformers, or a GGUF file.", metavar="PATH", required=True)
     out: str = option(
         "",
         "What to write: a new checkpoint, NAME.safetensors, or a folder for it.",
@@ -28,7 +28,7 @@ class ImportOptions:
 
 OPTIONS = (ImportOptions,)
 DETAILS = """
-Reads gpt2, llama, qwen3, arcee and apertus in float32, float16 or bfloat16. What Alpha would
+Reads gpt2, llama, qwen3, arcee and apertus in float32, float16, bfloat16 or Q8_0. What Alpha would
 compute otherwise is refused, by the name of what is in the way. The checkpoint is in float32, and
 samples, evaluates and is exported like any other.
 
@@ -44,6 +44,7 @@ def run(given: dict[str, Any]) -> None:
     from alpha.checkpoint import Checkpoint
     from alpha.config import TrainingConfig
     from alpha.exchange_folder import HuggingFaceFolder
+    from alpha.exchange_gguf import GgufModel
     from alpha.progress import StageProgress
 
     options = ImportOptions(**given)
@@ -52,8 +53,10 @@ def run(given: dict[str, Any]) -> None:
     path = out if out.suffix == ".safetensors" else out / "checkpoint-0.safetensors"
     if path.exists():
         raise AlphaError(f"{path} exists; name another place with --out, or remove it.")
-    with HuggingFaceFolder(Path(options.from_)) as folder, contextlib.closing(StageProgress()) as progress:
-        imported = folder.model()
+    given_path = Path(options.from_)
+    source = HuggingFaceFolder(given_path) if given_path.is_dir() else GgufModel(given_path)
+    with source, contextlib.closing(StageProgress()) as progress:
+        imported = source.model()
         shapes = imported.weights.shapes
         total = sum(map(math.prod, shapes.values()))
         done = 0

@@ -6,6 +6,7 @@ config.json and what it calls the weights. Adding an architecture is adding an e
 Source of the names, defaults and formulas: the configuration and modeling files of the `transformers` package 5.24.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -68,6 +69,13 @@ class Architecture:
     default_rope: Any = None
     """The scaling that it has when its config.json says nothing of it."""
     widened: bool = False
+    gguf: Names = field(kw_only=True)
+    gguf_options: Mapping[str, tuple[Any, ...]] = field(kw_only=True)
+    """What llama.cpp computes of it, where that is less."""
+    gguf_constants: Mapping[str, Any] = field(default_factory=dict)
+    """Further keys of its GGUF files, and what they must be; a list stands for one with that number for each block."""
+    gguf_untied: bool = False
+    """llama.cpp wants an output head even where it is the embedding."""
 
 
 _UNGATED = {"gelu": "gelu_pytorch_tanh", "gelu_exact": "gelu", "relu": "relu", "relu2": "relu2", "silu": "silu"}
@@ -101,6 +109,29 @@ _LLAMA_MODULES = {
 }
 _ROTARY_BUFFERS = re.compile(r"(model\.)?(layers\.[0-9]+\.self_attn\.)?rotary_emb\.inv_freq")
 _UNGATED_MLP = {"mlp.c_fc": ("model.layers.{}.mlp.up_proj",)}
+
+_GGUF_MODULES = {
+    "wte": ("token_embd",),
+    "wpe": ("position_embd",),
+    "ln_1": ("blk.{}.attn_norm",),
+    "attn.c_attn": ("blk.{}.attn_q", "blk.{}.attn_k", "blk.{}.attn_v"),
+    "attn.q_norm": ("blk.{}.attn_q_norm",),
+    "attn.k_norm": ("blk.{}.attn_k_norm",),
+    "attn.c_proj": ("blk.{}.attn_output",),
+    "ln_2": ("blk.{}.ffn_norm",),
+    "mlp.c_fc": ("blk.{}.ffn_gate", "blk.{}.ffn_up"),
+    "mlp.c_proj": ("blk.{}.ffn_down",),
+    "ln_f": ("output_norm",),
+    "lm_head": ("output",),
+}
+_UNGATED_GGUF = {**_GGUF_MODULES, "mlp.c_fc": ("blk.{}.ffn_up",)}
+_RELU2_AS_XIELU = {
+    "xielu.alpha_n": [-100.0],
+    "xielu.alpha_p": [math.log(math.e - 1)],
+    "xielu.beta": [0.0],
+    "xielu.eps": [-1e-6],
+}
+"""xIELU is softplus(alpha_p) x^2 + beta x above 0, and a multiple of softplus(alpha_n) plus beta x below."""
 
 ARCHITECTURES = {
     each.name: each
@@ -140,6 +171,8 @@ ARCHITECTURES = {
                 "add_cross_attention": False,
             },
             widened=True,
+            gguf=Names({**_UNGATED_GGUF, "attn.c_attn": ("blk.{}.attn_qkv",)}),
+            gguf_options={"activation": ("gelu",)},
         ),
         Architecture(
             "llama",
@@ -151,6 +184,8 @@ ARCHITECTURES = {
             prefix="model.",
             constants={"pretraining_tp": 1},
             bias_keys=("attention_bias", "mlp_bias"),
+            gguf=Names(_GGUF_MODULES, interleaved=True),
+            gguf_options={"activation": ("swiglu",)},
         ),
         Architecture(
             "qwen3",
@@ -161,6 +196,8 @@ ARCHITECTURES = {
             weights=Names(_LLAMA_MODULES, buffers=_ROTARY_BUFFERS),
             prefix="model.",
             constants={"use_sliding_window": False, "attention_bias": False},
+            gguf=Names(_GGUF_MODULES),
+            gguf_options={"activation": ("swiglu",)},
         ),
         Architecture(
             "arcee",
@@ -176,6 +213,8 @@ ARCHITECTURES = {
             weights=Names({**_LLAMA_MODULES, **_UNGATED_MLP}, buffers=_ROTARY_BUFFERS),
             prefix="model.",
             bias_keys=("attention_bias", "mlp_bias"),
+            gguf=Names(_UNGATED_GGUF, interleaved=True),
+            gguf_options={"activation": ("relu2",), "bias": (False,)},
         ),
         Architecture(
             "apertus",
@@ -200,6 +239,10 @@ ARCHITECTURES = {
             prefix="model.",
             constants={"attention_bias": False},
             default_rope={"rope_type": "llama3", "rope_theta": 12e6},
+            gguf=Names(_UNGATED_GGUF),
+            gguf_options={"activation": ("relu2",)},
+            gguf_constants=_RELU2_AS_XIELU,
+            gguf_untied=True,
         ),
     )
 }

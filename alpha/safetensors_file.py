@@ -112,7 +112,7 @@ def write_in_turn(
                 file.write(flat.view(np.uint8).data)
                 continue
             for start in range(0, flat.size, _ROUNDED_TOGETHER):
-                file.write(_rounded_to_bfloat16(flat[start : start + _ROUNDED_TOGETHER]).view(np.uint8).data)
+                file.write(to_bfloat16(flat[start : start + _ROUNDED_TOGETHER]).view(np.uint8).data)
         final = _header(path, names, declared, metadata())
         if len(final) != len(header):
             raise TypeError("The metadata after the tensors are not as long as before them.")
@@ -137,7 +137,7 @@ def _header(
     return len(header).to_bytes(8, "little") + header
 
 
-def _rounded_to_bfloat16(values: Array) -> Array:
+def to_bfloat16(values: Array) -> Array:
     """The upper halves of float32 numbers [n], rounded to the nearest, ties to even; uint16. NaN stays NaN."""
     bits = values.view("<u4")
     upper = bits >> 16
@@ -146,7 +146,7 @@ def _rounded_to_bfloat16(values: Array) -> Array:
     return np.where(np.isnan(values), upper | 0x0040, rounded).astype("<u2")
 
 
-def _widened(upper: Array) -> Array:
+def from_bfloat16(upper: Array) -> Array:
     """The float32 numbers that bfloat16 numbers [n], as uint16, stand for."""
     bits = upper.astype("<u4")
     bits <<= 16
@@ -189,7 +189,7 @@ class SafetensorsFile:
         entry = self.entries[name]
         stored = content.view(_STORED[entry.dtype])
         try:
-            return (_widened(stored) if entry.dtype == BFLOAT16 else stored).reshape(entry.shape)
+            return (from_bfloat16(stored) if entry.dtype == BFLOAT16 else stored).reshape(entry.shape)
         except MemoryError as error:
             raise self._too_large(name, 2 * entry.size) from error
 

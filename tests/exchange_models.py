@@ -18,6 +18,7 @@ from alpha.tokenizer_bpe import build_bpe
 from alpha.tokenizer_simple import build_char
 
 GOLDEN = Path(__file__).parent / "golden" / "exchange"
+GOLDEN_GGUF = Path(__file__).parent / "golden" / "exchange_gguf"
 CASES = sorted(path.name for path in GOLDEN.iterdir())
 ROPE = {"norm": "rmsnorm", "position": "rope", "bias": False}
 MODELS: dict[str, dict[str, Any]] = {
