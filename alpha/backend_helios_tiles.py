@@ -153,11 +153,7 @@ in vain; with too few, a part of the GPU is idle."""
 
 def hardware(info: DeviceInfo, precision: str) -> Hardware:
     """What a device has for products in a precision."""
-    shapes: list[tuple[int, int, int]] = []
-    if f"cooperative_matrix_{precision}" in info.features:
-        wanted = (precision, precision, "f32", "f32")
-        shapes = [(m, n, k) for m, n, k, *elements in info.cooperative_matrices if tuple(elements) == wanted]
-    shapes = [shape for shape in shapes if shape[0] % 8 == shape[1] % 8 == shape[2] % 8 == 0]
+    shapes = [shape for shape in info.matrix_shapes(precision) if shape[0] % 8 == shape[1] % 8 == shape[2] % 8 == 0]
     fragment = (16, 16, 16) if (16, 16, 16) in shapes else max(shapes, key=math.prod, default=None)
     sizes = (info.subgroup_size, info.shared_memory, info.max_workgroup_invocations)
     return Hardware(*sizes, fragment, units_of(info), info.kind == "cpu")
