@@ -170,6 +170,64 @@ def norms() -> Iterator[Case]:
         yield Case(f"rms_norm{name}", rms_norm, layer_operands[:3], defined_rms_norm, tolerance, fused=comparable)
 
 
+def cached_attentions() -> Iterator[Case]:
+    """Rows of sequences whose keys and values stand in blocks of 4, in no order, among blocks that no row sees."""
+
+    def case(name: str, lengths: list[int], H: int, D: int, G: int = 0, soft_cap: float = 0.0, chunk: int = 1) -> Case:
+        G = G or H
+        pages = max(-(-length // 4) for length in lengths)
+        blocks = 3 + pages * len(lengths)
+        tables = ((5 * np.arange(pages * len(lengths)) + 3) % blocks).astype(np.int32).reshape(len(lengths), pages)
+        rows = [(s, p) for s, length in enumerate(lengths) for p in range(max(0, length - chunk), length)]
+        sequences, positions = (np.array(each, np.int32) for each in zip(*rows, strict=True))
+
+        def run(backend: Backend, query: Array, keys: Array, values: Array) -> list[Array]:
+            places = [backend.from_numpy(each) for each in (sequences, positions, tables)]
+            return [backend.cached_attention(query, keys, values, *places, soft_cap)]
+
+        def definition(query: Values, keys: Values, values: Values) -> Values:
+            results = []
+            for row, (sequence, position) in enumerate(rows):
+                k, v = (store[tables[sequence]].reshape(1, -1, G, D)[:, : position + 1] for store in (keys, values))
+                results.append(definitions.attention(query[None, row, None], k, v, soft_cap)[0, 0])
+            return np.array(results)
+
+        store = normal(blocks, 4, G, D)
+        return Case(f"cached_attention-{name}", run, (normal(len(rows), H, D), store, store), definition, 3e-6, True)
+
+    yield case("one", [1], 1, 2)
+    yield case("plain", [5, 12, 1], 4, 8)
+    yield case("groups", [7, 16, 9], 6, 4, 2)
+    yield case("one-key-head", [7, 16, 9], 6, 4, 1, 2.0)
+    yield case("chunks", [13, 8], 4, 8, 2, 2.0, chunk=11)
+    yield case("long", [300, 1, 77], 2, 16, 1)
+    yield case("many", [1 + number % 9 for number in range(70)], 2, 4)
+    yield case("wide", [9, 30], 2, 130, 1)
+
+
+def put_rows() -> Iterator[Case]:
+    def case(name: str, count: int, places: list[int], *shape: int, layout: str = "") -> Case:
+        def run(backend: Backend, target: Array, rows: Array) -> list[Array]:
+            changed = backend.zeros(target.shape, target.dtype)
+            backend.copy_into(changed, target)
+            backend.put_rows(changed, backend.from_numpy(np.array(places, np.int32)), rows)
+            return [changed]
+
+        def definition(target: Values, rows: Values) -> Values:
+            target = target.copy()
+            target[places] = rows
+            return target
+
+        rows = dataclasses.replace(normal(len(places), *shape), layout=layout)
+        return Case(f"put_rows-{name}", run, (normal(count, *shape), rows), definition, 0.0, True)
+
+    yield case("one", 3, [1], 2)
+    yield case("all", 4, [2, 0, 3, 1], 3, 5)
+    yield case("some", 40, [7, 39, 0, 12], 2, 8)
+    yield case("narrowed", 9, [8, 2], 4, 4, layout="narrowed")
+    yield case("many", 500, list(range(3, 480, 2)), 2, 3)
+
+
 def attentions() -> Iterator[Case]:
     def case(
         name: str, B: int, Tq: int, H: int, D: int, Tk: int = 0, G: int = 0, soft_cap: float = 0.0,
@@ -403,5 +461,8 @@ def updates() -> Iterator[Case]:
 
 
 def fused() -> list[Case]:
-    families = (activations, linears, norms, attentions, softmaxes, rotaries, dropouts, losses, updates)
+    families = (
+        activations, linears, norms, attentions, cached_attentions, put_rows, softmaxes, rotaries, dropouts, losses,
+        updates,
+    )  # fmt: skip
     return [case for family in families for case in family()]

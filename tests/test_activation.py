@@ -61,7 +61,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_a_new_activation_is_a_row_and_two_functions(checkout: Path) -> None:
-    # One place is left for the formula of the tests, in tests/definitions.py; the README's help text is generated.
+    # One place is left for the formula of the tests, in tests/definitions.py.
     assert places(SOFTSIGN) < MOST_PLACES
     assert lines(SOFTSIGN) <= MOST_LINES
     assert "softsign" in run(checkout, "alpha.py", "train", "--help").stdout
