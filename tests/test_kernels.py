@@ -268,7 +268,7 @@ def test_a_bundle_whose_description_has_other_types_is_refused(wrong: str, tmp_p
     with zipfile.ZipFile(tmp_path / "kernels.zip", "w") as archive:
         for name, content in files.items():
             archive.writestr(name, content)
-    with pytest.raises(AlphaError, match="cannot be read .*; install Alpha again"):
+    with pytest.raises(AlphaError, match=r"cannot be read .*; install Alpha again"):
         read_bundle(tmp_path / "kernels.zip")
 
 
