@@ -255,17 +255,16 @@ class Attention(HeliosPrimitives):
         is_decoded = Tq <= DECODED_QUERIES and D <= DECODED_WIDTH and not training and random is None
         if not is_decoded and not self.has_attention_kernels(D, training):
             return super().attention(query, key, value, soft_cap, dropout, random, training)
-        call = AttentionCall(
-            query=self._whole_rows(query),
-            key=self._whole_rows(key),
-            value=self._whole_rows(value),
-            soft_cap=soft_cap,
-            dropout=dropout,
-            random=random,
-            out=self.new(query.shape, "f32"),
-            logsumexp=self.new((B, H, Tq), "f32") if training else None,
-        )
-        if not is_decoded and self.register_tiles(call, "forward") is not None:
+        query, key, value = (self._whole_rows(each) for each in (query, key, value))
+        out = self.new(query.shape, "f32")
+        logsumexp = self.new((B, H, Tq), "f32") if training else None
+        call = AttentionCall(query, key, value, soft_cap, dropout, random, out, logsumexp)
+        in_registers = not is_decoded and self.register_tiles(call, "forward") is not None
+        on_matrix_units = in_registers or (not is_decoded and self.matrix_units(call) is not None)
+        if not on_matrix_units or not query.element == key.element == value.element:
+            query, key, value = (self.cast_element(each, "f32") for each in (query, key, value))
+            call = dataclasses.replace(call, query=query, key=key, value=value)
+        if in_registers:
             call = dataclasses.replace(call, out=self.new(query.shape, query.element))
         if is_decoded:
             self._attend_to_few(call)

@@ -79,7 +79,8 @@ class HeliosCore(Backend):
     """Memory, views and dispatching; the operations are in the subclasses.
 
     precision "f32" computes in float32 throughout; with "f16" and "bf16" matrix products round their operands to that
-    type and accumulate in float32.
+    type and accumulate in float32. Where there are matrix units for it, `activation_element` is that type, too: that of
+    what linear layers, norms and attention write for each other; the sums behind residual connections stay float32.
     """
 
     name = "helios"
@@ -87,6 +88,8 @@ class HeliosCore(Backend):
     def __init__(self, device: Device, precision: str = "f32") -> None:
         self.device = device
         self.precision = precision
+        has_matrix_units = f"cooperative_matrix_{precision}" in device.info.features
+        self.activation_element = precision if has_matrix_units else "f32"
         self.pipelines = Pipelines(device, device.info.features, read_bundle())
         self.memory = DeviceMemory(device)
         self._pending: list[Dispatch] = []

@@ -45,6 +45,7 @@ class Epilogue:
             "HAS_SLOPE": int(self.slope is not None),
             "HAS_RESIDUAL": int(self.residual is not None),
             "C_VECTOR": int(columns % 4 == 0 and all(each.offset % 4 == 0 for each in arrays)),
+            "C_HALF": int(result.itemsize == 2),
         }
 
     def part(self, shape: tuple[int, int], first: int) -> Epilogue:
@@ -154,8 +155,8 @@ class Products(HeliosPrimitives):
         """activation(scale * (a @ b) + bias) + residual, written to `out` when given, else to a new float32 array.
 
         `out`, the residual and the slope are contiguous and have the shape of the result; the residual may be `out`
-        itself. `out` is float32. `forced` is a plan to take instead of the chosen one. `column_sums` [N], for one
-        product whose right operand is contiguous, becomes the sum of that operand's rows.
+        itself. `out` is float32 or of the precision's 16 bits. `forced` is a plan to take instead of the chosen one.
+        `column_sums` [N], for one product whose right operand is contiguous, becomes the sum of that operand's rows.
         """
         a, b = self._readable(a), self._readable(b)
         batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
@@ -242,13 +243,13 @@ class Products(HeliosPrimitives):
             slope = self.new(shape, self.precision)
         added = None if residual is None or gated else self.contiguous(residual)
         bias = None if bias is None else self.contiguous(bias)
-        y = self.new(shape, "f32")
+        y = self.new(shape, self.activation_element if residual is None else "f32")
         epilogue = Epilogue(bias, "" if gated else activation, slope, added)
         self.product(flat, weight, self.reshape(y, (rows, columns)), epilogue)
         saved_activation = None
         if gated:
             y, saved_activation = self.activation(y, activation, training)
-            y = y if residual is None else self.add(y, residual)
+            y = y if residual is None else self.add(self.cast_element(y, "f32"), residual)
         saved = _SavedLinear(flat, weight, x.shape, bias is not None, slope, saved_activation)
         return y, (saved if training else None)
 
@@ -268,7 +269,8 @@ class Products(HeliosPrimitives):
         dh = self._rounded_gradient(self.contiguous(self.reshape(dy, (rows, columns))), saved.slope, problem)
         dx = None
         if need_input:
-            dx = self.reshape(self.product(dh, self.transpose(saved.weight, (1, 0))), saved.shape)
+            dx = self.new(saved.shape, self.activation_element)
+            self.product(dh, self.transpose(saved.weight, (1, 0)), self.reshape(dx, (rows, depth)))
         out = weight_gradient if weight_gradient is not None and _can_be_written(weight_gradient) else None
         dbias = self.new((columns,), "f32") if saved.has_bias else None
         dweight = self.product(self.transpose(saved.x, (1, 0)), dh, out, column_sums=dbias)
@@ -288,13 +290,13 @@ class Products(HeliosPrimitives):
 
     def _rounded_gradient(self, dy: HeliosArray, slope: HeliosArray | None, problem: Problem) -> HeliosArray:
         """dh = dy * slope, rounded to the precision's element where that is worth a pass of its own."""
-        if slope is None and not self._wants_halves(problem):
+        if slope is None and (dy.element != "f32" or not self._wants_halves(problem)):
             return dy
         dh = self.new(dy.shape, self.precision)
         vector = dy.size % 4 == 0 and all(each.offset % 4 == 0 for each in (dy, slope) if each is not None)
         workgroups = groups_for(dy.size, THREADS * (4 if vector else 1))
         self.dispatch(
-            "matmul_gradient", self.precision, workgroups,
+            "matmul_gradient", self.product_variant(dy), workgroups,
             {"THREADS": THREADS, "VECTOR": int(vector), "HAS_SLOPE": int(slope is not None)},
             dy=dy, slope=slope, dh=dh, elements=dy.size,
         )  # fmt: skip
@@ -343,7 +345,7 @@ class _Run:
         if tile.kernel == "matmul_tiled":
             constants |= {"GROUPS_M": tile.down, "GROUPS_N": tile.across}
         else:
-            constants |= _matrix_constants(plan, problem, device, epilogue)
+            constants |= _matrix_constants(plan, problem, device, epilogue, result)
             constants["DIRECT"] &= constants["C_VECTOR"]
         variant = self.backend.product_variant(left.array, right.array)
         grid = (math.ceil(problem.columns / tile.n), math.ceil(problem.rows / tile.m), problem.batches * plan.splits)
@@ -356,22 +358,21 @@ class _Run:
         )  # fmt: skip
 
 
-def _matrix_constants(plan: Plan, problem: Problem, device: Hardware, epilogue: Epilogue) -> dict[str, int]:
+def _matrix_constants(
+    plan: Plan, problem: Problem, device: Hardware, epilogue: Epilogue, result: HeliosArray
+) -> dict[str, int]:
     """The constants of matmul_matrix that matmul_tiled has not."""
     tile = plan.tile
     assert device.fragment is not None
     m, n, k = device.fragment
     edges = (problem.rows % tile.m != 0) + 2 * (problem.columns % tile.n != 0) + 4 * (problem.depth % tile.k != 0)
     # Matrix units write float32, and float16 where it begins at a multiple of 16 bytes.
-    direct = not edges & 3 and (epilogue.slope is None or _is_aligned_f16(epilogue.slope))
+    halves = [each for each in (result, epilogue.slope) if each is not None and each.itemsize == 2]
+    direct = not edges & 3 and all(each.element == "f16" and each.offset % 8 == 0 for each in halves)
     return {
         "SUBGROUP_SIZE": device.subgroup, "SUBGROUPS_M": tile.down, "SUBGROUPS_N": tile.across, "FRAGMENT_M": m,
         "FRAGMENT_N": n, "FRAGMENT_K": k, "STAGES": tile.stages, "EDGES": edges, "DIRECT": int(tile.direct and direct),
     }  # fmt: skip
-
-
-def _is_aligned_f16(x: HeliosArray) -> bool:
-    return x.element == "f16" and x.offset % 8 == 0
 
 
 def _can_be_written(x: HeliosArray) -> bool:

@@ -72,7 +72,7 @@ class Rowwise(HeliosPrimitives):
     def activation_backward(self, dy: HeliosArray, saved: Saved) -> HeliosArray:
         rows: Rows
         rows, kind = saved
-        gradient = self.rows_of(dy)
+        gradient = self.rows_of(self.cast_element(dy, rows.array.element))
         dx = self.new((*dy.shape[:-1], rows.width), rows.array.element)
         vector = vector_of(rows.array, gradient.array, multiples=(gradient.width, *rows.strides, *gradient.strides))
         self.dispatch(
@@ -126,7 +126,7 @@ class Rowwise(HeliosPrimitives):
         rows = self.rows_of(x)
         weight = self.contiguous(weight)
         bias = None if bias is None else self.contiguous(bias)
-        y = self.new(x.shape, x.element)
+        y = self.new(x.shape, self.activation_element if x.element == "f32" else x.element)
         mean = self.new((rows.count,), "f32") if training and centered else None
         scale = self.new((rows.count,), "f32") if training else None
         vector = vector_of(rows.array, weight, bias, multiples=(rows.width, *rows.strides))
@@ -134,7 +134,7 @@ class Rowwise(HeliosPrimitives):
         threads = max(ROW_THREADS, lanes)
         self.dispatch(
             "norm",
-            x.element,
+            f"{x.element}_{y.element}",
             groups_for(rows.count, threads // lanes),
             {
                 "THREADS": threads,
@@ -159,6 +159,8 @@ class Rowwise(HeliosPrimitives):
 
     def _norm_backward(self, dy: HeliosArray, saved: _SavedNorm) -> tuple[HeliosArray, HeliosArray, HeliosArray | None]:
         x, weight = saved.rows, saved.weight
+        if x.array.element != "f32":
+            dy = self.cast_element(dy, x.array.element)
         gradient = self.rows_of(dy)
         dx = self.new(dy.shape, x.array.element)
         vector = vector_of(x.array, gradient.array, weight, multiples=(x.width, *x.strides, *gradient.strides))
@@ -169,7 +171,7 @@ class Rowwise(HeliosPrimitives):
         parts = self.new((groups, sums * x.width), "f32")
         self.dispatch(
             "norm_backward",
-            x.array.element,
+            f"{x.array.element}_{gradient.array.element}",
             groups,
             {
                 "THREADS": threads,

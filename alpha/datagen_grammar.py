@@ -2,7 +2,7 @@
 
 A document's choices depend only on (name of the generator, seed, document index), so documents can be made in any order
 and the first documents of a large file are those of a small one. Sentences, words and facts are in the files
-`datagen_*.txt`; `Grammar` says how they are written. Knows nothing about what the documents say.
+`datagen_*.txt`; `Grammar` says how they are written.
 """
 
 import re

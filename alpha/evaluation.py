@@ -5,9 +5,10 @@ other from the beginning of the file, so that every token but the first is predi
 for each of --evalIters, whatever the batch: the first ones, or for the part of a corpus that was held out as many at
 equal distances, so that every file of the corpus has its share.
 
-The loss is the mean over all predicted tokens, in nats. Bits per byte are of text: the loss of the predicted tokens but
-ends of text, over the UTF-8 bytes of exactly these tokens. An end of text is predicted, but is no text; where the
-vocabulary lacks a part of the text, its bytes are lost and there are no bits per byte.
+The loss is the mean over all predicted tokens, in nats; targets that are negative do not count. Bits per byte are of
+text: the loss of the predicted tokens but ends of text, over the UTF-8 bytes of exactly these tokens. An end of text is
+predicted, but is no text; where the vocabulary lacks a part of the text, its bytes are lost and there are no bits per
+byte.
 """
 
 import contextlib
@@ -77,7 +78,31 @@ def evaluate(
     `batch` windows are computed at a time. With `threads`, each batch is a repetition for it to measure.
     """
     every = windows(file.tokens, model.config.block, batch, WINDOWS * iters, spread)
-    return _sum_up(model, tokenizer, _while_whole(file, every), threads)
+    return evaluate_batches(model, tokenizer, _while_whole(file, every), threads)
+
+
+def evaluate_batches(
+    model: GPT, tokenizer: Tokenizer, batches: Batches, threads: ThreadChoice | None = None
+) -> Evaluation:
+    """Predict the targets of batches, ids and targets [B, T] each; negative targets do not count.
+
+    The loss is NaN when none counts. With `threads`, each batch is a repetition for it to measure.
+    """
+    lengths = np.array([len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)])
+    lengths[tokenizer.end_of_text] = 0
+    total, end_total, tokens, text_bytes, unknown = 0.0, 0.0, 0, 0, 0
+    for ids, targets in batches:
+        counted = targets[targets >= 0]
+        # Where the backend is numpy: a loss that is not finite is a result, a warning would add nothing.
+        with threads.measured() if threads else contextlib.nullcontext(), np.errstate(all="ignore"):
+            mean, end_loss = _losses(model, ids, targets, tokenizer.end_of_text)
+        total += mean * counted.size
+        end_total += end_loss
+        tokens += counted.size
+        text_bytes += int(lengths[counted].sum())
+        unknown += tokenizer.count_unknown(counted)
+    mean = total / tokens if tokens else math.nan
+    return Evaluation(mean, tokens, unknown, (total - end_total) / math.log(2.0), text_bytes)
 
 
 def shared_share(train: TokenFile, validation: TokenFile) -> float:
@@ -123,27 +148,10 @@ def _section_hashes(tokens: npt.NDArray[np.integer[Any]], length: int) -> npt.ND
     return hashes ^ (hashes >> np.uint64(29))
 
 
-def _sum_up(model: GPT, tokenizer: Tokenizer, batches: Batches, threads: ThreadChoice | None) -> Evaluation:
-    lengths = np.array([len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)])
-    lengths[tokenizer.end_of_text] = 0
-    total, end_total, tokens, text_bytes, unknown = 0.0, 0.0, 0, 0, 0
-    for ids, targets in batches:
-        # Where the backend is numpy: a loss that is not finite is a result, a warning would add nothing.
-        with threads.measured() if threads else contextlib.nullcontext(), np.errstate(all="ignore"):
-            loss, end_loss = _losses(model, ids, targets, tokenizer.end_of_text)
-        total += loss
-        end_total += end_loss
-        tokens += targets.size
-        text_bytes += int(lengths[targets].sum())
-        unknown += tokenizer.count_unknown(targets)
-    mean = total / tokens if tokens else math.nan
-    return Evaluation(mean, tokens, unknown, (total - end_total) / math.log(2.0), text_bytes)
-
-
 def _losses(
     model: GPT, ids: npt.NDArray[np.int32], targets: npt.NDArray[np.int32], end_of_text: int
 ) -> tuple[float, float]:
-    """The summed loss of all targets, and that of the ends of text among them; ids and targets are [B, T]."""
+    """The mean loss of the targets that count, and the summed one of the ends of text among them; operands [B, T]."""
     backend, config = model.backend, model.config
     hidden = model.hidden(backend.from_numpy(ids))
     rows = ops.reshape(hidden, (ids.size, config.dim))
@@ -155,4 +163,4 @@ def _losses(
         end_mean = float(
             backend.to_numpy(model.loss_of(chosen, backend.from_numpy(np.full(len(ends), end_of_text, np.int32))).data)
         )
-    return float(backend.to_numpy(mean.data)) * targets.size, end_mean * len(ends)
+    return float(backend.to_numpy(mean.data)), end_mean * len(ends)

@@ -1,7 +1,7 @@
 """Which Alpha this is: the commit of its code, and when it was built into an executable, if it was.
 
-Knows nothing about what Alpha can do. A built executable finds the facts in `build.json` in its folder, which
-`build_scripts/exe` writes; sources are asked for their git commit.
+A built executable finds the facts in `build.json` in its folder, which `build_scripts/exe` writes; sources are asked
+for their git commit.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Declaring an option once: its flag, type, default, limits and help text stand on one dataclass field.
 
 The same declaration reads the command line, reads a JSON configuration file, writes `config.json` and renders the usage
-text. Knows nothing about any particular command.
+text.
 
 A class of options is a frozen dataclass whose fields are made by `option`; field `eval_interval` is the flag
 `--evalInterval` and the JSON key `evalInterval`. Field types are int, float, bool, str

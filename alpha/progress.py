@@ -1,6 +1,6 @@
 """Showing a training run while it goes: a live bar on a terminal, a plain line now and then elsewhere.
 
-Fed with the rows of metrics.jsonl as they are made. Knows nothing about what produces them.
+Fed with the rows of metrics.jsonl as they are made.
 """
 
 import contextlib

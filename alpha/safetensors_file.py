@@ -1,7 +1,7 @@
 """Reading and writing files of named arrays in the safetensors format, with text metadata in their header.
 
 Format: 8 bytes with the size of the header, the header (JSON: dtype, shape and place of each tensor), the tensors one
-after another. Knows nothing about what the tensors are for. BF16, which numpy lacks, is float32 in memory.
+after another. BF16, which numpy lacks, is float32 in memory.
 
 Not the safetensors package, which maps the file it reads into memory (so that a file cut short meanwhile kills the
 process), accepts duplicate names and fields it does not know, gives up with other exceptions on what numpy cannot hold,

@@ -43,7 +43,7 @@ class Sampler:
         self._windows = np.lib.stride_tricks.sliding_window_view(tokens, block + 1)
 
     def batch_at(self, index: int) -> Batch:
-        """Batch number `index`, [batch, block + 1]: the inputs are [:, :-1] and the targets [:, 1:].
+        """Batch number `index`, [batch, block + 1]; see `inputs_and_targets`.
 
         Row r is window number index * batch + r, so that the sequence of windows is the same for every batch size.
         """
@@ -79,6 +79,11 @@ class Sampler:
         bits = rng.random_bits(2 * count, self._seed, rng.stream_of("sampler", purpose), start=2 * start)
         halves = bits.astype(np.uint64).reshape(count, 2)
         return halves[:, 0] << np.uint64(32) | halves[:, 1]
+
+
+def inputs_and_targets(windows: Tokens) -> tuple[Tokens, Tokens]:
+    """Of windows [..., T + 1], the ids and what they are to predict, [..., T] both: each token predicts the next."""
+    return windows[..., :-1], windows[..., 1:]
 
 
 def permute(positions: _Words, size: int, keys: _Words) -> _Words:

@@ -1,7 +1,7 @@
 """What reaches the terminal: text made harmless, tables, JSON.
 
 Model output, file names and file contents are written by others, so a control character in them must not reach the
-terminal, where it could move the cursor, change the title or hide text. Knows nothing about what is printed.
+terminal, where it could move the cursor, change the title or hide text.
 """
 
 import io

@@ -2,7 +2,7 @@
 
 Concatenated in order, the pieces are the text. A piece never holds a space after its first character unless it is all
 whitespace, so a text can be cut before any space that follows something else, and long texts are divided in segments
-of bounded size. Knows nothing about tokens.
+of bounded size.
 
 Letters, marks and numbers are those of the Unicode version that the `regex` package carries. Characters that were
 assigned after the Unicode version of another implementation are the only ones that the two may divide differently.

@@ -17,15 +17,16 @@ from alpha.backend import Backend
 from alpha.checkpoint import OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig
 from alpha.dataset import Dataset
-from alpha.engine import Engine, SamplingOptions
 from alpha.errors import AlphaError
 from alpha.evaluation import evaluate
+from alpha.generation import Engine
 from alpha.gpt import GPT
 from alpha.interrupt import StopRequest
 from alpha.optimizer import make_optimizer
 from alpha.option import spelled
 from alpha.run import Run
-from alpha.sampler import Sampler
+from alpha.sampler import Sampler, inputs_and_targets
+from alpha.sampling import SamplingOptions
 from alpha.text_stream import BEGINNING, continuation, known_prompts
 from alpha.thread_choice import ThreadChoice
 from alpha.tokenizer import Tokenizer
@@ -239,15 +240,16 @@ class Trainer:
         start = time.perf_counter()
         self.dataset.train.require_whole()
         first = self._first_window + (step - self._first_step) * training.accum_steps * training.batch
-        batches = np.stack(
+        windows = np.stack(
             [self._sampler.windows_from(first + micro * training.batch) for micro in range(training.accum_steps)]
         )
+        ids, targets = inputs_and_targets(windows)
         loaded = time.perf_counter()
         rate = learning_rate(step, training)
         with self._threads.measured():
             threads = self.model.backend.threads
-            result = self._step.run(batches, rate)
-        return _StepUnderWay(start, loaded, rate, batches[:, :, 1:].size, threads, result)
+            result = self._step.run(ids, targets, rate)
+        return _StepUnderWay(start, loaded, rate, ids.size, threads, result)
 
     def _finish_step(self) -> dict[str, Any]:
         """Wait for the oldest step under way; returns its row of metrics."""

@@ -1,8 +1,14 @@
-"""One step of training, as one program that a backend may record once and replay.
+"""One step of training, as programs that a backend may record once and replay.
 
-Forward and backward passes, gradient norm, clipping, the decision whether to accept the step, and the optimizer's
-update all happen where the backend computes. A step uploads a batch and a learning rate; nothing is read back until
-somebody asks for the result. Knows nothing about where batches come from, nor about files.
+A step has three parts. The *gradients*: forward and backward passes. The *reduction*, where several models train
+together: what somebody does with the gradients to make them those of all. The *update*: gradient norm, clipping, the
+decision whether to accept the step, and the optimizer. Without a reduction the step is one program; with one, the parts
+before and after it are a program each. All happens where the backend computes: a step uploads a batch and a learning
+rate, and nothing is read back until somebody asks for the result. Knows nothing about where batches come from, nor
+about files.
+
+The loss is the mean over the targets of the whole step that count, however it is divided into micro-batches and parts:
+each of these computes the mean over its own targets, and weighs it by its share of all.
 """
 
 import contextlib
@@ -29,8 +35,18 @@ FIRST_LOSS_SCALE = 2.0**15
 LARGEST_LOSS_SCALE = 2.0**24
 LOSS_SCALE_PATIENCE = 2000
 
+Tokens = npt.NDArray[np.integer[Any]]
+
 Phase = Callable[[str], contextlib.AbstractContextManager[None]]
-"""Called with "forward", "backward" or "optimizer"; the part of the step so named runs inside what it returns."""
+"""Called with "forward", "backward", "reduction" or "optimizer"; what is so named runs inside what it returns."""
+
+Reduction = Callable[[Array, Array, int], Array]
+"""Makes the results of several steps on the same weights, each on targets of its own, those of one step on all targets.
+
+Called with a step's gradients [trained_size], its loss [1], and the number of targets that count, over which both are
+means. It changes the gradients in place and returns the loss: to the sum, over all steps, of number times mean, divided
+by the sum of the numbers unless that is 0. With a loss scale the gradients are multiplied by it, in all steps alike.
+"""
 
 
 @dataclass(frozen=True)
@@ -43,9 +59,9 @@ class StepResult:
     def read(self) -> dict[str, float]:
         """Wait for the step, then say what it found.
 
-        `loss`: mean over the micro-batches, in nats; `gradient_norm`: before clipping; `clipped` and `accepted`: 0 or
-        1. A step is not accepted, and changed nothing but counters, when its loss, gradient norm or learning rate was
-        not finite or the norm was above the spike threshold.
+        `loss`: mean over the targets that count, in nats, or 0 if none does; `gradient_norm`: before clipping;
+        `clipped` and `accepted`: 0 or 1. A step is not accepted, and changed nothing but counters, when its loss,
+        gradient norm or learning rate was not finite or the norm was above the spike threshold.
         """
         loss, norm, clipped, accepted = (float(value) for value in self.backend.to_numpy(self.values))
         return {"loss": loss, "gradient_norm": norm, "clipped": clipped, "accepted": accepted}
@@ -106,7 +122,14 @@ class LossScale:
 class TrainingStep:
     """Runs training steps on a model with an optimizer of its parameters."""
 
-    def __init__(self, model: GPT, optimizer: Optimizer, training: TrainingConfig, phase: Phase = _untimed) -> None:
+    def __init__(
+        self,
+        model: GPT,
+        optimizer: Optimizer,
+        training: TrainingConfig,
+        phase: Phase = _untimed,
+        reduction: Reduction | None = None,
+    ) -> None:
         backend = model.backend
         dtype = model.parameters.values.dtype
         self.backend = backend
@@ -117,31 +140,53 @@ class TrainingStep:
         self._counters = {
             name: backend.zeros((1,), np.int32) for name in ("steps", "skipped_not_finite", "skipped_spike")
         }
-        self._accumulate_parts: Callable[[Array, Array], None]
+        self._accumulate_parts: Callable[[Array, Array, Array], None]
         self._models: list[GPT] = []  # one for each part of a batch, see _divide_batch
         self._one = backend.from_numpy(np.ones(1, dtype))
         self._loss_scale = LossScale(backend, dtype) if training.dtype == "f16" else None
-        self._program = backend.record(self._step)
+        self._reduction = reduction
+        self._whole = backend.record(self._step)
+        self._gradients = backend.record(self._accumulate_gradients)
+        self._update = backend.record(self._apply_gradients)
 
-    def run(self, tokens: npt.NDArray[np.integer[Any]], learning_rate: float) -> StepResult:
-        """One step on tokens [accumSteps, B, T + 1], of the same shape each time; position t is to predict t + 1."""
-        if tokens.ndim != 3 or tokens.shape[0] != self.training.accum_steps:
-            raise ValueError(f"tokens has shape {tokens.shape}, not [{self.training.accum_steps}, B, T + 1]")
+    def run(self, ids: Tokens, targets: Tokens, learning_rate: float) -> StepResult:
+        """One step on ids and what they are to predict, [accumSteps, B, T] both and of the same shape each time.
+
+        Negative targets do not count: they have no part in the loss, nor in its gradients. Raises ValueError for
+        other shapes.
+        """
+        if ids.ndim != 3 or ids.shape[0] != self.training.accum_steps or targets.shape != ids.shape:
+            raise ValueError(
+                f"ids and targets have the shapes {ids.shape} and {targets.shape}, "
+                f"not both [{self.training.accum_steps}, B, T]"
+            )
         if not self._models:
-            self._divide_batch(tokens.shape)
+            self._divide_batch(ids.shape)
         # Where the backend is numpy: overflow is what the finite check is for, a warning would add nothing.
         with np.errstate(all="ignore"):
-            return StepResult(self.backend, self._program(*self._operands(tokens, learning_rate)))
+            *batch, rate = self._operands(ids, targets, learning_rate)
+            if self._reduction is None:
+                return StepResult(self.backend, self._whole(*batch, rate))
+            loss = self._gradients(*batch)
+            with self._phase("reduction"):
+                loss = self._reduction(self.model.parameters.gradients, loss, int(np.count_nonzero(targets >= 0)))
+            return StepResult(self.backend, self._update(loss, rate))
 
     def plan(self, batch: int) -> dict[str, int]:
         """Take the memory that steps on `batch` sequences need; returns the bytes that each use takes.
 
         Empty where the backend takes memory as it is needed. Raises MemoryError when there is too little.
         """
-        shape = (self.training.accum_steps, batch, self.model.config.block + 1)
+        shape = (self.training.accum_steps, batch, self.model.config.block)
         if not self._models:
             self._divide_batch(shape)
-        work = self.backend.plan(self._program, *self._operands(np.zeros(shape, np.int32), 0.0))
+        nothing = np.zeros(shape, np.int32)
+        *batch_operands, rate = self._operands(nothing, nothing, 0.0)
+        if self._reduction is None:
+            work = self.backend.plan(self._whole, *batch_operands, rate)
+        else:
+            loss = rate  # an array like it
+            work = self.backend.plan(self._gradients, *batch_operands) + self.backend.plan(self._update, loss, rate)
         if not work:
             return {}
         parameters, itemsize = self.model.parameters, self._one.dtype.itemsize
@@ -149,11 +194,17 @@ class TrainingStep:
         weights, gradients = parameters.size * itemsize, parameters.trained_size * itemsize
         return {"weights": weights, "gradients": gradients, "optimizer": optimizer, "activations": work}
 
-    def _operands(self, tokens: npt.NDArray[np.integer[Any]], learning_rate: float) -> tuple[Array, Array, Array]:
-        """What the program takes: ids and targets [accumSteps, B, T], and the learning rate [1]."""
-        from_numpy, tokens = self.backend.from_numpy, tokens.astype(np.int32, copy=False)
+    def _operands(self, ids: Tokens, targets: Tokens, learning_rate: float) -> tuple[Array, ...]:
+        """What a whole step takes: ids and targets [accumSteps, B, T], shares [accumSteps, parts], learning rate [1].
+
+        The shares are those of each part's targets that count in all of the step's.
+        """
+        counted = (targets >= 0).reshape(len(targets), len(self._models), -1)
+        counts = np.count_nonzero(counted, axis=2)
+        shares = (counts / max(1, int(counts.sum()))).astype(self._one.dtype)
         rate = np.array([learning_rate], self._one.dtype)
-        return from_numpy(tokens[:, :, :-1]), from_numpy(tokens[:, :, 1:]), from_numpy(rate)
+        integers = (each.astype(np.int32, copy=False) for each in (ids, targets))
+        return tuple(self.backend.from_numpy(each) for each in (*integers, shares, rate))
 
     def counters(self) -> dict[str, int]:
         """The number of steps run, and of those skipped for each reason; waits for the steps."""
@@ -167,10 +218,13 @@ class TrainingStep:
         """Take the state from arrays by name. Raises AlphaError, and changes nothing, when they are not of its form."""
         load_arrays(self.backend, self.state(), values)
 
-    def _step(self, ids: Array, targets: Array, learning_rate: Array) -> Array:
-        """The program: loss, gradient norm, clipped and accepted as an array [4]."""
+    def _step(self, ids: Array, targets: Array, shares: Array, learning_rate: Array) -> Array:
+        """Gradients and update: loss, gradient norm, clipped and accepted as an array [4]."""
+        return self._apply_gradients(self._accumulate_gradients(ids, targets, shares), learning_rate)
+
+    def _apply_gradients(self, loss: Array, learning_rate: Array) -> Array:
+        """The update; loss, gradient norm, clipped and accepted as an array [4]."""
         backend, gradients = self.backend, self.model.parameters.gradients
-        loss = self._accumulate_gradients(ids, targets)
         with self._phase("optimizer"):
             norm = backend.sqrt(backend.sum_of_squares(gradients))
             if self._loss_scale:
@@ -191,36 +245,34 @@ class TrainingStep:
         """
         backend, (accum_steps, sequences, length) = self.backend, shape
         # Dropout draws by an element's place in the batch, so with it the batch stays whole.
-        parts = 1 if self.model.config.dropout else backend.batch_parts(sequences, length - 1)
+        parts = 1 if self.model.config.dropout else backend.batch_parts(sequences, length)
         self._models = [self.model, *(self.model.with_own_gradients() for _ in range(parts - 1))]
         self._losses = [backend.shared_zeros((1,), self._one.dtype) for _ in range(parts)]
-        self._loss_weight = backend.from_numpy(np.array(1.0 / (accum_steps * parts), self._one.dtype))
         if parts == 1:
             self._accumulate_parts = functools.partial(self._accumulate_part, 0)
             return
-        shared_ids, shared_targets = (
-            backend.shared_zeros((accum_steps, sequences, length - 1), np.int32) for _ in range(2)
-        )
-        run = backend.side_by_side(lambda part: self._accumulate_part(part, shared_ids, shared_targets), parts)
+        shared = [backend.shared_zeros(shape, np.int32) for _ in range(2)]  # ids, targets, shares
+        shared.append(backend.shared_zeros((accum_steps, parts), self._one.dtype))
+        run = backend.side_by_side(lambda part: self._accumulate_part(part, *shared), parts)
 
-        def accumulate_parts(ids: Array, targets: Array) -> None:
-            backend.copy_into(shared_ids, ids)
-            backend.copy_into(shared_targets, targets)
+        def accumulate_parts(*batch: Array) -> None:
+            for target, source in zip(shared, batch, strict=True):
+                backend.copy_into(target, source)
             run()
 
         self._accumulate_parts = accumulate_parts
 
-    def _accumulate_gradients(self, ids: Array, targets: Array) -> Array:
+    def _accumulate_gradients(self, ids: Array, targets: Array, shares: Array) -> Array:
         """Forward and backward pass of each part of each micro-batch; returns the mean loss, shape [1]."""
         backend = self.backend
-        self._accumulate_parts(ids, targets)
+        self._accumulate_parts(ids, targets, shares)
         for model, loss in zip(self._models[1:], self._losses[1:], strict=True):
             backend.add_into(self._losses[0], loss)
             backend.add_into(self.model.parameters.gradients, model.parameters.gradients)
         return self._losses[0]
 
-    def _accumulate_part(self, part: int, ids: Array, targets: Array) -> None:
-        """The loss and the gradients of one part of each micro-batch; ids and targets [accumSteps, B, T]."""
+    def _accumulate_part(self, part: int, ids: Array, targets: Array, shares: Array) -> None:
+        """The loss and the gradients of one part of each micro-batch; operands as `_operands` makes them."""
         backend, (micro_steps, B, _) = self.backend, ids.shape
         model, total = self._models[part], self._losses[part]
         count = B // len(self._models)
@@ -229,12 +281,13 @@ class TrainingStep:
         model.parameters.clear_gradients()
         for micro_step in range(micro_steps):
             inputs, wanted = (self._sequences(each, micro_step, part * count, count) for each in (ids, targets))
+            share = backend.reshape(backend.narrow(backend.narrow(shares, 0, micro_step, 1), 1, part, 1), ())
             with phase("forward"), Tape() as tape:
                 dropout = self._dropout_keys(micro_step)
                 loss = model.loss(inputs, wanted, dropout, checkpoint=self.training.recompute)
             with phase("backward"):
-                tape.backward(loss, self._loss_gradient())
-            weighted = backend.multiply(loss.data, self._loss_weight)
+                tape.backward(loss, self._loss_gradient(share))
+            weighted = backend.multiply(loss.data, share)
             (backend.add_into if micro_step else backend.copy_into)(total, backend.reshape(weighted, (1,)))
 
     def _sequences(self, tokens: Array, micro_step: int, start: int, count: int) -> Array:
@@ -242,11 +295,11 @@ class TrainingStep:
         batch = self.backend.narrow(tokens, 0, micro_step, 1)
         return self.backend.reshape(self.backend.narrow(batch, 1, start, count), (count, tokens.shape[2]))
 
-    def _loss_gradient(self) -> Array:
-        """What the backward pass of a micro-batch starts from, shape []."""
+    def _loss_gradient(self, share: Array) -> Array:
+        """What the backward pass of a part with this share in the loss starts from, shape [] both."""
         if not self._loss_scale:
-            return self._loss_weight
-        return self.backend.multiply(self._loss_weight, self.backend.reshape(self._loss_scale.scale, ()))
+            return share
+        return self.backend.multiply(share, self.backend.reshape(self._loss_scale.scale, ()))
 
     def _dropout_keys(self, micro_step: int) -> DropoutKeys | None:
         """Keys that depend on the number of micro-steps run before, so that a resumed run draws the same."""

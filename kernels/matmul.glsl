@@ -1,7 +1,8 @@
 // What the kernels of matrix products share: raw reads of operands, tiles in an order that suits the cache, and the
 // epilogue that turns a sum into results. Included after kernel.glsl, whose push constants it reads:
 //   bias, residual, c, slope, columns
-// Variants define S_BITS (32 or 16: storage of the slope) and BFLOAT (1: 16-bit values are bfloat16).
+// Variants define S_BITS (32 or 16: storage of the slope) and BFLOAT (1: 16-bit values are bfloat16). With C_HALF c is
+// stored in 16 bits, too.
 
 layout(buffer_reference, std430, buffer_reference_align = 4) restrict readonly buffer floats1 { float at[]; };
 layout(buffer_reference, std430, buffer_reference_align = 16) restrict readonly buffer floats4 { vec4 at[]; };
@@ -69,20 +70,35 @@ float accurate_erf(float x) {
 
 // --- epilogue: c = activation(scale sum + bias) + residual, slope = activation's derivative ---
 
+// One element, and four neighbours, to place `index` of an array of float32 or, `half_`, of the variant's 16-bit type.
+void put_one(uint64_t base, uint64_t index, float value, bool half_) {
+#ifdef SIXTEEN_BITS
+    if (half_) {
+        bf16_buffer(base + 2 * index).at[0] = uint16_t(pack_halves(vec2(value, 0.0)));
+        return;
+    }
+#endif
+    f32_buffer(base + 4 * index).at[0] = value;
+}
+
+void put_four(uint64_t base, uint64_t index, vec4 value, bool half_) {
+#ifdef SIXTEEN_BITS
+    if (half_) {
+        u32x2_buffer(base + 2 * index).at[0] = pack_halves4(value);
+        return;
+    }
+#endif
+    f32x4_buffer(base + 4 * index).at[0] = value;
+}
+
 void store_one(uint64_t index, uint column, float value) {
     if (HAS_BIAS != 0) value += floats1(uint64_t(bias)).at[column];
     float derivative = 1.0;
     if (HAS_SLOPE != 0) derivative = activation_slope(ACTIVATION - 1, value);
     if (ACTIVATION != 0) value = activate(ACTIVATION - 1, value);
     if (HAS_RESIDUAL != 0) value += f32_buffer(uint64_t(residual) + 4 * index).at[0];
-    f32_buffer(uint64_t(c) + 4 * index).at[0] = value;
-    if (HAS_SLOPE != 0) {
-#if S_BITS == 32
-        f32_buffer(uint64_t(slope) + 4 * index).at[0] = derivative;
-#else
-        bf16_buffer(uint64_t(slope) + 2 * index).at[0] = uint16_t(pack_halves(vec2(derivative, 0.0)));
-#endif
-    }
+    put_one(uint64_t(c), index, value, C_HALF != 0);
+    if (HAS_SLOPE != 0) put_one(uint64_t(slope), index, derivative, S_BITS == 16);
 }
 
 // Four neighbours of one row; `index` is the position of the first in c, residual and slope.
@@ -98,12 +114,6 @@ void store_results(uint64_t index, uint column, vec4 value) {
         value[i] = activate(ACTIVATION - 1, value[i]);
     }
     if (HAS_RESIDUAL != 0) value += f32x4_buffer(uint64_t(residual) + 4 * index).at[0];
-    f32x4_buffer(uint64_t(c) + 4 * index).at[0] = value;
-    if (HAS_SLOPE != 0) {
-#if S_BITS == 32
-        f32x4_buffer(uint64_t(slope) + 4 * index).at[0] = derivative;
-#else
-        u32x2_buffer(uint64_t(slope) + 2 * index).at[0] = pack_halves4(derivative);
-#endif
-    }
+    put_four(uint64_t(c), index, value, C_HALF != 0);
+    if (HAS_SLOPE != 0) put_four(uint64_t(slope), index, derivative, S_BITS == 16);
 }

@@ -13,7 +13,7 @@ layout(local_size_x_id = 0) in;
 void main() {
     for (uint unit = gl_GlobalInvocationID.x; unit < elements / (VECTOR != 0 ? 4 : 1); unit += GRID_THREADS) {
         if (VECTOR != 0) {
-            vec4 value = load(f32x4_buffer(dy).at[unit]);
+            vec4 value = load(JOIN(DYTYPE, x4_buffer)(dy).at[unit]);
             if (HAS_SLOPE != 0) value *= load(JOIN(STYPE, x4_buffer)(slope).at[unit]);
             store(JOIN(DHTYPE, x4_buffer)(dh).at[unit], value);
         } else {

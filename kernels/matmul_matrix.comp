@@ -10,7 +10,7 @@
 // to registers while the slice before is multiplied; with STAGES = 2 shared memory holds two slices, which saves a
 // barrier a slice. Lines of shared memory are padded by 16 bytes, so that eight lines begin in different banks.
 // Without DIRECT results pass through the shared memory of A, a fragment at a time. With it they go from the matrix
-// units to c; only for whole tiles, and a slope in float32 or float16.
+// units to c; only for whole tiles, and 16-bit results in float16.
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
@@ -73,15 +73,12 @@ shared B_WORD b_shared[B_SLICES];
 
 #define STORE_FLOATS(MATRIX, ADDRESS, INDEX)                                                                         \
     coopMatStore(MATRIX, f32_buffer(uint64_t(ADDRESS) + 4 * (INDEX)).at, 0, columns, gl_CooperativeMatrixLayoutRowMajor)
-#define STORE_HALVES(MATRIX, ADDRESS, INDEX)                                                                         \
+#if BFLOAT
+#define STORE_16_BITS(MATRIX, ADDRESS, INDEX)  // never with DIRECT
+#else
+#define STORE_16_BITS(MATRIX, ADDRESS, INDEX)                                                                        \
     coopMatStore(coopmat<float16_t, gl_ScopeSubgroup, FRAGMENT_M, FRAGMENT_N, gl_MatrixUseAccumulator>(MATRIX),       \
                  f16_buffer(uint64_t(ADDRESS) + 2 * (INDEX)).at, 0, columns, gl_CooperativeMatrixLayoutRowMajor)
-#if S_BITS == 32
-#define STORE_SLOPE(MATRIX, INDEX) STORE_FLOATS(MATRIX, slope, INDEX)
-#elif BFLOAT
-#define STORE_SLOPE(MATRIX, INDEX)
-#else
-#define STORE_SLOPE(MATRIX, INDEX) STORE_HALVES(MATRIX, slope, INDEX)
 #endif
 
 // One unit of the line `line` from `start`; zeros outside of `lines` x `length`, where that is checked.
@@ -224,7 +221,7 @@ void main() {
                     C_MATRIX derivative;
                     [[unroll]] for (uint e = 0; e < value.length(); e++)
                         derivative[e] = activation_slope(ACTIVATION - 1, value[e]);
-                    STORE_SLOPE(derivative, index);
+                    STORE_16_BITS(derivative, slope, index);
                 }
                 if (ACTIVATION != 0)
                     [[unroll]] for (uint e = 0; e < value.length(); e++) value[e] = activate(ACTIVATION - 1, value[e]);
@@ -234,7 +231,8 @@ void main() {
                                 gl_CooperativeMatrixLayoutRowMajor);
                     value += other;
                 }
-                STORE_FLOATS(value, c, index);
+                if (C_HALF != 0) STORE_16_BITS(value, c, index);
+                else STORE_FLOATS(value, c, index);
                 continue;
             }
             uint lines = gl_SubgroupID * FRAGMENT_M * C_STRIDE;

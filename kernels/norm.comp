@@ -50,7 +50,7 @@ void main() {
                 if (HAS_BIAS == 1) {
                     result += load_f32(bias, column);
                 }
-                store_T(y, row * WIDTH + column, result);
+                store_R(y, row * WIDTH + column, result);
             }
         }
         if (SAVE == 1 && live && lane == 0) {

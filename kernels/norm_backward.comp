@@ -59,7 +59,7 @@ void main() {
             normalized[k] = vec4(0.0);
             dn[k] = vec4(0.0);
             if (live && column < WIDTH) {
-                vec4 dy_k = load_T(dy, dy_start + column);
+                vec4 dy_k = load_R(dy, dy_start + column);
                 normalized[k] = used((load_T(x, x_start + column) - center) * factor);
                 dn[k] = dy_k * load_f32(weight, column);
                 dweight[k] += dy_k * normalized[k];

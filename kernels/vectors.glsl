@@ -2,7 +2,8 @@
 // starts at a multiple of its four elements' bytes, and so does `index` within it. Include after kernel.glsl, which
 // declares VECTOR.
 //
-// load_f32(array, index) and store_f32(array, index, value) are for arrays of f32, load_T and store_T for those of T.
+// load_f32(array, index) and store_f32(array, index, value) are for arrays of f32, load_T and store_T for those of T,
+// load_R and store_R for those of R.
 
 // The part of a value that is in use.
 vec4 used(vec4 value) {
@@ -50,3 +51,5 @@ VECTOR_ACCESS(bf16)
 
 #define load_T JOIN(load_, T)
 #define store_T JOIN(store_, T)
+#define load_R JOIN(load_, R)
+#define store_R JOIN(store_, R)

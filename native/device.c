@@ -1,4 +1,4 @@
-/* Opening and closing a device, its timeline, its validation messages, and what waits to be destroyed. */
+/* Opening and closing a device, and its validation messages. */
 #include "internal.h"
 
 #include <stdlib.h>
@@ -167,22 +167,18 @@ EXPORT int helios_open(uint32_t device_index, uint32_t flags, const char *pipeli
 
 /* ---- Closing ---- */
 
+static void destroy_objects(helios_device *device, const table *of, destroyer *destroy) {
+    for (uint32_t i = 0; i < of->count; i++)
+        if (of->slots[i].object) destroy(device, of->slots[i].object);
+}
+
 static void destroy_everything(helios_device *device) {
     const device_functions *vk = &device->vk;
     vk->DeviceWaitIdle(device->handle); /* an error means that the device is lost, and then it is idle, too */
-    for (uint32_t i = 0; i < device->retired_count; i++) {
-        if (device->retired[i].allocation) destroy_allocation(device, device->retired[i].allocation);
-        if (device->retired[i].program) destroy_program(device, device->retired[i].program);
-    }
-    for (uint32_t i = 0; i < device->allocations.count; i++)
-        if (device->allocations.slots[i].object) destroy_allocation(device, device->allocations.slots[i].object);
-    for (uint32_t i = 0; i < device->programs.count; i++)
-        if (device->programs.slots[i].object) destroy_program(device, device->programs.slots[i].object);
-    for (uint32_t i = 0; i < device->pipelines.count; i++) {
-        pipeline *each = device->pipelines.slots[i].object; /* pipelines are never removed */
-        vk->DestroyPipeline(device->handle, each->handle, NULL);
-        free(each);
-    }
+    end_retirement(device);
+    destroy_objects(device, &device->allocations, destroy_allocation);
+    destroy_objects(device, &device->programs, destroy_program);
+    destroy_objects(device, &device->pipelines, destroy_pipeline);
     for (size_t i = 0; i < COUNT(device->layouts); i++)
         vk->DestroyPipelineLayout(device->handle, device->layouts[i], NULL);
     vk->DestroyPipelineCache(device->handle, device->cache, NULL);
@@ -200,98 +196,11 @@ EXPORT void helios_close(helios_device *device) {
     free(device->allocations.slots);
     free(device->pipelines.slots);
     free(device->programs.slots);
-    free(device->retired);
     free(device->cache_path);
     free(device->log.text);
     pthread_mutex_destroy(&device->log.lock);
     pthread_mutex_destroy(&device->lock);
     free(device);
-}
-
-/* ---- The timeline ---- */
-
-VkResult note_result(helios_device *device, VkResult result) {
-    if (result == VK_ERROR_DEVICE_LOST) device->lost = 1;
-    return result;
-}
-
-int check_not_lost(const helios_device *device) {
-    if (!device->lost) return HELIOS_OK;
-    return fail(HELIOS_DEVICE_LOST, "The device %s was lost before this call.", device->probe.properties.deviceName);
-}
-
-static const char lost_advice[] = "the device stopped, through a fault in a kernel, a reset or its removal; the "
-                                  "system's log (dmesg) may say why.";
-
-int wait_for(helios_device *device, uint64_t timeline_value, uint64_t timeout_nanoseconds) {
-    const VkSemaphoreWaitInfo info = {
-        .sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
-        .semaphoreCount = 1,
-        .pSemaphores = &device->timeline,
-        .pValues = &timeline_value,
-    };
-    VkResult result = device->vk.WaitSemaphores(device->handle, &info, timeout_nanoseconds);
-    if (result == VK_TIMEOUT)
-        return fail(HELIOS_TIMEOUT, "The device has not finished what was submitted within %.3f seconds.",
-                    (double)timeout_nanoseconds / 1e9);
-    if (result != VK_SUCCESS) return FAIL_DEVICE(device, "vkWaitSemaphores", result, lost_advice);
-    return HELIOS_OK;
-}
-
-EXPORT int helios_wait(helios_device *device, uint64_t timeline_value, uint64_t timeout_nanoseconds) {
-    int code = check_not_lost(device);
-    if (code != HELIOS_OK) return code;
-    pthread_mutex_lock(&device->lock);
-    uint64_t submitted = device->submitted;
-    pthread_mutex_unlock(&device->lock);
-    if (timeline_value > submitted)
-        return fail(HELIOS_ERROR, "Waiting for timeline value %llu would never end: the last submit was %llu.",
-                    (unsigned long long)timeline_value, (unsigned long long)submitted);
-    return wait_for(device, timeline_value, timeout_nanoseconds);
-}
-
-EXPORT int helios_completed(helios_device *device, uint64_t *timeline_value) {
-    int code = check_not_lost(device);
-    if (code != HELIOS_OK) return code;
-    VkResult result = device->vk.GetSemaphoreCounterValue(device->handle, device->timeline, timeline_value);
-    if (result != VK_SUCCESS) return FAIL_DEVICE(device, "vkGetSemaphoreCounterValue", result, lost_advice);
-    return HELIOS_OK;
-}
-
-/* ---- Objects that were freed while in use ---- */
-
-int destroy_retired(helios_device *device) {
-    if (device->retired_count == 0) return HELIOS_OK;
-    uint64_t completed;
-    int code = helios_completed(device, &completed);
-    if (code != HELIOS_OK) return code;
-    uint32_t done = 0;
-    for (; done < device->retired_count && device->retired[done].timeline_value <= completed; done++) {
-        if (device->retired[done].allocation) destroy_allocation(device, device->retired[done].allocation);
-        if (device->retired[done].program) destroy_program(device, device->retired[done].program);
-    }
-    device->retired_count -= done;
-    if (done > 0) memmove(device->retired, device->retired + done, device->retired_count * sizeof *device->retired);
-    return HELIOS_OK;
-}
-
-int retire(helios_device *device, allocation *memory, program *recorded) {
-    if (device->retired_count == device->retired_capacity) {
-        uint32_t capacity = device->retired_capacity ? 2 * device->retired_capacity : 64;
-        retired *larger = realloc(device->retired, capacity * sizeof *larger);
-        if (larger != NULL) {
-            device->retired = larger;
-            device->retired_capacity = capacity;
-        }
-    }
-    if (device->retired_count == device->retired_capacity) { /* no memory to remember it */
-        VkResult result = device->vk.DeviceWaitIdle(device->handle);
-        if (memory) destroy_allocation(device, memory);
-        if (recorded) destroy_program(device, recorded);
-        return result == VK_SUCCESS ? HELIOS_OK : FAIL_DEVICE(device, "vkDeviceWaitIdle", result, lost_advice);
-    }
-    device->retired[device->retired_count++] = (retired){device->submitted, memory, recorded};
-    return destroy_retired(device);
 }
 
 /* ---- Validation messages ---- */

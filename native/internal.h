@@ -179,7 +179,7 @@ void *table_find(const table *in, uint64_t identifier);
 /* The same, and the identifier ends. */
 void *table_remove(table *in, uint64_t identifier);
 
-/* ---- The device (device.c) ---- */
+/* ---- The device: its objects and its state (device.c opens and closes it) ---- */
 
 typedef struct allocation {
     VkBuffer buffer;
@@ -201,11 +201,14 @@ typedef struct program {
     uint64_t submitted; /* timeline value of its last submit; 0 before the first */
 } program;
 
+/* Destroys an object of one kind. Call with the lock held. */
+typedef void destroyer(helios_device *device, void *object);
+
 /* An object that was freed while the device may still use it. */
 typedef struct retired {
     uint64_t timeline_value; /* reached when it may be destroyed */
-    allocation *allocation;  /* one of the two is NULL */
-    program *program;
+    void *object;
+    destroyer *destroy;
 } retired;
 
 struct helios_device {
@@ -232,9 +235,16 @@ struct helios_device {
     uint32_t retired_count, retired_capacity;
 };
 
+destroyer destroy_allocation, destroy_program, destroy_pipeline; /* memory.c, program.c, pipeline.c */
+
+/* ---- The timeline (timeline.c) ---- */
+
 /* As fail_vulkan; remembers that the device is lost when that is the result. */
 #define FAIL_DEVICE(device, call, result, ...) fail_vulkan(call, note_result(device, result), __VA_ARGS__)
 VkResult note_result(helios_device *device, VkResult result);
+
+/* What to do about a lost device: the end of a sentence. */
+extern const char lost_advice[];
 
 /* HELIOS_DEVICE_LOST if a call has said so before. */
 int check_not_lost(const helios_device *device);
@@ -242,15 +252,16 @@ int check_not_lost(const helios_device *device);
 /* Waits for a timeline value that was submitted. */
 int wait_for(helios_device *device, uint64_t timeline_value, uint64_t timeout_nanoseconds);
 
-/* Destroys an object of one kind (the other is NULL), at once if the device is idle, else when it has done what is
- * submitted now. Call with the lock held. */
-int retire(helios_device *device, allocation *memory, program *recorded);
+/* ---- Retirement (retirement.c); call all of it with the lock held ---- */
 
-/* Destroys what was retired and is no longer in use. Call with the lock held. */
+/* Destroys an object, at once if the device is idle, else when it has done what is submitted now. */
+int retire(helios_device *device, void *object, destroyer *destroy);
+
+/* Destroys what was retired and is no longer in use. */
 int destroy_retired(helios_device *device);
 
-void destroy_allocation(helios_device *device, allocation *memory);
-void destroy_program(helios_device *device, program *recorded);
+/* Destroys all that was retired; the device is idle. */
+void end_retirement(helios_device *device);
 
 /* ---- Pipelines (pipeline.c, pipeline_cache.c, spirv.c) ---- */
 

@@ -68,7 +68,8 @@ EXPORT int helios_memory(helios_device *device, uint64_t *budget, uint64_t *usag
 
 /* ---- Allocation ---- */
 
-void destroy_allocation(helios_device *device, allocation *memory) {
+void destroy_allocation(helios_device *device, void *object) {
+    allocation *memory = object;
     device->vk.DestroyBuffer(device->handle, memory->buffer, NULL);
     device->vk.FreeMemory(device->handle, memory->memory, NULL); /* unmaps it, too */
     device->heap_usage[memory->heap] -= memory->bytes;
@@ -221,7 +222,7 @@ EXPORT int helios_free(helios_device *device, uint64_t memory) {
     if (freed == NULL)
         code = fail(HELIOS_ERROR, "There is no memory %#llx; was it freed before?", (unsigned long long)memory);
     else
-        code = retire(device, freed, NULL);
+        code = retire(device, freed, destroy_allocation);
     pthread_mutex_unlock(&device->lock);
     return code;
 }

@@ -23,6 +23,12 @@ static int find_layout(helios_device *device, uint32_t push_bytes, VkPipelineLay
     return FAIL_DEVICE(device, "vkCreatePipelineLayout", result, "a kernel cannot be prepared.");
 }
 
+void destroy_pipeline(helios_device *device, void *object) {
+    pipeline *compiled = object;
+    device->vk.DestroyPipeline(device->handle, compiled->handle, NULL);
+    free(compiled);
+}
+
 /* Compiles without holding the lock: this takes up to seconds, and the pipeline cache guards itself. */
 static int compile(helios_device *device, const VkShaderModuleCreateInfo *code, const uint32_t *constants,
                    uint32_t count, uint32_t subgroup_size, VkPipelineLayout layout, VkPipeline *compiled) {

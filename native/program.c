@@ -22,7 +22,8 @@ static int take_command_buffer(helios_device *device, VkCommandBuffer *commands)
     return FAIL_DEVICE(device, "vkAllocateCommandBuffers", result, "a program cannot be recorded.");
 }
 
-void destroy_program(helios_device *device, program *recorded) {
+void destroy_program(helios_device *device, void *object) {
+    program *recorded = object;
     if (recorded->commands != NULL && device->spare_count < COUNT(device->spare))
         device->spare[device->spare_count++] = recorded->commands;
     else if (recorded->commands != NULL)
@@ -176,7 +177,7 @@ EXPORT int helios_program_free(helios_device *device, uint64_t id) {
     if (freed == NULL)
         code = fail(HELIOS_ERROR, "There is no program %#llx; was it freed before?", (unsigned long long)id);
     else
-        code = retire(device, NULL, freed);
+        code = retire(device, freed, destroy_program);
     pthread_mutex_unlock(&device->lock);
     return code;
 }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from backend_case import Composition
 from backend_cases import ONE_OF_EACH
-from test_training_step import batch_of, make_step
+from test_training_step import batch_of, make_step, run_step
 
 from alpha.backend_checked import CheckedBackend
 from alpha.backend_cpu_ref import CpuRef
@@ -27,7 +27,7 @@ def test_every_operation_is_let_through_when_it_is_right() -> None:
 def test_a_training_step_is_the_same_when_it_is_checked() -> None:
     plain, watched = make_step(backend=CpuRef()), make_step(backend=checked(CpuRef()))
     for index in range(2):
-        assert plain.run(batch_of(index), 0.01).read() == watched.run(batch_of(index), 0.01).read()
+        assert run_step(plain, batch_of(index), 0.01).read() == run_step(watched, batch_of(index), 0.01).read()
 
 
 class WrongTanh(Composition):
@@ -67,4 +67,4 @@ def test_a_wrong_operation_is_named(device: Any, run: Any, message: str) -> None
 
 def test_a_wrong_gradient_is_found_in_a_training_step() -> None:
     with pytest.raises(AlphaError, match=r"result of layer_norm_backward .*, part 1, differs"):
-        make_step(backend=checked(WrongGradient())).run(batch_of(0), 0.01)
+        run_step(make_step(backend=checked(WrongGradient())), batch_of(0), 0.01)

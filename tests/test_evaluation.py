@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from definitions import initial_values
 
 from alpha import rng
 from alpha.backend_cpu_ref import CpuRef
 from alpha.config import ARCHITECTURES, ModelConfig, resolve_model
-from alpha.evaluation import WINDOWS, Evaluation, evaluate
+from alpha.evaluation import WINDOWS, Evaluation, evaluate, evaluate_batches
 from alpha.gpt import GPT
 from alpha.thread_choice import ThreadChoice
 from alpha.token_file import TokenFile
@@ -33,7 +34,7 @@ def model_of(arch: str = "gpt2", dtype: npt.DTypeLike = np.float64, **options: A
     values = {}
     for spec in model.parameters.specs:
         noise = rng.normal(spec.size, 1, rng.stream_of("test", spec.name)).reshape(spec.shape)
-        values[spec.name] = spec.initial() + 0.2 * noise
+        values[spec.name] = initial_values(spec) + 0.2 * noise
     model.parameters.load(values)
     return model
 
@@ -96,6 +97,28 @@ def test_a_file_of_few_windows_is_taken_whole(count: int, is_all: bool, spread: 
     part = evaluate(model, file, TOKENIZER, 4, iters=2, spread=spread)
     assert (part == evaluate(model, file, TOKENIZER, 4)) is is_all
     assert part.tokens == (count - 1 if is_all else 2 * WINDOWS * BLOCK)
+
+
+def test_targets_that_do_not_count_are_left_out_of_every_number() -> None:
+    model, tokens = model_of(), file_of(6 * BLOCK + 1).tokens.astype(np.int32)
+    ids, targets = tokens[:-1].reshape(6, BLOCK), tokens[1:].reshape(6, BLOCK)
+    losses = np.array(
+        [losses_by_definition(model, np.append(row, end)) for row, end in zip(ids, targets[:, -1], strict=True)]
+    )
+    masked = np.where(rng.random_bits(48, 6, 0).reshape(6, BLOCK) % 4 > 0, targets, -1)
+    masked[2:4] = -5
+    kept = masked >= 0
+    batches = [(ids[start : start + 2], masked[start : start + 2]) for start in (0, 2, 4)]
+    result = evaluate_batches(model, TOKENIZER, batches)
+    assert result.loss == pytest.approx(float(losses[kept].mean()), rel=1e-12)
+    assert (result.tokens, result.unknown) == (kept.sum(), (masked == LOST).sum())
+    assert {END, LOST} <= set(masked[kept].tolist())
+    assert result.bits == pytest.approx(losses[kept & (masked != END)].sum() / math.log(2.0), rel=1e-12)
+    text = "".join(CHARACTERS[each] if each < END else "" for each in masked[kept].tolist())
+    assert result.text_bytes == len((text + TOKENIZER.decode([LOST] * result.unknown)).encode())
+    nothing = evaluate_batches(model, TOKENIZER, batches[1:2])
+    assert nothing.tokens == nothing.text_bytes == nothing.unknown == 0
+    assert math.isnan(nothing.loss)
 
 
 def test_evaluation_leaves_the_model_as_it_is() -> None:

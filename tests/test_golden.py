@@ -20,6 +20,7 @@ from alpha.config import ModelConfig, TrainingConfig
 from alpha.gpt import GPT
 from alpha.optimizer import make_optimizer
 from alpha.option import from_mapping
+from alpha.sampler import inputs_and_targets
 from alpha.training_step import TrainingStep
 
 FOLDER = Path(__file__).parent / "golden"
@@ -96,7 +97,9 @@ def test_ten_training_steps(
     training = from_mapping(TrainingConfig, stored.metadata["training"], "the golden file")
     model = stored.model(make_backend(), dtype)
     step = TrainingStep(model, make_optimizer(model.parameters, training), training)
-    results = [step.run(batch[None], training.lr).read() for batch in stored.arrays["training.tokens"]]
+    results = [
+        step.run(*inputs_and_targets(batch[None]), training.lr).read() for batch in stored.arrays["training.tokens"]
+    ]
     assert difference([each["loss"] for each in results], stored.arrays["training.losses"]) < LOSS_TOLERANCES[dtype]
     norms = stored.arrays["training.gradient_norms"]
     assert difference([each["gradient_norm"] for each in results] / norms, np.ones(len(norms))) < TOLERANCES[dtype]

@@ -7,15 +7,16 @@ from helios_device import helios
 from spirv_kernel import PUSH, assemble
 from test_helios_device import GEOMETRY
 from test_helios_training import step_of
-from test_training_step import batch_of
+from test_training_step import batch_of, run_step
 
 from alpha import backend_helios, backends
 from alpha.backend_checked import CheckedBackend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_helios import Helios
 from alpha.backend_helios_device import VulkanError
-from alpha.engine import Engine, SamplingOptions
 from alpha.errors import AlphaError
+from alpha.generation import Engine
+from alpha.sampling import SamplingOptions
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def validated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("validated", ["f32", "f16"], indirect=True)
 def test_training_and_sampling_give_the_validation_layers_nothing_to_say(validated: Helios) -> None:
     step = step_of("adamw", backend=validated, recompute=True, fp16=validated.precision == "f16")
-    results = [step.run(batch_of(index, 2), 0.01) for index in range(3)]
+    results = [run_step(step, batch_of(index, 2), 0.01) for index in range(3)]
     assert all(each.read()["accepted"] for each in results)
     if validated.precision == "f32":
         assert len(list(Engine(step.model).generate([1, 2, 3, 4], 2, SamplingOptions(seed=1)))) == 2
@@ -63,7 +64,7 @@ def test_every_operation_of_a_step_is_that_of_the_reference_backend(monkeypatch:
     checked = backends.create("helios")
     assert isinstance(checked, CheckedBackend)
     step, plain = step_of("adamw", backend=checked), step_of("adamw", backend=CpuRef())
-    got, wanted = (each.run(batch_of(0, 2), 0.01).read() for each in (step, plain))
+    got, wanted = (run_step(each, batch_of(0, 2), 0.01).read() for each in (step, plain))
     assert got == pytest.approx(wanted, rel=1e-5)
 
 
@@ -77,4 +78,4 @@ def test_a_wrong_operation_of_the_device_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Helios, "attention_backward", wrong)
     step = step_of("adamw", backend=CheckedBackend(helios(), CpuRef()))
     with pytest.raises(AlphaError, match=r"result of attention_backward .*, part 2, differs"):
-        step.run(batch_of(0, 2), 0.01)
+        run_step(step, batch_of(0, 2), 0.01)

@@ -191,6 +191,29 @@ def test_a_linear_layer_in_sixteen_bits(activation: str, converted: bool, monkey
         close(got, reference.to_numpy(wanted), backend, 4e-3)
 
 
+@pytest.mark.matrix_units
+def test_layers_write_sixteen_bits_for_each_other() -> None:
+    """Where there are matrix units to read them; what goes along residual connections stays float32."""
+    backend, reference = helios("f16"), CpuRef()
+    values = [normal(2, 20, 24), normal(24), 0.3 * normal(24, 32), 0.3 * normal(32, 24), normal(2, 20, 24)]
+    results = []
+    for each in (backend, reference):
+        x, scale, first, second, dy = map(each.from_numpy, values)
+        normed, norm = each.rms_norm(x, scale, 1e-5, True)
+        hidden, first_layer = each.linear(normed, first, activation="gelu", training=True)
+        y, second_layer = each.linear(hidden, second, residual=x, training=True)
+        dhidden, dsecond, _ = each.linear_backward(dy, second_layer)
+        dnormed, dfirst, _ = each.linear_backward(dhidden, first_layer)
+        dx, dscale = each.rms_norm_backward(dnormed, norm)
+        results.append([normed, hidden, dhidden, dnormed, y, dsecond, dfirst, dx, dscale])
+    got, wanted = results
+    between = backend.activation_element
+    assert between == ("f16" if "cooperative_matrix_f16" in backend.device_info.features else "f32")
+    assert [each.element for each in got] == [between] * 4 + ["f32"] * 5
+    for each, exactly in zip(got, wanted, strict=True):
+        close(each, reference.to_numpy(exactly), backend, 4e-3)
+
+
 def test_a_gradient_that_is_no_contiguous_array_is_written_too() -> None:
     backend = helios()
     x, weight, dy = normal(6, 5), normal(5, 4), normal(6, 4)

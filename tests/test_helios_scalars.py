@@ -18,6 +18,7 @@ from alpha.backend_helios_planner import needs_barrier
 from alpha.config import ModelConfig, TrainingConfig, resolve_model
 from alpha.gpt import GPT
 from alpha.optimizer import AdamW
+from alpha.sampler import inputs_and_targets
 from alpha.training_step import TrainingStep
 
 NUMBERS = (0.0, 1.0, -2.0, 0.3, 1e-6, 3e38, float("nan"))
@@ -206,7 +207,7 @@ def test_recorded_training_steps_give_the_bits_of_their_operations_one_by_one(
         step, found = training_step(backend, precision), []
         for number, batch in enumerate(tokens):
             rate = np.inf if number == 1 else 1e-2  # the second step is not accepted
-            found.append(backend.to_numpy(step.run(batch, rate).values).tobytes())
+            found.append(backend.to_numpy(step.run(*inputs_and_targets(batch), rate).values).tobytes())
         state = {**step.state(), "weights": step.model.parameters.values}
         return found + [backend.to_numpy(each).tobytes() for each in state.values()]
 

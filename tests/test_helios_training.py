@@ -13,7 +13,7 @@ import pytest
 from helios_device import helios
 from test_golden import MODELS, difference, golden
 from test_gpt import assert_causal, configuration, gradients_of, logits_of, model_of, tokens
-from test_training_step import MODEL, batch_of, everything, loss_scale_of, make_step, saved
+from test_training_step import MODEL, batch_of, everything, loss_scale_of, make_step, run_step, saved
 
 from alpha.autograd import Tape
 from alpha.backend_cpu_ref import CpuRef
@@ -70,13 +70,13 @@ def rate_of(index: int) -> float:
 def test_every_optimizer_trains_as_on_the_reference_backend(optim: str) -> None:
     # One recording; batch, learning rate, dropout, bias corrections and the decisions to clip and to skip change.
     probe = step_of(optim, backend=CpuRef())
-    norms = [probe.run(batch_of(index, 2), rate_of(index)).read()["gradient_norm"] for index in range(6)]
+    norms = [run_step(probe, batch_of(index, 2), rate_of(index)).read()["gradient_norm"] for index in range(6)]
     low, high = sorted(norms)[2:5:2]
     limits = {"grad_clip": 0.5 * (low + sorted(norms)[3]), "spike_threshold": 0.5 * (high + sorted(norms)[5])}
     expected, step = (step_of(optim, backend=backend, **limits) for backend in (CpuRef(), helios()))
     seen = set()
     for index in range(6):
-        wanted, got = (each.run(batch_of(index, 2), rate_of(index)).read() for each in (expected, step))
+        wanted, got = (run_step(each, batch_of(index, 2), rate_of(index)).read() for each in (expected, step))
         assert got == pytest.approx(wanted, rel=5e-6), index
         seen.add((got["clipped"], got["accepted"]))
     assert len(seen) > 2, "the test is to see decisions of all kinds"
@@ -91,14 +91,14 @@ def test_every_optimizer_trains_as_on_the_reference_backend(optim: str) -> None:
 @pytest.mark.parametrize("optim", OPTIMIZERS)
 def test_a_run_repeated_or_resumed_has_the_same_bits(optim: str) -> None:
     whole, first = step_of(optim), step_of(optim)
-    under_way = [whole.run(batch_of(index, 2), 0.01) for index in range(5)]  # read late, all in flight
+    under_way = [run_step(whole, batch_of(index, 2), 0.01) for index in range(5)]  # read late, all in flight
     results = [each.read() for each in under_way]
-    assert [first.run(batch_of(index, 2), 0.01).read() for index in range(2)] == results[:2]
+    assert [run_step(first, batch_of(index, 2), 0.01).read() for index in range(2)] == results[:2]
     weights, state = saved(first)
     resumed = step_of(optim)
     resumed.model.parameters.load(weights)
     resumed.load_state(state)
-    assert [resumed.run(batch_of(index, 2), 0.01).read() for index in range(2, 5)] == results[2:]
+    assert [run_step(resumed, batch_of(index, 2), 0.01).read() for index in range(2, 5)] == results[2:]
     assert everything(resumed) == everything(whole)
     assert resumed.counters()["steps"] == 5
 
@@ -106,7 +106,9 @@ def test_a_run_repeated_or_resumed_has_the_same_bits(optim: str) -> None:
 def test_activation_checkpointing_changes_no_bit() -> None:
     plain, checkpointed = step_of("adamw"), step_of("adamw", recompute=True)
     for index in range(3):
-        assert plain.run(batch_of(index, 2), 0.01).read() == checkpointed.run(batch_of(index, 2), 0.01).read()
+        assert (
+            run_step(plain, batch_of(index, 2), 0.01).read() == run_step(checkpointed, batch_of(index, 2), 0.01).read()
+        )
     assert everything(plain) == everything(checkpointed)
 
 
@@ -145,7 +147,7 @@ def test_heads_too_wide_for_the_kernels_train_with_dropout_and_a_soft_cap() -> N
     config = ModelConfig(block=6, layers=1, dim=344, heads=1, ffn_dim=16, dropout=0.1, attention_soft_cap=5.0)
     steps = [make_step(config, backend=backend) for backend in (CpuRef(), helios())]
     for index in range(2):
-        wanted, got = (step.run(batch_of(index), 0.01).read() for step in steps)
+        wanted, got = (run_step(step, batch_of(index), 0.01).read() for step in steps)
         assert got["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
         assert got["gradient_norm"] == pytest.approx(wanted["gradient_norm"], rel=1e-3)
 
@@ -161,7 +163,7 @@ def half_step(**options: Any) -> TrainingStep:
 def test_training_in_sixteen_bits_follows_float32(precision: str, factor: int) -> None:
     full, half = step_of("adamw"), step_of("adamw", backend=helios(precision), fp16=precision == "f16")
     for index in range(6):
-        wanted, got = (step.run(batch_of(index, 2), 0.01).read() for step in (full, half))
+        wanted, got = (run_step(step, batch_of(index, 2), 0.01).read() for step in (full, half))
         assert got["loss"] == pytest.approx(wanted["loss"], rel=factor * 1e-4)
         assert got["gradient_norm"] == pytest.approx(wanted["gradient_norm"], rel=factor * 5e-3)
         assert got["loss"] != wanted["loss"], "products are to be rounded"
@@ -170,17 +172,17 @@ def test_training_in_sixteen_bits_follows_float32(precision: str, factor: int) -
 
 def test_gradients_too_large_for_float16_halve_the_loss_scale_and_change_nothing_else() -> None:
     step = half_step()
-    step.run(batch_of(0, 2), 0.01)
+    run_step(step, batch_of(0, 2), 0.01)
     step.backend.copy_into(step.state()["loss_scale"], step.backend.from_numpy(np.array([BIG_LOSS_SCALE], np.float32)))
     counters = ("steps", "skipped_not_finite", "loss_scale", "loss_scale_steps")
     before = everything(step, but=counters)
-    result = step.run(batch_of(1, 2), 0.01).read()
+    result = run_step(step, batch_of(1, 2), 0.01).read()
     assert result["accepted"] == 0.0
     assert math.isfinite(result["loss"])
     assert everything(step, but=counters) == before
     assert loss_scale_of(step) == BIG_LOSS_SCALE / 2
     while not result["accepted"]:
-        result = step.run(batch_of(1, 2), 0.01).read()
+        result = run_step(step, batch_of(1, 2), 0.01).read()
     assert loss_scale_of(step) < BIG_LOSS_SCALE / 2
     assert everything(step, but=counters) != before
 
@@ -191,7 +193,7 @@ def test_a_step_in_float16_uses_matrix_units_where_there_are_some() -> None:
     backend, model = helios("f16"), ModelConfig(block=35, layers=1, dim=32, heads=2)
     tokens_of_step = (np.arange(2 * 36, dtype=np.int32).reshape(1, 2, 36) * 7) % 13
     full, half = make_step(model, backend=CpuRef()), make_step(model, backend=backend, fp16=True)
-    wanted, got = (step.run(tokens_of_step, 0.01).read() for step in (full, half))
+    wanted, got = (run_step(step, tokens_of_step, 0.01).read() for step in (full, half))
     assert got["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
     assert got["gradient_norm"] == pytest.approx(wanted["gradient_norm"], rel=5e-3)
     has_units = "cooperative_matrix_f16" in backend.device_info.features

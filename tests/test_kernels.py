@@ -65,6 +65,8 @@ def test_a_bundle_of_other_sources_is_noticed(checkout: Path, changed: str) -> N
             "an unknown",
         ),
         ("[random_uint16.variants]\nu32 = {}", "", "has no variants"),
+        ('push = ["in i32 step"', 'push = ["@absent", "in i32 step"', 'no "@absent" in [shared.push]'),
+        ("[random_uint16.variants]\nu32 = {}", 'variants = "floats"', 'no "floats" in [shared.variants]'),
         ("[pick]", "[absent]\nvariants.f32 = {}\nconstants = ['THREADS = 1']\n[pick]", "is missing"),
     ],
 )

@@ -37,9 +37,9 @@ from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_primitives import Array
 from alpha.cli import main
 from alpha.config import OPTIMIZERS, ModelConfig
-from alpha.engine import Engine
 from alpha.errors import AlphaError
 from alpha.files import read_rows
+from alpha.generation import Engine
 from alpha.gpt import GPT, DropoutKeys, KeyValueCache
 from alpha.interrupt import SIGNALS, StopRequest
 from alpha.sampler import Sampler
@@ -105,9 +105,10 @@ def test_each_micro_batch_is_a_batch_of_its_own_across_a_resume(
     seen: list[Any] = []
     run = TrainingStep.run
 
-    def recorded(step: TrainingStep, tokens: Any, learning_rate: float) -> StepResult:
-        seen.extend(tokens)
-        return run(step, tokens, learning_rate)
+    def recorded(step: TrainingStep, ids: Any, targets: Any, learning_rate: float) -> StepResult:
+        seen.extend(np.concatenate([ids[..., :1], targets], -1))
+        assert np.array_equal(ids[..., 1:], targets[..., :-1])
+        return run(step, ids, targets, learning_rate)
 
     monkeypatch.setattr(TrainingStep, "run", recorded)
     other, training = begin(corpus, tmp_path / "other")

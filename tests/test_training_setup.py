@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from small_training import (
     MODEL,
@@ -468,9 +469,10 @@ def test_windows_are_drawn_on_where_the_batch_changes(
     seen: list[Any] = []
     run_step = TrainingStep.run
 
-    def recorded(step: TrainingStep, tokens: Any, learning_rate: float) -> StepResult:
+    def recorded(step: TrainingStep, ids: Any, targets: Any, learning_rate: float) -> StepResult:
+        tokens = np.concatenate([ids[..., :1], targets], -1)
         seen.extend(tokens.reshape(-1, tokens.shape[-1]).tolist())
-        return run_step(step, tokens, learning_rate)
+        return run_step(step, ids, targets, learning_rate)
 
     monkeypatch.setattr(TrainingStep, "run", recorded)
     folder = train(corpus, tmp_path / "run", RecordingDisplay(stop_after=4), packed=packed)
