@@ -1,6 +1,6 @@
 """What there is to know about runs, as values that JSON can hold: for `alpha runs --json` and for dashboards.
 
-Knows nothing about how they are asked for.
+How they are asked for is for others to know.
 """
 
 from typing import Any
