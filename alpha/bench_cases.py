@@ -20,7 +20,7 @@ from alpha.backend import AdamControl, Backend, Saved
 from alpha.backend_primitives import Array, RandomKey
 from alpha.bench import Case, Work
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
-from alpha.generation import Engine
+from alpha.generation import Generator
 from alpha.gpt import GPT, parameter_specs, rotary_tables
 from alpha.optimizer import make_optimizer
 from alpha.sampler import inputs_and_targets
@@ -413,7 +413,7 @@ def prefill(subject: Subject) -> Work:
     """The first token after a prompt that fills the context."""
 
     def prepare(backend: Backend) -> Callable[[], object]:
-        engine = Engine(subject.model(backend))
+        engine = Generator(subject.model(backend))
         prompt = subject.random_tokens(subject.block).tolist()
         return lambda: list(engine.generate(prompt, 1, SamplingOptions()))
 
@@ -425,7 +425,7 @@ def decode(subject: Subject, sequences: int) -> Work:
     steps = min(DECODED_TOKENS, subject.block - 1)
 
     def prepare(backend: Backend) -> Callable[[], object]:
-        engine = Engine(subject.model(backend))
+        engine = Generator(subject.model(backend))
         prompt = subject.random_tokens(1).tolist()
         return lambda: list(engine.generate(prompt, steps, SamplingOptions(), sequences))
 

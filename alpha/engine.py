@@ -29,7 +29,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from alpha import scheduler
+from alpha import machine, scheduler
 from alpha.backend_primitives import Array
 from alpha.errors import AlphaError
 from alpha.gpt import GPT, BlockCache, CachedRows
@@ -103,17 +103,20 @@ class Engine:
         max_sequences: int = 16,
         step_tokens: int = 512,
         cache_tokens: int | None = None,
+        request_tokens: int | None = None,
         threads: ThreadChoice | None = None,
         reload: Callable[[], GPT] | None = None,
     ) -> None:
-        """Takes the memory for keys and values: of `cache_tokens` tokens, or of as many as all sequences can have.
+        """Takes the memory for keys and values: of `cache_tokens` tokens, by default of `max_sequences` requests with
+        at most `request_tokens` each (by default the model's context), but not more than half of what is free.
 
         At most `max_sequences` run at a time, and a step computes at most `step_tokens` tokens. With `threads`, each
         step that only continues texts is a repetition for it to measure. `reload` loads the model again, once, when the
         device that it was on has failed. Raises MemoryError when there is too little memory.
         """
-        context_blocks = scheduler.blocks_of(model.config.block)
-        self._blocks = max_sequences * context_blocks if cache_tokens is None else cache_tokens // BLOCK_TOKENS
+        if cache_tokens is None:
+            cache_tokens = _cache_tokens(model, max_sequences, request_tokens or model.config.block)
+        self._blocks = cache_tokens // BLOCK_TOKENS
         self._scheduler = Scheduler(BlockPool(self._blocks), max_sequences, max(step_tokens, max_sequences))
         self._threads = threads
         self._reload = reload
@@ -123,8 +126,8 @@ class Engine:
         self._cancelled: deque[tuple[Generation, Reason]] = deque()
         self._streams: dict[Generation, Stream] = {}
         self._generations: dict[Stream, Generation] = {}
-        self.computed_tokens = 0
-        """Tokens that went through the model."""
+        self.read_tokens = self.continued_tokens = 0
+        """Tokens of prompts and of texts that went through the model."""
         self._use(model)
 
     @property
@@ -213,7 +216,11 @@ class Engine:
             asked = [
                 self._read_prompt(piece, hidden, end - piece.count) for piece, end in zip(pieces, ends, strict=True)
             ]
-        self.computed_tokens += int(ends[-1])
+        for piece in pieces:
+            if piece.start < len(self._generations[piece.stream].request.prompt):
+                self.read_tokens += piece.count
+            else:
+                self.continued_tokens += piece.count
         drawn = dict(zip(drawing, logits, strict=True))
         events: list[Event] = []
         for index, (piece, is_finite) in enumerate(zip(pieces, asked, strict=True)):
@@ -359,3 +366,13 @@ class Engine:
             raise RequestError(f"max_tokens is {request.max_tokens}, but must be at least {least}.")
         room = block + 1 - count  # the last token is not read
         return count + (room if request.max_tokens is None else min(room, request.max_tokens))
+
+
+def _cache_tokens(model: GPT, requests: int, tokens: int) -> int:
+    """Tokens of so many requests of a size, in whole blocks; fewer where they would take half of the free memory."""
+    config, in_use = model.config, model.backend.memory_in_use()
+    free = machine.memory()[1] if in_use is None else max(0, in_use[1] - in_use[0])
+    numbers = 2 * config.layers * config.kv_heads * (config.dim // config.heads)
+    affordable = free // 2 // (numbers * model.parameters.values.dtype.itemsize * BLOCK_TOKENS)
+    each = scheduler.blocks_of(tokens)
+    return max(each, min(requests * each, affordable)) * BLOCK_TOKENS
