@@ -1,7 +1,7 @@
 """A backend that does everything twice: on a device, and from the same operands on the reference backend.
 
 The first operation whose results differ is named in an error; see `ALPHA_CHECK`. Slow, because every operand is read
-back, and programs are run anew each time instead of being recorded. Knows nothing about how either side computes.
+back, and programs are run anew each time instead of being recorded.
 """
 
 import dataclasses

@@ -2,9 +2,10 @@
 
 The module of a command is imported when it runs, so that `alpha --help` needs next to nothing. Such a module has
 OPTIONS (the classes whose fields are its flags), DETAILS (text below them in the help) and `run`, which takes the
-options given explicitly. Knows nothing about what commands do.
+options given explicitly.
 
-Exit codes: 0 done, 1 an error the user can act on, 2 wrong usage, 130 interrupted, 141 the reader of a pipe went away.
+Exit codes: 0 done, 1 an error the user can act on, 2 wrong usage, 3 a device that computes wrongly, 130 interrupted,
+141 the reader of a pipe went away.
 """
 
 import importlib
@@ -22,10 +23,13 @@ COMMANDS = {
     "train": "Train a model.",
     "sample": "Continue a prompt with a trained model.",
     "eval": "A trained model's loss on a text.",
+    "export": "A trained model as other programs read it.",
+    "import": "A checkpoint of weights that exist.",
     "datagen": "Make text to train on.",
     "tokenizer build": "Make a tokenizer from a corpus.",
     "bench": "How fast this machine computes.",
     "runs": "The training runs in a folder.",
+    "tui": "The runs in a folder, live, in this terminal.",
     "devices": "What there is to compute on.",
     "env": "The environment variables that Alpha reads.",
 }
@@ -140,7 +144,10 @@ def _run(name: str, arguments: Sequence[str]) -> None:
         from alpha.option import options_of
 
         given = apply_file(Path(path), [each for part in _options_of(name) for each in options_of(part)], given)
-    _module(name).run(given)
+    from alpha.interrupt import interruptible
+
+    with interruptible():
+        _module(name).run(given)
 
 
 def _options_of(name: str) -> tuple[type, ...]:

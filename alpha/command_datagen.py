@@ -34,13 +34,12 @@ Examples:
 def run(given: dict[str, Any]) -> None:
     """Make the file and print what is in it."""
     from alpha import datagen
-    from alpha.interrupt import interruptible
     from alpha.progress import counting
 
     output_names = {field.name for field in dataclasses.fields(OutputOptions)}
     options = DatagenOptions(**{name: value for name, value in given.items() if name not in output_names})
     start = time.perf_counter()
-    with interruptible(), counting("text") as report:
+    with counting("text") as report:
         summary = datagen.run(options, report)
     seconds = time.perf_counter() - start
     if given.get("json"):

@@ -1,10 +1,14 @@
 """`alpha train`: train a model."""
 
+import contextlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alpha.config import ModelConfig, TrainingConfig
 from alpha.option import spelled
+
+if TYPE_CHECKING:
+    from alpha.progress import TrainingProgress
 
 OPTIONS = (TrainingConfig, ModelConfig)
 DETAILS = """
@@ -32,10 +36,17 @@ _INTERRUPTED = 130
 def run(given: dict[str, Any]) -> None:
     """Train, from the start or from a checkpoint. Exits with code 130 when a signal asked to stop."""
     from alpha.progress import TrainingProgress
+
+    with contextlib.closing(TrainingProgress()) as display:
+        if not _train(given, display):
+            sys.exit(_INTERRUPTED)
+
+
+def _train(given: dict[str, Any], display: "TrainingProgress") -> bool:
+    """Whether the run came to its end."""
     from alpha.settings import merge
     from alpha.training_setup import new_run, resumed_run
 
-    display = TrainingProgress()
     if given.get("resume"):
         training_run, trainer = resumed_run(given, display)
     else:
@@ -45,11 +56,12 @@ def run(given: dict[str, Any]) -> None:
             display.message(
                 f"This run is complete: {trainer.steps_done} steps. To train on, give a larger number with --iters."
             )
-            return
+            return True
         finished = trainer.train(training_run)
     folder = training_run.folder
-    if not finished:
+    if finished:
+        sample = f"alpha sample {spelled('checkpoint', folder)}"
+        display.message(f"Done: {trainer.steps_done} steps. To see what it writes: {sample}")
+    else:
         display.message(f"Stopped at step {trainer.steps_done}. To continue: alpha train {spelled('resume', folder)}")
-        sys.exit(_INTERRUPTED)
-    sample = f"alpha sample {spelled('checkpoint', folder)}"
-    display.message(f"Done: {trainer.steps_done} steps. To see what it writes: {sample}")
+    return finished

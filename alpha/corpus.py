@@ -7,7 +7,7 @@ is a separator or a marker, or its `messages`, objects of `role` and `content`, 
 whatever they spell. Documents without text are left out.
 
 Text is streamed as sections of bounded size, cut where the caller's expressions allow, so that neither a file larger
-than memory nor a document of that size is ever held whole. Knows nothing about tokens or about training and validation.
+than memory nor a document of that size is ever held whole.
 """
 
 import codecs

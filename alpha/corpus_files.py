@@ -1,6 +1,6 @@
 """Which files belong to a corpus: what `--data` names, how each is read, and what is passed over.
 
-Knows nothing about what the files say, but for the first line of one whose name does not tell how to read it.
+What a file says plays no part, but for the first line of one whose name does not tell how to read it.
 """
 
 import atexit

@@ -1,7 +1,7 @@
 """`alpha datagen`: text to train on, made by rule for any domain, or cleaned or indexed from files.
 
 Rule-made documents are functions of (domain, seed, index): a file is reproducible, and a small one is the beginning of
-a large one. Knows nothing about printing.
+a large one.
 """
 
 import re

@@ -2,7 +2,7 @@
 
 Writing: plain text or JSON lines, optionally gzipped, atomically; equal documents give equal files, gzipped ones too.
 Reading: in a stream, in pieces of bounded size. Nothing is decoded by guessing: a file that is not UTF-8 is left out
-and counted. Knows nothing about how documents are made.
+and counted.
 """
 
 import gzip
@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from html.parser import HTMLParser
+from io import TextIOWrapper
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from alpha import domain
 from alpha.errors import AlphaError, UsageError
-from alpha.files import replacing
+from alpha.files import open_regular, replacing
 from alpha.tokenizer import END_OF_TEXT
 
 T = TypeVar("T")
@@ -137,7 +138,7 @@ def write_documents(
 TEXT_ENDINGS = (".txt", ".md", ".rst", ".py", ".html", ".htm")
 
 _PIECE = 1 << 20  # characters read at a time, and the longest paragraph
-_HTML_LIMIT = 1 << 26  # bytes; the parser keeps an unfinished tag in memory
+_HTML_LIMIT = 1 << 26  # characters; the parser keeps an unfinished tag in memory
 
 # Controls but tab and line feed, zero-width characters, byte order marks and direction marks say nothing to a reader.
 _DELETED = dict.fromkeys(
@@ -250,7 +251,7 @@ def _raw_text(path: Path) -> Iterator[str]:
         if path.suffix.lower() in (".html", ".htm"):
             yield from _html_text(path)
             return
-        with path.open(encoding="utf-8-sig", newline=None) as file:
+        with _opened(path) as file:
             rest = ""
             while line := file.readline(_PIECE):
                 if "\0" in line:
@@ -267,10 +268,15 @@ def _raw_text(path: Path) -> Iterator[str]:
         raise UnreadableError(f"cannot be opened ({error.strerror})") from error
 
 
+def _opened(path: Path) -> TextIOWrapper:
+    return TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline=None)
+
+
 def _html_text(path: Path) -> Iterator[str]:
-    if path.stat().st_size > _HTML_LIMIT:
-        raise UnreadableError("HTML of more than 64 MiB")
-    text = path.read_text(encoding="utf-8-sig")
+    with _opened(path) as file:
+        text = file.read(_HTML_LIMIT + 1)
+    if len(text) > _HTML_LIMIT:
+        raise UnreadableError("HTML of more than 64 Mi characters")
     if "\0" in text:
         raise UnreadableError("binary")
     parser = _HtmlText()

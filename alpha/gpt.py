@@ -242,22 +242,23 @@ def parameter_specs(config: ModelConfig, vocab_size: int, seed: int = 0) -> list
         name: str, shape: Sequence[int], deviation: float = INITIAL_DEVIATION, parts: tuple[int, ...] = ()
     ) -> None:
         stream = rng.stream_of("parameter", name)
-        size = math.prod(shape)
-        specs.append(
-            ParameterSpec(name, tuple(shape), lambda: deviation * rng.normal(size, seed, stream).reshape(shape), parts)
-        )
+
+        def draw(out: npt.NDArray[np.floating], start: int) -> None:
+            rng.normal_into(out, seed, stream, 0, start, deviation)
+
+        specs.append(ParameterSpec(name, tuple(shape), draw, parts))
 
     def linear(name: str, inputs: int, *outputs: int, deviation: float = INITIAL_DEVIATION) -> None:
         """Several `outputs` are the widths of several layers with one input."""
         width = sum(outputs)
         matrix(name + ".weight", (inputs, width), deviation, outputs if len(outputs) > 1 else ())
         if config.bias:
-            specs.append(ParameterSpec(name + ".bias", (width,), lambda: np.zeros(width)))
+            specs.append(ParameterSpec(name + ".bias", (width,), _filled(0.0)))
 
     def norm(name: str) -> None:
-        specs.append(ParameterSpec(name + ".weight", (C,), lambda: np.ones(C)))
+        specs.append(ParameterSpec(name + ".weight", (C,), _filled(1.0)))
         if config.norm == "layernorm" and config.bias:
-            specs.append(ParameterSpec(name + ".bias", (C,), lambda: np.zeros(C)))
+            specs.append(ParameterSpec(name + ".bias", (C,), _filled(0.0)))
 
     residual_deviation = INITIAL_DEVIATION / math.sqrt(2 * config.layers)
     matrix("wte.weight", (vocab_size, C))
@@ -269,7 +270,7 @@ def parameter_specs(config: ModelConfig, vocab_size: int, seed: int = 0) -> list
         linear(prefix + "attn.c_attn", C, config.heads * D, config.kv_heads * D, config.kv_heads * D)
         if config.qk_norm:
             for name in ("q_norm", "k_norm"):
-                specs.append(ParameterSpec(f"{prefix}attn.{name}.weight", (D,), lambda: np.ones(D)))
+                specs.append(ParameterSpec(f"{prefix}attn.{name}.weight", (D,), _filled(1.0)))
         linear(prefix + "attn.c_proj", C, C, deviation=residual_deviation)
         norm(prefix + "ln_2")
         linear(prefix + "mlp.c_fc", C, *((F, F) if config.activation in GATED_ACTIVATIONS else (F,)))
@@ -278,6 +279,11 @@ def parameter_specs(config: ModelConfig, vocab_size: int, seed: int = 0) -> list
     if not config.tied:
         matrix("lm_head.weight", (vocab_size, C))
     return specs
+
+
+def _filled(value: float) -> Callable[[npt.NDArray[np.floating], int], None]:
+    """What writes `value` for every element."""
+    return lambda out, start: out.fill(value)
 
 
 def rotary_tables(positions: int, width: int, base: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

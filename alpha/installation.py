@@ -1,12 +1,13 @@
 """Which Alpha this is: the commit of its code, and when it was built into an executable, if it was.
 
-Knows nothing about what Alpha can do. A built executable finds the facts in `build.json` in its folder, which
-`build_scripts/exe` writes; sources are asked for their git commit.
+A built executable finds the facts in `build.json` in its folder, which `build_scripts/exe` writes; sources are asked
+for their git commit.
 """
 
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from alpha.errors import AlphaError
@@ -16,6 +17,16 @@ IS_EXECUTABLE = "__compiled__" in globals()
 """Whether this is the built executable; Nuitka defines that name in what it compiles."""
 
 FACTS = "build.json"
+
+
+def command() -> list[str]:
+    """What starts this Alpha once more, with further arguments after it."""
+    if IS_EXECUTABLE:
+        return [str(PACKAGE)]  # the executable has the package's name
+    start = (
+        f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); from alpha.process import start; sys.exit(start())"
+    )
+    return [sys.executable, "-c", start]
 
 
 def commit() -> str:

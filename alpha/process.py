@@ -1,6 +1,6 @@
 """The `alpha` process: its command line, and Ctrl-C where nothing else listens for it yet, or any more.
 
-The installed `alpha` and `python alpha.py` begin here. Knows nothing about commands.
+The installed `alpha` and `python alpha.py` begin here.
 """
 
 import os

@@ -8,8 +8,7 @@
     checkpoint-<step>.safetensors
     .lock          locked by the process that trains; the lock goes when the process does, however it ends
 
-ARCHITECTURE.md describes them for other readers. Knows nothing about training. Looking at runs without opening them is
-`run_reader`.
+ARCHITECTURE.md describes them for other readers. Looking at runs without opening them is `run_reader`.
 """
 
 import contextlib

@@ -2,7 +2,7 @@
 
 An entry is a folder whose name is its key. It has `train.npy`, `validation.npy` when a part is held out, and
 `dataset.json`, which is written last and whose time of change says when the entry was last used. Nothing else is ever
-deleted. Knows nothing about how entries come about; see dataset.
+deleted.
 """
 
 import contextlib

@@ -1,8 +1,7 @@
 """A flat array of token ids on disk: written in one pass, checked when opened, memory-mapped.
 
 The file is an .npy file (uint16 while the vocabulary fits, otherwise uint32), so `numpy.load` reads it too. Its length,
-SHA-256 and what it was made from are a record that the caller keeps (see dataset). Knows nothing about where tokens
-come from.
+SHA-256 and what it was made from are a record that the caller keeps (see dataset).
 """
 
 import hashlib

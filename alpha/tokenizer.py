@@ -1,8 +1,8 @@
 """What every tokenizer does: text to token ids and back, and the JSON artifact that stores its vocabulary.
 
 A vocabulary is a list of tokens whose index is the id. Some of them are special: they mark structure, such as the end
-of a document, and text that merely contains their spelling never becomes one unless the caller asks for it. Knows
-nothing about how a text is divided; that is what the subclasses are.
+of a document, and text that merely contains their spelling never becomes one unless the caller asks for it. How a
+text is divided is what the subclasses say.
 """
 
 import hashlib

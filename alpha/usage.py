@@ -1,12 +1,12 @@
 """Usage texts, and reading a command line with them.
 
-The text of a command is rendered from its option classes, and the same text is what docopt parses the arguments with,
-so that the help and the parser cannot disagree. Before docopt sees them, arguments are put into one spelling:
-`--key value`, `--key=value`, camelCase, kebab-case and aliases are all accepted, an option that is given twice takes
-its last value, unless it is one for several, and a misspelt one is answered with the nearest. Knows nothing about what
-commands do.
+The text of a command is rendered from its option classes, and the same text is what docopt reads the arguments with, so
+that the help and the parser cannot disagree. Before docopt sees them, flags are spelled as the text has them: `--key
+value` and `--key=value`, camelCase, kebab-case and aliases are all accepted, a flag that is given twice counts as its
+last, unless it is one for several, and a misspelt one is answered with the nearest.
 """
 
+import itertools
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -29,8 +29,7 @@ def render(command: str, summary: str, options_classes: Sequence[type], details:
     below them; its lines are wrapped but for indented ones, such as examples.
     """
     options = [each for options_class in options_classes for each in options_of(options_class)]
-    required = "".join(f" --{each.flag}={each.metavar}" for each in options if each.required)
-    parts = [summary, f"Usage:\n  alpha {command}{required} [options]"]
+    parts = [summary, f"Usage:\n  {_synopsis(command, options)}"]
     groups: dict[str, list[str]] = {}
     for each in options:
         head = f"--{each.flag}" if _is_switch(each) else f"--{each.flag}={each.metavar}"
@@ -46,12 +45,8 @@ def render(command: str, summary: str, options_classes: Sequence[type], details:
 
 def wants_help(arguments: Sequence[str]) -> bool:
     """Whether `-h` or `--help` stands among the arguments, before a `--`."""
-    for argument in arguments:
-        if argument == "--":
-            return False
-        if argument in ("-h", "--help"):
-            return True
-    return False
+    before = itertools.takewhile(lambda argument: argument != "--", arguments)
+    return any(argument in ("-h", "--help") for argument in before)
 
 
 def parse(command: str, text: str, options_classes: Sequence[type], arguments: Sequence[str]) -> dict[str, Any]:
@@ -60,33 +55,29 @@ def parse(command: str, text: str, options_classes: Sequence[type], arguments: S
     Raises UsageError for an unknown flag, a bad value, a missing required option, or an argument that is no flag.
     """
     options = [each for options_class in options_classes for each in options_of(options_class)]
-    given_values = _read_flags(command, options, arguments)
-    values = {flag: each[-1] for flag, each in given_values.items()}
+    spelled = _spelled(command, options, arguments)
+    # Docopt accepts what is missing or too much, because its messages would not say what to do about it.
+    several = "".join(f" [--{each.flag}={each.metavar}]..." for each in options if each.repeated)
+    lenient = text.replace(_synopsis(command, options), f"alpha {command}{several} [options] [<argument>]...", 1)
+    argv = [*command.split(), *(each for each in spelled.values() if each is not None)]
+    parsed = docopt(lenient, argv, default_help=False)
+    for unexpected in parsed["<argument>"]:
+        raise UsageError(f"Unexpected argument {unexpected!r}: options are written as --name=value. {_see(command)}")
+    given: dict[str, Any] = {str(name): False for name, argument in spelled.items() if argument is None}
     for each in options:
-        if each.required and not values.get(each.flag):
-            raise UsageError(f"alpha {command} needs --{each.flag}={each.metavar}: {each.help}")
-    argv = command.split()
-    switched_off = {}
-    for each in options:
-        if each.flag not in values:
-            continue
-        if not _is_switch(each):
-            argv.append(f"--{each.flag}={values[each.flag]}")
-        elif convert(each, values[each.flag], f"--{each.flag}"):
-            argv.append(f"--{each.flag}")
-        else:
-            switched_off[each.name] = False
-    parsed = docopt(text, argv, default_help=False)
-    given = ((each, parsed[f"--{each.flag}"]) for each in options)
-    converted = {
-        each.name: convert(each, value, f"--{each.flag}") for each, value in given if value not in (None, False)
-    }
-    repeated = {
-        each.name: tuple(convert(each, value, f"--{each.flag}") for value in given_values[each.flag])
-        for each in options
-        if each.repeated and each.flag in given_values
-    }
-    return converted | switched_off | repeated
+        found, where = parsed[f"--{each.flag}"], f"--{each.flag}"
+        if each.required and not found:
+            raise UsageError(f"alpha {command} needs {where}={each.metavar}: {each.help}")
+        if each.repeated and found:
+            given[each.name] = tuple(convert(each, value, where) for value in found)
+        elif found not in (None, False, []):
+            given[each.name] = convert(each, found, where)
+    return given
+
+
+def _synopsis(command: str, options: Sequence[Option]) -> str:
+    required = "".join(f" --{each.flag}={each.metavar}" for each in options if each.required)
+    return f"alpha {command}{required} [options]"
 
 
 def _is_switch(option: Option) -> bool:
@@ -94,28 +85,40 @@ def _is_switch(option: Option) -> bool:
     return option.kind is bool and option.default is False
 
 
-def _read_flags(command: str, options: Sequence[Option], arguments: Sequence[str]) -> dict[str, list[str]]:
-    """The values given for each flag, by its camelCase name."""
+def _spelled(command: str, options: Sequence[Option], arguments: Sequence[str]) -> dict[str | int, str | None]:
+    """The arguments with every flag as the usage text spells it; None for a switch that is turned off.
+
+    The argument after a flag is its value unless it begins with two dashes. The keys are the names of options, so that
+    the last of equal ones stays, and numbers for what may stand there several times.
+    """
     declared = names_of(options)
-    values: dict[str, list[str]] = {}
+    spelled: dict[str | int, str | None] = {}
     remaining = list(reversed(arguments))
     while remaining:
-        argument = remaining.pop()
-        if not argument.startswith("-"):
-            raise UsageError(f"Unexpected argument {argument!r}: options are written as --name=value. {_see(command)}")
-        name, equals, value = argument.partition("=")
+        place = len(remaining)
+        name, equals, value = (argument := remaining.pop()).partition("=")
+        if not name.startswith("-"):
+            spelled[place] = argument
+            continue
         option = declared.get(camel_case(name[2:])) if name.startswith("--") else None
         if option is None:
             raise UsageError(f"Unknown option {name!r}. {suggestion(name, declared, _see(command))}")
         if not equals:
             if remaining and not remaining[-1].startswith("--"):
                 value = remaining.pop()
+                for _ in range(option.words - 1):
+                    if remaining and not remaining[-1].startswith("--"):
+                        value += f",{remaining.pop()}"
             elif option.kind is bool:
                 value = "true"
             else:
                 raise UsageError(f"{name} needs a value: {name}={option.metavar}.")
-        values.setdefault(option.flag, []).append(value)
-    return values
+        flag = f"--{option.flag}"
+        if _is_switch(option):
+            spelled[option.name] = flag if convert(option, value, flag) else None
+        else:
+            spelled[place if option.repeated else option.name] = f"{flag}={value}"
+    return spelled
 
 
 def _see(command: str) -> str:

@@ -1,14 +1,17 @@
-"""The history of benchmark runs as a picture.
+"""The history of benchmark runs as a picture, or the losses of one run.
 
     python perf/plot.py [--history=FILE.csv] [--out=FILE.svg]
+    python perf/plot.py --run=RUN_DIR --out=FILE.svg
 
-A panel for each machine, backend and workload, the runs from left to right in the order of their rows, a colour for
-each configuration. A bar is the spread of a run's steps; a hollow point is a run that was not stable, and a cross at
-the bottom one that gave no figure.
+In the history, a panel for each machine, backend and workload, the runs from left to right in the order of their rows,
+a colour for each configuration. A bar is the spread of a run's steps; a hollow point is a run that was not stable, and
+a cross at the bottom one that gave no figure.
 """
 
 import argparse
+import json
 import math
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +25,7 @@ OUT = Path(__file__).resolve().parent / "history.svg"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 WIDTH, PANEL, LEFT, RIGHT, TOP, BOTTOM = 960, 330, 90, 20, 44, 100
 LEGEND_COLUMNS = 2
+LOSS_POINTS = 150
 STYLE = """
 svg { background: #fff; font: 12px sans-serif; fill: #222 }
 .title { font-size: 15px; font-weight: bold }
@@ -41,9 +45,9 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [step * index for index in range(first, max(last, first + 1) + 1)]
 
 
-def text(x: float, y: float, content: str, kind: str = "", extra: str = "") -> str:
+def text(x: float, y: float, content: str, kind: str = "") -> str:
     """A line of text."""
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}"{extra}>{escape(content)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}">{escape(content)}</text>'
 
 
 def line(x1: float, y1: float, x2: float, y2: float, attributes: str) -> str:
@@ -88,9 +92,7 @@ class Panel:
             parts.append(text(LEFT - 8, self.y(tick) + 4, f"{tick:,.10g}", "end"))
         parts.append(line(LEFT, self.floor, right, self.floor, 'class="axis"'))
         parts.append(line(LEFT, self.top + TOP, LEFT, self.floor, 'class="axis"'))
-        middle = (self.top + TOP + self.floor) / 2
-        rotated = f' transform="rotate(-90 18 {middle:.1f})"'
-        parts.append(text(18, middle, "tokens per second", "middle", rotated))
+        parts.append(text(LEFT, self.top + 36, "tokens per second"))
         parts.append(text((LEFT + right) / 2, self.floor + 56, "run: day and commit", "middle"))
         parts += [self._label(index, row) for index, row in enumerate(self.rows) if index in self._labelled()]
         parts += [self._mark(index, row) for index, row in enumerate(self.rows)]
@@ -156,26 +158,83 @@ def svg(rows: Sequence[Row]) -> str:
         panel = Panel(title, members, top)
         parts += panel.draw()
         top += PANEL + max(0, (len(panel.configurations) - 1) // LEGEND_COLUMNS) * 16
-    size = f'width="{WIDTH}" height="{top}" viewBox="0 0 {WIDTH} {top}"'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img"><title>Training speed by run</title>'
+    return document("Training speed by run", top, parts)
+
+
+def document(title: str, height: int, parts: Sequence[str]) -> str:
+    """The picture that has these elements."""
+    size = f'width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img"><title>{escape(title)}</title>'
     return "\n".join([head, f"<style>{STYLE}</style>", *parts, "</svg>\n"])
+
+
+def loss_picture(steps: Sequence[dict[str, float]]) -> str:
+    """The losses of a run by the rows of its metrics.jsonl: those of training as means of neighbouring steps, those of
+    validation as they were measured."""
+    width = math.ceil(len(steps) / LOSS_POINTS)
+    groups = [steps[start : start + width] for start in range(0, len(steps), width)]
+    trained = [tuple(statistics.mean(row[name] for row in group) for name in ("step", "loss")) for group in groups]
+    held_out = [(row["step"], row["valLoss"]) for row in steps if row.get("valLoss") is not None]
+    losses = [loss for _, loss in (*trained, *held_out)]
+    levels, marks = ticks(min(losses), max(losses)), ticks(0, steps[-1]["step"], 8)
+    right, floor = WIDTH - RIGHT, PANEL - 50
+
+    def x(step: float) -> float:
+        return LEFT + step / marks[-1] * (right - LEFT)
+
+    def y(loss: float) -> float:
+        return floor - (loss - levels[0]) / (levels[-1] - levels[0]) * (floor - TOP)
+
+    parts = [text(LEFT, 36, "loss, nats per token"), text((LEFT + right) / 2, floor + 40, "step", "middle")]
+    for level in levels:
+        parts.append(line(LEFT, y(level), right, y(level), 'class="grid"'))
+        parts.append(text(LEFT - 8, y(level) + 4, f"{level:.4g}", "end"))
+    parts += [text(x(mark), floor + 18, f"{mark:,.10g}", "middle") for mark in marks]
+    parts += [line(LEFT, floor, right, floor, 'class="axis"'), line(LEFT, TOP, LEFT, floor, 'class="axis"')]
+    curve = " ".join(f"{x(step):.1f},{y(loss):.1f}" for step, loss in trained)
+    stroke = f'stroke="{COLOURS[0]}" stroke-width="1.5"'
+    parts.append(f'<polyline points="{curve}" fill="none" {stroke}/>')
+    parts.append(line(right - 212, TOP + 16, right - 188, TOP + 16, stroke))
+    parts.append(text(right - 180, TOP + 20, f"training, means of {width} steps" if width > 1 else "training"))
+    if held_out:
+        parts += [dot(x(step), y(loss), f"step {step:g}: {loss:.3f}") for step, loss in held_out]
+        parts += [dot(right - 200, TOP + 36), text(right - 180, TOP + 40, "validation")]
+    return document("Losses of a training run", PANEL, parts)
+
+
+def dot(x: float, y: float, title: str = "") -> str:
+    """A point of the second colour; the title is shown when the pointer rests on it."""
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{COLOURS[1]}"><title>{escape(title)}</title></circle>'
+
+
+def read_steps(run: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.jsonl that say a loss."""
+    rows = [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if row.get("loss") is not None]
+    if not steps:
+        raise HistoryError(f"{run} has no losses")
+    return steps
 
 
 def main() -> int:
     """Read, draw and write; 1 when there is nothing to draw or a file refuses."""
-    parser = argparse.ArgumentParser(description="Draw the history of benchmark runs.")
+    parser = argparse.ArgumentParser(description="Draw the history of benchmark runs, or the losses of one run.")
     parser.add_argument("--history", type=Path, default=history.HISTORY)
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--run", type=Path, help="a run's folder")
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    if arguments.run and not arguments.out:
+        parser.error("--run needs --out=FILE.svg")
+    out = arguments.out or OUT
     try:
-        rows = history.read(arguments.history)
+        rows = read_steps(arguments.run) if arguments.run else history.read(arguments.history)
         if not rows:
             raise HistoryError(f"{arguments.history} has no rows")
-        arguments.out.write_text(svg(rows))
+        out.write_text(loss_picture(rows) if arguments.run else svg(rows))
     except (HistoryError, OSError, ValueError) as error:
         print(f"plot: error: {error}.", file=sys.stderr)
         return 1
-    print(f"{arguments.out}: {len(rows)} runs")
+    print(f"{out}: {len(rows)} {'steps' if arguments.run else 'runs'}")
     return 0
 
 

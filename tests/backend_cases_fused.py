@@ -3,6 +3,7 @@ training], against a definition of the result and the composition for everything
 """
 
 import dataclasses
+import inspect
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -13,11 +14,22 @@ from backend_case import Case, Operand, Program, Values, boolean, ids, normal, p
 
 from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from alpha.backend import AdamControl, Backend
+from alpha.backend_helios_update import UPDATES
 from alpha.backend_primitives import Array, RandomKey
 
 EPSILON = 1e-5
 SEED, STREAM = 3, 11
 STEP = ids(100, 1)
+
+
+NUMBERS = {"beta": 0.9, "beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8, "weight_decay": 0.1}
+
+
+def update_operands(operation: str) -> tuple[int, dict[str, float]]:
+    """How many arrays an optimizer's step takes before its control, and numbers for what comes after that."""
+    names = list(inspect.signature(getattr(Backend, operation)).parameters)[1:]
+    arrays = names.index("control")
+    return arrays, {name: NUMBERS[name] for name in names[arrays + 1 :]}
 
 
 def both_ways(backend: Backend, operation: str, *arguments: Any) -> tuple[Array, Any, Array]:
@@ -421,18 +433,15 @@ def updates() -> Iterator[Case]:
         control = (positive(1), positive(1), Operand((1,), accept), positive(1), positive(1))
         return Case(f"{operation}-{name}", run, (*operands, *control), definition, 3e-6, fused=True)
 
-    for operation, (in_place, options) in {
-        "adamw_update": (3, {"beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8}),
-        "lion_update": (2, {"beta1": 0.9, "beta2": 0.99}),
-        "sgd_update": (2, {"beta": 0.9}),
-        "decayed_step": (1, {}),
-    }.items():
-        yield case("matrix", (5, 7), operation, in_place, weight_decay=0.1, **options)
-        yield case("vector", (9,), operation, in_place, weight_decay=0.0, **options)
-        yield case("refused", (5, 7), operation, in_place, "false", weight_decay=0.1, **options)
-        yield case("one", (1,), operation, in_place, weight_decay=0.1, **options)
-        yield case("none", (0,), operation, in_place, weight_decay=0.1, **options)
-        yield case("many", (40_001,), operation, in_place, weight_decay=0.1, **options)
+    for operation in UPDATES:
+        arrays, options = update_operands(operation)
+        in_place = arrays - 1  # all but the gradient
+        yield case("matrix", (5, 7), operation, in_place, **options)
+        yield case("vector", (9,), operation, in_place, **options | {"weight_decay": 0.0})
+        yield case("refused", (5, 7), operation, in_place, "false", **options)
+        yield case("one", (1,), operation, in_place, **options)
+        yield case("none", (0,), operation, in_place, **options)
+        yield case("many", (40_001,), operation, in_place, **options)
 
     def copy_into_if(backend: Backend, condition: Array, x: Array, source: Array) -> list[Array]:
         target = backend.zeros(x.shape, x.dtype)

@@ -809,3 +809,32 @@ def test_the_picture_shows_every_run(checkout: Path) -> None:
     assert any("--odd=<&>" in word for word in words)
     heights = [float(group.find(f"{name}circle").get("cy")) for group in groups[:3]]
     assert heights[1] < heights[0] == heights[2]  # 90 ms is faster, and drawn higher
+
+
+def test_the_losses_of_a_run_as_a_picture(tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "losses.svg"
+    run.mkdir()
+    command = [sys.executable, str(ROOT / "perf" / "plot.py"), f"--run={run}", f"--out={out}"]
+
+    def plot(rows: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert (plot([{"step": 1}]).returncode, out.exists()) == (1, False)
+    rows: list[dict[str, Any]] = [{"step": step, "loss": 4.0 - step / 200} for step in range(1, 401)]
+    rows[199]["valLoss"], rows[399]["valLoss"], rows[0]["loss"] = 3.5, 2.5, None
+    done = plot(rows)
+    assert (done.returncode, done.stderr) == (0, "")
+    root: Any = ElementTree.fromstring(out.read_text())
+    name = "{http://www.w3.org/2000/svg}"
+    words = [element.text for element in root.findall(f"{name}text")]
+    assert {"loss, nats per token", "step", "training, means of 3 steps", "validation", "400"} <= set(words)
+    points = [tuple(map(float, point.split(","))) for point in root.find(f"{name}polyline").get("points").split()]
+    assert len(points) == 133
+    assert points == sorted(points)  # from left to right, and a falling loss downwards
+    (x, y), (last_x, last_y), _legend = [
+        (float(each.get("cx")), float(each.get("cy"))) for each in root.findall(f"{name}circle")
+    ]
+    assert (x < last_x, y < last_y) == (True, True)
+    nearest = min(points, key=lambda point: abs(point[0] - x))
+    assert y < nearest[1]  # 3.5 is above the training loss of 3.0 there

@@ -1,6 +1,10 @@
 """Stop requests: the first signal is noted, a second one ends the work, and handlers are given back."""
 
+import os
+import pty
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -70,3 +74,45 @@ def test_a_request_inside_another_leaves_the_outer_one_alone() -> None:
         assert not outer.requested
         signal.raise_signal(signal.SIGINT)
         assert outer.requested
+
+
+SLOW = """
+import sys, time
+from alpha import cli, tokenizer_registry
+
+def build(*arguments, progress, **more):
+    for done in range(10_000):
+        progress("reading", done, 10_000)
+        time.sleep(0.02)
+
+tokenizer_registry.build = build
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("command", ["train --data=a.txt", "tokenizer build --input=a.txt --out=b.json"])
+def test_whatever_stops_a_command_the_cursor_comes_back(tmp_path: Path, command: str, number: int) -> None:
+    (tmp_path / "a.txt").write_text("a text")
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(tmp_path)
+        environment = {**os.environ, "TERM": "xterm", "PYTHONPATH": os.pathsep.join(sys.path)}
+        os.execve(sys.executable, [sys.executable, "-c", SLOW, *command.split()], environment)
+    shown, is_sent = b"", False
+    try:
+        while chunk := os.read(terminal, 4096):
+            shown += chunk
+            if not is_sent and b"\x1b[?25l" in shown and shown.count(b"reading") > 1:  # rich has set everything up
+                os.kill(process, number)
+                is_sent = True
+    except OSError:  # how Linux says that nobody has the other end any more
+        pass
+    finally:
+        os.close(terminal)
+        _, status = os.waitpid(process, 0)
+    assert is_sent, shown
+    assert os.waitstatus_to_exitcode(status) == 130, shown.decode()
+    assert shown.rfind(b"\x1b[?25h") > shown.rfind(b"\x1b[?25l")
+    assert b"Traceback" not in shown
+    assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]

@@ -12,26 +12,46 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "build_scripts"))
+
+import write_docs  # noqa: E402  (not a package)
+
 PACKAGE = ROOT / "alpha"
 NATIVE = ROOT / "native"
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
-LONGEST_MODULE = 700
+LONGEST_MODULE = 600
 LONGEST_FUNCTION = 80
 TOP_LEVEL = {
     *("pyproject.toml", "alpha.py", "alpha", "native", "kernels", "build_scripts", "perf", "tests"),
     *("README.md", "ARCHITECTURE.md", "LICENSE", "CHANGELOG.md"),
 }
 IMPORT_NAMES = {"docopt-ng": "docopt"}
+BOUNDARIES = {
+    "autograd": "ops",
+    "braille": "run terminal",
+    "backend_cpu_ref_kernels": "workers",
+    "bench": "bench_cases",
+    "checkpoint": "backend gpt autograd ops parameters",
+    "config": "files backend",
+    "dataset": "gpt sampler trainer",
+    "domain": "datagen",
+    "engine": "tokenizer corpus dataset files",
+    "followed_files": "run",
+    "gpt": "tokenizer corpus optimizer files",
+    "optimizer": "gpt training_step",
+    "run_metrics": "trainer training_step run_reader",
+    "sampler": "files corpus dataset tokenizer gpt",
+    "series": "run files",
+    "trainer": "training_setup progress usage",
+    "training_step": "sampler dataset files",
+    "tui": "trainer training gpt engine backend",
+}
+"""What a module that says what it knows nothing about does not import: modules, and all whose names begin so."""
 
 
 def documented_order() -> list[str]:
-    """The modules as the README lists them."""
-    readme = (ROOT / "README.md").read_text()
-    tree = re.search(r"## The modules, in order\n.*?```\nalpha/\n(.*?)```", readme, re.DOTALL)
-    assert tree, "the README has no tree of modules"
-    lines = [re.fullmatch(r"  (\w+)\.py {2,}\S.*", line) for line in tree.group(1).splitlines()]
-    assert all(lines), "a line of the README's tree is not `  module.py   comment`"
-    return [line.group(1) for line in lines if line]
+    """The modules as ARCHITECTURE.md lists them."""
+    return write_docs.listed((ROOT / "ARCHITECTURE.md").read_text())
 
 
 def imported_modules(source: str) -> Iterator[str]:
@@ -69,7 +89,7 @@ def later():
     assert outside_packages(source) == {"numpy"}
 
 
-def test_the_readme_lists_exactly_the_modules_that_exist() -> None:
+def test_the_list_has_exactly_the_modules_that_exist() -> None:
     listed = documented_order()
     assert sorted(listed) == MODULES
     assert len(listed) == len(set(listed))
@@ -81,6 +101,15 @@ def test_a_module_imports_only_from_above(module: str) -> None:
     above = order[: order.index(module)]
     imported = set(imported_modules((PACKAGE / f"{module}.py").read_text()))
     assert sorted(imported - set(above)) == []
+
+
+@pytest.mark.parametrize("module", [each for each in MODULES if not each.startswith("backend_helios")])
+def test_what_a_module_knows_nothing_about_it_does_not_import(module: str) -> None:
+    source = (PACKAGE / f"{module}.py").read_text()
+    docstring = " ".join((ast.get_docstring(ast.parse(source)) or "").lower().split())
+    assert "knows nothing" not in docstring or module in BOUNDARIES, "say it only where this test enforces it"
+    for unknown in BOUNDARIES.get(module, "").split():
+        assert not [name for name in imported_modules(source) if name == unknown or name.startswith(f"{unknown}_")]
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -109,7 +138,8 @@ def test_the_files_of_the_sidecar_need_each_other_in_one_direction() -> None:
 
 def test_only_declared_packages_are_imported() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[^\w-]", requirement)[0] for requirement in project["dependencies"]}
+    requirements = project["dependencies"] + project["optional-dependencies"]["tui"]
+    declared = {re.split(r"[^\w-]", requirement)[0] for requirement in requirements}
     imported = set().union(*(outside_packages((PACKAGE / f"{module}.py").read_text()) for module in MODULES))
     assert sorted(imported) == sorted(IMPORT_NAMES.get(name, name) for name in declared)
 
@@ -125,10 +155,47 @@ def test_the_top_level_is_fixed() -> None:
     assert sorted(name for name in entries - TOP_LEVEL if not name.startswith(".")) == []
 
 
-def test_the_help_texts_in_the_readme_are_current() -> None:
+def test_the_list_of_modules_is_current() -> None:
     command = [sys.executable, "build_scripts/write_docs.py", "--check"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+DOCUMENT = "# A\n\n```\nalpha/\n  # all\n  one.py   what it was\n    for\n\n  two.py\n```\n\nEnd.\n"
+
+
+def test_the_list_is_written_from_docstrings(tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text('"""One `thing` a.b: two; three. And more."""')
+    (tmp_path / "two.py").write_text('"""' + "word " * 30 + '\n\nMore."""')
+    document = DOCUMENT.replace("    for", " " * 34 + "for")
+    written = write_docs.current(document, tmp_path)
+    head, tail = "# A\n\n```\nalpha/\n  # all\n", "```\n\nEnd.\n"
+    assert written.startswith(head + "  one.py".ljust(34) + "One thing a.b: two; three\n\n  two.py")
+    assert written.endswith(" word\n" + tail)
+    assert max(map(len, written.splitlines())) <= 120
+    assert write_docs.current(written, tmp_path) == written
+    assert write_docs.listed(written) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (DOCUMENT.replace("  two.py\n", ""), "lists two.py 0 times"),
+        (DOCUMENT.replace("  two.py\n", "  two.py\n" * 2), "lists two.py 2 times"),
+        (DOCUMENT.replace("  two.py\n", "  two.py\n  six.py\n"), "lists six.py, which is not there"),
+        (DOCUMENT.replace("    for\n", "  for\n"), "'  for' in ARCHITECTURE.md is neither"),
+        (DOCUMENT.replace("alpha/", "beta/"), "no list of modules"),
+    ],
+)
+def test_a_list_that_is_wrong_is_refused(tmp_path: Path, document: str, message: str) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.py").write_text('"""What."""')
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        write_docs.current(document, tmp_path)
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 250
 
 
 def test_scripts_can_be_run() -> None:

@@ -477,7 +477,9 @@ def test_the_status_says_what_is_being_done_and_when(opened, monkeypatch):
 
 
 @pytest.mark.parametrize("message", ["no money", "\x1b[31m\n" * 500, "\ud800" * 500, "\U0001f600" * 500])
-def test_the_status_says_what_error_ended_a_run(tmp_path, message):
+def test_the_status_says_what_error_ended_a_run(tmp_path, monkeypatch, message):
+    # What is logged becomes part of pytest's report, which xdist cannot send with half a character in it.
+    monkeypatch.setattr(logging.getLogger("alpha.run"), "propagate", False)
     with pytest.raises(ValueError), Run.create(MODEL, TRAINING, folder=tmp_path / "run") as opened:
         opened.beat("training")
         raise ValueError(message)

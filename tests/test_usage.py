@@ -124,6 +124,7 @@ def test_the_help_of_every_command_is_what_docopt_parses(module: str) -> None:
         (["--isOn=true"], {"is_on": True}),
         (["--isOn", "false"], {"is_on": False}),
         (["--isOn", "--isOn=false"], {"is_on": False}),
+        (["--isOn=false", "--isOn"], {"is_on": True}),
         (["--bias"], {"bias": True}),
         (["--bias=no"], {"bias": False}),
         (["--lr", "-1e-3"], {"lr": -0.001}),
