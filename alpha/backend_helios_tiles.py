@@ -4,6 +4,7 @@ The choice is an estimate of the time from a few measured numbers; `perf/helios_
 hold the estimate against. Knows nothing about arrays.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterator
@@ -258,9 +259,18 @@ def candidates(problem: Problem, device: Hardware) -> Iterator[Division]:
 
 
 @functools.lru_cache(maxsize=4096)
-def choose(problem: Problem, device: Hardware) -> Division:
-    """The division with the lowest estimate. Raises AlphaError when a product is too large for any."""
-    best = min(candidates(problem, device), key=lambda division: estimate(division, problem, device), default=None)
+def choose(problem: Problem, device: Hardware, few_rows: bool = False) -> Division:
+    """The division with the lowest estimate. Raises AlphaError when a product is too large for any.
+
+    With `few_rows`, the sums are divided as they would be for one row, so that the bits of a row do not depend on how
+    many there are.
+    """
+    divisions = list(candidates(problem, device))
+    if few_rows and problem.rows > 1:
+        alone = choose(dataclasses.replace(problem, rows=1), device)
+        depths = alone.tile.k, alone.split_depth
+        divisions = [each for each in divisions if (each.tile.k, each.split_depth) == depths]
+    best = min(divisions, key=lambda division: estimate(division, problem, device), default=None)
     if best is None:
         raise AlphaError(
             f"A matrix product of [{problem.rows}, {problem.depth}] by [{problem.depth}, {problem.columns}] is too "

@@ -29,6 +29,7 @@ from typing import Literal
 import numpy as np
 
 from alpha import machine, scheduler
+from alpha.backend import INDEPENDENT_ROWS
 from alpha.backend_primitives import Array
 from alpha.errors import AlphaError
 from alpha.gpt import GPT, BlockCache, CachedRows
@@ -106,14 +107,17 @@ class Engine:
         """Takes the memory for keys and values: of `cache_tokens` tokens, by default of `max_sequences` requests with
         at most `request_tokens` each (by default the model's context), but not more than half of what is free.
 
-        At most `max_sequences` run at a time, and a step computes at most `step_tokens` tokens. With `threads`, each
+        At most `max_sequences` run at a time, and a step computes at most `step_tokens` tokens; both are at most
+        `INDEPENDENT_ROWS`. With `threads`, each
         step that only continues texts is a repetition for it to measure. `reload` loads the model again, once, when the
         device that it was on has failed. Raises MemoryError when there is too little memory.
         """
         if cache_tokens is None:
             cache_tokens = _cache_tokens(model, max_sequences, request_tokens or model.config.block)
         self._blocks = cache_tokens // BLOCK_TOKENS
-        self._scheduler = Scheduler(BlockPool(self._blocks), max_sequences, max(step_tokens, max_sequences))
+        max_sequences = min(max_sequences, INDEPENDENT_ROWS)
+        budget = min(max(step_tokens, max_sequences), INDEPENDENT_ROWS)
+        self._scheduler = Scheduler(BlockPool(self._blocks), max_sequences, budget)
         longest = min(self._blocks, scheduler.blocks_of(model.config.block))
         # The blocks of each sequence of a step, and of what belongs to none.
         self._tables = np.full((max_sequences + 1, longest), SCRATCH_BLOCK, np.int32)
