@@ -1,7 +1,4 @@
-"""What there is to know about runs, as values that JSON can hold: for `alpha runs --json` and for dashboards.
-
-Knows nothing about how they are asked for.
-"""
+"""What there is to know about runs, as values that JSON can hold: for `alpha runs --json` and for dashboards."""
 
 from typing import Any
 
