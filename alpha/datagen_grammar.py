@@ -147,7 +147,7 @@ class Grammar:
 
     Names are looked for in the item's own file and then in the file `words`; the code says "file.name". One that
     neither the lists nor the values know is a KeyError. `{a name}` puts "a" or "an" before the text, `{s name}` makes
-    a noun plural, and `{^name}` or `{^a name}` gives a capital letter.
+    a noun plural, `{^name}` or `{^a name}` gives a capital letter, and `{name:,}` formats a number.
     """
 
     def __init__(self, files: Mapping[str, str]) -> None:
@@ -164,8 +164,9 @@ class Grammar:
             self.rules[symbol] += [self._compile(symbol.split(".")[0], item) for item in items]
             for line in (item[2:] for item in written.get(symbol, ()) if item[:2] == "= "):
                 names, _, expression = line.partition(": ")
-                if taken := FUNCTIONS.keys() & names.split():
-                    raise ValueError(f"a value cannot be called {taken}, as a function is, in [{symbol}]")
+                for name in names.split():
+                    if name in FUNCTIONS or self.resolve(symbol.split(".")[0], name):
+                        raise ValueError(f"a value of [{symbol}] cannot be called {name}, as a function or a list is")
                 self.rules[symbol].lets.append((names.split(), compile(expression.strip(), symbol, "eval")))
                 self._expressions.setdefault(symbol, []).append(ast.parse(expression.strip()))
 
@@ -199,13 +200,15 @@ class Grammar:
                 for node in (node for tree in self._expressions.get(symbol, ()) for node in ast.walk(tree)):
                     if isinstance(node, ast.Name):
                         (values if isinstance(node.ctx, ast.Load) else computed).add(node.id)
+                    elif isinstance(node, ast.arg):
+                        computed.add(node.arg)
                     elif isinstance(node, ast.Constant) and node.value in self.lists:
                         found.append(node.value)
                 for item in self.lists[symbol]:
                     for _, _, name in _PLACEHOLDER.findall(item):
                         inner = self.resolve(symbol.split(".")[0], name)
                         found += [inner] if inner else []
-                        values |= set() if inner else {name}
+                        values |= set() if inner else {name.partition(":")[0]}
         return reached, values - computed - FUNCTIONS.keys() - _CHOICES
 
 
@@ -235,8 +238,12 @@ def _expand(chooser: Chooser, rule: _Rule, values: Mapping[str, object]) -> str:
         return item(values)
     text, parts = item
     for inner_rule, name, change, following in parts:
-        inner = values[name] if inner_rule is None else _expand(chooser, inner_rule, values)
-        text += f"{inner}{following}" if change is None else change(str(inner)) + following
+        if inner_rule is None:
+            value, _, form = name.partition(":")
+            inner = format(values[value], form)
+        else:
+            inner = _expand(chooser, inner_rule, values)
+        text += (inner if change is None else change(inner)) + following
     return text
 
 
@@ -351,7 +358,7 @@ def table(symbol: str) -> tuple[dict[str, str], ...]:
 
 FUNCTIONS: dict[str, Any] = {
     **{each.__name__: each for each in (
-        *(abs, all, divmod, enumerate, int, isqrt, len, map, max, min, range, reversed, set, sorted, str, sum, zip),
+        *(abs, all, dict, divmod, int, isqrt, len, map, max, min, range, set, sorted, str, sum, zip),
         *(article, capitalized, date, decimal, in_words, items, listed, ordinal, plural, quotient, roman, rounded),
     )},
     "table": table, "__builtins__": {},

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from alpha.datagen_articles import ARTICLES
+from alpha.datagen_articles import article_text
 from alpha.datagen_files import (
     DocumentWriter,
     Report,
@@ -222,7 +222,7 @@ def inventory(c: Chooser) -> str:
 
 
 def _article(c: Chooser) -> str:
-    heading, *text = c.pick(ARTICLES)(c).split("\n\n")
+    heading, *text = article_text(c).split("\n\n")
     return "\n".join([f"## {heading}", *text[:2]])
 
 
@@ -286,7 +286,7 @@ def concordance(index: int, seed: int) -> str:
     if c.chance(60):
         text = tell(c, 2)
     else:
-        text = " ".join([c.pick(ARTICLES)(c).partition("\n\n")[2] for _ in range(c.between(3, 6))])
+        text = " ".join([article_text(c).partition("\n\n")[2] for _ in range(c.between(3, 6))])
     width, tokens, places = c.between(5, 9), text.split(), dict[str, list[int]]()
     for position, token in enumerate(tokens):
         key = key_of(token)
