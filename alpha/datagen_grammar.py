@@ -202,8 +202,9 @@ class Grammar:
                         (values if isinstance(node.ctx, ast.Load) else computed).add(node.id)
                     elif isinstance(node, ast.arg):
                         computed.add(node.arg)
-                    elif isinstance(node, ast.Constant) and node.value in self.lists:
-                        found.append(node.value)
+                    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "expand":
+                        named = [each.value for each in ast.walk(node) if isinstance(each, ast.Constant)]
+                        found += [each for each in named if isinstance(each, str) and each in self.lists]
                 for item in self.lists[symbol]:
                     for _, _, name in _PLACEHOLDER.findall(item):
                         inner = self.resolve(symbol.split(".")[0], name)
