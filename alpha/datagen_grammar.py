@@ -189,9 +189,14 @@ class Grammar:
             return item.format_map  # the fastest way, where nothing is left to chance
         return literal, tuple(parts)
 
+    def _named(self, tree: ast.AST) -> list[str]:
+        """The lists that stand as texts in an expression."""
+        constants = [each.value for each in ast.walk(tree) if isinstance(each, ast.Constant)]
+        return [each for each in constants if isinstance(each, str) and each in self.lists]
+
     def symbols(self, symbol: str) -> tuple[set[str], set[str]]:
         """The lists that a text of `symbol` may come from, and the values that it may need."""
-        reached, values, computed, found = set[str](), set[str](), set[str](), [symbol]
+        reached, values, computed, mentioned, found = set[str](), set[str](), set[str](), set[str](), [symbol]
         while found:
             symbol = found.pop()
             if symbol not in reached:
@@ -203,14 +208,14 @@ class Grammar:
                     elif isinstance(node, ast.arg):
                         computed.add(node.arg)
                     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "expand":
-                        named = [each.value for each in ast.walk(node) if isinstance(each, ast.Constant)]
-                        found += [each for each in named if isinstance(each, str) and each in self.lists]
+                        found += self._named(node)
+                mentioned.update(*map(self._named, self._expressions.get(symbol, ())))
                 for item in self.lists[symbol]:
                     for _, _, name in _PLACEHOLDER.findall(item):
                         inner = self.resolve(symbol.split(".")[0], name)
                         found += [inner] if inner else []
                         values |= set() if inner else {name.partition(":")[0]}
-        return reached, values - computed - FUNCTIONS.keys() - _CHOICES
+        return reached | mentioned, values - computed - FUNCTIONS.keys() - _CHOICES
 
 
 _CHOICES = {"between", "chance", "expand", "pick", "sample", "write"}

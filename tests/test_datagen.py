@@ -103,7 +103,7 @@ def test_grammar() -> None:
 
 def test_values_are_computed_before_a_text_is_written() -> None:
     rules = (
-        '[s]\n= whole part: 1000 * between(2, 2), 7\n= shown: expand("t.inner")\n{whole:,}: {shown}; {inner}\n\n'
+        '[s]\n= whole: 1000 * between(2, 2)\n= part: 7\n= shown: expand("t.inner")\n{whole:,}: {shown}; {inner}\n\n'
         "[inner]\n= twice: 2 * whole + max(each for each in (part, given))\n{twice}"
     )
     assert written({"t": rules}, "t.s", given=9) == "2,000: 4009; 4009"
