@@ -367,7 +367,7 @@ FUNCTIONS: dict[str, Any] = {
         *(abs, all, dict, divmod, int, isqrt, len, map, max, min, range, set, sorted, str, sum, zip),
         *(article, capitalized, date, decimal, in_words, items, listed, ordinal, plural, quotient, roman, rounded),
     )},
-    "table": table, "__builtins__": {},
+    "lines": lambda texts, apart=1: ("\n" * apart).join(texts), "table": table, "__builtins__": {},
 }  # fmt: skip
 """What expressions of the data files may call; modules add what they need."""
 
