@@ -289,6 +289,55 @@ class Backend(Primitives):
             self.transpose(self.reshape(dv, (B, G, Tk, D)), heads_last),
         )
 
+    def put_rows(self, target: Array, ids: Array, rows: Array) -> None:
+        """target[ids[i]] = rows[i], in place; target [R, ...], integer ids [N], rows [N, ...].
+
+        Of several rows with one id, any one or a sum of them may come to stand there.
+        """
+        count, width = target.shape[0], math.prod(target.shape[1:])
+        flat = self.reshape(rows, (ids.shape[0], width))
+        there = self.scatter_add_rows(ids, self._ones((ids.shape[0], 1), target.dtype), count)
+        put = self.scatter_add_rows(ids, flat, count)
+        kept = self.reshape(target, (count, width))
+        self.copy_into(target, self.reshape(self.where(self.greater(there, 0.5), put, kept), target.shape))
+
+    def _ones(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        ones = self.empty(shape, dtype)
+        self.fill(ones, 1)
+        return ones
+
+    def cached_attention(
+        self,
+        query: Array,
+        keys: Array,
+        values: Array,
+        sequences: Array,
+        positions: Array,
+        tables: Array,
+        soft_cap: float = 0.0,
+    ) -> Array:
+        """`attention` of single queries of any sequences to keys and values that stand in blocks.
+
+        query [N, H, D]; keys and values [blocks, tokens of a block, G, D]; integers sequences, positions [N] and tables
+        [S, P]. Query i stands at positions[i] of sequence sequences[i] and sees the keys up to there; those of its
+        positions p stand in block tables[sequences[i], p // tokens of a block]. Returns [N, H, D]. The bits of a row
+        depend neither on the other rows nor on what stands behind its position.
+        """
+        (N, H, D), (_, tokens, G, _), P = query.shape, keys.shape, tables.shape[1]
+        blocks = self.reshape(self.gather_rows(tables, sequences), (N * P,))
+        places = self.from_numpy(np.arange(P * tokens, dtype=np.int32))
+        future = self.greater(places, self.reshape(positions, (N, 1)))
+        stores = [self.reshape(each, (each.shape[0], tokens * G * D)) for each in (keys, values)]
+        k, v = (self.reshape(self.gather_rows(each, blocks), (N, P * tokens, G, 1, D)) for each in stores)
+        v = self.where(self.reshape(future, (N, P * tokens, 1, 1, 1)), 0.0, v)
+        k, v = (self.transpose(each, (0, 2, 3, 1, 4)) for each in (k, v))
+        q = self.reshape(query, (N, G, H // G, 1, D))
+        scores = self.multiply(self.matmul(q, self.transpose(k, (0, 1, 2, 4, 3))), 1.0 / math.sqrt(D))
+        if soft_cap:
+            scores = self.multiply(self.tanh(self.multiply(scores, 1.0 / soft_cap)), soft_cap)
+        scores = self.where(self.reshape(future, (N, 1, 1, 1, P * tokens)), -math.inf, scores)
+        return self.reshape(self.matmul(self.softmax(scores), v), (N, H, D))
+
     def dropout(self, x: Array, probability: float, key: RandomKey | None) -> Array:
         """Zero each element with `probability` and divide the others by 1 - probability (Srivastava et al. 2014).
 

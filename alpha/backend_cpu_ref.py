@@ -1,7 +1,8 @@
 """The reference backend: numpy's primitives, with the fused operations done block by block on a few threads.
 
 How an operation is divided into parts depends on the shapes alone, and every product runs on one BLAS thread, so the
-results have the same bits whatever `threads` is.
+results have the same bits whatever `threads` is. Outside training, no row of a linear layer, a norm or
+`cached_attention` depends on the other rows.
 """
 
 import functools
@@ -17,9 +18,10 @@ from alpha import backend_cpu_ref_kernels as kernels
 from alpha import rng, workers
 from alpha.activation import GATED_ACTIVATIONS
 from alpha.backend import AdamControl, Saved
-from alpha.backend_cpu_ref_attention import AttentionCall
+from alpha.backend_cpu_ref_attention import AttentionCall, CachedCall
 from alpha.backend_cpu_ref_libraries import keep_freed_memory, use_one_blas_thread
 from alpha.backend_cpu_ref_primitives import NumpyArray, NumpyPrimitives
+from alpha.backend_cpu_ref_products import product_parts
 from alpha.backend_primitives import RandomKey
 from alpha.workers import WorkerPool, WorkerProcesses, available_cpus
 
@@ -117,10 +119,17 @@ class CpuRef(NumpyPrimitives):
         y = np.empty((rows.shape[0], width), x.dtype)
         slope = np.empty((rows.shape[0], N), x.dtype) if activation and training else None
         residual_rows = None if residual is None else self._rows(residual)
+        product = None
+        if not training:  # then the bits of a row do not depend on the others
+            product = y if width == N else np.empty((rows.shape[0], N), x.dtype)
+            self._run(product_parts(rows, weight, product))
 
         def part(block: slice) -> None:
-            h = y[block] if width == N else np.empty((block.stop - block.start, N), x.dtype)
-            np.matmul(rows[block], weight, out=h)
+            if product is None:
+                h = y[block] if width == N else np.empty((block.stop - block.start, N), x.dtype)
+                np.matmul(rows[block], weight, out=h)
+            else:
+                h = product[block]
             for inner in _blocks(h.shape[0], N * h.itemsize):
                 outer = slice(block.start + inner.start, block.start + inner.stop)
                 if bias is not None:
@@ -303,6 +312,26 @@ class CpuRef(NumpyPrimitives):
 
         self._run([(part, b) for b in range(x.shape[0])])
         return y
+
+    def put_rows(self, target: NumpyArray, ids: NumpyArray, rows: NumpyArray) -> None:
+        target[ids] = rows
+
+    def cached_attention(
+        self,
+        query: NumpyArray,
+        keys: NumpyArray,
+        values: NumpyArray,
+        sequences: NumpyArray,
+        positions: NumpyArray,
+        tables: NumpyArray,
+        soft_cap: float = 0.0,
+    ) -> NumpyArray:
+        call = CachedCall(
+            query, keys, values, sequences, positions, tables, np.empty(query.shape, query.dtype), soft_cap
+        )
+        part = functools.partial(attention_parts.cached, call)
+        self._run([(part, rows) for rows in call.parts()])
+        return call.out
 
     def dropout(self, x: NumpyArray, probability: float, key: RandomKey | None) -> NumpyArray:
         if not probability or key is None:

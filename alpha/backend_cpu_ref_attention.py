@@ -172,6 +172,66 @@ def backward(
                 view += contribution
 
 
+@dataclass(frozen=True)
+class CachedCall:
+    """The operands of `Backend.cached_attention` and its result, out [N, H, D]."""
+
+    query: NumpyArray
+    keys: NumpyArray
+    values: NumpyArray
+    sequences: NumpyArray
+    positions: NumpyArray
+    tables: NumpyArray
+    out: NumpyArray
+    soft_cap: float
+
+    def parts(self) -> list[slice]:
+        """Neighbouring rows of one sequence whose positions are in one block: they see the same number of blocks."""
+        places = self.sequences.astype(np.int64) << 32 | self.positions // self.keys.shape[1]
+        ends = [*(np.flatnonzero(np.diff(places)) + 1).tolist(), len(places)]
+        return [slice(start, stop) for start, stop in zip([0, *ends], ends, strict=False)]
+
+
+def cached(call: CachedCall, rows: slice) -> None:
+    """Writes some rows of `out`. Each row is multiplied alone, with whole blocks, so that its bits are its own."""
+    (_, H, D), (_, tokens, G, _) = call.query.shape, call.keys.shape
+    positions = call.positions[rows]
+    blocks = call.tables[call.sequences[rows.start], : positions[0] // tokens + 1]
+    k, v = (_in_order(store, blocks).transpose(1, 0, 2) for store in (call.keys, call.values))  # [G, places, D]
+    q = np.multiply(call.query[rows], 1.0 / math.sqrt(D)).reshape(-1, G, H // G, D)
+    scores = np.matmul(q, k.transpose(0, 2, 1))
+    if call.soft_cap:
+        scores *= 1.0 / call.soft_cap
+        np.tanh(scores, out=scores)
+        scores *= call.soft_cap
+    future = np.arange(tokens) > (positions % tokens)[:, None]
+    np.copyto(scores[..., -tokens:], -np.inf, where=future[:, None, None])
+    scores -= np.max(scores, axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    sums = np.add.reduce(scores, axis=-1, keepdims=True)
+    if np.isfinite(v[:, -tokens:]).all():
+        out = np.matmul(scores, v)
+    else:  # what stands behind a row's position has weight 0, but 0 times infinity is none
+        out = np.stack(
+            [np.matmul(row, _known(v, position + 1)) for row, position in zip(scores, positions, strict=True)]
+        )
+    np.divide(out, sums, out=call.out[rows].reshape(out.shape))
+
+
+def _in_order(store: NumpyArray, blocks: NumpyArray) -> NumpyArray:
+    """The content [places, G, D] of some blocks; without a copy where they are neighbours."""
+    first, count = int(blocks[0]), len(blocks)
+    part = store[first : first + count] if (np.diff(blocks) == 1).all() else store[blocks]
+    return part.reshape(-1, *store.shape[2:])
+
+
+def _known(v: NumpyArray, count: int) -> NumpyArray:
+    """v [G, places, D] with zeros behind the first `count` places, laid out like it."""
+    known = np.zeros((v.shape[1], v.shape[0], v.shape[2]), v.dtype).transpose(1, 0, 2)
+    known[:, :count] = v[:, :count]
+    return known
+
+
 def _transposed(x: NumpyArray) -> NumpyArray:
     """[sequences, keys, heads, D] as [sequences, heads, D, keys], copied: products with it are half as fast again."""
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1))

@@ -20,10 +20,11 @@ from alpha.backend import AdamControl, Backend, Saved
 from alpha.backend_primitives import Array, RandomKey
 from alpha.bench import Case, Work
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
-from alpha.engine import Engine, SamplingOptions
+from alpha.generation import Engine
 from alpha.gpt import GPT, parameter_specs, rotary_tables
 from alpha.optimizer import make_optimizer
 from alpha.sampler import inputs_and_targets
+from alpha.sampling import SamplingOptions
 from alpha.token_file import Tokens
 from alpha.training_step import StepResult, TrainingStep
 

@@ -10,7 +10,7 @@ from alpha.option import option
 from alpha.terminal import TextPrinter, print_aside, print_json, print_note, print_text, print_warning
 
 if TYPE_CHECKING:
-    from alpha.engine import Engine, Timing
+    from alpha.generation import Engine, Timing
     from alpha.model_loading import LoadedModel
     from alpha.text_stream import Continuation
 
@@ -56,7 +56,7 @@ Examples:
 def run(given: dict[str, Any]) -> None:
     """Generate and print; one text is shown while it is made."""
     from alpha import backends
-    from alpha.engine import Engine
+    from alpha.generation import Engine
     from alpha.model_loading import load_model
     from alpha.text_stream import continuation, known_prompts
     from alpha.thread_choice import ThreadChoice
@@ -113,13 +113,13 @@ def _print(prompt: str, text: Iterator[str]) -> None:
 
 def _texts(options: SampleOptions, engine: "Engine", asked: "Continuation") -> Iterator[Iterator[str]]:
     """Each text as an iterator over its parts; a single one is made while it is read."""
-    from alpha.engine import SamplingOptions
+    from alpha.sampling import SamplingOptions
 
     if options.beam > 1:
         tokens, _ = engine.beam_search(asked.ids, options.steps, options.beam, asked.ends, asked.first)
         yield asked.parts(tokens)
         return
-    sampling = SamplingOptions(options.temp, options.topk, options.topp, options.seed)
+    sampling = SamplingOptions(options.temp, options.topk, options.topp, seed=options.seed)
     drawn = engine.generate(asked.ids, options.steps, sampling, options.n, asked.ends, asked.first)
     rows = drawn if options.n == 1 else list(drawn)
     for row in range(options.n):

@@ -1,210 +1,361 @@
-"""Inference: token ids in, token ids out, with a key-value cache. Knows nothing about text or files."""
+"""Requests in, tokens out: what a server, a sampler or an evaluation needs of a model. Knows ids, not text or HTTP.
+
+    engine = Engine(model)
+    generation = engine.submit(Request(prompt_ids, max_tokens=100, stop_ids=frozenset({end_of_text})))
+    while engine.is_busy:
+        for event in engine.step():
+            ...  # event.generation, event.token, and in the end event.generation.reason
+
+One thread calls `step`; `submit` and `cancel` may be called by any, at any time, and return at once. `submit` raises
+RequestError for what can never be done, in a sentence for whoever asked. Requests run side by side, joining and leaving
+between steps (see `scheduler`). A generation ends with one of these reasons:
+
+- `stop`: one of its `stop_ids` was drawn, which is its last token, or `cancel(generation, "stop")` said so;
+- `length`: it has `max_tokens`, or the model's context is full;
+- `cancelled`;
+- `error`: what the model computed for it is not finite, or the device failed; `message` says so.
+
+On one backend, a request's tokens and log-probabilities have the same bits whatever else is asked, in whatever pieces
+its prompt is computed, and whether it was interrupted or found a beginning computed by others.
+"""
 
 import contextlib
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from alpha import rng
+from alpha import scheduler
+from alpha.backend_primitives import Array
 from alpha.errors import AlphaError
-from alpha.gpt import GPT, KeyValueCache
+from alpha.gpt import GPT, BlockCache, CachedRows
+from alpha.sampling import Choices, Logits, LogProbs, SamplingOptions, adjusted, choose, log_probs
+from alpha.scheduler import BLOCK_TOKENS, SCRATCH_BLOCK, BlockPool, Piece, Scheduler, Stream
 from alpha.thread_choice import ThreadChoice
 
-Logits = npt.NDArray[np.floating]
-Choices = npt.NDArray[np.integer]
-Ends = Callable[[Sequence[int]], bool]
-"""Whether a sequence is complete, given the ids that were added to it."""
+Reason = Literal["stop", "length", "cancelled", "error"]
+
+HEAD_ROWS = 64
+"""Rows whose logits exist at a time where a prompt's log-probabilities were asked for."""
 
 
-def never(ids: Sequence[int]) -> bool:
-    """The `Ends` of a sequence that only a number of ids ends."""
-    return False
+class RequestError(AlphaError):
+    """A request that can never be fulfilled: what is wrong with it, or too large."""
 
 
 @dataclass(frozen=True)
-class SamplingOptions:
-    """How the next token is chosen.
+class Request:
+    """A prompt to be continued.
 
-    temperature 0 takes the likeliest token; top_k 0 and top_p 1 leave all tokens in (top-k: Fan et al. 2018; nucleus
-    sampling: Holtzman et al. 2020). Row r of a batch draws from its own sequence of random numbers.
+    prompt: at least one id. max_tokens: tokens to draw at most; None as many as the context holds; 0 is allowed where
+    the prompt's log-probabilities are asked for. first: the first token is one of these. row, first_step: which random
+    numbers of the seed are used, those of sequence `row` from that step on. logprobs, prompt_logprobs: ask for log-
+    probabilities of each drawn token, or of each of the prompt, and of so many of the likeliest; None does not.
     """
 
-    temperature: float = 0.8
-    top_k: int = 40
-    top_p: float = 1.0
-    seed: int = 42
+    prompt: Sequence[int]
+    max_tokens: int | None = None
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    stop_ids: frozenset[int] = frozenset()
+    first: Choices | None = None
+    row: int = 0
+    first_step: int = 0
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
 
-@dataclass
-class Timing:
-    """How long the parts of a generation took, in seconds, and the tokens they handled."""
+@dataclass(eq=False)
+class Generation:
+    """A request under way. `ids` are the tokens drawn so far; `reason` is None until it has ended.
 
-    prefill_tokens: int = 0
-    prefill_seconds: float = 0.0
-    decode_tokens: int = 0
-    decode_seconds: float = 0.0
+    `logprobs` has an entry for each of `ids`, and `prompt_logprobs` one for each id of the prompt, None for the first,
+    if they were asked for. Written by the thread that calls `Engine.step` only.
+    """
+
+    request: Request
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[LogProbs] = field(default_factory=list)
+    prompt_logprobs: list[LogProbs | None] = field(default_factory=list)
+    reason: Reason | None = None
+    message: str = ""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Event:
+    """A generation has a new token, or has ended, or both; `token` is None where it ended without one."""
+
+    generation: Generation
+    token: int | None
+    logprobs: LogProbs | None
+    reason: Reason | None
+
+
 class Engine:
-    """Continues sequences with a model; with `threads`, each decoding step is a repetition for it to measure."""
+    """Runs requests on a model."""
 
-    model: GPT
-    timing: Timing = field(default_factory=Timing)
-    threads: ThreadChoice | None = None
-
-    def generate(
+    def __init__(
         self,
-        prompt: Sequence[int],
-        steps: int,
-        sampling: SamplingOptions,
-        sequences: int = 1,
-        ends: Ends = never,
-        first: Choices | None = None,
-    ) -> Iterator[list[int | None]]:
-        """Continue `prompt` (at least one id) `sequences` times; yields, up to `steps` times, a token for each.
+        model: GPT,
+        max_sequences: int = 16,
+        step_tokens: int = 512,
+        cache_tokens: int | None = None,
+        threads: ThreadChoice | None = None,
+        reload: Callable[[], GPT] | None = None,
+    ) -> None:
+        """Takes the memory for keys and values: of `cache_tokens` tokens, or of as many as all sequences can have.
 
-        The first token of each is one of `first`, if given. A sequence whose new ids `ends` accepts gets None from
-        then on; when all have ended, the iterator ends. The last ids that fit the context count; where it is full,
-        generation goes on from its newer half. Raises AlphaError when the model's outputs are not finite.
+        At most `max_sequences` run at a time, and a step computes at most `step_tokens` tokens. With `threads`, each
+        step that only continues texts is a repetition for it to measure. `reload` loads the model again, once, when the
+        device that it was on has failed. Raises MemoryError when there is too little memory.
         """
-        contexts = [list(prompt) for _ in range(sequences)]
-        added: list[list[int]] = [[] for _ in range(sequences)]
-        ended = [False] * sequences
-        context = _Context(self.model, sequences, self.threads)
-        for step in range(steps):
-            start = time.perf_counter()
-            logits, is_prefill, handled = context.next_logits(contexts)
-            choices = first if step == 0 else None
-            drawn = [
-                _choose_among(choices, logits[row], sampling, row, step) if not ended[row] else None
-                for row in range(sequences)
-            ]
-            # A sequence that has ended goes on being computed with its last token; its results are not used.
-            self._count(is_prefill, handled * ended.count(False), time.perf_counter() - start)
-            for row, token in enumerate(drawn):
-                contexts[row].append(contexts[row][-1] if token is None else token)
-                if token is not None:
-                    added[row].append(token)
-                    ended[row] = ends(added[row])
-            yield drawn
-            if all(ended):
-                return
-
-    def beam_search(
-        self, prompt: Sequence[int], steps: int, beams: int, ends: Ends = never, first: Choices | None = None
-    ) -> tuple[list[int], float]:
-        """The continuation of `prompt` that a search with `beams` hypotheses finds likeliest per token.
-
-        Returns its ids and its mean log-probability. Its first id is one of `first`, if given; it ends where `ends`
-        accepts its ids, or after `steps` ids.
-        """
-        context = _Context(self.model, beams, self.threads)
-        contexts = [list(prompt) for _ in range(beams)]
-        scores = np.full(beams, -math.inf)
-        scores[0] = 0.0  # the hypotheses are all the same at first
-        finished: list[tuple[float, list[int]]] = []
-        for step in range(steps):
-            start = time.perf_counter()
-            logits, is_prefill, handled = context.next_logits(contexts)
-            totals = scores[:, None] + log_softmax(logits.astype(np.float64))
-            if step == 0 and first is not None:
-                totals[:, np.setdiff1d(np.arange(totals.shape[1]), first)] = -math.inf
-            kept: list[tuple[int, list[int], float]] = []
-            for rank, index in enumerate(np.argsort(-totals.reshape(-1), kind="stable")):
-                # Hypotheses that end count where they are among the likeliest; `beams` others go on, wherever they are.
-                if rank >= 2 * beams and len(kept) == beams:
-                    break
-                parent, token = divmod(int(index), totals.shape[1])
-                hypothesis, total = [*contexts[parent], token], float(totals[parent, token])
-                if ends(hypothesis[len(prompt) :]):
-                    finished.append((total / (step + 1), hypothesis[len(prompt) :]))
-                elif len(kept) < beams:
-                    kept.append((parent, hypothesis, total))
-            self._count(is_prefill, handled * beams, time.perf_counter() - start)
-            if not kept:
-                break
-            # Where too few go on, the rest of the batch is filled up with what cannot win.
-            kept += [(*kept[0][:2], -math.inf)] * (beams - len(kept))
-            contexts = [hypothesis for _, hypothesis, _ in kept]
-            scores = np.array([total for _, _, total in kept])
-            context.reorder(np.array([parent for parent, _, _ in kept]))
-        else:
-            finished += [
-                (float(score) / steps, ids[len(prompt) :]) for score, ids in zip(scores, contexts, strict=True)
-            ]
-        best = max(finished, key=lambda each: each[0])
-        return best[1], float(best[0])
-
-    def _count(self, is_prefill: bool, tokens: int, seconds: float) -> None:
-        if is_prefill:
-            self.timing.prefill_tokens += tokens
-            self.timing.prefill_seconds += seconds
-        else:
-            self.timing.decode_tokens += tokens
-            self.timing.decode_seconds += seconds
-
-
-class _Context:
-    """A cache that follows growing sequences of equal length."""
-
-    def __init__(self, model: GPT, sequences: int, threads: ThreadChoice | None) -> None:
-        self._model = model
+        context_blocks = scheduler.blocks_of(model.config.block)
+        self._blocks = max_sequences * context_blocks if cache_tokens is None else cache_tokens // BLOCK_TOKENS
+        self._scheduler = Scheduler(BlockPool(self._blocks), max_sequences, max(step_tokens, max_sequences))
         self._threads = threads
-        self._cache = KeyValueCache(model.backend, model.config, sequences, model.parameters.values.dtype)
+        self._reload = reload
+        self._failure = ""
+        self._lock = threading.Lock()
+        self._submitted: deque[tuple[Generation, Stream]] = deque()
+        self._cancelled: deque[tuple[Generation, Reason]] = deque()
+        self._streams: dict[Generation, Stream] = {}
+        self._generations: dict[Stream, Generation] = {}
+        self.computed_tokens = 0
+        """Tokens that went through the model."""
+        self._use(model)
 
-    def next_logits(self, contexts: Sequence[Sequence[int]]) -> tuple[Logits, bool, int]:
-        """Logits [sequences, V] after the sequences, whether that took a prefill, and the ids handled of each."""
-        model, block = self._model, self._model.config.block
-        is_prefill = self._cache.length in (0, block)
-        window = 1
-        if is_prefill:
-            window = min(len(contexts[0]), block) if self._cache.length == 0 else max(1, block // 2)
-            self._cache.length = 0
-        array = model.backend.from_numpy(np.array([context[-window:] for context in contexts], np.int32))
-        measured = self._threads.measured() if self._threads and not is_prefill else contextlib.nullcontext()
-        with measured, np.errstate(all="ignore"):  # where the backend is numpy: what overflows is found below
-            logits = model.backend.to_numpy(model.logits(array, self._cache, last_only=True).data)
+    @property
+    def model(self) -> GPT:
+        return self._model
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a step would do anything."""
+        with self._lock:
+            return bool(self._submitted or self._streams)
+
+    @property
+    def running(self) -> int:
+        """Requests that are being computed."""
+        return len(self._scheduler.running)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their turn."""
+        return len(self._scheduler.waiting) + len(self._submitted)
+
+    @property
+    def reused_tokens(self) -> int:
+        """Tokens of prompts that did not have to be computed."""
+        return self._scheduler.reused
+
+    def submit(self, request: Request) -> Generation:
+        """Let a request wait for its turn. Raises RequestError when it can never be fulfilled."""
+        if self._failure:
+            raise RequestError(self._failure)
+        total = self._check(request)
+        generation = Generation(request)
+        stream = Stream([int(token) for token in request.prompt], total, reuse=request.prompt_logprobs is None)
+        needed = scheduler.blocks_of(stream.end)
+        if needed > self._blocks:
+            raise RequestError(
+                f"The request needs the keys and values of {stream.end:,} tokens, and the cache holds "
+                f"{self._blocks * BLOCK_TOKENS:,}; ask for fewer tokens, or start with a larger cache."
+            )
+        with self._lock:
+            self._submitted.append((generation, stream))
+        return generation
+
+    def cancel(self, generation: Generation, reason: Literal["cancelled", "stop"] = "cancelled") -> None:
+        """End a generation before the next step, unless it has ended; tells so in an event."""
+        with self._lock:
+            self._cancelled.append((generation, reason))
+
+    def step(self) -> list[Event]:
+        """Compute the next token of each running request, and pieces of prompts; what happened, in the order of
+        requests.
+
+        Does nothing when nothing is to be done.
+        """
+        events: list[Event] = []
+        with self._lock:
+            submitted, self._submitted = self._submitted, deque()
+            cancelled, self._cancelled = self._cancelled, deque()
+        for generation, stream in submitted:
+            self._streams[generation], self._generations[stream] = stream, generation
+            self._scheduler.add(stream)
+        for generation, reason in cancelled:
+            if generation in self._streams:
+                events.append(self._end(generation, reason))
+        pieces = self._scheduler.plan()
+        if pieces:
+            try:
+                events += self._computed(pieces)
+            except (AlphaError, MemoryError) as error:
+                events += self._failed(error)
+        return events
+
+    # --- a step -------------------------------------------------------------------------------------------------------
+
+    def _computed(self, pieces: Sequence[Piece]) -> list[Event]:
+        """Compute what was planned, draw tokens, and end what has ended."""
+        is_decode = all(piece.count == 1 for piece in pieces)
+        measured = self._threads.measured() if self._threads and is_decode else contextlib.nullcontext()
+        # Where the backend is numpy, it warns of what overflows; `_draw` finds it.
+        with measured, np.errstate(all="ignore"):
+            hidden = self._hidden(pieces)
+            ends = np.cumsum([piece.count for piece in pieces])
+            drawing = [index for index, piece in enumerate(pieces) if piece.draws]
+            logits = list(self._logits(hidden, ends[drawing] - 1)) if drawing else []
+            asked = [
+                self._read_prompt(piece, hidden, end - piece.count) for piece, end in zip(pieces, ends, strict=True)
+            ]
+        self.computed_tokens += int(ends[-1])
+        drawn = dict(zip(drawing, logits, strict=True))
+        events: list[Event] = []
+        for index, (piece, is_finite) in enumerate(zip(pieces, asked, strict=True)):
+            if not is_finite:
+                events.append(self._spoiled(piece.stream))
+            elif index in drawn:
+                events.append(self._draw(piece.stream, drawn[index]))
+            elif not piece.stream.remaining:  # nothing was to be drawn
+                events.append(self._end(self._generations[piece.stream], "length"))
+        return events
+
+    def _hidden(self, pieces: Sequence[Piece]) -> Array:
+        """The hidden states [N, C] of the ids of all pieces, in order."""
+        ids = [token for piece in pieces for token in piece.stream.ids[piece.start : piece.start + piece.count]]
+        positions = np.concatenate([np.arange(piece.start, piece.start + piece.count) for piece in pieces])
+        sequences = np.repeat(np.arange(len(pieces)), [piece.count for piece in pieces])
+        tables = np.full((len(pieces), max(len(piece.stream.blocks) for piece in pieces)), SCRATCH_BLOCK)
+        for table, piece in zip(tables, pieces, strict=True):
+            table[: len(piece.stream.blocks)] = piece.stream.blocks
+        slots = tables[sequences, positions // BLOCK_TOKENS] * BLOCK_TOKENS + positions % BLOCK_TOKENS
+        # What others may be reading is there already, with the same bits.
+        shared = np.concatenate([np.arange(piece.count) < piece.shared for piece in pieces])
+        slots[shared] = SCRATCH_BLOCK * BLOCK_TOKENS
+        rows = CachedRows(self._model.backend, self._cache, *map(self._array, (positions, slots, sequences, tables)))
+        return self._model.hidden_of_rows(self._array(ids), rows)
+
+    def _logits(self, hidden: Array, rows: npt.ArrayLike) -> Logits:
+        """The logits [rows, V] at some rows of `hidden`."""
+        backend = self._model.backend
+        logits = self._model.logits_of_rows(backend.gather_rows(hidden, self._array(rows)))
+        values: Logits = backend.to_numpy(logits)
+        return values
+
+    def _array(self, integers: npt.ArrayLike) -> Array:
+        return self._model.backend.from_numpy(np.asarray(integers, np.int32))
+
+    def _read_prompt(self, piece: Piece, hidden: Array, first: int) -> bool:
+        """Note the log-probabilities of the prompt that were asked for; whether they are finite.
+
+        The piece's hidden states begin with row `first`.
+        """
+        generation = self._generations[piece.stream]
+        prompt, count = generation.request.prompt, generation.request.prompt_logprobs
+        if count is None:
+            return True
+        known = generation.prompt_logprobs
+        known.extend([None] * (not known))
+        # After an interruption, some are there already.
+        wanted = range(max(piece.start, len(known) - 1), min(piece.start + piece.count, len(prompt) - 1))
+        for start in range(0, len(wanted), HEAD_ROWS):
+            part = wanted[start : start + HEAD_ROWS]
+            logits = self._logits(hidden, [first + position - piece.start for position in part])
+            if not np.isfinite(logits).all():
+                return False
+            known += [log_probs(row, prompt[place + 1], count) for place, row in zip(part, logits, strict=True)]
+        return True
+
+    def _draw(self, stream: Stream, logits: Logits) -> Event:
+        """The next token of a stream, given logits [V]."""
         if not np.isfinite(logits).all():
-            raise AlphaError("The model's outputs are not finite: its training went wrong; use an earlier checkpoint.")
-        return logits[:, 0], is_prefill, window
+            return self._spoiled(stream)
+        generation = self._generations[stream]
+        request, sampling = generation.request, generation.request.sampling
+        scores = logits
+        if sampling.changes_logits:
+            scores = adjusted(logits, sampling, request.prompt, generation.ids)
+        step = request.first_step + len(generation.ids)
+        if request.first is not None and not generation.ids:
+            token = int(request.first[choose(scores[request.first], sampling, request.row, step)])
+        else:
+            token = choose(scores, sampling, request.row, step)
+        self._scheduler.append(stream, token)
+        generation.ids.append(token)
+        noted = None if request.logprobs is None else log_probs(logits, token, request.logprobs)
+        if noted:
+            generation.logprobs.append(noted)
+        if token in request.stop_ids:
+            return self._end(generation, "stop", token, noted)
+        if len(stream.ids) == stream.total:
+            return self._end(generation, "length", token, noted)
+        return Event(generation, token, noted, None)
 
-    def reorder(self, parents: npt.NDArray[np.integer]) -> None:
-        """Let sequence i go on from what sequence parents[i] was."""
-        self._cache.reorder(self._model.backend.from_numpy(parents.astype(np.int32)))
+    # --- ends ---------------------------------------------------------------------------------------------------------
 
+    def _end(
+        self, generation: Generation, reason: Reason, token: int | None = None, noted: LogProbs | None = None
+    ) -> Event:
+        stream = self._streams.pop(generation)
+        del self._generations[stream]
+        self._scheduler.remove(stream)
+        generation.reason = reason
+        return Event(generation, token, noted, reason)
 
-def _choose_among(choices: Choices | None, logits: Logits, sampling: SamplingOptions, row: int, step: int) -> int:
-    if choices is None:
-        return choose(logits, sampling, row, step)
-    return int(choices[choose(logits[choices], sampling, row, step)])
+    def _spoiled(self, stream: Stream) -> Event:
+        generation = self._generations[stream]
+        generation.message = "The model's outputs are not finite: its training went wrong; use an earlier checkpoint."
+        return self._end(generation, "error")
 
+    def _failed(self, error: Exception) -> list[Event]:
+        """End what was under way after the backend gave up; the rest, too, if the model cannot be loaded again."""
+        ended = list(self._scheduler.running)
+        reload, self._reload = self._reload, None
+        if reload is not None:
+            try:
+                self._use(reload())
+            except (AlphaError, MemoryError) as again:
+                reload, error = None, again
+        if reload is None:
+            self._failure = f"The model cannot be used any more: {error}"
+            ended += self._scheduler.waiting
+        events = []
+        for stream in ended:
+            generation = self._generations[stream]
+            generation.message = f"The device failed while this was computed: {error}"
+            events.append(self._end(generation, "error"))
+        self._scheduler.pool = BlockPool(self._blocks)
+        return events
 
-def choose(logits: Logits, sampling: SamplingOptions, row: int, step: int) -> int:
-    """The next token from logits [V], a pure function of its arguments."""
-    if sampling.temperature == 0:
-        return int(np.argmax(logits))
-    with np.errstate(over="ignore"):  # a tiny temperature leaves the likeliest token, at 0, and the rest at -infinity
-        scaled = (logits.astype(np.float64) - np.max(logits)) / sampling.temperature
-    order = np.argsort(-scaled, kind="stable")
-    if sampling.top_k:
-        order = order[: sampling.top_k]
-    probabilities = np.exp(log_softmax(scaled[order]))
-    if sampling.top_p < 1.0:
-        # The smallest set of likeliest tokens that reaches top_p; always at least one.
-        kept = int(np.searchsorted(np.cumsum(probabilities), sampling.top_p)) + 1
-        order, probabilities = order[:kept], probabilities[:kept]
-    cumulative = np.cumsum(probabilities)
-    draw = rng.uniform(1, sampling.seed, rng.stream_of("sample", row), step)[0] * cumulative[-1]
-    return int(order[min(int(np.searchsorted(cumulative, draw, side="right")), len(order) - 1)])
+    def _use(self, model: GPT) -> None:
+        self._model = model
+        dtype = model.parameters.values.dtype
+        self._cache = BlockCache(model.backend, model.config, self._blocks + 1, BLOCK_TOKENS, dtype)
 
-
-def log_softmax(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """x - logsumexp(x) over the last axis."""
-    shifted = x - np.max(x, axis=-1, keepdims=True)
-    result: npt.NDArray[np.float64] = shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
-    return result
+    def _check(self, request: Request) -> int:
+        """How many ids there are in the end, at most. Raises RequestError when the request makes no sense."""
+        block, vocabulary, count = self._model.config.block, self._model.vocab_size, len(request.prompt)
+        if not count:
+            raise RequestError("The prompt is empty; it needs at least one token.")
+        if count > block:
+            raise RequestError(
+                f"The prompt has {count:,} tokens, but the model's context holds {block:,}; shorten the prompt."
+            )
+        for token in (*request.prompt, *request.sampling.logit_bias):
+            if not 0 <= token < vocabulary:
+                raise RequestError(f"There is no token {token}: the model's vocabulary has {vocabulary:,} tokens.")
+        if problem := request.sampling.problem():
+            raise RequestError(problem)
+        for name, number in (("logprobs", request.logprobs), ("prompt_logprobs", request.prompt_logprobs)):
+            if number is not None and number < 0:
+                raise RequestError(f"{name} is {number}, but must be at least 0.")
+        least = 1 if request.prompt_logprobs is None else 0
+        if request.max_tokens is not None and request.max_tokens < least:
+            raise RequestError(f"max_tokens is {request.max_tokens}, but must be at least {least}.")
+        room = block + 1 - count  # the last token is not read
+        return count + (room if request.max_tokens is None else min(room, request.max_tokens))

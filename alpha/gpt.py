@@ -54,6 +54,46 @@ class KeyValueCache:
             self.backend.copy_into(rows, self.backend.gather_rows(rows, sequences))
 
 
+class BlockCache:
+    """Keys and values in blocks that sequences share out among them: for every layer [blocks, tokens, kvHeads, D]
+    each."""
+
+    def __init__(
+        self, backend: Backend, config: ModelConfig, blocks: int, tokens: int, dtype: npt.DTypeLike = np.float32
+    ) -> None:
+        shape = (blocks, tokens, config.kv_heads, config.dim // config.heads)
+        self.keys = [backend.empty(shape, dtype) for _ in range(config.layers)]
+        self.values = [backend.empty(shape, dtype) for _ in range(config.layers)]
+
+
+@dataclass(frozen=True)
+class CachedRows:
+    """N tokens of any sequences, and where keys and values are; integer arrays, so that a step can be recorded once.
+
+    positions [N]: where each stands in its sequence; at most `block` - 1. slots [N]: where its key and value are to go,
+    block * tokens of a block + place in the block. sequences [N]: its sequence's row in tables [S, P], which say in
+    which block the keys and values of positions p * tokens of a block and on are. What a row sees must be there, or be
+    put there by another row.
+    """
+
+    backend: Backend
+    cache: BlockCache
+    positions: Array
+    slots: Array
+    sequences: Array
+    tables: Array
+
+    def attend(self, layer: int, query: Array, key: Array, value: Array, soft_cap: float) -> Array:
+        """Attention of query [N, H, D] to all that its row sees, after key and value [N, G, D] are put in their
+        slots."""
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        backend = self.backend
+        for store, rows in ((keys, key), (values, value)):
+            slots = store.shape[0] * store.shape[1]
+            backend.put_rows(backend.reshape(store, (slots, *store.shape[2:])), self.slots, rows)
+        return backend.cached_attention(query, keys, values, self.sequences, self.positions, self.tables, soft_cap)
+
+
 @dataclass(frozen=True)
 class DropoutKeys:
     """Makes dropout draw anew in each micro-step: `step` is an integer array of shape [1]."""
@@ -85,7 +125,7 @@ class GPT:
         self.vocab_size = vocab_size
         specs = parameter_specs(config, vocab_size, seed)
         self.parameters = Parameters(backend, [replace(spec, trained=trained(spec)) for spec in specs], dtype)
-        self._rotary = None
+        self._rotary: tuple[Array, Array] | None = None
         if config.position == "rope":
             cosine, sine = rotary_tables(config.block, config.dim // config.heads, config.rope_base)
             self._rotary = (backend.from_numpy(cosine.astype(dtype)), backend.from_numpy(sine.astype(dtype)))
@@ -136,21 +176,45 @@ class GPT:
         if config.position == "learned":
             x = ops.add(x, ops.narrow(weights["wpe.weight"], 0, start, count))
         x = self._drop(x, dropout, "embedding")
+        angles = self._rotary and tuple(self.backend.narrow(table, 0, start, count) for table in self._rotary)
         for layer in range(config.layers):
-            block = self._block(layer, start, cache, dropout)
+            block = self._block(layer, angles, cache, dropout)
             x = autograd.checkpoint(block, x) if checkpoint else block(x)
         if cache:
             cache.length += count
         return self._norm(x, "ln_f")
 
+    def hidden_of_rows(self, ids: Array, rows: CachedRows) -> Array:
+        """The normalized last hidden state [N, C] of ids [N] whose keys and values, and those before, are in a
+        cache."""
+        backend, config = self.backend, self.config
+        x = backend.gather_rows(self.parameters["wte.weight"].data, ids)
+        if config.position == "learned":
+            x = backend.add(x, backend.gather_rows(self.parameters["wpe.weight"].data, rows.positions))
+        angles = self._rotary and tuple(backend.gather_rows(table, rows.positions) for table in self._rotary)
+        hidden = Tensor(backend, backend.reshape(x, (1, *x.shape)))
+        for layer in range(config.layers):
+            hidden = self._block(layer, angles, rows)(hidden)
+        return backend.reshape(self._norm(hidden, "ln_f").data, x.shape)
+
+    def logits_of_rows(self, hidden: Array) -> Array:
+        """Logits [N, V] of rows of `hidden_of_rows`."""
+        backend = self.backend
+        logits, _ = backend.linear(hidden, backend.transpose(self._head().data, (1, 0)))
+        return ops.soft_cap(Tensor(backend, logits), self.config.logit_soft_cap).data
+
     def _block(
-        self, layer: int, start: int, cache: KeyValueCache | None, dropout: DropoutKeys | None
+        self,
+        layer: int,
+        angles: tuple[Array, ...] | None,
+        cache: KeyValueCache | CachedRows | None,
+        dropout: DropoutKeys | None = None,
     ) -> Callable[[Tensor], Tensor]:
         """Transformer block `layer` as a function of its input: x + attention(norm(x)), then x + mlp(norm(x))."""
         prefix = f"h.{layer}."
 
         def block(x: Tensor) -> Tensor:
-            attended = self._attention(self._norm(x, prefix + "ln_1"), layer, start, cache, dropout)
+            attended = self._attention(self._norm(x, prefix + "ln_1"), layer, angles, cache, dropout)
             x = self._project(attended, prefix + "attn.c_proj", x, dropout)
             hidden = self._linear(self._norm(x, prefix + "ln_2"), prefix + "mlp.c_fc", self.config.activation)
             return self._project(hidden, prefix + "mlp.c_proj", x, dropout)
@@ -158,7 +222,12 @@ class GPT:
         return block
 
     def _attention(
-        self, x: Tensor, layer: int, start: int, cache: KeyValueCache | None, dropout: DropoutKeys | None
+        self,
+        x: Tensor,
+        layer: int,
+        angles: tuple[Array, ...] | None,
+        cache: KeyValueCache | CachedRows | None,
+        dropout: DropoutKeys | None,
     ) -> Tensor:
         config, prefix = self.config, f"h.{layer}.attn."
         B, T, C = x.shape
@@ -168,9 +237,12 @@ class GPT:
         if config.qk_norm:
             query = ops.rms_norm(query, self.parameters[prefix + "q_norm.weight"], config.norm_eps)
             key = ops.rms_norm(key, self.parameters[prefix + "k_norm.weight"], config.norm_eps)
-        if self._rotary is not None:
-            cosine, sine = (self.backend.narrow(table, 0, start, T) for table in self._rotary)
-            query, key = ops.rotary(query, cosine, sine), ops.rotary(key, cosine, sine)
+        if angles is not None:
+            query, key = ops.rotary(query, *angles), ops.rotary(key, *angles)
+        if isinstance(cache, CachedRows):
+            q, k, v = (self.backend.reshape(each.data, each.shape[1:]) for each in (query, key, value))
+            attended = Tensor(self.backend, cache.attend(layer, q, k, v, config.attention_soft_cap))
+            return ops.reshape(attended, (B, T, C))
         if cache:
             keys, values = cache.extend(layer, key.data, value.data)
             key, value = Tensor(self.backend, keys), Tensor(self.backend, values)
@@ -215,22 +287,23 @@ def parameter_specs(config: ModelConfig, vocab_size: int, seed: int = 0) -> list
         name: str, shape: Sequence[int], deviation: float = INITIAL_DEVIATION, parts: tuple[int, ...] = ()
     ) -> None:
         stream = rng.stream_of("parameter", name)
-        size = math.prod(shape)
-        specs.append(
-            ParameterSpec(name, tuple(shape), lambda: deviation * rng.normal(size, seed, stream).reshape(shape), parts)
-        )
+
+        def draw(out: npt.NDArray[np.floating], start: int) -> None:
+            rng.normal_into(out, seed, stream, 0, start, deviation)
+
+        specs.append(ParameterSpec(name, tuple(shape), draw, parts))
 
     def linear(name: str, inputs: int, *outputs: int, deviation: float = INITIAL_DEVIATION) -> None:
         """Several `outputs` are the widths of several layers with one input."""
         width = sum(outputs)
         matrix(name + ".weight", (inputs, width), deviation, outputs if len(outputs) > 1 else ())
         if config.bias:
-            specs.append(ParameterSpec(name + ".bias", (width,), lambda: np.zeros(width)))
+            specs.append(ParameterSpec(name + ".bias", (width,), _filled(0.0)))
 
     def norm(name: str) -> None:
-        specs.append(ParameterSpec(name + ".weight", (C,), lambda: np.ones(C)))
+        specs.append(ParameterSpec(name + ".weight", (C,), _filled(1.0)))
         if config.norm == "layernorm" and config.bias:
-            specs.append(ParameterSpec(name + ".bias", (C,), lambda: np.zeros(C)))
+            specs.append(ParameterSpec(name + ".bias", (C,), _filled(0.0)))
 
     residual_deviation = INITIAL_DEVIATION / math.sqrt(2 * config.layers)
     matrix("wte.weight", (vocab_size, C))
@@ -242,7 +315,7 @@ def parameter_specs(config: ModelConfig, vocab_size: int, seed: int = 0) -> list
         linear(prefix + "attn.c_attn", C, config.heads * D, config.kv_heads * D, config.kv_heads * D)
         if config.qk_norm:
             for name in ("q_norm", "k_norm"):
-                specs.append(ParameterSpec(f"{prefix}attn.{name}.weight", (D,), lambda: np.ones(D)))
+                specs.append(ParameterSpec(f"{prefix}attn.{name}.weight", (D,), _filled(1.0)))
         linear(prefix + "attn.c_proj", C, C, deviation=residual_deviation)
         norm(prefix + "ln_2")
         linear(prefix + "mlp.c_fc", C, *((F, F) if config.activation in GATED_ACTIVATIONS else (F,)))
@@ -251,6 +324,11 @@ def parameter_specs(config: ModelConfig, vocab_size: int, seed: int = 0) -> list
     if not config.tied:
         matrix("lm_head.weight", (vocab_size, C))
     return specs
+
+
+def _filled(value: float) -> Callable[[npt.NDArray[np.floating], int], None]:
+    """What writes `value` for every element."""
+    return lambda out, start: out.fill(value)
 
 
 def rotary_tables(positions: int, width: int, base: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -32,8 +32,18 @@ NEWTON_SCHULZ_EPSILON = 1e-7
 EMBEDDINGS = ("wte", "wpe", "lm_head")
 
 
+OPTIMIZERS: dict[str, "type[Optimizer]"] = {}
+"""By the name that `--optim` has for it; `config.OPTIMIZERS` has the names alone."""
+
+
 class Optimizer(ABC):
-    """Holds the state (moments and the like) that belongs to some parameters."""
+    """Holds the state (moments and the like) that belongs to some parameters.
+
+    A subclass gives its name: `class Lion(Optimizer, name="lion")`.
+    """
+
+    def __init_subclass__(cls, name: str) -> None:
+        OPTIMIZERS[name] = cls
 
     def __init__(self, parameters: Parameters, training: TrainingConfig) -> None:
         """All state is zero. Of the configuration only the optimizer's options are read."""
@@ -123,7 +133,7 @@ def load_arrays(backend: Backend, targets: Mapping[str, Array], values: Mapping[
         backend.copy_into(target, backend.from_numpy(values[name].astype(target.dtype)))
 
 
-class AdamW(Optimizer):
+class AdamW(Optimizer, name="adamw"):
     """Adam (Kingma and Ba 2015) with decoupled weight decay (Loshchilov and Hutter 2019), on matrices only."""
 
     def __init__(
@@ -169,7 +179,7 @@ class AdamW(Optimizer):
         return self.backend.add(self.backend.multiply(correction, beta), 1.0 - beta)
 
 
-class Lion(Optimizer):
+class Lion(Optimizer, name="lion"):
     """The sign of an interpolated momentum (Chen et al. 2023, algorithm 2), with decoupled weight decay on matrices."""
 
     def __init__(self, parameters: Parameters, training: TrainingConfig) -> None:
@@ -185,7 +195,7 @@ class Lion(Optimizer):
         return {name: view for group, flat in self._momenta for name, view in group.named("momentum", flat).items()}
 
 
-class SGD(Optimizer):
+class SGD(Optimizer, name="sgd"):
     """Gradient descent with momentum beta1, in PyTorch's form: the momentum is a decaying sum of gradients.
 
     Weight decay, which is decoupled, on matrices only.
@@ -217,7 +227,7 @@ class _FactoredMoment:
     arrays: dict[str, Array]
 
 
-class Adafactor(Optimizer):
+class Adafactor(Optimizer, name="adafactor"):
     """Adam's second moment of a matrix from its row and column means alone: R + C numbers for a matrix [R, C].
 
     Source: Shazeer and Stern 2018, algorithms 4 (matrices) and 5 (vectors), without momentum and with the learning rate
@@ -279,7 +289,7 @@ class Adafactor(Optimizer):
         return self.backend.multiply(self.backend.sum(x, (axis,), keep=True), 1.0 / x.shape[axis])
 
 
-class Muon(Optimizer):
+class Muon(Optimizer, name="muon"):
     """Momentum whose matrices are made orthogonal by Newton-Schulz iteration (Jordan 2024).
 
     Matrices that share a parameter (queries, keys and values; gate and value) are made so each by itself. Embeddings,
@@ -342,16 +352,6 @@ def orthogonalize(backend: Backend, matrix: Array) -> Array:
         polynomial = backend.add(backend.multiply(gram, b), backend.multiply(backend.matmul(gram, gram), c))
         x = backend.add(backend.multiply(x, a), backend.matmul(polynomial, x))
     return x if wide else backend.transpose(x, (1, 0))
-
-
-OPTIMIZERS: dict[str, type[Optimizer]] = {
-    "adamw": AdamW,
-    "lion": Lion,
-    "adafactor": Adafactor,
-    "sgd": SGD,
-    "muon": Muon,
-}
-"""By the name that `--optim` has for it."""
 
 
 def make_optimizer(parameters: Parameters, training: TrainingConfig) -> Optimizer:

@@ -103,6 +103,8 @@ class Option:
     required: bool
     repeated: bool
     """Given several times, it has several values: a tuple."""
+    words: int
+    """After a space instead of an equals sign it takes up to so many words, `--compare A B`, and is then `A,B`."""
 
     @functools.cached_property
     def flag(self) -> str:
@@ -121,6 +123,7 @@ def option(
     maximum: float | None = None,
     aliases: Iterable[str] = (),
     required: bool = False,
+    words: int = 1,
 ) -> Any:
     """A dataclass field that is an option; `aliases` are further flag names, `required` forbids leaving it out."""
     metadata = {
@@ -132,6 +135,7 @@ def option(
         "maximum": maximum,
         "aliases": tuple(aliases),
         "required": required,
+        "words": words,
     }
     return dataclasses.field(default=default, metadata=metadata)
 

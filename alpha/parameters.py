@@ -6,6 +6,7 @@ parameters come first, and of them those that weight decay applies to, so each k
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,16 @@ from alpha.autograd import Tensor
 from alpha.backend import Backend
 from alpha.backend_primitives import Array
 from alpha.errors import AlphaError
+from alpha.rng import NORMAL_PART
+from alpha.workers import available_cpus
 
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """A parameter before it exists. `decay`: weight decay applies (matrices). `initial` makes its float64 values.
+    """A parameter before it exists. `decay`: weight decay applies (matrices).
+
+    `initial(out, start)` writes its initial values, in the order of a flat array, from element `start` on into `out`:
+    at most rng.NORMAL_PART of them, on any thread.
 
     One that is not `trained` has no gradient, no state of an optimizer, and no share in the gradient norm.
     `parts`: the widths of the matrices that stand side by side along its last axis, such as those of queries, keys and
@@ -29,7 +35,7 @@ class ParameterSpec:
 
     name: str
     shape: tuple[int, ...]
-    initial: Callable[[], npt.NDArray[np.float64]]
+    initial: Callable[[npt.NDArray[np.floating], int], None]
     parts: tuple[int, ...] = ()
     trained: bool = True
 
@@ -88,13 +94,29 @@ class Parameters:
             start += spec.size
 
     def initialize(self, progress: Callable[[float], None] = lambda share: None) -> None:
-        """Set every parameter to its initial values; tells `progress` the share that has been done."""
+        """Set every parameter to its initial values; tells `progress` the share that has been done.
+
+        Parts of all parameters are drawn on all processors, while this thread hands what is drawn to the backend.
+        """
         done = 0
-        for spec in self.specs:
-            tensor = self._tensors[spec.name]
-            self.backend.copy_into(tensor.data, self.backend.from_numpy(spec.initial().astype(tensor.dtype)))
-            done += spec.size
-            progress(done / self.size)
+        drawn = []
+        pool = ThreadPoolExecutor(available_cpus())
+        try:
+            for spec in self.specs:
+                values = np.empty(spec.size, self._tensors[spec.name].dtype)
+                parts = [(start, values[start : start + NORMAL_PART]) for start in range(0, spec.size, NORMAL_PART)]
+                drawn.append((values, [(len(part), pool.submit(spec.initial, part, start)) for start, part in parts]))
+            drawn.reverse()
+            for spec in self.specs:
+                values, futures = drawn.pop()  # each array goes when it has been handed on
+                for size, future in futures:
+                    future.result()
+                    done += size
+                    progress(done / self.size)
+                data = self._tensors[spec.name].data
+                self.backend.copy_into(data, self.backend.from_numpy(values.reshape(spec.shape)))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def clear_gradients(self) -> None:
         """Forget the gradients, so that the next contribution overwrites the buffer."""

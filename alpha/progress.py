@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from alpha import environment
 from alpha.errors import AlphaError
-from alpha.terminal import escape_line, escape_text, output_lost, print_text, terminal_width
+from alpha.terminal import duration, escape_line, escape_text, output_lost, print_text, terminal_width
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -163,10 +163,10 @@ class TrainingProgress:
         now = self._clock()
         done = self._step - self._initial - 1
         if self._step >= self._total:
-            return f"done in {_duration(now - self._started)}"
+            return f"done in {duration(now - self._started)}"
         if done < 1:
             return "ETA -:--"
-        return f"ETA {_duration((now - self._first_done) / done * (self._total - self._step))}"
+        return f"ETA {duration((now - self._first_done) / done * (self._total - self._step))}"
 
     def _render(self) -> "Group":
         from rich.console import Group
@@ -219,7 +219,7 @@ class StageProgress:
 
     def _describe(self, done: int, total: int, elapsed: float) -> str:
         rate = done / elapsed
-        left = f"{_duration((total - done) / rate)} left" if done else ""
+        left = f"{duration((total - done) / rate)} left" if done else ""
         if self._stage == _COUNTED_IN_TOKENS:
             return f"{self._stage}: {done:,} of {total:,}  {rate:,.0f}/s  {left}"
         return f"{self._stage}: {done / 1e6:,.1f} of {total / 1e6:,.1f} MB  {rate / 1e6:,.1f} MB/s  {left}"
@@ -263,12 +263,6 @@ class _Average:
         self._sum = self._memory * self._sum + (1 - self._memory) * value
         self._weight = self._memory * self._weight + (1 - self._memory)
         self.value = self._sum / self._weight
-
-
-def _duration(seconds: float) -> str:
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
 def _terminal_console() -> "Console | None":

@@ -5,6 +5,7 @@ Source: Salmon, Moraes, Dror and Shaw, "Parallel Random Numbers: As Easy as 1, 2
 """
 
 import hashlib
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,28 +20,39 @@ KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 
-NORMAL_PART = 1 << 16
-"""Normal numbers that are drawn at a time, so that what leads to them stays in the processor's cache; even."""
+NORMAL_PART = 1 << 17
+"""Normal numbers that are drawn at a time, a multiple of 4.
+
+So many that threads seldom meet in the interpreter lock, which is asked for after each operation on all of them, and so
+few that what leads to them stays in the processor's cache.
+"""
 
 Counters = npt.NDArray[np.uint64]
 
 
 def philox(counters: tuple[Counters, Counters, Counters, Counters], key: tuple[int, int]) -> npt.NDArray[np.uint32]:
     """Philox4x32-10 of four counter words (uint64 arrays that hold 32-bit values, any one shape); returns [..., 4]."""
-    c0, c1, c2, c3 = counters
+    even, odd = np.stack(counters[0::2]), np.stack(counters[1::2])
+    _philox_in_place(even, odd, key, np.empty_like(even), np.empty_like(even))
+    return np.stack([even[0], odd[0], even[1], odd[1]], axis=-1).astype(np.uint32)
+
+
+def _philox_in_place(even: Counters, odd: Counters, key: tuple[int, int], products: Counters, high: Counters) -> None:
+    """Turns words 0 and 2 (`even` [2, ...]) and 1 and 3 (`odd`) of counters into those of random words.
+
+    The two others, of the same shape, are written over. Half of each round is one operation on both halves of an array.
+    """
+    last_axes = (1,) * (even.ndim - 1)
+    multipliers = np.array(MULTIPLIERS, np.uint64).reshape(2, *last_axes)
     k0, k1 = key
     for _ in range(ROUNDS):
-        product0 = c0 * np.uint64(MULTIPLIERS[0])
-        product1 = c2 * np.uint64(MULTIPLIERS[1])
-        c0, c1, c2, c3 = (
-            (product1 >> _SHIFT) ^ c1 ^ np.uint64(k0),
-            product1 & _LOW,
-            (product0 >> _SHIFT) ^ c3 ^ np.uint64(k1),
-            product0 & _LOW,
-        )
+        np.multiply(even, multipliers, out=products)
+        np.right_shift(products, _SHIFT, out=high)
+        np.bitwise_xor(high[::-1], odd, out=even)
+        even ^= np.array([k0, k1], np.uint64).reshape(2, *last_axes)
+        np.bitwise_and(products[::-1], _LOW, out=odd)
         k0 = (k0 + KEY_INCREMENTS[0]) & 0xFFFFFFFF
         k1 = (k1 + KEY_INCREMENTS[1]) & 0xFFFFFFFF
-    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
 
 
 def random_bits(count: int, seed: int, stream: int, step: int = 0, start: int = 0) -> npt.NDArray[np.uint32]:
@@ -81,13 +93,7 @@ def normal(count: int, seed: int, stream: int, step: int = 0) -> npt.NDArray[np.
     result = np.empty(count)
 
     def draw(start: int) -> None:
-        part = result[start : start + NORMAL_PART]
-        pairs = (len(part) + 1) // 2
-        points = uniform(2 * pairs, seed, stream, step, start).reshape(pairs, 2)
-        radius = np.sqrt(-2.0 * np.log(points[:, 0]))
-        angle = 2.0 * np.pi * points[:, 1]
-        part[0::2] = radius * np.cos(angle)
-        part[1::2] = (radius * np.sin(angle))[: len(part) // 2]
+        normal_into(result[start : start + NORMAL_PART], seed, stream, step, start)
 
     starts = range(0, count, NORMAL_PART)
     if len(starts) <= 1:
@@ -98,6 +104,50 @@ def normal(count: int, seed: int, stream: int, step: int = 0) -> npt.NDArray[np.
         for _ in pool.map(draw, starts):
             pass
     return result
+
+
+def normal_into(
+    out: npt.NDArray[np.floating], seed: int, stream: int, step: int = 0, start: int = 0, deviation: float = 1.0
+) -> None:
+    """Write into `out` [at most NORMAL_PART] the numbers of `normal` from `start` on, a multiple of 4, on this thread.
+
+    They are multiplied by `deviation` in float64 before they are rounded to the type of `out`.
+    """
+    blocks = (len(out) + 3) // 4
+    even, odd, products, high = (words[:, :blocks] for words in _workspace())
+    even[0] = np.arange(start // 4, start // 4 + blocks, dtype=np.uint64)
+    np.right_shift(even[0], _SHIFT, out=odd[0])
+    even[0] &= _LOW
+    even[1], odd[1] = stream, step
+    _philox_in_place(even, odd, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF), products, high)
+    # In the memory of the integers: of a pair, the first uniform number gives the radius, the other one the angle.
+    radius, angle, first = high.view(np.float64), products.view(np.float64), even.view(np.float64)
+    np.add(even, 0.5, out=radius)
+    np.add(odd, 0.5, out=angle)
+    radius /= 2.0**32
+    angle /= 2.0**32
+    np.log(radius, out=radius)
+    radius *= -2.0
+    np.sqrt(radius, out=radius)
+    angle *= 2.0 * np.pi
+    np.cos(angle, out=first)
+    np.sin(angle, out=angle)
+    for word, numbers in enumerate((first, angle)):
+        np.multiply(numbers, radius, out=numbers)
+        np.multiply(numbers, deviation, out=numbers)
+        for pair in (0, 1):
+            place = out[word + 2 * pair :: 4]
+            place[:] = numbers[pair, : len(place)]
+
+
+def _workspace() -> list[Counters]:
+    """This thread's four arrays of half the words of NORMAL_PART numbers, which are not taken from the system anew."""
+    if not hasattr(_of_thread, "words"):
+        _of_thread.words = [np.empty((2, NORMAL_PART // 4), np.uint64) for _ in range(4)]
+    return _of_thread.words
+
+
+_of_thread = threading.local()
 
 
 def stream_of(*names: Any) -> int:

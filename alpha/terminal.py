@@ -9,7 +9,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from alpha.errors import AlphaError
@@ -20,6 +21,7 @@ _HARMFUL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _HARMFUL_IN_TEXT = re.compile(f"[{_HARMFUL}]")
 _HARMFUL_IN_LINE = re.compile(f"[{_HARMFUL}\t\n\u061c\u200e\u200f\ufeff]")
 _WIDTH_OF_A_PIPE = 160
+_DAYS_FROM = 10 * 86400
 
 
 def escape_text(text: str) -> str:
@@ -42,6 +44,11 @@ def terminal_width() -> int | None:
 def print_text(text: str) -> None:
     """Print `text`, escaped, and a newline to standard output."""
     _write(escape_text(text))
+
+
+def print_part(text: str) -> None:
+    """Print `text`, escaped, to standard output, without a newline."""
+    _write(escape_text(text), end="")
 
 
 class TextPrinter:
@@ -88,10 +95,16 @@ def print_json(value: Any) -> None:
     _write(_HARMFUL_IN_TEXT.sub(lambda match: f"\\u{ord(match.group()):04x}", text))
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> None:
+def print_table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Collection[str] = (),
+    styles: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Print aligned columns; those named in `right` hold numbers and are aligned to the right.
 
-    The headings are bold on a terminal, and nothing is where NO_COLOR is set or the output is a pipe or a file.
+    On a terminal the headings are bold, and cells whose text is in `styles` have that style of rich's. There is none of
+    that where NO_COLOR is set or the output is a pipe or a file.
     """
     from rich.console import Console
     from rich.table import Table
@@ -99,13 +112,22 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: C
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in headings:
-        table.add_column(Text(heading), justify="right" if heading in right else "left", overflow="fold")
+        table.add_column(Text(escape_line(heading)), justify="right" if heading in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(escape_line(cell)) for cell in row))
+        table.add_row(*(Text(escape_line(cell), style=styles.get(cell, "")) for cell in row))
     width = terminal_width()
     rendered = io.StringIO()
     Console(file=rendered, force_terminal=width is not None, width=width or _WIDTH_OF_A_PIPE).print(table)
     _write("\n".join(line.rstrip() for line in rendered.getvalue().splitlines()))
+
+
+def duration(seconds: float) -> str:
+    """A time span in words of a clock: `0:09`, `1:02:03`, `12 days`."""
+    if seconds >= _DAYS_FROM:
+        return f"{seconds / 86400:.4g} days"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
 def _write(text: str, end: str = "\n") -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alpha import domain
-from alpha.engine import Choices
+from alpha.sampling import Choices
 from alpha.tokenizer import Tokenizer
 
 BEGINNING = "The "

@@ -17,15 +17,16 @@ from alpha.backend import Backend
 from alpha.checkpoint import OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig
 from alpha.dataset import Dataset
-from alpha.engine import Engine, SamplingOptions
 from alpha.errors import AlphaError
 from alpha.evaluation import evaluate
+from alpha.generation import Engine
 from alpha.gpt import GPT
 from alpha.interrupt import StopRequest
 from alpha.optimizer import make_optimizer
 from alpha.option import spelled
 from alpha.run import Run
 from alpha.sampler import Sampler, inputs_and_targets
+from alpha.sampling import SamplingOptions
 from alpha.text_stream import BEGINNING, continuation, known_prompts
 from alpha.thread_choice import ThreadChoice
 from alpha.tokenizer import Tokenizer

@@ -106,6 +106,9 @@ def _spelled(command: str, options: Sequence[Option], arguments: Sequence[str]) 
         if not equals:
             if remaining and not remaining[-1].startswith("--"):
                 value = remaining.pop()
+                for _ in range(option.words - 1):
+                    if remaining and not remaining[-1].startswith("--"):
+                        value += f",{remaining.pop()}"
             elif option.kind is bool:
                 value = "true"
             else:

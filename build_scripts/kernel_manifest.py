@@ -96,11 +96,32 @@ def read(manifest: Path = MANIFEST) -> list[Kernel]:
         entries = tomllib.loads(manifest.read_text())
     except tomllib.TOMLDecodeError as error:
         raise ToolError(f"{manifest} is not valid TOML: {error}.") from error
-    kernels = [_kernel(name, entry, manifest.parent) for name, entry in sorted(entries.items())]
+    shared = entries.pop("shared", {})
+    expanded = {name: _expanded(name, entry, shared) for name, entry in sorted(entries.items())}
+    kernels = [_kernel(name, entry, manifest.parent) for name, entry in expanded.items()]
     strays = {path.stem for path in manifest.parent.glob("*.comp")} - set(entries)
     if strays:
         raise ToolError(f"{manifest} has no entry for {', '.join(sorted(strays))}; each .comp file needs one.")
     return kernels
+
+
+def _expanded(kernel: str, entry: dict[str, Any], shared: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """An entry with what "@name" stands for in its place, so that it is the same as one that is written out."""
+
+    def named(key: str, reference: str) -> Any:
+        groups = shared.get(key, {})
+        if reference[:1] != "@" or reference[1:] not in groups:
+            raise ToolError(f'{MANIFEST}: [{kernel}] {key}: there is no "{reference}" in [shared.{key}].')
+        return groups[reference[1:]]
+
+    whole = dict(entry)
+    for key, value in entry.items():
+        if isinstance(value, str):
+            whole[key] = named(key, value)
+        elif isinstance(value, list):
+            lists = (named(key, each) if each.startswith("@") else [each] for each in value)
+            whole[key] = [each for part in lists for each in part]
+    return whole
 
 
 def _kernel(name: str, entry: dict[str, Any], folder: Path) -> Kernel:

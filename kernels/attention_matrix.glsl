@@ -5,38 +5,21 @@
 // by way of the scratch: the rows of a fragment are dealt to the invocations, LANES to a row, each with a range of
 // neighbouring columns.
 //
-// Include after attention.glsl. Expects the specialization constants SUBGROUP_SIZE, FRAGMENT_M, _N and _K (rows of A,
-// columns of B, depth) and INDEPENDENT (0 where subgroupBarrier() waits for the whole workgroup, as in Mesa's lavapipe, so
-// that every subgroup must meet as many of them), and BFLOAT (1: numbers are bfloat16, 0: float16).
+// Include after attention.glsl. Expects what attention_numbers.glsl does, the specialization constants FRAGMENT_M, _N and
+// _K (rows of A, columns of B, depth) and INDEPENDENT (0 where subgroupBarrier() waits for the whole workgroup, as in
+// Mesa's lavapipe, so that every subgroup must meet as many of them).
 
-#if BFLOAT
-#define NUMBER bfloat16_t
-#else
-#define NUMBER float16_t
-#endif
+#include "attention_numbers.glsl"
+
 #define A_MATRIX coopmat<NUMBER, gl_ScopeSubgroup, FRAGMENT_M, FRAGMENT_K, gl_MatrixUseA>
 #define B_MATRIX coopmat<NUMBER, gl_ScopeSubgroup, FRAGMENT_K, FRAGMENT_N, gl_MatrixUseB>
 #define SUM_MATRIX coopmat<float, gl_ScopeSubgroup, FRAGMENT_M, FRAGMENT_N, gl_MatrixUseAccumulator>
-#define ROW_MAJOR gl_CooperativeMatrixLayoutRowMajor
-#define COLUMN_MAJOR gl_CooperativeMatrixLayoutColumnMajor
 
-const uint SUBGROUPS = THREADS / SUBGROUP_SIZE;
 const uint LANES = SUBGROUP_SIZE / FRAGMENT_M;
-const uint PADDED = (WIDTH + 15) / 16 * 16;
-const uint OCTETS = PADDED / 8;
-const uint PITCH = OCTETS + 1;  // of rows in shared memory, odd, so that eight of them begin in different banks
 const uint DEPTHS = PADDED / FRAGMENT_K, COLUMNS = PADDED / FRAGMENT_N;  // fragments across a head
 
 #define LANE_ROW (gl_SubgroupInvocationID % FRAGMENT_M)
 #define LANE_PART (gl_SubgroupInvocationID / FRAGMENT_M)
-
-uint pack_pair(vec2 numbers) {
-#if BFLOAT
-    return bfloat16_bits(numbers.x) | (bfloat16_bits(numbers.y) << 16);
-#else
-    return packFloat2x16(f16vec2(numbers));
-#endif
-}
 
 uvec4 pack_octet(vec4 low, vec4 high) {
     return uvec4(pack_pair(low.xy), pack_pair(low.zw), pack_pair(high.xy), pack_pair(high.zw));

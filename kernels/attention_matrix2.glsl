@@ -2,28 +2,19 @@
 // of VK_NV_cooperative_matrix2 (conversion of sums to operands, reductions of rows, a function for each element), and
 // tiles of tokens that are fetched from memory while the tile before is worked on.
 //
-// Include after attention.glsl. Expects the specialization constants SUBGROUP_SIZE, FRAGMENT (rows, columns and depth of
-// all fragments) and STAGES (tiles of tokens that shared memory holds), the shared array `tiles`, BFLOAT (1: numbers are
-// bfloat16, 0: float16), and the element types T of queries, keys and values, G of gradients and R of results.
+// Include after attention.glsl. Expects what attention_numbers.glsl does, the specialization constants FRAGMENT (rows,
+// columns and depth of all fragments) and STAGES (tiles of tokens that shared memory holds), the shared array `tiles`, and
+// the element types T of queries, keys and values, G of gradients and R of results.
 
-#if BFLOAT
-#define NUMBER bfloat16_t
-#else
-#define NUMBER float16_t
-#endif
+#include "attention_numbers.glsl"
+
 #define A_MATRIX coopmat<NUMBER, gl_ScopeSubgroup, FRAGMENT, FRAGMENT, gl_MatrixUseA>
 #define B_MATRIX coopmat<NUMBER, gl_ScopeSubgroup, FRAGMENT, FRAGMENT, gl_MatrixUseB>
 #define SUM_MATRIX coopmat<float, gl_ScopeSubgroup, FRAGMENT, FRAGMENT, gl_MatrixUseAccumulator>
-#define ROW_MAJOR gl_CooperativeMatrixLayoutRowMajor
-#define COLUMN_MAJOR gl_CooperativeMatrixLayoutColumnMajor
 #define EACH(e, MATRIX) [[unroll]] for (uint e = 0; e < MATRIX.length(); ++e)
 
 #define MOST(a, b) ((a) > (b) ? (a) : (b))  // max() is no constant expression
 
-const uint SUBGROUPS = THREADS / SUBGROUP_SIZE;
-const uint PADDED = (WIDTH + 15) / 16 * 16;
-const uint OCTETS = PADDED / 8;
-const uint PITCH = OCTETS + 1;  // of rows in shared memory, odd, so that eight of them begin in different banks
 const uint PARTS = PADDED / FRAGMENT;  // fragments across a head
 
 // Results leave by way of `tiles`, a column of fragments at a time.
@@ -33,21 +24,13 @@ const uint RESULT_UNITS = SUBGROUPS * FRAGMENT * RESULT_PITCH;
 float larger(const in float a, const in float b) { return max(a, b); }
 float added(const in float a, const in float b) { return a + b; }
 
-uint pack_pair(vec2 numbers) {
-#if BFLOAT
-    return bfloat16_bits(numbers.x) | (bfloat16_bits(numbers.y) << 16);
-#else
-    return packFloat2x16(f16vec2(numbers));
-#endif
-}
-
 // Numbers 8 octet to 8 octet + 7 of the row that begins at element `start`, as 16-bit numbers; 0 beyond the width.
 #define DEFINE_READ_OCTET(NAME, TYPE, BITS)                                                                               \
     uvec4 NAME(JOIN(TYPE, _buffer) source, uint start, uint octet) {                                                      \
         if (BITS == 16 && ALIGNED == 1 && WIDTH % 8 == 0)                                                                 \
             return octet * 8 < WIDTH ? u32x4_buffer(source).at[start / 8 + octet] : uvec4(0);                             \
         uvec4 numbers = uvec4(0);                                                                                         \
-        if (ALIGNED == 1) {                                                                             \
+        if (ALIGNED == 1) {                                                                                               \
             [[unroll]] for (uint half_octet = 0; half_octet < 2; ++half_octet) {                                          \
                 uint quad = 2 * octet + half_octet;                                                                       \
                 if (quad >= QUADS) continue;                                                                              \
@@ -90,5 +73,32 @@ void write_result(JOIN(R, _buffer) target, uint start, uint quad, vec4 numbers) 
             uint r = i / (FRAGMENT / 4), quad = i % (FRAGMENT / 4);                                                       \
             vec4 numbers = uintBitsToFloat(tiles[result_start + r * RESULT_PITCH + quad]);                                \
             if (EXISTS(r)) write_result(TARGET, START(r), n * FRAGMENT / 4 + quad, numbers);                              \
+        }                                                                                                                 \
+    }
+
+// Tiles of LENGTH tokens, of two arrays each: tile n is in shared memory while it is worked on, and the next one on its
+// way there in registers. DECLARE_TILES(LENGTH) is for the kernel's own constants, DECLARE_NEXT() for main().
+// FETCH(FIRST, END) reads the tokens FIRST to END - 1, as FIRST_OCTET(t, octet) and SECOND_OCTET(t, octet), which the
+// kernel defines, say; PLACE(STAGE_INDEX) puts them where the stage begins, the second array behind the first.
+#define DECLARE_TILES(LENGTH)                                                                                             \
+    const uint STAGE = 2 * LENGTH * PITCH;                                                                                \
+    const uint UNITS = LENGTH * OCTETS, FETCHES = (UNITS + THREADS - 1) / THREADS;
+#define DECLARE_NEXT() uvec4 next_first[FETCHES], next_second[FETCHES];
+#define FETCH(FIRST, END)                                                                                                 \
+    [[unroll]] for (uint i = 0; i < FETCHES; ++i) {                                                                       \
+        uint unit = i * THREADS + gl_LocalInvocationIndex, octet = unit % OCTETS, t = (FIRST) + unit / OCTETS;            \
+        next_first[i] = next_second[i] = uvec4(0);                                                                        \
+        if (unit < UNITS && t < (END)) {                                                                                  \
+            next_first[i] = FIRST_OCTET(t, octet);                                                                        \
+            next_second[i] = SECOND_OCTET(t, octet);                                                                      \
+        }                                                                                                                 \
+    }
+#define PLACE(STAGE_INDEX)                                                                                                \
+    [[unroll]] for (uint i = 0; i < FETCHES; ++i) {                                                                       \
+        uint unit = i * THREADS + gl_LocalInvocationIndex;                                                                \
+        uint at = (STAGE_INDEX) * STAGE + unit / OCTETS * PITCH + unit % OCTETS;                                          \
+        if (unit < UNITS) {                                                                                               \
+            tiles[at] = next_first[i];                                                                                    \
+            tiles[at + STAGE / 2] = next_second[i];                                                                       \
         }                                                                                                                 \
     }

@@ -15,25 +15,10 @@
 #include "attention_matrix2.glsl"
 layout(local_size_x_id = 0) in;
 
-const uint ROWS = ROW_BLOCKS * FRAGMENT;  // queries of a subgroup
-const uint TILE_QUERIES = SUBGROUPS * ROWS;
-const uint KEY_PARTS = TILE_KEYS / FRAGMENT;
-const uint STAGE = 2 * TILE_KEYS * PITCH;  // keys, then values
-const uint UNITS = TILE_KEYS * OCTETS, FETCHES = (UNITS + THREADS - 1) / THREADS;
 const float MARGIN = 8.0;
 
-shared uvec4 tiles[MOST(MOST(STAGES * STAGE, TILE_QUERIES * PITCH), RESULT_UNITS)];
-
-#include "attention_dropout.glsl"
-
-float seen(const in uint row, const in uint column, const in float score, const in uint first_position, const in uint first_key) {
-    return first_key + column <= first_position + row ? score : NEGATIVE_INFINITY;
-}
-
-float kept_element(const in uint row, const in uint column, const in float value, const in uint flat_head, const in uint first_query,
-                   const in uint tile_row, const in uint first_key, const in uint tile_column) {
-    return value * kept_one(0, flat_head, first_query, tile_row + row, first_key, first_key + tile_column + column);
-}
+#define KEPT(x) (x)  // the sums are scaled at the end
+#include "attention_matrix2_queries.glsl"
 
 void main() {
     const uint head = gl_WorkGroupID.y, sequence = gl_WorkGroupID.z, key_head = head / GROUP;
@@ -67,32 +52,14 @@ void main() {
         sums[block] = SUM_MATRIX(0.0);
     }
 
-    // Tile `tile` is in shared memory while it is worked on, and the next one on its way there in registers.
-    uvec4 next_keys[FETCHES], next_values[FETCHES];
-#define FETCH(FIRST)                                                                                                      \
-    [[unroll]] for (uint i = 0; i < FETCHES; ++i) {                                                                       \
-        uint unit = i * THREADS + gl_LocalInvocationIndex, octet = unit % OCTETS, j = (FIRST) + unit / OCTETS;            \
-        next_keys[i] = next_values[i] = uvec4(0);                                                                         \
-        if (unit < UNITS && j < keys) {                                                                                   \
-            next_keys[i] = read_octet(key, key_start + j * key_token_stride, octet);                                      \
-            next_values[i] = read_octet(value, value_start + j * value_token_stride, octet);                              \
-        }                                                                                                                 \
-    }
-#define PLACE(STAGE_INDEX)                                                                                                \
-    [[unroll]] for (uint i = 0; i < FETCHES; ++i) {                                                                       \
-        uint unit = i * THREADS + gl_LocalInvocationIndex, at = (STAGE_INDEX) * STAGE + unit / OCTETS * PITCH + unit % OCTETS; \
-        if (unit < UNITS) {                                                                                               \
-            tiles[at] = next_keys[i];                                                                                     \
-            tiles[at + TILE_KEYS * PITCH] = next_values[i];                                                               \
-        }                                                                                                                 \
-    }
-    FETCH(0)
+    DECLARE_NEXT()
+    FETCH(0, keys)
     PLACE(0)
     for (uint first_key = 0; first_key < keys; first_key += TILE_KEYS) {
         const uint at = STAGES == 2 ? first_key / TILE_KEYS % 2 * STAGE : 0;
         if (DROPOUT == 1) draw_kept(sequence, head, first_query, first_key);
         barrier();
-        if (first_key + TILE_KEYS < keys) FETCH(first_key + TILE_KEYS)
+        if (first_key + TILE_KEYS < keys) FETCH(first_key + TILE_KEYS, keys)
         if (first_key <= past + subgroup_query + ROWS - 1) {  // else all in the future of this subgroup's queries
             SUM_MATRIX scores[ROW_BLOCKS * KEY_PARTS];
             [[unroll]] for (uint n = 0; n < KEY_PARTS; ++n) {

@@ -17,8 +17,7 @@ layout(local_size_x_id = 0) in;
 
 const uint TILE_KEYS = SUBGROUPS * FRAGMENT;
 const uint QUERY_PARTS = TILE_QUERIES / FRAGMENT;
-const uint STAGE = 2 * TILE_QUERIES * PITCH;  // queries, then gradients
-const uint UNITS = TILE_QUERIES * OCTETS, FETCHES = (UNITS + THREADS - 1) / THREADS;
+DECLARE_TILES(TILE_QUERIES)  // of queries, then gradients
 
 shared uvec4 tiles[MOST(MOST(STAGES * STAGE, TILE_KEYS * PITCH), RESULT_UNITS)];
 shared float row_logsumexp[STAGES * TILE_QUERIES];
@@ -61,30 +60,19 @@ void main() {
     SUM_MATRIX key_result[PARTS], value_result[PARTS];
     [[unroll]] for (uint d = 0; d < PARTS; ++d) key_result[d] = value_result[d] = SUM_MATRIX(0.0);
 
-    uvec4 next_queries[FETCHES], next_gradients[FETCHES];
+#define FIRST_OCTET(t, octet) read_octet(query, query_start + (t) * query_token_stride, octet)
+#define SECOND_OCTET(t, octet) read_gradient_octet(gradient, ((sequence * query_length + (t)) * QUERY_HEADS + head) * WIDTH, octet)
+    DECLARE_NEXT()
     float next_logsumexp = 0.0, next_delta = 0.0;
-#define FETCH(FIRST)                                                                                                      \
-    [[unroll]] for (uint i = 0; i < FETCHES; ++i) {                                                                       \
-        uint unit = i * THREADS + gl_LocalInvocationIndex, octet = unit % OCTETS, t = (FIRST) + unit / OCTETS;            \
-        next_queries[i] = next_gradients[i] = uvec4(0);                                                                   \
-        if (unit < UNITS && t < query_length) {                                                                           \
-            next_queries[i] = read_octet(query, query_start + t * query_token_stride, octet);                             \
-            next_gradients[i] = read_gradient_octet(gradient, ((sequence * query_length + t) * QUERY_HEADS + head) * WIDTH, octet); \
-        }                                                                                                                 \
-    }                                                                                                                     \
+#define FETCH_QUERIES(FIRST)                                                                                              \
+    FETCH(FIRST, query_length)                                                                                            \
     if (gl_LocalInvocationIndex < TILE_QUERIES) {                                                                         \
         uint t = (FIRST) + gl_LocalInvocationIndex;                                                                       \
         next_logsumexp = t < query_length ? logsumexp.at[flat_head * query_length + t] : 0.0;                             \
         next_delta = t < query_length ? delta.at[flat_head * query_length + t] : 0.0;                                     \
     }
-#define PLACE(STAGE_INDEX)                                                                                                \
-    [[unroll]] for (uint i = 0; i < FETCHES; ++i) {                                                                       \
-        uint unit = i * THREADS + gl_LocalInvocationIndex, at = (STAGE_INDEX) * STAGE + unit / OCTETS * PITCH + unit % OCTETS; \
-        if (unit < UNITS) {                                                                                               \
-            tiles[at] = next_queries[i];                                                                                  \
-            tiles[at + TILE_QUERIES * PITCH] = next_gradients[i];                                                         \
-        }                                                                                                                 \
-    }                                                                                                                     \
+#define PLACE_QUERIES(STAGE_INDEX)                                                                                        \
+    PLACE(STAGE_INDEX)                                                                                                    \
     if (gl_LocalInvocationIndex < TILE_QUERIES) {                                                                         \
         row_logsumexp[(STAGE_INDEX) * TILE_QUERIES + gl_LocalInvocationIndex] = next_logsumexp;                           \
         row_delta[(STAGE_INDEX) * TILE_QUERIES + gl_LocalInvocationIndex] = next_delta;                                   \
@@ -94,13 +82,13 @@ void main() {
         const uint query_start = sequence * query_batch_stride + head * QUERY_HEAD_STRIDE;
         const uint flat_head = sequence * QUERY_HEADS + head;
         barrier();
-        FETCH(first_tile)
-        PLACE(0)
+        FETCH_QUERIES(first_tile)
+        PLACE_QUERIES(0)
         for (uint first_query = first_tile; first_query < query_length; first_query += TILE_QUERIES) {
             const uint stage = STAGES == 2 ? (first_query - first_tile) / TILE_QUERIES % 2 : 0;
             if (DROPOUT == 1) draw_kept(sequence, head, first_query, first_key);
             barrier();
-            if (first_query + TILE_QUERIES < query_length) FETCH(first_query + TILE_QUERIES)
+            if (first_query + TILE_QUERIES < query_length) FETCH_QUERIES(first_query + TILE_QUERIES)
             if (subgroup_key <= past + first_query + TILE_QUERIES - 1) {  // else in the future of all these queries
                 const uint query_at = stage * STAGE, gradient_at = query_at + TILE_QUERIES * PITCH;
                 [[unroll]] for (uint n = 0; n < QUERY_PARTS; ++n) {
@@ -148,7 +136,7 @@ void main() {
             }
             if (STAGES == 1 || DROPOUT == 1) barrier();
             if (first_query + TILE_QUERIES < query_length) {
-                PLACE(STAGES == 2 ? ((first_query - first_tile) / TILE_QUERIES + 1) % 2 : 0)
+                PLACE_QUERIES(STAGES == 2 ? ((first_query - first_tile) / TILE_QUERIES + 1) % 2 : 0)
             }
         }
     }

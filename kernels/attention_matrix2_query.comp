@@ -15,26 +15,11 @@
 #include "attention_matrix2.glsl"
 layout(local_size_x_id = 0) in;
 
-const uint ROWS = ROW_BLOCKS * FRAGMENT;
-const uint TILE_QUERIES = SUBGROUPS * ROWS;
-const uint KEY_PARTS = TILE_KEYS / FRAGMENT;
-const uint STAGE = 2 * TILE_KEYS * PITCH;  // keys, then values
-const uint UNITS = TILE_KEYS * OCTETS, FETCHES = (UNITS + THREADS - 1) / THREADS;
+#define KEPT(x) (keep_scale * (x))
+#include "attention_matrix2_queries.glsl"
 
-shared uvec4 tiles[MOST(MOST(STAGES * STAGE, TILE_QUERIES * PITCH), RESULT_UNITS)];
 shared float row_logsumexp[TILE_QUERIES];
 shared float row_delta[TILE_QUERIES];
-
-#include "attention_dropout.glsl"
-
-float seen(const in uint row, const in uint column, const in float score, const in uint first_position, const in uint first_key) {
-    return first_key + column <= first_position + row ? score : NEGATIVE_INFINITY;
-}
-
-float kept_element(const in uint row, const in uint column, const in float value, const in uint flat_head, const in uint first_query,
-                   const in uint tile_row, const in uint first_key, const in uint tile_column) {
-    return value * (keep_scale * kept_one(0, flat_head, first_query, tile_row + row, first_key, first_key + tile_column + column));
-}
 
 void main() {
     const uint head = gl_WorkGroupID.y, sequence = gl_WorkGroupID.z, key_head = head / GROUP;
@@ -75,31 +60,14 @@ void main() {
         coopMatLoad(along[block], row_delta, gl_SubgroupID * ROWS + block * FRAGMENT, 0, COLUMN_MAJOR);
     }
 
-    uvec4 next_keys[FETCHES], next_values[FETCHES];
-#define FETCH(FIRST)                                                                                                      \
-    [[unroll]] for (uint i = 0; i < FETCHES; ++i) {                                                                       \
-        uint unit = i * THREADS + gl_LocalInvocationIndex, octet = unit % OCTETS, j = (FIRST) + unit / OCTETS;            \
-        next_keys[i] = next_values[i] = uvec4(0);                                                                         \
-        if (unit < UNITS && j < keys) {                                                                                   \
-            next_keys[i] = read_octet(key, key_start + j * key_token_stride, octet);                                      \
-            next_values[i] = read_octet(value, value_start + j * value_token_stride, octet);                              \
-        }                                                                                                                 \
-    }
-#define PLACE(STAGE_INDEX)                                                                                                \
-    [[unroll]] for (uint i = 0; i < FETCHES; ++i) {                                                                       \
-        uint unit = i * THREADS + gl_LocalInvocationIndex, at = (STAGE_INDEX) * STAGE + unit / OCTETS * PITCH + unit % OCTETS; \
-        if (unit < UNITS) {                                                                                               \
-            tiles[at] = next_keys[i];                                                                                     \
-            tiles[at + TILE_KEYS * PITCH] = next_values[i];                                                               \
-        }                                                                                                                 \
-    }
-    FETCH(0)
+    DECLARE_NEXT()
+    FETCH(0, keys)
     PLACE(0)
     for (uint first_key = 0; first_key < keys; first_key += TILE_KEYS) {
         const uint key_at = STAGES == 2 ? first_key / TILE_KEYS % 2 * STAGE : 0, value_at = key_at + TILE_KEYS * PITCH;
         if (DROPOUT == 1) draw_kept(sequence, head, first_query, first_key);
         barrier();
-        if (first_key + TILE_KEYS < keys) FETCH(first_key + TILE_KEYS)
+        if (first_key + TILE_KEYS < keys) FETCH(first_key + TILE_KEYS, keys)
         if (first_key <= past + subgroup_query + ROWS - 1) {
             [[unroll]] for (uint n = 0; n < KEY_PARTS; ++n) {
                 SUM_MATRIX scores[ROW_BLOCKS], products[ROW_BLOCKS];

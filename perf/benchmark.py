@@ -318,8 +318,9 @@ def _record(arguments: argparse.Namespace) -> int:
 
 def _abandoned(arguments: argparse.Namespace) -> int:
     for path in arguments.facts:
-        rows = [read_facts(path) | {"status": "failed", "reason": "the benchmark itself was killed"}]
-        history.append(arguments.out / history.HISTORY.name, rows)
+        if facts := read_facts(path):  # none: another run has just recorded it, and locking made the file anew
+            rows = [facts | {"status": "failed", "reason": "the benchmark itself was killed"}]
+            history.append(arguments.out / history.HISTORY.name, rows)
         path.unlink(missing_ok=True)
     return 0
 

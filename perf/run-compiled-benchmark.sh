@@ -86,8 +86,8 @@ interrupted() {
 record_abandoned() {
     local left
     for left in "$out"/.run-*.facts; do
-        if [ -s "$left" ] && [ "$left" != "$facts" ] && flock --nonblock "$left" true; then
-            "$python" "$perf/benchmark.py" abandoned --out="$out" "$left"
+        if [ -s "$left" ] && [ "$left" != "$facts" ]; then
+            flock --nonblock --conflict-exit-code 0 "$left" "$python" "$perf/benchmark.py" abandoned --out="$out" "$left"
         fi
     done
 }
@@ -144,12 +144,14 @@ facts=$out/.run-$stamp.facts
 work=$(mktemp -d) || fail "there is no room for temporary files."
 handle_signals interrupted
 : >"$log" || fail "cannot write $log."
+(: >"$facts") 2>/dev/null || fail "cannot write to $out."
+exec 9<"$facts"
+# While it is empty, no other run takes it for one that was left behind.
+! command -v flock >/dev/null || flock --nonblock 9
 write_facts || { rm -f "$facts"; fail "cannot write to $out."; }
 for tool in timeout flock; do
     command -v "$tool" >/dev/null || record --failed="$tool is not installed"
 done
-exec 9<"$facts"
-flock --nonblock 9
 record_abandoned
 if [ -z "$alpha_path" ]; then
     if is_stale; then build; fi

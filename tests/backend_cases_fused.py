@@ -3,6 +3,7 @@ training], against a definition of the result and the composition for everything
 """
 
 import dataclasses
+import inspect
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -13,11 +14,22 @@ from backend_case import Case, Operand, Program, Values, boolean, ids, normal, p
 
 from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from alpha.backend import AdamControl, Backend
+from alpha.backend_helios_update import UPDATES
 from alpha.backend_primitives import Array, RandomKey
 
 EPSILON = 1e-5
 SEED, STREAM = 3, 11
 STEP = ids(100, 1)
+
+
+NUMBERS = {"beta": 0.9, "beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8, "weight_decay": 0.1}
+
+
+def update_operands(operation: str) -> tuple[int, dict[str, float]]:
+    """How many arrays an optimizer's step takes before its control, and numbers for what comes after that."""
+    names = list(inspect.signature(getattr(Backend, operation)).parameters)[1:]
+    arrays = names.index("control")
+    return arrays, {name: NUMBERS[name] for name in names[arrays + 1 :]}
 
 
 def both_ways(backend: Backend, operation: str, *arguments: Any) -> tuple[Array, Any, Array]:
@@ -156,6 +168,64 @@ def norms() -> Iterator[Case]:
         # At width 1 the gradient is what epsilon leaves of a difference of equal terms: nothing to compare.
         comparable = x.shape[-1] > 1
         yield Case(f"rms_norm{name}", rms_norm, layer_operands[:3], defined_rms_norm, tolerance, fused=comparable)
+
+
+def cached_attentions() -> Iterator[Case]:
+    """Rows of sequences whose keys and values stand in blocks of 4, in no order, among blocks that no row sees."""
+
+    def case(name: str, lengths: list[int], H: int, D: int, G: int = 0, soft_cap: float = 0.0, chunk: int = 1) -> Case:
+        G = G or H
+        pages = max(-(-length // 4) for length in lengths)
+        blocks = 3 + pages * len(lengths)
+        tables = ((5 * np.arange(pages * len(lengths)) + 3) % blocks).astype(np.int32).reshape(len(lengths), pages)
+        rows = [(s, p) for s, length in enumerate(lengths) for p in range(max(0, length - chunk), length)]
+        sequences, positions = (np.array(each, np.int32) for each in zip(*rows, strict=True))
+
+        def run(backend: Backend, query: Array, keys: Array, values: Array) -> list[Array]:
+            places = [backend.from_numpy(each) for each in (sequences, positions, tables)]
+            return [backend.cached_attention(query, keys, values, *places, soft_cap)]
+
+        def definition(query: Values, keys: Values, values: Values) -> Values:
+            results = []
+            for row, (sequence, position) in enumerate(rows):
+                k, v = (store[tables[sequence]].reshape(1, -1, G, D)[:, : position + 1] for store in (keys, values))
+                results.append(definitions.attention(query[None, row, None], k, v, soft_cap)[0, 0])
+            return np.array(results)
+
+        store = normal(blocks, 4, G, D)
+        return Case(f"cached_attention-{name}", run, (normal(len(rows), H, D), store, store), definition, 3e-6, True)
+
+    yield case("one", [1], 1, 2)
+    yield case("plain", [5, 12, 1], 4, 8)
+    yield case("groups", [7, 16, 9], 6, 4, 2)
+    yield case("one-key-head", [7, 16, 9], 6, 4, 1, 2.0)
+    yield case("chunks", [13, 8], 4, 8, 2, 2.0, chunk=11)
+    yield case("long", [300, 1, 77], 2, 16, 1)
+    yield case("many", [1 + number % 9 for number in range(70)], 2, 4)
+    yield case("wide", [9, 30], 2, 130, 1)
+
+
+def put_rows() -> Iterator[Case]:
+    def case(name: str, count: int, places: list[int], *shape: int, layout: str = "") -> Case:
+        def run(backend: Backend, target: Array, rows: Array) -> list[Array]:
+            changed = backend.zeros(target.shape, target.dtype)
+            backend.copy_into(changed, target)
+            backend.put_rows(changed, backend.from_numpy(np.array(places, np.int32)), rows)
+            return [changed]
+
+        def definition(target: Values, rows: Values) -> Values:
+            target = target.copy()
+            target[places] = rows
+            return target
+
+        rows = dataclasses.replace(normal(len(places), *shape), layout=layout)
+        return Case(f"put_rows-{name}", run, (normal(count, *shape), rows), definition, 0.0, True)
+
+    yield case("one", 3, [1], 2)
+    yield case("all", 4, [2, 0, 3, 1], 3, 5)
+    yield case("some", 40, [7, 39, 0, 12], 2, 8)
+    yield case("narrowed", 9, [8, 2], 4, 4, layout="narrowed")
+    yield case("many", 500, list(range(3, 480, 2)), 2, 3)
 
 
 def attentions() -> Iterator[Case]:
@@ -363,18 +433,15 @@ def updates() -> Iterator[Case]:
         control = (positive(1), positive(1), Operand((1,), accept), positive(1), positive(1))
         return Case(f"{operation}-{name}", run, (*operands, *control), definition, 3e-6, fused=True)
 
-    for operation, (in_place, options) in {
-        "adamw_update": (3, {"beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8}),
-        "lion_update": (2, {"beta1": 0.9, "beta2": 0.99}),
-        "sgd_update": (2, {"beta": 0.9}),
-        "decayed_step": (1, {}),
-    }.items():
-        yield case("matrix", (5, 7), operation, in_place, weight_decay=0.1, **options)
-        yield case("vector", (9,), operation, in_place, weight_decay=0.0, **options)
-        yield case("refused", (5, 7), operation, in_place, "false", weight_decay=0.1, **options)
-        yield case("one", (1,), operation, in_place, weight_decay=0.1, **options)
-        yield case("none", (0,), operation, in_place, weight_decay=0.1, **options)
-        yield case("many", (40_001,), operation, in_place, weight_decay=0.1, **options)
+    for operation in UPDATES:
+        arrays, options = update_operands(operation)
+        in_place = arrays - 1  # all but the gradient
+        yield case("matrix", (5, 7), operation, in_place, **options)
+        yield case("vector", (9,), operation, in_place, **options | {"weight_decay": 0.0})
+        yield case("refused", (5, 7), operation, in_place, "false", **options)
+        yield case("one", (1,), operation, in_place, **options)
+        yield case("none", (0,), operation, in_place, **options)
+        yield case("many", (40_001,), operation, in_place, **options)
 
     def copy_into_if(backend: Backend, condition: Array, x: Array, source: Array) -> list[Array]:
         target = backend.zeros(x.shape, x.dtype)
@@ -394,5 +461,8 @@ def updates() -> Iterator[Case]:
 
 
 def fused() -> list[Case]:
-    families = (activations, linears, norms, attentions, softmaxes, rotaries, dropouts, losses, updates)
+    families = (
+        activations, linears, norms, attentions, cached_attentions, put_rows, softmaxes, rotaries, dropouts, losses,
+        updates,
+    )  # fmt: skip
     return [case for family in families for case in family()]

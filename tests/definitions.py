@@ -13,11 +13,19 @@ import numpy.typing as npt
 
 from alpha import rng
 from alpha.config import ModelConfig
+from alpha.parameters import ParameterSpec
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.integer]
 
 GATES = {"swiglu": "silu", "geglu": "gelu"}
+
+
+def initial_values(spec: ParameterSpec) -> Floats:
+    """A small parameter's initial values, in its shape."""
+    values = np.empty(spec.size)
+    spec.initial(values, 0)
+    return values.reshape(spec.shape)
 
 
 def erf(x: Floats) -> Floats:

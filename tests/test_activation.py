@@ -1,16 +1,12 @@
 """The table of activations, and what a new one costs: a row with its formula, and its two functions in GLSL."""
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from toy_checkout import COMPILE, add, copy_of_checkout, lines, places, run
 
 from alpha.activation import ACTIVATIONS, activation_named
 
-ROOT = Path(__file__).resolve().parent.parent
 MOST_LINES, MOST_PLACES = 20, 4
 
 # What somebody adds for x / (1 + |x|), by file: before what, and the lines.
@@ -56,41 +52,18 @@ y, saved = backend.linear(x, np.eye(12), activation="softsign", training=True)
 np.testing.assert_allclose(y, x / (1 + abs(x)), rtol=1e-14)
 """
 
-COMPILE = """
-import kernel_bundle, kernel_compiler, kernel_manifest
-compiler = kernel_compiler.find("glslc")
-[kernel] = [each for each in kernel_manifest.read() if each.name == "activation_backward"]
-if compiler:
-    kernel_bundle.compile_variant(kernel.variants[0], compiler, None)
-"""
-
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of the package and the kernels, with one more activation."""
-    for folder in ("alpha", "kernels", "build_scripts"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-    shutil.copy(ROOT / "alpha.py", tmp_path)
-    for name, edits in SOFTSIGN.items():
-        text = (tmp_path / name).read_text()
-        for before, lines in edits:
-            assert text.count(before) == 1
-            text = text.replace(before, lines + before)
-        (tmp_path / name).write_text(text)
+    add(copy_of_checkout(tmp_path), SOFTSIGN)
     return tmp_path
 
 
-def run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": f"{checkout}:{checkout / 'build_scripts'}", "COLUMNS": "100"}
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
-
-
 def test_a_new_activation_is_a_row_and_two_functions(checkout: Path) -> None:
-    places = [lines for edits in SOFTSIGN.values() for _, lines in edits]
     # One place is left for the formula of the tests, in tests/definitions.py.
-    assert len(places) < MOST_PLACES
-    assert sum(lines.count("\n") for lines in places) <= MOST_LINES
+    assert places(SOFTSIGN) < MOST_PLACES
+    assert lines(SOFTSIGN) <= MOST_LINES
     assert "softsign" in run(checkout, "alpha.py", "train", "--help").stdout
     used = run(checkout, "-c", USE, str(checkout))
     assert (used.returncode, used.stderr) == (0, "")
@@ -100,11 +73,7 @@ def test_a_new_activation_is_a_row_and_two_functions(checkout: Path) -> None:
     stale = run(checkout, "build_scripts/kernel_bundle.py", "--check")
     names = "activation, activation_backward, matmul_matrix, matmul_reduce, matmul_tiled"
     assert f"is not made from these sources ({names})" in stale.stderr
-    tools = ROOT / ".cache" / "kernel_tools"
-    if tools.exists():
-        (checkout / ".cache").mkdir()
-        (checkout / ".cache" / "kernel_tools").symlink_to(tools)
-    compiled = run(checkout, "-c", COMPILE)
+    compiled = run(checkout, "-c", COMPILE, "activation_backward")
     assert compiled.returncode == 0, compiled.stderr
 
 

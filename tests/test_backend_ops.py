@@ -132,6 +132,42 @@ def test_the_number_of_threads_changes_no_bit_in_blocks_of_real_size(case: Case)
     assert all(np.array_equal(*pair, equal_nan=True) for pair in zip(one, two, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("K", "N", "transposed"), [(100, 96, False), (64, 65, True), (48, 13, True), (384, 1000, False), (16, 33, False)]
+)
+def test_no_row_outside_training_depends_on_the_others(K: int, N: int, transposed: bool) -> None:
+    backend = CpuRef()
+    x = np.random.default_rng(1).standard_normal((700, K), np.float32)
+    weight = np.random.default_rng(2).standard_normal((N, K) if transposed else (K, N), np.float32)
+    weight = weight.T if transposed else weight
+
+    def results(rows: slice) -> list[Values]:
+        part = np.ascontiguousarray(x[rows])
+        return [
+            backend.linear(part, weight)[0],
+            backend.linear(part, weight, None, "gelu")[0],
+            backend.layer_norm(part, x[0], x[1], 1e-5)[0],
+            backend.rms_norm(part, x[0], 1e-5)[0],
+        ]
+
+    everything = results(slice(0, 700))
+    for start, count in [
+        (0, 1),
+        (699, 1),
+        (3, 2),
+        (5, 3),
+        (9, 7),
+        (11, 16),
+        (100, 65),
+        (77, 256),
+        (1, 300),
+        (255, 400),
+    ]:
+        rows = slice(start, start + count)
+        for alone, all_rows in zip(results(rows), everything, strict=True):
+            assert np.array_equal(alone, all_rows[rows])
+
+
 class Spy:
     """A backend that notes which of its operations are called from outside."""
 

@@ -1,356 +1,388 @@
-"""Generation: decoding with the cache against the whole forward pass, sampling against its definition, beam search."""
+"""The engine against the full forward pass, and against itself in other company."""
 
-import contextlib
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from test_gpt import VARIANTS, main_variants, model_of
 
-from alpha import engine, rng
-from alpha.backend_cpu_ref import CpuRef
-from alpha.config import ARCHITECTURES, ModelConfig, resolve_model
-from alpha.engine import Engine, SamplingOptions, choose
+from alpha import rng
+from alpha.config import ModelConfig, resolve_model
+from alpha.engine import Engine, Event, Generation, Request, RequestError
 from alpha.errors import AlphaError
 from alpha.gpt import GPT
-from alpha.thread_choice import ThreadChoice
+from alpha.sampling import SamplingOptions
 
-VOCABULARY = 13
-BLOCK = 8
+VOCABULARY = 29
 GREEDY = SamplingOptions(temperature=0.0)
-every_architecture = pytest.mark.parametrize("arch", ARCHITECTURES)
-
-
-def model_of(arch: str = "gpt2", vocabulary: int = VOCABULARY, **options: Any) -> GPT:
-    """A model with weights large enough that what it writes depends on all that it has read."""
-    shape = {"block": BLOCK, "layers": 2, "dim": 16, "heads": 2}
-    config = resolve_model(ModelConfig(**(shape | ARCHITECTURES[arch] | {"arch": arch} | options)))
-    model = GPT(CpuRef(), config, vocabulary)
-    values = {}
-    for spec in model.parameters.specs:
-        noise = rng.normal(spec.size, 1, rng.stream_of("test", spec.name)).reshape(spec.shape)
-        values[spec.name] = (spec.initial() + 0.3 * noise).astype(np.float32)
-    model.parameters.load(values)
-    return model
-
-
-def ids_of(count: int, name: str = "prompt", vocabulary: int = VOCABULARY) -> list[int]:
-    return [int(bits) % vocabulary for bits in rng.random_bits(count, 2, rng.stream_of(name))]
-
-
-def last_logits(model: GPT, ids: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Logits [V] after some ids, by the whole forward pass without a cache."""
-    logits: npt.NDArray[np.float64] = model.logits(np.array([ids], np.int32)).data[0, -1].astype(np.float64)
-    return logits
-
-
-def greedy_by_definition(model: GPT, prompt: Sequence[int], steps: int) -> list[int]:
-    """The likeliest next id again and again, from the last `block` ids; where these would be more, half is dropped."""
-    block = model.config.block
-    ids = list(prompt)
-    start = max(0, len(ids) - block)
-    for _ in range(steps):
-        if len(ids) - start > block:
-            start = len(ids) - max(1, block // 2)
-        ids.append(int(np.argmax(last_logits(model, ids[start:]))))
-    return ids[len(prompt) :]
-
-
-def ending_with(stop: Sequence[int]) -> engine.Ends:
-    return lambda ids: ids[-1] in stop
-
-
-def generated(
-    model: GPT,
-    prompt: Sequence[int],
-    steps: int,
-    sampling: SamplingOptions = GREEDY,
-    sequences: int = 1,
-    stop: Sequence[int] = (),
-) -> list[list[int | None]]:
-    """What each sequence got: [sequences][steps]."""
-    drawn = list(Engine(model).generate(prompt, steps, sampling, sequences, ending_with(stop)))
-    return [list(row) for row in zip(*drawn, strict=True)]
-
-
-# --- decoding ---------------------------------------------------------------------------------------------------------
-
-
-@every_architecture
-@pytest.mark.parametrize("length", [1, 3, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK])
-def test_greedy_decoding_equals_the_argmax_of_the_whole_forward_pass(arch: str, length: int) -> None:
-    model, prompt = model_of(arch), ids_of(length)
-    steps = 3 * BLOCK + 1  # the context is full several times
-    expected = greedy_by_definition(model, prompt, steps)
-    assert len(set(expected)) > 1
-    assert generated(model, prompt, steps) == [expected]
-    assert generated(model, prompt, steps, sequences=3) == [expected] * 3
-
-
-@every_architecture
-@pytest.mark.parametrize("length", [1, BLOCK - 1, BLOCK, BLOCK + 1])
-def test_a_token_is_chosen_by_the_logits_of_the_whole_forward_pass(
-    arch: str, length: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Rows that differ, and that do not repeat themselves as greedy decoding does.
-    rows, steps = 3, 3 * BLOCK
-    script = [ids_of(steps, f"row {row}") for row in range(rows)]
-    seen: dict[tuple[int, int], npt.NDArray[np.floating[Any]]] = {}
-
-    def choose_by_script(logits: npt.NDArray[np.floating[Any]], _: SamplingOptions, row: int, step: int) -> int:
-        seen[row, step] = logits
-        return script[row][step]
-
-    monkeypatch.setattr(engine, "choose", choose_by_script)
-    model, prompt = model_of(arch), ids_of(length)
-    assert generated(model, prompt, steps, sequences=rows) == script
-    for row in range(rows):
-        ids, start = list(prompt), max(0, length - BLOCK)
-        for step in range(steps):
-            if len(ids) - start > BLOCK:
-                start = len(ids) - BLOCK // 2
-            np.testing.assert_allclose(seen[row, step], last_logits(model, ids[start:]), rtol=1e-4, atol=1e-4)
-            ids.append(script[row][step])
-
-
-@every_architecture
-@pytest.mark.parametrize("block", [1, 2, 3])
-def test_the_smallest_contexts_are_enough(arch: str, block: int) -> None:
-    model = model_of(arch, block=block)
-    assert generated(model, [5, 7], 7) == [greedy_by_definition(model, [5, 7], 7)]
-
-
-def test_the_prompt_is_left_as_it_is() -> None:
-    prompt = ids_of(3)
-    before = list(prompt)
-    generated(model_of(), prompt, 5)
-    assert prompt == before
-
-
-@every_architecture
-def test_a_seed_fixes_every_row_whatever_the_number_of_rows(arch: str) -> None:
-    model, prompt = model_of(arch), ids_of(4)
-    sampling = SamplingOptions(temperature=1.0, top_k=0, seed=9)
-    four, eight = (generated(model, prompt, 20, sampling, sequences=count) for count in (4, 8))
-    assert eight[:4] == four
-    assert generated(model, prompt, 20, sampling) == four[:1]
-    assert generated(model, prompt, 20, sampling, sequences=8) == eight
-    assert len({tuple(row) for row in eight}) == 8
-    other = SamplingOptions(temperature=1.0, top_k=0, seed=10)
-    assert generated(model, prompt, 20, other) != four[:1]
-
-
-def test_longer_texts_begin_with_the_shorter_ones() -> None:
-    model, prompt = model_of(), ids_of(4)
-    sampling = SamplingOptions(temperature=1.0)
-    assert generated(model, prompt, 20, sampling)[0][:7] == generated(model, prompt, 7, sampling)[0]
-
-
-def test_a_sequence_ends_with_a_stop_id_and_the_others_go_on() -> None:
-    model, prompt = model_of(), ids_of(4)
-    sampling = SamplingOptions(temperature=1.5, top_k=0)
-    free = generated(model, prompt, 30, sampling, sequences=4)
-    stop = [3, 4]
-    first = [next(step for step, token in enumerate(row) if token in stop) for row in free]
-    assert len(set(first)) > 1
-    stopped = generated(model, prompt, 30, sampling, 4, stop)
-    length = max(first) + 1
-    assert stopped == [row[: end + 1] + [None] * (length - end - 1) for row, end in zip(free, first, strict=True)]
-
-
-def test_the_time_and_the_tokens_of_both_phases_are_counted() -> None:
-    writer = Engine(model_of())
-    list(writer.generate(ids_of(5), 4, GREEDY, sequences=3))
-    timing = writer.timing
-    assert (timing.prefill_tokens, timing.decode_tokens) == (15, 9)
-    assert timing.prefill_seconds > 0 < timing.decode_seconds
-
-
-def test_sequences_that_have_ended_are_not_counted() -> None:
-    writer = Engine(model_of())
-    sampling = SamplingOptions(temperature=1.5, top_k=0)
-    drawn = list(writer.generate(ids_of(1), BLOCK, sampling, 4, ending_with([3, 4, 5])))
-    real = sum(token is not None for step in drawn[1:] for token in step)
-    assert real < 4 * len(drawn[1:])
-    assert (writer.timing.prefill_tokens, writer.timing.decode_tokens) == (4, real)
-
-
-def test_the_first_ids_are_drawn_among_those_that_are_allowed() -> None:
-    model, prompt = model_of(), ids_of(4)
-    allowed = np.array([2, 7, 11])
-    for sampling in (GREEDY, SamplingOptions(temperature=3.0, top_k=2), SamplingOptions(temperature=3.0, top_p=0.9)):
-        drawn = list(Engine(model).generate(prompt, 3, sampling, 64, first=allowed))
-        likeliest = sorted(allowed.tolist(), key=lambda token: -last_logits(model, prompt)[token])
-        count = 1 if sampling.temperature == 0 else sampling.top_k or 3
-        assert set(drawn[0]) <= set(likeliest[:count])
-        assert sampling.temperature == 0 or len(set(drawn[0])) > 1
-        assert not set(drawn[1]) <= set(allowed.tolist()) or sampling.temperature == 0
-    for beams in (1, 5):
-        ids, mean = Engine(model).beam_search(prompt, 3, beams, first=allowed)
-        assert ids[0] in allowed
-        assert math.isfinite(mean)
-
-
-def test_beams_end_where_the_caller_says() -> None:
-    model, prompt = model_of(), ids_of(4)
-    ids, _ = Engine(model).beam_search(prompt, 12, 3, ends=lambda ids: len(ids) == 2)
-    assert len(ids) == 2
-    ids, _ = Engine(model).beam_search(prompt, 12, 3, ends=lambda ids: len(ids) == 3 or ids[-1] != 5)
-    assert set(ids[:-1]) <= {5}
-
-
-def test_a_model_whose_training_went_wrong_is_refused() -> None:
-    model = model_of()
-    model.parameters["ln_f.weight"].data[2] = np.nan
-    with pytest.raises(AlphaError, match="not finite"):
-        generated(model, [1], 3)
-    with pytest.raises(AlphaError, match="not finite"):
-        Engine(model).beam_search([1], 3, beams=2)
-
-
-# --- sampling ---------------------------------------------------------------------------------------------------------
-
-LOGITS = np.array([1.0, -0.5, 2.0, 0.3, 2.0, -3.0, 0.9, 1.4], np.float32)
-CASES = [
-    SamplingOptions(temperature=1.0, top_k=0),
-    SamplingOptions(temperature=0.3, top_k=0),
-    SamplingOptions(temperature=5.0, top_k=0),
-    SamplingOptions(temperature=1.0, top_k=3),
-    SamplingOptions(temperature=1.0, top_k=1),
-    SamplingOptions(temperature=1.0, top_k=100),
-    SamplingOptions(temperature=1.0, top_k=0, top_p=0.7),
-    SamplingOptions(temperature=2.0, top_k=0, top_p=0.95),
-    SamplingOptions(temperature=1.0, top_k=0, top_p=0.0),
-    SamplingOptions(temperature=0.8, top_k=5, top_p=0.6),
-]
-
-
-def distribution(sampling: SamplingOptions) -> list[float]:
-    """The probability of each id, step by step as in the papers; of equal logits the first id counts as likelier."""
-    weights = {token: math.exp(float(logit) / sampling.temperature) for token, logit in enumerate(LOGITS)}
-    ranked = sorted(weights, key=lambda token: -weights[token])
-    if sampling.top_k:
-        ranked = ranked[: sampling.top_k]
-    total = sum(weights[token] for token in ranked)
-    nucleus, mass = [], 0.0
-    for token in ranked:
-        nucleus.append(token)
-        mass += weights[token] / total
-        if mass >= sampling.top_p:
-            break
-    total = sum(weights[token] for token in nucleus)
-    return [weights[token] / total if token in nucleus else 0.0 for token in range(len(LOGITS))]
-
-
-@pytest.mark.parametrize("sampling", CASES, ids=str)
-def test_every_id_has_its_share_of_the_random_numbers(
-    sampling: SamplingOptions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Evenly spaced numbers in place of random ones, so that shares are exact but for one draw.
-    draws = 500
-    monkeypatch.setattr(engine.rng, "uniform", lambda count, seed, stream, step=0: np.full(count, (step + 0.5) / draws))
-    counts = [0] * len(LOGITS)
-    for step in range(draws):
-        counts[choose(LOGITS, sampling, row=0, step=step)] += 1
-    for count, probability in zip(counts, distribution(sampling), strict=True):
-        assert abs(count - draws * probability) <= 1.0
-        assert (count == 0) == (probability == 0) or probability < 1 / draws
-
-
-def test_draws_are_as_spread_as_their_distribution() -> None:
-    sampling = SamplingOptions(temperature=1.0, top_k=0)
-    draws = 1500
-    counts = np.bincount([choose(LOGITS, sampling, step % 5, step // 5) for step in range(draws)], minlength=8)
-    expected = draws * np.array(distribution(sampling))
-    chi_square = float(np.sum((counts - expected) ** 2 / expected))
-    assert chi_square < 24.3  # the 99.9 % quantile for 7 degrees of freedom
-
-
-@pytest.mark.parametrize("temperature", [0.0, 5e-324, 1e-300, 1e-9])
-def test_temperatures_near_zero_take_the_likeliest_id(temperature: float) -> None:
-    logits = LOGITS.copy()
-    logits[4] += 0.001
-    assert {choose(logits, SamplingOptions(temperature=temperature), 0, step) for step in range(20)} == {4}
-
-
-# --- beam search ------------------------------------------------------------------------------------------------------
-
-
-def log_probabilities(model: GPT, ids: Sequence[int]) -> npt.NDArray[np.float64]:
-    logits = last_logits(model, ids)
-    shifted: npt.NDArray[np.float64] = logits - logits.max()
-    return shifted - math.log(float(np.exp(shifted).sum()))
-
-
-def best_by_exhaustion(model: GPT, prompt: list[int], steps: int, stop: Sequence[int]) -> tuple[list[int], float]:
-    """The continuation of highest mean log-probability among all that end with a stop id or are `steps` long."""
-    table = {
-        ids: log_probabilities(model, [*prompt, *ids])
-        for length in range(steps)
-        for ids in itertools.product(range(model.vocab_size), repeat=length)
-    }
-    candidates = []
-    for length in range(1, steps + 1):
-        for ids in itertools.product(range(model.vocab_size), repeat=length):
-            stops = [position for position, token in enumerate(ids) if token in stop]
-            if stops == [length - 1] or (not stops and length == steps):
-                mean = sum(table[ids[:position]][token] for position, token in enumerate(ids)) / length
-                candidates.append((list(ids), float(mean)))
-    return max(candidates, key=lambda each: each[1])
-
-
-@every_architecture
-def test_one_beam_is_greedy_decoding(arch: str) -> None:
-    model, prompt = model_of(arch), ids_of(3)
-    ids, _ = Engine(model).beam_search(prompt, 2 * BLOCK + 3, beams=1)
-    assert ids == greedy_by_definition(model, prompt, 2 * BLOCK + 3)
-
-
-@every_architecture
-@pytest.mark.parametrize("stop", [(), (3,), (0, 2)])
-def test_enough_beams_find_the_best_of_all_continuations(arch: str, stop: tuple[int, ...]) -> None:
-    model = model_of(arch, vocabulary=4)
-    for name in ("a", "b", "c"):
-        prompt = ids_of(3, name, vocabulary=4)
-        expected_ids, expected_mean = best_by_exhaustion(model, prompt, 4, stop)
-        ids, mean = Engine(model).beam_search(prompt, 4, 64, ending_with(stop))
-        assert ids == expected_ids
-        assert mean == pytest.approx(expected_mean, abs=1e-5)
-
-
-def test_more_beams_find_better_texts_than_one() -> None:
-    model = model_of()
-    gains = []
-    for name in "abcdefgh":
-        prompt = ids_of(4, name)
-        gains.append(Engine(model).beam_search(prompt, 4, 6)[1] - Engine(model).beam_search(prompt, 4, 1)[1])
-    assert min(gains) > -1e-6
-    assert max(gains) > 0.01
-
-
-def test_the_score_is_the_mean_log_probability_of_the_ids() -> None:
-    model, prompt = model_of(), ids_of(3)
-    ids, mean = Engine(model).beam_search(prompt, 5, beams=3)
-    expected = [log_probabilities(model, [*prompt, *ids[:position]])[token] for position, token in enumerate(ids)]
-    assert mean == pytest.approx(float(np.mean(expected)), abs=1e-5)
-
-
-def test_the_number_of_threads_is_chosen_while_decoding_and_changes_nothing() -> None:
-    model = model_of(block=32)
-    backend, used = model.backend, []
-
-    class Recording(ThreadChoice):
-        @contextlib.contextmanager
-        def measured(self) -> Iterator[None]:
-            with super().measured():
-                used.append(backend.threads)
-                yield
-
-    backend.thread_choices = lambda: [1, 2]  # type: ignore[method-assign]
-    plain = list(Engine(model).generate([1, 2, 3], 12, SamplingOptions()))
-    assert list(Engine(model, threads=Recording(backend)).generate([1, 2, 3], 12, SamplingOptions())) == plain
-    assert used[:7] == [1, 1, 2, 1, 2, 1, 2]
-    assert len(used) == 11  # all steps but the prefill
+DRAWN = SamplingOptions(temperature=1.0, top_k=0)
+every_variant = pytest.mark.parametrize("name", VARIANTS)
+
+
+def small_model(name: str = "gpt2", block: int = 70, dtype: npt.DTypeLike = np.float32, **options: Any) -> GPT:
+    config = ModelConfig(**(VARIANTS[name].__dict__ | {"block": block} | options))
+    return model_of(resolve_model(config), dtype, vocabulary=VOCABULARY)
+
+
+def ids_of(count: int, name: str | int = "prompt") -> list[int]:
+    return [int(bits) % VOCABULARY for bits in rng.random_bits(count, 2, rng.stream_of(name))]
+
+
+def run(engine: Engine) -> list[Event]:
+    events = []
+    while engine.is_busy:
+        events += engine.step()
+    return events
+
+
+def alone(model: GPT, request: Request, **options: Any) -> Generation:
+    engine = Engine(model, **options)
+    generation = engine.submit(request)
+    run(engine)
+    return generation
+
+
+def true_log_probs(model: GPT, ids: Sequence[int]) -> npt.NDArray[np.float64]:
+    """[len(ids), V], by the full forward pass."""
+    logits = model.logits(np.array([ids], np.int32)).data[0].astype(np.float64)
+    shifted = logits - logits.max(-1, keepdims=True)
+    result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return result
+
+
+# --- the model's probabilities ----------------------------------------------------------------------------------------
+
+
+@every_variant
+def test_log_probabilities_are_those_of_the_full_forward_pass(name: str) -> None:
+    for dtype, tolerance in ((np.float64, 1e-12), (np.float32, 2e-4)):
+        model = small_model(name, dtype=dtype)
+        for length in (1, 15, 16, 17, 40):
+            asked = Request(ids_of(length, length), 20, DRAWN, logprobs=3, prompt_logprobs=2)
+            made = alone(model, asked, step_tokens=7, max_sequences=1)
+            assert made.reason == "length"
+            assert len(made.ids) == len(made.logprobs) == 20
+            assert len(made.prompt_logprobs) == length
+            assert made.prompt_logprobs[0] is None
+            ids = [*asked.prompt, *made.ids]
+            expected = true_log_probs(model, ids)
+            for place, noted in enumerate([*made.prompt_logprobs, *made.logprobs]):
+                if noted is not None:
+                    row, count = expected[place - 1], 2 if place < length else 3
+                    assert noted.chosen == pytest.approx(row[ids[place]], abs=tolerance)
+                    assert noted.values == pytest.approx(sorted(row, reverse=True)[:count], abs=tolerance)
+                    assert [row[each] for each in noted.ids] == pytest.approx(noted.values, abs=tolerance)
+
+
+def test_the_chosen_token_has_the_value_it_has_among_the_likeliest() -> None:
+    made = alone(small_model(), Request(ids_of(9), 20, GREEDY, logprobs=1, prompt_logprobs=VOCABULARY))
+    assert all(noted.chosen == noted.values[0] and noted.ids == [token] for noted, token in
+               zip(made.logprobs, made.ids, strict=True))  # fmt: skip
+    for noted, token in zip(made.prompt_logprobs[1:], ids_of(9)[1:], strict=True):
+        assert noted is not None
+        assert noted.chosen == noted.values[noted.ids.index(token)]
+
+
+# --- the same bits in any company -------------------------------------------------------------------------------------
+
+
+def result(generation: Generation) -> tuple[object, ...]:
+    return generation.reason, generation.ids, generation.logprobs, generation.prompt_logprobs
+
+
+def requests_of(crowd: int, count: int, block: int) -> list[Request]:
+    """Requests of all kinds; some begin alike."""
+    numbers = [int(bits) for bits in rng.random_bits(8 * count, 3, rng.stream_of("crowd", crowd))]
+    made = []
+    for a, b, c, d, e, f, g, h in np.array(numbers).reshape(count, 8).tolist():
+        prompt = ids_of(a % 3 * 16, "shared")[: block - 1] + ids_of(1 + b % 20, c)
+        sampling = (
+            GREEDY,
+            SamplingOptions(temperature=1.3, top_k=0, seed=d),
+            SamplingOptions(temperature=0.9, top_k=5, top_p=0.9, min_p=0.01, seed=d),
+            SamplingOptions(
+                1.0, repetition_penalty=1.2, presence_penalty=0.3, frequency_penalty=0.2, logit_bias={3: -1}, seed=d
+            ),
+        )[e % 4]
+        asked = 2 if f % 4 == 0 else None
+        made.append(
+            Request(prompt, 1 + g % 25, sampling, frozenset({h % VOCABULARY}), logprobs=1, prompt_logprobs=asked)
+        )
+    return made
+
+
+@main_variants
+@pytest.mark.parametrize("crowds", [range(0, 25), range(25, 50)], ids=["first", "second"])
+def test_a_request_has_the_bits_that_it_has_alone(config: ModelConfig, crowds: range) -> None:
+    block = 70
+    model = model_of(resolve_model(ModelConfig(**(config.__dict__ | {"block": block}))), np.float32, None, VOCABULARY)
+    subject = Request(ids_of(37), 30, SamplingOptions(1.0, 0, seed=5), logprobs=2)
+    expected = result(alone(model, subject))
+    for crowd in crowds:
+        others = requests_of(crowd, 1 + crowd % 7, block)
+        # Few sequences, small steps and a cache so small that requests interrupt each other.
+        engine = Engine(model, 2 + crowd % 4, 5 + 13 * (crowd % 3), cache_tokens=96 + 16 * (crowd % 5))
+        place = crowd % (len(others) + 1)
+        generations = [engine.submit(each) for each in [*others[:place], subject, *others[place:]]]
+        for step in itertools.count():
+            if not engine.is_busy:
+                break
+            engine.step()
+            if step % 9 == 5 and (other := (place + step) % len(generations)) != place:
+                engine.cancel(generations[other])
+        assert result(generations[place]) == expected
+
+
+def test_an_interrupted_request_goes_on_with_the_same_bits() -> None:
+    model = small_model()
+    requests = [Request(ids_of(20, name), 40, DRAWN, logprobs=1, prompt_logprobs=1) for name in "ab"]
+    expected = [result(alone(model, each)) for each in requests]
+    engine = Engine(model, 2, cache_tokens=6 * 16)
+    generations = [engine.submit(each) for each in requests]
+    run(engine)
+    assert engine.computed_tokens > 2 * 59, "nobody was interrupted"
+    assert [result(each) for each in generations] == expected
+
+
+def test_a_shared_prompt_is_computed_once_and_changes_no_bit() -> None:
+    model = small_model(block=80)
+    prompt = ids_of(64)
+    requests = [Request(prompt, 8, SamplingOptions(1.0, 0, seed=seed), logprobs=1) for seed in range(8)]
+    expected = [result(alone(model, each)) for each in requests]
+    engine = Engine(model, 8, 16)
+    generations = [engine.submit(each) for each in requests]
+    run(engine)
+    assert [result(each) for each in generations] == expected
+    assert engine.reused_tokens == 7 * 63
+    assert engine.computed_tokens == 64 + 7 + 8 * 7
+
+
+def test_a_text_that_goes_on_finds_its_beginning() -> None:
+    model = small_model()
+    engine = Engine(model)
+    first = engine.submit(Request(ids_of(20), 30, DRAWN))
+    run(engine)
+    longer = Request([*first.request.prompt, *first.ids, 5], 5, DRAWN, logprobs=1)
+    second = engine.submit(longer)
+    run(engine)
+    assert engine.reused_tokens == 48
+    assert result(second) == result(alone(model, longer))
+
+
+def test_threads_change_no_bit() -> None:
+    request = Request(ids_of(40), 20, DRAWN, logprobs=1)
+    model = small_model()
+    expected = result(alone(model, request))
+    model.backend.threads = 3
+    assert result(alone(model, request)) == expected
+
+
+# --- sampling options -------------------------------------------------------------------------------------------------
+
+
+def test_each_request_has_its_own_options() -> None:
+    model = small_model()
+    prompt = ids_of(10)
+    biased = Request(prompt, 6, SamplingOptions(temperature=0.0, logit_bias={7: 1000.0}))
+    all_but_one = dict.fromkeys(range(1, VOCABULARY), -1000.0)
+    banned = Request(prompt, 6, SamplingOptions(temperature=0.0, logit_bias=all_but_one))
+    engine = Engine(model)
+    one, two, three = (engine.submit(each) for each in (biased, banned, Request(prompt, 6, GREEDY)))
+    run(engine)
+    assert one.ids == [7] * 6
+    assert two.ids == [0] * 6
+    assert three.ids == alone(model, Request(prompt, 6, GREEDY)).ids
+
+
+def test_penalties_keep_tokens_from_coming_again() -> None:
+    model = small_model()
+    plain = alone(model, Request(ids_of(5), 28, GREEDY))
+    assert len(set(plain.ids)) < 20
+    for options in ({"presence_penalty": 1e4}, {"frequency_penalty": 1e4}):
+        made = alone(model, Request(ids_of(5), 28, SamplingOptions(temperature=0.0, **options)))
+        assert len(set(made.ids)) == 28, "a token came twice"
+    repeated = alone(model, Request(ids_of(5), 20, SamplingOptions(temperature=0.0, repetition_penalty=1e6)))
+    assert not set(repeated.ids) & set(ids_of(5))
+
+
+def test_rows_of_a_seed_are_different_and_the_first_token_can_be_restricted() -> None:
+    model = small_model()
+    rows = [alone(model, Request(ids_of(5), 12, DRAWN, row=row)).ids for row in range(4)]
+    assert len({tuple(row) for row in rows}) == 4
+    allowed = np.array([2, 9])
+    firsts = {alone(model, Request(ids_of(5), 1, DRAWN, first=allowed, row=row)).ids[0] for row in range(20)}
+    assert firsts <= {2, 9}
+    # The second half of a text is drawn as if it had been drawn at once.
+    whole = alone(model, Request(ids_of(5), 12, DRAWN)).ids
+    half = alone(model, Request([*ids_of(5), *whole[:6]], 6, DRAWN, first_step=6)).ids
+    assert half == whole[6:]
+
+
+# --- how a request ends -----------------------------------------------------------------------------------------------
+
+
+def test_a_request_ends_with_a_stop_id_or_its_length_or_the_context() -> None:
+    model = small_model()
+    free = alone(model, Request(ids_of(60), None, DRAWN))
+    assert (free.reason, len(free.ids)) == ("length", 11)
+    stop = free.ids[4]
+    stopped = alone(model, Request(ids_of(60), None, DRAWN, frozenset({stop})))
+    assert (stopped.reason, stopped.ids) == ("stop", free.ids[: free.ids.index(stop) + 1])
+    full = alone(model, Request(ids_of(70), 5, DRAWN))
+    assert (full.reason, len(full.ids)) == ("length", 1)
+    assert alone(model, Request(ids_of(60), 3, DRAWN)).ids == free.ids[:3]
+
+
+def test_a_prompt_can_be_scored_without_drawing_anything() -> None:
+    model = small_model()
+    engine = Engine(model, step_tokens=16)
+    scored = engine.submit(Request(ids_of(50), 0, prompt_logprobs=0))
+    events = run(engine)
+    assert [(event.token, event.reason) for event in events] == [(None, "length")]
+    expected = true_log_probs(model, ids_of(50))
+    values = [noted.chosen for noted in scored.prompt_logprobs if noted]
+    assert values == pytest.approx([expected[i, token] for i, token in enumerate(ids_of(50)[1:])], abs=2e-4)
+
+
+def test_events_tell_each_token_once_and_the_end_with_the_last() -> None:
+    engine = Engine(small_model(), 2)
+    generations = [engine.submit(Request(ids_of(3, name), 5, DRAWN, logprobs=0)) for name in "abc"]
+    events = run(engine)
+    for generation in generations:
+        own = [event for event in events if event.generation is generation]
+        assert [event.token for event in own] == generation.ids
+        assert [event.logprobs for event in own] == generation.logprobs
+        assert [event.reason for event in own] == [None] * 4 + ["length"]
+    assert engine.step() == []
+
+
+def test_a_request_can_be_cancelled_at_any_step() -> None:
+    model = small_model()
+    expected = alone(model, Request(ids_of(30), 10, DRAWN)).ids
+    for steps in range(14):
+        engine = Engine(model, 2, 8)
+        subject = engine.submit(Request(ids_of(30), 10, DRAWN))
+        others = [engine.submit(Request(ids_of(20, name), 12, DRAWN)) for name in "ab"]
+        for _ in range(steps):
+            engine.step()
+        was_done = subject.reason is not None
+        engine.cancel(subject)
+        engine.cancel(subject, "stop")  # the first one counts
+        events = [event for event in run(engine) if event.generation is subject]
+        assert subject.reason == ("length" if was_done else "cancelled")
+        assert [event.reason for event in events] == ([] if was_done else ["cancelled"])
+        assert subject.ids == expected[: len(subject.ids)]
+        assert [each.ids for each in others] == [alone(model, each.request).ids for each in others]
+        assert engine.running == engine.waiting == 0
+
+
+def test_a_caller_can_say_that_a_text_is_complete() -> None:
+    engine = Engine(small_model())
+    subject = engine.submit(Request(ids_of(3), 10, DRAWN))
+    engine.step()
+    engine.cancel(subject, "stop")
+    run(engine)
+    assert (subject.reason, len(subject.ids)) == ("stop", 1)
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (Request([]), "prompt is empty"),
+        (Request([0] * 71), "71 tokens, but the model's context holds 70"),
+        (Request([VOCABULARY]), "no token 29"),
+        (Request([-1]), "no token -1"),
+        (Request([1], 0), "max_tokens is 0, but must be at least 1"),
+        (Request([1], 5, logprobs=-1), "logprobs is -1"),
+        (Request([1], 5, SamplingOptions(temperature=-1)), "temperature is -1"),
+        (Request([1], 5, SamplingOptions(temperature=math.nan)), "finite"),
+        (Request([1], 5, SamplingOptions(top_p=1.5)), "top_p is 1.5"),
+        (Request([1], 5, SamplingOptions(repetition_penalty=0)), "repetition_penalty is 0"),
+        (Request([1], 5, SamplingOptions(logit_bias={99: 1.0})), "no token 99"),
+        (Request([1] * 40, 20), "59 tokens, and the cache holds 48"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_can_never_be_done_is_refused_at_once(request_: Request, words: str) -> None:
+    engine = Engine(small_model(), 4, cache_tokens=48)
+    with pytest.raises(RequestError, match=words):
+        engine.submit(request_)
+    assert not engine.is_busy
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
+def test_not_finite_outputs_end_one_request_only() -> None:
+    model = small_model(tied=False)
+    model.parameters["wte.weight"].data[7] = np.nan  # what reads this token is lost
+    fine = [token for token in range(VOCABULARY) if token != 7]
+    others = [Request([3, 4, 5, *fine[:name]], 12, SamplingOptions(0.0, logit_bias={7: -1e9})) for name in range(3)]
+    expected = [alone(model, each).ids for each in others]
+    engine = Engine(model, 4, cache_tokens=4 * 32)
+    for prompt in ([7], [1, 2, 7], [1, 7, 2], [*fine[:20], 7, 3]):
+        bad = [engine.submit(Request(prompt, 10, GREEDY, prompt_logprobs=asked)) for asked in (None, 1)]
+        good = [engine.submit(each) for each in others]
+        run(engine)
+        for each in bad:
+            assert each.reason == "error"
+            assert "not finite" in each.message
+            assert each.ids == []
+        # The blocks that held what is not finite serve others now.
+        assert [each.ids for each in good] == expected
+
+
+class Failing:
+    """Lets the model's device fail at some call."""
+
+    def __init__(self, model: GPT, at: int) -> None:
+        self.calls = 0
+        compute = model.hidden_of_rows
+
+        def hidden_of_rows(*arguments: Any) -> Any:
+            self.calls += 1
+            if self.calls >= at:
+                raise AlphaError("the device was lost")
+            return compute(*arguments)
+
+        model.hidden_of_rows = hidden_of_rows  # type: ignore[method-assign]
+
+
+def test_a_device_that_fails_is_replaced_once() -> None:
+    broken, again = small_model(), small_model()
+    Failing(broken, 4)
+    Failing(again, 30)
+    engine = Engine(broken, 2, reload=lambda: again)
+    requests = [Request(ids_of(5, name), 12, DRAWN) for name in "abcd"]
+    generations = [engine.submit(each) for each in requests]
+    run(engine)
+    assert [each.reason for each in generations] == ["error", "error", "length", "length"]
+    assert "the device was lost" in generations[0].message
+    assert generations[2].ids == alone(small_model(), requests[2]).ids
+    later = [engine.submit(Request(ids_of(5), 25, DRAWN)) for _ in range(3)]
+    run(engine)
+    assert [each.reason for each in later] == ["error"] * 3  # also the one that waited
+    with pytest.raises(RequestError, match="cannot be used any more"):
+        engine.submit(requests[0])
+
+
+def test_requests_may_come_from_several_threads() -> None:
+    engine = Engine(small_model(), 3)
+    made: list[Generation] = []
+
+    def ask(name: str) -> None:
+        for count in range(5):
+            made.append(engine.submit(Request(ids_of(4, name + str(count)), 6, DRAWN)))
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads) or engine.is_busy:
+        engine.step()
+    assert [each.reason for each in made] == ["length"] * 20
+    assert all(each.ids == alone(engine.model, each.request).ids for each in made)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from definitions import initial_values
 
 from alpha import rng
 from alpha.backend_cpu_ref import CpuRef
@@ -33,7 +34,7 @@ def model_of(arch: str = "gpt2", dtype: npt.DTypeLike = np.float64, **options: A
     values = {}
     for spec in model.parameters.specs:
         noise = rng.normal(spec.size, 1, rng.stream_of("test", spec.name)).reshape(spec.shape)
-        values[spec.name] = spec.initial() + 0.2 * noise
+        values[spec.name] = initial_values(spec) + 0.2 * noise
     model.parameters.load(values)
     return model
 

@@ -71,7 +71,7 @@ def model_of(
     values = {}
     for spec in model.parameters.specs:
         noise = rng.normal(spec.size, 1, rng.stream_of("test", spec.name)).reshape(spec.shape)
-        values[spec.name] = spec.initial() + 0.2 * noise
+        values[spec.name] = definitions.initial_values(spec) + 0.2 * noise
     model.parameters.load(values)
     return model
 
@@ -403,7 +403,7 @@ def test_decay_applies_to_matrices_and_they_stand_first(config: ModelConfig) -> 
 def test_initial_values_have_the_deviations_of_gpt2() -> None:
     config = configuration(layers=8, dim=64, block=64, tied=False, ffn_dim=128)
     for spec in parameter_specs(config, 101, seed=3):
-        values = spec.initial()
+        values = definitions.initial_values(spec)
         assert values.shape == spec.shape
         if not spec.decay:
             assert (values == (1.0 if spec.name.endswith("weight") else 0.0)).all()
@@ -415,13 +415,31 @@ def test_initial_values_have_the_deviations_of_gpt2() -> None:
 
 def test_initial_values_depend_on_the_seed_and_the_name_alone() -> None:
     def initial(config: ModelConfig, seed: int) -> dict[str, Values]:
-        return {spec.name: spec.initial() for spec in parameter_specs(config, VOCABULARY, seed) if spec.decay}
+        specs = parameter_specs(config, VOCABULARY, seed)
+        return {spec.name: definitions.initial_values(spec) for spec in specs if spec.decay}
 
     first, other_seed = initial(configuration(), 1), initial(configuration(), 2)
     assert_equal_bits(first, initial(configuration(qk_norm=True, norm="rmsnorm", bias=False), 1))
     assert all((first[name] != other_seed[name]).all() for name in first)
     values = [values.tobytes() for values in first.values()]
     assert len(set(values)) == len(values)
+
+
+def test_parameters_drawn_in_parts_have_the_bits_of_those_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, vocabulary = configuration(dim=64, tied=False), rng.NORMAL_PART // 64 + 77
+    for processors in (1, 3):
+        monkeypatch.setattr("alpha.parameters.available_cpus", lambda processors=processors: processors)
+        model = GPT(CpuRef(), config, vocabulary, seed=7, dtype=np.float32)
+        shares: list[float] = []
+        model.parameters.initialize(shares.append)
+        assert shares == sorted(shares)
+        assert len(shares) == len(model.parameters.specs) + 2  # two tables take two parts each
+        assert shares[-1] == 1.0
+        for name, values in model.parameters.to_numpy().items():
+            if values.ndim == 2:
+                deviation = 0.02 / math.sqrt(2 * config.layers) if "c_proj" in name else 0.02
+                drawn = deviation * rng.normal(values.size, 7, rng.stream_of("parameter", name))
+                assert values.tobytes() == drawn.astype(np.float32).tobytes()
 
 
 @every_variant

@@ -14,8 +14,9 @@ from alpha.backend_checked import CheckedBackend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_helios import Helios
 from alpha.backend_helios_device import VulkanError
-from alpha.engine import Engine, SamplingOptions
 from alpha.errors import AlphaError
+from alpha.generation import Engine
+from alpha.sampling import SamplingOptions
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from alpha.progress import StageProgress, TrainingProgress, _Average, _duration, _terminal_console
+from alpha.progress import StageProgress, TrainingProgress, _Average, _terminal_console
 
 ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -274,11 +274,6 @@ def test_the_average_has_no_initial_bias_and_forgets() -> None:
     for _ in range(500):
         average.add(1.0)
     assert average.value == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (360_061, "100:01:01")])
-def test_durations(seconds: float, text: str) -> None:
-    assert _duration(seconds) == text
 
 
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,14 @@ def test_uniform_numbers_are_inside_the_open_interval(monkeypatch: pytest.Monkey
     monkeypatch.setattr(rng, "random_bits", lambda *arguments: extremes)
     low, high = rng.uniform(2, 0, 0)
     assert 0.0 < low < high < 1.0
-    assert np.isfinite(rng.normal(2, 0, 0)).all()
+
+
+def test_normal_numbers_of_extreme_integers_are_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    def extremes(even: np.ndarray, odd: np.ndarray, *rest: object) -> None:
+        even[:], odd[:] = [[0], [ONES]], [[ONES], [0]]
+
+    monkeypatch.setattr(rng, "_philox_in_place", extremes)
+    assert np.isfinite(rng.normal(4, 0, 0)).all()
 
 
 def test_uniform_numbers_are_uniform() -> None:
@@ -131,6 +138,19 @@ def test_normal_numbers_drawn_in_parts_have_the_bits_of_those_drawn_at_once(
     for processors in (1, 3):
         monkeypatch.setattr(rng, "available_cpus", lambda processors=processors: processors)
         assert rng.normal(count, 5, 6, 7).tobytes() == at_once.tobytes()
+
+
+@pytest.mark.parametrize("start", [0, 4, rng.NORMAL_PART, 1 << 34, (1 << 36) + 8])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 1001])
+def test_normal_numbers_are_written_from_any_multiple_of_four_on(start: int, count: int) -> None:
+    points = rng.uniform(count + count % 2, 1 << 40 | 5, 6, 7, start).reshape(-1, 2)
+    radius, angle = np.sqrt(-2.0 * np.log(points[:, 0])), 2.0 * np.pi * points[:, 1]
+    expected = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(-1)[:count]
+    for dtype in (np.float32, np.float64):
+        out = np.full(count + 2, np.nan, dtype)
+        rng.normal_into(out[1:-1], 1 << 40 | 5, 6, 7, start, 0.02)
+        assert out[1:-1].tobytes() == (0.02 * expected).astype(dtype).tobytes()
+        assert np.isnan(out[[0, -1]]).all()
 
 
 @pytest.mark.parametrize("other", [(43, 7, 3), (42 + (1 << 32), 7, 3), (42, 8, 3), (42, 7, 4), (42, 3, 7)], ids=str)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpha.terminal import TextPrinter, escape_line, escape_text, print_json, print_table, print_text
+from alpha.terminal import TextPrinter, duration, escape_line, escape_text, print_json, print_table, print_text
 
 HOSTILE = "a\x1b]0;title\x07b\x9bc\rd\x7fe\u202ef\ud800g\u2028h\ti\nj"
 
@@ -90,3 +90,10 @@ def test_text_on_a_terminal_is_harmless_and_in_a_file_as_it_is(
 
 def test_marks_that_mislead_in_a_name_are_visible_there() -> None:
     assert escape_line("a\u200fb\ufeff\r\n") == "a\\u200fb\\ufeff\\r\\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (360_061, "100:01:01"), (2e6, "23.15 days")]
+)
+def testdurations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

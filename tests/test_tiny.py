@@ -9,9 +9,10 @@ from small_training import RecordingDisplay, bits_of, newest, resume, rows_of, s
 from alpha import corpus_files, dataset
 from alpha.backend_cpu_ref import CpuRef
 from alpha.config import ARCHITECTURES, ModelConfig
-from alpha.engine import Engine, SamplingOptions
 from alpha.evaluation import evaluate
+from alpha.generation import Engine
 from alpha.model_loading import load_model
+from alpha.sampling import SamplingOptions
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

@@ -37,9 +37,9 @@ from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_primitives import Array
 from alpha.cli import main
 from alpha.config import OPTIMIZERS, ModelConfig
-from alpha.engine import Engine
 from alpha.errors import AlphaError
 from alpha.files import read_rows
+from alpha.generation import Engine
 from alpha.gpt import GPT, DropoutKeys, KeyValueCache
 from alpha.interrupt import SIGNALS, StopRequest
 from alpha.sampler import Sampler

@@ -27,7 +27,8 @@ from alpha.training_step import PhaseTimer, StepResult, TrainingStep
 
 VOCABULARY = 13
 MODEL = ModelConfig(block=6, layers=2, dim=8, heads=2)
-LEARNING_RATES = {"adamw": 0.01, "lion": 0.003, "adafactor": 0.01, "sgd": 0.1, "muon": 0.01}
+LEARNING_RATES = {"lion": 0.003, "sgd": 0.1}
+"""Those that do not learn well at 0.01."""
 
 
 def make_step(
@@ -79,7 +80,9 @@ def saved(step: TrainingStep) -> tuple[dict[str, Any], dict[str, Any]]:
 @pytest.mark.parametrize("optim", OPTIMIZERS)
 def test_every_optimizer_learns_to_count(optim: str) -> None:
     step = make_step(optim=optim)
-    losses = [run_step(step, counting_batch(index), LEARNING_RATES[optim]).read()["loss"] for index in range(120)]
+    losses = [
+        run_step(step, counting_batch(index), LEARNING_RATES.get(optim, 0.01)).read()["loss"] for index in range(120)
+    ]
     assert losses[0] == pytest.approx(math.log(VOCABULARY), abs=0.1)
     assert np.mean(losses[-5:]) < 0.5 * losses[0]
     assert step.counters() == {"steps": 120, "skipped_not_finite": 0, "skipped_spike": 0}

@@ -1,0 +1,145 @@
+"""How the next token is chosen from logits: penalties, truncation, one random number; and log-probabilities.
+
+Pure functions of their arguments, in numpy. A random number depends on (seed, row, step) alone, so that what a
+sequence draws depends on nothing that is done beside it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from alpha import rng
+
+Logits = npt.NDArray[np.floating[Any]]
+Choices = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How the next token is chosen; what is said first is done first.
+
+    `logit_bias` is added to the logits of its ids. A repetition penalty r divides positive logits of ids that the
+    prompt or the text has by r, and multiplies negative ones (Keskar et al. 2019); presence and frequency penalties are
+    subtracted from logits of ids that the text after the prompt has, once and for each occurrence. Temperature 0 takes
+    the likeliest token; top_k 0 and top_p 1 leave all tokens in (top-k: Fan et al. 2018; nucleus sampling: Holtzman et
+    al. 2020); min_p leaves out tokens less likely than that share of the likeliest one's (Nguyen et al. 2024).
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 42
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+    def problem(self) -> str | None:
+        """What is wrong with a value, in a sentence; None when nothing is."""
+        finite = (self.temperature, self.presence_penalty, self.frequency_penalty, *self.logit_bias.values())
+        if not all(map(math.isfinite, finite)):
+            return "A temperature, penalty or bias is not a finite number."
+        for name, value, least, most in (
+            ("temperature", self.temperature, 0, math.inf),
+            ("top_k", self.top_k, 0, math.inf),
+            ("top_p", self.top_p, 0, 1),
+            ("min_p", self.min_p, 0, 1),
+            ("seed", self.seed, 0, (1 << 64) - 1),
+        ):
+            if not least <= value <= most:
+                return f"{name} is {value}, but must be from {least} to {most}."
+        if not 0 < self.repetition_penalty < math.inf:
+            return f"repetition_penalty is {self.repetition_penalty}, but must be above 0."
+        return None
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether `adjusted` does anything."""
+        return bool(
+            self.logit_bias or self.repetition_penalty != 1.0 or self.presence_penalty or self.frequency_penalty
+        )
+
+
+@dataclass(frozen=True)
+class LogProbs:
+    """Natural logarithms of the model's probabilities at one position, before any sampling option.
+
+    `chosen` is that of the token that stands there; `ids` are the likeliest tokens, `values` theirs, falling.
+    """
+
+    chosen: float
+    ids: list[int]
+    values: list[float]
+
+
+def adjusted(logits: Logits, sampling: SamplingOptions, prompt: Sequence[int], text: Sequence[int]) -> Logits:
+    """Logits [V] after bias and penalties, as a new array; `text` is what came after the prompt."""
+    logits = logits.astype(np.float64)
+    for token, bias in sampling.logit_bias.items():
+        logits[token] += bias
+    if sampling.repetition_penalty != 1.0:
+        seen = np.unique(np.array([*prompt, *text], np.int64))
+        values = logits[seen]
+        logits[seen] = np.where(values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty)
+    if text and (sampling.presence_penalty or sampling.frequency_penalty):
+        seen, counts = np.unique(np.array(text, np.int64), return_counts=True)
+        logits[seen] -= sampling.presence_penalty + sampling.frequency_penalty * counts
+    return logits
+
+
+def choose(logits: Logits, sampling: SamplingOptions, row: int, step: int) -> int:
+    """The next token from logits [V], a pure function of its arguments. Of equal logits the first is the likelier."""
+    if sampling.temperature == 0:
+        return int(np.argmax(logits))
+    with np.errstate(over="ignore"):  # a tiny temperature leaves the likeliest token, at 0, and the rest at -infinity
+        scaled = (logits.astype(np.float64) - np.max(logits)) / sampling.temperature
+    kept = np.arange(len(scaled))
+    if 0 < sampling.top_k < len(scaled):
+        kept = _likeliest(scaled, sampling.top_k)
+    weights = np.exp(scaled[kept])
+    if sampling.top_p < 1.0:
+        # The smallest set of likeliest tokens that reaches top_p; always at least one.
+        order = np.argsort(-weights, kind="stable")
+        cumulative = np.cumsum(weights[order])
+        count = int(np.searchsorted(cumulative, sampling.top_p * cumulative[-1])) + 1
+        kept, weights = _at(np.sort(order[:count]), kept, weights)
+    if sampling.min_p:
+        kept, weights = _at(np.flatnonzero(weights >= sampling.min_p), kept, weights)  # the likeliest one's weight is 1
+    cumulative = np.cumsum(weights)
+    draw = rng.uniform(1, sampling.seed, rng.stream_of("sample", row), step)[0] * cumulative[-1]
+    return int(kept[min(int(np.searchsorted(cumulative, draw, side="right")), len(kept) - 1)])
+
+
+def log_probs(logits: Logits, token: int, count: int) -> LogProbs:
+    """Of `token` and of the `count` likeliest ones, from logits [V]."""
+    values = log_softmax(logits.astype(np.float64))
+    likeliest = _likeliest(values, min(count, len(values)))
+    likeliest = likeliest[np.argsort(-values[likeliest], kind="stable")]
+    return LogProbs(float(values[token]), likeliest.tolist(), values[likeliest].tolist())
+
+
+def log_softmax(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """x - logsumexp(x) over the last axis."""
+    shifted = x - np.max(x, axis=-1, keepdims=True)
+    result: npt.NDArray[np.float64] = shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
+    return result
+
+
+def _likeliest(values: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:
+    """The places of the `count` largest values, rising; of equal ones the first."""
+    if count <= 0 or count >= len(values):
+        return np.arange(len(values) if count else 0)
+    least = np.partition(values, len(values) - count)[len(values) - count]
+    above = np.flatnonzero(values > least)
+    return np.sort(np.concatenate([above, np.flatnonzero(values == least)[: count - len(above)]]))
+
+
+def _at(
+    places: npt.NDArray[np.intp], kept: npt.NDArray[np.intp], weights: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    return kept[places], weights[places]

@@ -1,0 +1,262 @@
+"""Which tokens the next step computes, and in which blocks their keys and values stand.
+
+Continuous batching (Yu et al., "Orca", OSDI 2022) with one budget of tokens a step: a token for every sequence that is
+generating, then pieces of prompts from what is left, so that a long prompt stops nobody. Keys and values stand in
+blocks of a fixed number of tokens that are shared out on demand (Kwon et al., "PagedAttention", SOSP 2023). A full
+block is found again by a hash of all tokens up to its end, so that a prompt which begins like another one is computed
+from there on. Where blocks run out, the sequence that came last gives all of its own back and is computed again later.
+
+Sequences start in the order in which they came, none overtakes another, and the oldest is never interrupted; so each
+ends. Knows ids and numbers: nothing of models, arrays or sampling.
+"""
+
+import hashlib
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+BLOCK_TOKENS = 16
+SCRATCH_BLOCK = 0
+"""The block that belongs to no sequence: what nobody will read goes there."""
+
+
+class BlockPool:
+    """Blocks 1 to `blocks`: free, held by one sequence, or shared by several that begin alike.
+
+    A block whose content has a name stays findable after its last holder has gone, until it is needed for something
+    new; those that nobody wanted for the longest time go first.
+    """
+
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(1, blocks + 1))
+        self._holders = [0] * (blocks + 1)
+        self._named: dict[bytes, int] = {}
+        self._names: dict[int, bytes] = {}
+
+    @property
+    def free(self) -> int:
+        """How many blocks nobody holds."""
+        return len(self._free)
+
+    def find(self, names: Iterable[bytes]) -> list[int]:
+        """The blocks with the first of these names, up to the first name that no block has."""
+        found: list[int] = []
+        for name in names:
+            block = self._named.get(name)
+            if block is None:
+                break
+            found.append(block)
+        return found
+
+    def is_free(self, block: int) -> bool:
+        return block in self._free
+
+    def hold(self, block: int) -> None:
+        """One more holder of a block that was found."""
+        self._free.pop(block, None)
+        self._holders[block] += 1
+
+    def take(self) -> int:
+        """A free block, for something new. Raises KeyError when there is none."""
+        block, _ = self._free.popitem(last=False)
+        self.forget(block)
+        self._holders[block] = 1
+        return block
+
+    def release(self, blocks: Sequence[int]) -> None:
+        """One holder less of each; of the blocks of a sequence, the last ones are to be used for something new
+        first."""
+        for block in reversed(blocks):
+            self._holders[block] -= 1
+            if not self._holders[block]:
+                self._free[block] = None
+                if block not in self._names:
+                    self._free.move_to_end(block, last=False)
+
+    def name(self, block: int, name: bytes) -> None:
+        """Make a block findable, unless another one with the same content is."""
+        if name not in self._named:
+            self._named[name] = block
+            self._names[block] = name
+
+    def forget(self, block: int) -> None:
+        """Make a block impossible to find."""
+        if (name := self._names.pop(block, None)) is not None:
+            del self._named[name]
+
+
+@dataclass(eq=False)
+class Stream:
+    """A sequence that grows: the ids of its prompt and those that were drawn.
+
+    `total` is how many ids it has in the end, at most; the last of them is never read. Of the `pending` ids after those
+    it is known that they will be drawn, but not yet which they are. Keys and values of the first `computed` ids stand
+    in `blocks`, or will when the steps that were planned are done. Without `reuse`, everything is computed for this
+    stream.
+    """
+
+    ids: list[int]
+    total: int
+    reuse: bool = True
+    pending: int = 0
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    names: list[bytes] = field(default_factory=list)
+    named: int = 0
+
+    def __post_init__(self) -> None:
+        self.end = max(len(self.ids), self.total - 1)
+        """How many ids are computed in the end, at most."""
+
+    @property
+    def length(self) -> int:
+        """Ids that it has, or will have when the steps that were planned are done."""
+        return len(self.ids) + self.pending
+
+    @property
+    def remaining(self) -> int:
+        """Ids that can be computed now."""
+        return min(self.length, self.end) - self.computed
+
+    def full_block_names(self) -> list[bytes]:
+        """A name for each block that its known ids fill: a digest of all ids up to the block's end."""
+        for start in range(len(self.names) * BLOCK_TOKENS, len(self.ids) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
+            content = np.array(self.ids[start : start + BLOCK_TOKENS], "<i4").tobytes()
+            before = self.names[-1] if self.names else b""
+            self.names.append(hashlib.blake2b(before + content, digest_size=16).digest())
+        return self.names
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Compute the ids `start` to `start + count` of a stream; with `draws`, the id after them is drawn then.
+
+    Keys and values of the first `shared` of these ids stand in the stream's blocks already, which others may hold.
+    """
+
+    stream: Stream
+    start: int
+    count: int
+    draws: bool
+    shared: int = 0
+
+
+class Scheduler:
+    """Plans steps for streams. `max_streams` run at a time, and a step computes at most `budget` ids."""
+
+    def __init__(self, pool: BlockPool, max_streams: int, budget: int) -> None:
+        """Raises ValueError when a step could not hold one id of each stream."""
+        if not 1 <= max_streams <= budget:
+            raise ValueError(f"a step of {budget} tokens is too small for {max_streams} sequences")
+        self.pool = pool
+        self.max_streams = max_streams
+        self.budget = budget
+        # In the order in which they came: all that run came before all that wait.
+        self.running: list[Stream] = []
+        self.waiting: deque[Stream] = deque()
+        self.reused = 0
+        """Ids of prompts that did not have to be computed."""
+
+    def add(self, stream: Stream) -> None:
+        """Let a stream wait for its turn. Raises ValueError when there are too few blocks for it ever to end."""
+        if blocks_of(stream.end) > self.pool.blocks:
+            raise ValueError(f"{blocks_of(stream.end)} blocks are needed, and there are {self.pool.blocks}")
+        self.waiting.append(stream)
+
+    def remove(self, stream: Stream) -> None:
+        """Forget a stream, wherever it is."""
+        if stream in self.running:
+            self.running.remove(stream)
+            self._give_back(stream)
+        else:
+            self.waiting.remove(stream)
+
+    def append(self, stream: Stream, token: int) -> None:
+        """The first of a stream's pending ids is known now."""
+        stream.pending -= 1
+        stream.ids.append(token)
+        self._name_blocks(stream)
+
+    def plan(self) -> list[Piece]:
+        """The pieces of the next step; the streams are then as they will be after it."""
+        pieces: list[Piece] = []
+        left = self.budget
+        for stream in list(self.running):
+            if stream.remaining == 1 and self._has_room(stream):
+                pieces.append(self._advance(stream, 1))
+                left -= 1
+        for stream in self.running:
+            if left and stream.remaining > 1:
+                pieces.append(self._advance(stream, min(stream.remaining, left)))
+                left -= pieces[-1].count
+        while left and self.waiting and len(self.running) < self.max_streams:
+            stream = self.waiting[0]
+            if not self._start(stream):
+                break
+            shared = max(0, stream.named * BLOCK_TOKENS - stream.computed)
+            pieces.append(self._advance(stream, min(stream.remaining, left), shared))
+            left -= pieces[-1].count
+        return pieces
+
+    def _has_room(self, stream: Stream) -> bool:
+        """Find a place for the next id of a running stream, at the cost of the one that came last, or of itself."""
+        if stream not in self.running:  # another one took its blocks, just now
+            return False
+        if stream.computed < len(stream.blocks) * BLOCK_TOKENS:
+            return True
+        while not self.pool.free:
+            last = self.running.pop()
+            self._give_back(last)
+            self.waiting.appendleft(last)
+            if last is stream:
+                return False
+        stream.blocks.append(self.pool.take())
+        return True
+
+    def _start(self, stream: Stream) -> bool:
+        """Let the first one that waits run, when there are blocks for all of its ids."""
+        if stream.pending:
+            return False
+        found = self.pool.find(stream.full_block_names()) if stream.reuse else []
+        needed = blocks_of(len(stream.ids)) - len(found)
+        free = self.pool.free - sum(map(self.pool.is_free, found))
+        # Where others run, one more is left to them: who would be interrupted at once need not begin.
+        if free < needed + bool(self.running):
+            return False
+        for block in found:
+            self.pool.hold(block)
+        stream.blocks = found + [self.pool.take() for _ in range(needed)]
+        # What is drawn needs the outputs at the last id, so that one is computed in any case.
+        stream.computed = min(len(found) * BLOCK_TOKENS, len(stream.ids) - 1)
+        stream.named = len(found)
+        self.reused += stream.computed
+        self.running.append(self.waiting.popleft())
+        return True
+
+    def _advance(self, stream: Stream, count: int, shared: int = 0) -> Piece:
+        start = stream.computed
+        stream.computed += count
+        draws = stream.computed == stream.length < stream.total
+        stream.pending += draws
+        self._name_blocks(stream)
+        return Piece(stream, start, count, draws, shared)
+
+    def _name_blocks(self, stream: Stream) -> None:
+        full = min(stream.computed, len(stream.ids)) // BLOCK_TOKENS
+        if full > stream.named:
+            names = stream.full_block_names()
+            for index in range(stream.named, full):
+                self.pool.name(stream.blocks[index], names[index])
+            stream.named = full
+
+    def _give_back(self, stream: Stream) -> None:
+        self.pool.release(stream.blocks)
+        stream.blocks, stream.computed, stream.named = [], 0, 0
+
+
+def blocks_of(tokens: int) -> int:
+    """How many blocks so many tokens take."""
+    return -(-tokens // BLOCK_TOKENS)
