@@ -92,8 +92,9 @@ class Chooser:
         return _expand(self, GRAMMAR.rules[symbol], values)
 
     def values(self, rule: "_Rule", given: Mapping[str, object]) -> Mapping[str, object]:
-        """What a text of a rule may use: the values that are given, and those that the rule computes from them."""
-        if not rule.lets:
+        """What a text of a rule may use: the values that are given, and those that the rule computes from them. Whoever
+        gives the last of these gives all."""
+        if not rule.lets or rule.lets[-1][0][-1] in given:  # computed already
             return given
         scope: dict[str, Any] = {**self._functions, **given}
         scope["expand"] = lambda symbol: self.expand(symbol, scope)
