@@ -13,6 +13,9 @@ def start() -> int:
     # which nobody can tell from Ctrl-C.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
+        from signal import SIG_UNBLOCK, SIGINT, pthread_sigmask
+
+        pthread_sigmask(SIG_UNBLOCK, [SIGINT])  # the executable starts with it blocked
         from alpha.cli import main
 
         return main()

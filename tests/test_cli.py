@@ -192,6 +192,17 @@ def test_an_interrupt_of_the_process() -> None:
     assert process.returncode == 130
 
 
+def test_an_interrupt_that_was_blocked_until_now_is_one_line() -> None:
+    def interrupt_and_wait() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        os.kill(os.getpid(), signal.SIGINT)
+
+    command = [sys.executable, str(ROOT / "alpha.py"), "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=interrupt_and_wait)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "alpha: interrupted\n")
+
+
 def test_an_interrupt_before_the_command_line_is_read() -> None:
     code = (
         "import sys\n"
