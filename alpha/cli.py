@@ -29,6 +29,7 @@ COMMANDS = {
     "tokenizer build": "Make a tokenizer from a corpus.",
     "bench": "How fast this machine computes.",
     "runs": "The training runs in a folder.",
+    "tui": "The runs in a folder, live, in this terminal.",
     "devices": "What there is to compute on.",
     "env": "The environment variables that Alpha reads.",
 }

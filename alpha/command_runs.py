@@ -229,10 +229,10 @@ def _compare(options: RunsOptions) -> None:
         return
     differing = differing_options([each.config for each in runs])
     losses = {axis: compare(runs, axis, _COMPARED_POINTS) for axis in ("step", "tokens")}
-    names = [each.folder.name for each in runs]
+    names = [each.title for each in runs]
     if options.json:
         print_json(
-            {"runs": names, "options": differing}
+            {"runs": [each.folder.name for each in runs], "options": differing}
             | {f"by{axis.capitalize()}": _losses_as_rows(table, axis) for axis, table in losses.items()}
         )
         return

@@ -7,6 +7,7 @@ for their git commit.
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from alpha.errors import AlphaError
@@ -16,6 +17,16 @@ IS_EXECUTABLE = "__compiled__" in globals()
 """Whether this is the built executable; Nuitka defines that name in what it compiles."""
 
 FACTS = "build.json"
+
+
+def command() -> list[str]:
+    """What starts this Alpha once more, with further arguments after it."""
+    if IS_EXECUTABLE:
+        return [str(PACKAGE)]  # the executable has the package's name
+    start = (
+        f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); from alpha.process import start; sys.exit(start())"
+    )
+    return [sys.executable, "-c", start]
 
 
 def commit() -> str:

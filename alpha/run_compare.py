@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from alpha.config import ARCHITECTURES, ModelConfig, TrainingConfig, resolve_model, resolve_training
-from alpha.errors import UsageError
+from alpha.errors import AlphaError, UsageError
 from alpha.option import options_of, to_mapping
-from alpha.run import METRICS, RunConfig, read_config
-from alpha.run_metrics import RunMetrics
+from alpha.run import RunConfig, read_config
+from alpha.run_notes import read_notes
+from alpha.run_reader import FollowedRun
 from alpha.series import Curve, smooth
 
 SMOOTHING = 0.95
@@ -38,14 +39,18 @@ class ComparedRun:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.title = read_notes(folder).name or folder.name
         self.config = read_config(folder)
-        self.metrics = RunMetrics(folder / METRICS)
-        while not self.metrics.update():
+        self._followed = FollowedRun(folder)
+        while not self._followed.update():
             pass
+        if self._followed.problem:
+            raise AlphaError(self._followed.problem)
+        self.metrics = self._followed.metrics
 
     def axis(self, name: str) -> Curve:
-        """As `RunMetrics.axis`, with what rows of earlier versions lack."""
-        return self.metrics.axis(name, tokens_per_step(self.config))
+        """One of `run_metrics.AXES` for each row."""
+        return self._followed.axis(name)
 
     def losses(self, axis: str, points: Curve) -> tuple[Curve, Curve]:
         """The smoothed training loss at some points, and the validation loss that was the last one then."""
@@ -58,11 +63,6 @@ class ComparedRun:
         place = np.searchsorted(validated_at, points, side="right")
         known = np.append(np.nan, validation_loss)[place]
         return train, np.where(points <= (x[-1] if len(x) else -1), known, np.nan)
-
-
-def tokens_per_step(config: RunConfig) -> int:
-    """By the configuration that a run has now."""
-    return config.training.batch * config.training.accum_steps * config.model.block
 
 
 def compare(runs: Sequence[ComparedRun], axis: str, count: int) -> Losses:

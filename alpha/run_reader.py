@@ -21,7 +21,9 @@ from alpha.files import Row, read_json, read_rows_backwards
 from alpha.followed_files import FollowedLines
 from alpha.option import LARGEST_INTEGER, nearest
 from alpha.run import CONFIG, LOG, METRICS, RUNS_FOLDER, SAMPLES, STATUS, RunConfig, is_locked, read_config
+from alpha.run_metrics import RunMetrics
 from alpha.run_notes import NOTES, Notes, read_notes
+from alpha.series import Curve
 
 Status = Literal["running", "finished", "failed", "interrupted", "empty", "damaged"]
 
@@ -135,6 +137,56 @@ class RunIndex:
         return sorted(summaries, key=lambda summary: (summary.updated, summary.run_id), reverse=True)
 
 
+class FollowedRun:
+    """One run whose files are read as they grow. Call `update` now and then.
+
+    What cannot be read is empty, and `problem` says why.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.metrics = RunMetrics(folder / METRICS)
+        self.samples = FollowedLines(folder / SAMPLES)
+        self.log = FollowedLines(folder / LOG)
+        self.config: RunConfig | None = None
+        self.problem = ""
+        self._config_state: object = ()
+
+    def update(self, seconds: float = 0.05) -> bool:
+        """Read on for about so long; returns whether all is read."""
+        try:
+            state = _file_state(self.folder / CONFIG)
+            if state != self._config_state:
+                self._config_state, self.config = state, None
+                self.config = read_config(self.folder)
+            self.samples.update()
+            self.log.update()
+            is_all = self.metrics.update(seconds)
+        except AlphaError as error:
+            self.problem = str(error)
+            return True
+        self.problem = ""
+        return is_all
+
+    def axis(self, name: str) -> Curve:
+        """As `RunMetrics.axis`, with what rows of earlier versions do not say."""
+        tokens = tokens_per_step(self.config) if self.config else 0
+        return self.metrics.axis(name, tokens, created_time(self.config) if self.config else 0.0)
+
+
+def tokens_per_step(config: RunConfig) -> int:
+    """By the configuration that a run has now."""
+    return config.training.batch * config.training.accum_steps * config.model.block
+
+
+def created_time(config: RunConfig) -> float:
+    """When a run was made, in seconds since 1970; 0 when its configuration does not say."""
+    try:
+        return datetime.fromisoformat(config.created_at).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+
+
 def read_samples(lines: FollowedLines) -> list[Row]:
     """The samples of a run by step, with the texts "prompt" and "text"; later ones supersede earlier ones."""
     samples: dict[int, Row] = {}
@@ -146,16 +198,6 @@ def read_samples(lines: FollowedLines) -> list[Row]:
             samples.popitem()
         samples[step] = {"step": step, "prompt": prompt, "text": text}
     return list(samples.values())
-
-
-def log_of(folder: Path) -> FollowedLines:
-    """The log of a run, to be followed."""
-    return FollowedLines(folder / LOG)
-
-
-def samples_of(folder: Path) -> FollowedLines:
-    """The samples of a run, to be followed; see `read_samples`."""
-    return FollowedLines(folder / SAMPLES)
 
 
 def summarize(folder: Path) -> RunSummary:

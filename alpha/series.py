@@ -66,7 +66,7 @@ def pixel_edges(low: float, high: float, pixels: int, is_logarithmic: bool = Fal
     return np.linspace(low, high, pixels + 1)
 
 
-def sparkline(values: Sequence[float]) -> str:
+def sparkline(values: Sequence[float] | Curve) -> str:
     """A character for each value, by its height between the lowest and the highest; a space where it is not finite."""
     y = np.asarray(values, dtype=np.float64)
     finite = np.isfinite(y)

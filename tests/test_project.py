@@ -28,6 +28,7 @@ TOP_LEVEL = {
 IMPORT_NAMES = {"docopt-ng": "docopt"}
 BOUNDARIES = {
     "autograd": "ops",
+    "braille": "run terminal",
     "backend_cpu_ref_kernels": "workers",
     "bench": "bench_cases",
     "checkpoint": "backend gpt autograd ops parameters",
@@ -43,6 +44,7 @@ BOUNDARIES = {
     "series": "run files",
     "trainer": "training_setup progress usage",
     "training_step": "sampler dataset files",
+    "tui": "trainer training gpt engine backend",
 }
 """What a module that says what it knows nothing about does not import: modules, and all whose names begin so."""
 
@@ -136,7 +138,8 @@ def test_the_files_of_the_sidecar_need_each_other_in_one_direction() -> None:
 
 def test_only_declared_packages_are_imported() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[^\w-]", requirement)[0] for requirement in project["dependencies"]}
+    requirements = project["dependencies"] + project["optional-dependencies"]["tui"]
+    declared = {re.split(r"[^\w-]", requirement)[0] for requirement in requirements}
     imported = set().union(*(outside_packages((PACKAGE / f"{module}.py").read_text()) for module in MODULES))
     assert sorted(imported) == sorted(IMPORT_NAMES.get(name, name) for name in declared)
 
