@@ -19,7 +19,7 @@ class ImportOptions:
     from_: str = option("", "A folder of Hugging Face's transformers, or a GGUF file.", metavar="PATH", required=True)
     out: str = option(
         "",
-        "What to write: a new checkpoint, NAME.safetensors, or a folder for it.",
+        "What to write: a new NAME.safetensors, or a folder for it.",
         metavar="CHECKPOINT",
         required=True,
     )
@@ -40,6 +40,11 @@ Examples:
 
 def run(given: dict[str, Any]) -> None:
     """Import and print what was written."""
+    import_model(ImportOptions(**given))
+
+
+def import_model(options: ImportOptions) -> None:
+    """The same for options that another command made."""
     from alpha import checkpoint
     from alpha.checkpoint import Checkpoint
     from alpha.config import TrainingConfig
@@ -47,7 +52,6 @@ def run(given: dict[str, Any]) -> None:
     from alpha.exchange_gguf import GgufModel
     from alpha.progress import StageProgress
 
-    options = ImportOptions(**given)
     start = time.monotonic()
     out = Path(options.out)
     path = out if out.suffix == ".safetensors" else out / "checkpoint-0.safetensors"

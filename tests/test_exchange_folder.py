@@ -3,6 +3,7 @@
 import json
 
 import exchange_models
+import jinja2
 import numpy as np
 import pytest
 from exchange_models import (
@@ -106,7 +107,6 @@ def test_soft_caps_come_with_a_modeling_file_and_are_told(tmp_path, capsys):
 
 
 def test_the_chat_template_is_what_training_reads(tmp_path):
-    jinja2 = pytest.importorskip("jinja2")
     run("export", f"--checkpoint={make_checkpoint(tmp_path, 'llama')}", f"--out={tmp_path / 'out'}")
     template = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["chat_template"]
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
