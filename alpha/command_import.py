@@ -50,6 +50,7 @@ def import_model(options: ImportOptions) -> None:
     from alpha.config import TrainingConfig
     from alpha.exchange_folder import HuggingFaceFolder
     from alpha.exchange_gguf import GgufModel
+    from alpha.exchange_weights import made_ahead
     from alpha.progress import StageProgress
 
     start = time.monotonic()
@@ -67,14 +68,16 @@ def import_model(options: ImportOptions) -> None:
 
         def make(name: str) -> Any:
             nonlocal done
-            array = imported.weights.made(name)
+            array = made(name)
             done += array.size
             progress("importing", 4 * done, 4 * total)
             return array
 
         training = TrainingConfig(tokenizer=imported.tokenizer.kind)
         saved = Checkpoint(0, imported.model, training, imported.tokenizer.to_mapping(), {}, imported.state)
-        checkpoint.write_in_turn(path, saved, {name: ("float32", shape) for name, shape in shapes.items()}, make)
+        # In the order of their names, as they are all of one dtype.
+        with made_ahead(imported.weights.made, sorted(shapes)) as made:
+            checkpoint.write_in_turn(path, saved, {name: ("float32", shape) for name, shape in shapes.items()}, make)
     seconds = time.monotonic() - start
     if options.json:
         print_json(

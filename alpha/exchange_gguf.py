@@ -54,7 +54,8 @@ _DIVISIONS = {
     ("qwen", False, True): "qwen2",
     ("gpt2_digits", False, False): "smollm",
 }
-"""llama.cpp's name for (pattern, whole_pieces, composes) of a byte-level tokenizer."""
+"""llama.cpp's name for (pattern, whole_pieces, composes) of a byte-level tokenizer. It composes nothing itself, so text
+that is not NFC has other ids there, as with Qwen's own GGUF files."""
 
 
 # --- out --------------------------------------------------------------------------------------------------------------
