@@ -28,9 +28,7 @@ from alpha.run_metrics import AXES
 from alpha.run_reader import FollowedRun, RunIndex, RunSummary, read_samples
 from alpha.series import Curve, smooth, sparkline
 from alpha.terminal import duration, escape_line, escape_text
-
-STOP_TRAINING = 130
-"""The exit code that asks the training whose face this is to stop."""
+from alpha.training_face import STOP_TRAINING
 
 _TICK_SECONDS = 0.25
 _LIST_SECONDS = 2.0

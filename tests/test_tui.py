@@ -19,7 +19,8 @@ from textual.widgets import DataTable, Input, Log, Static, TabbedContent
 from alpha import tui
 from alpha.run import Run
 from alpha.run_notes import write_notes
-from alpha.tui import STOP_TRAINING, Chart, Dashboard, Help
+from alpha.training_face import STOP_TRAINING
+from alpha.tui import Chart, Dashboard, Help
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -270,4 +271,4 @@ def test_without_a_terminal_it_says_so(runs: Path) -> None:
     command = [sys.executable, str(ROOT / "alpha.py"), "tui", f"--dir={runs}"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert result.stderr == "alpha: error: alpha tui needs a terminal; alpha runs prints the same runs.\n"
+    assert result.stderr == "alpha: error: The dashboard needs a terminal; alpha runs prints the same runs.\n"
