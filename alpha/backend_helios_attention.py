@@ -8,7 +8,7 @@ the device's shared memory are left to the composition of `Backend`, which does 
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from alpha.backend import Saved
@@ -19,6 +19,8 @@ from alpha.backend_primitives import RandomKey
 
 Arguments = dict[str, HeliosArray | int | float | None]
 Constants = dict[str, int | float]
+Dimensions = tuple[int, int, int, int, int, int]
+"""B, Tq, Tk, H, G, D: see `Backend.attention`."""
 
 FEW_WORKGROUPS = 512
 """With fewer workgroups than this, smaller tiles keep more of a large device busy."""
@@ -38,6 +40,19 @@ DECODED_WIDTH = 4 * DECODE_THREADS
 
 SPLIT_KEYS = 256
 """Keys of a query that are worth a workgroup of their own, while there are too few workgroups."""
+
+
+@dataclass(frozen=True)
+class Division:
+    """A kernel, and how it is divided: a workgroup has `rows` queries, or keys for the gradients of keys and values.
+
+    `on_matrix_units`: operands may be of 16 bits, and are rounded to the precision.
+    """
+
+    kernel: str
+    rows: int
+    constants: Constants
+    on_matrix_units: bool
 
 
 @dataclass(frozen=True)
@@ -69,6 +84,11 @@ class Tiling:
         kept_bits = self.queries * (self.keys // 8 + 1) + 1
         return 4 * (numbers + row_parts + kept_bits)
 
+    def division(self, kernel: str) -> Division:
+        name = "attention_forward" if kernel == "forward" else f"attention_backward_{kernel}"
+        constants: Constants = {"THREADS": self.threads, "COLUMN_THREADS": self.columns, "ROWS": self.rows}
+        return Division(name, self.keys if kernel == "key" else self.queries, constants, on_matrix_units=False)
+
 
 # The first that fits the device's shared memory is taken.
 FORWARD_TILINGS = tuple(Tiling(*each) for each in ((128, 8, 4), (128, 8, 2), (64, 4, 2), (64, 4, 1), (32, 4, 1)))
@@ -82,7 +102,8 @@ KEY_TILINGS = tuple(
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """The operands of one attention and what its forward half keeps: `out` and `logsumexp` [B, H, Tq], in base 2."""
+    """The operands of one attention, its kernels, and what its forward half keeps: `out` and `logsumexp` [B, H, Tq], in
+    base 2. `divisions` are by the names "forward", "key" and "query"; for a few queries there are none."""
 
     query: HeliosArray
     key: HeliosArray
@@ -92,12 +113,11 @@ class AttentionCall:
     random: RandomKey | None
     out: HeliosArray
     logsumexp: HeliosArray | None
+    divisions: Mapping[str, Division]
 
     @property
-    def dimensions(self) -> tuple[int, int, int, int, int, int]:
-        """B, Tq, Tk, H, G, D."""
-        B, Tq, H, D = self.query.shape
-        return B, Tq, self.key.shape[1], H, self.key.shape[2], D
+    def dimensions(self) -> Dimensions:
+        return dimensions_of(self.query, self.key)
 
     def is_aligned(self, *others: HeliosArray) -> bool:
         """Whether every row of every operand can be read in quads of numbers, and in octets of 16-bit ones."""
@@ -148,16 +168,20 @@ class AttentionCall:
         }
 
 
+def dimensions_of(query: HeliosArray, key: HeliosArray) -> Dimensions:
+    B, Tq, H, D = query.shape
+    return B, Tq, key.shape[1], H, key.shape[2], D
+
+
 @dataclass(frozen=True)
 class MatrixUnits:
-    """The matrix units of a device for one attention: the shape (M, N, K) of their fragments of `precision`.
+    """The matrix units of a device for one attention (attention_matrix_*): the shape (M, N, K) of their fragments.
 
     `independent` says whether the subgroups of a workgroup may meet different numbers of barriers of their own.
 
     A workgroup has `subgroups` subgroups that own M rows of scores each and work on `columns` scores of a row at once.
     """
 
-    precision: str
     fragment: tuple[int, int, int]
     subgroup_size: int
     available: int
@@ -189,14 +213,18 @@ class MatrixUnits:
             and self.shared_bytes(width) <= self.available
         )
 
-    def constants(self) -> Constants:
+    def division(self, kernel: str, dimensions: Dimensions) -> Division:
+        B, Tq, _, H, _, D = dimensions
         M, N, K = self.fragment
-        sizes: Constants = {"THREADS": self.subgroups * self.subgroup_size, "SUBGROUP_SIZE": self.subgroup_size}
-        sizes["INDEPENDENT"] = int(self.independent)
-        return sizes | {"FRAGMENT_M": M, "FRAGMENT_N": N, "FRAGMENT_K": K}
-
-    def variant(self, call: AttentionCall) -> str:
-        return f"{self.precision}_{call.query.element}"
+        constants: Constants = {"THREADS": self.subgroups * self.subgroup_size, "SUBGROUP_SIZE": self.subgroup_size}
+        constants |= {"FRAGMENT_M": M, "FRAGMENT_N": N, "FRAGMENT_K": K, "INDEPENDENT": int(self.independent)}
+        constants["TILE_QUERIES" if kernel == "key" else "TILE_KEYS"] = self.columns
+        blocks = 1
+        if kernel == "forward":
+            many = B * H * -(-Tq // (2 * self.rows)) >= FEW_WORKGROUPS
+            blocks = 2 if many and D <= TWO_BLOCKS_WIDTH and self.shared_bytes(D, 2) <= self.available else 1
+            constants["ROW_BLOCKS"] = blocks
+        return Division(f"attention_matrix_{kernel}", blocks * self.rows, constants, on_matrix_units=True)
 
 
 @dataclass(frozen=True)
@@ -223,9 +251,13 @@ class RegisterTiles:
         kept_bits = 4 * (max(self.rows, self.tile) * (max(self.rows, self.tile) // 8 + 1) if dropout else 1)
         return staged + kept_bits + 8 * max(self.stages * self.tile, self.rows) + 4
 
-    def constants(self) -> Constants:
-        sizes: Constants = {"THREADS": self.subgroups * self.subgroup_size, "SUBGROUP_SIZE": self.subgroup_size}
-        return sizes | {"FRAGMENT": self.fragment, "STAGES": self.stages}
+    def division(self, kernel: str) -> Division:
+        constants: Constants = {"THREADS": self.subgroups * self.subgroup_size, "SUBGROUP_SIZE": self.subgroup_size}
+        constants |= {"FRAGMENT": self.fragment, "STAGES": self.stages}
+        constants |= (
+            {"TILE_QUERIES": self.tile} if kernel == "key" else {"TILE_KEYS": self.tile, "ROW_BLOCKS": self.blocks}
+        )
+        return Division(f"attention_matrix2_{kernel}", self.rows, constants, on_matrix_units=True)
 
 
 REGISTER_TILES = {
@@ -252,62 +284,38 @@ class Attention(HeliosPrimitives):
         if not dropout or random is None:
             dropout, random = 0.0, None
         B, Tq, H, D = query.shape
-        is_decoded = Tq <= DECODED_QUERIES and D <= DECODED_WIDTH and not training and random is None
-        if not is_decoded and not self.has_attention_kernels(D, training):
+        few = Tq <= DECODED_QUERIES and D <= DECODED_WIDTH and not training and random is None
+        divisions = {} if few else self.attention_divisions(dimensions_of(query, key), random is not None, training)
+        if divisions is None:
             return super().attention(query, key, value, soft_cap, dropout, random, training)
         query, key, value = (self._whole_rows(each) for each in (query, key, value))
-        out = self.new(query.shape, "f32")
-        logsumexp = self.new((B, H, Tq), "f32") if training else None
-        call = AttentionCall(query, key, value, soft_cap, dropout, random, out, logsumexp)
-        in_registers = not is_decoded and self.register_tiles(call, "forward") is not None
-        on_matrix_units = in_registers or (not is_decoded and self.matrix_units(call) is not None)
+        on_matrix_units = not few and divisions["forward"].on_matrix_units
         if not on_matrix_units or not query.element == key.element == value.element:
             query, key, value = (self.cast_element(each, "f32") for each in (query, key, value))
-            call = dataclasses.replace(call, query=query, key=key, value=value)
-        if in_registers:
-            call = dataclasses.replace(call, out=self.new(query.shape, query.element))
-        if is_decoded:
+        in_registers = not few and divisions["forward"].kernel == "attention_matrix2_forward"
+        out = self.new(query.shape, query.element if in_registers else "f32")
+        logsumexp = self.new((B, H, Tq), "f32") if training else None
+        call = AttentionCall(query, key, value, soft_cap, dropout, random, out, logsumexp, divisions)
+        if few:
             self._attend_to_few(call)
         else:
-            self._attend(call)
-        return call.out, (call if training else None)
+            arguments = call.arguments() | call.random_arguments() | {"attended": out, "logsumexp": logsumexp}
+            constants = call.constants() | call.dropping() | {"SAVE": int(training)}
+            self._divide(call, "forward", constants, arguments)
+        return out, (call if training else None)
 
     def _whole_rows(self, x: HeliosArray) -> HeliosArray:
         """The array itself when the numbers of each row lie side by side, otherwise a copy."""
         return x if x.strides[3] == 1 or x.shape[3] == 1 else self.contiguous(x)
 
-    def _attend(self, call: AttentionCall) -> None:
-        B, Tq, _, H, _, D = call.dimensions
-        arguments = call.arguments() | call.random_arguments() | {"attended": call.out, "logsumexp": call.logsumexp}
-        constants = call.constants() | call.dropping() | {"SAVE": int(call.logsumexp is not None)}
-        tiles = self.register_tiles(call, "forward")
-        if tiles is not None:
-            constants |= tiles.constants() | {"ROW_BLOCKS": tiles.blocks, "TILE_KEYS": tiles.tile}
-            grid = (-(-Tq // tiles.rows), H, B)
-            variant = f"{self.precision}_{call.query.element}"
-            self.dispatch("attention_matrix2_forward", variant, grid, constants, **arguments)
-            return
-        units = self.matrix_units(call)
-        if units is not None:
-            many = B * H * -(-Tq // (2 * units.rows)) >= FEW_WORKGROUPS
-            blocks = 2 if many and D <= TWO_BLOCKS_WIDTH and units.shared_bytes(D, 2) <= units.available else 1
-            rows = blocks * units.rows
-            self.dispatch(
-                "attention_matrix_forward",
-                units.variant(call),
-                (-(-Tq // rows), H, B),
-                constants | units.constants() | {"ROW_BLOCKS": blocks, "TILE_KEYS": units.columns},
-                **arguments,
-            )
-            return
-        tilings: Sequence[Tiling] = FORWARD_TILINGS
-        if B * H * -(-Tq // tilings[0].queries) < FEW_WORKGROUPS:
-            tilings = tilings[1:]
-        tiling = self._forward_tiling(tilings, D)
-        assert tiling is not None
-        self.dispatch(
-            "attention_forward", "f32", (-(-Tq // tiling.queries), H, B), constants | _sizes(tiling), **arguments
-        )
+    def _divide(self, call: AttentionCall, kernel: str, constants: Constants, arguments: Arguments) -> None:
+        """Run one of the call's kernels, for all tiles of queries, or of keys."""
+        B, Tq, Tk, H, G, _ = call.dimensions
+        division = call.divisions[kernel]
+        tokens, heads = (Tk, G) if kernel == "key" else (Tq, H)
+        variant = f"{self.precision}_{call.query.element}" if division.on_matrix_units else "f32"
+        grid = (-(-tokens // division.rows), heads, B)
+        self.dispatch(division.kernel, variant, grid, constants | division.constants, **arguments)
 
     def attention_backward(self, dy: HeliosArray, saved: Saved) -> tuple[HeliosArray, HeliosArray, HeliosArray]:
         """dquery, dkey and dvalue.
@@ -334,46 +342,9 @@ class Attention(HeliosPrimitives):
         arguments = call.arguments() | call.random_arguments()
         arguments |= {"gradient": gradient, "logsumexp": call.logsumexp, "delta": delta}
         for_keys: Arguments = {"key_gradient": dkey, "value_gradient": dvalue}
+        self._divide(call, "key", constants | {"GRADIENT_STRIDE": dkey.strides[1]}, arguments | for_keys)
         for_queries: Arguments = {"query_gradient": dquery}
-        if self.register_tiles(call, "key") is not None:
-            self._backward_in_registers(call, constants, arguments, for_keys, for_queries)
-            return dquery, dkey, dvalue
-        units = self.matrix_units(call)
-        if units is not None:
-            variant, constants = units.variant(call), constants | units.constants()
-            self.dispatch(
-                "attention_matrix_key",
-                variant,
-                (-(-Tk // units.rows), G, B),
-                constants | {"TILE_QUERIES": units.columns, "GRADIENT_STRIDE": dkey.strides[1]},
-                **arguments | for_keys,
-            )
-            self.dispatch(
-                "attention_matrix_query",
-                variant,
-                (-(-Tq // units.rows), H, B),
-                constants | {"TILE_KEYS": units.columns, "GRADIENT_STRIDE": dquery.strides[1]},
-                **arguments | for_queries,
-            )
-            return dquery, dkey, dvalue
-        tiling = self._key_tiling(D)
-        assert tiling is not None
-        self.dispatch(
-            "attention_backward_key",
-            "f32",
-            (-(-Tk // tiling.keys), G, B),
-            constants | _sizes(tiling) | {"GRADIENT_STRIDE": dkey.strides[1]},
-            **arguments | for_keys,
-        )
-        tiling = self._query_tiling(D)
-        assert tiling is not None
-        self.dispatch(
-            "attention_backward_query",
-            "f32",
-            (-(-Tq // tiling.queries), H, B),
-            constants | _sizes(tiling) | {"GRADIENT_STRIDE": dquery.strides[1]},
-            **arguments | for_queries,
-        )
+        self._divide(call, "query", constants | {"GRADIENT_STRIDE": dquery.strides[1]}, arguments | for_queries)
         return dquery, dkey, dvalue
 
     def _attention_delta(self, call: AttentionCall, gradient: HeliosArray, aligned: int) -> HeliosArray:
@@ -394,30 +365,6 @@ class Attention(HeliosPrimitives):
             query_length=Tq,
         )
         return delta
-
-    def _backward_in_registers(
-        self,
-        call: AttentionCall,
-        constants: Constants,
-        arguments: Arguments,
-        for_keys: Arguments,
-        for_queries: Arguments,
-    ) -> None:
-        B, Tq, Tk, H, G, _ = call.dimensions
-        variant = f"{self.precision}_{call.query.element}"
-        for kernel, targets, length, heads, tokens in (
-            ("key", for_keys, Tk, G, "TILE_QUERIES"),
-            ("query", for_queries, Tq, H, "TILE_KEYS"),
-        ):
-            tiles = self.register_tiles(call, kernel)
-            assert tiles is not None
-            target = next(iter(targets.values()))
-            assert isinstance(target, HeliosArray)
-            own = tiles.constants() | {tokens: tiles.tile, "GRADIENT_STRIDE": target.strides[1]}
-            if kernel == "query":
-                own["ROW_BLOCKS"] = tiles.blocks
-            grid = (-(-length // tiles.rows), heads, B)
-            self.dispatch(f"attention_matrix2_{kernel}", variant, grid, constants | own, **arguments | targets)
 
     def _attend_to_few(self, call: AttentionCall) -> None:
         """A few queries against many keys: each query's keys are divided among the threads, and among workgroups when
@@ -450,69 +397,69 @@ class Attention(HeliosPrimitives):
 
     # --- which kernels, in which tiles --------------------------------------------------------------------------------
 
-    def matrix_units(self, call: AttentionCall) -> MatrixUnits | None:
-        """The matrix units that an attention can use; None when it must do without."""
-        info, precision = self.device_info, self.precision
-        if f"cooperative_matrix_{precision}" not in info.features or call.query.shape[3] > MATRIX_WIDTH:
-            return None
-        for M, N, K, *elements in sorted(info.cooperative_matrices, key=lambda each: -each[0] * each[1] * each[2]):
-            units = MatrixUnits(precision, (M, N, K), info.subgroup_size, info.shared_memory, info.kind != "cpu")
-            if elements == [precision, precision, "f32", "f32"] and units.fit(call.query.shape[3]):
-                return units
+    def attention_divisions(
+        self, dimensions: Dimensions, dropping: bool, training: bool
+    ) -> Mapping[str, Division] | None:
+        """The kernels for an attention, of the first family that has all that are needed; None when no family has.
+
+        Which one that is depends on the device, and on whether tiles of heads so wide fit its shared memory.
+        """
+        kernels = ("forward", "key", "query") if training else ("forward",)
+        for divide in (self._in_registers, self._on_matrix_units, self._in_tiles):
+            found = {kernel: divide(kernel, dimensions, dropping) for kernel in kernels}
+            whole = {kernel: division for kernel, division in found.items() if division is not None}
+            if len(whole) == len(kernels):
+                return whole
         return None
 
-    def register_tiles(self, call: AttentionCall, kernel: str) -> RegisterTiles | None:
-        """How to divide the work of a kernel that keeps scores in registers; None where there can be no such kernel."""
-        info, precision = self.device_info, self.precision
-        B, Tq, Tk, H, G, D = call.dimensions
-        if not {f"cooperative_matrix_{precision}", "cooperative_matrix_2"} <= info.features or D > MATRIX_WIDTH:
-            return None
-        wanted = (precision, precision, "f32", "f32")
-        shapes = {M for M, N, K, *elements in info.cooperative_matrices if M == N == K and tuple(elements) == wanted}
-        fragment = max((each for each in shapes if 16 % each == 0), default=0)
-        if not fragment:
+    def _in_registers(self, kernel: str, dimensions: Dimensions, dropping: bool) -> Division | None:
+        """Scores that stay in registers, where sums of matrix units can become operands."""
+        info = self.device_info
+        B, Tq, Tk, H, G, D = dimensions
+        shapes = info.matrix_shapes(self.precision) if "cooperative_matrix_2" in info.features else ()
+        fragment = max((M for M, N, K in shapes if M == N == K and 16 % M == 0), default=0)
+        if not fragment or D > MATRIX_WIDTH:
             return None
         found = None
         for tiles in REGISTER_TILES[kernel]:
             sized = dataclasses.replace(tiles, fragment=fragment, subgroup_size=info.subgroup_size)
-            if sized.shared_bytes(D, call.random is not None) > info.shared_memory:
+            if sized.shared_bytes(D, dropping) > info.shared_memory:
                 continue
             found = sized
             workgroups = B * (G * -(-Tk // sized.rows) if kernel == "key" else H * -(-Tq // sized.rows))
             if workgroups >= FEW_WORKGROUPS:
                 break
-        return found
+        return None if found is None else found.division(kernel)
 
-    def has_attention_kernels(self, width: int, training: bool) -> bool:
-        """Whether tiles of heads so wide fit the device's shared memory, for training those of the gradients too."""
-        found = [self._forward_tiling(FORWARD_TILINGS, width)]
-        if training:
-            found += [self._key_tiling(width), self._query_tiling(width)]
-        return None not in found
+    def _on_matrix_units(self, kernel: str, dimensions: Dimensions, dropping: bool) -> Division | None:
+        """Matrix units, with scores that pass through shared memory."""
+        info, D = self.device_info, dimensions[-1]
+        if D > MATRIX_WIDTH:
+            return None
+        for shape in sorted(info.matrix_shapes(self.precision), key=math.prod, reverse=True):
+            units = MatrixUnits(shape, info.subgroup_size, info.shared_memory, info.kind != "cpu")
+            if units.fit(D):
+                return units.division(kernel, dimensions)
+        return None
 
-    def _forward_tiling(self, tilings: Sequence[Tiling], width: int) -> Tiling | None:
-        return self._first_tiling(tilings, width, (1, 1, 1), across_rows=False)
-
-    def _key_tiling(self, width: int) -> Tiling | None:
-        return self._first_tiling(KEY_TILINGS, width, (2, 2, 2), across_rows=True)
-
-    def _query_tiling(self, width: int) -> Tiling | None:
-        return self._first_tiling(QUERY_TILINGS, width, (2, 2, 1), across_rows=False)
-
-    def _first_tiling(
-        self, tilings: Sequence[Tiling], width: int, resident: tuple[int, int, int], across_rows: bool
-    ) -> Tiling | None:
+    def _in_tiles(self, kernel: str, dimensions: Dimensions, dropping: bool) -> Division | None:
+        """Float32 without matrix units."""
+        B, Tq, _, H, _, D = dimensions
+        tilings: Sequence[Tiling]
+        tilings, resident = {
+            "forward": (FORWARD_TILINGS, (1, 1, 1)),
+            "key": (KEY_TILINGS, (2, 2, 2)),
+            "query": (QUERY_TILINGS, (2, 2, 1)),
+        }[kernel]
+        if kernel == "forward" and B * H * -(-Tq // tilings[0].queries) < FEW_WORKGROUPS:
+            tilings = tilings[1:]
         for tiling in self.tilings_for(tilings):
-            across = tiling.threads // tiling.columns if across_rows else tiling.columns
-            if tiling.shared_bytes(width, resident, across) <= self.device_info.shared_memory:
-                return tiling
+            across = tiling.threads // tiling.columns if kernel == "key" else tiling.columns
+            if tiling.shared_bytes(D, resident, across) <= self.device_info.shared_memory:
+                return tiling.division(kernel)
         return None
 
     def tilings_for(self, tilings: Sequence[Tiling]) -> Sequence[Tiling]:
         """Those to choose from; a processor gains nothing by large ones, which take it long to compile."""
         is_processor = self.device_info.kind == "cpu"
         return [each for each in tilings if each.threads <= 32 and each.rows == 1] if is_processor else tilings
-
-
-def _sizes(tiling: Tiling) -> Constants:
-    return {"THREADS": tiling.threads, "COLUMN_THREADS": tiling.columns, "ROWS": tiling.rows}

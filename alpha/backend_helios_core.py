@@ -327,8 +327,8 @@ class HeliosCore(Backend):
     def _say(self, text: str) -> None:
         print(f"helios: {text}", file=sys.stderr)
 
-    def say_plan(self, text: str) -> None:
-        """Show a decision, once, when ALPHA_DEBUG asks for plans."""
+    def say_choice(self, text: str) -> None:
+        """Show how something is divided, once, when ALPHA_DEBUG asks for it."""
         if self._debug >= SHOW_PLANS and text not in self._said:
             self._said.add(text)
             self._say(text)

@@ -145,6 +145,13 @@ class DeviceInfo:
     workgroup_matrix_dimension: int
     workgroup_matrix_shared_memory: int
 
+    def matrix_shapes(self, precision: str) -> list[tuple[int, int, int]]:
+        """(M, N, K) of the subgroup's products of a precision's operands that are summed in float32."""
+        if f"cooperative_matrix_{precision}" not in self.features:
+            return []
+        wanted = [precision, precision, "f32", "f32"]
+        return [(m, n, k) for m, n, k, *elements in self.cooperative_matrices if elements == wanted]
+
     @property
     def memory_bytes(self) -> int:
         """The size of the largest heap of the device's own memory."""

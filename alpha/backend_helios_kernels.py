@@ -33,6 +33,7 @@ _LARGEST_BUNDLE = 1 << 28
 _DAMAGE = (OSError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError,
            KeyError, TypeError, AttributeError, ValueError)  # fmt: skip
 """What reading a damaged bundle raises; RuntimeError: encrypted, of another version, nested too deeply."""
+_DIRECTIONS = ("", "in", "out", "inout")
 _SCALARS = {"uint": "I", "int": "i", "float": "f"}
 
 
@@ -52,6 +53,12 @@ class Field:
     direction: str
     offset: int
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what describes no field."""
+        known = self.type in _SCALARS if self.direction == "" else isinstance(self.type, str)
+        if not (known and self.direction in _DIRECTIONS and isinstance(self.name, str) and type(self.offset) is int):
+            raise ValueError(f"{self} is no field")
+
     @property
     def is_address(self) -> bool:
         return self.direction != ""
@@ -70,10 +77,19 @@ class Constant:
     type: str
     default: float
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what describes no constant, TypeError for a default that is not of its type."""
+        if not isinstance(self.name, str) or self.type not in ("uint", "float"):
+            raise ValueError(f"{self} is no constant")
+        self.bits(self.default)
+
     def bits(self, value: float) -> int:
         """The 32 bits of a value. Raises TypeError when it is not one of this type."""
         if self.type == "float":
-            return int.from_bytes(struct.pack("<f", value), "little")
+            try:
+                return int.from_bytes(struct.pack("<f", value), "little")
+            except (struct.error, OverflowError) as error:
+                raise TypeError(f"constant {self.name} is a 32-bit number, not {value!r}") from error
         if not isinstance(value, int) or not 0 <= value < 1 << 32:
             raise TypeError(f"constant {self.name} is a 32-bit unsigned integer, not {value!r}")
         return int(value)
@@ -89,6 +105,16 @@ class Kernel:
     constants: tuple[Constant, ...]
     requires: tuple[str, ...]
     spirv: bytes
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where offsets are not those of the packed fields, or what it requires are not names."""
+        offset = 0
+        for field in self.fields:
+            if field.offset != offset:
+                raise ValueError(f"{self.name}: the field {field.name} is not where it is packed, at {offset}")
+            offset += struct.calcsize(field.format)
+        if not all(isinstance(feature, str) for feature in self.requires):
+            raise ValueError(f"{self.name} requires {list(self.requires)}")
 
     @property
     def is_plain(self) -> bool:

@@ -19,7 +19,7 @@ from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_device import MOST_GROUPS
 from alpha.backend_helios_layout import THREADS, groups_for
 from alpha.backend_helios_primitives import HeliosPrimitives
-from alpha.backend_helios_tiles import Hardware, Plan, Problem, choose, hardware, threads
+from alpha.backend_helios_tiles import Division, Hardware, Problem, choose, hardware, threads
 
 _HALF_OPERATIONS = 2e10
 """Products of more operations read operands in 16 bits: then rounding them first, once, saves more than it costs."""
@@ -149,14 +149,15 @@ class Products(HeliosPrimitives):
         out: HeliosArray | None = None,
         epilogue: Epilogue = NOTHING,
         scale: float = 1.0,
-        forced: Plan | None = None,
+        forced: Division | None = None,
         column_sums: HeliosArray | None = None,
     ) -> HeliosArray:
         """activation(scale * (a @ b) + bias) + residual, written to `out` when given, else to a new float32 array.
 
         `out`, the residual and the slope are contiguous and have the shape of the result; the residual may be `out`
-        itself. `out` is float32 or of the precision's 16 bits. `forced` is a plan to take instead of the chosen one.
-        `column_sums` [N], for one product whose right operand is contiguous, becomes the sum of that operand's rows.
+        itself. `out` is float32 or of the precision's 16 bits. `forced` is a division to take instead of the chosen
+        one. `column_sums` [N], for one product whose right operand is contiguous, becomes the sum of that operand's
+        rows.
         """
         a, b = self._readable(a), self._readable(b)
         batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
@@ -315,25 +316,30 @@ class _Run:
     scale: float
 
     def __call__(
-        self, result: HeliosArray, epilogue: Epilogue, column_sums: HeliosArray | None, forced: Plan | None
+        self, result: HeliosArray, epilogue: Epilogue, column_sums: HeliosArray | None, forced: Division | None
     ) -> None:
         device = hardware(self.backend.device_info, self.backend.precision)
-        plan = forced or choose(self.problem, device)
-        self.backend.say_plan(f"matrix product {self.problem} as {plan}")
-        if plan.splits == 1:
-            self._dispatch(plan, device, result, epilogue, column_sums)
+        division = forced or choose(self.problem, device)
+        self.backend.say_choice(f"matrix product {self.problem} as {division}")
+        if division.splits == 1:
+            self._dispatch(division, device, result, epilogue, column_sums)
         else:
-            sums = self.backend.new((plan.splits, *result.shape), "f32")
+            sums = self.backend.new((division.splits, *result.shape), "f32")
             parts = None
             if column_sums is not None:
-                parts = self.backend.new((plan.splits, *column_sums.shape), "f32")
-            self._dispatch(plan, device, sums, NOTHING, parts)
+                parts = self.backend.new((division.splits, *column_sums.shape), "f32")
+            self._dispatch(division, device, sums, NOTHING, parts)
             self.backend.reduce_splits(sums, result, epilogue, parts, column_sums)
 
     def _dispatch(
-        self, plan: Plan, device: Hardware, result: HeliosArray, epilogue: Epilogue, column_sums: HeliosArray | None
+        self,
+        division: Division,
+        device: Hardware,
+        result: HeliosArray,
+        epilogue: Epilogue,
+        column_sums: HeliosArray | None,
     ) -> None:
-        problem, tile, left, right = self.problem, plan.tile, self.left, self.right
+        problem, tile, left, right = self.problem, division.tile, self.left, self.right
         a_length = problem.rows if left.swapped else problem.depth
         b_length = problem.depth if right.swapped else problem.columns
         a_unit, b_unit = (4 if tile.kernel == "matmul_tiled" else 16 // each.array.itemsize for each in (left, right))
@@ -345,24 +351,28 @@ class _Run:
         if tile.kernel == "matmul_tiled":
             constants |= {"GROUPS_M": tile.down, "GROUPS_N": tile.across}
         else:
-            constants |= _matrix_constants(plan, problem, device, epilogue, result)
+            constants |= _matrix_constants(division, problem, device, epilogue, result)
             constants["DIRECT"] &= constants["C_VECTOR"]
         variant = self.backend.product_variant(left.array, right.array)
-        grid = (math.ceil(problem.columns / tile.n), math.ceil(problem.rows / tile.m), problem.batches * plan.splits)
+        grid = (
+            math.ceil(problem.columns / tile.n),
+            math.ceil(problem.rows / tile.m),
+            problem.batches * division.splits,
+        )
         self.backend.dispatch(
             tile.kernel, variant, grid, constants, problem.operations, a=left.array, b=right.array,
             **epilogue.arguments(result), b_sums=column_sums, rows=problem.rows, columns=problem.columns,
             depth=problem.depth, a_stride=left.stride, b_stride=right.stride, a_outer=left.outer_stride,
             a_inner=left.inner_stride, b_outer=right.outer_stride, b_inner=right.inner_stride, inner=self.inner,
-            split_depth=plan.split_depth, splits=plan.splits, scale=self.scale,
+            split_depth=division.split_depth, splits=division.splits, scale=self.scale,
         )  # fmt: skip
 
 
 def _matrix_constants(
-    plan: Plan, problem: Problem, device: Hardware, epilogue: Epilogue, result: HeliosArray
+    division: Division, problem: Problem, device: Hardware, epilogue: Epilogue, result: HeliosArray
 ) -> dict[str, int]:
     """The constants of matmul_matrix that matmul_tiled has not."""
-    tile = plan.tile
+    tile = division.tile
     assert device.fragment is not None
     m, n, k = device.fragment
     edges = (problem.rows % tile.m != 0) + 2 * (problem.columns % tile.n != 0) + 4 * (problem.depth % tile.k != 0)

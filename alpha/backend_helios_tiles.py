@@ -94,7 +94,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Division:
     """A tile, the number of parts of the sum over k, and how long each part is."""
 
     tile: Tile
@@ -153,11 +153,7 @@ in vain; with too few, a part of the GPU is idle."""
 
 def hardware(info: DeviceInfo, precision: str) -> Hardware:
     """What a device has for products in a precision."""
-    shapes: list[tuple[int, int, int]] = []
-    if f"cooperative_matrix_{precision}" in info.features:
-        wanted = (precision, precision, "f32", "f32")
-        shapes = [(m, n, k) for m, n, k, *elements in info.cooperative_matrices if tuple(elements) == wanted]
-    shapes = [shape for shape in shapes if shape[0] % 8 == shape[1] % 8 == shape[2] % 8 == 0]
+    shapes = [shape for shape in info.matrix_shapes(precision) if shape[0] % 8 == shape[1] % 8 == shape[2] % 8 == 0]
     fragment = (16, 16, 16) if (16, 16, 16) in shapes else max(shapes, key=math.prod, default=None)
     sizes = (info.subgroup_size, info.shared_memory, info.max_workgroup_invocations)
     return Hardware(*sizes, fragment, units_of(info), info.kind == "cpu")
@@ -207,43 +203,43 @@ def fits(tile: Tile, problem: Problem, device: Hardware) -> bool:
     )
 
 
-def plan_of(tile: Tile, splits: int, problem: Problem) -> Plan:
-    """A plan whose parts are whole steps of the tile; it may have fewer parts than asked for."""
+def division_of(tile: Tile, splits: int, problem: Problem) -> Division:
+    """A division whose parts are whole steps of the tile; it may have fewer parts than asked for."""
     steps = max(1, math.ceil(problem.depth / tile.k))
     part = math.ceil(steps / splits)
-    return Plan(tile, math.ceil(steps / part), part * tile.k)
+    return Division(tile, math.ceil(steps / part), part * tile.k)
 
 
-def estimate(plan: Plan, problem: Problem, device: Hardware) -> float:
+def estimate(division: Division, problem: Problem, device: Hardware) -> float:
     """Seconds that a product should take: those of the waves of workgroups, one after the other, and of memory.
 
     A wave takes as long as the steps of its workgroups together, and those no less than one workgroup's steps alone.
     """
-    tile, cost = plan.tile, plan.tile.cost
+    tile, cost = division.tile, division.tile.cost
     grid_rows, grid_columns = math.ceil(problem.rows / tile.m), math.ceil(problem.columns / tile.n)
     halves = ((problem.a_bits == 16) + (problem.b_bits == 16)) / 2
     edges = _EDGES if problem.rows % tile.m or problem.columns % tile.n else 1.0
     alone, shared = (whole + (half - whole) * halves for whole, half in (cost.alone, cost.shared))
 
     def wave(workgroups: int) -> float:
-        return edges * plan.split_depth / tile.k * max(alone, workgroups * shared) + cost.ends
+        return edges * division.split_depth / tile.k * max(alone, workgroups * shared) + cost.ends
 
-    groups = grid_rows * grid_columns * problem.batches * plan.splits
+    groups = grid_rows * grid_columns * problem.batches * division.splits
     full, rest = divmod(math.ceil(groups / device.units), cost.resident)
     microseconds = _DISPATCH + full * wave(cost.resident) + (wave(rest) if rest else 0.0)
     results = problem.batches * problem.rows * problem.columns
-    microseconds += _WRITTEN_RESULT * results * plan.splits
+    microseconds += _WRITTEN_RESULT * results * division.splits
     if not problem.a_vectors:
         microseconds += _SINGLE_READ * problem.batches * problem.depth * problem.rows * grid_columns
     if not problem.b_vectors:
         microseconds += _SINGLE_READ * problem.batches * problem.depth * problem.columns * grid_rows
-    if plan.splits > 1:
-        microseconds += _REDUCTION + _REDUCED_RESULT * results * (plan.splits + 1)
+    if division.splits > 1:
+        microseconds += _REDUCTION + _REDUCED_RESULT * results * (division.splits + 1)
     return microseconds * 1e-6
 
 
-def candidates(problem: Problem, device: Hardware) -> Iterator[Plan]:
-    """Every plan worth trying on a device."""
+def candidates(problem: Problem, device: Hardware) -> Iterator[Division]:
+    """Every division worth trying on a device."""
     kernel = _MATRIX if device.fragment else _TILED
     tiles = _CPU_TILES[kernel] if device.is_processor else MATRIX if device.fragment else TILED
     seen = set()
@@ -251,20 +247,20 @@ def candidates(problem: Problem, device: Hardware) -> Iterator[Plan]:
         if not fits(tile, problem, device):
             continue
         for splits in SPLITS:
-            plan = plan_of(tile, splits, problem)
+            division = division_of(tile, splits, problem)
             whole = problem.batches * math.ceil(problem.rows / tile.m) * math.ceil(problem.columns / tile.n)
-            if plan in seen or problem.batches * plan.splits > MOST_GROUPS:
+            if division in seen or problem.batches * division.splits > MOST_GROUPS:
                 continue
-            if plan.splits > 1 and whole * (plan.splits - 1) > 4 * device.units:
+            if division.splits > 1 and whole * (division.splits - 1) > 4 * device.units:
                 continue
-            seen.add(plan)
-            yield plan
+            seen.add(division)
+            yield division
 
 
 @functools.lru_cache(maxsize=4096)
-def choose(problem: Problem, device: Hardware) -> Plan:
-    """The plan with the lowest estimate. Raises AlphaError when a product is too large for any."""
-    best = min(candidates(problem, device), key=lambda plan: estimate(plan, problem, device), default=None)
+def choose(problem: Problem, device: Hardware) -> Division:
+    """The division with the lowest estimate. Raises AlphaError when a product is too large for any."""
+    best = min(candidates(problem, device), key=lambda division: estimate(division, problem, device), default=None)
     if best is None:
         raise AlphaError(
             f"A matrix product of [{problem.rows}, {problem.depth}] by [{problem.depth}, {problem.columns}] is too "

@@ -11,25 +11,19 @@ found when a file is loaded, and the weights can be loaded and verified without 
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from alpha import safetensors_file
 from alpha.config import ModelConfig, TrainingConfig, resolve_model
 from alpha.errors import AlphaError, UsageError
 from alpha.files import finite, json_text
 from alpha.option import LARGEST_INTEGER, from_mapping, to_mapping
-from alpha.safetensors_file import (
-    Array,
-    InvalidFileError,
-    SafetensorsFile,
-    TensorEntry,
-    parse_json,
-    to_storable,
-    write,
-)
+from alpha.safetensors_file import Array, InvalidFileError, SafetensorsFile, TensorEntry, parse_json, to_storable
 
 OPTIMIZER_PREFIX = "optimizer."
 
@@ -76,21 +70,40 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """
     path = folder / f"checkpoint-{checkpoint.step}.safetensors"
     tensors = {name: to_storable(name, array) for name, array in checkpoint.tensors.items()}
+    declared = {name: (array.dtype.name, array.shape) for name, array in tensors.items()}
+    write_in_turn(path, checkpoint, declared, tensors.__getitem__)
+    return path
+
+
+def write_in_turn(
+    path: Path,
+    checkpoint: Checkpoint,
+    declared: dict[str, tuple[str, tuple[int, ...]]],
+    make: Callable[[str], Array],
+) -> None:
+    """Write a checkpoint whose tensors, of the dtypes and shapes declared, are made one after another: `make(name)` is
+    what `to_storable` would give. `checkpoint.tensors` is not looked at.
+    """
+    digests = dict.fromkeys(declared, "0" * 64)
     values = {
         "step": checkpoint.step,
         "model": to_mapping(checkpoint.model),
         "training": to_mapping(checkpoint.training),
         "tokenizer": checkpoint.tokenizer,
         "state": finite(checkpoint.state),
-        "digests": {name: _content_digest(array) for name, array in tensors.items()},
     }
-    metadata = {key: json_text(values[key]) for key in _JSON_KEYS}
-    metadata[_FORMAT_KEY] = _FORMAT
-    metadata["digest"] = _header_digest(
-        metadata, {name: (array.dtype.name, array.shape) for name, array in tensors.items()}
-    )
-    write(path, tensors, metadata)
-    return path
+    texts = {key: json_text(value) for key, value in values.items()}
+
+    def made(name: str) -> Array:
+        array = make(name)
+        digests[name] = _content_digest(array)
+        return array
+
+    def metadata() -> dict[str, str]:
+        result = {**texts, "digests": json_text(digests), _FORMAT_KEY: _FORMAT}
+        return {**result, "digest": _header_digest(result, declared)}
+
+    safetensors_file.write_in_turn(path, declared, made, metadata)
 
 
 def load(path: Path, weights_only: bool = False) -> Checkpoint:

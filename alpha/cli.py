@@ -23,6 +23,8 @@ COMMANDS = {
     "train": "Train a model.",
     "sample": "Continue a prompt with a trained model.",
     "eval": "A trained model's loss on a text.",
+    "export": "A trained model as other programs read it.",
+    "import": "A checkpoint of weights that exist.",
     "datagen": "Make text to train on.",
     "tokenizer build": "Make a tokenizer from a corpus.",
     "bench": "How fast this machine computes.",

@@ -119,7 +119,7 @@ def _texts(options: SampleOptions, engine: "Engine", asked: "Continuation") -> I
         tokens, _ = engine.beam_search(asked.ids, options.steps, options.beam, asked.ends, asked.first)
         yield asked.parts(tokens)
         return
-    sampling = SamplingOptions(options.temp, options.topk, options.topp, options.seed)
+    sampling = SamplingOptions(options.temp, options.topk, options.topp, seed=options.seed)
     drawn = engine.generate(asked.ids, options.steps, sampling, options.n, asked.ends, asked.first)
     rows = drawn if options.n == 1 else list(drawn)
     for row in range(options.n):

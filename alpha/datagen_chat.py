@@ -5,22 +5,8 @@ begin with an instruction that shapes every answer (short, worked out, a fixed b
 """
 
 from collections.abc import Callable
-from math import isqrt
 
-from alpha.datagen_grammar import (
-    MONTHS,
-    PLACES,
-    WEEKDAYS,
-    Chooser,
-    article,
-    decimal,
-    in_words,
-    items,
-    listed,
-    ordinal,
-    roman,
-    table,
-)
+from alpha.datagen_grammar import FUNCTIONS, GRAMMAR, PLACES, WEEKDAYS, Chooser, article, items, listed, table
 from alpha.domain import ASSISTANT, SYSTEM, USER, dialogue
 
 BRIEF, PLAIN, WORKED = 2, 1, 3  # the place of such an answer in a task's line
@@ -54,20 +40,22 @@ class Dialogue:
         """Put an instruction before the conversation."""
         self.turns.append((SYSTEM, self.write(symbol, **values)))
 
-    def exchange(self, task: str, result: int | None = None, /, **values: object) -> None:
-        """A question and its answer, in the length that the conversation's style asks for. A `result` is a whole
+    def exchange(self, task: str, /, **given: object) -> None:
+        """A question and its answer, in the length that the conversation's style asks for. A value `result` is a whole
         number that the next question may build on."""
-        values["result"] = result
-        question, *answers = self.chooser.expand(f"chat.{task}", values).split(" | ")
+        symbol = f"chat.{task}"
+        values = self.chooser.values(GRAMMAR.rules[symbol], given)
+        question, *answers = self.chooser.expand(symbol, values).split(" | ")
         if task in _FRAMED:
             question = self.framed(question)
+        result = values.get("result")
         answer = answers[self.style - 1] if self.style <= len(answers) else ""
         if not answer and self.style == BRIEF and result is not None:
             answer = f"{result}."
         answer = self.prefix + (answer or answers[0])
         self.turns.append((USER, question))
         self.turns.append((ASSISTANT, answer.upper() if self.capitals else answer))
-        self.number = result
+        self.number = result if isinstance(result, int) else None
 
     def framed(self, question: str) -> str:
         """A question, at times with one of the small frames that people put around it."""
@@ -88,55 +76,9 @@ Task = Callable[[Dialogue], None]
 """Adds at least one question with its answer to a conversation."""
 
 
-# --- numbers --------------------------------------------------------------------------------------------------------
+# --- tasks that a line of data cannot say ----------------------------------------------------------------------------
 
 _COUNTABLE = (*(food for food in _FOODS if food in _PLURALS), *items("chat.countable"))
-
-
-def _operands(d: Dialogue) -> tuple[int, int]:
-    """Two numbers of one of several sizes."""
-    limit = d.chooser.pick((10, 20, 100, 100, 1000))
-    return d.chooser.between(2, limit), d.chooser.between(2, limit)
-
-
-def _sum(d: Dialogue, task: str, result: int, split: int, **values: object) -> None:
-    """A sum that is worked out by the tens and units of one operand, where it has both."""
-    if d.style == WORKED and split > 10 and split % 10:
-        values["worked"] = d.write(
-            f"{task}_worked", result=result, units=split % 10, round=split - split % 10, **values
-        )
-    d.exchange(task, result, **{"worked": "", **values})
-
-
-def _addition(d: Dialogue) -> None:
-    first, second = _operands(d)
-    middle = first + second - second % 10
-    _sum(d, "addition", first + second, second, first=first, second=second, middle=middle)
-
-
-def _subtraction(d: Dialogue) -> None:
-    second, first = sorted(_operands(d))
-    middle = first - second + second % 10
-    _sum(d, "subtraction", first - second, second, first=first, second=second, middle=middle)
-
-
-def _multiplication(d: Dialogue) -> None:
-    c = d.chooser
-    first, second = c.between(2, c.pick((12, 12, 99))), c.between(2, c.pick((10, 12, 50)))
-    few, result = first % 10 * second, first * second
-    _sum(d, "multiplication", result, first, first=first, second=second, many=result - few, few=few)
-
-
-def _division(d: Dialogue) -> None:
-    c = d.chooser
-    divisor, whole = c.between(2, 12), c.between(2, 30)
-    rest = c.below(divisor) if c.chance(50) else 0
-    quotient = f"{whole}, remainder {rest}" if rest else str(whole)
-    product = divisor * whole
-    d.exchange(
-        "division", None if rest else whole, number=product + rest, divisor=divisor, quotient=quotient, whole=whole,
-        product=product, rest=rest,
-    )  # fmt: skip
 
 
 def _story_sum(d: Dialogue) -> None:
@@ -157,158 +99,26 @@ def _story_sum(d: Dialogue) -> None:
         steps.append(d.write(step, amount=amount))
         working.append(f"{before} {sign} = {count}")
     d.exchange(
-        "story_sum", count, name=c.write("words.first_name"), thing=c.pick(_COUNTABLE), start=start, count=count,
+        "story_sum", result=count, name=c.write("words.first_name"), thing=c.pick(_COUNTABLE), start=start, count=count,
         steps=listed(steps), working=", ".join(working),
     )  # fmt: skip
 
 
 def _build_on_number(d: Dialogue) -> None:
-    """A follow-up that works on the last answer."""
-    number, amount = d.number or 0, d.chooser.between(2, 20)
-    ways = [("add_to", number + amount)] * 2
+    """A follow-up that works on the last answer, or asks about it."""
+    number = d.number or 0
+    ways = ["add_to", "add_to", "is_odd", "is_more"]
     if number <= 100_000:
-        ways += [("double", 2 * number), ("multiply_by", number * amount), ("tenfold", 10 * number)]
-        ways += [("take_away", number - amount)] * 2 if number >= amount else []
-        ways += [("half", number // 2)] if number % 2 == 0 else []
-    task, result = d.chooser.pick(ways)
-    d.exchange(task, result, number=number, amount=amount)
+        ways += ["double", "multiply_by", "tenfold"] + ["take_away", "take_away"] * (number >= 20)
+        ways += ["half"] * (number % 2 == 0)
+    d.exchange(d.chooser.pick(ways), number=number, amount=d.chooser.between(2, 20))
 
-
-def _check_number(d: Dialogue) -> None:
-    """A follow-up about a property of the last answer."""
-    number, c = d.number or 0, d.chooser
-    if c.chance(50):
-        kind, asked = "odd" if number % 2 else "even", c.pick(("odd", "even"))
-        d.exchange("is_odd", number=number, kind=kind, asked=asked, answer="Yes" if asked == kind else "No")
-    else:
-        limit = c.between(max(number - 60, 0), number + 60)
-        relation = "more than" if number > limit else "less than" if number < limit else "equal to"
-        d.exchange("is_more", number=number, limit=limit, relation=relation, answer="Yes" if number > limit else "No")
-    d.number = number
-
-
-def _conversion(d: Dialogue) -> None:
-    row, count = d.chooser.pick(table("facts.conversion")), d.chooser.between(2, 60)
-    total = count * int(row["factor"])
-    task, result = ("conversion", total) if d.chooser.chance(65) else ("back_conversion", count)
-    d.exchange(task, result, **row, count=count, total=total)
-
-
-def _temperature(d: Dialogue) -> None:
-    celsius = d.chooser.between(-8, 24) * 5
-    scaled = celsius * 9 // 5
-    d.exchange(d.chooser.pick(("celsius", "fahrenheit")), c=celsius, f=scaled + 32, scaled=scaled)
-
-
-def _comparison(d: Dialogue) -> None:
-    c = d.chooser
-    limit = c.pick((20, 100, 1000, 10_000))
-    numbers = [c.between(1, limit) for _ in range(c.between(2, 5))]
-    if len(set(numbers)) < len(numbers):
-        numbers = c.sample([number + place * limit for place, number in enumerate(numbers)], len(numbers))
-    way = c.below(3)
-    if way == 2:
-        d.exchange("in_order", numbers=listed(numbers), ordered=listed(sorted(numbers)))
-        return
-    best = min(numbers) if way else max(numbers)
-    word = (("larger", "the largest"), ("smaller", "the smallest"))[way][len(numbers) > 2]
-    d.exchange("extreme", best, word=word, best=best, numbers=listed(numbers).replace(" and ", " or "))
-
-
-def _sequence(d: Dialogue) -> None:
-    c = d.chooser
-    start, step, length, way = c.between(1, 30), c.between(2, 15), c.between(4, 6), c.below(4)
-    if way == 0:
-        values, rule = [start + step * place for place in range(length + 1)], "add"
-    elif way == 1:
-        step = c.between(2, 3)
-        values, rule = [start * step**place for place in range(length + 1)], "multiply"
-    elif way == 2:
-        base = c.between(1, 9)
-        values, rule = [(base + place) ** 2 for place in range(length + 1)], "square"
-    else:
-        values, rule = [start, start + step], "sum"
-        while len(values) <= length:
-            values.append(values[-1] + values[-2])
-    *shown, result = values
-    written = d.write(f"rule_{rule}", step=step)
-    d.exchange("sequence", result, shown=", ".join(map(str, shown)), next=result, rule=written)
-
-
-def _is_prime(number: int) -> bool:
-    return number > 1 and all(number % divisor for divisor in range(2, isqrt(number) + 1))
-
-
-def _primes(d: Dialogue) -> None:
-    number = d.chooser.between(2, 200)
-    if _is_prime(number):
-        tried = listed([divisor for divisor in range(2, isqrt(number) + 1) if _is_prime(divisor)])
-        worked = d.write("prime_worked", number=number, tried=tried) if tried else ""
-        d.exchange("prime", number=number, worked=worked)
-    else:
-        divisor = next(divisor for divisor in range(2, number) if number % divisor == 0)
-        d.exchange("not_prime", number=number, divisor=divisor, other=number // divisor)
-
-
-def _percentage(d: Dialogue) -> None:
-    c = d.chooser
-    percent, number = c.pick((5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 80, 90)), 20 * c.between(1, 60)
-    d.exchange("percentage", percent * number // 100, percent=percent, number=number, hundredth=f"{number / 100:g}")
-
-
-def _money(d: Dialogue) -> None:
-    c = d.chooser
-    note = c.pick((5, 10, 20, 50, 100))
-    price = c.between(1, note * 20 - 1) * 5
-    change = decimal(note * 100 - price, 2)
-    d.exchange("money", object_bought=c.write("words.object"), price=decimal(price, 2), note=note, change=change)
-
-
-def _clock(d: Dialogue) -> None:
-    c = d.chooser
-    minutes, later, hours = c.below(24 * 60), c.between(1, 36) * 5, c.between(2, 12)
-    duration = f"{later} minutes"
-    if c.chance(30):
-        later, duration = 60 * hours, f"{hours} hours"
-    now, then = (f"{value // 60:02d}:{value % 60:02d}" for value in (minutes, (minutes + later) % (24 * 60)))
-    d.exchange("clock", now=now, then=then, duration=duration)
-
-
-def _calendar(d: Dialogue) -> None:
-    c = d.chooser
-    today, days, month = c.below(7), c.between(2, 40), c.below(12)
-    if c.chance(70):
-        result = WEEKDAYS[(today + days) % 7]
-        weeks, rest = divmod(days, 7)
-        d.exchange("later_weekday", today=WEEKDAYS[today], days=days, then=result, weeks=weeks, rest=rest)
-    else:
-        d.exchange("month_after", this=MONTHS[month], next=MONTHS[(month + 1) % 12])
-
-
-def _rectangle(d: Dialogue) -> None:
-    width, height = d.chooser.between(2, 40), d.chooser.between(2, 40)
-    task, result = d.chooser.pick((("area", width * height), ("edge", 2 * (width + height))))
-    d.exchange(task, result, width=width, height=height, both=width + height)
-
-
-def _average(d: Dialogue) -> None:
-    c, count = d.chooser, d.chooser.between(2, 5)
-    numbers = [c.between(1, 50) for _ in range(count - 1)]
-    numbers.append(c.between(1, 10) * count + -sum(numbers) % count)
-    d.exchange("average", sum(numbers) // count, numbers=listed(numbers), total=sum(numbers), count=count)
-
-
-def _numeral(d: Dialogue) -> None:
-    number = d.chooser.between(1, d.chooser.pick((20, 100, 3000)))
-    d.exchange("numeral", number=number, in_words=in_words(number), in_roman=roman(number))
-
-
-# --- words and facts ------------------------------------------------------------------------------------------------
 
 _WORDS = tuple(
     word for kind in ("animal", "object", "landscape", "food", "trade") for word in items(f"words.{kind}")
     if word.isalpha()
 )  # fmt: skip
+FUNCTIONS["plain_words"] = lambda: _WORDS
 _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("an animal", tuple(map(article, _ANIMALS))),
     ("an object", tuple(map(article, items("words.object")))),
@@ -323,49 +133,6 @@ _OTHERS = {  # of each two kinds, what is of the second and not of the first
     for kind, options in _KINDS
     for other, words in _KINDS
 }
-_FACTS = (  # tasks with the tables of their values
-    ("capital", "country"), ("capital_of", "country"), ("continent", "country"), ("symbol", "element"),
-    ("planet", "planet"), ("opposite", "opposite"), ("sound", "sound"), ("work", "work"), ("mixture", "mixture"),
-)  # fmt: skip
-
-
-def _letters(d: Dialogue) -> None:
-    """Questions about the letters of a word."""
-    c, word = d.chooser, d.chooser.pick(_WORDS)
-    way, place, repeats = c.below(7), c.below(len(word)), c.between(2, 5)
-    if way == 0:
-        d.exchange("letter_count", len(word), word=word, count=len(word), spelled=" ".join(word))
-    elif way == 1:
-        count = word.count(word[place])
-        often = "once" if count == 1 else "twice" if count == 2 else f"{count} times"
-        d.exchange("letter_times", count, word=word, letter=word[place], often=often, spelled="-".join(word))
-    elif way == 2:
-        d.exchange("letter_place", word=word, position=ordinal(place + 1), letter=word[place])
-    elif way == 3:
-        d.exchange("spell", word=word, spelled="-".join(word.upper()))
-    elif way == 4:
-        d.exchange("reversed", word=word, backwards=word[::-1])
-    elif way == 5:
-        vowels = [letter for letter in word if letter in "aeiou"]
-        counted = f"{len(vowels)} {'vowel' if len(vowels) == 1 else 'vowels'}: {', '.join(vowels)}"
-        d.exchange("vowel_count", len(vowels), word=word, vowels=counted)
-    else:
-        d.exchange("say", word=word, count=in_words(repeats), said=" ".join([word] * repeats))
-
-
-def _word_order(d: Dialogue) -> None:
-    """Sorting, longest words and the first in the dictionary."""
-    words = d.chooser.sample(_WORDS, d.chooser.between(3, 6))
-    way, shown = d.chooser.below(3), ", ".join(words)
-    if way == 0:
-        d.exchange("sort", shown=shown, ordered=listed(sorted(words)))
-    elif way == 1:
-        length = max(map(len, words))
-        longest = [word for word in words if len(word) == length]
-        are = "is" if len(longest) == 1 else "are"
-        d.exchange("longest_word", shown=shown, length=length, longest=listed(longest), are=are)
-    else:
-        d.exchange("first_word", choice=listed(words).replace(" and ", " or "), first=min(words))
 
 
 def _category(d: Dialogue) -> None:
@@ -381,22 +148,6 @@ def _category(d: Dialogue) -> None:
         d.exchange("odd_one", shown=shown, odd=odd, kind=kind, other_kind=other_kind)
 
 
-def _fact(d: Dialogue) -> None:
-    task, rows = d.chooser.pick(_FACTS)
-    d.exchange(f"fact_{task}", **d.chooser.pick(table(f"facts.{rows}")))
-
-
-def _legs(d: Dialogue) -> None:
-    row, many = d.chooser.pick(table("facts.legs")), d.chooser.between(1, 12)
-    count = int(row["legs"])
-    total = many * count
-    d.exchange("legs" if many == 1 else "legs_together", total, **row, count=count, many=many, total=total)
-
-
-def _unknowable(d: Dialogue) -> None:
-    d.exchange("unknowable")
-
-
 def _greeting(d: Dialogue) -> None:
     d.exchange("greeting", name=f", {d.user_name}" if d.user_name else "")
 
@@ -407,10 +158,6 @@ def _farewell(d: Dialogue) -> None:
 
 def _own_name(d: Dialogue) -> None:
     d.exchange("persona_name" if d.persona else "model_name", **d.persona)
-
-
-def _story(d: Dialogue) -> None:
-    d.exchange("tell_story", hero=d.chooser.pick(_ANIMALS), meal=d.chooser.pick(_FOODS))
 
 
 # --- what the user tells and asks for later -------------------------------------------------------------------------
@@ -447,9 +194,9 @@ def _tell_age(d: Dialogue) -> None:
 def _recall_age(d: Dialogue) -> None:
     age, years = d.age or 0, d.chooser.between(2, 30)
     if d.chooser.chance(60):
-        d.exchange("later_age", age + years, age=age, years=years, total=age + years)
+        d.exchange("later_age", result=age + years, age=age, years=years, total=age + years)
     else:
-        d.exchange("recall_age", age, age=age)
+        d.exchange("recall_age", result=age, age=age)
 
 
 def _make_list(d: Dialogue) -> None:
@@ -473,7 +220,7 @@ def _recall_list(d: Dialogue) -> None:
     there, way = d.items or [], d.chooser.below(3)
     if way == 0:
         are = "is 1 thing" if len(there) == 1 else f"are {len(there)} things"
-        d.exchange("list_length", len(there), are=are)
+        d.exchange("list_length", result=len(there), are=are)
     elif way == 1:
         thing = d.chooser.pick([*there, d.chooser.pick(_FOODS)])
         d.exchange("on_list" if thing in there else "not_on_list", thing=thing)
@@ -500,18 +247,19 @@ def _recalls(d: Dialogue) -> list[Task]:
 
 # --- conversations --------------------------------------------------------------------------------------------------
 
-_NUMBER_TASKS: tuple[Task, ...] = (
-    _addition, _addition, _subtraction, _multiplication, _division, _story_sum, _story_sum, _conversion, _conversion,
-    _temperature, _comparison, _sequence, _primes, _percentage, _money, _clock, _calendar, _rectangle, _average,
-    _numeral,
-)  # fmt: skip
-_WORD_TASKS: tuple[Task, ...] = (
-    _letters, _letters, _letters, _word_order, _word_order, _category, _category, _fact, _fact, _fact, _fact, _legs,
-    _own_name, _unknowable,
-)  # fmt: skip
-_MEMORY_TASKS: tuple[Task, ...] = (_introduction, _tell_favourite, _tell_age, _make_list, _recall_name)
-_TASKS = (_NUMBER_TASKS, _NUMBER_TASKS, _WORD_TASKS, _WORD_TASKS, _MEMORY_TASKS)
-_FOLLOW_UPS: tuple[Task, ...] = (_build_on_number, _build_on_number, _check_number)
+_CODED: dict[str, Task] = {
+    "story_sum": _story_sum, "category": _category, "own_name": _own_name, "introduction": _introduction,
+    "tell_favourite": _tell_favourite, "tell_age": _tell_age, "make_list": _make_list, "recall_name": _recall_name,
+}  # fmt: skip
+_TASKS = tuple(items(f"chat.{kind}_task") for kind in ("number", "number", "word", "word", "memory"))
+
+
+def _ask(d: Dialogue, task: str) -> None:
+    """Add a task by its name."""
+    if task in _CODED:
+        _CODED[task](d)
+    else:
+        d.exchange(task)
 
 
 def _converse(d: Dialogue, fewest: int, most: int, recall_percent: int, story_percent: int = 0) -> str:
@@ -526,11 +274,11 @@ def _converse(d: Dialogue, fewest: int, most: int, recall_percent: int, story_pe
         if recalls and c.chance(recall_percent):
             c.pick(recalls)(d)
         elif c.chance(story_percent):
-            _story(d)
+            d.exchange("tell_story")
         else:
-            c.pick(c.pick(_TASKS))(d)
+            _ask(d, c.pick(c.pick(_TASKS)))
         if d.number is not None and c.chance(25):
-            c.pick(_FOLLOW_UPS)(d)
+            _build_on_number(d)
     if c.chance(30):
         _farewell(d)
     return dialogue(d.turns)

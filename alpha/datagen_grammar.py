@@ -5,11 +5,15 @@ and the first documents of a large file are those of a small one. Sentences, wor
 `datagen_*.txt`; `Grammar` says how they are written.
 """
 
+import ast
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date
 from functools import cache, lru_cache
+from math import isqrt
 from pathlib import Path
-from typing import TypeVar
+from types import CodeType
+from typing import Any, TypeVar
 
 from alpha.errors import AlphaError
 from alpha.rng import random_bits, stream_of
@@ -45,10 +49,14 @@ def _stream(name: str) -> int:
 class Chooser:
     """The random choices of one document, each a function of the generator's name, the seed, the index and the past."""
 
-    __slots__ = ("_word",)
+    __slots__ = ("_functions", "_word")
 
     def __init__(self, name: str, index: int, seed: int) -> None:
         self._word = _words(seed, _stream(name), index).__next__
+        self._functions = FUNCTIONS | {
+            "between": self.between, "chance": self.chance, "sample": self.sample, "write": self.write,
+            "pick": lambda *options: self.pick(options if len(options) > 1 else options[0]),
+        }  # fmt: skip
 
     def below(self, limit: int) -> int:
         """A whole number from 0 to limit - 1 (limit at most 2^32)."""
@@ -77,11 +85,24 @@ class Chooser:
 
     def write(self, symbol: str, /, **values: object) -> str:
         """A text of a symbol such as "novels.setting"; see `Grammar`."""
-        return _expand(self._word, GRAMMAR.rules[symbol], values)
+        return self.expand(symbol, values)
 
     def expand(self, symbol: str, values: Mapping[str, object]) -> str:
         """As `write`, for values that are at hand in a dictionary."""
-        return _expand(self._word, GRAMMAR.rules[symbol], values)
+        return _expand(self, GRAMMAR.rules[symbol], values)
+
+    def values(self, rule: "_Rule", given: Mapping[str, object]) -> Mapping[str, object]:
+        """What a text of a rule may use: the values that are given, and those that the rule computes from them."""
+        if not rule.lets:
+            return given
+        scope: dict[str, Any] = {**self._functions, **given}
+        scope["expand"] = lambda symbol: self.expand(symbol, scope)
+        for names, code in rule.lets:
+            if names[-1] not in given:
+                found = eval(code, scope)  # of a file of this package
+                parts = [found] if len(names) == 1 else map(found.get, names) if isinstance(found, dict) else found
+                scope.update(zip(names, parts, strict=True))
+        return scope
 
 
 # --- the grammar ----------------------------------------------------------------------------------------------------
@@ -119,21 +140,34 @@ class Grammar:
     """Context-free rules: a list is a symbol, its items are the ways to write it, and `{name}` in an item stands for
     a text of that list, or for a value that the code gives where no list has the name.
 
+    A line `= name: expression` in a list is a value that is computed before a text is written, unless the code gives
+    it: `= half: number // 2`. Of several names each takes its part of a sequence, or the column of that name of a
+    table's row. Expressions are Python's, of the values above them, the random choices of `Chooser`, `FUNCTIONS`, and
+    `expand("file.name")`, a text of another list with the values of this one.
+
     Names are looked for in the item's own file and then in the file `words`; the code says "file.name". One that
     neither the lists nor the values know is a KeyError. `{a name}` puts "a" or "an" before the text, `{s name}` makes
     a noun plural, and `{^name}` or `{^a name}` gives a capital letter.
     """
 
     def __init__(self, files: Mapping[str, str]) -> None:
-        self.lists = {f"{file}.{name}": items for file in files for name, items in read_lists(files[file]).items()}
+        written = {f"{file}.{name}": items for file in files for name, items in read_lists(files[file]).items()}
+        self.lists = {symbol: tuple(item for item in items if item[:2] != "= ") for symbol, items in written.items()}
         if starts := self.lists.get("words.place_start"):  # a letter that meets itself is written once: Oldham
             ends = self.lists["words.place_end"]
             self.lists["words.place"] = tuple(
                 start + (end[1:] if end[0] == start[-1] else end) for start in starts for end in ends
             )
-        self.rules: dict[str, list[_Item]] = {symbol: [] for symbol in self.lists}
+        self._expressions: dict[str, list[ast.AST]] = {}
+        self.rules = {symbol: _Rule() for symbol in self.lists}
         for symbol, items in self.lists.items():
             self.rules[symbol] += [self._compile(symbol.split(".")[0], item) for item in items]
+            for line in (item[2:] for item in written.get(symbol, ()) if item[:2] == "= "):
+                names, _, expression = line.partition(": ")
+                if taken := FUNCTIONS.keys() & names.split():
+                    raise ValueError(f"a value cannot be called {taken}, as a function is, in [{symbol}]")
+                self.rules[symbol].lets.append((names.split(), compile(expression.strip(), symbol, "eval")))
+                self._expressions.setdefault(symbol, []).append(ast.parse(expression.strip()))
 
     def resolve(self, file: str, name: str) -> str | None:
         """The symbol that `{name}` stands for in a file; None when it is a value."""
@@ -156,34 +190,52 @@ class Grammar:
 
     def symbols(self, symbol: str) -> tuple[set[str], set[str]]:
         """The lists that a text of `symbol` may come from, and the values that it may need."""
-        reached, values, found = set[str](), set[str](), [symbol]
+        reached, values, computed, found = set[str](), set[str](), set[str](), [symbol]
         while found:
             symbol = found.pop()
             if symbol not in reached:
                 reached.add(symbol)
+                computed |= {name for names, _ in self.rules[symbol].lets for name in names}
+                for node in (node for tree in self._expressions.get(symbol, ()) for node in ast.walk(tree)):
+                    if isinstance(node, ast.Name):
+                        (values if isinstance(node.ctx, ast.Load) else computed).add(node.id)
+                    elif isinstance(node, ast.Constant) and node.value in self.lists:
+                        found.append(node.value)
                 for item in self.lists[symbol]:
                     for _, _, name in _PLACEHOLDER.findall(item):
                         inner = self.resolve(symbol.split(".")[0], name)
                         found += [inner] if inner else []
                         values |= set() if inner else {name}
-        return reached, values
+        return reached, values - computed - FUNCTIONS.keys() - _CHOICES
 
+
+_CHOICES = {"between", "chance", "expand", "pick", "sample", "write"}
+"""What expressions may call beside FUNCTIONS: the choices of the document."""
 
 _Change = Callable[[str], str]
-_Part = tuple["list[_Item] | None", str, _Change | None, str]
+_Part = tuple["_Rule | None", str, _Change | None, str]
 _Item = str | Callable[[Mapping[str, object]], str] | tuple[str, tuple[_Part, ...]]
 """A text as it is, a template that needs values alone, or a beginning and parts: rule, name, change, what follows."""
 
 
-def _expand(word: Callable[[], int], items: list[_Item], values: Mapping[str, object]) -> str:
-    item = items[word() * len(items) >> 32] if len(items) > 1 else items[0]
+class _Rule(list[_Item]):
+    """The ways to write a symbol, and what is computed before: names and an expression."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lets: list[tuple[list[str], CodeType]] = []
+
+
+def _expand(chooser: Chooser, rule: _Rule, values: Mapping[str, object]) -> str:
+    values = chooser.values(rule, values)
+    item = chooser.pick(rule) if len(rule) > 1 else rule[0]
     if isinstance(item, str):
         return item
     if not isinstance(item, tuple):
         return item(values)
     text, parts = item
-    for rule, name, change, following in parts:
-        inner = values[name] if rule is None else _expand(word, rule, values)
+    for inner_rule, name, change, following in parts:
+        inner = values[name] if inner_rule is None else _expand(chooser, inner_rule, values)
         text += f"{inner}{following}" if change is None else change(str(inner)) + following
     return text
 
@@ -285,10 +337,6 @@ def data_files(folders: Sequence[Path]) -> dict[str, str]:
     raise AlphaError(f"The files datagen_*.txt are missing from {folders[0]}; install Alpha again.")
 
 
-_PACKAGE = Path(__file__).resolve().parent
-GRAMMAR = Grammar(data_files((_PACKAGE, _PACKAGE.parent / "datagen")))  # the executable's lie in datagen/
-
-
 def items(symbol: str) -> tuple[str, ...]:
     """The items of a list as they are written, such as those of "words.animal"."""
     return GRAMMAR.lists[symbol]
@@ -300,6 +348,18 @@ def table(symbol: str) -> tuple[dict[str, str], ...]:
     names, *rows = (line.split(" | ") for line in items(symbol))
     return tuple(dict(zip(names, row, strict=True)) for row in rows)
 
+
+FUNCTIONS: dict[str, Any] = {
+    **{each.__name__: each for each in (
+        *(abs, all, divmod, enumerate, int, isqrt, len, map, max, min, range, reversed, set, sorted, str, sum, zip),
+        *(article, capitalized, date, decimal, in_words, items, listed, ordinal, plural, quotient, roman, rounded),
+    )},
+    "table": table, "__builtins__": {},
+}  # fmt: skip
+"""What expressions of the data files may call; modules add what they need."""
+
+_PACKAGE = Path(__file__).resolve().parent
+GRAMMAR = Grammar(data_files((_PACKAGE, _PACKAGE.parent / "datagen")))  # the executable's lie in datagen/
 
 PLACES, WEEKDAYS, MONTHS = items("words.place"), items("words.weekday"), items("words.month")
 _UNITS, _ROMAN = items("words.below_twenty"), items("words.roman_sign")

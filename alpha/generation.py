@@ -1,4 +1,4 @@
-"""Inference: token ids in, token ids out, with a key-value cache. Knows nothing about text or files."""
+"""Inference: token ids in, token ids out, with a key-value cache."""
 
 import contextlib
 import math

@@ -18,7 +18,7 @@ from alpha.backend import Backend
 from alpha.backend_primitives import Array
 from alpha.errors import AlphaError
 from alpha.rng import NORMAL_PART
-from alpha.worker_pool import available_cpus
+from alpha.workers import available_cpus
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,4 @@
-"""What there is to know about runs, as values that JSON can hold: for `alpha runs --json` and for dashboards.
-
-How they are asked for is for others to know.
-"""
+"""What there is to know about runs, as values that JSON can hold: for `alpha runs --json` and for dashboards."""
 
 from typing import Any
 

@@ -11,7 +11,7 @@ and writes under temporary names of its own. What this reader accepts, the packa
 import json
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -42,7 +42,7 @@ _ROUNDED_TOGETHER = 1 << 20
 _MOST_DIMENSIONS = 8
 _ALIGNMENT = 8
 _LONGEST_INTEGER = 20
-_PICKLE_SUFFIXES = {".pt", ".pth", ".bin", ".pkl", ".ckpt"}
+PICKLE_SUFFIXES = {".pt", ".pth", ".bin", ".pkl", ".ckpt"}
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -80,31 +80,64 @@ def write(path: Path, tensors: dict[str, Array], metadata: dict[str, str], bfloa
     for name in bfloat16:
         if tensors[name].dtype != np.float32:
             raise TypeError(f"Tensor {name} cannot be stored as BF16: its dtype is {tensors[name].dtype}.")
-    dtypes = {name: BFLOAT16 if name in bfloat16 else array.dtype.name for name, array in tensors.items()}
-    if len(json.dumps(metadata, ensure_ascii=False).encode()) > HEADER_LIMIT // 2:
-        raise AlphaError(f"Cannot write {path}: its metadata are over {HEADER_LIMIT // 2:,} bytes.")
+    declared = {
+        name: (BFLOAT16 if name in bfloat16 else array.dtype.name, array.shape) for name, array in tensors.items()
+    }
+    write_in_turn(path, declared, tensors.__getitem__, lambda: metadata)
+
+
+def write_in_turn(
+    path: Path,
+    declared: Mapping[str, tuple[str, tuple[int, ...]]],
+    make: Callable[[str], Array],
+    metadata: Callable[[], dict[str, str]],
+) -> None:
+    """The same for arrays that are made one after another, each of the dtype and shape declared for its name.
+
+    `metadata` is asked twice, before the first and after the last array; what it says must be equally long.
+    """
     # The widest elements first: then every tensor is aligned to its own.
-    names = sorted(tensors, key=lambda name: (-_STORED[dtypes[name]].itemsize, name))
-    table: dict[str, Any] = {_METADATA_KEY: metadata} if metadata else {}
-    end = 0
-    for name in names:
-        start, end = end, end + tensors[name].size * _STORED[dtypes[name]].itemsize
-        code, shape = _CODES[dtypes[name]], list(tensors[name].shape)
-        table[name] = {"dtype": code, "shape": shape, "data_offsets": [start, end]}
-    header = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % _ALIGNMENT)
+    names = sorted(declared, key=lambda name: (-_STORED[declared[name][0]].itemsize, name))
+    header = _header(path, names, declared, metadata())
     with replacing(path) as file:
-        file.write(len(header).to_bytes(8, "little") + header)
+        file.write(header)
         for name in names:
-            flat = tensors[name].reshape(-1)
-            if dtypes[name] != BFLOAT16:
+            array, (dtype, shape) = make(name), declared[name]
+            if array.dtype.name != ("float32" if dtype == BFLOAT16 else dtype) or array.shape != shape:
+                raise TypeError(
+                    f"Tensor {name} cannot be stored as {dtype} {shape}: it is {array.dtype} {array.shape}."
+                )
+            flat = array.reshape(-1)
+            if dtype != BFLOAT16:
                 file.write(flat.view(np.uint8).data)
                 continue
             for start in range(0, flat.size, _ROUNDED_TOGETHER):
-                file.write(_rounded_to_bfloat16(flat[start : start + _ROUNDED_TOGETHER]).view(np.uint8).data)
+                file.write(to_bfloat16(flat[start : start + _ROUNDED_TOGETHER]).view(np.uint8).data)
+        final = _header(path, names, declared, metadata())
+        if len(final) != len(header):
+            raise TypeError("The metadata after the tensors are not as long as before them.")
+        file.seek(0)
+        file.write(final)
 
 
-def _rounded_to_bfloat16(values: Array) -> Array:
+def _header(
+    path: Path, names: list[str], declared: Mapping[str, tuple[str, tuple[int, ...]]], metadata: dict[str, str]
+) -> bytes:
+    """The beginning of a file: the length of its header, and that."""
+    if len(json.dumps(metadata, ensure_ascii=False).encode()) > HEADER_LIMIT // 2:
+        raise AlphaError(f"Cannot write {path}: its metadata are over {HEADER_LIMIT // 2:,} bytes.")
+    table: dict[str, Any] = {_METADATA_KEY: metadata} if metadata else {}
+    end = 0
+    for name in names:
+        dtype, shape = declared[name]
+        start, end = end, end + math.prod(shape) * _STORED[dtype].itemsize
+        table[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    header = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % _ALIGNMENT)
+    return len(header).to_bytes(8, "little") + header
+
+
+def to_bfloat16(values: Array) -> Array:
     """The upper halves of float32 numbers [n], rounded to the nearest, ties to even; uint16. NaN stays NaN."""
     bits = values.view("<u4")
     upper = bits >> 16
@@ -113,7 +146,7 @@ def _rounded_to_bfloat16(values: Array) -> Array:
     return np.where(np.isnan(values), upper | 0x0040, rounded).astype("<u2")
 
 
-def _widened(upper: Array) -> Array:
+def from_bfloat16(upper: Array) -> Array:
     """The float32 numbers that bfloat16 numbers [n], as uint16, stand for."""
     bits = upper.astype("<u4")
     bits <<= 16
@@ -156,7 +189,7 @@ class SafetensorsFile:
         entry = self.entries[name]
         stored = content.view(_STORED[entry.dtype])
         try:
-            return (_widened(stored) if entry.dtype == BFLOAT16 else stored).reshape(entry.shape)
+            return (from_bfloat16(stored) if entry.dtype == BFLOAT16 else stored).reshape(entry.shape)
         except MemoryError as error:
             raise self._too_large(name, 2 * entry.size) from error
 
@@ -207,7 +240,7 @@ class SafetensorsFile:
             raise self.invalid(str(error)[:200].rstrip(".")) from error
 
     def _not_safetensors(self, start: bytes) -> AlphaError:
-        if start.startswith(_PICKLE_STARTS) or self.path.suffix in _PICKLE_SUFFIXES:
+        if start.startswith(_PICKLE_STARTS) or self.path.suffix in PICKLE_SUFFIXES:
             return AlphaError(
                 f"{self.path} looks like a PyTorch pickle; Alpha reads safetensors only, as pickles can run code."
             )

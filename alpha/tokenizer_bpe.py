@@ -16,8 +16,10 @@ occurred, so a merge touches only those, in a handful of numpy calls, and not th
 
 import heapq
 import itertools
+import re
+import unicodedata
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ CACHED_PIECES = 1 << 18
 CACHED_PIECE_LENGTH = 64
 _LONG_PIECE = 64
 _NO_MERGE = 1 << 62
+_BEFORE_SPACE = (re.compile(r" (?<=\S )"),)
 
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 BYTE_ORDER = bytes(_PRINTABLE + [byte for byte in range(256) if byte not in _PRINTABLE])
@@ -64,40 +67,58 @@ class BpeTokenizer(Tokenizer):
         *,
         pattern: str = "gpt2",
         whole_pieces: bool = False,
+        composes: bool = False,
+        prefixes: bool = False,
+        added_tokens: Collection[str] = (),
         source: str = "in memory",
     ) -> None:
         """A vocabulary as `spell` writes it (special tokens verbatim) and merges in the order of their ranks.
 
         With `whole_pieces`, a piece that is a token is that token whatever the merges say (`ignore_merges` of the
-        ecosystem). AlphaError names `source` when a token or merge is impossible.
+        ecosystem). `composes`: text is brought to Unicode's form NFC first. `prefixes`: a text that does not begin with
+        a space gets one. `added_tokens` are verbatim, too, and found in every text before it is divided. AlphaError
+        names `source` when a token or merge is impossible.
         """
-        token_bytes = _token_bytes(tokens, special_tokens, source)
+        added = frozenset(added_tokens)
+        verbatim = {*special_tokens, *added}
+        token_bytes = _token_bytes(tokens, verbatim, source)
         super().__init__(token_bytes, special_tokens)
         self.tokens = tokens
         self.merges = merges
         self.pattern = pattern
         self.whole_pieces = whole_pieces
-        ids = {token: index for index, token in enumerate(tokens) if token not in special_tokens}
+        self.composes = composes
+        self.prefixes = prefixes
+        self.added_tokens = {token: index for index, token in enumerate(tokens) if token in added}
+        ids = {token: index for index, token in enumerate(tokens) if token not in verbatim}
         self._byte_ids = _byte_ids(ids, source)
-        self._ranks, self._products = _rank_merges(merges, ids, source)
+        self._ranks, self._products = rank_merges(merges, ids, source)
         self._whole = {token_bytes[index]: index for index in ids.values()} if whole_pieces else {}
-        self.cuts = BYTE_LEVEL_PATTERNS[pattern].cuts
+        self.cuts = _BEFORE_SPACE if prefixes else BYTE_LEVEL_PATTERNS[pattern].cuts
+        for token in self.added_tokens:
+            if any(cut.search(token, 1) for cut in self.cuts):
+                raise malformed(source, f"its added token {shown(token)} is not special and has a place to cut a text")
+        longest_first = sorted(self.added_tokens, key=lambda name: (-len(name), name))
+        self._added_pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
         self._segments = BYTE_LEVEL_PATTERNS[pattern].segments
-        self._merged = _PieceCache(self._merge_piece)
+        self._merged = PieceCache(self._merge_piece)
 
     def encode_bytes(self, content: bytes) -> list[int]:
-        """The ids of any bytes; those of UTF-8 are the ids of the text. `decode_bytes` gives the bytes back."""
+        """The ids of any bytes; those of UTF-8 are the ids of the text. `decode_bytes` gives the bytes back, unless
+        text is changed before it is divided."""
         ids: list[int] = self._encode_escaped(content.decode("utf-8", "surrogateescape")).tolist()
         return ids
 
     def to_mapping(self) -> dict[str, Any]:
         merges = [" ".join(merge) for merge in self.merges]
+        changes = {"composes": self.composes, "prefixes": self.prefixes, "added_tokens": list(self.added_tokens)}
         return artifact(
             self.kind,
             self.tokens,
             self.special_tokens,
             pattern=self.pattern,
             whole_pieces=self.whole_pieces,
+            **{name: value for name, value in changes.items() if value},
             merges=merges,
         )
 
@@ -108,6 +129,21 @@ class BpeTokenizer(Tokenizer):
         return BYTE_LEVEL_PATTERNS[self.pattern].open_ending(text)
 
     def _encode_escaped(self, text: str) -> TokenArray:
+        if not self.added_tokens:
+            return self._encode_part(text)
+        parts = self._added_pattern.split(text)
+        arrays = [
+            np.array([self.added_tokens[part]], np.uint32) if index % 2 else self._encode_part(part)
+            for index, part in enumerate(parts)
+        ]
+        return np.concatenate(arrays)
+
+    def _encode_part(self, text: str) -> TokenArray:
+        """The ids of a text without added tokens."""
+        if self.composes:
+            text = unicodedata.normalize("NFC", text)
+        if self.prefixes and text and not text.startswith(" "):
+            text = " " + text
         find = self._merged.__getitem__
         packed = bytearray().join(b"".join(map(find, pieces)) for pieces in self._segments(text))
         return np.frombuffer(packed, np.uint32)
@@ -123,7 +159,7 @@ class BpeTokenizer(Tokenizer):
         return array("I", merge(ids, self._ranks, self._products)).tobytes()
 
 
-class _PieceCache(dict[str, bytes]):
+class PieceCache(dict[str, bytes]):
     """The merged ids of short pieces, forgotten all at once when there are too many."""
 
     def __init__(self, merge: Callable[[str], bytes]) -> None:
@@ -207,8 +243,23 @@ def bpe_from_mapping(mapping: Mapping[str, Any], source: str) -> BpeTokenizer:
     whole_pieces = mapping.get("whole_pieces")
     if not isinstance(whole_pieces, bool):
         raise malformed(source, "whole_pieces is not true or false")
-    merges = read_merges(mapping.get("merges"), source)
-    return BpeTokenizer(tokens, merges, special_tokens, pattern=pattern, whole_pieces=whole_pieces, source=source)
+    composes, prefixes = mapping.get("composes", False), mapping.get("prefixes", False)
+    if not isinstance(composes, bool) or not isinstance(prefixes, bool):
+        raise malformed(source, "composes or prefixes is not true or false")
+    added, ordinary = mapping.get("added_tokens", []), set(tokens) - set(special_tokens)
+    if not isinstance(added, list) or not all(isinstance(token, str) and token in ordinary for token in added):
+        raise malformed(source, "its added tokens are not a list of tokens that are not special")
+    return BpeTokenizer(
+        tokens,
+        read_merges(mapping.get("merges"), source),
+        special_tokens,
+        pattern=pattern,
+        whole_pieces=whole_pieces,
+        composes=composes,
+        prefixes=prefixes,
+        added_tokens=added,
+        source=source,
+    )
 
 
 def read_merges(merges: Any, source: str) -> list[tuple[str, str]]:
@@ -224,10 +275,10 @@ def read_merges(merges: Any, source: str) -> list[tuple[str, str]]:
     return result
 
 
-def _token_bytes(tokens: list[str], special_tokens: dict[str, int], source: str) -> list[bytes]:
+def _token_bytes(tokens: list[str], verbatim: Collection[str], source: str) -> list[bytes]:
     result = []
     for token in tokens:
-        content = token.encode() if token in special_tokens else unspell(token)
+        content = token.encode() if token in verbatim else unspell(token)
         if content is None:
             raise malformed(source, f"token {shown(token)} is not written in byte-level characters")
         result.append(content)
@@ -241,7 +292,7 @@ def _byte_ids(ids: dict[str, int], source: str) -> list[int]:
     return [ids[spell(bytes([byte]))] for byte in range(256)]
 
 
-def _rank_merges(
+def rank_merges(
     merges: list[tuple[str, str]], ids: dict[str, int], source: str
 ) -> tuple[dict[tuple[int, int], int], list[int]]:
     """The rank of each pair of ids, and the id that the merge of each rank makes."""

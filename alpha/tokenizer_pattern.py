@@ -184,14 +184,33 @@ GPT2 = Pattern(
 )
 """Radford et al., "Language Models are Unsupervised Multitask Learners", 2019 (encoder.py of the release)."""
 
-LLAMA3 = Pattern(
+_LLAMA3_TEMPLATE = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\nLETTERNUMBER]?[LETTER]+|[NUMBER]{1,3}| ?[^SPACELETTERNUMBER]+[\r\n]*"
-    r"|[SPACE]*[\r\n]+|[SPACE]+(?![^SPACE])|[SPACE]+",
+    r"|[SPACE]*[\r\n]+|[SPACE]+(?![^SPACE])|[SPACE]+"
+)
+LLAMA3 = Pattern(
+    _LLAMA3_TEMPLATE,
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
     cuts=(re.compile(r"\S(?<=[\r\n].)", re.DOTALL), INNER_CUT),  # line breaks belong to what is before them
 )
-"""The expression in the tokenizer.json of Llama 3 (2024); contractions in capitals, digits in threes, line ends."""
+"""The expression in the tokenizer.json of Llama 3 (2024) and GPT-4; contractions in capitals, digits in threes, line
+ends."""
+
+QWEN = Pattern(
+    _LLAMA3_TEMPLATE.replace("{1,3}", ""),
+    LLAMA3.published.replace("{1,3}", ""),
+    cuts=LLAMA3.cuts,
+)
+"""The expression in the tokenizer.json of Qwen 2 and 3: Llama 3's with single digits."""
+
+GPT2_DIGITS = Pattern(
+    r"'(?:[sdmt]|ll|ve|re)| ?[LETTER]+|[NUMBER]| ?[^SPACELETTERNUMBER]+|[SPACE]+(?=[NUMBER])"
+    r"|[SPACE]+(?![^SPACE])|[SPACE]+",
+    "",
+)
+"""GPT-2's after each digit was made a piece of its own, as in SmolLM and StarCoder; a tokenizer.json says that in two
+steps."""
 
 WORDS = Pattern(
     r" ?[LETTERMARKNUMBER_]+| ?[^SPACELETTERMARKNUMBER_]|[SPACE]",
@@ -202,5 +221,5 @@ WORDS = Pattern(
 CHARACTERS = r"[\s\S]"
 """Any one character, as tokenizer.json files spell it."""
 
-BYTE_LEVEL_PATTERNS = {"gpt2": GPT2, "llama3": LLAMA3}
+BYTE_LEVEL_PATTERNS = {"gpt2": GPT2, "llama3": LLAMA3, "qwen": QWEN, "gpt2_digits": GPT2_DIGITS}
 """Those that byte-level BPE may use, by the name in its artifact."""

@@ -15,6 +15,7 @@ from alpha.option import nearest
 from alpha.tokenizer import ARTIFACT_FORMAT, CHAT_TOKENS, END_OF_TEXT, MAX_VOCABULARY, Tokenizer, malformed, shown
 from alpha.tokenizer_bpe import bpe_from_mapping, build_bpe
 from alpha.tokenizer_json import from_tokenizer_json, is_tokenizer_json, to_tokenizer_json
+from alpha.tokenizer_sentencepiece import PATTERN, sentencepiece_from_mapping
 from alpha.tokenizer_simple import DEFAULT_VOCABULARY, build_char, build_word, char_from_mapping, word_from_mapping
 
 FILE_LIMIT = 1 << 27
@@ -33,6 +34,11 @@ class Recipe:
     special_names: tuple[str, ...] = (END_OF_TEXT,)
 
 
+def _read_bpe(mapping: Mapping[str, Any], source: str) -> Tokenizer:
+    is_of_characters = mapping.get("pattern") == PATTERN
+    return (sentencepiece_from_mapping if is_of_characters else bpe_from_mapping)(mapping, source)
+
+
 _BYTES = 256
 _CHAT_NAMES = (END_OF_TEXT, *CHAT_TOKENS)
 RECIPES = {
@@ -42,7 +48,7 @@ RECIPES = {
     **{f"bpe-{size}k": Recipe("bpe", size << 10, _BYTES + 1) for size in (4, 8, 16, 32, 64)},
     "bpe-chat-4k": Recipe("bpe", 4 << 10, _BYTES + len(_CHAT_NAMES), _CHAT_NAMES),
 }
-_READERS = {"char": char_from_mapping, "word": word_from_mapping, "bpe": bpe_from_mapping}
+_READERS = {"char": char_from_mapping, "word": word_from_mapping, "bpe": _read_bpe}
 
 
 def check_name(name: str, vocab_size: int = 0) -> Recipe:
@@ -142,6 +148,24 @@ def save(path: Path, tokenizer: Tokenizer) -> None:
 def save_tokenizer_json(path: Path, tokenizer: Tokenizer) -> None:
     """Write the ecosystem's tokenizer.json atomically."""
     files.write_json(path, to_tokenizer_json(tokenizer))
+
+
+def with_unused(tokenizer: Tokenizer, vocab_size: int, source: str) -> Tokenizer:
+    """The tokenizer with an id for each of `vocab_size` rows of an embedding: those it lacks are special and unused.
+
+    Models are published with more rows than tokens, so that their number is round. AlphaError for fewer rows.
+    """
+    if vocab_size < tokenizer.vocab_size:
+        raise malformed(
+            source, f"it has {tokenizer.vocab_size:,} tokens, and the model only {vocab_size:,} rows for them"
+        )
+    if vocab_size == tokenizer.vocab_size:
+        return tokenizer
+    unused = {f"<|unused_{index}|>": index for index in range(tokenizer.vocab_size, vocab_size)}
+    mapping = tokenizer.to_mapping()
+    mapping["tokens"] = [*mapping["tokens"], *unused]
+    mapping["special_tokens"] = {**mapping["special_tokens"], **unused}
+    return from_mapping(mapping, source)
 
 
 def _not_empty(texts: Iterable[str]) -> Iterator[str]:

@@ -6,7 +6,7 @@
 A SET is quickstart, chars10m, gpt2-124m or square, or a product as ROWSxCOLUMNSxDEPTH followed by nn, nt or tn: whether
 the left and the right operand are transposed (nn forward, nt the gradient of the input, tn that of the weight). Without
 any, all sets. --bits is how operands are stored. With --sums products that can (nn, tn) also add up the columns of the
-right operand. --quick times only the plan that the backend chooses.
+right operand. --quick times only the division that the backend chooses.
 
 A time is that of one product in a chain of them with barriers between, the reduction of split sums included: wall time
 of a long chain less that of a short one, of each the lowest of several. Every candidate's result is compared with
@@ -35,7 +35,7 @@ from alpha.backend_helios_kernels import Pipelines, read_bundle
 from alpha.backend_helios_matmul import Products
 from alpha.backend_helios_planner import Argument, Dispatch
 from alpha.backend_helios_program import commands
-from alpha.backend_helios_tiles import Plan, Problem, candidates, choose, estimate, hardware
+from alpha.backend_helios_tiles import Division, Problem, candidates, choose, estimate, hardware
 from alpha.bench import DEVICE_WARM_UP_SECONDS, keep_busy
 
 Values = npt.NDArray[Any]
@@ -114,8 +114,8 @@ class Laboratory(Products):
         made, pipeline = self.pipelines.get(kernel, variant, constants)
         self.dispatches.append(Dispatch(made, pipeline, extent, arguments, operations=operations))
 
-    def say_plan(self, text: str) -> None:
-        """The plans are in the table."""
+    def say_choice(self, text: str) -> None:
+        """The divisions are in the table."""
 
     def forget(self) -> list[Dispatch]:
         """The dispatches so far; and the arrays made for them may be used for others, after these have run."""
@@ -228,9 +228,9 @@ class Bench:
     def problem(self) -> Problem:
         return problem_of(*self.shape, 8 * self.a.itemsize)
 
-    def dispatches(self, plan: Plan) -> list[Dispatch]:
+    def dispatches(self, division: Division) -> list[Dispatch]:
         """The dispatches of the product; its sums are kept apart from those of others."""
-        self.laboratory.product(self.a, self.b, self.c, forced=plan, column_sums=self.sums)
+        self.laboratory.product(self.a, self.b, self.c, forced=division, column_sums=self.sums)
         made, self.laboratory.dispatches = self.laboratory.dispatches, []
         return made
 
@@ -239,35 +239,35 @@ class Bench:
         found = values_of(self.c)[self.at]
         return float(np.abs(found - self.expected).max())
 
-    def measure(self, plans: list[Plan]) -> Measurement:
+    def measure(self, divisions: list[Division]) -> Measurement:
         device = hardware(self.laboratory.device_info, self.laboratory.precision)
         problem = self.problem()
         chosen = choose(problem, device)
         with ThreadPoolExecutor(8) as pool:
-            made = list(zip(plans, pool.map(self.compiled, plans), strict=True))
+            made = list(zip(divisions, pool.map(self.compiled, divisions), strict=True))
         results = []
-        for plan, _ in made:
-            dispatches = self.dispatches(plan)
+        for division, _ in made:
+            dispatches = self.dispatches(division)
             values_of(self.c)[self.at] = np.nan
-            expected = estimate(plan, problem, device)
+            expected = estimate(division, problem, device)
             self.laboratory.run(dispatches, 1)
             error = self.error()
             seconds = self.laboratory.seconds(dispatches, expected, self.tries)
             results.append(
                 {
-                    "plan": str(plan), "us": round(seconds * 1e6, 2), "tflops": problem.operations / seconds / 1e12,
+                    "plan": str(division), "us": round(seconds * 1e6, 2), "tflops": problem.operations / seconds / 1e12,
                     "estimate_us": round(expected * 1e6, 2), "error": error, "wrong": not error < self.tolerance,
                 }
             )  # fmt: skip
         results.sort(key=lambda each: each["us"])
         return Measurement(*self.shape, self.bits, str(chosen), results)
 
-    def compiled(self, plan: Plan) -> None:
-        """Make the pipelines of a plan, in this thread."""
+    def compiled(self, division: Division) -> None:
+        """Make the pipelines of a division, in this thread."""
         laboratory = Laboratory.__new__(Laboratory)
         laboratory.__dict__.update(self.laboratory.__dict__, dispatches=[])
         laboratory.new = lambda shape, element: HeliosArray(Storage(1, 0), shape, contiguous_strides(shape), element)  # type: ignore[method-assign]
-        laboratory.product(self.a, self.b, self.c, forced=plan, column_sums=self.sums)
+        laboratory.product(self.a, self.b, self.c, forced=division, column_sums=self.sums)
 
 
 def lines(measurement: Measurement) -> Iterator[str]:
@@ -322,8 +322,8 @@ def main() -> None:
         for each in bits:
             bench = Bench(laboratory, shape, each, arguments.tries, arguments.sums)
             problem = bench.problem()
-            plans = [choose(problem, device)] if arguments.quick else list(candidates(problem, device))
-            measurements.append(bench.measure(plans))
+            divisions = [choose(problem, device)] if arguments.quick else list(candidates(problem, device))
+            measurements.append(bench.measure(divisions))
             print("\n".join(lines(measurements[-1])), flush=True)
             laboratory.forget()
         laboratory.release()

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import exchange_models
 import numpy as np
 from small_training import text_of, train
 
@@ -229,7 +230,7 @@ def _load_tokenizers() -> None:
             tokenizer = tokenizer_registry.load(path)
             text = "The <|endoftext|> cat\n é\U0001f642"
             decoded = tokenizer.decode(tokenizer.encode(text))
-            assert "bpe" not in path.name or decoded == text, f"{path.name} loses text"
+            assert "bpe" not in path.name or decoded in (text, f" {text}"), f"{path.name} loses text"
 
 
 def _make_config() -> None:
@@ -298,6 +299,28 @@ def _open_device() -> None:
         device.pipeline(next(iter(read_bundle().kernels.values())).spirv, push_bytes=128)
 
 
+def _make_folders() -> None:
+    for name in ("gpt2", "llama_shards"):
+        exchange_models.golden_folder(name, Path(name))
+
+
+def _import_folders() -> None:
+    for name in ("gpt2", "llama_shards"):
+        command("import", f"--from={name}", f"--out={name}.safetensors")
+        if Path(f"{name}.safetensors").exists():
+            command("sample", f"--checkpoint={name}.safetensors", "--prompt=a", "--steps=2", codes=(0, 1))
+
+
+def _make_gguf() -> None:
+    for name in ("gpt2", "apertus", "types"):
+        shutil.copy(exchange_models.GOLDEN_GGUF / f"{name}.gguf", ".")
+
+
+def _import_gguf() -> None:
+    for name in ("gpt2", "apertus", "types"):
+        command("import", f"--from={name}.gguf", f"--out={name}.safetensors")
+
+
 READERS = {
     "checkpoint bytes": Reader(_make_run, "run/checkpoint-2.safetensors", damaged, _load_original),
     "checkpoint to sample": Reader(_make_run, "run/checkpoint-2.safetensors", changed_checkpoint, _sample),
@@ -305,6 +328,8 @@ READERS = {
     "run to resume": Reader(_make_run, "run/*[nlt]", changed_json, _resume),
     "run to list": Reader(_make_run, "run/*[nl]", changed_json, _list),
     "tokenizers": Reader(_make_tokenizers, "*-*.json", changed_json, _load_tokenizers),
+    "folder to import": Reader(_make_folders, "*/*", changed_json, _import_folders),
+    "GGUF to import": Reader(_make_gguf, "*.gguf", damaged, _import_gguf),
     "configuration": Reader(_make_config, "config.json", changed_json, _read_config),
     "environment file": Reader(_make_env_file, "a.env", damaged, _read_env_file),
     "kernels": Reader(_make_bundle, "kernels.zip", changed_zip, lambda: read_bundle(Path("kernels.zip"))),

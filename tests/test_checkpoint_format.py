@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from definitions import initial_values
 from small_checkpoint import TRAINING
 
 from alpha import checkpoint, safetensors_file
@@ -141,7 +142,7 @@ def without(path: Path, *options: str) -> None:
 @pytest.mark.parametrize("arch", ["gpt2", "modern"])
 def test_a_file_from_before_epsilon_and_base_were_options_is_read_as_it_was_meant(tmp_path: Path, arch: str) -> None:
     model = resolve_model(ModelConfig(**SIZES | ARCHITECTURES[arch]))
-    tensors = {spec.name: spec.initial().astype(np.float32) for spec in parameter_specs(model, 11)}
+    tensors = {spec.name: initial_values(spec).astype(np.float32) for spec in parameter_specs(model, 11)}
     path = checkpoint.save(tmp_path, Checkpoint(1, model, TRAINING, {}, tensors, {}))
     before = rebuilt_logits(path, IDS)
     without(path, "normEps", "ropeBase")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from definitions import initial_values
 
 from alpha import generation, rng
 from alpha.backend_cpu_ref import CpuRef
@@ -33,7 +34,7 @@ def model_of(arch: str = "gpt2", vocabulary: int = VOCABULARY, **options: Any) -
     values = {}
     for spec in model.parameters.specs:
         noise = rng.normal(spec.size, 1, rng.stream_of("test", spec.name)).reshape(spec.shape)
-        values[spec.name] = (spec.initial() + 0.3 * noise).astype(np.float32)
+        values[spec.name] = (initial_values(spec) + 0.3 * noise).astype(np.float32)
     model.parameters.load(values)
     return model
 

@@ -73,9 +73,12 @@ def test_wide_heads_decode(width: int) -> None:
 def test_the_width_of_heads_that_kernels_take_follows_from_shared_memory(shared_memory: int) -> None:
     info = dataclasses.replace(helios().device_info, shared_memory=shared_memory, kind="discrete")
     backend = Helios.__new__(Helios)
-    backend.device = cast(Device, SimpleNamespace(info=info))
+    backend.device, backend.precision = cast(Device, SimpleNamespace(info=info)), "f32"
     for training in (False, True):
-        fits = [backend.has_attention_kernels(width, training) for width in range(4, 1028, 4)]
+        fits = [
+            backend.attention_divisions((1, 9, 9, 1, 1, width), False, training) is not None
+            for width in range(4, 1028, 4)
+        ]
         assert fits == sorted(fits, reverse=True), "up to a width"
         assert fits[128 // 4]
         assert not fits[-1]
@@ -200,5 +203,5 @@ def test_scores_in_registers(
 @pytest.mark.matrix_units
 def test_matrix_units_that_only_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without VK_NV_cooperative_matrix2 scores pass through shared memory."""
-    monkeypatch.setattr(Helios, "register_tiles", lambda self, call, kernel: None)
+    monkeypatch.setattr(Helios, "_in_registers", lambda self, *_: None)
     check(helios("f16"), (1, 37, 2, 10, 37, 2), HALF_TOLERANCES["f16"], 2.0, 0.2)

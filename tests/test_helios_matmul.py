@@ -22,15 +22,15 @@ from alpha.backend_helios_tiles import (
     DEFAULT_UNITS,
     MATRIX,
     TILED,
+    Division,
     Hardware,
-    Plan,
     Problem,
     Tile,
     candidates,
     choose,
+    division_of,
     fits,
     hardware,
-    plan_of,
 )
 
 Values = npt.NDArray[np.float32]
@@ -132,13 +132,13 @@ def divide(backend: Helios, tile: Tile, shape: tuple[int, int, int], splits: int
     a, b, bias, residual = normal(rows, depth), normal(depth, columns), normal(columns), normal(rows, columns)
     problem = Problem(1, rows, columns, depth)
     assert fits(tile, problem, device_of(backend))
-    plan = plan_of(tile, splits, problem)
-    assert (plan.splits > 1) == (splits > 1)
+    division = division_of(tile, splits, problem)
+    assert (division.splits > 1) == (splits > 1)
     added = backend.from_numpy(residual)
     slope = backend.new((rows, columns), precision)
     epilogue = Epilogue(backend.from_numpy(bias), "silu", slope, added)
     # The residual is the result's own place.
-    backend.product(backend.from_numpy(a), backend.from_numpy(b), added, epilogue, 0.5, plan)
+    backend.product(backend.from_numpy(a), backend.from_numpy(b), added, epilogue, 0.5, division)
     exact = (lambda x: x.astype(np.float64)) if precision == "f32" else rounded
     inner = 0.5 * (exact(a) @ exact(b)) + bias
     sigmoid = 1 / (1 + np.exp(-inner))
@@ -155,11 +155,11 @@ def test_a_product_adds_up_the_columns_of_its_right_operand(element: str, splits
     left, right = backend.transpose(backend.from_numpy(a), (1, 0)), stored_as(backend, b, element)
     problem = Problem(1, rows, columns, depth, b_bits=16 if element == "f16" else 32)
     tile = next(each for each in small_tiles(backend) if fits(each, problem, device_of(backend)))
-    plan = plan_of(tile, splits, problem)
-    assert (plan.splits > 1) == (splits > 1)
+    division = division_of(tile, splits, problem)
+    assert (division.splits > 1) == (splits > 1)
     sums = backend.new((columns,), "f32")
     exact = rounded if element == "f16" else np.float64
-    close(backend.product(left, right, forced=plan, column_sums=sums), exact(a).T @ exact(b), backend)
+    close(backend.product(left, right, forced=division, column_sums=sums), exact(a).T @ exact(b), backend)
     close(sums, exact(b).sum(0), backend)
 
 
@@ -255,12 +255,12 @@ def test_sums_over_nothing_are_zero() -> None:
 @pytest.mark.parametrize("bits", [16, 32])
 def test_every_tile_is_a_candidate_of_a_gpu_and_its_parts_cover_the_sum(device: Hardware, bits: int) -> None:
     problem = Problem(1, 1000, 1000, 5000, bits, bits)
-    plans = list(candidates(problem, device))
-    assert {plan.tile for plan in plans} == set(MATRIX if device.fragment else TILED)
-    for plan in plans:
-        assert plan.split_depth % plan.tile.k == 0
-        assert (plan.splits - 1) * plan.split_depth < problem.depth <= plan.splits * plan.split_depth
-        assert backend_helios_tiles.shared_bytes(plan.tile, device) <= device.shared_memory
+    divisions = list(candidates(problem, device))
+    assert {division.tile for division in divisions} == set(MATRIX if device.fragment else TILED)
+    for division in divisions:
+        assert division.split_depth % division.tile.k == 0
+        assert (division.splits - 1) * division.split_depth < problem.depth <= division.splits * division.split_depth
+        assert backend_helios_tiles.shared_bytes(division.tile, device) <= device.shared_memory
 
 
 def test_small_results_of_long_sums_are_split_and_large_results_are_not() -> None:
@@ -272,8 +272,8 @@ def test_small_results_of_long_sums_are_split_and_large_results_are_not() -> Non
 
 def test_little_shared_memory_makes_tiles_small() -> None:
     small = dataclasses.replace(LAPTOP, shared_memory=16384)
-    plan: Plan = choose(Problem(1, 4096, 4096, 4096), small)
-    assert backend_helios_tiles.shared_bytes(plan.tile, small) <= 16384
+    division: Division = choose(Problem(1, 4096, 4096, 4096), small)
+    assert backend_helios_tiles.shared_bytes(division.tile, small) <= 16384
 
 
 def test_products_are_divided_for_the_device_that_there_is() -> None:
@@ -287,7 +287,7 @@ def test_products_are_divided_for_the_device_that_there_is() -> None:
     assert splits == sorted(splits)
     assert splits[0] < splits[-1]
     of_gpu, of_processor = (
-        {plan.tile.name for plan in candidates(Problem(1, 1024, 1024, 1024), of(2, kind))}
+        {division.tile.name for division in candidates(Problem(1, 1024, 1024, 1024), of(2, kind))}
         for kind in ("discrete", "cpu")
     )
     assert len(of_gpu) > len(of_processor)
@@ -315,9 +315,9 @@ def test_the_plan_of_every_measured_product_is_among_the_fastest() -> None:
         a_line, b_line = rows if layout[0] == "t" else depth, depth if layout[1] == "t" else columns
         vectors = [length % (128 // bits) == 0 for length in (a_line, b_line)]
         device = WITHOUT_MATRIX_UNITS if measured["precision"] == "f32" else LAPTOP
-        plan = str(choose(Problem(1, rows, columns, depth, bits, bits, *vectors), device))
+        division = str(choose(Problem(1, rows, columns, depth, bits, bits, *vectors), device))
         times: dict[str, float] = measured["microseconds"]
-        assert plan in times, f"{measured['product']}: {plan} is not within 10 % of the fastest"
-        regrets.append(times[plan] / min(times.values()) - 1)
+        assert division in times, f"{measured['product']}: {division} is not within 10 % of the fastest"
+        regrets.append(times[division] / min(times.values()) - 1)
     assert max(regrets) <= 0.1
     assert sum(regrets) / len(regrets) <= 0.04

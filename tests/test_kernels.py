@@ -233,6 +233,50 @@ def test_a_missing_bundle_says_what_to_do(tmp_path: Path) -> None:
         read_bundle(tmp_path / "kernels.zip")
 
 
+_WRONG: dict[str, tuple[str, str, object]] = {  # what of the description, which entry of it, and what it says
+    "type of a number": ("fields", "type", "f64"),
+    "type of an address": ("fields", "type", 4),
+    "direction": ("fields", "direction", "up"),
+    "offset": ("fields", "offset", 3),
+    "offset that is a text": ("fields", "offset", "0"),
+    "name of a field": ("fields", "name", ["x"]),
+    "type of a constant": ("constants", "type", "double"),
+    "default that is a text": ("constants", "default", "1"),
+    "default below 0": ("constants", "default", -1),
+    "default beyond 32 bits": ("constants", "default", 1 << 32),
+    "name of a constant": ("constants", "name", None),
+    "requirement": ("requires", "", 7),
+}
+
+
+@pytest.mark.parametrize("wrong", _WRONG)
+def test_a_bundle_whose_description_has_other_types_is_refused(wrong: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(BUNDLE) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    description = json.loads(files["manifest.json"])
+    entry = next(each for each in description["kernels"].values() if each["constants"])
+    variant = next(iter(entry["variants"].values()))
+    part, key, value = _WRONG[wrong]
+    if part == "requires":
+        variant["requires"] = [value]
+    elif part == "constants":
+        entry["constants"][0] |= {"type": "uint"} | {key: value}
+    else:
+        number = wrong == "type of a number"
+        next(each for each in variant["fields"] if (each["direction"] == "") is number)[key] = value
+    files["manifest.json"] = json.dumps(description).encode()
+    with zipfile.ZipFile(tmp_path / "kernels.zip", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    with pytest.raises(AlphaError, match=r"cannot be read .*; install Alpha again"):
+        read_bundle(tmp_path / "kernels.zip")
+
+
+def test_a_default_beyond_float32_is_refused() -> None:
+    with pytest.raises(TypeError, match="is a 32-bit number"):
+        Constant("EPSILON", "float", 1e300)
+
+
 def test_a_damaged_bundle_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "kernels.zip"
     content = BUNDLE.read_bytes()

@@ -10,11 +10,14 @@ import pytest
 from alpha.errors import AlphaError
 from alpha.tokenizer_bpe import build_bpe
 from alpha.tokenizer_json import from_tokenizer_json, to_tokenizer_json
+from alpha.tokenizer_registry import from_mapping
 from alpha.tokenizer_simple import build_char, build_word
 
 GOLDEN = Path(__file__).parent / "golden"
 INPUTS = json.loads((GOLDEN / "tokenizer_texts.json").read_text())
 RESULTS = json.loads((GOLDEN / "tokenizer_results.json").read_text())
+STORED = json.loads((GOLDEN / "tokenizer_published.json").read_text())
+PUBLISHED_TEXTS, PUBLISHED = STORED["texts"], STORED["tokenizers"]
 CORPUS = INPUTS["corpus"]
 TEXTS = [*CORPUS, *INPUTS["texts"], *RESULTS["random_texts"]]
 SPECIAL_NAMES = ("<|endoftext|>", "<|user|>", "<|end|>")
@@ -116,18 +119,20 @@ def changed(path, value):
 
 
 LLAMA_SPLIT = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+DIGITS = {"type": "Digits", "individual_digits": True}
+PREFIXING = {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True}
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
 
 
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["normalizer"], {"type": "NFC"}, "normalizer NFC"),
+        (["normalizer"], {"type": "NFKC"}, "normalizer NFKC"),
         (["pre_tokenizer"], {"type": "Whitespace"}, "pre-tokenizer Whitespace"),
         (["pre_tokenizer"], None, "pre-tokenizer None"),
         (["pre_tokenizer"], {"type": "Sequence", "pretokenizers": [LLAMA_SPLIT, BYTE_LEVEL]}, "an expression"),
         (["pre_tokenizer"], BYTE_LEVEL, "an expression"),
-        (["pre_tokenizer", "add_prefix_space"], True, "add_prefix_space"),
+        (["pre_tokenizer"], {"type": "Sequence", "pretokenizers": [DIGITS, PREFIXING]}, "add_prefix_space"),
         (["decoder"], {"type": "WordPiece"}, "decoder WordPiece"),
         (["model", "type"], "Unigram", "'Unigram'"),
         (["model", "dropout"], 0.1, "dropout"),
@@ -141,7 +146,7 @@ BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False
         (["model", "merges", 3], ["a", "b", "c"], "not a merge"),
         (["model", "merges", 3], "a  b", "not a merge"),
         (["model", "merges", 3], ["Ġ", "t"], "merges are the same|is not of known"),
-        (["added_tokens", 0, "special"], False, "not special"),
+        (["added_tokens", 0, "special"], False, "to end a document"),
         (["added_tokens", 0, "lstrip"], True, "lstrip"),
         (["added_tokens", 0, "content"], "<pad>", "to end a document"),
         (["added_tokens", 0, "id"], 3, "not the next one or not unique"),
@@ -153,6 +158,62 @@ def test_what_is_not_supported_is_named(path, value, message):
     with pytest.raises(AlphaError, match=message) as error:
         from_tokenizer_json(changed(path, value), "some/tokenizer.json")
     assert "some/tokenizer.json" in str(error.value)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_what_others_publish_gives_the_ids_of_the_package(name):
+    expected = PUBLISHED[name]
+    tokenizer = from_tokenizer_json(expected["tokenizer"], name)
+    for text, ids, special_ids, decoded in zip(
+        PUBLISHED_TEXTS, expected["ids"], expected["special_ids"], expected["decoded"], strict=True
+    ):
+        assert tokenizer.encode(text) == ids, text
+        assert tokenizer.encode(text, allow_special=True) == special_ids, text
+        assert tokenizer.decode(ids) == decoded, text
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_what_others_publish_is_stored_and_written_again(name):
+    tokenizer = from_tokenizer_json(PUBLISHED[name]["tokenizer"], name)
+    stored_again = from_mapping(json.loads(json.dumps(tokenizer.to_mapping())), "stored")
+    written_again = from_tokenizer_json(json.loads(json.dumps(to_tokenizer_json(tokenizer))), "written")
+    for text, ids in zip(PUBLISHED_TEXTS, PUBLISHED[name]["ids"], strict=True):
+        assert stored_again.encode(text) == ids
+        assert written_again.encode(text) == ids
+    assert stored_again.digest() == written_again.digest() == tokenizer.digest()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_text_may_be_cut_where_the_tokenizer_says(name):
+    tokenizer = from_tokenizer_json(PUBLISHED[name]["tokenizer"], name)
+    for text in PUBLISHED_TEXTS:
+        ids = tokenizer.encode(text)
+        for cut in {match.start() for each in tokenizer.cuts for match in each.finditer(text, 1)}:
+            assert tokenizer.encode(text[:cut]) + tokenizer.encode(text[cut:]) == ids, (text, cut)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value", "message"),
+    [
+        ("qwen", ["normalizer"], {"type": "NFD"}, "normalizer NFD"),
+        ("qwen", ["added_tokens", 1, "normalized"], True, "in normalized text"),
+        ("qwen", ["added_tokens", 1, "content"], "a b", "a place to cut"),
+        ("llama2", ["decoder"], {"type": "ByteLevel"}, "its decoder"),
+        ("llama2", ["normalizer"], {"type": "NFC"}, "normalizer NFC"),
+        ("llama2", ["model", "ignore_merges"], True, "ignore_merges"),
+        ("llama2", ["added_tokens", 0, "special"], False, "is not special"),
+        ("llama2_always", ["pre_tokenizer", "prepend_scheme"], "often", "'often'"),
+        ("llama2_always", ["pre_tokenizer", "replacement"], "_", "pre-tokenizer Metaspace"),
+    ],
+)
+def test_what_others_publish_and_is_not_supported_is_named(name, path, value, message):
+    mapping = copy.deepcopy(PUBLISHED[name]["tokenizer"])
+    target = mapping
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = value
+    with pytest.raises(AlphaError, match=message):
+        from_tokenizer_json(mapping, "some/tokenizer.json")
 
 
 def test_a_vocabulary_that_lacks_a_byte_is_refused():

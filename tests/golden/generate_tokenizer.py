@@ -10,16 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from alpha.rng import random_bits, stream_of
 from alpha.tokenizer_bpe import build_bpe
 from alpha.tokenizer_json import to_tokenizer_json
-from alpha.tokenizer_pattern import LLAMA3
+from alpha.tokenizer_pattern import LLAMA3, QWEN
+from alpha.tokenizer_sentencepiece import SPACE
 from alpha.tokenizer_simple import build_char, build_word
 
 FOLDER = Path(__file__).parent
 VOCAB_SIZE = 500
+SMALL = 340
+PUBLISHED_TEXTS = [
+    "", " ", "   ", "two  spaces   three    four", " begins with one", "ends with one ", "12 345 6789, 1st x2",
+    "a 1\n 2\t3", "<think>so</think><think>>", "</s> a</s>b <s>", "<s>", "\u2581x \u2581", "don't DON'T we'll",
+    "e\u0301 A\u030a \u1100\u1161 >\u0338 <think>\u0338", "a\r\nb\n\n\n c", "<0x41> <0xE4>", "x" * 300,
+    "\u4f60\u597d, \U0001f642\u200d \u00e9\u00df \x00\x7f", "\u00b2\u00bd \u0663\u2167 1\u00b2",
+]  # fmt: skip
 
 INPUTS = json.loads((FOLDER / "tokenizer_texts.json").read_text())
 
@@ -34,13 +42,13 @@ def random_texts(count: int) -> list[str]:
     return texts
 
 
-def train(pre_tokenizer: Any) -> tokenizers.Tokenizer:
+def train(pre_tokenizer: Any, vocab_size: int = VOCAB_SIZE) -> tokenizers.Tokenizer:
     """Byte-level BPE of the package, special tokens last."""
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE - 1,
+        vocab_size=vocab_size - 1,
         min_frequency=2,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -62,6 +70,75 @@ def encodings(tokenizer: tokenizers.Tokenizer, texts: list[str]) -> dict[str, li
 def digest(mapping: dict[str, Any]) -> str:
     """SHA-256 of a tokenizer.json, for the tests to see that Alpha still writes what the package loaded."""
     return hashlib.sha256(json.dumps(mapping, sort_keys=True).encode()).hexdigest()
+
+
+def published() -> dict[str, tokenizers.Tokenizer]:
+    """Small tokenizers that are put together as those that others publish."""
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    gpt4 = pre_tokenizers.Split(Regex(LLAMA3.published), "removed", invert=True)
+    qwen = pre_tokenizers.Split(Regex(QWEN.published), "isolated")
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    result = {
+        "prefix": train(pre_tokenizers.ByteLevel(add_prefix_space=True), SMALL),
+        "gpt4": train(pre_tokenizers.Sequence([gpt4, byte_level]), SMALL),
+        "qwen": train(pre_tokenizers.Sequence([qwen, byte_level]), SMALL),
+        "smollm": train(pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]), SMALL),
+    }
+    result["qwen"].normalizer = normalizers.NFC()
+    result["qwen"].add_tokens([AddedToken(each, special=False, normalized=False) for each in ("<think>", "<think>>")])
+    result["smollm"].add_tokens([AddedToken("<think>", special=False)])
+    older = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+    result["llama2"] = of_characters(older, None)
+    for scheme, split in (("always", False), ("first", False), ("never", True), ("always", True)):
+        name = f"llama2_{scheme}" + ("_split" if split else "")
+        result[name] = of_characters(None, pre_tokenizers.Metaspace(SPACE, scheme, split))
+    result["gemma"] = of_characters(normalizers.Replace(" ", SPACE), pre_tokenizers.Split(" ", "merged_with_previous"))
+    return result
+
+
+def of_characters(normalizer: Any, pre_tokenizer: Any) -> tokenizers.Tokenizer:
+    """BPE of characters with tokens for bytes, as converters from SentencePiece write it."""
+    learner = tokenizers.Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, "always", True)
+    learner.train_from_iterator(
+        [*INPUTS["corpus"], "a   b    c     d" * 9],
+        trainers.BpeTrainer(vocab_size=SMALL - 260, min_frequency=2, limit_alphabet=40, show_progress=False),
+    )
+    learned = json.loads(learner.to_str())["model"]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    tokens += sorted(learned["vocab"], key=learned["vocab"].get)
+    tokens += [SPACE * 2, SPACE * 3, SPACE * 4]
+    merges = [tuple(merge) for merge in learned["merges"]]
+    merges += [(SPACE, SPACE), (SPACE * 2, SPACE), (SPACE * 2, SPACE * 2)]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = tokenizers.Tokenizer(
+        models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    if pre_tokenizer is not None:
+        tokenizer.pre_tokenizer = pre_tokenizer
+    strip = [] if normalizer is not None and pre_tokenizer is not None else [decoders.Strip(" ", 1, 0)]
+    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    tokenizer.decoder = decoders.Sequence(steps)
+    tokenizer.add_special_tokens([AddedToken(each, special=True, normalized=False) for each in tokens[:3]])
+    return tokenizer
+
+
+def write_published() -> None:
+    """What the package answers for them: ids without and with special tokens, and the text of the former."""
+    texts = [INPUTS["corpus"][0][:1500], *INPUTS["special_texts"], *random_texts(40), *PUBLISHED_TEXTS]
+    results = {}
+    for name, tokenizer in published().items():
+        mapping = json.loads(tokenizer.to_str())
+        answers: dict[str, Any] = {"tokenizer": mapping}
+        for key, found in (("ids", False), ("special_ids", True)):
+            tokenizer.encode_special_tokens = not found
+            answers[key] = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+        answers["decoded"] = [tokenizer.decode(ids, skip_special_tokens=False) for ids in answers["ids"]]
+        results[name] = answers
+    stored = {"package": f"tokenizers {tokenizers.__version__}", "texts": texts, "tokenizers": results}
+    (FOLDER / "tokenizer_published.json").write_text(json.dumps(stored, separators=(",", ":")) + "\n")
 
 
 def main() -> None:
@@ -108,3 +185,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    write_published()

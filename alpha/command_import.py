@@ -1,0 +1,86 @@
+"""`alpha import`: make a checkpoint of weights that exist."""
+
+import contextlib
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alpha.errors import AlphaError
+from alpha.option import option
+from alpha.terminal import print_json, print_text
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """The options of `alpha import`."""
+
+    from_: str = option("", "A folder of Hugging Face's transformers, or a GGUF file.", metavar="PATH", required=True)
+    out: str = option(
+        "",
+        "What to write: a new checkpoint, NAME.safetensors, or a folder for it.",
+        metavar="CHECKPOINT",
+        required=True,
+    )
+    json: bool = option(False, "Print JSON.")
+
+
+OPTIONS = (ImportOptions,)
+DETAILS = """
+Reads gpt2, llama, qwen3, arcee and apertus in float32, float16, bfloat16 or Q8_0. What Alpha would
+compute otherwise is refused, by the name of what is in the way. The checkpoint is in float32, and
+samples, evaluates and is exported like any other.
+
+Examples:
+  alpha import --from=SmolLM2-135M --out=smol
+  alpha sample --checkpoint=smol --prompt="Once "
+"""
+
+
+def run(given: dict[str, Any]) -> None:
+    """Import and print what was written."""
+    from alpha import checkpoint
+    from alpha.checkpoint import Checkpoint
+    from alpha.config import TrainingConfig
+    from alpha.exchange_folder import HuggingFaceFolder
+    from alpha.exchange_gguf import GgufModel
+    from alpha.progress import StageProgress
+
+    options = ImportOptions(**given)
+    start = time.monotonic()
+    out = Path(options.out)
+    path = out if out.suffix == ".safetensors" else out / "checkpoint-0.safetensors"
+    if path.exists():
+        raise AlphaError(f"{path} exists; name another place with --out, or remove it.")
+    given_path = Path(options.from_)
+    source = HuggingFaceFolder(given_path) if given_path.is_dir() else GgufModel(given_path)
+    with source, contextlib.closing(StageProgress()) as progress:
+        imported = source.model()
+        shapes = imported.weights.shapes
+        total = sum(map(math.prod, shapes.values()))
+        done = 0
+
+        def make(name: str) -> Any:
+            nonlocal done
+            array = imported.weights.made(name)
+            done += array.size
+            progress("importing", 4 * done, 4 * total)
+            return array
+
+        training = TrainingConfig(tokenizer=imported.tokenizer.kind)
+        saved = Checkpoint(0, imported.model, training, imported.tokenizer.to_mapping(), {}, imported.state)
+        checkpoint.write_in_turn(path, saved, {name: ("float32", shape) for name, shape in shapes.items()}, make)
+    seconds = time.monotonic() - start
+    if options.json:
+        print_json(
+            {
+                "from": options.from_,
+                "out": str(path),
+                "parameters": total,
+                "vocabSize": imported.tokenizer.vocab_size,
+                "seconds": round(seconds, 3),
+            }
+        )
+    else:
+        print_text(f"Wrote {path}: {total:,} parameters, {imported.tokenizer.vocab_size:,} tokens, in {seconds:.1f} s.")
