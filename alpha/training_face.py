@@ -17,6 +17,7 @@ from typing import Any
 
 from alpha import installation
 from alpha.progress import TrainingProgress
+from alpha.terminal import is_terminal_gone
 
 STOP_TRAINING = 130
 """The exit code of a dashboard at which somebody pressed Ctrl-C."""
@@ -62,10 +63,9 @@ class TrainingFace:
         self._face = self._start_face(self._folder)
 
     def step(self, metrics: dict[str, Any]) -> None:
+        if not self._is_there():
+            self._plain.step(metrics)
         self._step = metrics["step"]
-        if self._is_there():
-            return
-        self._plain.step(metrics)
 
     def message(self, text: str) -> None:
         if not self._is_there():
@@ -100,10 +100,9 @@ class TrainingFace:
         if self._face is None or now - self._looked_at < _LOOK_SECONDS:
             return self._face is not None
         self._looked_at = now
-        if self._face.poll() is None:
+        if self._face.poll() is None and not is_terminal_gone():
             return True
-        code = self._face.returncode
-        self._end()
+        code = self._end()
         self._plain.start(self._total, self._step)
         for warning in self._warnings:
             self._plain.warning(warning)
@@ -113,8 +112,8 @@ class TrainingFace:
             self._plain.warning(f"The dashboard ended with exit code {code}; training goes on.")
         return False
 
-    def _end(self) -> None:
-        """Have the dashboard's process gone, and the terminal as it was before it."""
+    def _end(self) -> int:
+        """Have the dashboard's process gone, and the terminal as it was before it; returns its exit code."""
         assert self._face is not None
         if self._face.poll() is None:
             self._face.terminate()
@@ -123,13 +122,15 @@ class TrainingFace:
             except subprocess.TimeoutExpired:
                 self._face.kill()
                 self._face.wait()
-        if self._face.returncode not in (0, STOP_TRAINING):
+        code = self._face.returncode
+        self._face = None
+        if code not in (0, STOP_TRAINING):
             # A terminal that is gone has no state to restore.
             with contextlib.suppress(OSError, termios.error):
                 print(_LEAVE_FULL_SCREEN, end="", flush=True)
                 if self._terminal is not None:
                     termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, self._terminal)
-        self._face = None
+        return code
 
 
 def _start(folder: Path) -> subprocess.Popen[bytes]:

@@ -27,7 +27,7 @@ from alpha.installation import command
 from alpha.run_metrics import AXES
 from alpha.run_reader import FollowedRun, RunIndex, RunSummary, read_samples
 from alpha.series import Curve, smooth, sparkline
-from alpha.terminal import duration, escape_line, escape_text
+from alpha.terminal import duration, escape_line, escape_text, is_terminal_gone
 from alpha.training_face import STOP_TRAINING
 
 _TICK_SECONDS = 0.25
@@ -195,6 +195,9 @@ class Dashboard(App[int]):
 
     def _tick(self) -> None:
         if not self._main.children:  # it is being left
+            return
+        if not self.is_headless and is_terminal_gone():
+            self.exit(1)
             return
         now = time.monotonic()
         if now - self._listed_at >= _LIST_SECONDS:
