@@ -36,9 +36,9 @@ def timed(work: Callable[[], Any]) -> dict[str, float]:
 def row(step: int) -> dict[str, Any]:
     noise = random.Random(step)
     values = {
-        "step": step, "loss": 1 + 3 * math.exp(-step / 1e5) + noise.gauss(0, 0.1), "lr": 3e-4, "gradNorm": noise.random(),
-        "clipped": step % 7 == 0, "tokens": 4096 * step, "time": 1.7e9 + step / 20, "elapsed_ms": 50.0 * step,
-        "tokens_per_sec": 81_920.3, "ms_per_iter": 50.123, "threads": 2,
+        "step": step, "loss": 1 + 3 * math.exp(-step / 1e5) + noise.gauss(0, 0.1), "lr": 3e-4,
+        "gradNorm": noise.random(), "clipped": step % 7 == 0, "tokens": 4096 * step, "time": 1.7e9 + step / 20,
+        "elapsed_ms": 50.0 * step, "tokens_per_sec": 81_920.3, "ms_per_iter": 50.123, "threads": 2,
     }  # fmt: skip
     return values | ({"valLoss": values["loss"] + 0.1} if step % 1000 == 0 else {})
 

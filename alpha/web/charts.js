@@ -350,7 +350,9 @@ export class Chart {
       const x = Math.round(axis.toPixel(value)) + 0.5;
       context.moveTo(x, PADDING.top);
       context.lineTo(x, height - PADDING.bottom);
-      context.fillText(this.group.formatX(value), x, height - PADDING.bottom + 6);
+      const text = this.group.formatX(value);
+      const half = context.measureText(text).width / 2;
+      context.fillText(text, Math.min(x, width - half), height - PADDING.bottom + 6);
     }
     context.stroke();
     if (!this.curves.some((each) => each.x.length)) {
