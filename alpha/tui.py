@@ -97,7 +97,7 @@ class Dashboard(App[int]):
     """
 
     CSS = """
-    Screen { layers: base; }
+    Screen { layers: base; overflow: hidden; }
     TabPane { padding: 0; }
     #legend, #sparks, #state { height: auto; }
     #chart { height: 1fr; min-height: 6; }
@@ -510,7 +510,7 @@ class Dashboard(App[int]):
             text.append(escape_line(f"{summary.title}: {summary.status}{doing}{slow}{step}{left}"))
             if summary.error:
                 text.append(f"  {escape_line(summary.error)}")
-        scales = f"x {self._axis}{' log' if self._log_x else ''}, y{' log' if self._log_y else ''}"
+        scales = f"x {self._axis}{' log' if self._log_x else ''}{', y log' if self._log_y else ''}"
         keys = f"  {scales}, smooth {self._smoothing:g}  ? help" if self._tab == "monitor" else "  ? help"
         room = max(0, self.size.width - len(keys))
         text.truncate(room, overflow="ellipsis", pad=True)

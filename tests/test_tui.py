@@ -136,7 +136,12 @@ def test_choosing_and_overlaying_runs(runs: Path) -> None:
 
 def test_axes_scales_and_smoothing(runs: Path) -> None:
     async def use(app: Dashboard, pilot: Pilot[int]) -> None:
-        for key, words in (("x", "x tokens, y"), ("l", "y log"), ("L", "x tokens log"), ("s", "smooth 0.98")):
+        for key, words in (
+            ("x", "x tokens, smooth"),
+            ("l", "y log"),
+            ("L", "x tokens log, y log"),
+            ("s", "smooth 0.98"),
+        ):
             await pilot.press(key)
             await until(pilot, lambda words=words: words in text_of(app, "#state"))
         await pilot.press("x", "x")
