@@ -44,7 +44,7 @@ BOUNDARIES = {
     "series": "run files",
     "trainer": "training_setup progress usage",
     "training_step": "sampler dataset files",
-    "tui": "trainer training gpt engine backend",
+    "tui": "trainer training_step gpt engine backend",
 }
 """What a module that says what it knows nothing about does not import: modules, and all whose names begin so."""
 
