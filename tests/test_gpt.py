@@ -428,7 +428,7 @@ def test_initial_values_depend_on_the_seed_and_the_name_alone() -> None:
 def test_parameters_drawn_in_parts_have_the_bits_of_those_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     config, vocabulary = configuration(dim=64, tied=False), rng.NORMAL_PART // 64 + 77
     for processors in (1, 3):
-        monkeypatch.setattr("alpha.parameters.available_cpus", lambda processors=processors: processors)
+        monkeypatch.setattr("alpha.workers.available_cpus", lambda processors=processors: processors)
         model = GPT(CpuRef(), config, vocabulary, seed=7, dtype=np.float32)
         shares: list[float] = []
         model.parameters.initialize(shares.append)
