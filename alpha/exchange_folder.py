@@ -163,10 +163,13 @@ class HuggingFaceFolder:
         self._folder = folder
         values = _read_json(folder / CONFIG, "model configuration")
         self._architecture, self._config, self._vocab_size = exchange.from_config(values, str(folder / CONFIG))
-        with ExitStack() as resources:
-            self._places = self._find_tensors(resources)
-            self._leave_out_tied_copy()
-            self._resources = resources.pop_all()
+        try:
+            with ExitStack() as resources:
+                self._places = self._find_tensors(resources)
+                self._leave_out_tied_copy()
+                self._resources = resources.pop_all()
+        except OSError as error:
+            raise AlphaError(f"Cannot read the folder {folder}: {error.strerror or error}.") from error
 
     def __enter__(self) -> Self:
         return self

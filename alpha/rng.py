@@ -6,13 +6,12 @@ Source: Salmon, Moraes, Dror and Shaw, "Parallel Random Numbers: As Easy as 1, 2
 
 import hashlib
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from alpha.workers import available_cpus
+from alpha.workers import task_threads
 
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -100,7 +99,7 @@ def normal(count: int, seed: int, stream: int, step: int = 0) -> npt.NDArray[np.
         for start in starts:
             draw(start)
         return result
-    with ThreadPoolExecutor(min(len(starts), available_cpus())) as pool:
+    with task_threads("alpha-draw") as pool:
         for _ in pool.map(draw, starts):
             pass
     return result

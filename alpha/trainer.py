@@ -19,7 +19,7 @@ from alpha.config import ModelConfig, TrainingConfig
 from alpha.dataset import Dataset
 from alpha.errors import AlphaError
 from alpha.evaluation import evaluate
-from alpha.generation import Engine
+from alpha.generation import Generator
 from alpha.gpt import GPT
 from alpha.interrupt import StopRequest
 from alpha.optimizer import make_optimizer
@@ -339,7 +339,7 @@ class Trainer:
         prompt = self._prompts[self.steps_done // interval % len(self._prompts)]
         asked = continuation(self.tokenizer, prompt, self.training.domain)
         sampling = SamplingOptions(seed=self.training.seed)
-        drawn = Engine(self.model).generate(asked.ids, SAMPLE_TOKENS, sampling, ends=asked.ends, first=asked.first)
+        drawn = Generator(self.model).generate(asked.ids, SAMPLE_TOKENS, sampling, ends=asked.ends, first=asked.first)
         try:
             text = asked.text(token for [token] in drawn if token is not None)
         except AlphaError as error:

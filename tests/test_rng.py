@@ -136,7 +136,7 @@ def test_normal_numbers_drawn_in_parts_have_the_bits_of_those_drawn_at_once(
     radius, angle = np.sqrt(-2.0 * np.log(points[:, 0])), 2.0 * np.pi * points[:, 1]
     at_once = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(-1)[:count]
     for processors in (1, 3):
-        monkeypatch.setattr(rng, "available_cpus", lambda processors=processors: processors)
+        monkeypatch.setattr("alpha.workers.available_cpus", lambda processors=processors: processors)
         assert rng.normal(count, 5, 6, 7).tobytes() == at_once.tobytes()
 
 
