@@ -48,9 +48,8 @@ def import_model(options: ImportOptions) -> None:
     from alpha import checkpoint
     from alpha.checkpoint import Checkpoint
     from alpha.config import TrainingConfig
-    from alpha.exchange_folder import HuggingFaceFolder
-    from alpha.exchange_gguf import GgufModel
     from alpha.exchange_weights import made_ahead
+    from alpha.model_source import foreign_model
     from alpha.progress import StageProgress
 
     start = time.monotonic()
@@ -58,9 +57,7 @@ def import_model(options: ImportOptions) -> None:
     path = out if out.suffix == ".safetensors" else out / "checkpoint-0.safetensors"
     if path.exists():
         raise AlphaError(f"{path} exists; name another place with --out, or remove it.")
-    given_path = Path(options.from_)
-    source = HuggingFaceFolder(given_path) if given_path.is_dir() else GgufModel(given_path)
-    with source, contextlib.closing(StageProgress()) as progress:
+    with foreign_model(Path(options.from_)) as source, contextlib.closing(StageProgress()) as progress:
         imported = source.model()
         shapes = imported.weights.shapes
         total = sum(map(math.prod, shapes.values()))

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from alpha import exchange, files, safetensors_file, tokenizer_registry
-from alpha.checkpoint import Checkpoint
+from alpha.checkpoint import IMPORTED, Checkpoint
 from alpha.config import ModelConfig
 from alpha.errors import AlphaError
 from alpha.exchange_card import model_card
@@ -27,8 +27,6 @@ from alpha.tokenizer_registry import Progress
 DTYPES = {"f32": "float32", "f16": "float16", "bf16": BFLOAT16}
 CONFIG = "config.json"
 CARD = "README.md"
-IMPORTED = "imported"
-"""Key of a checkpoint's state: the model card and the chat template that came with an imported model."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if not loop.first %}{{ '\n' }}{% endif %}"

@@ -13,11 +13,11 @@ from typing import Any, Self
 import numpy as np
 
 from alpha import exchange
-from alpha.checkpoint import Checkpoint
+from alpha.checkpoint import IMPORTED, Checkpoint
 from alpha.config import ModelConfig, resolve_model
 from alpha.errors import AlphaError, UsageError
 from alpha.exchange import ARCHITECTURES, Architecture
-from alpha.exchange_folder import IMPORTED, ImportedModel, chat_template
+from alpha.exchange_folder import ImportedModel, chat_template
 from alpha.exchange_gguf_tokenizer import read_tokenizer, tokenizer_keys
 from alpha.exchange_weights import Exported, Imported
 from alpha.gguf_file import GgufFile, Value, write_in_turn
