@@ -21,6 +21,10 @@ from alpha.backend_primitives import Array, Primitives, RandomKey
 
 Saved = Any
 
+INDEPENDENT_ROWS = 512
+"""Outside training, up to so many rows of a linear layer, a norm or `cached_attention` do not depend on each other:
+each has the same bits among any others, in any place, whatever their number."""
+
 
 @dataclass(frozen=True)
 class UpdateControl:

@@ -23,7 +23,7 @@ from alpha.backend_cpu_ref_libraries import keep_freed_memory, use_one_blas_thre
 from alpha.backend_cpu_ref_primitives import NumpyArray, NumpyPrimitives
 from alpha.backend_cpu_ref_products import product_parts
 from alpha.backend_primitives import RandomKey
-from alpha.workers import WorkerPool, WorkerProcesses, available_cpus
+from alpha.workers import WorkerPool, WorkerProcesses, available_cpus, startable_threads
 
 BLOCK_BYTES = 1 << 19  # fits the cache; with smaller ones threads wait more for the interpreter lock
 PART_FLOPS = 1 << 27
@@ -55,8 +55,8 @@ class CpuRef(NumpyPrimitives):
         self._pool.threads = threads
 
     def thread_choices(self) -> list[int]:
-        """1, 2, 4 and so on up to the number of CPUs that the process may use."""
-        cpus = available_cpus()
+        """1, 2, 4 and so on up to the number of CPUs that the process may use, or of threads that it may start."""
+        cpus = 1 + startable_threads(available_cpus() - 1)
         return sorted({min(cpus, 1 << power) for power in range(cpus.bit_length() + 1)})
 
     # --- a batch in parts ---------------------------------------------------------------------------------------------

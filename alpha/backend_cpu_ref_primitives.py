@@ -31,6 +31,9 @@ class NumpyPrimitives(Backend):
     def empty(self, shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> NumpyArray:
         return np.empty(shape, dtype)
 
+    def zeros(self, shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> NumpyArray:
+        return np.zeros(shape, dtype)  # takes no memory before something is written there
+
     def fill(self, target: NumpyArray, value: float) -> None:
         target.fill(value)
 

@@ -26,8 +26,6 @@ Part = tuple[Callable[[Any], None], tuple[NumpyArray, slice, slice]]
 def product_parts(x: NumpyArray, weight: NumpyArray, out: NumpyArray) -> list[Part]:
     """out = x @ weight, in parts that can be done side by side; x [M, K], weight [K, N]."""
     (M, K), N = x.shape, weight.shape[1]
-    width = min(N, -(-PART_SIZE // max(1, K * COLUMNS)) * COLUMNS)
-    transposed = weight.strides[0] < weight.strides[1]
 
     def part(place: tuple[NumpyArray, slice, slice]) -> None:
         tile, rows, columns = place
@@ -38,14 +36,21 @@ def product_parts(x: NumpyArray, weight: NumpyArray, out: NumpyArray) -> list[Pa
             out[rows, columns] = np.matmul(tile, weight[:, columns])[:count]
 
     parts: list[Part] = []
-    for start in range(0, N, width):
-        columns = slice(start, min(start + width, N))
-        counts = row_counts(K, columns.stop - columns.start, transposed, x.dtype.name)
-        step = counts[-1]
-        for first in range(0, M, step):
-            rows = slice(first, min(first + step, M))
-            parts.append((part, (_filled(x[rows], counts), rows, columns)))
+    tiles: dict[tuple[int, ...], list[tuple[NumpyArray, slice]]] = {}
+    for columns, counts in _columns(K, N, weight.strides[0] < weight.strides[1], x.dtype.char):
+        if counts not in tiles:
+            ranges = [slice(first, min(first + counts[-1], M)) for first in range(0, M, counts[-1])]
+            tiles[counts] = [(_filled(x[rows], counts), rows) for rows in ranges]
+        parts += [(part, (tile, rows, columns)) for tile, rows in tiles[counts]]
     return parts
+
+
+@functools.lru_cache(1024)
+def _columns(K: int, N: int, transposed: bool, dtype: str) -> list[tuple[slice, tuple[int, ...]]]:
+    """The parts of a weight's columns, each with its `row_counts`."""
+    width = min(N, -(-PART_SIZE // max(1, K * COLUMNS)) * COLUMNS)
+    parts = [slice(start, min(start + width, N)) for start in range(0, N, width)]
+    return [(columns, row_counts(K, columns.stop - columns.start, transposed, dtype)) for columns in parts]
 
 
 def _filled(rows: NumpyArray, counts: tuple[int, ...]) -> NumpyArray:

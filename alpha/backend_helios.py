@@ -23,6 +23,7 @@ from alpha import environment, files, rng
 from alpha.backend import Backend
 from alpha.backend_cpu_ref_primitives import NumpyPrimitives
 from alpha.backend_helios_attention import Attention
+from alpha.backend_helios_cached import Cached
 from alpha.backend_helios_device import Device, DeviceInfo, choose_device
 from alpha.backend_helios_kernels import read_bundle
 from alpha.backend_helios_loss import Loss
@@ -44,7 +45,7 @@ class SmokeTestFailed(AlphaError):  # noqa: N818  (a condition)
     exit_code = 3
 
 
-class Helios(Attention, Loss, Products, Rowwise, Update):
+class Helios(Attention, Cached, Loss, Products, Rowwise, Update):
     """All operations. `precision` is what matrix products round their operands to: "f32", "f16" or "bf16"."""
 
     def __init__(self, device: Device, precision: str = "f32") -> None:

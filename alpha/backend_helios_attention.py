@@ -25,21 +25,11 @@ Dimensions = tuple[int, int, int, int, int, int]
 FEW_WORKGROUPS = 512
 """With fewer workgroups than this, smaller tiles keep more of a large device busy."""
 
-DECODED_QUERIES = 4
-"""Up to this many queries of a sequence are worked on one by one, their keys side by side."""
-
 MATRIX_WIDTH = 128
 """Wider heads do not fit the registers with which the matrix units work."""
 
 TWO_BLOCKS_WIDTH = 64
 """Up to this width a subgroup has registers for two blocks of queries."""
-
-DECODE_THREADS = 128
-DECODED_WIDTH = 4 * DECODE_THREADS
-"""Up to this width each quad of a result has a thread."""
-
-SPLIT_KEYS = 256
-"""Keys of a query that are worth a workgroup of their own, while there are too few workgroups."""
 
 
 @dataclass(frozen=True)
@@ -283,25 +273,21 @@ class Attention(HeliosPrimitives):
     ) -> tuple[HeliosArray, Saved]:
         if not dropout or random is None:
             dropout, random = 0.0, None
-        B, Tq, H, D = query.shape
-        few = Tq <= DECODED_QUERIES and D <= DECODED_WIDTH and not training and random is None
-        divisions = {} if few else self.attention_divisions(dimensions_of(query, key), random is not None, training)
+        B, Tq, H, _ = query.shape
+        divisions = self.attention_divisions(dimensions_of(query, key), random is not None, training)
         if divisions is None:
             return super().attention(query, key, value, soft_cap, dropout, random, training)
         query, key, value = (self._whole_rows(each) for each in (query, key, value))
-        on_matrix_units = not few and divisions["forward"].on_matrix_units
+        on_matrix_units = divisions["forward"].on_matrix_units
         if not on_matrix_units or not query.element == key.element == value.element:
             query, key, value = (self.cast_element(each, "f32") for each in (query, key, value))
-        in_registers = not few and divisions["forward"].kernel == "attention_matrix2_forward"
+        in_registers = divisions["forward"].kernel == "attention_matrix2_forward"
         out = self.new(query.shape, query.element if in_registers else "f32")
         logsumexp = self.new((B, H, Tq), "f32") if training else None
         call = AttentionCall(query, key, value, soft_cap, dropout, random, out, logsumexp, divisions)
-        if few:
-            self._attend_to_few(call)
-        else:
-            arguments = call.arguments() | call.random_arguments() | {"attended": out, "logsumexp": logsumexp}
-            constants = call.constants() | call.dropping() | {"SAVE": int(training)}
-            self._divide(call, "forward", constants, arguments)
+        arguments = call.arguments() | call.random_arguments() | {"attended": out, "logsumexp": logsumexp}
+        constants = call.constants() | call.dropping() | {"SAVE": int(training)}
+        self._divide(call, "forward", constants, arguments)
         return out, (call if training else None)
 
     def _whole_rows(self, x: HeliosArray) -> HeliosArray:
@@ -365,35 +351,6 @@ class Attention(HeliosPrimitives):
             query_length=Tq,
         )
         return delta
-
-    def _attend_to_few(self, call: AttentionCall) -> None:
-        """A few queries against many keys: each query's keys are divided among the threads, and among workgroups when
-        there would be too few of these."""
-        B, Tq, Tk, H, _, D = call.dimensions
-        rows = B * Tq * H
-        splits = max(1, min(-(-Tk // SPLIT_KEYS), FEW_WORKGROUPS // max(1, rows)))
-        partial = self.new((rows, splits, D), "f32") if splits > 1 else None
-        statistics = self.new((rows, splits, 2), "f32") if splits > 1 else None
-        self.dispatch(
-            "attention_decode",
-            "f32",
-            (splits, Tq * H, B),
-            call.constants() | {"THREADS": DECODE_THREADS, "SPLIT": int(splits > 1)},
-            **call.arguments(),
-            attended=call.out if partial is None else partial,
-            statistics=statistics,
-        )
-        if partial is not None:
-            self.dispatch(
-                "attention_combine",
-                "f32",
-                (Tq * H, B, 1),
-                {"THREADS": 64, "WIDTH": D},
-                partial=partial,
-                statistics=statistics,
-                attended=call.out,
-                splits=splits,
-            )
 
     # --- which kernels, in which tiles --------------------------------------------------------------------------------
 

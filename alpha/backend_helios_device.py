@@ -110,8 +110,7 @@ class DeviceInfo:
     workgroup_matrix_f16, workgroup_matrix_bf16, subgroup_size_control, memory_budget, timestamps.
     `cooperative_matrices` lists the shapes of the matrix units at subgroup scope as (M, N, K, elements of A, B, C,
     result); `workgroup_matrices` those at workgroup scope as (invocations, granularity of M, N, K, elements of A, B, C,
-    result), up to `workgroup_matrix_dimension`, where the driver keeps `workgroup_matrix_shared_memory` bytes of shared
-    memory for itself. `timestamp_period` is in nanoseconds.
+    result).
     """
 
     index: int
@@ -121,7 +120,6 @@ class DeviceInfo:
     device_id: int
     driver_name: str
     driver_info: str
-    driver_version: int
     api_version: str
     pipeline_cache_uuid: str
     missing: tuple[str, ...]
@@ -132,18 +130,11 @@ class DeviceInfo:
     subgroup_size_max: int
     shared_memory: int
     max_workgroup_invocations: int
-    max_workgroup_size: tuple[int, int, int]
     max_workgroup_count: tuple[int, int, int]
     max_push_constants: int
-    max_buffer_bytes: int
-    max_allocations: int
-    timestamp_period: float
     features: frozenset[str]
     cooperative_matrices: tuple[tuple[int, int, int, str, str, str, str], ...]
     workgroup_matrices: tuple[tuple[int, int, int, int, str, str, str, str], ...]
-    workgroup_matrix_invocations: int
-    workgroup_matrix_dimension: int
-    workgroup_matrix_shared_memory: int
 
     def matrix_shapes(self, precision: str) -> list[tuple[int, int, int]]:
         """(M, N, K) of the subgroup's products of a precision's operands that are summed in float32."""

@@ -11,7 +11,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from alpha.errors import AlphaError
 from alpha.files import open_regular
-from alpha.workers import available_cpus
+from alpha.workers import task_threads
 
 FORMAT = 1
 DESCRIPTION = "manifest.json"
@@ -189,7 +189,7 @@ class Pipelines:
         self._features = features
         self._bundle = bundle
         self._made: dict[tuple[str, str, tuple[tuple[str, float], ...]], tuple[Kernel, Future[int]]] = {}
-        self._compilers = ThreadPoolExecutor(available_cpus(), "alpha-compiler")
+        self._compilers = task_threads("alpha-compiler")
 
     def kernel(self, name: str, variant: str) -> Kernel:
         """What the bundle says of a kernel."""
@@ -220,7 +220,7 @@ class Pipelines:
     def give_up(self) -> None:
         """Compile nothing more of what was asked for, after an error: the end of the process would wait for it."""
         self._compilers.shutdown(wait=False, cancel_futures=True)
-        self._compilers = ThreadPoolExecutor(available_cpus(), "alpha-compiler")
+        self._compilers = task_threads("alpha-compiler")
         self._made = {key: made for key, made in self._made.items() if not made[1].cancelled()}
 
     def _make(self, kernel: Kernel, constants: Mapping[str, float]) -> tuple[Kernel, Future[int]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alpha.activation import activation_named
-from alpha.backend import Saved
+from alpha.backend import INDEPENDENT_ROWS, Saved
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_device import MOST_GROUPS
 from alpha.backend_helios_layout import THREADS, groups_for
@@ -151,13 +151,14 @@ class Products(HeliosPrimitives):
         scale: float = 1.0,
         forced: Division | None = None,
         column_sums: HeliosArray | None = None,
+        few_rows: bool = False,
     ) -> HeliosArray:
         """activation(scale * (a @ b) + bias) + residual, written to `out` when given, else to a new float32 array.
 
         `out`, the residual and the slope are contiguous and have the shape of the result; the residual may be `out`
         itself. `out` is float32 or of the precision's 16 bits. `forced` is a division to take instead of the chosen
-        one. `column_sums` [N], for one product whose right operand is contiguous, becomes the sum of that operand's
-        rows.
+        one, and `few_rows` how that is chosen. `column_sums` [N], for one product whose right operand is contiguous,
+        becomes the sum of that operand's rows.
         """
         a, b = self._readable(a), self._readable(b)
         batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
@@ -174,6 +175,7 @@ class Products(HeliosPrimitives):
             axes, rows = [], rows * axes[0][0]
         (outer, a_outer, b_outer), (inner, a_inner, b_inner) = [(1, 0, 0)] * (2 - len(axes)) + axes
         left, right = _operand(a, a_outer, a_inner), _operand(b, b_outer, b_inner)
+        device = hardware(self.device_info, self.precision)
         assert column_sums is None or (not axes and not right.swapped)
         for i, outer_count, j, inner_count in _chunks(outer, inner):
             problem = Problem(
@@ -183,7 +185,8 @@ class Products(HeliosPrimitives):
             )  # fmt: skip
             shape, first = (problem.batches * rows, columns), (i * inner + j) * rows * columns
             run = _Run(self, problem, inner_count, left.from_batch(i, j), right.from_batch(i, j), scale)
-            run(result.view(shape, (columns, 1), first), epilogue.part(shape, first), column_sums, forced)
+            division = forced or choose(problem, device, few_rows)
+            run(result.view(shape, (columns, 1), first), epilogue.part(shape, first), column_sums, division)
         return result
 
     def _readable(self, x: HeliosArray) -> HeliosArray:
@@ -246,7 +249,8 @@ class Products(HeliosPrimitives):
         bias = None if bias is None else self.contiguous(bias)
         y = self.new(shape, self.activation_element if residual is None else "f32")
         epilogue = Epilogue(bias, "" if gated else activation, slope, added)
-        self.product(flat, weight, self.reshape(y, (rows, columns)), epilogue)
+        few_rows = not training and rows <= INDEPENDENT_ROWS
+        self.product(flat, weight, self.reshape(y, (rows, columns)), epilogue, few_rows=few_rows)
         saved_activation = None
         if gated:
             y, saved_activation = self.activation(y, activation, training)
@@ -316,10 +320,9 @@ class _Run:
     scale: float
 
     def __call__(
-        self, result: HeliosArray, epilogue: Epilogue, column_sums: HeliosArray | None, forced: Division | None
+        self, result: HeliosArray, epilogue: Epilogue, column_sums: HeliosArray | None, division: Division
     ) -> None:
         device = hardware(self.backend.device_info, self.backend.precision)
-        division = forced or choose(self.problem, device)
         self.backend.say_choice(f"matrix product {self.problem} as {division}")
         if division.splits == 1:
             self._dispatch(division, device, result, epilogue, column_sums)

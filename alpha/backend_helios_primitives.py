@@ -46,7 +46,7 @@ ELEMENTWISE = (
     *("copy", "add", "subtract", "multiply", "divide", "maximum", "minimum", "greater", "equal", "logical_and"),
     *("isfinite", "exp", "log", "sqrt", "tanh", "erf", "sign", "absolute"),
 )
-"""In the order of kernels/elementwise.comp."""
+"""In the order of kernels/operations.glsl."""
 
 INVOCATIONS = 1 << 16
 """About how many invocations keep a device busy; a reduction with fewer results divides its terms among more."""

@@ -4,6 +4,7 @@ The choice is an estimate of the time from a few measured numbers; `perf/helios_
 hold the estimate against. Knows nothing about arrays.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterator
@@ -238,14 +239,17 @@ def estimate(division: Division, problem: Problem, device: Hardware) -> float:
     return microseconds * 1e-6
 
 
-def candidates(problem: Problem, device: Hardware) -> Iterator[Division]:
-    """Every division worth trying on a device."""
+def tiles_for(problem: Problem, device: Hardware) -> list[Tile]:
+    """The tiles that a device can take for a product."""
     kernel = _MATRIX if device.fragment else _TILED
     tiles = _CPU_TILES[kernel] if device.is_processor else MATRIX if device.fragment else TILED
+    return [tile for tile in tiles if fits(tile, problem, device)]
+
+
+def candidates(problem: Problem, device: Hardware) -> Iterator[Division]:
+    """Every division worth trying on a device."""
     seen = set()
-    for tile in tiles:
-        if not fits(tile, problem, device):
-            continue
+    for tile in tiles_for(problem, device):
         for splits in SPLITS:
             division = division_of(tile, splits, problem)
             whole = problem.batches * math.ceil(problem.rows / tile.m) * math.ceil(problem.columns / tile.n)
@@ -258,9 +262,18 @@ def candidates(problem: Problem, device: Hardware) -> Iterator[Division]:
 
 
 @functools.lru_cache(maxsize=4096)
-def choose(problem: Problem, device: Hardware) -> Division:
-    """The division with the lowest estimate. Raises AlphaError when a product is too large for any."""
-    best = min(candidates(problem, device), key=lambda division: estimate(division, problem, device), default=None)
+def choose(problem: Problem, device: Hardware, few_rows: bool = False) -> Division:
+    """The division with the lowest estimate. Raises AlphaError when a product is too large for any.
+
+    With `few_rows`, the sums are divided as they would be for one row, so that the bits of a row do not depend on how
+    many there are.
+    """
+    divisions = list(candidates(problem, device))
+    if few_rows and problem.rows > 1:
+        alone = choose(dataclasses.replace(problem, rows=1), device)
+        tiles = [tile for tile in tiles_for(problem, device) if tile.k == alone.tile.k]
+        divisions = [Division(tile, alone.splits, alone.split_depth) for tile in tiles]
+    best = min(divisions, key=lambda division: estimate(division, problem, device), default=None)
     if best is None:
         raise AlphaError(
             f"A matrix product of [{problem.rows}, {problem.depth}] by [{problem.depth}, {problem.columns}] is too "

@@ -20,7 +20,8 @@ from alpha.backend import AdamControl, Backend, Saved
 from alpha.backend_primitives import Array, RandomKey
 from alpha.bench import Case, Work
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
-from alpha.generation import Engine
+from alpha.engine import Engine, Request
+from alpha.generation import Generator
 from alpha.gpt import GPT, parameter_specs, rotary_tables
 from alpha.optimizer import make_optimizer
 from alpha.sampler import inputs_and_targets
@@ -413,7 +414,7 @@ def prefill(subject: Subject) -> Work:
     """The first token after a prompt that fills the context."""
 
     def prepare(backend: Backend) -> Callable[[], object]:
-        engine = Engine(subject.model(backend))
+        engine = Generator(subject.model(backend))
         prompt = subject.random_tokens(subject.block).tolist()
         return lambda: list(engine.generate(prompt, 1, SamplingOptions()))
 
@@ -425,11 +426,43 @@ def decode(subject: Subject, sequences: int) -> Work:
     steps = min(DECODED_TOKENS, subject.block - 1)
 
     def prepare(backend: Backend) -> Callable[[], object]:
-        engine = Engine(subject.model(backend))
+        engine = Generator(subject.model(backend))
         prompt = subject.random_tokens(1).tolist()
         return lambda: list(engine.generate(prompt, steps, SamplingOptions(), sequences))
 
     return Work(f"{sequences} x {steps} tokens", sequences * steps, "tokens/s", prepare)
+
+
+def served(subject: Subject, requests: int, prompt: int, steps: int, is_shared: bool = False, every: int = 0) -> Work:
+    """Requests to an engine that is there already, each to read a prompt and to draw some tokens.
+
+    All come at once, or one `every` few steps; all their prompts are one, or begin differently. What is counted are the
+    tokens drawn, or those of all prompts where only one is drawn.
+    """
+
+    def prepare(backend: Backend) -> Callable[[], object]:
+        engine = Engine(subject.model(backend), requests)
+        rounds = itertools.count()
+
+        def ids(number: int) -> list[int]:
+            words = rng.random_bits(prompt, _SEED, rng.stream_of("bench", number)) % np.uint32(subject.vocabulary)
+            return [int(word) for word in words]
+
+        def run() -> None:
+            first = next(rounds) * requests  # no prompt comes again, so that none is found computed
+            waiting = [Request(ids(first + (0 if is_shared else row)), steps, row=row) for row in range(requests)]
+            for step in itertools.count():
+                if waiting and (not every or step % every == 0 or not engine.is_busy):
+                    for _ in range(1 if every else requests):
+                        engine.submit(waiting.pop(0))
+                elif not engine.is_busy:
+                    return
+                engine.step()
+
+        return run
+
+    amount = requests * (prompt if steps == 1 else steps)
+    return Work(f"{requests} x {prompt} + {steps} tokens", amount, "tokens/s", prepare)
 
 
 def tokenizer(name: str, text_bytes: int = TEXT_BYTES) -> Work:
@@ -485,6 +518,7 @@ def all_cases(backend: str = "cpu_ref") -> list[Case]:
         *other_operation_cases("quickstart", SUBJECTS["quickstart"]),
         *(case for name, subject in SUBJECTS.items() for case in end_to_end_cases(name, subject)),
         *(Case(f"e2e/tokenizer/{name}", tokenizer(name)) for name in TOKENIZERS),
+        *(case for name, subject in trained.items() for case in serving_cases(name, subject)),
         *(Case(f"train/{name}", training_step(subject)) for name, subject in trained.items()),
     ]
 
@@ -537,6 +571,18 @@ def end_to_end_cases(name: str, subject: Subject) -> list[Case]:
         Case(f"e2e/{name}/decode", decode(subject, sequences=1)),
         Case(f"e2e/{name}/decode_8", decode(subject, sequences=8)),
         Case(f"e2e/{name}/evaluate", evaluation(subject)),
+    ]
+
+
+def serving_cases(name: str, subject: Subject) -> list[Case]:
+    """An engine at work: texts of few and of many requests, a prompt, one that many share, and a mixture."""
+    half = max(1, subject.block // 2)
+    steps = min(DECODED_TOKENS, half)
+    return [
+        *(Case(f"serve/{name}/decode_{count}", served(subject, count, 1, steps)) for count in (1, 8, 16, 64)),
+        Case(f"serve/{name}/prefill", served(subject, 1, subject.block, 1)),
+        Case(f"serve/{name}/shared", served(subject, 32, half, 1, is_shared=True)),
+        Case(f"serve/{name}/mixed", served(subject, 16, half, steps, every=4)),
     ]
 
 

@@ -26,6 +26,9 @@ from alpha.option import LARGEST_INTEGER, from_mapping, to_mapping
 from alpha.safetensors_file import Array, InvalidFileError, SafetensorsFile, TensorEntry, parse_json, to_storable
 
 OPTIMIZER_PREFIX = "optimizer."
+IMPORTED = "imported"
+"""Key of a checkpoint's state: the model card and the chat template that came with an imported model. Models made of it
+keep the template."""
 
 _FORMAT = "1"
 _FORMAT_KEY = "alphaCheckpoint"
@@ -51,8 +54,9 @@ class Header:
 class Checkpoint:
     """A model at one step of its training.
 
-    `state` is small JSON of the trainer's; of its keys only "valLoss" means something to others: the validation loss
-    measured at this step. NaN and infinity in it are stored as None. Tensors have at least one element.
+    `state` is small JSON of the trainer's; of its keys only two mean something to others: "valLoss" is the validation
+    loss measured at this step, and `IMPORTED` has what came with the weights. NaN and infinity in it are stored as
+    None. Tensors have at least one element.
     """
 
     step: int

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from alpha.bench import Case, Measurement
 
 ALL = "all"
-SUITES = ("ops", "e2e", "train", ALL)
+SUITES = ("ops", "e2e", "serve", "train", ALL)
 
 _RIGHT = ("reps", "median", "±", "rate", "per step")
 _BUSY_LOAD = 0.5
@@ -41,7 +41,8 @@ class BenchOptions:
 
 OPTIONS = (BenchOptions,)
 DETAILS = """
-Suites: ops, the operations of training; e2e, prefill, decoding, evaluation and tokenizers; train, whole steps.
+Suites: ops, the operations of training; e2e, prefill, decoding, evaluation and tokenizers; serve, an
+engine with many requests; train, whole steps.
 Each case is repeated before it is measured: for 0.1 s, on a GPU for 0.5 s.
 Columns: the median of the repetitions, the median distance from it, and for operations the time in a training step.
 

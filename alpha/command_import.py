@@ -19,7 +19,7 @@ class ImportOptions:
     from_: str = option("", "A folder of Hugging Face's transformers, or a GGUF file.", metavar="PATH", required=True)
     out: str = option(
         "",
-        "What to write: a new checkpoint, NAME.safetensors, or a folder for it.",
+        "What to write: a new NAME.safetensors, or a folder for it.",
         metavar="CHECKPOINT",
         required=True,
     )
@@ -40,22 +40,24 @@ Examples:
 
 def run(given: dict[str, Any]) -> None:
     """Import and print what was written."""
+    import_model(ImportOptions(**given))
+
+
+def import_model(options: ImportOptions) -> None:
+    """The same for options that another command made."""
     from alpha import checkpoint
     from alpha.checkpoint import Checkpoint
     from alpha.config import TrainingConfig
-    from alpha.exchange_folder import HuggingFaceFolder
-    from alpha.exchange_gguf import GgufModel
+    from alpha.exchange_weights import made_ahead
+    from alpha.model_source import foreign_model
     from alpha.progress import StageProgress
 
-    options = ImportOptions(**given)
     start = time.monotonic()
     out = Path(options.out)
     path = out if out.suffix == ".safetensors" else out / "checkpoint-0.safetensors"
     if path.exists():
         raise AlphaError(f"{path} exists; name another place with --out, or remove it.")
-    given_path = Path(options.from_)
-    source = HuggingFaceFolder(given_path) if given_path.is_dir() else GgufModel(given_path)
-    with source, contextlib.closing(StageProgress()) as progress:
+    with foreign_model(Path(options.from_)) as source, contextlib.closing(StageProgress()) as progress:
         imported = source.model()
         shapes = imported.weights.shapes
         total = sum(map(math.prod, shapes.values()))
@@ -63,14 +65,16 @@ def run(given: dict[str, Any]) -> None:
 
         def make(name: str) -> Any:
             nonlocal done
-            array = imported.weights.made(name)
+            array = made(name)
             done += array.size
             progress("importing", 4 * done, 4 * total)
             return array
 
         training = TrainingConfig(tokenizer=imported.tokenizer.kind)
         saved = Checkpoint(0, imported.model, training, imported.tokenizer.to_mapping(), {}, imported.state)
-        checkpoint.write_in_turn(path, saved, {name: ("float32", shape) for name, shape in shapes.items()}, make)
+        # In the order of their names, as they are all of one dtype.
+        with made_ahead(imported.weights.made, sorted(shapes)) as made:
+            checkpoint.write_in_turn(path, saved, {name: ("float32", shape) for name, shape in shapes.items()}, make)
     seconds = time.monotonic() - start
     if options.json:
         print_json(

@@ -10,7 +10,7 @@ from alpha.option import option
 from alpha.terminal import TextPrinter, print_aside, print_json, print_note, print_text, print_warning
 
 if TYPE_CHECKING:
-    from alpha.generation import Engine, Timing
+    from alpha.generation import Generator, Timing
     from alpha.model_loading import LoadedModel
     from alpha.text_stream import Continuation
 
@@ -56,7 +56,7 @@ Examples:
 def run(given: dict[str, Any]) -> None:
     """Generate and print; one text is shown while it is made."""
     from alpha import backends
-    from alpha.generation import Engine
+    from alpha.generation import Generator
     from alpha.model_loading import load_model
     from alpha.text_stream import continuation, known_prompts
     from alpha.thread_choice import ThreadChoice
@@ -74,7 +74,7 @@ def run(given: dict[str, Any]) -> None:
     asked = continuation(loaded.tokenizer, prompt, loaded.training.domain, options.stop_at_end, options.stop)
     for warning in _warnings(loaded, asked.ids):
         print_warning(warning)
-    engine = Engine(loaded.model, threads=ThreadChoice(backend, options.threads))
+    engine = Generator(loaded.model, threads=ThreadChoice(backend, options.threads))
     texts = _texts(options, engine, asked)
     if options.json:
         _print_json(prompt, loaded, [*texts], engine.timing)
@@ -111,7 +111,7 @@ def _print(prompt: str, text: Iterator[str]) -> None:
     printer.close()
 
 
-def _texts(options: SampleOptions, engine: "Engine", asked: "Continuation") -> Iterator[Iterator[str]]:
+def _texts(options: SampleOptions, engine: "Generator", asked: "Continuation") -> Iterator[Iterator[str]]:
     """Each text as an iterator over its parts; a single one is made while it is read."""
     from alpha.sampling import SamplingOptions
 

@@ -2,21 +2,33 @@
 
 import contextlib
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from alpha.command_tui import require
 from alpha.config import ModelConfig, TrainingConfig
-from alpha.option import spelled
+from alpha.option import option, spelled
 
 if TYPE_CHECKING:
     from alpha.progress import TrainingProgress
+    from alpha.training_face import TrainingFace
 
-OPTIONS = (TrainingConfig, ModelConfig)
+
+@dataclass(frozen=True)
+class DisplayOptions:
+    """How training is shown, which is no part of a run's configuration."""
+
+    tui: bool = option(False, "Show the dashboard of alpha tui meanwhile.", group="Run")
+
+
+OPTIONS = (TrainingConfig, ModelConfig, DisplayOptions)
 DETAILS = """
 What is not given comes from the file of --config, then the preset of --domain,
 then --arch.
 
 Ctrl-C saves a checkpoint and says how to go on; a second Ctrl-C stops at once. So do the
-signals that end a terminal or a job: HUP, TERM, QUIT, XCPU, USR1, USR2.
+signals that end a terminal or a job: HUP, TERM, QUIT, XCPU, USR1, USR2. With --tui, Ctrl-C does
+the same, and q leaves the dashboard alone.
 
 With --resume these may change, and config.json keeps a history of it: iters, the schedule and
 its rates, batch, accumSteps, gradClip, spikeThreshold, how often something is evaluated,
@@ -36,15 +48,19 @@ _INTERRUPTED = 130
 def run(given: dict[str, Any]) -> None:
     """Train, from the start or from a checkpoint. Exits with code 130 when a signal asked to stop."""
     from alpha.progress import TrainingProgress
+    from alpha.training_face import TrainingFace
 
+    if has_face := given.pop("tui", False):
+        require()
     with contextlib.closing(TrainingProgress()) as display:
-        if not _train(given, display):
+        if not _train(given, TrainingFace(display) if has_face else display):
             sys.exit(_INTERRUPTED)
 
 
-def _train(given: dict[str, Any], display: "TrainingProgress") -> bool:
+def _train(given: dict[str, Any], display: "TrainingProgress | TrainingFace") -> bool:
     """Whether the run came to its end."""
     from alpha.settings import merge
+    from alpha.training_face import TrainingFace
     from alpha.training_setup import new_run, resumed_run
 
     if given.get("resume"):
@@ -57,6 +73,8 @@ def _train(given: dict[str, Any], display: "TrainingProgress") -> bool:
                 f"This run is complete: {trainer.steps_done} steps. To train on, give a larger number with --iters."
             )
             return True
+        if isinstance(display, TrainingFace):
+            display.follow(training_run.folder)
         finished = trainer.train(training_run)
     folder = training_run.folder
     if finished:

@@ -1,5 +1,6 @@
 """`alpha tui`: the runs in a folder, live, in a terminal."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ class TuiOptions:
 
     dir: str = option("runs", "Folder of the runs.", metavar="DIR")
     run: str = option("", "Run to show first, by id or name; the default is the newest.", metavar="RUN")
+    of_training: bool = option(False, "Ctrl-C ends with exit code 130, by which alpha train --tui stops.")
 
 
 OPTIONS = (TuiOptions,)
@@ -26,21 +28,21 @@ of others looking at the same runs, and on a copy that rsync fills. It needs tex
 
 def run(given: dict[str, Any]) -> None:
     """Show the dashboard until it is left."""
-    show(TuiOptions(**given))
-
-
-def show(options: TuiOptions, owns_training: bool = False) -> int:
-    """As `run`; returns `tui.STOP_TRAINING` when Ctrl-C was meant for the training that started this, else 0."""
-    if terminal_width() is None:
-        raise AlphaError("alpha tui needs a terminal; alpha runs prints the same runs.")
-    try:
-        from alpha.tui import Dashboard
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != "textual":
-            raise
-        raise AlphaError("alpha tui needs the package textual: pip install 'alpha-gpt[tui]'.") from error
+    options = TuiOptions(**given)
+    require()
     from alpha.run_reader import find_run
+    from alpha.tui import Dashboard
 
     root = Path(options.dir)
     first = find_run(options.run, root).name if options.run else ""
-    return Dashboard(root, first, owns_training).run() or 0
+    sys.exit(Dashboard(root, first, options.of_training).run() or 0)
+
+
+def require() -> None:
+    """Raises AlphaError where there is no terminal, or the package for it is not installed."""
+    if terminal_width() is None:
+        raise AlphaError("The dashboard needs a terminal; alpha runs prints the same runs.")
+    try:
+        import textual  # noqa: F401
+    except ModuleNotFoundError:
+        raise AlphaError("The dashboard needs the package textual: pip install 'alpha-gpt[tui]'.") from None

@@ -129,6 +129,12 @@ class TrainingConfig:
     )
     seed: int = option(42, "Seed of every random choice.", group=_OPTIMIZATION, minimum=0, maximum=(1 << 64) - 1)
     run_dir: str = option("", "Folder of the run; default runs/<run id>.", group=_RUN, metavar="DIR")
+    init: str = option(
+        "",
+        "Start from the weights of this checkpoint, run, folder of Hugging Face's or GGUF file.",
+        group=_RUN,
+        metavar="MODEL",
+    )
     resume: str = option("", "Continue this run folder or checkpoint.", group=_RUN, metavar="RUN")
     config: str = option("", "JSON file of options; the command line wins.", group=_RUN, metavar="FILE")
     backend: str = option("auto", BACKEND_HELP, group=_RUN, choices=BACKENDS)

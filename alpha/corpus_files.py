@@ -226,6 +226,18 @@ def _standard_input(notes: list[str]) -> CorpusFile:
         return _spooled(Path("/dev/stdin"), stream, "Standard input", notes)
 
 
+@contextlib.contextmanager
+def _temporary_room(name: str) -> Iterator[None]:
+    """Inside, an OSError becomes an AlphaError about the temporary folder."""
+    try:
+        yield
+    except OSError as error:
+        raise AlphaError(
+            f"{name} is read into a temporary file, which cannot be written ({error.strerror}); "
+            "name another folder for it with TMPDIR, or name a file instead of the pipe."
+        ) from error
+
+
 _SPOOLED: dict[tuple[int, int], CorpusFile] = {}
 """What was read from pipes, by device and inode: a pipe can be read once, and a run reads its corpus several times."""
 
@@ -238,7 +250,8 @@ def _spooled(path: Path, stream: BinaryIO, name: str, notes: list[str]) -> Corpu
         return known
     limit = environment.read("ALPHA_TOKEN_CACHE_MIB") << 20
     with contextlib.ExitStack() as opened:
-        spool = opened.enter_context(tempfile.TemporaryFile())
+        with _temporary_room(name):
+            spool = opened.enter_context(tempfile.TemporaryFile(buffering=0))
         size = 0
         while chunk := stream.read(_BUFFER_BYTES):
             size += len(chunk)
@@ -247,7 +260,9 @@ def _spooled(path: Path, stream: BinaryIO, name: str, notes: list[str]) -> Corpu
                     f"{name} gives more than the {limit >> 20:,} MiB of ALPHA_TOKEN_CACHE_MIB; "
                     f"raise it, or name a file."
                 )
-            spool.write(chunk)
+            with _temporary_room(name):
+                while chunk:
+                    chunk = chunk[spool.write(chunk) :]
         if not size:
             raise AlphaError(
                 f"{name} gave no text; a corpus that comes through a pipe must be given again at every start."

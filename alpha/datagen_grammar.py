@@ -92,8 +92,9 @@ class Chooser:
         return _expand(self, GRAMMAR.rules[symbol], values)
 
     def values(self, rule: "_Rule", given: Mapping[str, object]) -> Mapping[str, object]:
-        """What a text of a rule may use: the values that are given, and those that the rule computes from them."""
-        if not rule.lets:
+        """What a text of a rule may use: the values that are given, and those that the rule computes from them. Whoever
+        gives the last of these gives all."""
+        if not rule.lets or rule.lets[-1][0][-1] in given:  # computed already
             return given
         scope: dict[str, Any] = {**self._functions, **given}
         scope["expand"] = lambda symbol: self.expand(symbol, scope)
@@ -147,7 +148,7 @@ class Grammar:
 
     Names are looked for in the item's own file and then in the file `words`; the code says "file.name". One that
     neither the lists nor the values know is a KeyError. `{a name}` puts "a" or "an" before the text, `{s name}` makes
-    a noun plural, and `{^name}` or `{^a name}` gives a capital letter.
+    a noun plural, `{^name}` or `{^a name}` gives a capital letter, and `{name:,}` formats a number.
     """
 
     def __init__(self, files: Mapping[str, str]) -> None:
@@ -164,8 +165,9 @@ class Grammar:
             self.rules[symbol] += [self._compile(symbol.split(".")[0], item) for item in items]
             for line in (item[2:] for item in written.get(symbol, ()) if item[:2] == "= "):
                 names, _, expression = line.partition(": ")
-                if taken := FUNCTIONS.keys() & names.split():
-                    raise ValueError(f"a value cannot be called {taken}, as a function is, in [{symbol}]")
+                for name in names.split():
+                    if name in FUNCTIONS or self.resolve(symbol.split(".")[0], name):
+                        raise ValueError(f"a value of [{symbol}] cannot be called {name}, as a function or a list is")
                 self.rules[symbol].lets.append((names.split(), compile(expression.strip(), symbol, "eval")))
                 self._expressions.setdefault(symbol, []).append(ast.parse(expression.strip()))
 
@@ -188,9 +190,14 @@ class Grammar:
             return item.format_map  # the fastest way, where nothing is left to chance
         return literal, tuple(parts)
 
+    def _named(self, tree: ast.AST) -> list[str]:
+        """The lists that stand as texts in an expression."""
+        constants = [each.value for each in ast.walk(tree) if isinstance(each, ast.Constant)]
+        return [each for each in constants if isinstance(each, str) and each in self.lists]
+
     def symbols(self, symbol: str) -> tuple[set[str], set[str]]:
         """The lists that a text of `symbol` may come from, and the values that it may need."""
-        reached, values, computed, found = set[str](), set[str](), set[str](), [symbol]
+        reached, values, computed, mentioned, found = set[str](), set[str](), set[str](), set[str](), [symbol]
         while found:
             symbol = found.pop()
             if symbol not in reached:
@@ -199,14 +206,17 @@ class Grammar:
                 for node in (node for tree in self._expressions.get(symbol, ()) for node in ast.walk(tree)):
                     if isinstance(node, ast.Name):
                         (values if isinstance(node.ctx, ast.Load) else computed).add(node.id)
-                    elif isinstance(node, ast.Constant) and node.value in self.lists:
-                        found.append(node.value)
+                    elif isinstance(node, ast.arg):
+                        computed.add(node.arg)
+                    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "expand":
+                        found += self._named(node)
+                mentioned.update(*map(self._named, self._expressions.get(symbol, ())))
                 for item in self.lists[symbol]:
                     for _, _, name in _PLACEHOLDER.findall(item):
                         inner = self.resolve(symbol.split(".")[0], name)
                         found += [inner] if inner else []
-                        values |= set() if inner else {name}
-        return reached, values - computed - FUNCTIONS.keys() - _CHOICES
+                        values |= set() if inner else {name.partition(":")[0]}
+        return reached | mentioned, values - computed - FUNCTIONS.keys() - _CHOICES
 
 
 _CHOICES = {"between", "chance", "expand", "pick", "sample", "write"}
@@ -235,8 +245,12 @@ def _expand(chooser: Chooser, rule: _Rule, values: Mapping[str, object]) -> str:
         return item(values)
     text, parts = item
     for inner_rule, name, change, following in parts:
-        inner = values[name] if inner_rule is None else _expand(chooser, inner_rule, values)
-        text += f"{inner}{following}" if change is None else change(str(inner)) + following
+        if inner_rule is None:
+            value, _, form = name.partition(":")
+            inner = format(values[value], form)
+        else:
+            inner = _expand(chooser, inner_rule, values)
+        text += (inner if change is None else change(inner)) + following
     return text
 
 
@@ -351,10 +365,10 @@ def table(symbol: str) -> tuple[dict[str, str], ...]:
 
 FUNCTIONS: dict[str, Any] = {
     **{each.__name__: each for each in (
-        *(abs, all, divmod, enumerate, int, isqrt, len, map, max, min, range, reversed, set, sorted, str, sum, zip),
+        *(abs, all, dict, divmod, int, isqrt, len, map, max, min, range, set, sorted, str, sum, zip),
         *(article, capitalized, date, decimal, in_words, items, listed, ordinal, plural, quotient, roman, rounded),
     )},
-    "table": table, "__builtins__": {},
+    "lines": lambda texts, apart=1: ("\n" * apart).join(texts), "table": table, "__builtins__": {},
 }  # fmt: skip
 """What expressions of the data files may call; modules add what they need."""
 

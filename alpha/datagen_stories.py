@@ -310,7 +310,8 @@ class _Day:
         """A text of a symbol; it may name the company's name, ticker, shares and present price."""
         if company:
             values.update(name=company.name, ticker=company.ticker, shares=company.shares, price=_money(company.price))
-        values.update(self.always)
+            values["cents"] = company.price
+        values.update(self.always, market=[each.price for each in self.companies])
         return self.chooser.expand(f"finance.{symbol}", values)
 
     def ticker(self, name: str) -> str:
@@ -331,37 +332,18 @@ def _move(day: _Day) -> str:
     start = company.price
     company.price = rounded(start * (1000 + tenths if up else 1000 - tenths), 1000)
     company.streak = max(company.streak, 0) + 1 if up else min(company.streak, 0) - 1
-    change = f"{_percent(tenths)} from {_money(start)} to {_money(company.price)}"
-    pause = change.replace("%", "%,")
-    verb = day.write("rose" if up else "fell")
-    text = day.write("move", company, verb=verb, change=change, pause=pause, way="up" if up else "down")
+    text = day.write("move", company, tenths=tenths, start=_money(start), way="up" if up else "down")
     if 1 < abs(company.streak) <= 7 and chooser.chance(50):
         number = items("finance.ordinal")[abs(company.streak) - 2]
         text += " " + day.write("streak", number=number, way="rise" if up else "fall")
     return text
 
 
-def _market_value(day: _Day) -> str:
-    company = day.chooser.pick(day.companies)
-    return day.write("market_value", company, value=_money(company.price * company.shares))
-
-
-def _earnings(day: _Day) -> str:
-    company, each = day.chooser.pick(day.companies), day.chooser.between(1, 999)
-    return day.write("earnings", company, profit=_money(each * company.shares), each=_money(each))
-
-
-def _dividend(day: _Day) -> str:
-    chooser = day.chooser
-    each, held = chooser.between(1, 300), chooser.between(2, 90) * chooser.pick((1, 5, 10, 100))
-    return day.write("dividend", chooser.pick(day.companies), each=_money(each), held=held, paid=_money(each * held))
-
-
 def _split(day: _Day) -> str:
     company = day.chooser.pick(day.companies)
     parts = [count for count in (2, 3, 4, 5, 10) if company.price % count == company.opened % count == 0]
     if not parts or company.price < 1000 or (day.holding is not None and day.holding[0] is company):
-        return _quarters(day)
+        return day.write("quarters", company)
     count = day.chooser.pick(parts)
     before = f"{company.shares} million shares at {_money(company.price)}"
     company.price //= count
@@ -370,24 +352,12 @@ def _split(day: _Day) -> str:
     return day.write("split", company, count=count, before=before)
 
 
-def _quarters(day: _Day) -> str:
-    sales = [day.chooser.between(10, 999) for _ in range(day.chooser.between(2, 4))]
-    parts = " + ".join([decimal(sale, 1) for sale in sales])
-    return day.write("quarters", day.chooser.pick(day.companies), parts=parts, total=decimal(sum(sales), 1))
-
-
 def _compare(day: _Day) -> str:
     low, high = sorted(day.chooser.sample(day.companies, 2), key=lambda company: company.price)
     difference, low_price = _money(high.price - low.price), _money(low.price)
     return day.write(
         "compare", high, low_name=low.name, low_ticker=low.ticker, low_price=low_price, difference=difference
     )
-
-
-def _target(day: _Day) -> str:
-    company, tenths = day.chooser.pick(day.companies), day.chooser.between(5, 600)
-    goal = _money(rounded(company.price * (1000 + tenths), 1000))
-    return day.write("target", company, goal=goal, above=_percent(tenths))
 
 
 def _trade(day: _Day) -> str:
@@ -408,15 +378,13 @@ def _trade(day: _Day) -> str:
     )  # fmt: skip
 
 
-def _index(day: _Day) -> str:
-    prices = [company.price for company in day.companies]
-    average = _money(rounded(sum(prices), len(prices)))
-    return day.write("index", prices=", ".join(map(_money, prices)), average=average)
+_CODED: dict[str, Callable[[_Day], str]] = {"split": _split, "compare": _compare, "trade": _trade}
 
 
-_EVENTS: tuple[Callable[[_Day], str], ...] = (
-    _market_value, _earnings, _dividend, _split, _quarters, _compare, _target, _trade, _trade, _index,
-)  # fmt: skip
+def _happening(day: _Day) -> str:
+    """Something beside a price change."""
+    kind = day.chooser.pick(items("finance.happening"))
+    return _CODED[kind](day) if kind in _CODED else day.write(kind, day.chooser.pick(day.companies))
 
 
 def _close(day: _Day) -> str:
@@ -440,7 +408,7 @@ def market_day(chooser: Chooser) -> str:
     opening = ", ".join([f"{company.name} ({company.ticker}) {_money(company.price)}" for company in day.companies])
     lines = [day.write("open", day=chooser.pick(WEEKDAYS[:5]), opening=opening)]
     for _ in range(chooser.between(5, 14)):
-        lines.append(_move(day) if chooser.chance(55) else chooser.pick(_EVENTS)(day))
+        lines.append(_move(day) if chooser.chance(55) else _happening(day))
     return "\n".join([*lines, _close(day)])
 
 

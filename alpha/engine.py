@@ -27,9 +27,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from alpha import scheduler
+from alpha import machine, scheduler
+from alpha.backend import INDEPENDENT_ROWS
 from alpha.backend_primitives import Array
 from alpha.errors import AlphaError
 from alpha.gpt import GPT, BlockCache, CachedRows
@@ -38,9 +38,6 @@ from alpha.scheduler import BLOCK_TOKENS, SCRATCH_BLOCK, BlockPool, Piece, Sched
 from alpha.thread_choice import ThreadChoice
 
 Reason = Literal["stop", "length", "cancelled", "error"]
-
-HEAD_ROWS = 64
-"""Rows whose logits exist at a time where a prompt's log-probabilities were asked for."""
 
 
 class RequestError(AlphaError):
@@ -103,18 +100,27 @@ class Engine:
         max_sequences: int = 16,
         step_tokens: int = 512,
         cache_tokens: int | None = None,
+        request_tokens: int | None = None,
         threads: ThreadChoice | None = None,
         reload: Callable[[], GPT] | None = None,
     ) -> None:
-        """Takes the memory for keys and values: of `cache_tokens` tokens, or of as many as all sequences can have.
+        """Takes the memory for keys and values: of `cache_tokens` tokens, by default of `max_sequences` requests with
+        at most `request_tokens` each (by default the model's context), but not more than half of what is free.
 
-        At most `max_sequences` run at a time, and a step computes at most `step_tokens` tokens. With `threads`, each
+        At most `max_sequences` run at a time, and a step computes at most `step_tokens` tokens; both are at most
+        `INDEPENDENT_ROWS`. With `threads`, each
         step that only continues texts is a repetition for it to measure. `reload` loads the model again, once, when the
         device that it was on has failed. Raises MemoryError when there is too little memory.
         """
-        context_blocks = scheduler.blocks_of(model.config.block)
-        self._blocks = max_sequences * context_blocks if cache_tokens is None else cache_tokens // BLOCK_TOKENS
-        self._scheduler = Scheduler(BlockPool(self._blocks), max_sequences, max(step_tokens, max_sequences))
+        if cache_tokens is None:
+            cache_tokens = _cache_tokens(model, max_sequences, request_tokens or model.config.block)
+        self._blocks = cache_tokens // BLOCK_TOKENS
+        max_sequences = min(max_sequences, INDEPENDENT_ROWS)
+        budget = min(max(step_tokens, max_sequences), INDEPENDENT_ROWS)
+        self._scheduler = Scheduler(BlockPool(self._blocks), max_sequences, budget)
+        longest = min(self._blocks, scheduler.blocks_of(model.config.block))
+        # The blocks of each sequence of a step, and of what belongs to none.
+        self._tables = np.full((max_sequences + 1, longest), SCRATCH_BLOCK, np.int32)
         self._threads = threads
         self._reload = reload
         self._failure = ""
@@ -123,8 +129,8 @@ class Engine:
         self._cancelled: deque[tuple[Generation, Reason]] = deque()
         self._streams: dict[Generation, Stream] = {}
         self._generations: dict[Stream, Generation] = {}
-        self.computed_tokens = 0
-        """Tokens that went through the model."""
+        self.read_tokens = self.continued_tokens = 0
+        """Tokens of prompts and of texts that went through the model."""
         self._use(model)
 
     @property
@@ -204,77 +210,91 @@ class Engine:
         """Compute what was planned, draw tokens, and end what has ended."""
         is_decode = all(piece.count == 1 for piece in pieces)
         measured = self._threads.measured() if self._threads and is_decode else contextlib.nullcontext()
+        ends = np.cumsum([piece.count for piece in pieces])
+        starts = ends - [piece.count for piece in pieces]
+        scored = [self._scored(piece) for piece in pieces]
+        outputs = [
+            start + place - piece.start
+            for piece, start, places in zip(pieces, starts, scored, strict=True)
+            for place in (*places, *([piece.start + piece.count - 1] if piece.draws else []))
+        ]
         # Where the backend is numpy, it warns of what overflows; `_draw` finds it.
         with measured, np.errstate(all="ignore"):
-            hidden = self._hidden(pieces)
-            ends = np.cumsum([piece.count for piece in pieces])
-            drawing = [index for index, piece in enumerate(pieces) if piece.draws]
-            logits = list(self._logits(hidden, ends[drawing] - 1)) if drawing else []
-            asked = [
-                self._read_prompt(piece, hidden, end - piece.count) for piece, end in zip(pieces, ends, strict=True)
-            ]
-        self.computed_tokens += int(ends[-1])
-        drawn = dict(zip(drawing, logits, strict=True))
+            logits = iter(self._logits(pieces, outputs))
+        for piece in pieces:
+            if piece.start < len(self._generations[piece.stream].request.prompt):
+                self.read_tokens += piece.count
+            else:
+                self.continued_tokens += piece.count
         events: list[Event] = []
-        for index, (piece, is_finite) in enumerate(zip(pieces, asked, strict=True)):
-            if not is_finite:
+        for piece, places in zip(pieces, scored, strict=True):
+            prompt = [next(logits) for _ in places]
+            last = next(logits) if piece.draws else None
+            if not all(np.isfinite(row).all() for row in (*prompt, *([] if last is None else [last]))):
                 events.append(self._spoiled(piece.stream))
-            elif index in drawn:
-                events.append(self._draw(piece.stream, drawn[index]))
+                continue
+            generation = self._generations[piece.stream]
+            ids, count = generation.request.prompt, generation.request.prompt_logprobs
+            if count is not None:
+                known = generation.prompt_logprobs
+                known.extend([None] * (not known))
+                known += [log_probs(row, ids[place + 1], count) for place, row in zip(places, prompt, strict=True)]
+            if last is not None:
+                events.append(self._draw(piece.stream, last))
             elif not piece.stream.remaining:  # nothing was to be drawn
-                events.append(self._end(self._generations[piece.stream], "length"))
+                events.append(self._end(generation, "length"))
         return events
 
-    def _hidden(self, pieces: Sequence[Piece]) -> Array:
-        """The hidden states [N, C] of the ids of all pieces, in order."""
-        ids = [token for piece in pieces for token in piece.stream.ids[piece.start : piece.start + piece.count]]
-        positions = np.concatenate([np.arange(piece.start, piece.start + piece.count) for piece in pieces])
-        sequences = np.repeat(np.arange(len(pieces)), [piece.count for piece in pieces])
-        tables = np.full((len(pieces), max(len(piece.stream.blocks) for piece in pieces)), SCRATCH_BLOCK)
-        for table, piece in zip(tables, pieces, strict=True):
+    def _scored(self, piece: Piece) -> range:
+        """The positions of a piece whose outputs say how likely the prompt's next token was, if that was asked for."""
+        generation = self._generations[piece.stream]
+        if generation.request.prompt_logprobs is None:
+            return range(0)
+        known = max(0, len(generation.prompt_logprobs) - 1)  # after an interruption, some are
+        last = min(piece.start + piece.count, len(generation.request.prompt) - 1)
+        return range(max(piece.start, known), last)
+
+    def _logits(self, pieces: Sequence[Piece], outputs: Sequence[int]) -> Logits:
+        """The logits [outputs, V] at some of the ids of all pieces, which are counted in order.
+
+        All numbers of rows are filled up to powers of two, so that few programs do for all steps; what fills them up
+        belongs to no sequence, and stands in the block that nobody reads.
+        """
+        counts = [piece.count for piece in pieces]
+        total = sum(counts)
+        ids, positions, slots, sequences = np.zeros((4, _power_of_two(total)), np.int32)
+        ids[:total] = [token for piece in pieces for token in piece.stream.ids[piece.start : piece.start + piece.count]]
+        positions[:total] = np.concatenate([np.arange(piece.start, piece.start + piece.count) for piece in pieces])
+        sequences[:total] = np.repeat(np.arange(len(pieces)), counts)
+        sequences[total:] = self._tables.shape[0] - 1
+        tables = np.full_like(self._tables, SCRATCH_BLOCK)
+        for table, piece in zip(tables, pieces, strict=False):
             table[: len(piece.stream.blocks)] = piece.stream.blocks
-        slots = tables[sequences, positions // BLOCK_TOKENS] * BLOCK_TOKENS + positions % BLOCK_TOKENS
+        slots[:] = tables[sequences, positions // BLOCK_TOKENS] * BLOCK_TOKENS + positions % BLOCK_TOKENS
         # What others may be reading is there already, with the same bits.
         shared = np.concatenate([np.arange(piece.count) < piece.shared for piece in pieces])
-        slots[shared] = SCRATCH_BLOCK * BLOCK_TOKENS
-        rows = CachedRows(self._model.backend, self._cache, *map(self._array, (positions, slots, sequences, tables)))
-        return self._model.hidden_of_rows(self._array(ids), rows)
-
-    def _logits(self, hidden: Array, rows: npt.ArrayLike) -> Logits:
-        """The logits [rows, V] at some rows of `hidden`."""
+        slots[:total][shared] = SCRATCH_BLOCK * BLOCK_TOKENS
+        wanted = np.zeros(_power_of_two(max(1, len(outputs))), np.int32)
+        wanted[: len(outputs)] = outputs
         backend = self._model.backend
-        logits = self._model.logits_of_rows(backend.gather_rows(hidden, self._array(rows)))
-        values: Logits = backend.to_numpy(logits)
-        return values
+        size = len(ids), len(wanted)
+        if size not in self._programs:
+            self._programs[size] = backend.record(self._program)
+        operands = (ids, positions, slots, sequences, tables, wanted)
+        values: Logits = backend.to_numpy(self._programs[size](*map(backend.from_numpy, operands)))
+        return values[: len(outputs)]
 
-    def _array(self, integers: npt.ArrayLike) -> Array:
-        return self._model.backend.from_numpy(np.asarray(integers, np.int32))
-
-    def _read_prompt(self, piece: Piece, hidden: Array, first: int) -> bool:
-        """Note the log-probabilities of the prompt that were asked for; whether they are finite.
-
-        The piece's hidden states begin with row `first`.
-        """
-        generation = self._generations[piece.stream]
-        prompt, count = generation.request.prompt, generation.request.prompt_logprobs
-        if count is None:
-            return True
-        known = generation.prompt_logprobs
-        known.extend([None] * (not known))
-        # After an interruption, some are there already.
-        wanted = range(max(piece.start, len(known) - 1), min(piece.start + piece.count, len(prompt) - 1))
-        for start in range(0, len(wanted), HEAD_ROWS):
-            part = wanted[start : start + HEAD_ROWS]
-            logits = self._logits(hidden, [first + position - piece.start for position in part])
-            if not np.isfinite(logits).all():
-                return False
-            known += [log_probs(row, prompt[place + 1], count) for place, row in zip(part, logits, strict=True)]
-        return True
+    def _program(
+        self, ids: Array, positions: Array, slots: Array, sequences: Array, tables: Array, wanted: Array
+    ) -> Array:
+        """A step of the model: the logits [M, V] of rows wanted [M] of ids [N]; see `CachedRows`."""
+        backend = self._model.backend
+        rows = CachedRows(backend, self._cache, positions, slots, sequences, tables)
+        hidden = self._model.hidden_of_rows(ids, rows)
+        return self._model.logits_of_rows(backend.gather_rows(hidden, wanted))
 
     def _draw(self, stream: Stream, logits: Logits) -> Event:
         """The next token of a stream, given logits [V]."""
-        if not np.isfinite(logits).all():
-            return self._spoiled(stream)
         generation = self._generations[stream]
         request, sampling = generation.request, generation.request.sampling
         scores = logits
@@ -336,6 +356,7 @@ class Engine:
         self._model = model
         dtype = model.parameters.values.dtype
         self._cache = BlockCache(model.backend, model.config, self._blocks + 1, BLOCK_TOKENS, dtype)
+        self._programs: dict[tuple[int, int], Callable[..., Array]] = {}
 
     def _check(self, request: Request) -> int:
         """How many ids there are in the end, at most. Raises RequestError when the request makes no sense."""
@@ -359,3 +380,18 @@ class Engine:
             raise RequestError(f"max_tokens is {request.max_tokens}, but must be at least {least}.")
         room = block + 1 - count  # the last token is not read
         return count + (room if request.max_tokens is None else min(room, request.max_tokens))
+
+
+def _power_of_two(count: int) -> int:
+    """The smallest one that is not below."""
+    return 1 << (count - 1).bit_length()
+
+
+def _cache_tokens(model: GPT, requests: int, tokens: int) -> int:
+    """Tokens of so many requests of a size, in whole blocks; fewer where they would take half of the free memory."""
+    config, in_use = model.config, model.backend.memory_in_use()
+    free = machine.memory()[1] if in_use is None else max(0, in_use[1] - in_use[0])
+    numbers = 2 * config.layers * config.kv_heads * (config.dim // config.heads)
+    affordable = free // 2 // (numbers * model.parameters.values.dtype.itemsize * BLOCK_TOKENS)
+    each = scheduler.blocks_of(tokens)
+    return max(each, min(requests * each, affordable)) * BLOCK_TOKENS

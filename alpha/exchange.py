@@ -14,7 +14,7 @@ from typing import Any
 
 from alpha.config import ModelConfig, resolve_model
 from alpha.errors import AlphaError, UsageError
-from alpha.option import camel_case, from_mapping, spelled
+from alpha.option import camel_case, flag_of, from_mapping
 from alpha.tokenizer import shown
 
 CUSTOM_PREFIX = "alpha_"
@@ -271,15 +271,10 @@ def architecture_of(config: ModelConfig) -> Architecture:
 def _contradictions(architecture: Architecture, config: ModelConfig) -> list[str]:
     allowed = {**architecture.options, "activation": tuple(architecture.activations)}
     return [
-        _flag(config, name)
+        flag_of(config, name)
         for name, values in allowed.items()
         if getattr(config, name) not in values
     ]  # fmt: skip
-
-
-def _flag(config: ModelConfig, name: str) -> str:
-    value = getattr(config, name)
-    return spelled(camel_case(name), str(value).lower() if isinstance(value, bool) else value)
 
 
 def soft_caps(config: ModelConfig) -> dict[str, float]:

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from alpha import exchange, files, safetensors_file, tokenizer_registry
-from alpha.checkpoint import Checkpoint
+from alpha.checkpoint import IMPORTED, Checkpoint
 from alpha.config import ModelConfig
 from alpha.errors import AlphaError
 from alpha.exchange_card import model_card
@@ -27,8 +27,6 @@ from alpha.tokenizer_registry import Progress
 DTYPES = {"f32": "float32", "f16": "float16", "bf16": BFLOAT16}
 CONFIG = "config.json"
 CARD = "README.md"
-IMPORTED = "imported"
-"""Key of a checkpoint's state: the model card and the chat template that came with an imported model."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if not loop.first %}{{ '\n' }}{% endif %}"
@@ -165,10 +163,13 @@ class HuggingFaceFolder:
         self._folder = folder
         values = _read_json(folder / CONFIG, "model configuration")
         self._architecture, self._config, self._vocab_size = exchange.from_config(values, str(folder / CONFIG))
-        with ExitStack() as resources:
-            self._places = self._find_tensors(resources)
-            self._leave_out_tied_copy()
-            self._resources = resources.pop_all()
+        try:
+            with ExitStack() as resources:
+                self._places = self._find_tensors(resources)
+                self._leave_out_tied_copy()
+                self._resources = resources.pop_all()
+        except OSError as error:
+            raise AlphaError(f"Cannot read the folder {folder}: {error.strerror or error}.") from error
 
     def __enter__(self) -> Self:
         return self

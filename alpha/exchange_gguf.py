@@ -13,17 +13,17 @@ from typing import Any, Self
 import numpy as np
 
 from alpha import exchange
-from alpha.checkpoint import Checkpoint
+from alpha.checkpoint import IMPORTED, Checkpoint
 from alpha.config import ModelConfig, resolve_model
 from alpha.errors import AlphaError, UsageError
 from alpha.exchange import ARCHITECTURES, Architecture
-from alpha.exchange_folder import IMPORTED, ImportedModel, chat_template
+from alpha.exchange_folder import ImportedModel, chat_template
+from alpha.exchange_gguf_tokenizer import read_tokenizer, tokenizer_keys
 from alpha.exchange_weights import Exported, Imported
 from alpha.gguf_file import GgufFile, Value, write_in_turn
 from alpha.option import camel_case, from_mapping
 from alpha.safetensors_file import Array
-from alpha.tokenizer import Tokenizer, malformed, shown
-from alpha.tokenizer_bpe import BpeTokenizer, bpe_from_mapping
+from alpha.tokenizer import Tokenizer, shown
 from alpha.tokenizer_registry import Progress, with_unused
 from alpha.tokenizer_registry import from_mapping as tokenizer_from_mapping
 
@@ -43,18 +43,9 @@ _ROPE_BASE = "rope.freq_base"
 _WIDTHS = ("rope.dimension_count", "attention.key_length", "attention.value_length")
 _UNKNOWN_SCALING = "rope.scaling.type"
 _REFUSED = ("expert_count", "attention.sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
-_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 _BLOCK_OF_Q8_0 = 32
 _LARGEST_F16 = 65504.0
-
-_DIVISIONS = {
-    ("gpt2", False, False): "gpt-2",
-    ("llama3", True, False): "llama-bpe",
-    ("llama3", False, False): "dbrx",
-    ("qwen", False, True): "qwen2",
-    ("gpt2_digits", False, False): "smollm",
-}
-"""llama.cpp's name for (pattern, whole_pieces, composes) of a byte-level tokenizer."""
+_TEMPLATE = "tokenizer.chat_template"
 
 
 # --- out --------------------------------------------------------------------------------------------------------------
@@ -69,7 +60,7 @@ def write_file(path: Path, checkpoint: Checkpoint, dtype: str, progress: Progres
     config = checkpoint.model
     architecture = _architecture_of(config)
     tokenizer = tokenizer_from_mapping(checkpoint.tokenizer, "the checkpoint")
-    described = _tokenizer_keys(tokenizer, checkpoint.state.get(IMPORTED))
+    described = {**tokenizer_keys(tokenizer), **_template_keys(tokenizer, checkpoint.state.get(IMPORTED))}
     if path.exists():
         raise AlphaError(f"--out={path} exists; name another file, or remove it.")
     tensors = checkpoint.tensors
@@ -130,35 +121,10 @@ def _model_keys(architecture: Architecture, config: ModelConfig, dtype: str) -> 
     return values
 
 
-def _tokenizer_keys(tokenizer: Tokenizer, imported: Any) -> dict[str, Value]:
-    if not isinstance(tokenizer, BpeTokenizer):
-        raise AlphaError(
-            f"llama.cpp has no tokenizer like this model's ({tokenizer.kind}); --format=hf can hold it, and byte-level "
-            "BPE goes into GGUF."
-        )
-    division = _DIVISIONS.get((tokenizer.pattern, tokenizer.whole_pieces, tokenizer.composes))
-    if division is None or tokenizer.prefixes:
-        raise AlphaError("llama.cpp divides text otherwise than this model's tokenizer; --format=hf can hold it.")
-    types = [_NORMAL] * tokenizer.vocab_size
-    for kind, ids in ((_CONTROL, tokenizer.special_tokens), (_USER_DEFINED, tokenizer.added_tokens)):
-        for token_id in ids.values():
-            types[token_id] = kind
-    values: dict[str, Value] = {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": division,
-        "tokenizer.ggml.tokens": tokenizer.tokens,
-        "tokenizer.ggml.token_type": types,
-    }
-    if tokenizer.merges:
-        values["tokenizer.ggml.merges"] = [" ".join(merge) for merge in tokenizer.merges]
-    values |= {f"tokenizer.ggml.{each}_token_id": tokenizer.end_of_text for each in ("bos", "eos")}
-    if tokenizer.ends_of_turn:
-        values["tokenizer.ggml.eot_token_id"] = tokenizer.ends_of_turn[0]
-    values["tokenizer.ggml.add_bos_token"] = False
+def _template_keys(tokenizer: Tokenizer, imported: Any) -> dict[str, Value]:
     template = imported.get("chatTemplate") if isinstance(imported, dict) else None
-    if template := template or chat_template(tokenizer):
-        values["tokenizer.chat_template"] = template
-    return values
+    template = template or chat_template(tokenizer)
+    return {_TEMPLATE: template} if template else {}
 
 
 # --- in ---------------------------------------------------------------------------------------------------------------
@@ -188,9 +154,9 @@ class GgufModel:
         """The model in the file; its weights are read from the open file."""
         architecture, config = self._config()
         rows = self.shapes.get("token_embd.weight", (0,))[0]
-        tokenizer = with_unused(self._tokenizer(), rows, self.name)
+        tokenizer = with_unused(read_tokenizer(self._file.metadata, self.name), rows, self.name)
         weights = Imported(config, tokenizer.vocab_size, architecture.gguf, self)
-        template = self._file.metadata.get("tokenizer.chat_template")
+        template = self._file.metadata.get(_TEMPLATE)
         state = {"card": None, "chatTemplate": template if isinstance(template, str) else None}
         return ImportedModel(config, tokenizer, weights, {IMPORTED: state})
 
@@ -237,32 +203,6 @@ class GgufModel:
             if any(not isinstance(each, float) or abs(each - expected[0]) > 1e-6 for each in values):
                 raise self._cannot_say(key, value)
 
-    def _tokenizer(self) -> Tokenizer:
-        metadata, source = self._file.metadata, self.name
-        model, division = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
-        if model != "gpt2":
-            raise malformed(source, f"its tokenizer {shown(model)} is not supported, only byte-level BPE (gpt2) is")
-        said = next((key for key, name in _DIVISIONS.items() if name == division), None)
-        if said is None:
-            raise malformed(
-                source, f"its pre-tokenizer {shown(division)} is not one of {', '.join(_DIVISIONS.values())}"
-            )
-        tokens, types = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.token_type")
-        if not isinstance(tokens, list) or not isinstance(types, list) or len(tokens) != len(types):
-            raise malformed(source, "it has no list of tokens with a type for each")
-        pattern, whole_pieces, composes = said
-        mapping = {
-            "version": 1,
-            "tokens": tokens,
-            "special_tokens": _of_type(tokens, types, _CONTROL),
-            "added_tokens": list(_of_type(tokens, types, _USER_DEFINED)),
-            "pattern": pattern,
-            "whole_pieces": whole_pieces,
-            "composes": composes,
-            "merges": metadata.get("tokenizer.ggml.merges", []),
-        }
-        return bpe_from_mapping(mapping, source)
-
     def _required(self, own: dict[str, Any], key: str) -> Any:
         if key not in own:
             raise AlphaError(f"{self.name} lacks the key {key}.")
@@ -270,10 +210,6 @@ class GgufModel:
 
     def _cannot_say(self, key: str, value: Any) -> AlphaError:
         return AlphaError(f"{self.name} cannot be used: Alpha has no model whose {key} is {shown(value)}.")
-
-
-def _of_type(tokens: list[Any], types: list[Any], kind: int) -> dict[Any, int]:
-    return {token: index for index, (token, each) in enumerate(zip(tokens, types, strict=True)) if each == kind}
 
 
 def _as_written(value: Any) -> Any:

@@ -5,7 +5,9 @@ holds a model twice. Knows the formats by the table in `exchange` only.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -161,3 +163,23 @@ class Imported:
         for piece in self._pieces[name]:
             piece.put_into(parameter, self._source.read(piece.name))
         return parameter
+
+
+@contextmanager
+def made_ahead(make: Callable[[str], Array], names: Iterable[str]) -> Iterator[Callable[[str], Array]]:
+    """`make` for names that are asked for in this order: each is made in a thread while the one before is used."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = iter(names)
+        pending: dict[str, Future[Array]] = {}
+
+        def start_next() -> None:
+            if (name := next(coming, None)) is not None:
+                pending[name] = pool.submit(make, name)
+
+        def take(name: str) -> Array:
+            array = pending.pop(name).result()
+            start_next()
+            return array
+
+        start_next()
+        yield take

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
@@ -206,6 +207,19 @@ def _require_regular(status: os.stat_result) -> None:
         raise OSError(errno.ELOOP, "it is a link; name the file itself, or remove the link")
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file")
+
+
+@contextmanager
+def temporary_folder(what: str) -> Iterator[Path]:
+    """A new folder in the cache, for the length of a `with` block."""
+    parent = cache_folder() / what
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=parent)
+    except OSError as error:
+        raise AlphaError(f"Cannot make a folder in {parent}: {error.strerror or error}.") from error
+    with folder as name:
+        yield Path(name)
 
 
 def cache_folder() -> Path:

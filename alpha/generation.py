@@ -1,21 +1,28 @@
-"""Inference: token ids in, token ids out, with a key-value cache."""
+"""Texts of any length from a prompt, drawn or searched for, on an engine: how samples are made. Knows ids, not text.
 
-import contextlib
+The engine ends a text where the model's context is full. Here it goes on from the newer half of it: a window that
+slides over the text.
+"""
+
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
+from alpha.engine import Engine, Event, Generation, Request
 from alpha.errors import AlphaError
-from alpha.gpt import GPT, KeyValueCache
-from alpha.sampling import Choices, Logits, SamplingOptions, choose, log_softmax
+from alpha.gpt import GPT
+from alpha.sampling import Choices, SamplingOptions
 from alpha.thread_choice import ThreadChoice
 
 Ends = Callable[[Sequence[int]], bool]
 """Whether a sequence is complete, given the ids that were added to it."""
+
+SIDE_BY_SIDE = 256
+"""Texts that are made at a time, where there is memory for them."""
 
 
 def never(ids: Sequence[int]) -> bool:
@@ -25,7 +32,7 @@ def never(ids: Sequence[int]) -> bool:
 
 @dataclass
 class Timing:
-    """How long the parts of a generation took, in seconds, and the tokens they handled."""
+    """Seconds that the steps of a generation took, and their tokens: of those that read prompts, and of the others."""
 
     prefill_tokens: int = 0
     prefill_seconds: float = 0.0
@@ -34,7 +41,7 @@ class Timing:
 
 
 @dataclass
-class Engine:
+class Generator:
     """Continues sequences with a model; with `threads`, each decoding step is a repetition for it to measure."""
 
     model: GPT
@@ -56,28 +63,44 @@ class Engine:
         then on; when all have ended, the iterator ends. The last ids that fit the context count; where it is full,
         generation goes on from its newer half. Raises AlphaError when the model's outputs are not finite.
         """
-        contexts = [list(prompt) for _ in range(sequences)]
+        block = self.model.config.block
+        longest = min(block, len(prompt) + steps)
+        engine = Engine(self.model, min(sequences, SIDE_BY_SIDE), request_tokens=longest, threads=self.threads)
         added: list[list[int]] = [[] for _ in range(sequences)]
-        ended = [False] * sequences
-        context = _Context(self.model, sequences, self.threads)
-        for step in range(steps):
-            start = time.perf_counter()
-            logits, is_prefill, handled = context.next_logits(contexts)
-            choices = first if step == 0 else None
-            drawn = [
-                _choose_among(choices, logits[row], sampling, row, step) if not ended[row] else None
-                for row in range(sequences)
-            ]
-            # A sequence that has ended goes on being computed with its last token; its results are not used.
-            self._count(is_prefill, handled * ended.count(False), time.perf_counter() - start)
-            for row, token in enumerate(drawn):
-                contexts[row].append(contexts[row][-1] if token is None else token)
-                if token is not None:
-                    added[row].append(token)
-                    ended[row] = ends(added[row])
-            yield drawn
-            if all(ended):
+        drawn: list[deque[int]] = [deque() for _ in range(sequences)]
+        running: dict[Generation, int] = {}
+
+        def go_on(row: int) -> None:
+            count = len(added[row])
+            window = [*prompt, *added[row]][-(max(1, block // 2) if count else block) :]
+            request = Request(
+                window, steps - count, sampling, first=None if count else first, row=row, first_step=count
+            )
+            running[engine.submit(request)] = row
+
+        for row in range(sequences):
+            go_on(row)
+        alive = [True] * sequences
+        for _ in range(steps):
+            # A row is missing while it is read, or while there is no room for it.
+            while any(alive[row] and not drawn[row] for row in range(sequences)) and engine.is_busy:
+                for event in self._step(engine):
+                    generation = event.generation
+                    if generation not in running or event.token is None:  # it was complete, and has been cancelled
+                        continue
+                    row = running[generation]
+                    added[row].append(event.token)
+                    drawn[row].append(event.token)
+                    is_complete = ends(added[row]) or len(added[row]) == steps
+                    if is_complete or event.reason is not None:
+                        del running[generation]
+                        engine.cancel(generation, "stop")
+                        alive[row] = not is_complete
+                    if alive[row] and generation not in running:
+                        go_on(row)
+            if not any(drawn):
                 return
+            yield [tokens.popleft() if tokens else None for tokens in drawn]
 
     def beam_search(
         self, prompt: Sequence[int], steps: int, beams: int, ends: Ends = never, first: Choices | None = None
@@ -85,84 +108,66 @@ class Engine:
         """The continuation of `prompt` that a search with `beams` hypotheses finds likeliest per token.
 
         Returns its ids and its mean log-probability. Its first id is one of `first`, if given; it ends where `ends`
-        accepts its ids, or after `steps` ids.
+        accepts its ids, or after `steps` ids. The engine finds computed what a hypothesis shares with an earlier one.
         """
-        context = _Context(self.model, beams, self.threads)
-        contexts = [list(prompt) for _ in range(beams)]
-        scores = np.full(beams, -math.inf)
-        scores[0] = 0.0  # the hypotheses are all the same at first
+        block, vocabulary = self.model.config.block, self.model.vocab_size
+        engine = Engine(self.model, beams, request_tokens=min(block, len(prompt) + steps), threads=self.threads)
+        hypotheses, scores = [list(prompt)], np.zeros(1)
+        start = max(0, len(prompt) - block)
         finished: list[tuple[float, list[int]]] = []
         for step in range(steps):
-            start = time.perf_counter()
-            logits, is_prefill, handled = context.next_logits(contexts)
-            totals = scores[:, None] + log_softmax(logits.astype(np.float64))
+            if len(prompt) + step - start > block:
+                start = len(prompt) + step - max(1, block // 2)
+            asked = [
+                engine.submit(Request(ids[start:], 1, SamplingOptions(temperature=0.0), logprobs=vocabulary))
+                for ids in hypotheses
+            ]
+            while engine.is_busy:
+                self._step(engine, is_prefill=step == 0)
+            totals = np.empty((len(asked), vocabulary))
+            for row, score, generation in zip(totals, scores, asked, strict=True):
+                [noted] = generation.logprobs
+                row[noted.ids] = score + np.array(noted.values)
             if step == 0 and first is not None:
-                totals[:, np.setdiff1d(np.arange(totals.shape[1]), first)] = -math.inf
-            kept: list[tuple[int, list[int], float]] = []
+                totals[:, np.setdiff1d(np.arange(vocabulary), first)] = -math.inf
+            kept: list[tuple[list[int], float]] = []
             for rank, index in enumerate(np.argsort(-totals.reshape(-1), kind="stable")):
                 # Hypotheses that end count where they are among the likeliest; `beams` others go on, wherever they are.
                 if rank >= 2 * beams and len(kept) == beams:
                     break
-                parent, token = divmod(int(index), totals.shape[1])
-                hypothesis, total = [*contexts[parent], token], float(totals[parent, token])
+                parent, token = divmod(int(index), vocabulary)
+                hypothesis, total = [*hypotheses[parent], token], float(totals[parent, token])
+                if total == -math.inf:
+                    break
                 if ends(hypothesis[len(prompt) :]):
                     finished.append((total / (step + 1), hypothesis[len(prompt) :]))
                 elif len(kept) < beams:
-                    kept.append((parent, hypothesis, total))
-            self._count(is_prefill, handled * beams, time.perf_counter() - start)
+                    kept.append((hypothesis, total))
             if not kept:
                 break
-            # Where too few go on, the rest of the batch is filled up with what cannot win.
-            kept += [(*kept[0][:2], -math.inf)] * (beams - len(kept))
-            contexts = [hypothesis for _, hypothesis, _ in kept]
-            scores = np.array([total for _, _, total in kept])
-            context.reorder(np.array([parent for parent, _, _ in kept]))
+            hypotheses = [hypothesis for hypothesis, _ in kept]
+            scores = np.array([total for _, total in kept])
         else:
             finished += [
-                (float(score) / steps, ids[len(prompt) :]) for score, ids in zip(scores, contexts, strict=True)
+                (float(score) / steps, ids[len(prompt) :]) for score, ids in zip(scores, hypotheses, strict=True)
             ]
         best = max(finished, key=lambda each: each[0])
         return best[1], float(best[0])
 
-    def _count(self, is_prefill: bool, tokens: int, seconds: float) -> None:
-        if is_prefill:
-            self.timing.prefill_tokens += tokens
-            self.timing.prefill_seconds += seconds
+    def _step(self, engine: Engine, is_prefill: bool | None = None) -> list[Event]:
+        """A step of the engine, noted in `timing`; it reads prompts where that is not said. Raises AlphaError."""
+        read, continued, start = engine.read_tokens, engine.continued_tokens, time.perf_counter()
+        events = engine.step()
+        seconds = time.perf_counter() - start
+        for event in events:
+            if event.reason == "error":
+                raise AlphaError(event.generation.message)
+        read, continued = engine.read_tokens - read, engine.continued_tokens - continued
+        timing = self.timing
+        if read > 0 if is_prefill is None else is_prefill:
+            timing.prefill_tokens += read
+            timing.prefill_seconds += seconds
         else:
-            self.timing.decode_tokens += tokens
-            self.timing.decode_seconds += seconds
-
-
-class _Context:
-    """A cache that follows growing sequences of equal length."""
-
-    def __init__(self, model: GPT, sequences: int, threads: ThreadChoice | None) -> None:
-        self._model = model
-        self._threads = threads
-        self._cache = KeyValueCache(model.backend, model.config, sequences, model.parameters.values.dtype)
-
-    def next_logits(self, contexts: Sequence[Sequence[int]]) -> tuple[Logits, bool, int]:
-        """Logits [sequences, V] after the sequences, whether that took a prefill, and the ids handled of each."""
-        model, block = self._model, self._model.config.block
-        is_prefill = self._cache.length in (0, block)
-        window = 1
-        if is_prefill:
-            window = min(len(contexts[0]), block) if self._cache.length == 0 else max(1, block // 2)
-            self._cache.length = 0
-        array = model.backend.from_numpy(np.array([context[-window:] for context in contexts], np.int32))
-        measured = self._threads.measured() if self._threads and not is_prefill else contextlib.nullcontext()
-        with measured, np.errstate(all="ignore"):  # where the backend is numpy: what overflows is found below
-            logits = model.backend.to_numpy(model.logits(array, self._cache, last_only=True).data)
-        if not np.isfinite(logits).all():
-            raise AlphaError("The model's outputs are not finite: its training went wrong; use an earlier checkpoint.")
-        return logits[:, 0], is_prefill, window
-
-    def reorder(self, parents: npt.NDArray[np.integer]) -> None:
-        """Let sequence i go on from what sequence parents[i] was."""
-        self._cache.reorder(self._model.backend.from_numpy(parents.astype(np.int32)))
-
-
-def _choose_among(choices: Choices | None, logits: Logits, sampling: SamplingOptions, row: int, step: int) -> int:
-    if choices is None:
-        return choose(logits, sampling, row, step)
-    return int(choices[choose(logits[choices], sampling, row, step)])
+            timing.decode_tokens += read + continued
+            timing.decode_seconds += seconds
+        return events

@@ -23,37 +23,6 @@ from alpha.parameters import Parameters, ParameterSpec
 INITIAL_DEVIATION = 0.02
 
 
-class KeyValueCache:
-    """Keys and values of the positions seen so far, for every layer: [batch, capacity, kvHeads, D] each."""
-
-    def __init__(self, backend: Backend, config: ModelConfig, batch: int, dtype: npt.DTypeLike = np.float32) -> None:
-        shape = (batch, config.block, config.kv_heads, config.dim // config.heads)
-        self.backend = backend
-        self.keys = [backend.empty(shape, dtype) for _ in range(config.layers)]
-        self.values = [backend.empty(shape, dtype) for _ in range(config.layers)]
-        self.length = 0
-
-    def extend(self, layer: int, key: Array, value: Array) -> tuple[Array, Array]:
-        """Store keys and values behind the `length` positions there are; returns all of them, the new ones included.
-
-        `length` itself moves when the whole forward pass is done, see `GPT.hidden`.
-        """
-        new = key.shape[1]
-        for store, part in ((self.keys[layer], key), (self.values[layer], value)):
-            self.backend.copy_into(self.backend.narrow(store, 1, self.length, new), part)
-        total = self.length + new
-        return (
-            self.backend.narrow(self.keys[layer], 1, 0, total),
-            self.backend.narrow(self.values[layer], 1, 0, total),
-        )
-
-    def reorder(self, sequences: Array) -> None:
-        """Let sequence i be what sequence sequences[i] was; integers [batch]."""
-        for store in (*self.keys, *self.values):
-            rows = self.backend.reshape(store, (store.shape[0], math.prod(store.shape[1:])))
-            self.backend.copy_into(rows, self.backend.gather_rows(rows, sequences))
-
-
 class BlockCache:
     """Keys and values in blocks that sequences share out among them: for every layer [blocks, tokens, kvHeads, D]
     each."""
@@ -62,8 +31,8 @@ class BlockCache:
         self, backend: Backend, config: ModelConfig, blocks: int, tokens: int, dtype: npt.DTypeLike = np.float32
     ) -> None:
         shape = (blocks, tokens, config.kv_heads, config.dim // config.heads)
-        self.keys = [backend.empty(shape, dtype) for _ in range(config.layers)]
-        self.values = [backend.empty(shape, dtype) for _ in range(config.layers)]
+        self.keys = [backend.zeros(shape, dtype) for _ in range(config.layers)]
+        self.values = [backend.zeros(shape, dtype) for _ in range(config.layers)]
 
 
 @dataclass(frozen=True)
@@ -149,39 +118,28 @@ class GPT:
         """The same for rows of `hidden` [rows, C] that are there already, and targets [rows]."""
         return ops.cross_entropy(hidden, self._head(), targets, self.config.logit_soft_cap)
 
-    def logits(self, ids: Array, cache: KeyValueCache | None = None, last_only: bool = False) -> Tensor:
-        """Logits [B, T, V] for integer ids [B, T], or [B, 1, V] for the last position only."""
-        hidden = self.hidden(ids, cache)
-        if last_only:
-            hidden = ops.narrow(hidden, 1, hidden.shape[1] - 1, 1)
-        logits = ops.matmul(hidden, ops.transpose(self._head(), (1, 0)))
+    def logits(self, ids: Array) -> Tensor:
+        """Logits [B, T, V] for integer ids [B, T]."""
+        logits = ops.matmul(self.hidden(ids), ops.transpose(self._head(), (1, 0)))
         return ops.soft_cap(logits, self.config.logit_soft_cap)
 
-    def hidden(
-        self,
-        ids: Array,
-        cache: KeyValueCache | None = None,
-        dropout: DropoutKeys | None = None,
-        checkpoint: bool = False,
-    ) -> Tensor:
-        """The normalized last hidden state [B, T, C]. A cache is read, and extended by these positions.
+    def hidden(self, ids: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
+        """The normalized last hidden state [B, T, C].
 
-        Raises ValueError when there are then more positions than `config.block`.
+        Raises ValueError when there are more positions than `config.block`.
         """
         config, weights = self.config, self.parameters
-        start, count = (cache.length if cache else 0), ids.shape[1]
-        if start + count > config.block:
-            raise ValueError(f"{start + count} positions are more than the context of {config.block} holds")
+        count = ids.shape[1]
+        if count > config.block:
+            raise ValueError(f"{count} positions are more than the context of {config.block} holds")
         x = ops.embedding(weights["wte.weight"], ids)
         if config.position == "learned":
-            x = ops.add(x, ops.narrow(weights["wpe.weight"], 0, start, count))
+            x = ops.add(x, ops.narrow(weights["wpe.weight"], 0, 0, count))
         x = self._drop(x, dropout, "embedding")
-        angles = self._rotary and tuple(self.backend.narrow(table, 0, start, count) for table in self._rotary)
+        angles = self._rotary and tuple(self.backend.narrow(table, 0, 0, count) for table in self._rotary)
         for layer in range(config.layers):
-            block = self._block(layer, angles, cache, dropout)
+            block = self._block(layer, angles, None, dropout)
             x = autograd.checkpoint(block, x) if checkpoint else block(x)
-        if cache:
-            cache.length += count
         return self._norm(x, "ln_f")
 
     def hidden_of_rows(self, ids: Array, rows: CachedRows) -> Array:
@@ -207,14 +165,14 @@ class GPT:
         self,
         layer: int,
         angles: tuple[Array, ...] | None,
-        cache: KeyValueCache | CachedRows | None,
+        rows: CachedRows | None,
         dropout: DropoutKeys | None = None,
     ) -> Callable[[Tensor], Tensor]:
         """Transformer block `layer` as a function of its input: x + attention(norm(x)), then x + mlp(norm(x))."""
         prefix = f"h.{layer}."
 
         def block(x: Tensor) -> Tensor:
-            attended = self._attention(self._norm(x, prefix + "ln_1"), layer, angles, cache, dropout)
+            attended = self._attention(self._norm(x, prefix + "ln_1"), layer, angles, rows, dropout)
             x = self._project(attended, prefix + "attn.c_proj", x, dropout)
             hidden = self._linear(self._norm(x, prefix + "ln_2"), prefix + "mlp.c_fc", self.config.activation)
             return self._project(hidden, prefix + "mlp.c_proj", x, dropout)
@@ -226,7 +184,7 @@ class GPT:
         x: Tensor,
         layer: int,
         angles: tuple[Array, ...] | None,
-        cache: KeyValueCache | CachedRows | None,
+        rows: CachedRows | None,
         dropout: DropoutKeys | None,
     ) -> Tensor:
         config, prefix = self.config, f"h.{layer}.attn."
@@ -239,13 +197,10 @@ class GPT:
             key = ops.rms_norm(key, self.parameters[prefix + "k_norm.weight"], config.norm_eps)
         if angles is not None:
             query, key = ops.rotary(query, *angles), ops.rotary(key, *angles)
-        if isinstance(cache, CachedRows):
+        if rows is not None:
             q, k, v = (self.backend.reshape(each.data, each.shape[1:]) for each in (query, key, value))
-            attended = Tensor(self.backend, cache.attend(layer, q, k, v, config.attention_soft_cap))
+            attended = Tensor(self.backend, rows.attend(layer, q, k, v, config.attention_soft_cap))
             return ops.reshape(attended, (B, T, C))
-        if cache:
-            keys, values = cache.extend(layer, key.data, value.data)
-            key, value = Tensor(self.backend, keys), Tensor(self.backend, values)
         random = dropout.key("attention", layer) if dropout else None
         attended = ops.attention(query, key, value, config.attention_soft_cap, config.dropout, random)
         return ops.reshape(attended, (B, T, C))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from alpha import checkpoint, tokenizer_registry
 from alpha.backend import Backend
+from alpha.checkpoint import Checkpoint
 from alpha.config import TrainingConfig
 from alpha.errors import AlphaError
 from alpha.gpt import GPT, parameter_specs
@@ -30,6 +31,14 @@ def load_model(name: str, backend: Backend) -> LoadedModel:
     Raises AlphaError when there is no such checkpoint, or when it is damaged or does not fit together.
     """
     path = checkpoint.find(resolve(name))
+    saved, tokenizer = read_model(path)
+    model = GPT(backend, saved.model, tokenizer.vocab_size, trained=lambda spec: False)
+    model.parameters.load(saved.tensors)
+    return LoadedModel(path, saved.step, model, tokenizer, saved.training)
+
+
+def read_model(path: Path) -> tuple[Checkpoint, Tokenizer]:
+    """The checkpoint in a file, without the optimizer's state, and its tokenizer; AlphaError unless they fit."""
     saved = checkpoint.load(path, weights_only=True)
     tokenizer = tokenizer_registry.from_mapping(saved.tokenizer, str(path))
     try:
@@ -37,6 +46,4 @@ def load_model(name: str, backend: Backend) -> LoadedModel:
         check_weights(parameter_specs(saved.model, tokenizer.vocab_size), saved.tensors)
     except AlphaError as error:
         raise AlphaError(f"{path} does not fit its own configuration. {error}") from error
-    model = GPT(backend, saved.model, tokenizer.vocab_size, trained=lambda spec: False)
-    model.parameters.load(saved.tensors)
-    return LoadedModel(path, saved.step, model, tokenizer, saved.training)
+    return saved, tokenizer

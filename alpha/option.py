@@ -58,6 +58,7 @@ HABITS = {
     "ffnDim": "intermediate_size",
     "gradClip": "max_grad_norm clip_grad gradient_clipping",
     "heads": "n_head n_heads num_heads num_attention_heads",
+    "init": "init_from_checkpoint base_model pretrained finetune_from from_pretrained",
     "iters": "max_iters max_steps num_steps num_iterations train_steps lr_decay_iters epochs num_train_epochs",
     "keep": "save_total_limit",
     "kvHeads": "n_kv_head num_key_value_heads",
@@ -194,6 +195,12 @@ def spelled(flag: str, value: Any) -> str:
         chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}" for byte in os.fsencode(text)
     )
     return f"--{flag}=$'{plain}'"
+
+
+def flag_of(options: Any, name: str) -> str:
+    """A field of an options class as it is to be typed: `--kvHeads=2`."""
+    value = getattr(options, name)
+    return spelled(camel_case(name), str(value).lower() if isinstance(value, bool) else value)
 
 
 def convert(declared: Option, value: Any, where: str) -> Any:

@@ -6,7 +6,6 @@ parameters come first, and of them those that weight decay applies to, so each k
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from alpha.backend import Backend
 from alpha.backend_primitives import Array
 from alpha.errors import AlphaError
 from alpha.rng import NORMAL_PART
-from alpha.workers import available_cpus
+from alpha.workers import task_threads
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class Parameters:
         """
         done = 0
         drawn = []
-        pool = ThreadPoolExecutor(available_cpus())
+        pool = task_threads("alpha-draw")
         try:
             for spec in self.specs:
                 values = np.empty(spec.size, self._tensors[spec.name].dtype)

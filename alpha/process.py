@@ -12,7 +12,11 @@ def start() -> int:
     # Alpha shares out the work itself. And where OpenBLAS cannot start a thread, it sends its own process a SIGINT,
     # which nobody can tell from Ctrl-C.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    _open_standard_streams()
     try:
+        from signal import SIG_UNBLOCK, SIGINT, pthread_sigmask
+
+        pthread_sigmask(SIG_UNBLOCK, [SIGINT])  # the executable starts with it blocked
         from alpha.cli import main
 
         return main()
@@ -24,3 +28,15 @@ def start() -> int:
         import signal
 
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _open_standard_streams() -> None:
+    """Where a standard stream is closed, open the null device in its place.
+
+    The next file that is opened would have its number, and what a driver or another process prints would end up in it.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # closed, so it is the lowest number that is free
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)

@@ -367,7 +367,8 @@ def check_new(folder: Path | None, root: Path = RUNS_FOLDER) -> None:
                 with contextlib.suppress(OSError):  # somebody else has put something in it
                     each.rmdir()
     except OSError as error:
-        raise AlphaError(f"Cannot make the folder {probe if folder else root}: {error.strerror}.") from error
+        place = error.filename if isinstance(error, FileExistsError) else probe if folder else root
+        raise AlphaError(f"Cannot make the folder {place}: {error.strerror}.") from error
 
 
 def _require_empty(folder: Path) -> None:

@@ -1,8 +1,235 @@
-"""What there is to know about runs, as values that JSON can hold: for `alpha runs --json` and for dashboards."""
+"""What there is to know about runs, as values that JSON can hold: for `alpha runs --json` and for dashboards.
 
+Every answer is a function of a folder of runs and of what was asked; how it is asked for, and sent, is for others.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from alpha.run_reader import RunSummary
+import numpy as np
+
+from alpha.checkpoint import list_checkpoints, read_header
+from alpha.errors import AlphaError, UsageError
+from alpha.files import finite
+from alpha.option import nearest, to_mapping
+from alpha.run_compare import changed_options, differing_options
+from alpha.run_metrics import AXES
+from alpha.run_notes import Notes, delete_run, write_notes
+from alpha.run_reader import FollowedRun, RunIndex, RunSummary, read_samples, summarize
+from alpha.series import Curve, pixel_edges, smooth, thin
+
+MOST_PIXELS = 4096
+MOST_NAMES = 32
+MOST_COMPARED = 50
+
+_MOST_FOLLOWED = 64
+_MOST_ROWS_IN_EVENT = 2000
+_MOST_LOG_LINES = 1000
+_MARKS = ("clipped", "skipped")
+_READING_SECONDS = 0.2
+_LEAST_SMOOTHING, _MOST_SMOOTHING = 0.0, 0.9999
+
+
+class RunNotFoundError(AlphaError):
+    """There is no run with this id (any more)."""
+
+
+class EditingNotAllowedError(AlphaError):
+    """Something was to be changed, and this dashboard only shows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """What of a curve is to be seen: `low` to `high` of an axis (None = all) on so many pixels.
+
+    Raises UsageError for values that no picture has.
+    """
+
+    axis: str = "step"
+    low: float | None = None
+    high: float | None = None
+    pixels: int = 800
+    smoothing: float = 0.0
+    is_logarithmic: bool = False
+
+    def __post_init__(self) -> None:
+        if self.axis not in AXES:
+            raise UsageError(f"There is no axis {self.axis!r}. {nearest(self.axis, AXES)}")
+        if not 1 <= self.pixels <= MOST_PIXELS:
+            raise UsageError(f"A curve has 1 to {MOST_PIXELS} pixels, not {self.pixels}.")
+        if not _LEAST_SMOOTHING <= self.smoothing <= _MOST_SMOOTHING:
+            raise UsageError(f"Smoothing is from {_LEAST_SMOOTHING:g} to {_MOST_SMOOTHING:g}, not {self.smoothing:g}.")
+        limits = [limit for limit in (self.low, self.high) if limit is not None]
+        if not all(map(math.isfinite, limits)) or (len(limits) == 2 and limits[0] >= limits[1]):
+            raise UsageError("A view begins below its end.")
+
+
+class RunsApi:
+    """Answers questions about the runs in a folder, and follows the runs that were asked about.
+
+    Not for several threads at once. Raises RunNotFoundError, EditingNotAllowedError, UsageError for what cannot be
+    asked, and AlphaError for what cannot be read.
+    """
+
+    def __init__(self, root: Path, allow_edit: bool = False) -> None:
+        self.root = root
+        self.allow_edit = allow_edit
+        self._index = RunIndex(root)
+        self._followed: dict[str, FollowedRun] = {}
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def runs(self) -> dict[str, Any]:
+        """Every run, the newest first."""
+        return {"runs": [describe(each) for each in self._index.list()], "allowEdit": self.allow_edit}
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """One run: as in the list, with its options, those that somebody chose, and what changed on resuming."""
+        run = self._follow(run_id)
+        described = describe(summarize(run.folder)) | {
+            "problem": run.problem,
+            "columns": list(run.metrics.columns.names),
+            "rows": len(run.metrics.columns),
+            "share": run.metrics.share,
+        }
+        if run.config is None:
+            return described | {"model": {}, "training": {}, "changed": {}, "history": []}
+        return described | {
+            "model": to_mapping(run.config.model),
+            "training": to_mapping(run.config.training),
+            "changed": changed_options(run.config),
+            "history": finite(list(run.config.history)),
+        }
+
+    def metrics(self, run_id: str, names: Sequence[str], view: View) -> dict[str, Any]:
+        """Columns over an axis, each thinned to the lowest and highest of each pixel, and where steps were clipped or
+        skipped. Smoothed from all points and then thinned, so zooming in does not change a curve's shape.
+
+        `share` below 1 says that the file is still being read, and that this is a sketch.
+        """
+        if len(names) > MOST_NAMES:
+            raise UsageError(f"At most {MOST_NAMES} columns at once.")
+        run = self._follow(run_id)
+        x = run.axis(view.axis)
+        known = x[~np.isnan(x)]
+        curves = {name: run.metrics.curve(name, x) for name in names}
+        marks = {name: _where_true(*run.metrics.curve(name, x)) for name in _MARKS}
+        return {
+            "axis": view.axis,
+            "version": list(run.metrics.version),
+            "share": run.metrics.share,
+            "extent": [float(known[0]), float(known[-1])] if len(known) else None,
+            "columns": {name: _picture(at, smooth(y, view.smoothing), view) for name, (at, y) in curves.items()},
+            "marks": {name: _picture(at, at, view)["x"] for name, at in marks.items()},
+        }
+
+    def samples(self, run_id: str, after: int = -1) -> dict[str, Any]:
+        """The samples of steps above `after`."""
+        run = self._follow(run_id)
+        return {"samples": [each for each in read_samples(run.samples) if each["step"] > after]}
+
+    def log(self, run_id: str) -> dict[str, Any]:
+        """The last lines of the log."""
+        run = self._follow(run_id)
+        lines = list(run.log.lines)[-_MOST_LOG_LINES:]
+        return {"count": run.log.count, "lines": [line.decode(errors="replace").rstrip("\n") for line in lines]}
+
+    def checkpoints(self, run_id: str) -> dict[str, Any]:
+        """The checkpoints, the newest first; one that cannot be read says why."""
+        return {"checkpoints": [_describe_checkpoint(*each) for each in reversed(self._checkpoints(run_id))]}
+
+    def checkpoint_path(self, run_id: str, name: str) -> Path:
+        """The file of one of a run's checkpoints, for downloading it."""
+        for _, path in self._checkpoints(run_id):
+            if path.name == name:
+                return path
+        raise RunNotFoundError(f"The run {run_id!r} has no checkpoint {name!r}.")
+
+    def compare(self, run_ids: Sequence[str]) -> dict[str, Any]:
+        """The options in which runs differ, by flag, a value for each run."""
+        if len(run_ids) > MOST_COMPARED:
+            raise UsageError(f"At most {MOST_COMPARED} runs are compared at once.")
+        runs = [self._follow(run_id, 0.0) for run_id in run_ids]
+        configs = [run.config for run in runs if run.config is not None]
+        if len(configs) < len(runs):
+            unreadable = next(run for run in runs if run.config is None)
+            raise AlphaError(unreadable.problem or f"The run {unreadable.folder} cannot be read.")
+        return {"runs": list(run_ids), "options": differing_options(configs)}
+
+    def event(self, run_id: str, event_id: str = "") -> tuple[str, dict[str, Any]]:
+        """What is new about a run since the event with this id, and the id of this one.
+
+        Without a known id, or when rows that were told are void, the answer is `{"reset": true}` with the state: ask
+        for everything again. Otherwise `metrics` has new rows as columns, `samples` and `log` what was added; without
+        news the id is the same. A page that missed some goes on with the id that it had last.
+        """
+        run = self._follow(run_id)
+        state = _state_of(run)
+        known = _parse_event_id(event_id)
+        answer = {"run": describe(summarize(run.folder)), "share": run.metrics.share}
+        if known is None or known[::2] != state[::2] or any(old > new for old, new in zip(known, state, strict=True)):
+            return _event_id(state), {"reset": True} | answer
+        columns, begin = run.metrics.columns, known[1]
+        if len(columns) - begin > _MOST_ROWS_IN_EVENT:
+            return _event_id(state), {"reset": True} | answer
+        news = (
+            {name: finite(columns.column(name)[begin:].tolist()) for name in columns.names} if begin < state[1] else {}
+        )
+        new_samples = run.samples.count - known[3]
+        lines = list(run.log.lines)[len(run.log.lines) - min(len(run.log.lines), run.log.count - known[5]) :]
+        return _event_id(state), answer | {
+            "metrics": news,
+            "samples": read_samples(run.samples)[-new_samples:] if new_samples else [],
+            "log": [line.decode(errors="replace").rstrip("\n") for line in lines[-_MOST_LOG_LINES:]],
+        }
+
+    # --- changing -----------------------------------------------------------------------------------------------------
+
+    def write(self, run_id: str, changes: dict[str, Any]) -> dict[str, Any]:
+        """Change "name", "group" or "notes" of a run; returns it as in the list."""
+        self._require_editing()
+        folder = self._folder(run_id)
+        fields = {field.name for field in dataclasses.fields(Notes)}
+        if not changes or not all(key in fields and isinstance(value, str) for key, value in changes.items()):
+            raise UsageError(f"What can be changed are the texts {', '.join(sorted(fields))}.")
+        write_notes(folder, **changes)
+        return describe(summarize(folder))
+
+    def delete(self, run_id: str) -> dict[str, Any]:
+        """Delete a run that nobody trains; returns the names of files that are not Alpha's and were left."""
+        self._require_editing()
+        left = delete_run(self._folder(run_id))
+        self._followed.pop(run_id, None)
+        return {"left": [path.name for path in left]}
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _require_editing(self) -> None:
+        if not self.allow_edit:
+            raise EditingNotAllowedError("Runs cannot be changed from here; start alpha serve with --allowEdit.")
+
+    def _folder(self, run_id: str) -> Path:
+        """Of a run that is listed, and so never outside the folder of runs."""
+        for summary in self._index.list():
+            if summary.run_id == run_id:
+                return summary.folder
+        raise RunNotFoundError(f"There is no run {run_id!r}.")
+
+    def _follow(self, run_id: str, seconds: float = _READING_SECONDS) -> FollowedRun:
+        folder = self._folder(run_id)
+        run = self._followed.pop(run_id, None) or FollowedRun(folder)
+        self._followed[run_id] = run  # the last one asked for is the last to go
+        while len(self._followed) > _MOST_FOLLOWED:
+            del self._followed[next(iter(self._followed))]
+        run.update(seconds)
+        return run
+
+    def _checkpoints(self, run_id: str) -> list[tuple[int, Path]]:
+        return list_checkpoints(self._folder(run_id))
 
 
 def describe(summary: RunSummary) -> dict[str, Any]:
@@ -27,3 +254,63 @@ def describe(summary: RunSummary) -> dict[str, Any]:
         "created": summary.created,
         "updated": summary.updated.isoformat(),
     }
+
+
+def _describe_checkpoint(step: int, path: Path) -> dict[str, Any]:
+    described: dict[str, Any] = {"name": path.name, "step": step}
+    try:
+        status = path.stat()
+        header = read_header(path)
+    except OSError as error:
+        return described | {"problem": f"Cannot read {path.name}: {error.strerror}."}
+    except AlphaError as error:
+        return described | {"problem": str(error)}
+    weights = [entry.shape for name, entry in header.entries.items() if not name.startswith("optimizer.")]
+    return described | {
+        "bytes": status.st_size,
+        "written": datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds"),
+        "parameters": sum(math.prod(shape) for shape in weights),
+        "model": to_mapping(header.model),
+        "tokenizer": str(header.tokenizer.get("kind", "")),
+        "valLoss": finite(header.state.get("valLoss")),
+    }
+
+
+def _picture(x: Curve, y: Curve, view: View) -> dict[str, list[float]]:
+    """The points of a curve that its picture needs."""
+    if view.is_logarithmic:
+        x, y = x[x > 0], y[x > 0]
+    if not len(x):
+        return {"x": [], "y": []}
+    low = float(x[0]) if view.low is None else view.low
+    high = float(x[-1]) if view.high is None else view.high
+    if view.is_logarithmic:
+        low = max(low, float(x[0]))
+    if low >= high:
+        high = np.nextafter(low, np.inf)
+    chosen = thin(x, y, pixel_edges(low, high, view.pixels, view.is_logarithmic))
+    return {"x": x[chosen].tolist(), "y": y[chosen].tolist()}
+
+
+def _where_true(x: Curve, y: Curve) -> Curve:
+    return x[y != 0]
+
+
+_EventState = tuple[int, int, int, int, int, int]
+
+
+def _state_of(run: FollowedRun) -> _EventState:
+    """Pairs of a generation and a count."""
+    generation, rows = run.metrics.version
+    return (generation, rows, run.samples.generation, run.samples.count, run.log.generation, run.log.count)
+
+
+def _event_id(state: _EventState) -> str:
+    return "-".join(map(str, state))
+
+
+def _parse_event_id(text: str) -> _EventState | None:
+    numbers = [int(part) for part in text.split("-") if part.isascii() and part.isdigit() and len(part) < 20]
+    if len(numbers) != 6 or text.count("-") != 5:
+        return None
+    return (numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5])

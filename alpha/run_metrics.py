@@ -4,6 +4,7 @@ A row whose step is not above that of an earlier row supersedes it and all after
 checkpoint. Knows nothing about what the numbers mean, but for those that can be an axis.
 """
 
+import itertools
 import os
 import sys
 import time
@@ -62,7 +63,7 @@ class Columns:
         is_superseding = kept < self._count
         self._count = kept
         self._make_room(int(stays.sum()))
-        for name in {name: None for row in valid for name in row}:
+        for name in dict.fromkeys(itertools.chain.from_iterable(valid)):
             values = _as_numbers([row.get(name) for row in valid])[stays]
             if name not in self._columns:
                 if len(self._columns) >= _MOST_COLUMNS or np.isnan(values).all():
@@ -187,11 +188,16 @@ def _or_else(values: Curve, others: Curve) -> Curve:
 
 
 def _as_numbers(values: Sequence[Any]) -> Curve:
-    if set(map(type, values)) - _NUMBERS or any(type(value) is int and abs(value) > _LARGEST_STEP for value in values):
-        values = [float(value) if _is_number(value) else None for value in values]
-    numbers = np.array(values, dtype=np.float64)
+    try:
+        numbers = np.array(values if set(map(type, values)) <= _NUMBERS else _numbers_of(values), dtype=np.float64)
+    except OverflowError:  # a whole number that no float reaches
+        numbers = np.array(_numbers_of(values), dtype=np.float64)
     numbers[~np.isfinite(numbers)] = np.nan
     return numbers
+
+
+def _numbers_of(values: Sequence[Any]) -> list[Any]:
+    return [value if _is_number(value) else None for value in values]
 
 
 def _is_number(value: Any) -> bool:

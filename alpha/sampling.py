@@ -32,8 +32,8 @@ class SamplingOptions:
     temperature: float = 0.8
     top_k: int = 40
     top_p: float = 1.0
-    min_p: float = 0.0
     seed: int = 42
+    min_p: float = 0.0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0

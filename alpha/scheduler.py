@@ -223,8 +223,8 @@ class Scheduler:
         found = self.pool.find(stream.full_block_names()) if stream.reuse else []
         needed = blocks_of(len(stream.ids)) - len(found)
         free = self.pool.free - sum(map(self.pool.is_free, found))
-        # Where others run, one more is left to them: who would be interrupted at once need not begin.
-        if free < needed + bool(self.running):
+        # One more is left to the others, if they need any: who would be interrupted at once need not begin.
+        if free < needed + any(len(other.blocks) < blocks_of(other.end) for other in self.running):
             return False
         for block in found:
             self.pool.hold(block)

@@ -1,6 +1,7 @@
 """Putting together what a training run is to do, from every place that may say so.
 
-Later ones win: the defaults, what `--arch` sets, what `--domain` sets, the file of `--config`, the command line.
+Later ones win: the defaults, what `--arch` sets, what `--domain` sets, the file of `--config`, the command line. With
+`--init` the model's options are those of the model that is named, in place of the first three.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from alpha import domain
 from alpha.config import ARCHITECTURES, ModelConfig, TrainingConfig
 from alpha.errors import UsageError
 from alpha.files import read_json
+from alpha.model_source import model_options
 from alpha.option import read_mapping
 
 _LARGEST_FILE = 1 << 20
@@ -31,16 +33,17 @@ def merge(given: Mapping[str, Any]) -> tuple[ModelConfig, TrainingConfig]:
         if given.get("tokenizer_artifacts"):  # then what the file says of its own run's tokenizer means another one
             from_file = {name: value for name, value in from_file.items() if name not in ("tokenizer", "vocab_size")}
         explicit = {**from_file, **given}
-    if explicit.get("tokenizer_artifacts"):
-        explicit.setdefault("tokenizer", "")  # whichever the file has: no preset and no default contradicts it
+    if explicit.get("tokenizer_artifacts") or explicit.get("init"):
+        explicit.setdefault("tokenizer", "")  # whichever there is: no preset and no default contradicts it
+    asked = {name: value for name, value in explicit.items() if name in _MODEL_FIELDS}
     if explicit.get("domain"):
         preset = domain.get(explicit["domain"])
         explicit = {**preset.model, **preset.training, **explicit}
     architecture = ARCHITECTURES[explicit.get("arch", ModelConfig.arch)]
     values = {**architecture, **explicit}
     model = {name: value for name, value in values.items() if name in _MODEL_FIELDS}
-    training = {name: value for name, value in values.items() if name not in _MODEL_FIELDS}
-    return ModelConfig(**model), TrainingConfig(**training)
+    training = TrainingConfig(**{name: value for name, value in values.items() if name not in _MODEL_FIELDS})
+    return model_options(training.init, asked) if training.init else ModelConfig(**model), training
 
 
 def read_file(path: Path) -> dict[str, Any]:

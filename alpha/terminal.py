@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import select
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
@@ -21,6 +22,7 @@ _HARMFUL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _HARMFUL_IN_TEXT = re.compile(f"[{_HARMFUL}]")
 _HARMFUL_IN_LINE = re.compile(f"[{_HARMFUL}\t\n\u061c\u200e\u200f\ufeff]")
 _WIDTH_OF_A_PIPE = 160
+_STANDARD_OUTPUT = 1
 _DAYS_FROM = 10 * 86400
 
 
@@ -39,6 +41,13 @@ def terminal_width() -> int | None:
     if sys.stdout is None or not sys.stdout.isatty():
         return None
     return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+
+
+def is_terminal_gone() -> bool:
+    """Whether standard output, whatever `sys.stdout` is now, is a terminal whose other end was closed."""
+    watched = select.poll()
+    watched.register(_STANDARD_OUTPUT, 0)
+    return any(event & (select.POLLHUP | select.POLLERR) for _, event in watched.poll(0))
 
 
 def print_text(text: str) -> None:

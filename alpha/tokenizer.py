@@ -51,8 +51,6 @@ class Tokenizer(ABC):
         self.ends_of_turn = [special_tokens[each] for each in END_OF_TURN_SPELLINGS if each in special_tokens]
         self.unknown = self.special_tokens.get(UNKNOWN)
         self._token_bytes = token_bytes
-        longest_first = sorted(self.special_tokens, key=lambda name: (-len(name), name))
-        self._special_pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
     @property
     def vocab_size(self) -> int:
@@ -133,6 +131,12 @@ class Tokenizer(ABC):
                 f"Token id {lowest if lowest < 0 else highest} is outside this tokenizer's vocabulary of "
                 f"{self.vocab_size:,}; the ids come from another tokenizer."
             )
+
+    @cached_property
+    def _special_pattern(self) -> re.Pattern[str]:
+        """Every special token; made when it is needed, which takes seconds where there are tens of thousands."""
+        longest_first = sorted(self.special_tokens, key=lambda name: (-len(name), name))
+        return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
     @cached_property
     def _digest(self) -> str:

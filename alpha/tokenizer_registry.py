@@ -100,15 +100,17 @@ def name_of(tokenizer: Tokenizer) -> str:
     return "bpe-chat-4k" if is_chat else tokenizer.kind
 
 
-def check_agreement(tokenizer: Tokenizer, source: str, name: str, vocab_size: int) -> str:
-    """Hold a tokenizer from the file `source` against the name ("" for any) and vocabulary size (0 for any) asked for.
+def check_agreement(tokenizer: Tokenizer, flag: str, name: str, vocab_size: int) -> str:
+    """Hold a tokenizer that came by `flag` (--init=RUN) against the name ("" for any) and vocabulary size (0 for
+    any) asked for.
 
     UsageError when they contradict each other. A vocabulary that is smaller than asked may be all that its corpus had,
     so that is a sentence to warn with; otherwise the result is empty.
     """
     recipe = check_name(name or name_of(tokenizer), vocab_size)
-    has = f"--tokenizerArtifacts={source}, which has a {tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} tokens"
-    advice = "leave it out, or name another file to have one built"
+    has = f"{flag}, which has a {tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} tokens"
+    other = ", or name another file to have one built" if flag.startswith("--tokenizerArtifacts") else ""
+    advice = f"leave it out{other}"
     lacking = [each for each in recipe.special_names if each != END_OF_TEXT and each not in tokenizer.special_tokens]
     if recipe.kind != tokenizer.kind or lacking:
         without = f" without {lacking[0]}" if lacking else ""

@@ -24,7 +24,7 @@ PREFIXES = ("prepend", "always", "first", "never")
 token; nowhere. The first is the older normalizer's, the others are the pre-tokenizer Metaspace's."""
 
 _LONG_PIECE = 64
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 _BEFORE_SPACE = re.compile(r" (?<=[^ ] )")
 _WORDS = re.compile(f"{SPACE}+[^{SPACE}]*|[^{SPACE}]+")
 _SINGLE_SPACES = re.compile(f"{SPACE}[^{SPACE}]*|[^{SPACE}]+")
@@ -122,5 +122,5 @@ def sentencepiece_from_mapping(mapping: Mapping[str, Any], source: str) -> Sente
 
 
 def _bytes_of(token: str) -> bytes:
-    match = _BYTE_TOKEN.fullmatch(token)
+    match = BYTE_TOKEN.fullmatch(token)
     return bytes([int(match[1], 16)]) if match else token.replace(SPACE, " ").encode()

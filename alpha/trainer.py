@@ -6,7 +6,7 @@ Knows nothing about how a run is configured or displayed; see `training_setup` a
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,17 +14,18 @@ import numpy as np
 
 from alpha import __version__, domain, environment
 from alpha.backend import Backend
-from alpha.checkpoint import OPTIMIZER_PREFIX, Checkpoint
+from alpha.checkpoint import IMPORTED, OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig
 from alpha.dataset import Dataset
 from alpha.errors import AlphaError
 from alpha.evaluation import evaluate
-from alpha.generation import Engine
+from alpha.generation import Generator
 from alpha.gpt import GPT
 from alpha.interrupt import StopRequest
 from alpha.optimizer import make_optimizer
 from alpha.option import spelled
 from alpha.run import Run
+from alpha.safetensors_file import Array
 from alpha.sampler import Sampler, inputs_and_targets
 from alpha.sampling import SamplingOptions
 from alpha.text_stream import BEGINNING, continuation, known_prompts
@@ -69,6 +70,14 @@ class Display(Protocol):
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """Weights to begin with, by name, and what every checkpoint is to keep of where they came from."""
+
+    tensors: Mapping[str, Array]
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class _StepUnderWay:
     """A step that has been started and whose result has not been read."""
 
@@ -91,7 +100,7 @@ class Trainer:
         dataset: Dataset,
         backend: Backend,
         display: Display,
-        resumed: Checkpoint | None = None,
+        start: Checkpoint | Beginning | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.dataset = dataset
@@ -121,10 +130,15 @@ class Trainer:
         self._first_window = 0
         self._began = 0.0
         self._validation_loss: float | None = None  # measured at this very step
-        if resumed is None:
-            self.model.parameters.initialize(_each_second(display, "Drawing the initial weights"))
+        self._kept: dict[str, Any] = {}
+        self._has_source = isinstance(start, Beginning)
+        if isinstance(start, Checkpoint):
+            self._load(start)
+        elif start is not None:
+            self.model.parameters.load(start.tensors)
+            self._kept = start.state
         else:
-            self._load(resumed)
+            self.model.parameters.initialize(_each_second(display, "Drawing the initial weights"))
 
     def train(self, run: Run) -> bool:
         """Run the steps that are left and keep the results in `run`; False when a signal asked to stop before the end.
@@ -137,6 +151,8 @@ class Trainer:
         try:
             if plan := self._step.plan(self.training.batch):
                 self.display.message(_plan_in_words(plan))
+            if self._has_source:
+                self._save(run)  # from here on the run needs its source no more
             with StopRequest() as stop:
                 self._run_steps(run, stop)
                 if self.display.lost is not None and not stop.requested:
@@ -323,7 +339,7 @@ class Trainer:
         prompt = self._prompts[self.steps_done // interval % len(self._prompts)]
         asked = continuation(self.tokenizer, prompt, self.training.domain)
         sampling = SamplingOptions(seed=self.training.seed)
-        drawn = Engine(self.model).generate(asked.ids, SAMPLE_TOKENS, sampling, ends=asked.ends, first=asked.first)
+        drawn = Generator(self.model).generate(asked.ids, SAMPLE_TOKENS, sampling, ends=asked.ends, first=asked.first)
         try:
             text = asked.text(token for [token] in drawn if token is not None)
         except AlphaError as error:
@@ -342,6 +358,7 @@ class Trainer:
         for name, array in self._step.state().items():
             tensors[OPTIMIZER_PREFIX + name] = parameters.backend.to_numpy(array)
         state = {
+            **self._kept,
             "runId": run.config.run_id,
             "alphaVersion": __version__,
             "elapsedMs": 1e3 * self._elapsed,
@@ -375,6 +392,7 @@ class Trainer:
         self._first_window = int(_number(resumed, "windows")) if "windows" in resumed.state else drawn
         self._elapsed = _number(resumed, "elapsedMs") / 1e3
         self._skipped_in_a_row = int(_number(resumed, "skippedInARow"))
+        self._kept = {IMPORTED: resumed.state[IMPORTED]} if IMPORTED in resumed.state else {}
 
 
 def _plan_in_words(plan: dict[str, int]) -> str:

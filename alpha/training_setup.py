@@ -17,13 +17,14 @@ from alpha.dataset import Dataset
 from alpha.errors import AlphaError, UsageError, percent
 from alpha.evaluation import shared_share
 from alpha.gpt import parameter_specs
-from alpha.option import LARGEST_INTEGER, camel_case
+from alpha.model_source import ModelSource, read_source
+from alpha.option import LARGEST_INTEGER, camel_case, spelled
 from alpha.parameters import check_weights
 from alpha.run import Run, check_new
 from alpha.run_reader import resolve
 from alpha.token_file import TokenFile
 from alpha.tokenizer import Tokenizer
-from alpha.trainer import Display, Trainer
+from alpha.trainer import Beginning, Display, Trainer
 from alpha.training_step import learning_rate
 
 SCHEDULE = ("iters", "lr", "lr_min", "warmup_iters", "schedule", "decay_fraction")
@@ -56,11 +57,18 @@ def new_run(model: ModelConfig, training: TrainingConfig, display: Display) -> t
     training = _with_backend(training, display)
     folder = Path(training.run_dir) if training.run_dir else None
     check_new(folder)
+    trainer, training = _from_the_start(model, training, display)
+    return Run.create(model, training, folder), trainer
+
+
+def _from_the_start(model: ModelConfig, training: TrainingConfig, display: Display) -> tuple[Trainer, TrainingConfig]:
+    """What trains a run from its first step, and the configuration that says which tokenizer it has."""
+    source = read_source(training.init) if training.init else None
+    beginning = None if source is None else Beginning(source.weights_for(model), source.state)
     sources = _Sources(training, display)
     backend = backends.create(training.backend, training.device, training.dtype)
-    tokenizer, training = _tokenizer(training, sources.data, display)
-    trainer = _trainer(model, training, tokenizer, sources, backend, display)
-    return Run.create(model, training, folder), trainer
+    tokenizer, training = _tokenizer(training, sources.data, display, source)
+    return _trainer(model, training, tokenizer, sources, backend, display, beginning), training
 
 
 def resumed_run(given: Mapping[str, Any], display: Display) -> tuple[Run, Trainer]:
@@ -99,10 +107,7 @@ def resumed_run(given: Mapping[str, Any], display: Display) -> tuple[Run, Traine
 def _started_over(run: Run, changes: Mapping[str, Any], display: Display) -> Trainer:
     """What trains a run that ended before its first checkpoint: it begins again, as its configuration says."""
     model, training = run.config.model, _with_backend(_changed(run.config.training, 0, changes), display)
-    sources = _Sources(training, display)
-    backend = backends.create(training.backend, training.device, training.dtype)
-    tokenizer, training = _tokenizer(training, sources.data, display)
-    trainer = _trainer(resolve_model(model), training, tokenizer, sources, backend, display)
+    trainer, training = _from_the_start(resolve_model(model), training, display)
     run.configure(model, training, 0)
     run.rewind(0)
     display.message(f"The run {run.folder} has no checkpoint yet: it starts over from its configuration, at step 0.")
@@ -156,20 +161,28 @@ class _Sources:
             display.message(note)
 
 
-def _tokenizer(training: TrainingConfig, data: Selection, display: Display) -> tuple[Tokenizer, TrainingConfig]:
-    """The tokenizer of --tokenizerArtifacts when that file exists, otherwise one built from the training data; and the
-    configuration that says which it is."""
+def _tokenizer(
+    training: TrainingConfig, data: Selection, display: Display, source: ModelSource | None
+) -> tuple[Tokenizer, TrainingConfig]:
+    """The tokenizer of --init, or that of --tokenizerArtifacts when that file exists, otherwise one built from the
+    training data; and the configuration that says which it is."""
     path = Path(training.tokenizer_artifacts) if training.tokenizer_artifacts else None
-    if path is not None and _exists(path):
-        tokenizer = tokenizer_registry.load(path)
-        if shortfall := tokenizer_registry.check_agreement(
-            tokenizer, str(path), training.tokenizer, training.vocab_size
-        ):
-            display.warning(shortfall)
+    if source is not None and path is not None:
+        flag = spelled("tokenizerArtifacts", path)
+        raise UsageError(f"{flag} cannot be given with --init, whose weights have a tokenizer; leave it out.")
+    known = None
+    if source is not None:
+        known, flag = source.tokenizer, spelled("init", training.init)
+        display.message(f"Starting from the weights of {source.path}.")
+    elif path is not None and _exists(path):
+        known, flag = tokenizer_registry.load(path), spelled("tokenizerArtifacts", path)
         display.message(f"Using the tokenizer of {path}.")
-        name = training.tokenizer or tokenizer_registry.name_of(tokenizer)
-        vocab_size = tokenizer.vocab_size if tokenizer_registry.RECIPES[name].vocab_size else 0
-        return tokenizer, dataclasses.replace(training, tokenizer=name, vocab_size=vocab_size)
+    if known is not None:
+        if shortfall := tokenizer_registry.check_agreement(known, flag, training.tokenizer, training.vocab_size):
+            display.warning(shortfall)
+        name = training.tokenizer or tokenizer_registry.name_of(known)
+        vocab_size = known.vocab_size if tokenizer_registry.RECIPES[name].vocab_size else 0
+        return known, dataclasses.replace(training, tokenizer=name, vocab_size=vocab_size)
     name = training.tokenizer or (
         domain.get(training.domain).tokenizer if training.domain else TrainingConfig.tokenizer
     )
@@ -196,15 +209,14 @@ def _trainer(
     sources: _Sources,
     backend: Backend,
     display: Display,
-    saved: Checkpoint | None = None,
+    start: Checkpoint | Beginning | None = None,
 ) -> Trainer:
     """Prepare the data, say how large everything is, and only then take the memory for it."""
     data = _dataset(sources, tokenizer, model.block, display)
     specs = parameter_specs(model, tokenizer.vocab_size)
-    if saved is not None:
-        check_weights(
-            specs, {name: saved.tensors[name] for name in saved.tensors if not name.startswith(OPTIMIZER_PREFIX)}
-        )
+    if start is not None:
+        weights = start.tensors
+        check_weights(specs, {name: weights[name] for name in weights if not name.startswith(OPTIMIZER_PREFIX)})
     parameters = sum(spec.size for spec in specs)
     tokens_per_step = training.batch * training.accum_steps * model.block
     display.message(f"Model: {parameters:,} parameters; {tokens_per_step:,} tokens per step.")
@@ -219,7 +231,7 @@ def _trainer(
     ):
         display.warning(warning)
     try:
-        return Trainer(model, training, tokenizer, data, backend, display, saved)
+        return Trainer(model, training, tokenizer, data, backend, display, start)
     except MemoryError as error:
         numbers = f" {error}" if isinstance(error, AlphaError) else ""
         raise AlphaError(
@@ -330,7 +342,7 @@ def _tokens_warning(
     training: TrainingConfig, seen: int, train_tokens: int, parameters: int, tokens_per_step: int
 ) -> str:
     wanted = training.min_tokens_per_param * parameters
-    if seen >= wanted:
+    if seen >= wanted or training.init:  # most of what the weights are to learn, they know
         return ""
     # More steps are no remedy when they would only repeat the data more often than is good, or are beyond all numbers.
     most = min(training.warn_dataset_passes * train_tokens, LARGEST_INTEGER * tokens_per_step)

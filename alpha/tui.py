@@ -6,6 +6,7 @@ training next to nothing. Samples come from an `alpha sample` of its own. Knows 
 
 import asyncio
 import codecs
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from textual import work
 from textual.app import App, ComposeResult
 from textual.binding import Binding
 from textual.containers import VerticalScroll
+from textual.css.query import NoMatches
 from textual.events import Resize
 from textual.screen import ModalScreen, Screen
 from textual.widgets import DataTable, Input, Log, Static, TabbedContent, TabPane
@@ -27,10 +29,8 @@ from alpha.installation import command
 from alpha.run_metrics import AXES
 from alpha.run_reader import FollowedRun, RunIndex, RunSummary, read_samples
 from alpha.series import Curve, smooth, sparkline
-from alpha.terminal import duration, escape_line, escape_text
-
-STOP_TRAINING = 130
-"""The exit code that asks the training whose face this is to stop."""
+from alpha.terminal import duration, escape_line, escape_text, is_terminal_gone
+from alpha.training_face import STOP_TRAINING
 
 _TICK_SECONDS = 0.25
 _LIST_SECONDS = 2.0
@@ -97,7 +97,7 @@ class Dashboard(App[int]):
     """
 
     CSS = """
-    Screen { layers: base; }
+    Screen { layers: base; overflow: hidden; }
     TabPane { padding: 0; }
     #legend, #sparks, #state { height: auto; }
     #chart { height: 1fr; min-height: 6; }
@@ -176,7 +176,9 @@ class Dashboard(App[int]):
 
     @property
     def _main(self) -> Screen[Any]:
-        """The screen below any help."""
+        """The screen below any help. Raises NoMatches when there is none any more."""
+        if not self.screen_stack:
+            raise NoMatches("the dashboard is being left")
         return self.screen_stack[0]
 
     @property
@@ -196,7 +198,8 @@ class Dashboard(App[int]):
         return next(iter(self.shown.values()), None)
 
     def _tick(self) -> None:
-        if not self._main.children:  # it is being left
+        if not self.is_headless and is_terminal_gone():
+            self.exit(1)
             return
         now = time.monotonic()
         if now - self._listed_at >= _LIST_SECONDS:
@@ -205,7 +208,8 @@ class Dashboard(App[int]):
         for run in self.shown.values():
             run.update(_READING_SECONDS / len(self.shown))
         if now >= self._draw_at:
-            self._draw()
+            with contextlib.suppress(NoMatches):  # the screen is being taken down
+                self._draw()
             taken = time.monotonic() - now
             self._draw_at = now + taken * _SLOWNESS
 
@@ -221,8 +225,6 @@ class Dashboard(App[int]):
         self.call_from_thread(self._take_list, summaries, problem)
 
     def _take_list(self, summaries: list[RunSummary], problem: str) -> None:
-        if not self._main.children:
-            return
         self.summaries, self._problem = summaries, problem
         ids = [each.run_id for each in summaries]
         for run_id in [each for each in self.shown if each not in ids]:
@@ -231,7 +233,8 @@ class Dashboard(App[int]):
             run_id = self._wanted if self._wanted in ids else ids[0]
             self.shown[run_id] = FollowedRun(self.root / run_id)
         self._wanted = ""
-        self._show_list()
+        with contextlib.suppress(NoMatches):  # the screen is being taken down
+            self._show_list()
 
     def _draw(self) -> None:
         state = (
@@ -507,7 +510,7 @@ class Dashboard(App[int]):
             text.append(escape_line(f"{summary.title}: {summary.status}{doing}{slow}{step}{left}"))
             if summary.error:
                 text.append(f"  {escape_line(summary.error)}")
-        scales = f"x {self._axis}{' log' if self._log_x else ''}, y{' log' if self._log_y else ''}"
+        scales = f"x {self._axis}{' log' if self._log_x else ''}{', y log' if self._log_y else ''}"
         keys = f"  {scales}, smooth {self._smoothing:g}  ? help" if self._tab == "monitor" else "  ? help"
         room = max(0, self.size.width - len(keys))
         text.truncate(room, overflow="ellipsis", pad=True)

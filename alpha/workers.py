@@ -24,6 +24,7 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import numpy as np
@@ -100,6 +101,42 @@ class _Job:
             done += self.finished.get()
         if self.error is not None:
             raise self.error
+
+
+def task_threads(name: str) -> Executor:
+    """An executor with as many threads as there are CPUs, or as many as the system lets start.
+
+    Where it lets none start, what is submitted is done at once, by the calling thread.
+    """
+    threads = startable_threads(available_cpus())
+    return ThreadPoolExecutor(threads, name) if threads else _CallingThread()
+
+
+def startable_threads(most: int) -> int:
+    """How many threads the system lets this process start beside those that it has, up to `most`: found by trying."""
+    probes: list[threading.Thread] = []
+    over = threading.Event()
+    try:
+        for _ in range(most):
+            probe = threading.Thread(target=over.wait)
+            probe.start()
+            probes.append(probe)
+    except RuntimeError:  # the limit is reached
+        pass
+    over.set()
+    for probe in probes:
+        probe.join()
+    return len(probes)
+
+
+class _CallingThread(Executor):
+    def submit(self, task: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(task(*arguments, **named))
+        except Exception as error:  # whoever asks for the result gets it
+            future.set_exception(error)
+        return future
 
 
 def available_cpus() -> int:

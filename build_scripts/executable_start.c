@@ -1,5 +1,6 @@
 /* What the executable does before Python starts: it finds itself where /proc is not mounted, and it makes sure that
- * libraries which nearly every system has, such as libstdc++, are there on the others, too.
+ * libraries which nearly every system has, such as libstdc++, are there on the others, too. And Ctrl-C waits until Alpha's
+ * own code can answer it.
  */
 
 #define _GNU_SOURCE
@@ -8,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,4 +78,12 @@ __attribute__((constructor)) static void open_fallback_libraries(void) {
         }
         closedir(libraries);
     }
+}
+
+/* Python would answer Ctrl-C in its own start with a traceback; `alpha.process` lets it through again. */
+__attribute__((constructor)) static void block_interrupts(void) {
+    sigset_t interrupts;
+    sigemptyset(&interrupts);
+    sigaddset(&interrupts, SIGINT);
+    sigprocmask(SIG_BLOCK, &interrupts, NULL);
 }

@@ -1,7 +1,7 @@
 // What the attention kernels share: reading rows of heads in quads of four numbers, scores, and the bits of dropout.
 //
 // Scores are worked on in base 2: p = exp2(s log2(e) - logsumexp), logsumexp in base 2 as well. Queries are multiplied
-// by QUERY_FACTOR as they are read; `capped` and `scaled` make scores in base 2 of their products with the keys.
+// by query_factor(), as they are read or in their products with the keys.
 //
 // Expects the specialization constants WIDTH, QUERY_HEADS, KEY_HEADS, ALIGNED, SCALE, SOFT_CAP, DROPOUT and the push
 // constants query_length, key_length, random_step, seed_low, seed_high, stream and threshold.

@@ -1,4 +1,4 @@
-// The result of attention from the parts that attention_decode made of each row's keys.
+// The result of attention from the parts that attention_cached made of each row's keys.
 //
 //     attended = sum_s exp2(maximum_s - maximum) partial_s / sum_s exp2(maximum_s - maximum) sum_s
 //

@@ -185,10 +185,6 @@ static void put_matrices(json *to, const probe *device) {
         close_bracket(to, "]");
     }
     close_bracket(to, "]");
-    const VkPhysicalDeviceCooperativeMatrix2PropertiesNV *limits = &device->workgroup_matrix_properties;
-    put_number(to, "workgroup_matrix_invocations", limits->cooperativeMatrixWorkgroupScopeMaxWorkgroupSize);
-    put_number(to, "workgroup_matrix_dimension", limits->cooperativeMatrixFlexibleDimensionsMaxDimension);
-    put_number(to, "workgroup_matrix_shared_memory", limits->cooperativeMatrixWorkgroupScopeReservedSharedMemory);
 }
 
 static void put_device(json *to, const probe *device, uint32_t index) {
@@ -202,7 +198,6 @@ static void put_device(json *to, const probe *device, uint32_t index) {
     put_number(to, "device_id", device->properties.deviceID);
     put_text(to, "driver_name", device->properties12.driverName);
     put_text(to, "driver_info", device->properties12.driverInfo);
-    put_number(to, "driver_version", device->properties.driverVersion);
     snprintf(text, sizeof text, "%u.%u.%u", VK_API_VERSION_MAJOR(device->properties.apiVersion),
              VK_API_VERSION_MINOR(device->properties.apiVersion), VK_API_VERSION_PATCH(device->properties.apiVersion));
     put_text(to, "api_version", text);
@@ -219,17 +214,8 @@ static void put_device(json *to, const probe *device, uint32_t index) {
     put_number(to, "subgroup_size_max", device->properties13.maxSubgroupSize);
     put_number(to, "shared_memory", limits->maxComputeSharedMemorySize);
     put_number(to, "max_workgroup_invocations", limits->maxComputeWorkGroupInvocations);
-    put_numbers(to, "max_workgroup_size", limits->maxComputeWorkGroupSize, 3);
     put_numbers(to, "max_workgroup_count", limits->maxComputeWorkGroupCount, 3);
     put_number(to, "max_push_constants", limits->maxPushConstantsSize);
-    put_number(to, "max_buffer_bytes", device->properties13.maxBufferSize);
-    put_number(to, "max_allocations", limits->maxMemoryAllocationCount);
-    /* Not as %f, which writes the decimal point of the process's locale. */
-    const uint64_t period = (uint64_t)((double)limits->timestampPeriod * 1e6 + 0.5);
-    snprintf(text, sizeof text, "%llu.%06llu", (unsigned long long)(period / 1000000),
-             (unsigned long long)(period % 1000000));
-    begin_value(to, "timestamp_period");
-    put(to, text);
     put_features(to, device);
     put_matrices(to, device);
     close_bracket(to, "}");

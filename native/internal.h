@@ -125,7 +125,6 @@ typedef struct probe {
     VkPhysicalDeviceVulkan11Properties properties11;
     VkPhysicalDeviceVulkan12Properties properties12;
     VkPhysicalDeviceVulkan13Properties properties13;
-    VkPhysicalDeviceCooperativeMatrix2PropertiesNV workgroup_matrix_properties;
     VkPhysicalDeviceShaderSMBuiltinsPropertiesNV multiprocessors;
     VkPhysicalDeviceShaderCorePropertiesAMD compute_units;
     VkPhysicalDeviceShaderCoreProperties2AMD active_compute_units;

@@ -113,9 +113,6 @@ static void ask_properties(const instance *from, probe *answer) {
     CHAIN(all.pNext, answer->properties11, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_PROPERTIES);
     CHAIN(all.pNext, answer->properties12, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_PROPERTIES);
     CHAIN(all.pNext, answer->properties13, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_PROPERTIES);
-    if (answer->has_workgroup_matrix)
-        CHAIN(all.pNext, answer->workgroup_matrix_properties,
-              VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_2_PROPERTIES_NV);
     if (answer->has_multiprocessors)
         CHAIN(all.pNext, answer->multiprocessors, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_SM_BUILTINS_PROPERTIES_NV);
     if (answer->has_compute_units)

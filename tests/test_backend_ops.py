@@ -210,6 +210,8 @@ def test_the_thread_choices_are_powers_of_two_up_to_the_cpus(monkeypatch: pytest
     for cpus, choices in {1: [1], 2: [1, 2], 6: [1, 2, 4, 6], 8: [1, 2, 4, 8]}.items():
         monkeypatch.setattr(backend_cpu_ref, "available_cpus", lambda cpus=cpus: cpus)
         assert CpuRef().thread_choices() == choices
+    monkeypatch.setattr(backend_cpu_ref, "startable_threads", lambda most: min(most, 3))
+    assert CpuRef().thread_choices() == [1, 2, 4]
     assert Composition().thread_choices() == [1]
 
 

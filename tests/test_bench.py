@@ -106,6 +106,7 @@ def tiny_cases() -> list[Case]:
         *bench_cases.operation_cases("tiny", TINY),
         *bench_cases.other_operation_cases("tiny", TINY),
         *bench_cases.end_to_end_cases("tiny", TINY),
+        *bench_cases.serving_cases("tiny", TINY),
         Case("train/tiny", bench_cases.training_step(TINY)),
         *(Case(f"e2e/tokenizer/{name}", bench_cases.tokenizer(name, 2000)) for name in bench_cases.TOKENIZERS),
     ]

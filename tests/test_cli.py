@@ -1,5 +1,6 @@
 """The command line as a person or a script uses it: what is printed where, and the exit code."""
 
+import ast
 import contextlib
 import importlib
 import io
@@ -192,6 +193,17 @@ def test_an_interrupt_of_the_process() -> None:
     assert process.returncode == 130
 
 
+def test_an_interrupt_that_was_blocked_until_now_is_one_line() -> None:
+    def interrupt_and_wait() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        os.kill(os.getpid(), signal.SIGINT)
+
+    command = [sys.executable, str(ROOT / "alpha.py"), "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=interrupt_and_wait)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "alpha: interrupted\n")
+
+
 def test_an_interrupt_before_the_command_line_is_read() -> None:
     code = (
         "import sys\n"
@@ -203,6 +215,23 @@ def test_an_interrupt_before_the_command_line_is_read() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "alpha: interrupted\n")
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
+def test_a_standard_stream_that_is_closed_is_no_place_for_a_file(closed: tuple[int, ...], tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from alpha import cli; from alpha.process import start\n"
+        "def main():\n"
+        "    names = [os.readlink(f'/proc/self/fd/{number}') for number in range(3)]\n"
+        f"    with open({str(tmp_path / 'found')!r}, 'w') as file: file.write(str([file.fileno() > 2, names]))\n"
+        "cli.main = main; sys.exit(start())"
+    )
+    command = [sys.executable, "-c", code]
+    redirected = "".join(f" {number}>&-" for number in closed)
+    subprocess.run(["/bin/sh", "-c", f'exec "$@"{redirected}', "sh", *command], cwd=ROOT, check=True)
+    apart, names = ast.literal_eval((tmp_path / "found").read_text())
+    assert apart
+    assert [names[number] for number in closed] == [os.devnull] * len(closed)
 
 
 # --- starting ---------------------------------------------------------------------------------------------------------

@@ -1,12 +1,14 @@
 """Which files are a corpus: folders, globs, names, pipes; what is passed over, and what is said."""
 
 import contextlib
+import functools
 import gzip
 import io
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -217,6 +219,15 @@ class TestPipes:
         for _ in range(2):
             assert text_of(data) == text
             assert corpus_files.find(data).files == selection.files
+
+    def test_a_full_temporary_folder_is_named_and_not_the_pipe(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tempfile, "TemporaryFile", functools.partial(open, "/dev/full", "r+b"))
+        thread = self.give(tmp_path / "pipe", b"word " * 100)
+        with pytest.raises(AlphaError, match=r"temporary file, .* \(No space left on device\); .* with TMPDIR"):
+            corpus_files.find(str(tmp_path / "pipe"))
+        thread.join()
 
     def test_a_pipe_that_nobody_writes_to_is_an_error_and_no_wait(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe")

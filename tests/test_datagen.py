@@ -101,6 +101,20 @@ def test_grammar() -> None:
         written({"t": text}, "t.s")
 
 
+def test_values_are_computed_before_a_text_is_written() -> None:
+    rules = (
+        '[s]\n= whole: 1000 * between(2, 2)\n= part: 7\n= shown: expand("t.inner")\n{whole:,}: {shown}; {inner}\n\n'
+        "[inner]\n= twice: 2 * whole + max(each for each in (part, given))\n{twice}"
+    )
+    assert written({"t": rules}, "t.s", given=9) == "2,000: 4009; 4009"
+    assert written({"t": rules}, "t.s", given=9, part=70) == "2,000: 4070; 4070"  # what is given is not computed
+    assert Grammar({"t": rules}).symbols("t.s") == ({"t.s", "t.inner"}, {"given"})
+    row = '[s]\n= one more: {"more": "mice", "one": "mouse"}\n{one}, {more}'
+    assert written({"t": row}, "t.s") == "mouse, mice"
+    with pytest.raises(NameError, match="open"):
+        written({"t": '[s]\n= text: open("x")\n{text}'}, "t.s")
+
+
 def test_names_are_looked_for_in_the_own_file_first() -> None:
     files = {"words": "[noun]\nowl\n[verb]\nsings", "t": "[s]\n{noun} {verb}\n[noun]\nfox", "u": "[s]\n{noun} {verb}"}
     assert (written(files, "t.s"), written(files, "u.s")) == ("fox sings", "owl sings")
@@ -113,6 +127,8 @@ def test_names_are_looked_for_in_the_own_file_first() -> None:
         ("[a]\nx\n[a]\ny", r"\[a\] occurs twice"),
         ("[a]\n{b", "a brace is not closed"),
         ("[a]\n{b c}", "a brace is not closed or does not hold a name"),
+        ("[a]\n= b: 1\n{b}\n[b]\nx", r"a value of \[t\.a\] cannot be called b, as a function or a list is"),
+        ("[a]\n= sorted: 1\nx", r"a value of \[t\.a\] cannot be called sorted"),
     ],
 )
 def test_mistakes_in_data_files(text: str, message: str) -> None:

@@ -13,7 +13,7 @@ from generated_text import EQUATION, documents, equation_holds, is_prime, number
 
 from alpha.datagen import GENERATORS
 from alpha.datagen_grammar import WEEKDAYS, Chooser, in_words, items, roman
-from alpha.datagen_mixtures import KINDS
+from alpha.datagen_mixtures import piece
 
 ADJECTIVES, ANIMALS, FOODS = items("words.adjective"), items("words.animal"), items("words.food")
 OBJECTS, TRADES = items("words.object"), items("words.trade")
@@ -277,9 +277,8 @@ def test_medians_and_interest() -> None:
             assert amount == number(result)
 
 
-def pieces(name: str, count: int = 40) -> list[str]:
-    kind = next(kind for kind in KINDS if kind.__name__ == name)
-    return [kind(Chooser(f"test {name}", index, 3)) for index in range(count)]
+def pieces(kind: str, count: int = 40) -> list[str]:
+    return [piece(Chooser(f"test {kind}", index, 3), kind) for index in range(count)]
 
 
 @pytest.mark.parametrize("name", ["code", "strings"])

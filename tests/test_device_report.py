@@ -25,7 +25,6 @@ H200 = DeviceInfo(
     device_id=0x2335,
     driver_name="NVIDIA",
     driver_info="580.95.05",
-    driver_version=0,
     api_version="1.4.312",
     pipeline_cache_uuid="00" * 16,
     missing=(),
@@ -36,20 +35,13 @@ H200 = DeviceInfo(
     subgroup_size_max=32,
     shared_memory=49152,
     max_workgroup_invocations=1024,
-    max_workgroup_size=(1024, 1024, 64),
     max_workgroup_count=(2**31 - 1, 65535, 65535),
     max_push_constants=256,
-    max_buffer_bytes=1 << 40,
-    max_allocations=4096,
-    timestamp_period=1.0,
     features=frozenset(
         {"float16", "bfloat16", "int8", "cooperative_matrix_f16", "cooperative_matrix_bf16", "workgroup_matrix_f16"}
     ),
     cooperative_matrices=((16, 16, 16, *F16), (16, 8, 16, *F16), (16, 16, 16, *F16), (16, 16, 16, *BF16)),
     workgroup_matrices=((256, 32, 32, 16, *F16),),
-    workgroup_matrix_invocations=1024,
-    workgroup_matrix_dimension=1024,
-    workgroup_matrix_shared_memory=8192,
 )
 PLAIN = dataclasses.replace(
     H200, index=1, name="Small", kind="integrated", features=frozenset({"float16"}), cooperative_matrices=()

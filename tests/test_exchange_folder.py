@@ -3,6 +3,7 @@
 import json
 
 import exchange_models
+import jinja2
 import numpy as np
 import pytest
 from exchange_models import (
@@ -106,7 +107,6 @@ def test_soft_caps_come_with_a_modeling_file_and_are_told(tmp_path, capsys):
 
 
 def test_the_chat_template_is_what_training_reads(tmp_path):
-    jinja2 = pytest.importorskip("jinja2")
     run("export", f"--checkpoint={make_checkpoint(tmp_path, 'llama')}", f"--out={tmp_path / 'out'}")
     template = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["chat_template"]
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
@@ -168,6 +168,16 @@ def test_what_alpha_cannot_compute_is_refused_by_its_key(name, key, value, tmp_p
     assert spoken.get(key, key) in error
 
 
+@pytest.mark.parametrize("name", exchange.ARCHITECTURES)
+def test_what_config_json_leaves_out_is_what_transformers_takes(name):
+    defaults = json.loads((GOLDEN.parent / "exchange_defaults.json").read_text())[name]
+    for option, key in exchange.ARCHITECTURES[name].keys.items():
+        if key.absent not in (None, 0):
+            assert key.absent == defaults[key.name], option
+    for key, value in exchange.ARCHITECTURES[name].constants.items():
+        assert defaults[key] == value
+
+
 def test_what_is_missing_left_over_or_misshapen_is_named(tmp_path, capsys):
     def with_tensors(name, change):
         folder = golden_folder("llama", tmp_path / name)
@@ -178,7 +188,9 @@ def test_what_is_missing_left_over_or_misshapen_is_named(tmp_path, capsys):
 
     norm = "model.norm.weight"
     assert f"lacks the tensor '{norm}'" in with_tensors("missing", lambda tensors: tensors.pop(norm))
-    assert "'model.extra'" in with_tensors("extra", lambda tensors: tensors.update({"model.extra": np.ones(1)}))
+    assert "'model.extra'" in with_tensors(
+        "extra", lambda tensors: tensors.update({"model.extra": np.ones(1, np.float32)})
+    )
     assert norm in with_tensors("shape", lambda tensors: tensors.update({norm: np.ones(9, np.float32)}))
     assert "int8" in with_tensors("dtype", lambda tensors: tensors.update({norm: np.ones(8, np.int8)}))
 

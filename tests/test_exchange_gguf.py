@@ -12,7 +12,10 @@ from safetensors.numpy import load_file
 
 from alpha import checkpoint
 from alpha.errors import AlphaError
+from alpha.exchange_gguf_tokenizer import merges_by_score, read_tokenizer, tokenizer_keys
 from alpha.gguf_file import TYPES, GgufFile, write_in_turn
+from alpha.tokenizer_json import from_tokenizer_json
+from alpha.tokenizer_sentencepiece import SentencePieceTokenizer
 from alpha.tokenizer_simple import build_char
 
 CASES = ("gpt2", "llama", "qwen3", "arcee", "apertus")
@@ -115,6 +118,51 @@ def test_a_tokenizer_that_llama_cpp_lacks_is_refused(tmp_path, capsys):
     assert "(char)" in capsys.readouterr().err
 
 
+def of_characters(prefix):
+    """A tokenizer of characters whose merges are all the pairs that make a token."""
+    mapping = json.loads((GOLDEN.parent / "tokenizer_published.json").read_text())["tokenizers"]["llama2"]["tokenizer"]
+    tokenizer = from_tokenizer_json(mapping, "golden")
+    ordinary = {token for token in tokenizer.tokens[259:] if token not in tokenizer.special_tokens}
+    merges = merges_by_score(tokenizer.tokens, [-float(index) for index in range(tokenizer.vocab_size)], ordinary)
+    options = {"prefix": prefix, "splits": False, "strips": prefix == "prepend"}
+    return SentencePieceTokenizer(tokenizer.tokens, merges, tokenizer.special_tokens, **options)
+
+
+@pytest.mark.parametrize("prefix", ["prepend", "never"])
+def test_a_tokenizer_of_characters_goes_by_scores(prefix):
+    tokenizer = of_characters(prefix)
+    again = read_tokenizer(tokenizer_keys(tokenizer), "again")
+    for text in ("the cat  sees", " the", "a   b    c     d", "né 你", ""):
+        assert again.encode(text) == tokenizer.encode(text)
+        assert again.decode(tokenizer.encode(text)) == text
+    assert tokenizer_keys(again) == tokenizer_keys(tokenizer)
+    assert again.digest() == tokenizer.digest()
+
+
+def test_a_tokenizer_of_characters_that_scores_cannot_say_is_refused():
+    tokenizer = of_characters("prepend")
+    options = {"prefix": "prepend", "splits": False, "strips": True}
+    for merges, changed in [(tokenizer.merges[:-1], {}), (tokenizer.merges, {"prefix": "first"})]:
+        other = SentencePieceTokenizer(tokenizer.tokens, merges, tokenizer.special_tokens, **{**options, **changed})
+        with pytest.raises(AlphaError, match="joins characters otherwise"):
+            tokenizer_keys(other)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("scores", [0.0], "list of scores"),
+        ("scores", None, "list of scores"),
+        ("token_type", [1], "type for each"),
+        ("model", "bert", "'bert'"),
+    ],
+)
+def test_a_tokenizer_of_characters_that_is_malformed_is_refused(key, value, said):
+    values = {**tokenizer_keys(of_characters("prepend")), f"tokenizer.ggml.{key}": value}
+    with pytest.raises(AlphaError, match=said):
+        read_tokenizer(values, "bad")
+
+
 def test_q8_0_is_for_gguf(tmp_path, capsys):
     path = make_checkpoint(tmp_path, "llama")
     run("export", f"--checkpoint={path}", "--dtype=q8_0", f"--out={tmp_path / 'out'}", code=2)
@@ -139,7 +187,7 @@ def rewritten(path, target, change):
         ("llama", "llama.block_count", None, "block_count"),
         ("llama", "llama.attention.head_count", 3, "heads"),
         ("llama", "general.architecture", "mamba", "mamba"),
-        ("llama", "tokenizer.ggml.model", "llama", "tokenizer 'llama'"),
+        ("llama", "tokenizer.ggml.model", "llama", "'<think>' is not special"),
         ("llama", "tokenizer.ggml.pre", "viking", "'viking'"),
         ("llama", "tokenizer.ggml.tokens", ["a"], "type for each"),
         ("apertus", "xielu.alpha_n", [-100.0, 0.5], "xielu.alpha_n"),

@@ -201,6 +201,19 @@ def test_an_interrupt_by_another_process_saves_too(program: Path, corpus: Path, 
     assert list(run.glob("checkpoint-*.safetensors"))
 
 
+def test_an_interrupt_at_any_moment_of_the_start_is_one_line(program: Path, tmp_path: Path) -> None:
+    outcomes = set()
+    for milliseconds in range(1, 41):
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen([program, "--version"], env={"XDG_CACHE_HOME": str(tmp_path)}, **pipes) as process:
+            time.sleep(milliseconds / 1000)
+            process.send_signal(signal.SIGINT)
+            outcomes.add((process.communicate(timeout=60)[1], process.wait()))
+    # Ended by the signal before the program's own code runs, or after all is done; or done before it came.
+    assert outcomes <= {("alpha: interrupted\n", 130), ("", -signal.SIGINT), ("", 0)}
+    assert ("alpha: interrupted\n", 130) in outcomes
+
+
 def read_until(terminal: int, pattern: bytes | None, seconds: float = 60) -> bytes:
     """What is written to the terminal, until it matches, or until the program closes it."""
     shown = b""

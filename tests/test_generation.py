@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pytest
 from definitions import initial_values
 
-from alpha import generation, rng
+from alpha import engine, generation, rng
 from alpha.backend_cpu_ref import CpuRef
 from alpha.config import ARCHITECTURES, ModelConfig, resolve_model
 from alpha.errors import AlphaError
-from alpha.generation import Engine
+from alpha.generation import Generator
 from alpha.gpt import GPT
 from alpha.sampling import SamplingOptions, choose
 from alpha.thread_choice import ThreadChoice
@@ -74,7 +74,7 @@ def generated(
     stop: Sequence[int] = (),
 ) -> list[list[int | None]]:
     """What each sequence got: [sequences][steps]."""
-    drawn = list(Engine(model).generate(prompt, steps, sampling, sequences, ending_with(stop)))
+    drawn = list(Generator(model).generate(prompt, steps, sampling, sequences, ending_with(stop)))
     return [list(row) for row in zip(*drawn, strict=True)]
 
 
@@ -106,7 +106,7 @@ def test_a_token_is_chosen_by_the_logits_of_the_whole_forward_pass(
         seen[row, step] = logits
         return script[row][step]
 
-    monkeypatch.setattr(generation, "choose", choose_by_script)
+    monkeypatch.setattr(engine, "choose", choose_by_script)
     model, prompt = model_of(arch), ids_of(length)
     assert generated(model, prompt, steps, sequences=rows) == script
     for row in range(rows):
@@ -164,7 +164,7 @@ def test_a_sequence_ends_with_a_stop_id_and_the_others_go_on() -> None:
 
 
 def test_the_time_and_the_tokens_of_both_phases_are_counted() -> None:
-    writer = Engine(model_of())
+    writer = Generator(model_of())
     list(writer.generate(ids_of(5), 4, GREEDY, sequences=3))
     timing = writer.timing
     assert (timing.prefill_tokens, timing.decode_tokens) == (15, 9)
@@ -172,7 +172,7 @@ def test_the_time_and_the_tokens_of_both_phases_are_counted() -> None:
 
 
 def test_sequences_that_have_ended_are_not_counted() -> None:
-    writer = Engine(model_of())
+    writer = Generator(model_of())
     sampling = SamplingOptions(temperature=1.5, top_k=0)
     drawn = list(writer.generate(ids_of(1), BLOCK, sampling, 4, ending_with([3, 4, 5])))
     real = sum(token is not None for step in drawn[1:] for token in step)
@@ -184,23 +184,23 @@ def test_the_first_ids_are_drawn_among_those_that_are_allowed() -> None:
     model, prompt = model_of(), ids_of(4)
     allowed = np.array([2, 7, 11])
     for sampling in (GREEDY, SamplingOptions(temperature=3.0, top_k=2), SamplingOptions(temperature=3.0, top_p=0.9)):
-        drawn = list(Engine(model).generate(prompt, 3, sampling, 64, first=allowed))
+        drawn = list(Generator(model).generate(prompt, 3, sampling, 64, first=allowed))
         likeliest = sorted(allowed.tolist(), key=lambda token: -last_logits(model, prompt)[token])
         count = 1 if sampling.temperature == 0 else sampling.top_k or 3
         assert set(drawn[0]) <= set(likeliest[:count])
         assert sampling.temperature == 0 or len(set(drawn[0])) > 1
         assert not set(drawn[1]) <= set(allowed.tolist()) or sampling.temperature == 0
     for beams in (1, 5):
-        ids, mean = Engine(model).beam_search(prompt, 3, beams, first=allowed)
+        ids, mean = Generator(model).beam_search(prompt, 3, beams, first=allowed)
         assert ids[0] in allowed
         assert math.isfinite(mean)
 
 
 def test_beams_end_where_the_caller_says() -> None:
     model, prompt = model_of(), ids_of(4)
-    ids, _ = Engine(model).beam_search(prompt, 12, 3, ends=lambda ids: len(ids) == 2)
+    ids, _ = Generator(model).beam_search(prompt, 12, 3, ends=lambda ids: len(ids) == 2)
     assert len(ids) == 2
-    ids, _ = Engine(model).beam_search(prompt, 12, 3, ends=lambda ids: len(ids) == 3 or ids[-1] != 5)
+    ids, _ = Generator(model).beam_search(prompt, 12, 3, ends=lambda ids: len(ids) == 3 or ids[-1] != 5)
     assert set(ids[:-1]) <= {5}
 
 
@@ -210,7 +210,7 @@ def test_a_model_whose_training_went_wrong_is_refused() -> None:
     with pytest.raises(AlphaError, match="not finite"):
         generated(model, [1], 3)
     with pytest.raises(AlphaError, match="not finite"):
-        Engine(model).beam_search([1], 3, beams=2)
+        Generator(model).beam_search([1], 3, beams=2)
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ def best_by_exhaustion(model: GPT, prompt: list[int], steps: int, stop: Sequence
 @every_architecture
 def test_one_beam_is_greedy_decoding(arch: str) -> None:
     model, prompt = model_of(arch), ids_of(3)
-    ids, _ = Engine(model).beam_search(prompt, 2 * BLOCK + 3, beams=1)
+    ids, _ = Generator(model).beam_search(prompt, 2 * BLOCK + 3, beams=1)
     assert ids == greedy_by_definition(model, prompt, 2 * BLOCK + 3)
 
 
@@ -318,7 +318,7 @@ def test_enough_beams_find_the_best_of_all_continuations(arch: str, stop: tuple[
     for name in ("a", "b", "c"):
         prompt = ids_of(3, name, vocabulary=4)
         expected_ids, expected_mean = best_by_exhaustion(model, prompt, 4, stop)
-        ids, mean = Engine(model).beam_search(prompt, 4, 64, ending_with(stop))
+        ids, mean = Generator(model).beam_search(prompt, 4, 64, ending_with(stop))
         assert ids == expected_ids
         assert mean == pytest.approx(expected_mean, abs=1e-5)
 
@@ -328,14 +328,14 @@ def test_more_beams_find_better_texts_than_one() -> None:
     gains = []
     for name in "abcdefgh":
         prompt = ids_of(4, name)
-        gains.append(Engine(model).beam_search(prompt, 4, 6)[1] - Engine(model).beam_search(prompt, 4, 1)[1])
+        gains.append(Generator(model).beam_search(prompt, 4, 6)[1] - Generator(model).beam_search(prompt, 4, 1)[1])
     assert min(gains) > -1e-6
     assert max(gains) > 0.01
 
 
 def test_the_score_is_the_mean_log_probability_of_the_ids() -> None:
     model, prompt = model_of(), ids_of(3)
-    ids, mean = Engine(model).beam_search(prompt, 5, beams=3)
+    ids, mean = Generator(model).beam_search(prompt, 5, beams=3)
     expected = [log_probabilities(model, [*prompt, *ids[:position]])[token] for position, token in enumerate(ids)]
     assert mean == pytest.approx(float(np.mean(expected)), abs=1e-5)
 
@@ -352,7 +352,7 @@ def test_the_number_of_threads_is_chosen_while_decoding_and_changes_nothing() ->
                 yield
 
     backend.thread_choices = lambda: [1, 2]  # type: ignore[method-assign]
-    plain = list(Engine(model).generate([1, 2, 3], 12, SamplingOptions()))
-    assert list(Engine(model, threads=Recording(backend)).generate([1, 2, 3], 12, SamplingOptions())) == plain
+    plain = list(Generator(model).generate([1, 2, 3], 12, SamplingOptions()))
+    assert list(Generator(model, threads=Recording(backend)).generate([1, 2, 3], 12, SamplingOptions())) == plain
     assert used[:7] == [1, 1, 2, 1, 2, 1, 2]
     assert len(used) == 11  # all steps but the prefill

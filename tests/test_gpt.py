@@ -21,7 +21,7 @@ from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_primitives import Array, RandomKey
 from alpha.config import ARCHITECTURES, ModelConfig, resolve_model
 from alpha.errors import AlphaError
-from alpha.gpt import GPT, DropoutKeys, KeyValueCache, parameter_specs
+from alpha.gpt import GPT, BlockCache, CachedRows, DropoutKeys, parameter_specs
 
 Values = npt.NDArray[Any]
 
@@ -81,9 +81,9 @@ def tokens(batch: int, length: int, name: str = "tokens", vocabulary: int = VOCA
     return (bits % vocabulary).astype(np.int32).reshape(batch, length)
 
 
-def logits_of(model: GPT, ids: Values, cache: KeyValueCache | None = None, last_only: bool = False) -> Values:
+def logits_of(model: GPT, ids: Values) -> Values:
     backend = model.backend
-    return backend.to_numpy(model.logits(backend.from_numpy(ids), cache, last_only).data)
+    return backend.to_numpy(model.logits(backend.from_numpy(ids)).data)
 
 
 def dropout_keys(backend: Backend, step: int = 3, seed: int = 1) -> DropoutKeys:
@@ -282,20 +282,43 @@ def test_dropout_does_not_let_later_tokens_through(arch: str) -> None:
 # --- decoding with a cache --------------------------------------------------------------------------------------------
 
 
+class Decoding:
+    """Sequences side by side that grow chunk by chunk; their blocks of 4 tokens lie in no order."""
+
+    def __init__(self, model: GPT, batch: int) -> None:
+        self.model, self.batch, self.length = model, batch, 0
+        pages = -(-model.config.block // 4)
+        self.cache = BlockCache(model.backend, model.config, batch * pages + 1, 4, model.parameters.values.dtype)
+        self.tables = 1 + np.arange(batch * pages)[::-1].reshape(pages, batch).T
+
+    def logits(self, ids: Values) -> Values:
+        """[B, T, V] for the next ids [B, T]."""
+        model, (B, T) = self.model, ids.shape
+        positions = np.tile(np.arange(self.length, self.length + T), B)
+        sequences = np.repeat(np.arange(B), T)
+        slots = 4 * self.tables[sequences, positions // 4] + positions % 4
+        places = (
+            model.backend.from_numpy(each.astype(np.int32)) for each in (positions, slots, sequences, self.tables)
+        )
+        rows = CachedRows(model.backend, self.cache, *places)
+        hidden = model.hidden_of_rows(model.backend.from_numpy(ids.reshape(-1)), rows)
+        self.length += T
+        return model.backend.to_numpy(model.logits_of_rows(hidden)).reshape(B, T, -1)
+
+
 @every_variant
 def test_decoding_with_a_cache_equals_the_full_forward_pass(config: ModelConfig) -> None:
     for dtype, chunks in ((np.float64, [1] * 12), (np.float64, [5, 1, 4, 2]), (np.float32, [1] * 12)):
         model, ids = model_of(config, dtype), tokens(3, 12)
         full = logits_of(model, ids)
         tolerance = (1e-5 if dtype == np.float32 else 1e-13) * np.abs(full).max()
-        cache = KeyValueCache(model.backend, config, 3, dtype)
+        decoding = Decoding(model, 3)
         start = 0
         for chunk in chunks:
-            part = logits_of(model, ids[:, start : start + chunk], cache)
+            part = decoding.logits(ids[:, start : start + chunk])
             assert part.dtype == dtype
             assert np.abs(part - full[:, start : start + chunk]).max() < tolerance
             start += chunk
-            assert cache.length == start
 
 
 @main_variants
@@ -303,29 +326,10 @@ def test_decoding_a_long_sequence_in_chunks_equals_the_full_forward_pass(config:
     config = dataclasses.replace(config, block=150)
     model, ids = model_of(config), tokens(2, 150)
     full = logits_of(model, ids)
-    cache = KeyValueCache(model.backend, config, 2, np.float64)
+    decoding = Decoding(model, 2)
     starts = (0, 1, 70, 149, 150)
-    parts = [logits_of(model, ids[:, start:stop], cache) for start, stop in itertools.pairwise(starts)]
+    parts = [decoding.logits(ids[:, start:stop]) for start, stop in itertools.pairwise(starts)]
     np.testing.assert_allclose(np.concatenate(parts, axis=1), full, rtol=1e-10, atol=1e-12)
-
-
-@main_variants
-def test_the_last_logits_alone_are_the_last_of_all(config: ModelConfig) -> None:
-    model, ids = model_of(config), tokens(2, 7)
-    last = logits_of(model, ids, last_only=True)
-    assert last.shape == (2, 1, VOCABULARY)
-    np.testing.assert_allclose(last, logits_of(model, ids)[:, -1:], rtol=1e-12, atol=1e-14)
-
-
-@main_variants
-def test_a_reordered_cache_goes_on_from_the_sequences_named(config: ModelConfig) -> None:
-    model, ids, order = model_of(config), tokens(3, 6), [2, 0, 2]
-    cache = KeyValueCache(model.backend, config, 3, np.float64)
-    logits_of(model, ids[:, :5], cache)
-    cache.reorder(model.backend.from_numpy(np.array(order, np.int32)))
-    after = logits_of(model, ids[:, 5:], cache)
-    fresh = np.concatenate([ids[order, :5], ids[:, 5:]], axis=1)
-    np.testing.assert_allclose(after, logits_of(model, fresh)[:, -1:], rtol=1e-10, atol=1e-12)
 
 
 @main_variants
@@ -333,10 +337,6 @@ def test_more_positions_than_the_block_are_refused(config: ModelConfig) -> None:
     model = model_of(config)
     with pytest.raises(ValueError, match="13 positions"):
         logits_of(model, tokens(2, 13))
-    cache = KeyValueCache(model.backend, config, 2, np.float64)
-    logits_of(model, tokens(2, 12), cache)
-    with pytest.raises(ValueError, match="13 positions"):
-        logits_of(model, tokens(2, 1), cache)
 
 
 # --- sizes, names and initial values ----------------------------------------------------------------------------------
@@ -428,7 +428,7 @@ def test_initial_values_depend_on_the_seed_and_the_name_alone() -> None:
 def test_parameters_drawn_in_parts_have_the_bits_of_those_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     config, vocabulary = configuration(dim=64, tied=False), rng.NORMAL_PART // 64 + 77
     for processors in (1, 3):
-        monkeypatch.setattr("alpha.parameters.available_cpus", lambda processors=processors: processors)
+        monkeypatch.setattr("alpha.workers.available_cpus", lambda processors=processors: processors)
         model = GPT(CpuRef(), config, vocabulary, seed=7, dtype=np.float32)
         shares: list[float] = []
         model.parameters.initialize(shares.append)

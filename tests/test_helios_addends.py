@@ -23,7 +23,9 @@ def array(address: int | None = None, shape: tuple[int, ...] = SHAPE, element: s
 
 
 def dispatch(name: str, constants: dict[str, float], **arguments: tuple[str, HeliosArray | None]) -> Dispatch:
-    fields = tuple(Field(each, "f32", direction, 0) for each, (direction, _) in arguments.items())
+    fields = tuple(
+        Field(each, "f32", direction, 8 * place) for place, (each, (direction, _)) in enumerate(arguments.items())
+    )
     values: Any = {each: value for each, (_, value) in arguments.items()}
     return Dispatch(Kernel(name, "f32", fields, (), (), b""), Future(), (1, 1, 1), values, constants=constants)
 

@@ -16,6 +16,7 @@ from alpha import rng
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_helios import Helios
+from alpha.backend_helios_cached import SPLIT_TOKENS
 from alpha.backend_helios_device import Device
 from alpha.backend_primitives import RandomKey
 
@@ -110,14 +111,19 @@ def test_what_comes_later_changes_no_bit(precision: str) -> None:
 
 def test_one_query_against_many_keys_is_divided_among_workgroups() -> None:
     backend, reference = helios(), CpuRef()
+    positions = np.array([1499, 0, 255, 256, 700], np.int32)
+    tables = np.arange(100, dtype=np.int32)[::-1][None]
 
-    def out(on: Backend) -> Values:
-        shapes = ((1, 2, 4, 8), (1, 1500, 2, 8), (1, 1500, 2, 8))
-        query, key, value = (on.from_numpy(normal(index, *each)) for index, each in enumerate(shapes))
-        return on.to_numpy(on.attention(query, key, value, 3.0)[0])
+    def out(on: Backend, rows: slice = slice(None)) -> Values:
+        query, keys, values = (normal(0, 5, 4, 8)[rows], normal(1, 100, 16, 2, 8), normal(2, 100, 16, 2, 8))
+        operands = (query, keys, values, np.zeros(5, np.int32)[rows], positions[rows], tables)
+        return on.to_numpy(on.cached_attention(*map(on.from_numpy, operands), 3.0))
 
-    assert attentions.FEW_WORKGROUPS // 8 > 1500 // attentions.SPLIT_KEYS > 1
-    assert difference(out(backend).astype(np.float64), out(reference)) < 2e-6
+    assert tables.size * 16 > 2 * SPLIT_TOKENS
+    together = out(backend)
+    assert difference(together.astype(np.float64), out(reference)) < 2e-6
+    for row in range(5):
+        assert np.array_equal(out(backend, slice(row, row + 1)), together[row : row + 1])
 
 
 def test_gradients_lie_side_by_side() -> None:

@@ -15,7 +15,7 @@ from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_helios import Helios
 from alpha.backend_helios_device import VulkanError
 from alpha.errors import AlphaError
-from alpha.generation import Engine
+from alpha.generation import Generator
 from alpha.sampling import SamplingOptions
 
 
@@ -41,7 +41,7 @@ def test_training_and_sampling_give_the_validation_layers_nothing_to_say(validat
     results = [run_step(step, batch_of(index, 2), 0.01) for index in range(3)]
     assert all(each.read()["accepted"] for each in results)
     if validated.precision == "f32":
-        assert len(list(Engine(step.model).generate([1, 2, 3, 4], 2, SamplingOptions(seed=1)))) == 2
+        assert len(list(Generator(step.model).generate([1, 2, 3, 4], 2, SamplingOptions(seed=1)))) == 2
     validated.device.close()  # an error when there are messages
 
 

@@ -120,7 +120,6 @@ def test_the_description_is_plausible(info: DeviceInfo) -> None:
     assert min(info.max_workgroup_count) >= 65535
     assert info.max_push_constants >= sidecar.PUSH_BYTES
     assert len(info.pipeline_cache_uuid) == 32
-    assert ("timestamps" in info.features) == (info.timestamp_period > 0)
     for feature in ("cooperative_matrix_f16", "workgroup_matrix_f16"):
         assert feature not in info.features or "float16" in info.features
     has_product = any(each[3:] == ("f16", "f16", "f32", "f32") for each in info.cooperative_matrices)

@@ -14,6 +14,7 @@ from helios_device import helios
 
 from alpha import backend_helios_matmul, backend_helios_tiles
 from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
+from alpha.backend import INDEPENDENT_ROWS
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_helios import Helios
 from alpha.backend_helios_array import HeliosArray
@@ -321,3 +322,13 @@ def test_the_plan_of_every_measured_product_is_among_the_fastest() -> None:
         regrets.append(times[division] / min(times.values()) - 1)
     assert max(regrets) <= 0.1
     assert sum(regrets) / len(regrets) <= 0.04
+
+
+@pytest.mark.parametrize("device", [LAPTOP, dataclasses.replace(LAPTOP, fragment=None, units=16)])
+@pytest.mark.parametrize(("depth", "columns"), [(768, 2304), (768, 768), (3072, 768), (768, 50257), (64, 65)])
+def test_few_rows_are_summed_up_as_one_row_is(device: Hardware, depth: int, columns: int) -> None:
+    sums = set()
+    for rows in (1, 2, 3, 16, 17, 64, 100, 511, INDEPENDENT_ROWS):
+        division = choose(Problem(1, rows, columns, depth), device, few_rows=True)
+        sums.add((division.splits, division.split_depth, division.tile.k))
+    assert len(sums) == 1

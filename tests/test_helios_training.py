@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 from helios_device import helios
 from test_golden import MODELS, difference, golden
-from test_gpt import assert_causal, configuration, gradients_of, logits_of, model_of, tokens
+from test_gpt import Decoding, assert_causal, configuration, gradients_of, logits_of, model_of, tokens
 from test_training_step import MODEL, batch_of, everything, loss_scale_of, make_step, run_step, saved
 
 from alpha.autograd import Tape
 from alpha.backend_cpu_ref import CpuRef
 from alpha.config import ARCHITECTURES, OPTIMIZERS, ModelConfig
-from alpha.gpt import KeyValueCache
 from alpha.training_step import FIRST_LOSS_SCALE, TrainingStep
 
 # Largest absolute differences from the stored float64 results. cpu_ref is held to 5e-6 and 2e-6 in float32; the sums of
@@ -135,10 +134,10 @@ def test_decoding_with_a_cache_equals_the_full_forward_pass(arch: str) -> None:
     config = configuration(arch, kv_heads=2, tied=False)
     model, ids = model_of(config, np.float32, helios()), tokens(2, 12)
     full = logits_of(model, ids)
-    cache = KeyValueCache(model.backend, config, 2, np.float32)
+    decoding = Decoding(model, 2)
     start = 0
     for chunk in (5, 1, 1, 1, 4):
-        part = logits_of(model, ids[:, start : start + chunk], cache)
+        part = decoding.logits(ids[:, start : start + chunk])
         assert np.abs(part - full[:, start : start + chunk]).max() < 1e-5 * np.abs(full).max()
         start += chunk
 

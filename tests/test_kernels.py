@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from alpha import backend_helios_kernels
 from alpha.backend_helios_device import VulkanError
 from alpha.backend_helios_kernels import Bundle, Constant, Kernel, Pipelines, read_bundle
 from alpha.errors import AlphaError
@@ -207,7 +206,7 @@ class SlowDevice(CountingDevice):
 
 
 def test_pipelines_are_compiled_side_by_side_until_they_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend_helios_kernels, "available_cpus", lambda: 2)
+    monkeypatch.setattr("alpha.workers.available_cpus", lambda: 2)
     device = SlowDevice()
     bundle = Bundle({("k", "v"): Kernel("k", "v", (), (Constant("THREADS", "uint", 256),), (), b"")})
     pipelines = Pipelines(device, frozenset(), bundle)

@@ -136,7 +136,7 @@ def test_normal_numbers_drawn_in_parts_have_the_bits_of_those_drawn_at_once(
     radius, angle = np.sqrt(-2.0 * np.log(points[:, 0])), 2.0 * np.pi * points[:, 1]
     at_once = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(-1)[:count]
     for processors in (1, 3):
-        monkeypatch.setattr(rng, "available_cpus", lambda processors=processors: processors)
+        monkeypatch.setattr("alpha.workers.available_cpus", lambda processors=processors: processors)
         assert rng.normal(count, 5, 6, 7).tobytes() == at_once.tobytes()
 
 
@@ -168,3 +168,11 @@ def test_a_stream_number_is_fixed_by_its_name() -> None:
     numbers = {rng.stream_of(*name) for name in names}
     assert len(numbers) == len(names)
     assert all(0 <= number < 1 << 32 for number in numbers)
+
+
+def test_single_numbers_are_those_of_the_sequence() -> None:
+    for seed, stream, step in ((0, 0, 0), (2**64 - 1, 2**32 - 1, 2**32 - 1), (42, 7, 123_456)):
+        for start in (0, 4 * (2**32 - 2)):
+            many = rng.random_bits(16, seed, stream, step, start)
+            for place in range(16):
+                assert rng.random_bits(1, seed, stream, step, start + place).tolist() == [many[place]]

@@ -497,3 +497,9 @@ def test_a_status_behind_a_link_is_not_written(tmp_path):
         Run.open(tmp_path / "run")
     assert not is_locked(tmp_path / "run")
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(AlphaError, match=rf"Cannot make the folder {tmp_path}/file: File exists\."):
+        run.check_new(tmp_path / "file" / "a" / "b")

@@ -10,7 +10,7 @@ from alpha import corpus_files, dataset
 from alpha.backend_cpu_ref import CpuRef
 from alpha.config import ARCHITECTURES, ModelConfig
 from alpha.evaluation import evaluate
-from alpha.generation import Engine
+from alpha.generation import Generator
 from alpha.model_loading import load_model
 from alpha.sampling import SamplingOptions
 
@@ -45,7 +45,7 @@ def test_train_save_resume_sample_evaluate(arch: str, tmp_path: Path, monkeypatc
     # Sample: words of the corpus.
     prompt = loaded.tokenizer.encode("The ")
     sampling = SamplingOptions(temperature=0.3)
-    drawn = [token for [token] in Engine(loaded.model).generate(prompt, 60, sampling) if token is not None]
+    drawn = [token for [token] in Generator(loaded.model).generate(prompt, 60, sampling) if token is not None]
     written = loaded.tokenizer.decode(drawn)
     assert len(written) == 60
     assert sum(word in text.split() for word in written.split()) > 0.5 * len(written.split())

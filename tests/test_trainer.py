@@ -39,8 +39,8 @@ from alpha.cli import main
 from alpha.config import OPTIMIZERS, ModelConfig
 from alpha.errors import AlphaError
 from alpha.files import read_rows
-from alpha.generation import Engine
-from alpha.gpt import GPT, DropoutKeys, KeyValueCache
+from alpha.generation import Generator
+from alpha.gpt import GPT, DropoutKeys
 from alpha.interrupt import SIGNALS, StopRequest
 from alpha.sampler import Sampler
 from alpha.trainer import Trainer
@@ -404,14 +404,8 @@ def test_a_run_killed_at_any_instant_continues_exactly(corpus: Path, tmp_path: P
 class PoisonedByExclamationMarks(GPT):
     """The loss of a batch that has the corpus's first character after space, "!", is not finite."""
 
-    def hidden(
-        self,
-        ids: Array,
-        cache: KeyValueCache | None = None,
-        dropout: DropoutKeys | None = None,
-        checkpoint: bool = False,
-    ) -> Tensor:
-        hidden = super().hidden(ids, cache, dropout, checkpoint)
+    def hidden(self, ids: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
+        hidden = super().hidden(ids, dropout, checkpoint)
         return ops.add(hidden, math.inf if (ids == 2).any() else 0.0)
 
 
@@ -777,12 +771,12 @@ def test_samples_of_chats_end_with_the_turn_and_spaces_belong_to_the_next_word(
 ) -> None:
     asked = []
 
-    def generate(self: Engine, prompt: list[int], *_: object, ends: Any, first: Any) -> Iterator[list[int | None]]:
+    def generate(self: Generator, prompt: list[int], *_: object, ends: Any, first: Any) -> Iterator[list[int | None]]:
         asked.append((prompt, first))
         for token in encode("well" + domain.END + "not this"):
             yield [token]
 
-    monkeypatch.setattr(trainer.Engine, "generate", generate)
+    monkeypatch.setattr(trainer.Generator, "generate", generate)
     corpus = write_corpus(tmp_path, text_of() + domain.dialogue([(domain.USER, text_of(200))], reply=True))
     for name in ("chat", "novels"):
         display = RecordingDisplay()

@@ -19,7 +19,8 @@ from textual.widgets import DataTable, Input, Log, Static, TabbedContent
 from alpha import tui
 from alpha.run import Run
 from alpha.run_notes import write_notes
-from alpha.tui import STOP_TRAINING, Chart, Dashboard, Help
+from alpha.training_face import STOP_TRAINING
+from alpha.tui import Chart, Dashboard, Help
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -135,7 +136,12 @@ def test_choosing_and_overlaying_runs(runs: Path) -> None:
 
 def test_axes_scales_and_smoothing(runs: Path) -> None:
     async def use(app: Dashboard, pilot: Pilot[int]) -> None:
-        for key, words in (("x", "x tokens, y"), ("l", "y log"), ("L", "x tokens log"), ("s", "smooth 0.98")):
+        for key, words in (
+            ("x", "x tokens, smooth"),
+            ("l", "y log"),
+            ("L", "x tokens log, y log"),
+            ("s", "smooth 0.98"),
+        ):
             await pilot.press(key)
             await until(pilot, lambda words=words: words in text_of(app, "#state"))
         await pilot.press("x", "x")
@@ -270,4 +276,4 @@ def test_without_a_terminal_it_says_so(runs: Path) -> None:
     command = [sys.executable, str(ROOT / "alpha.py"), "tui", f"--dir={runs}"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert result.stderr == "alpha: error: alpha tui needs a terminal; alpha runs prints the same runs.\n"
+    assert result.stderr == "alpha: error: The dashboard needs a terminal; alpha runs prints the same runs.\n"

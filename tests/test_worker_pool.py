@@ -5,10 +5,12 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import Executor
 
 import numpy as np
 import pytest
 
+from alpha import workers
 from alpha.errors import AlphaError
 from alpha.workers import WorkerPool, available_cpus
 
@@ -215,3 +217,38 @@ def test_a_thread_that_cannot_start_is_an_error_to_act_on(monkeypatch: pytest.Mo
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(AlphaError, match=r"Another thread cannot start \(can't start new thread\); use --threads=1\."):
         WorkerPool(2).run(lambda part: None, [1, 2])
+
+
+def _on_each(pool: Executor) -> tuple[list[int], set[str]]:
+    """Squares, and the names of the threads that made them."""
+    names: set[str] = set()
+
+    def square(value: int) -> int:
+        names.add(threading.current_thread().name)
+        time.sleep(0.002)
+        return value * value
+
+    return list(pool.map(square, range(50))), names
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 9])
+def test_tasks_run_on_the_threads_that_can_start(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "available_cpus", lambda: 3)
+    start, before = threading.Thread.start, threading.active_count()
+
+    def limited(thread: threading.Thread) -> None:
+        if threading.active_count() - before >= most:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with workers.task_threads("test-task") as pool:
+        values, names = _on_each(pool)
+        failed = pool.submit(int, "x")
+        with pytest.raises(ValueError, match="invalid literal"):
+            failed.result()
+    assert values == [value * value for value in range(50)]
+    assert len(names) == max(1, min(most, 3))
+    assert all(name.startswith("test-task") for name in names) or most == 0
+    assert names == {threading.current_thread().name} or most > 0
+    assert threading.active_count() == before

@@ -1,13 +1,15 @@
 """Folders as `transformers` writes them, of tiny random models, with the logits that it computes.
 
 Each case is a folder in `exchange/`: config.json and the weights by `save_pretrained`, and `logits.safetensors` with
-`ids` [2, 12] and `logits` [2, 12, V] in float32. Needs torch and transformers; no test imports it.
+`ids` [2, 12] and `logits` [2, 12, V] in float32. `exchange_defaults.json` has what each class of configurations is
+without anything given. Needs torch and transformers; no test imports it.
 
     python tests/golden/generate_exchange.py            # write them again
     python tests/golden/generate_exchange.py --check    # recompute the logits of the stored folders
 """
 
 import argparse
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -78,6 +80,9 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="recompute the logits of the stored folders")
     check = parser.parse_args().check
     failures = 0
+    if not check:
+        kinds = {kind.model_type: kind().to_dict() for kind, _ in CASES.values()}
+        (FOLDER.parent / "exchange_defaults.json").write_text(json.dumps(kinds, sort_keys=True) + "\n")
     for seed, name in enumerate(CASES):
         if not check:
             generate(name, seed)

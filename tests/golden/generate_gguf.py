@@ -120,7 +120,7 @@ def write_types(draw: np.random.Generator) -> None:
     matrix = draw.normal(size=(4, 64)).astype(np.float32) * np.float32(10.0) ** np.arange(-4, 4, 2)[:, None]
     matrix = matrix.astype(np.float32)
     matrix[1, :32] = 0
-    matrix[2, :32] = np.arange(32) - 15.5  # halves, when its largest is 127 / 8
+    matrix[2, :32] = (np.arange(32) - 16) / 16  # every other one is a half of the scale, 1/8
     matrix[2, 0] = 127 / 8
     writer = gguf.GGUFWriter(FOLDER / "types.gguf", "none")
     read_back = {"matrix": matrix}

@@ -1,10 +1,13 @@
-// Causal attention of a few queries, one query of one head and a range of its keys to a workgroup.
+// Causal attention of single queries of any sequences, whose keys and values stand in blocks: one query of one head and
+// a range of its keys to a workgroup.
 //
-// Operands as in attention_forward, without dropout. Grid: (splits, query_length QUERY_HEADS, B): each query's keys are
-// divided among `splits` workgroups. With SPLIT == 0 (one split) `attended` [B, query_length, QUERY_HEADS, WIDTH] is the
-// result. With SPLIT == 1 it is [B, query_length, QUERY_HEADS, splits, WIDTH], sums of exponentials times values, and
-// `statistics` [B, query_length, QUERY_HEADS, splits, 2] has the largest score (base 2) and the sum of exponentials;
-// attention_combine makes the result of them. numpy: definitions.attention.
+// query: rows of QUERY_HEADS heads, `query_stride` apart; keys, values [blocks, TOKENS, KEY_HEADS, WIDTH]; sequences,
+// positions [N]; tables [S, pages]. Query i sees positions 0 to positions[i] of sequence s = sequences[i]; position p stands
+// in block tables[s, p / TOKENS], place p % TOKENS. Grid: (splits, QUERY_HEADS, N): a workgroup has `split_tokens`
+// positions, so that the bits of a row depend on its own position only. With SPLIT == 0 (one split) `attended`
+// [N, QUERY_HEADS, WIDTH] is the result. With SPLIT == 1 it is [N, QUERY_HEADS, splits, WIDTH], sums of exponentials times
+// values, and `statistics` [N, QUERY_HEADS, splits, 2] has the largest score (base 2) and the sum of exponentials;
+// attention_combine makes the result of them. numpy: definitions.attention, row by row.
 
 #version 460
 #include "common.glsl"
@@ -22,15 +25,18 @@ shared vec4 parts[CHUNK * TEAM / 4];  // of the products of a chunk
 shared float probabilities[CHUNK];
 shared vec4 lane_sums[THREADS];
 
+// Where the key, and the value, of a position begin that a query head sees.
+uint place_of(uint table, uint position, uint head) {
+    uint token = uint(tables.at[table + position / TOKENS]) * TOKENS + position % TOKENS;
+    return (token * KEY_HEADS + head / GROUP) * WIDTH;
+}
+
 void main() {
     const uint thread = gl_LocalInvocationIndex, member = thread % TEAM, quad = thread % QUADS, lane = thread / QUADS;
-    const uint t = gl_WorkGroupID.y / QUERY_HEADS, head = gl_WorkGroupID.y % QUERY_HEADS, sequence = gl_WorkGroupID.z;
-    const uint seen = key_length - query_length + t + 1;
-    const uint share = (seen + gl_NumWorkGroups.x - 1) / gl_NumWorkGroups.x;
-    const uint first = min(seen, gl_WorkGroupID.x * share), last = min(seen, first + share);
-    const uint query_start = sequence * query_batch_stride + t * query_token_stride + head * QUERY_HEAD_STRIDE;
-    const uint key_start = sequence * key_batch_stride + head / GROUP * KEY_HEAD_STRIDE;
-    const uint value_start = sequence * value_batch_stride + head / GROUP * VALUE_HEAD_STRIDE;
+    const uint row = gl_WorkGroupID.z, head = gl_WorkGroupID.y;
+    const uint seen = uint(positions.at[row]) + 1, table = uint(sequences.at[row]) * pages;
+    const uint first = min(seen, gl_WorkGroupID.x * split_tokens), last = min(seen, first + split_tokens);
+    const uint query_start = row * query_stride + head * WIDTH;
 
     vec4 q[TEAM_QUADS];
     [[unroll]] for (uint c = 0; c < TEAM_QUADS; ++c) q[c] = read_quad(query, query_start, member + c * TEAM) * query_factor();
@@ -43,9 +49,9 @@ void main() {
             uint key_index = thread / TEAM + i * TEAMS;
             float product = 0.0;
             if (key_index < count) {
-                uint start = key_start + (chunk + key_index) * key_token_stride;
+                uint start = place_of(table, chunk + key_index, head);
                 [[unroll]] for (uint c = 0; c < TEAM_QUADS; ++c)
-                    product = multiply_add(q[c], read_quad(key, start, member + c * TEAM), product);
+                    product = multiply_add(q[c], read_quad(keys, start, member + c * TEAM), product);
             }
             parts[(key_index * TEAM + member) / 4][member % 4] = product;
         }
@@ -70,7 +76,7 @@ void main() {
         barrier();
         if (lane < LANES) {
             for (uint j = lane; j < count; j += LANES) {
-                vec4 v = read_quad(value, value_start + (chunk + j) * value_token_stride, quad);
+                vec4 v = read_quad(values, place_of(table, chunk + j, head), quad);
                 result = fma(vec4(probabilities[j]), v, result);
             }
         }
@@ -80,8 +86,7 @@ void main() {
     sum = workgroup_sum(sum);
     lane_sums[thread] = result;
     barrier();
-    const uint row = (sequence * query_length + t) * QUERY_HEADS + head;
-    const uint place = row * gl_NumWorkGroups.x + gl_WorkGroupID.x;
+    const uint place = (row * QUERY_HEADS + head) * gl_NumWorkGroups.x + gl_WorkGroupID.x;
     if (lane == 0) {
         for (uint i = 1; i < LANES; ++i) result += lane_sums[thread + i * QUADS];
         write_quad(attended, place * WIDTH, quad, SPLIT == 1 ? result : result / sum);

@@ -1,0 +1,108 @@
+"""Keys and values in blocks on the Vulkan backend: putting rows there, and attention of single queries to them.
+
+The kernels are kernels/put_rows.comp and kernels/attention_cached.comp; see `Backend` for what they mean. Everything
+that differs from step to step is in arrays, so that a step can be recorded once.
+"""
+
+import math
+
+from alpha.backend_helios_array import HeliosArray
+from alpha.backend_helios_layout import groups_for
+from alpha.backend_helios_primitives import HeliosPrimitives
+
+CACHED_THREADS = 128
+CACHED_WIDTH = 4 * CACHED_THREADS
+"""Up to this width each quad of a result has a thread; wider heads are composed."""
+
+SPLIT_TOKENS = 256
+"""Positions that are worth a workgroup of their own. It must not depend on how many rows there are."""
+
+
+class Cached(HeliosPrimitives):
+    """What decoding needs of a cache; see `Backend` for what it means."""
+
+    def put_rows(self, target: HeliosArray, ids: HeliosArray, rows: HeliosArray) -> None:
+        count, width = ids.shape[0], math.prod(target.shape[1:])
+        if not target.is_contiguous or target.itemsize != 4:
+            super().put_rows(target, ids, rows)
+            return
+        rows = self.reshape(self.cast_element(rows, target.element), (count, width))
+        if rows.strides[1] != 1 and width > 1:
+            rows = self.contiguous(rows)
+        stride = rows.strides[0]
+        unit = 1 if width % 4 or stride % 4 or rows.offset % 4 or target.offset % 4 else 4
+        self.dispatch(
+            "put_rows",
+            "bits32" if unit == 1 else "bits32x4",
+            groups_for(count * width // unit),
+            {},
+            target=target,
+            ids=self.contiguous(ids),
+            rows=rows,
+            count=count,
+            width=width // unit,
+            stride=stride // unit,
+            target_rows=target.shape[0],
+        )
+
+    def cached_attention(
+        self,
+        query: HeliosArray,
+        keys: HeliosArray,
+        values: HeliosArray,
+        sequences: HeliosArray,
+        positions: HeliosArray,
+        tables: HeliosArray,
+        soft_cap: float = 0.0,
+    ) -> HeliosArray:
+        (N, H, D), (_, tokens, G, _), pages = query.shape, keys.shape, tables.shape[1]
+        stores_lie = keys.is_contiguous and values.is_contiguous and keys.element == values.element == "f32"
+        if D > CACHED_WIDTH or not stores_lie:
+            return super().cached_attention(query, keys, values, sequences, positions, tables, soft_cap)
+        query = self.cast_element(query, "f32")
+        if query.strides[1:] != (D, 1):
+            query = self.contiguous(query)
+        splits = max(1, -(-pages * tokens // SPLIT_TOKENS))
+        out = self.new((N, H, D), "f32")
+        partial = self.new((N, H, splits, D), "f32") if splits > 1 else None
+        statistics = self.new((N, H, splits, 2), "f32") if splits > 1 else None
+        is_aligned = not (D % 4 or query.strides[0] % 4 or any(each.offset % 4 for each in (query, keys, values)))
+        self.dispatch(
+            "attention_cached",
+            "f32",
+            (splits, H, N),
+            {
+                "THREADS": CACHED_THREADS,
+                "WIDTH": D,
+                "QUERY_HEADS": H,
+                "KEY_HEADS": G,
+                "TOKENS": tokens,
+                "ALIGNED": int(is_aligned),
+                "SCALE": 1.0 / math.sqrt(D),
+                "SOFT_CAP": float(soft_cap),
+                "SPLIT": int(splits > 1),
+            },
+            query=query,
+            keys=keys,
+            values=values,
+            sequences=self.contiguous(sequences),
+            positions=self.contiguous(positions),
+            tables=self.contiguous(tables),
+            attended=out if partial is None else partial,
+            statistics=statistics,
+            query_stride=query.strides[0],
+            pages=pages,
+            split_tokens=SPLIT_TOKENS,
+        )
+        if partial is not None:
+            self.dispatch(
+                "attention_combine",
+                "f32",
+                (H, N, 1),
+                {"THREADS": 64, "WIDTH": D},
+                partial=partial,
+                statistics=statistics,
+                attended=out,
+                splits=splits,
+            )
+        return out

@@ -1,0 +1,105 @@
+"""Alpha's exports in the programs that they are for: logits of transformers and llama.cpp beside Alpha's.
+
+    .venv/bin/python perf/exchange_oracles.py --transformers=PYTHON --llamaCpp=PYTHON
+
+For every row of the table in tests/exchange_models.py: makes a model, exports it, and has the other program compute its
+logits. PYTHON is the interpreter of an environment with torch and transformers, or with cyllama; either may be left
+out. Prints the largest difference relative to the largest logit; exit code 1 when one is above 1e-4 (transformers) or
+1e-3 (llama.cpp, whose keys and values are float32 here). The tests hold the same against stored results.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from exchange_models import MODELS, logits_of, make_checkpoint
+
+from alpha import checkpoint
+from alpha.errors import AlphaError
+from alpha.exchange_folder import write_folder
+from alpha.exchange_gguf import write_file
+
+LIMITS = {"transformers": 1e-4, "llama.cpp": 1e-3}
+
+TRANSFORMERS = """
+import sys, numpy, torch, transformers
+folder, out = sys.argv[1:]
+model, info = transformers.AutoModelForCausalLM.from_pretrained(
+    folder, output_loading_info=True, trust_remote_code="caps" in folder)
+assert not any(info.values()), info
+ids = torch.tensor(numpy.load(out + ".ids.npy"))
+with torch.no_grad():
+    numpy.save(out, model(ids).logits.numpy())
+"""
+LLAMA_CPP = """
+import sys, numpy
+from cyllama.llama import llama_cpp
+class Model(llama_cpp.LlamaModel):
+    n_vocab = property(lambda self: self.get_vocab().n_vocab)
+path, out = sys.argv[1:]
+ids = numpy.load(out + ".ids.npy")
+model = Model(path_model=path, params=llama_cpp.LlamaModelParams(), verbose=False)
+parameters = llama_cpp.LlamaContextParams()
+parameters.type_k = parameters.type_v = parameters.flash_attn_type = 0
+context = llama_cpp.LlamaContext(model=model, params=parameters, verbose=False)
+rows = []
+for row in ids:
+    context.kv_cache_clear()
+    for place, token in enumerate(row):
+        batch = llama_cpp.LlamaBatch(n_tokens=1, embd=0, n_seq_max=1)
+        batch.add(int(token), place, [0], True)
+        context.decode(batch)
+        rows.append(numpy.array(context.get_logits_ith(0), numpy.float32))
+numpy.save(out, numpy.stack(rows).reshape(*ids.shape, -1))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--transformers", metavar="PYTHON")
+    parser.add_argument("--llamaCpp", metavar="PYTHON")
+    options = parser.parse_args()
+    interpreters = {"transformers": options.transformers, "llama.cpp": options.llamaCpp}
+    failures = 0
+    with tempfile.TemporaryDirectory() as name:
+        for model in MODELS:
+            path = make_checkpoint(Path(name) / model, model)
+            ids = np.random.Generator(np.random.PCG64(7)).integers(0, 276, (2, 24))
+            own = logits_of(path, ids)
+            for program, interpreter in interpreters.items():
+                if interpreter:
+                    failures += not compare(program, interpreter, model, path, ids, own)
+    sys.exit(1 if failures else 0)
+
+
+def compare(program: str, interpreter: str, model: str, path: Path, ids: np.ndarray, own: np.ndarray) -> bool:
+    """Export, compute there, print; whether the difference is within its limit."""
+    saved = checkpoint.load(path)
+    exported, out = path.parent / f"exported-{program}-{model}", path.parent / f"{program}.npy"
+    try:
+        write = write_folder if program == "transformers" else write_file
+        write(exported, saved, "f32", lambda stage, done, total: None)
+    except AlphaError as error:
+        print(f"{model:<14} {program:<13} refused: {error}")
+        return True
+    np.save(f"{out}.ids.npy", ids)
+    script = TRANSFORMERS if program == "transformers" else LLAMA_CPP
+    command = [interpreter, "-c", script, str(exported), str(out)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        print(f"{model:<14} {program:<13} FAILED: {done.stderr.strip().splitlines()[-1]}")
+        return False
+    theirs = np.load(out)
+    difference = float(np.abs(theirs - own).max() / np.abs(own).max())
+    print(f"{model:<14} {program:<13} {difference:.1e}")
+    return difference <= LIMITS[program]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""The engine on the Vulkan backend: against the full forward pass of the reference, and against itself in company."""
+
+import numpy as np
+import pytest
+from helios_device import helios
+from test_engine import DRAWN, VARIANTS, VOCABULARY, alone, ids_of, requests_of, result, run, true_log_probs
+from test_gpt import SMALL_SET, model_of
+
+from alpha.config import ModelConfig, resolve_model
+from alpha.engine import Engine, Request
+from alpha.gpt import GPT
+from alpha.sampling import SamplingOptions
+
+
+def models(name: str, block: int = 70) -> tuple[GPT, GPT]:
+    """The same model on the reference and on the device."""
+    config = resolve_model(ModelConfig(**(VARIANTS[name].__dict__ | {"block": block})))
+    reference, model = (model_of(config, np.float32, backend, VOCABULARY) for backend in (None, helios()))
+    return reference, model
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_log_probabilities_are_those_of_the_full_forward_pass(name: str) -> None:
+    reference, model = models(name)
+    asked = Request(ids_of(40), 20, DRAWN, logprobs=3, prompt_logprobs=2)
+    made = alone(model, asked, step_tokens=16, max_sequences=1)
+    ids = [*asked.prompt, *made.ids]
+    expected = true_log_probs(reference, ids)
+    for place, noted in enumerate([*made.prompt_logprobs, *made.logprobs]):
+        if noted is not None:
+            row = expected[place - 1]
+            assert noted.chosen == pytest.approx(row[ids[place]], abs=5e-4)
+            assert noted.values == pytest.approx(sorted(row, reverse=True)[: len(noted.values)], abs=5e-4)
+
+
+@pytest.mark.parametrize("name", SMALL_SET)
+def test_a_request_has_the_bits_that_it_has_alone(name: str) -> None:
+    _, model = models(name)
+    subject = Request(ids_of(37), 30, SamplingOptions(1.0, 0, seed=5), logprobs=2)
+    expected = result(alone(model, subject))
+    for crowd in range(6):
+        others = requests_of(crowd, 1 + crowd % 7, 70)
+        engine = Engine(model, 2 + crowd % 4, 5 + 13 * (crowd % 3), cache_tokens=96 + 16 * (crowd % 5))
+        place = crowd % (len(others) + 1)
+        generations = [engine.submit(each) for each in [*others[:place], subject, *others[place:]]]
+        run(engine)
+        assert result(generations[place]) == expected, crowd
