@@ -31,8 +31,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from alpha import __version__
-from alpha.server_completions import Choice, CompletionShape, Part, choices_of, read_completion
+from alpha.chat_format import chat_format
+from alpha.server_chat import ChatShape, read_chat
+from alpha.server_completions import Choice, CompletionShape, Part, choices_of, read_completion, usage_of
 from alpha.server_fields import Fields, RefusedError, read_fields
+from alpha.server_metrics import CONTENT_TYPE, Metrics, Times
 from alpha.server_models import RETRY_SECONDS, Models, ServedModel
 
 BODY_LIMIT = 8 << 20
@@ -49,6 +52,8 @@ LOCAL_NAMES = ("localhost", "localhost.localdomain")
 OPEN_PATHS = ("/health",)
 """What is answered without a key."""
 
+MEASURED_PATHS = frozenset(("/v1/completions", "/v1/chat/completions", "/v1/models", "/health", "/metrics"))
+
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[^:\[\]]{1,255})(:[0-9]{1,5})?", re.ASCII)
 
 
@@ -64,7 +69,7 @@ class Access:
 def application(models: Models, access: Access) -> Starlette:
     """The application, for models that were started."""
     api = _Api(models)
-    middleware = [Middleware(_Guard, access)]
+    middleware = [Middleware(_Guard, access, api.measured)]
     if access.origins:
         cors = Middleware(
             CORSMiddleware, allow_origins=access.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
@@ -76,6 +81,11 @@ def application(models: Models, access: Access) -> Starlette:
             Route("/v1/models", api.models),
             Route("/v1/models/{name:path}", api.model),
             Route("/v1/completions", api.completions, methods=["POST"]),
+            Route("/v1/chat/completions", api.chat, methods=["POST"]),
+            Route("/tokenize", api.tokenize, methods=["POST"]),
+            Route("/detokenize", api.detokenize, methods=["POST"]),
+            Route("/tokenizer_info", api.tokenizer_info),
+            Route("/metrics", api.metrics),
         ],
         middleware=middleware,
         exception_handlers={RefusedError: _refused, HTTPException: _http_error, Exception: _fault},
@@ -136,6 +146,7 @@ class _Api:
 
     def __init__(self, models: Models) -> None:
         self._models = models
+        self.measured = Metrics()
         self._started = int(time.time())
 
     async def health(self, request: Request) -> Response:
@@ -155,7 +166,54 @@ class _Api:
         tokenizer = model.loaded.tokenizer
         asked = read_completion(fields, tokenizer, model.loaded.training.domain, model.limits.max_queue)
         shape = CompletionShape(f"cmpl-{uuid.uuid4().hex}", int(time.time()), model.name, tokenizer)
-        return _Generated(model, choices_of(asked), shape)
+        return _Generated(model, choices_of(asked), shape, self.measured)
+
+    async def chat(self, request: Request) -> Response:
+        fields = await _read(request)
+        model = await self._models.get(fields.text("model"))
+        loaded = model.loaded
+        form = chat_format(loaded.tokenizer, loaded.training.domain, loaded.chat_template)
+        # On a thread of its own, since a template may take some time.
+        asked = await asyncio.to_thread(read_chat, fields, loaded.tokenizer, form, model.limits.max_queue)
+        shape = ChatShape(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), model.name, loaded.tokenizer)
+        return _Generated(model, choices_of(asked), shape, self.measured)
+
+    async def tokenize(self, request: Request) -> Response:
+        fields = await _read(request)
+        model = await self._models.get(fields.text("model"))
+        if fields.get("prompt") is None:
+            raise fields.wrong("prompt", "text")
+        # As the prompt of a completion is read.
+        ids = model.loaded.tokenizer.encode(fields.text("prompt"), allow_special=True)
+        return Answer({"tokens": ids, "count": len(ids), "max_model_len": model.loaded.model.config.block})
+
+    async def detokenize(self, request: Request) -> Response:
+        fields = await _read(request)
+        tokenizer = (await self._models.get(fields.text("model"))).loaded.tokenizer
+        ids = fields.get("tokens")
+        if not isinstance(ids, list) or not all(type(id_) is int and 0 <= id_ < tokenizer.vocab_size for id_ in ids):
+            raise fields.wrong("tokens", f"a list of ids from 0 to {tokenizer.vocab_size - 1}")
+        return Answer({"prompt": tokenizer.decode(ids)})
+
+    async def tokenizer_info(self, request: Request) -> Response:
+        model = await self._models.get(request.query_params.get("model", ""))
+        loaded, tokenizer = model.loaded, model.loaded.tokenizer
+        names = {token: name for name, token in tokenizer.special_tokens.items()}
+        end = names[tokenizer.end_of_text]
+        return Answer(
+            {
+                "tokenizer_class": tokenizer.kind,
+                "vocab_size": tokenizer.vocab_size,
+                "bos_token": end,
+                "eos_token": end,
+                "unk_token": None if tokenizer.unknown is None else names[tokenizer.unknown],
+                "model_max_length": loaded.model.config.block,
+                "chat_template": chat_format(tokenizer, loaded.training.domain, loaded.chat_template).template,
+            }
+        )
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self.measured.text(self._models.listed()), media_type=CONTENT_TYPE)
 
     def _described(self, model: ServedModel) -> dict[str, Any]:
         return {
@@ -171,8 +229,10 @@ class _Api:
 class _Generated(Response):
     """The choices of a request, computed while the client is there: as one answer, or as server-sent events."""
 
-    def __init__(self, model: ServedModel, choices: Sequence[Choice], shape: CompletionShape) -> None:
+    def __init__(self, model: ServedModel, choices: Sequence[Choice], shape: CompletionShape, metrics: Metrics) -> None:
         self._model = model
+        self._metrics = metrics
+        self._start = time.perf_counter()
         self._choices = choices
         self._shape = shape
         self._asked = choices[0].asked
@@ -218,26 +278,31 @@ class _Generated(Response):
 
     async def _parts(self) -> AsyncGenerator[tuple[Choice, Part], None]:
         """What is new of any choice, until all have ended."""
-        async with self._model.generations(self._asked.requests()) as running:
+        times = Times()
+        async with self._model.generations(self._asked.requests(), self._asked.field) as running:
             under_way = dict(zip(running.generations, self._choices, strict=True))
             while under_way:
                 event = await running.event()
                 choice = under_way.get(event.generation)
                 if choice is None:  # it has said enough
                     continue
+                if event.token is not None:
+                    times.token()
                 part = choice.take(event)
                 if choice.finish:
                     del under_way[event.generation]
                     if event.reason is None:  # by a text, of which the engine knows nothing
                         running.stop(event.generation)
                 yield choice, part
+        self._metrics.generated(self._model.name, usage_of(self._choices)["prompt_tokens"], self._start, times)
 
 
 class _Guard:
     """Lets in who may ask, for what is not too large; adds what every answer says."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    def __init__(self, app: ASGIApp, access: Access, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
         self._hosts = {*LOCAL_NAMES, *(host.lower() for host in access.hosts)}
         self._key = _digest(access.key.encode()) if access.key else None
 
@@ -246,11 +311,18 @@ class _Guard:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
+        path = scope["path"] if scope["path"] in MEASURED_PATHS else "other"
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._metrics.answered(path, message["status"])
+            await send(message)
+
         refusal = self._refusal(request)
         if refusal is None:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, counted)
         else:
-            await (await _refused(request, refusal))(scope, receive, send)
+            await (await _refused(request, refusal))(scope, receive, counted)
 
     def _refusal(self, request: Request) -> RefusedError | None:
         if self._key is not None and request.url.path not in OPEN_PATHS:

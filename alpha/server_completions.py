@@ -64,6 +64,8 @@ class Asked:
     echo: bool
     stream: bool
     include_usage: bool
+    field: str = "prompt"
+    """Which one the prompts came from."""
 
     def requests(self) -> list[Request]:
         """One for each choice, in the order of their indices; a choice draws the same whatever else is asked."""
@@ -368,10 +370,10 @@ class CompletionShape:
     def usage_chunk(self, choices: Sequence[Choice]) -> dict[str, Any]:
         return self._head([]) | {"usage": usage_of(choices)}
 
-    def _head(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def _head(self, choices: list[dict[str, Any]], kind: str = "text_completion") -> dict[str, Any]:
         return {
             "id": self.id,
-            "object": "text_completion",
+            "object": kind,
             "created": self.created,
             "model": self.model,
             "choices": choices,

@@ -129,10 +129,10 @@ class ServedModel:
         thread.add(engine, self._deliver, self._fail)
 
     @asynccontextmanager
-    async def generations(self, requests: Sequence[Request]) -> AsyncIterator["Running"]:
+    async def generations(self, requests: Sequence[Request], field: str) -> AsyncIterator["Running"]:
         """Requests under way. What has not ended when the context is left is cancelled, and freed before the next step.
 
-        Raises RefusedError when one of them can never be answered, or when too many wait.
+        Raises RefusedError, which names the field, when one of them can never be answered, or when too many wait.
         """
         self._check_room(len(requests))
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
@@ -144,7 +144,7 @@ class ServedModel:
             self._thread.wake()
             yield Running(started, queue, self)
         except RequestError as error:
-            raise _refusal(error) from error
+            raise _refusal(error, field) from error
         finally:
             for generation in started:
                 if self._queues.pop(generation, None):
@@ -280,7 +280,7 @@ def _id_of(path: Path) -> str:
     return f"{path.parent.name}@{path.stem.removeprefix('checkpoint-')}"
 
 
-def _refusal(error: RequestError) -> RefusedError:
+def _refusal(error: RequestError, prompt: str) -> RefusedError:
     text = str(error)
-    field = next((name for name in ("max_tokens", "logprobs", "seed") if text.startswith(name)), "prompt")
+    field = next((name for name in ("max_tokens", "logprobs", "seed") if text.startswith(name)), prompt)
     return RefusedError(text, field, code="context_length_exceeded" if "context holds" in text else None)

@@ -25,7 +25,7 @@ TOP_LEVEL = {
     *("pyproject.toml", "alpha.py", "alpha", "native", "kernels", "build_scripts", "perf", "tests"),
     *("README.md", "ARCHITECTURE.md", "LICENSE", "CHANGELOG.md"),
 }
-IMPORT_NAMES = {"docopt-ng": "docopt"}
+IMPORT_NAMES = {"docopt-ng": "docopt", "prometheus-client": "prometheus_client"}
 BOUNDARIES = {
     "autograd": "ops",
     "braille": "run terminal",

@@ -393,3 +393,97 @@ def test_every_number_of_an_answer_is_json(server: Serving) -> None:
     answer = server.post(COMPLETIONS, prompt=PROMPT, max_tokens=6, logprobs=20, temperature=0)
     noted = answer["choices"][0]["logprobs"]
     assert all(math.isfinite(value) for top in noted["top_logprobs"] for value in top.values())
+
+
+# --- chat -------------------------------------------------------------------------------------------------------------
+
+CHAT = "/v1/chat/completions"
+HELLO: list[Any] = [{"role": "user", "content": "Hello!"}]
+
+
+def test_the_official_client_chats(client: openai.OpenAI, server: Serving) -> None:
+    options: dict[str, Any] = {
+        "model": "toy@10", "max_completion_tokens": 7, "seed": 4, "n": 2, "logprobs": True, "top_logprobs": 3,
+        "messages": [
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo!"}]},
+        ],
+    }  # fmt: skip
+    whole = client.chat.completions.create(**options)
+    texts, entries = ["", ""], [[], []]
+    chunks = list(client.chat.completions.create(**options, stream=True, stream_options={"include_usage": True}))
+    assert [chunk.choices[0].delta.role for chunk in chunks[:2]] == ["assistant", "assistant"]
+    for chunk in chunks[:-1]:
+        [choice] = chunk.choices
+        texts[choice.index] += choice.delta.content or ""
+        entries[choice.index] += (choice.logprobs.content or []) if choice.logprobs else []
+        assert not (choice.finish_reason and choice.delta.content)
+    assert texts == [choice.message.content for choice in whole.choices]
+    assert entries == [choice.logprobs.content for choice in whole.choices]
+    assert all(len(entry.top_logprobs) == 3 and bytes(entry.bytes) for row in entries for entry in row)
+    assert chunks[-1].usage == whole.usage
+    assert {choice.finish_reason for choice in whole.choices} <= {"stop", "length"}
+
+
+def test_a_chat_is_the_completion_of_its_ids(server: Serving) -> None:
+    tokenizer = model_of(server).tokenizer
+    ids = tokenizer.encode("<|user|>Hello!<|end|>\n<|assistant|>", allow_special=True)
+    chat = server.post(CHAT, messages=HELLO, temperature=0, max_tokens=5)
+    completion = server.post(COMPLETIONS, prompt=ids, temperature=0, max_tokens=5)
+    assert chat["choices"][0]["message"]["content"] == completion["choices"][0]["text"]
+    assert chat["usage"] == completion["usage"]
+    marked = server.post(CHAT, messages=[{"role": "user", "content": "<|end|>"}], max_tokens=1)
+    assert marked["usage"]["prompt_tokens"] > 5
+
+
+@pytest.mark.parametrize(
+    ("field", "body"),
+    [
+        ("messages", {}),
+        ("messages", {"messages": []}),
+        ("messages[0]", {"messages": ["Hello"]}),
+        ("messages[0].role", {"messages": [{"role": "tool", "content": "a"}]}),
+        ("messages[0].content", {"messages": [{"role": "user"}]}),
+        ("messages[0].content[0].type", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
+        ("messages[0].tool_calls", {"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}),
+        ("messages", {"messages": [{"role": "user", "content": "cat " * 90}]}),
+        ("top_logprobs", {"messages": HELLO, "top_logprobs": 2}),
+        ("tools", {"messages": HELLO, "tools": [{}]}),
+        ("response_format", {"messages": HELLO, "response_format": {"type": "json_schema"}}),
+    ],
+)
+def test_what_is_wrong_with_a_chat_is_refused_by_its_name(server: Serving, field: str, body: Any) -> None:
+    assert server.refused(CHAT, **body)["param"] == field
+
+
+# --- tokens and measures ----------------------------------------------------------------------------------------------
+
+
+def test_text_and_ids_as_the_harness_asks_for_them(server: Serving) -> None:
+    text = "The cat — 日本"
+    ids = server.post("/tokenize", prompt=text, add_special_tokens=False)["tokens"]
+    assert ids == model_of(server).tokenizer.encode(text)
+    assert server.post("/detokenize", tokens=ids) == {"prompt": text}
+    status, _, content = server.ask("/tokenizer_info")
+    assert (status, json.loads(content)["eos_token"]) == (200, "<|endoftext|>")
+    assert server.refused("/tokenize")["param"] == "prompt"
+    for wrong in (None, "a", [-1], [10**9], [True]):
+        assert server.refused("/detokenize", tokens=wrong)["param"] == "tokens"
+
+
+def test_measures_count_what_was_answered(tmp_path: Path) -> None:
+    with serving(tmp_path / "toy") as server:
+        usage = server.post(COMPLETIONS, prompt=PROMPT, max_tokens=4, n=2, ignore_eos=True)["usage"]
+        server.refused(COMPLETIONS, n=0)
+        status, headers, content = server.ask("/metrics")
+    assert (status, headers["content-type"].split(";")[0]) == (200, "text/plain")
+    lines = content.decode().splitlines()
+    for line in (
+        'alpha_requests_total{path="/v1/completions",status="200"} 1.0',
+        'alpha_requests_total{path="/v1/completions",status="400"} 1.0',
+        f'alpha_prompt_tokens_total{{model="toy@10"}} {usage["prompt_tokens"]}.0',
+        'alpha_completion_tokens_total{model="toy@10"} 8.0',
+        'alpha_time_to_first_token_seconds_count{model="toy@10"} 1.0',
+        'alpha_running{model="toy@10"} 0.0',
+    ):
+        assert line in lines
