@@ -10,6 +10,7 @@ Text is streamed as sections of bounded size, cut where the caller's expressions
 than memory nor a document of that size is ever held whole.
 """
 
+import bisect
 import codecs
 import gzip
 import io
@@ -332,25 +333,51 @@ def _divide(texts: Iterator[str | None], size: int, cuts: Cuts) -> Iterator[Sect
     """Sections of about `size` characters from the text of documents, each of which ends with None."""
     buffer = ""
     markers: list[tuple[int, int]] = []
+    roles: list[int] = []  # where turns begin
+    is_conversation = False
     starts_document = True
     for text in texts:
         ended = text is None
         if isinstance(text, _Marker):
             markers.append((len(buffer), len(buffer) + len(text)))
+            is_conversation = True
+            if text in _ROLE_MARKERS:
+                roles.append(len(buffer))
         buffer += text or ""
         if ended and starts_document and len(buffer) <= size and not buffer.strip():
             buffer = ""
             continue
         start = 0
-        while (end := _section_end(buffer, start, size, ended, cuts)) is not None:
+        while (
+            end := _turn_end(buffer, start, size, ended, roles)
+            if is_conversation
+            else _section_end(buffer, start, size, ended, cuts)
+        ) is not None:
             inside = tuple((low - start, high - start) for low, high in markers if start <= low and high <= end)
             yield Section(buffer[start:end], ended and end == len(buffer), inside)
             starts_document = False
             start = end
         buffer = buffer[start:]
         markers = [(low - start, high - start) for low, high in markers if low >= start]
+        roles = [place - start for place in roles if place >= start]
         if ended:
-            starts_document = True
+            starts_document, is_conversation = True, False
+
+
+def _turn_end(text: str, start: int, size: int, ended: bool, roles: Sequence[int]) -> int | None:
+    """The same for a conversation, which is divided before a role's marker: `roles` are the places of such.
+
+    Only a turn of more than can be held is divided anywhere.
+    """
+    available = len(text) - start
+    if available <= size + size // 2:
+        return len(text) if ended and available else None
+    if (next_turn := bisect.bisect_left(roles, start + size)) < len(roles):
+        return roles[next_turn]
+    if available > _LONGEST_PIECE:
+        earlier = bisect.bisect_right(roles, start)
+        return roles[-1] if earlier < len(roles) else start + _LONGEST_PIECE
+    return len(text) if ended else None
 
 
 def _section_end(text: str, start: int, size: int, ended: bool, cuts: Cuts) -> int | None:

@@ -29,7 +29,7 @@ from alpha.errors import AlphaError
 from alpha.token_file import Ids, TokenFile, TokenWriter, open_token_file
 from alpha.tokenizer_pattern import Cuts
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """To be raised when the same corpus and tokenizer would give other token files than before."""
 
 VALIDATION_FRACTION = 0.1
