@@ -54,19 +54,36 @@ def _philox_in_place(even: Counters, odd: Counters, key: tuple[int, int], produc
         k1 = (k1 + KEY_INCREMENTS[1]) & 0xFFFFFFFF
 
 
+def _philox_once(counter: tuple[int, int, int, int], key: tuple[int, int]) -> list[int]:
+    """`philox` of one counter in Python's integers: for one, arrays take many times as long."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(ROUNDS):
+        product0, product1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            (product1 >> 32) ^ c1 ^ k0,
+            product1 & 0xFFFFFFFF,
+            (product0 >> 32) ^ c3 ^ k1,
+            product0 & 0xFFFFFFFF,
+        )
+        k0 = (k0 + KEY_INCREMENTS[0]) & 0xFFFFFFFF
+        k1 = (k1 + KEY_INCREMENTS[1]) & 0xFFFFFFFF
+    return [c0, c1, c2, c3]
+
+
 def random_bits(count: int, seed: int, stream: int, step: int = 0, start: int = 0) -> npt.NDArray[np.uint32]:
     """`count` random 32-bit integers, the elements `start` onwards of sequence (seed, stream, step).
 
     Element i is word i % 4 of Philox(counter = (i // 4 low, i // 4 high, stream, step), key = the seed's 64 bits).
     """
-    first = start // 4
-    blocks = np.arange(first, (start + count + 3) // 4, dtype=np.uint64)
+    first, last = start // 4, (start + count + 3) // 4
+    offset, key = start - 4 * first, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF)
+    if last - first == 1:
+        one = _philox_once((first & 0xFFFFFFFF, first >> 32, stream, step), key)
+        return np.array(one[offset : offset + count], np.uint32)
+    blocks = np.arange(first, last, dtype=np.uint64)
     constant = np.zeros_like(blocks)
-    words = philox(
-        (blocks & _LOW, blocks >> _SHIFT, constant + np.uint64(stream), constant + np.uint64(step)),
-        (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF),
-    )
-    offset = start - 4 * first
+    words = philox((blocks & _LOW, blocks >> _SHIFT, constant + np.uint64(stream), constant + np.uint64(step)), key)
     return words.reshape(-1)[offset : offset + count]
 
 

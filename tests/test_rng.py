@@ -168,3 +168,11 @@ def test_a_stream_number_is_fixed_by_its_name() -> None:
     numbers = {rng.stream_of(*name) for name in names}
     assert len(numbers) == len(names)
     assert all(0 <= number < 1 << 32 for number in numbers)
+
+
+def test_single_numbers_are_those_of_the_sequence() -> None:
+    for seed, stream, step in ((0, 0, 0), (2**64 - 1, 2**32 - 1, 2**32 - 1), (42, 7, 123_456)):
+        for start in (0, 4 * (2**32 - 2)):
+            many = rng.random_bits(16, seed, stream, step, start)
+            for place in range(16):
+                assert rng.random_bits(1, seed, stream, step, start + place).tolist() == [many[place]]
