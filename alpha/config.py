@@ -105,6 +105,13 @@ class TrainingConfig:
     packed: bool = option(
         False, "Visit every window of the corpus once per pass instead of drawing windows at random.", group=_DATA
     )
+    text_field: str = option(
+        "",
+        "Key of the text in JSON lines; otherwise each line says by its keys what it is.",
+        group=_DATA,
+        metavar="KEY",
+    )
+    skip_bad_lines: bool = option(False, "Count bad JSON lines instead of refusing the first.", group=_DATA)
     loss_on: str = option(
         "all",
         "What counts in conversations: all, or the assistant's text and the marker that ends it.",
