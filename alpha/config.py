@@ -105,6 +105,19 @@ class TrainingConfig:
     packed: bool = option(
         False, "Visit every window of the corpus once per pass instead of drawing windows at random.", group=_DATA
     )
+    text_field: str = option(
+        "",
+        "Key of the text in JSON lines; otherwise each line says by its keys what it is.",
+        group=_DATA,
+        metavar="KEY",
+    )
+    skip_bad_lines: bool = option(False, "Count bad JSON lines instead of refusing the first.", group=_DATA)
+    loss_on: str = option(
+        "all",
+        "What counts in conversations: all, or the assistant's text and the marker that ends it.",
+        group=_DATA,
+        choices=("all", "assistant"),
+    )
     iters: int = option(1000, "Optimizer steps.", group=_OPTIMIZATION, minimum=1, aliases=("steps",))
     batch: int = option(64, "Sequences per micro-batch (B).", group=_OPTIMIZATION, minimum=1, maximum=1 << 16)
     accum_steps: int = option(1, "Micro-batches per optimizer step.", group=_OPTIMIZATION, minimum=1, maximum=1 << 16)

@@ -4,12 +4,13 @@ Plain files: a document is the whole file, or each part of it between `<|endofte
 the text). One that begins with `<|system|>`, `<|user|>` or `<|assistant|>` is a conversation, in which these and
 `<|end|>` are markers, as `alpha datagen` writes it. JSON lines: a document is the `text` of an object, in which nothing
 is a separator or a marker, or its `messages`, objects of `role` and `content`, a conversation whose contents are text
-whatever they spell. Documents without text are left out.
+whatever they spell; other forms of both are in `corpus_forms`. Documents without text are left out.
 
 Text is streamed as sections of bounded size, cut where the caller's expressions allow, so that neither a file larger
 than memory nor a document of that size is ever held whole.
 """
 
+import bisect
 import codecs
 import gzip
 import io
@@ -18,11 +19,13 @@ import os
 import re
 import shlex
 import zlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from alpha.corpus_files import CorpusFile
+from alpha.corpus_forms import BAD_LINE, ROLE_MARKERS, Line, Turns, read_line
 from alpha.errors import AlphaError
 from alpha.tokenizer import CHAT_TOKENS, END_OF_TEXT
 from alpha.tokenizer_pattern import CUTS, Cuts
@@ -44,7 +47,7 @@ _ENCODING_MARKS = (
 )  # fmt: skip
 _CONTROLS = bytes({*range(32), 127} - {*b"\t\n\v\f\r\x1b"})
 
-*_ROLE_MARKERS, _END_MARKER = CHAT_TOKENS
+_END_MARKER = CHAT_TOKENS[-1]
 _MARKERS = re.compile("(" + "|".join(map(re.escape, CHAT_TOKENS)) + ")")
 _LOOKED_AT = 1 << 10  # characters of a document in which a conversation must begin
 _LONGEST_MARKER = max(map(len, CHAT_TOKENS))
@@ -70,15 +73,16 @@ def sections(
     section_characters: int = SECTION_CHARACTERS,
     on_read: ReadReport = lambda count: None,
     cuts: Cuts = CUTS,
+    forms: Counter[str] | None = None,
 ) -> Iterator[Section]:
-    """The text of all documents in order, divided into sections.
+    """The text of all documents in order, divided into sections; in `forms`, lines of JSON are counted by their form.
 
     Raises AlphaError for an unreadable file, bytes that are not UTF-8 text, a bad line of JSON (each named by file and
     place), and when there is no text at all.
     """
     empty = True
     for file in files:
-        for section in _divide(_texts(file, on_read), section_characters, cuts):
+        for section in _divide(_texts(file, on_read, Counter() if forms is None else forms), section_characters, cuts):
             empty = False
             yield section
     if empty:
@@ -133,7 +137,7 @@ class _Marker(str):
     """A text that marks whose turn begins, or that one ends."""
 
 
-def _texts(file: CorpusFile, on_read: ReadReport) -> Iterator[str | None]:
+def _texts(file: CorpusFile, on_read: ReadReport, forms: Counter[str]) -> Iterator[str | None]:
     """The text of a file in order, None wherever a document ends."""
     try:
         with file.open() as raw:
@@ -141,7 +145,7 @@ def _texts(file: CorpusFile, on_read: ReadReport) -> Iterator[str | None]:
             stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER_BYTES) if file.compressed else raw
             report = _reporter(raw, on_read)
             if file.json_lines:
-                yield from _json_texts(file, stream, report)
+                yield from _json_texts(file, stream, report, forms)
             else:
                 yield from _conversations(_plain_texts(file, stream, report))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -187,7 +191,7 @@ def _conversations(texts: Iterator[str | None]) -> Iterator[str | None]:
             begun = held.lstrip()
             if text is not None and len(begun) < _LONGEST_MARKER and len(held) < _LOOKED_AT:
                 continue
-            is_conversation = begun.startswith(tuple(_ROLE_MARKERS))
+            is_conversation = begun.startswith(tuple(ROLE_MARKERS))
         if is_conversation:
             *parts, held = _MARKERS.split(held)
             for part in parts:
@@ -216,7 +220,9 @@ def _decoded_chunks(file: CorpusFile, stream: BinaryIO, report: Callable[[], Non
         undecoded = data[used:]
 
 
-def _json_texts(file: CorpusFile, stream: BinaryIO, report: Callable[[], None]) -> Iterator[str | None]:
+def _json_texts(
+    file: CorpusFile, stream: BinaryIO, report: Callable[[], None], forms: Counter[str]
+) -> Iterator[str | None]:
     offset = 0
     number = 0
     next_report = 0
@@ -225,56 +231,44 @@ def _json_texts(file: CorpusFile, stream: BinaryIO, report: Callable[[], None]) 
             report()
             next_report = offset + _CHUNK_BYTES
         number += 1
+        where = f"Line {number} of {file.path}"
         if len(line) > _LONGEST_JSON_LINE:
-            raise AlphaError(f"Line {number} of {file.path} is longer than {_LONGEST_JSON_LINE >> 20} MiB; divide it.")
-        content, _ = _decode(file, line, offset, final=True)
-        content = content.removeprefix(_BYTE_ORDER_MARK) if offset == 0 else content
+            raise AlphaError(f"{where} is longer than {_LONGEST_JSON_LINE >> 20} MiB; divide it.")
+        try:
+            said = _json_line(file, line, offset, where)
+        except AlphaError:
+            if not file.skip_bad_lines:
+                raise
+            forms[BAD_LINE] += 1
+            said = None
         offset += len(line)
-        if content.strip():
-            yield from _json_document(content, f"Line {number} of {file.path}")
+        if said is not None:
+            forms[said.form] += 1
+            yield from _conversation(said.turns) if said.turns else (said.text,)
             yield None
     report()
 
 
-def _json_document(line: str, where: str) -> Iterator[str]:
+def _json_line(file: CorpusFile, line: bytes, offset: int, where: str) -> Line | None:
+    """What a line says; None where it is empty."""
+    content, _ = _decode(file, line, offset, final=True)
+    content = content.removeprefix(_BYTE_ORDER_MARK) if offset == 0 else content
+    if not content.strip():
+        return None
     try:
-        value = json.loads(line)
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise AlphaError(f"{where} is not valid JSON: {error}.") from error
-    if isinstance(value, dict) and isinstance(value.get("messages"), list):
-        for number, message in enumerate(value["messages"]):
-            role, content = _message(message, f"Message {number + 1} in {where[0].lower()}{where[1:]}")
-            if number:
-                yield "\n"
-            yield _Marker(role)
-            yield content
-            yield _Marker(_END_MARKER)
-        return
-    text = value.get("text") if isinstance(value, dict) else None
-    if not isinstance(text, str):
-        raise AlphaError(
-            f'{where} is not an object with a string "text", such as {{"text": "Once upon a time"}}, or a list '
-            f'"messages", such as {{"messages": [{{"role": "user", "content": "Hello"}}]}}.'
-        )
-    yield _unicode(text, "text", where)
+    return read_line(value, where, file.text_field)
 
 
-def _message(message: Any, where: str) -> tuple[str, str]:
-    """The marker of a message's role, and its content."""
-    role = message.get("role") if isinstance(message, dict) else None
-    content = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(role, str) or f"<|{role}|>" not in _ROLE_MARKERS or not isinstance(content, str):
-        roles = ", ".join(marker.strip("<|>") for marker in _ROLE_MARKERS)
-        raise AlphaError(f'{where} is not an object with a "role" ({roles}) and a string "content".')
-    return f"<|{role}|>", _unicode(content, "content", where)
-
-
-def _unicode(text: str, key: str, where: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise AlphaError(f'{where} has half of a surrogate pair at character {error.start} of its "{key}".') from error
-    return text
+def _conversation(turns: Turns) -> Iterator[str]:
+    for number, (role, content) in enumerate(turns):
+        if number:
+            yield "\n"
+        yield _Marker(role)
+        yield content
+        yield _Marker(_END_MARKER)
 
 
 def _decode(file: CorpusFile, data: bytes, offset: int, final: bool) -> tuple[str, int]:
@@ -332,25 +326,51 @@ def _divide(texts: Iterator[str | None], size: int, cuts: Cuts) -> Iterator[Sect
     """Sections of about `size` characters from the text of documents, each of which ends with None."""
     buffer = ""
     markers: list[tuple[int, int]] = []
+    roles: list[int] = []  # where turns begin
+    is_conversation = False
     starts_document = True
     for text in texts:
         ended = text is None
         if isinstance(text, _Marker):
             markers.append((len(buffer), len(buffer) + len(text)))
+            is_conversation = True
+            if text in ROLE_MARKERS:
+                roles.append(len(buffer))
         buffer += text or ""
         if ended and starts_document and len(buffer) <= size and not buffer.strip():
             buffer = ""
             continue
         start = 0
-        while (end := _section_end(buffer, start, size, ended, cuts)) is not None:
+        while (
+            end := _turn_end(buffer, start, size, ended, roles)
+            if is_conversation
+            else _section_end(buffer, start, size, ended, cuts)
+        ) is not None:
             inside = tuple((low - start, high - start) for low, high in markers if start <= low and high <= end)
             yield Section(buffer[start:end], ended and end == len(buffer), inside)
             starts_document = False
             start = end
         buffer = buffer[start:]
         markers = [(low - start, high - start) for low, high in markers if low >= start]
+        roles = [place - start for place in roles if place >= start]
         if ended:
-            starts_document = True
+            starts_document, is_conversation = True, False
+
+
+def _turn_end(text: str, start: int, size: int, ended: bool, roles: Sequence[int]) -> int | None:
+    """The same for a conversation, which is divided before a role's marker: `roles` are the places of such.
+
+    Only a turn of more than can be held is divided anywhere.
+    """
+    available = len(text) - start
+    if available <= size + size // 2:
+        return len(text) if ended and available else None
+    if (next_turn := bisect.bisect_left(roles, start + size)) < len(roles):
+        return roles[next_turn]
+    if available > _LONGEST_PIECE:
+        earlier = bisect.bisect_right(roles, start)
+        return roles[-1] if earlier < len(roles) else start + _LONGEST_PIECE
+    return len(text) if ended else None
 
 
 def _section_end(text: str, start: int, size: int, ended: bool, cuts: Cuts) -> int | None:

@@ -16,11 +16,12 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from alpha import environment, files
+from alpha.corpus_forms import form_of
 from alpha.errors import AlphaError, UsageError
 
 STANDARD_INPUT = "-"
@@ -55,12 +56,18 @@ _NO_TEXT = (".arrow", ".feather", ".npy", ".npz", ".safetensors", ".docx", ".odt
 
 @dataclass(frozen=True)
 class CorpusFile:
-    """One file of a corpus and how to read it; of a pipe, `spool` is the file that it was read into."""
+    """One file of a corpus and how to read it; of a pipe, `spool` is the file that it was read into.
+
+    Of JSON lines, `text_field` is the key of the text, empty for what the line itself says, and `skip_bad_lines` says
+    whether bad ones are counted or refused.
+    """
 
     path: Path
     json_lines: bool
     compressed: bool
     spool: BinaryIO | None = field(default=None, compare=False)
+    text_field: str = ""
+    skip_bad_lines: bool = False
 
     def open(self) -> BinaryIO:
         """The file, from its first byte. Raises OSError; of a pipe, only the newest of several may be read from."""
@@ -86,7 +93,7 @@ class Selection:
     """What was decided by looking into a file, in sentences."""
 
 
-def find(data: str) -> Selection:
+def find(data: str, text_field: str = "", skip_bad_lines: bool = False) -> Selection:
     """The files of a file name, folder (read recursively), glob, pipe or `-`, or several of these separated by commas.
 
     Each part's files are sorted by path, and a file that is named twice counts once. Hidden files and folders, folders
@@ -101,10 +108,10 @@ def find(data: str) -> Selection:
     for part in _parts(data):
         try:
             if part == STANDARD_INPUT:
-                found.setdefault(part, _standard_input(notes))
+                found.setdefault(part, _standard_input(text_field, notes))
                 continue
             for path, named in _candidates(part, skipped):
-                file = _named_file(path, notes) if named else _recognize(path)
+                file = _named_file(path, text_field, notes) if named else _recognize(path)
                 if file is None:
                     skipped.add(path)
                 else:
@@ -115,7 +122,8 @@ def find(data: str) -> Selection:
         others = f" ({len(skipped)} other files were skipped)" if skipped else ""
         advice = next((f" {hint}" for path in sorted(skipped) if (hint := _advice(path))), "")
         raise AlphaError(f"No corpus file matches {data!r}{others}; endings that are read: {_READ_BY_NAME}.{advice}")
-    return Selection(tuple(found.values()), len(skipped), tuple(notes))
+    chosen = [replace(file, text_field=text_field, skip_bad_lines=skip_bad_lines) for file in found.values()]
+    return Selection(tuple(chosen), len(skipped), tuple(notes))
 
 
 def _parts(data: str) -> list[str]:
@@ -197,7 +205,7 @@ def _recognize(path: Path) -> CorpusFile | None:
     return CorpusFile(path, json_lines=ending in JSON_LINES_ENDINGS, compressed=compressed)
 
 
-def _named_file(path: Path, notes: list[str]) -> CorpusFile:
+def _named_file(path: Path, text_field: str, notes: list[str]) -> CorpusFile:
     """A file or pipe that `data` names itself: of any ending, unless its ending says that it is no text."""
     status = path.stat()
     if stat.S_ISFIFO(status.st_mode):
@@ -205,7 +213,7 @@ def _named_file(path: Path, notes: list[str]) -> CorpusFile:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         os.set_blocking(descriptor, True)
         with os.fdopen(descriptor, "rb", buffering=0) as pipe:
-            return _spooled(path, pipe, f"The pipe {path}", notes)
+            return _spooled(path, pipe, f"The pipe {path}", text_field, notes)
     if not stat.S_ISREG(status.st_mode):
         raise AlphaError(f"Cannot read {path}: it is neither a regular file nor a pipe.")
     if advice := _advice(path):
@@ -213,17 +221,17 @@ def _named_file(path: Path, notes: list[str]) -> CorpusFile:
     file = _recognize(path)
     if file is None:
         with files.open_regular(path) as opened:
-            json_lines, compressed = _look(opened)
+            json_lines, compressed = _look(opened, text_field)
         file = CorpusFile(path, json_lines, compressed)
         notes.append(_note(str(path), file))
     return file
 
 
-def _standard_input(notes: list[str]) -> CorpusFile:
+def _standard_input(text_field: str, notes: list[str]) -> CorpusFile:
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("--data=- reads standard input, which is a terminal here; pipe a text into it.")
     with os.fdopen(os.dup(0), "rb", buffering=0) as stream:
-        return _spooled(Path("/dev/stdin"), stream, "Standard input", notes)
+        return _spooled(Path("/dev/stdin"), stream, "Standard input", text_field, notes)
 
 
 @contextlib.contextmanager
@@ -242,7 +250,7 @@ _SPOOLED: dict[tuple[int, int], CorpusFile] = {}
 """What was read from pipes, by device and inode: a pipe can be read once, and a run reads its corpus several times."""
 
 
-def _spooled(path: Path, stream: BinaryIO, name: str, notes: list[str]) -> CorpusFile:
+def _spooled(path: Path, stream: BinaryIO, name: str, text_field: str, notes: list[str]) -> CorpusFile:
     """Read a pipe into a temporary file that goes when the process does, however it ends."""
     status = os.fstat(stream.fileno())
     known = _SPOOLED.get((status.st_dev, status.st_ino))
@@ -268,7 +276,7 @@ def _spooled(path: Path, stream: BinaryIO, name: str, notes: list[str]) -> Corpu
                 f"{name} gave no text; a corpus that comes through a pipe must be given again at every start."
             )
         spool.seek(0)
-        json_lines, compressed = _look(spool)
+        json_lines, compressed = _look(spool, text_field)
         atexit.register(opened.pop_all().close)
     file = CorpusFile(path, json_lines, compressed, spool)
     notes.append(_note(name, file))
@@ -276,7 +284,7 @@ def _spooled(path: Path, stream: BinaryIO, name: str, notes: list[str]) -> Corpu
     return file
 
 
-def _look(stream: BinaryIO) -> tuple[bool, bool]:
+def _look(stream: BinaryIO, text_field: str) -> tuple[bool, bool]:
     """Whether a file is JSON lines, and whether it is compressed, by how it begins."""
     compressed = stream.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
     stream.seek(0)
@@ -285,7 +293,7 @@ def _look(stream: BinaryIO) -> tuple[bool, bool]:
         value = json.loads(source.readline(_LOOKED_AT))
     except (ValueError, RecursionError, EOFError, zlib.error, gzip.BadGzipFile):
         return False, compressed
-    return isinstance(value, dict) and bool({"text", "messages"} & value.keys()), compressed
+    return isinstance(value, dict) and (text_field in value or form_of(value) is not None), compressed
 
 
 def _note(name: str, file: CorpusFile) -> str:

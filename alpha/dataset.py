@@ -16,6 +16,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from alpha.errors import AlphaError
 from alpha.token_file import Ids, TokenFile, TokenWriter, open_token_file
 from alpha.tokenizer_pattern import Cuts
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """To be raised when the same corpus and tokenizer would give other token files than before."""
 
 VALIDATION_FRACTION = 0.1
@@ -179,8 +180,10 @@ class _Cache:
 
         def encode(outputs: Mapping[str, BinaryIO]) -> dict[str, Any]:
             on_read = corpus.counter("encoding", size, self.progress)
-            sections = corpus.sections(corpus_files, section_characters, on_read, tokenizer.cuts)
+            forms: Counter[str] = Counter()
+            sections = corpus.sections(corpus_files, section_characters, on_read, tokenizer.cuts, forms)
             records = _encode(sections, split, tokenizer, outputs)
+            records["train"]["forms"] = dict(forms)
             _require_unchanged(corpus_files, states)
             return records
 
@@ -330,7 +333,10 @@ def _choose_split(corpus_files: Sequence[CorpusFile], section_characters: int, c
 
 
 def _key(corpus_files: Sequence[CorpusFile], tokenizer: Encoder, fraction: float, on_read: corpus.ReadReport) -> str:
-    contents = [[file.json_lines, file.compressed, _content_hash(file, on_read)] for file in corpus_files]
+    contents = [
+        [file.json_lines, file.compressed, file.text_field, file.skip_bad_lines, _content_hash(file, on_read)]
+        for file in corpus_files
+    ]
     dependencies = {
         "format": _FORMAT,
         "version": FORMAT_VERSION,

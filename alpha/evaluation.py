@@ -23,6 +23,7 @@ import numpy.typing as npt
 from alpha import ops
 from alpha.autograd import Tensor
 from alpha.gpt import GPT
+from alpha.loss_mask import LossMask
 from alpha.sampler import windows
 from alpha.thread_choice import ThreadChoice
 from alpha.token_file import TokenFile
@@ -72,12 +73,14 @@ def evaluate(
     iters: int = 0,
     spread: bool = False,
     threads: ThreadChoice | None = None,
+    mask: LossMask | None = None,
 ) -> Evaluation:
     """Predict a file, or `iters` times WINDOWS windows of it: the first, or with `spread` at equal distances.
 
-    `batch` windows are computed at a time. With `threads`, each batch is a repetition for it to measure.
+    `batch` windows are computed at a time. With `threads`, each batch is a repetition for it to measure. With a `mask`
+    of the file, tokens that do not count in it are not predicted.
     """
-    every = windows(file.tokens, model.config.block, batch, WINDOWS * iters, spread)
+    every = windows(file.tokens, model.config.block, batch, WINDOWS * iters, spread, mask)
     return evaluate_batches(model, tokenizer, _while_whole(file, every), threads)
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from alpha import rng
 from alpha.errors import AlphaError
+from alpha.loss_mask import LossMask
 
 Tokens = npt.NDArray[np.integer[Any]]
 Batch = npt.NDArray[np.int32]
@@ -28,8 +29,10 @@ class Sampler:
     overlap, once in random order; the window that crosses the ring's joint continues with the first token.
     """
 
-    def __init__(self, tokens: Tokens, block: int, batch: int, seed: int, packed: bool) -> None:
-        """Raises AlphaError when the tokens are fewer than one window."""
+    def __init__(
+        self, tokens: Tokens, block: int, batch: int, seed: int, packed: bool, mask: LossMask | None = None
+    ) -> None:
+        """`mask` says which targets count; without one, all do. Raises AlphaError for fewer tokens than one window."""
         if len(tokens) <= block:
             raise AlphaError(
                 f"The data has {len(tokens):,} tokens but one window needs {block + 1:,}; "
@@ -40,6 +43,7 @@ class Sampler:
         self._batch = batch
         self._seed = seed
         self._packed = packed
+        self._mask = mask
         self._windows = np.lib.stride_tricks.sliding_window_view(tokens, block + 1)
 
     def batch_at(self, index: int) -> Batch:
@@ -49,9 +53,17 @@ class Sampler:
         """
         return self.windows_from(index * self._batch)
 
+    def ids_and_targets_from(self, first: int) -> tuple[Tokens, Tokens]:
+        """Ids and targets of `windows_from`, [batch, block] both; targets that do not count are -1."""
+        ids, targets = inputs_and_targets(self.windows_from(first))
+        if self._mask is None:
+            return ids, targets
+        places = self._offsets(first)[:, None] + np.arange(1, self._block + 1)
+        return ids, self._mask.masked(targets, places % len(self._tokens))
+
     def windows_from(self, first: int) -> Batch:
         """The batch whose row r is window number first + r."""
-        offsets = self._packed_offsets(first) if self._packed else self._random_offsets(first)
+        offsets = self._offsets(first)
         inside = offsets < len(self._windows)
         rows = self._windows[np.where(inside, offsets, 0)].astype(np.int32)
         for row in np.flatnonzero(~inside):
@@ -59,6 +71,9 @@ class Sampler:
             rows[row, : len(end)] = end
             rows[row, len(end) :] = self._tokens[: rows.shape[1] - len(end)]
         return rows
+
+    def _offsets(self, first: int) -> npt.NDArray[np.int64]:
+        return self._packed_offsets(first) if self._packed else self._random_offsets(first)
 
     def _random_offsets(self, first: int) -> npt.NDArray[np.int64]:
         # The remainder of 64 random bits: below 2^48 tokens, no place is likelier than another by more than 2^-16.
@@ -110,26 +125,32 @@ def permute(positions: _Words, size: int, keys: _Words) -> _Words:
 
 
 def windows(
-    tokens: Tokens, block: int, batch: int, count: int = 0, spread: bool = False
+    tokens: Tokens, block: int, batch: int, count: int = 0, spread: bool = False, mask: LossMask | None = None
 ) -> Iterator[tuple[Batch, Batch]]:
     """Inputs and targets, both [B, T], of windows in order; they are the same windows whatever the batch.
 
     All windows together predict every token but the first exactly once. `count` takes that many of them, the first or
     with `spread` at equal distances, unless it is 0 or no fewer than there are. B is `batch` and T is `block` until
     the end: there one batch has the remaining full windows, and, where all are taken, one of a single shorter window
-    the remaining tokens.
+    the remaining tokens. With a `mask`, targets that do not count are -1.
     """
     full = (len(tokens) - 1) // block
     is_part = bool(count) and count * block < len(tokens) - 1
     taken = min(count, full) if is_part else full
+
+    def batch_at(starts: npt.NDArray[np.int64], length: int) -> tuple[Batch, Batch]:
+        places = starts[:, None] + np.arange(length + 1)
+        rows = tokens[places].astype(np.int32)
+        ids, targets = rows[:, :-1], rows[:, 1:]
+        targets = targets if mask is None else mask.masked(targets, places[:, 1:])
+        return np.ascontiguousarray(ids), np.ascontiguousarray(targets)
+
     for first in range(0, taken, batch):
         numbers = np.arange(first, min(first + batch, taken))
-        starts = (numbers * full // taken if spread and is_part else numbers) * block
-        rows = np.stack([tokens[start : start + block + 1] for start in starts.tolist()]).astype(np.int32)
-        yield np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
-    rest = tokens[full * block :].astype(np.int32)
-    if len(rest) > 1 and not is_part:
-        yield rest[None, :-1], rest[None, 1:]
+        yield batch_at((numbers * full // taken if spread and is_part else numbers) * block, block)
+    rest = len(tokens) - 1 - full * block
+    if rest > 0 and not is_part:
+        yield batch_at(np.array([full * block]), rest)
 
 
 def _mix(words: _Words) -> _Words:

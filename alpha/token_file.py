@@ -7,7 +7,8 @@ SHA-256 and what it was made from are a record that the caller keeps (see datase
 import hashlib
 import mmap
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,6 +39,8 @@ class TokenFile:
     """SHA-256 of the tokens as they are stored."""
     mapping: mmap.mmap | None = None
     """The whole file, mapped; None for tokens that are in memory."""
+    forms: Mapping[str, int] = field(default_factory=dict)
+    """How many lines of JSON of each form its corpus has."""
 
     @property
     def size(self) -> int:
@@ -153,14 +156,17 @@ def open_token_file(path: Path, record: Any, vocab_size: int) -> TokenFile | Non
             array: Tokens = np.frombuffer(mapping, dtype, tokens, _HEADER_BYTES)
     except (OSError, ValueError):  # it was cut short meanwhile, or cannot be read
         return None  # the caller makes the file again, and then whatever forbids that is reported
-    return TokenFile(path, array, documents, text_bytes, digest.hexdigest(), mapping)
+    return TokenFile(path, array, documents, text_bytes, digest.hexdigest(), mapping, record.get("forms", {}))
 
 
 def _counts(record: Any) -> tuple[int, int, int] | None:
     if not isinstance(record, dict):
         return None
     counts: list[Any] = [record.get(name) for name in ("tokens", "documents", "textBytes")]
-    if not all(type(count) is int and 0 < count < _LARGEST_COUNT for count in counts):
+    forms = record.get("forms", {})
+    if not isinstance(forms, dict):
+        return None
+    if not all(type(count) is int and 0 < count < _LARGEST_COUNT for count in (*counts, *forms.values())):
         return None
     tokens, documents, text_bytes = counts
     return tokens, documents, text_bytes

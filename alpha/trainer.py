@@ -22,11 +22,12 @@ from alpha.evaluation import evaluate
 from alpha.generation import Generator
 from alpha.gpt import GPT
 from alpha.interrupt import StopRequest
+from alpha.loss_mask import LossMask
 from alpha.optimizer import make_optimizer
 from alpha.option import spelled
 from alpha.run import Run
 from alpha.safetensors_file import Array
-from alpha.sampler import Sampler, inputs_and_targets
+from alpha.sampler import Sampler
 from alpha.sampling import SamplingOptions
 from alpha.text_stream import BEGINNING, continuation, known_prompts
 from alpha.thread_choice import ThreadChoice
@@ -114,7 +115,10 @@ class Trainer:
             if self._timer
             else TrainingStep(self.model, optimizer, training)
         )
-        self._sampler = Sampler(dataset.train.tokens, model.block, training.batch, training.seed, training.packed)
+        self._mask, self._validation_mask = _masks(dataset, tokenizer, training, display)
+        self._sampler = Sampler(
+            dataset.train.tokens, model.block, training.batch, training.seed, training.packed, self._mask
+        )
         self._threads = ThreadChoice(backend, training.threads)
         self._memory = MemoryWatch(backend)
         self._prompts = known_prompts(
@@ -256,10 +260,10 @@ class Trainer:
         start = time.perf_counter()
         self.dataset.train.require_whole()
         first = self._first_window + (step - self._first_step) * training.accum_steps * training.batch
-        windows = np.stack(
-            [self._sampler.windows_from(first + micro * training.batch) for micro in range(training.accum_steps)]
-        )
-        ids, targets = inputs_and_targets(windows)
+        micro_batches = [
+            self._sampler.ids_and_targets_from(first + micro * training.batch) for micro in range(training.accum_steps)
+        ]
+        ids, targets = map(np.stack, zip(*micro_batches, strict=True))
         loaded = time.perf_counter()
         rate = learning_rate(step, training)
         with self._threads.measured():
@@ -327,7 +331,10 @@ class Trainer:
         training = self.training
         # A text that is given is read from its beginning, as `alpha eval` does; what was held out has many beginnings.
         held_out = not training.val_data
-        loss = evaluate(self.model, validation, self.tokenizer, training.batch, training.eval_iters, held_out).loss
+        mask = self._validation_mask
+        loss = evaluate(
+            self.model, validation, self.tokenizer, training.batch, training.eval_iters, held_out, mask=mask
+        ).loss
         self._validation_loss = loss
         return {"valLoss": loss}
 
@@ -393,6 +400,30 @@ class Trainer:
         self._elapsed = _number(resumed, "elapsedMs") / 1e3
         self._skipped_in_a_row = int(_number(resumed, "skippedInARow"))
         self._kept = {IMPORTED: resumed.state[IMPORTED]} if IMPORTED in resumed.state else {}
+
+
+def _masks(
+    dataset: Dataset, tokenizer: Tokenizer, training: TrainingConfig, display: Display
+) -> tuple[LossMask | None, LossMask | None]:
+    """What counts in the training and in the validation data. Raises AlphaError when nothing does."""
+    if training.loss_on == "all":
+        return None, None
+    masks: list[LossMask | None] = []
+    for what, file in (("training", dataset.train), ("validation", dataset.validation)):
+        mask = None if file is None else LossMask(file.tokens, tokenizer)
+        if file is not None and mask is not None:
+            count, total = mask.total(), len(file.tokens)
+            if not count:
+                raise AlphaError(
+                    f"Nothing in the {what} data is an assistant's text, so there is nothing to learn from; "
+                    f"give other data, or --lossOn=all."
+                )
+            display.message(
+                f"Loss on {count:,} of {total:,} {what} tokens: the assistant's, and text outside of chats."
+            )
+        masks.append(mask)
+    train, validation = masks
+    return train, validation
 
 
 def _plan_in_words(plan: dict[str, int]) -> str:

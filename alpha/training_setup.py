@@ -10,12 +10,14 @@ from typing import Any
 
 from alpha import backends, checkpoint, corpus, corpus_files, dataset, domain, token_cache, tokenizer_registry
 from alpha.backend import Backend
-from alpha.checkpoint import OPTIMIZER_PREFIX, Checkpoint
+from alpha.checkpoint import IMPORTED, OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.corpus_files import Selection
+from alpha.corpus_forms import BAD_LINE, has_conversations, in_words
 from alpha.dataset import Dataset
 from alpha.errors import AlphaError, UsageError, percent
 from alpha.evaluation import shared_share
+from alpha.exchange_folder import CHAT_TEMPLATE
 from alpha.gpt import parameter_specs
 from alpha.model_source import ModelSource, read_source
 from alpha.option import LARGEST_INTEGER, camel_case, spelled
@@ -155,8 +157,9 @@ class _Sources:
     """The files of the corpus and of validation data; found once, because a pipe can be read only once."""
 
     def __init__(self, training: TrainingConfig, display: Display) -> None:
-        self.data = corpus_files.find(training.data)
-        self.val_data = corpus_files.find(training.val_data) if training.val_data else None
+        lines = training.text_field, training.skip_bad_lines
+        self.data = corpus_files.find(training.data, *lines)
+        self.val_data = corpus_files.find(training.val_data, *lines) if training.val_data else None
         for note in (*self.data.notes, *(self.val_data.notes if self.val_data else ())):
             display.message(note)
 
@@ -213,6 +216,8 @@ def _trainer(
 ) -> Trainer:
     """Prepare the data, say how large everything is, and only then take the memory for it."""
     data = _dataset(sources, tokenizer, model.block, display)
+    if start is not None:
+        _warn_of_template(start.state, data.train, display)
     specs = parameter_specs(model, tokenizer.vocab_size)
     if start is not None:
         weights = start.tensors
@@ -255,10 +260,34 @@ def _dataset(sources: _Sources, tokenizer: Tokenizer, block: int, display: Displ
         f"Data: {len(data.train.tokens):,} tokens for training, {validation:,} for validation, "
         f"vocabulary {tokenizer.vocab_size:,}{skipped}."
     )
+    _say_forms("training" if sources.val_data else "corpus", data.train, display)
+    if data.validation is not None and sources.val_data:
+        _say_forms("validation", data.validation, display)
     for what, file in (("training", data.train), ("validation", data.validation)):
         if file is not None:
             _warn_of_unknown(what, file, tokenizer, display)
     return data
+
+
+def _say_forms(what: str, file: TokenFile, display: Display) -> None:
+    """Say what the lines of JSON were recognized as."""
+    if words := in_words(file.forms):
+        display.message(f"Lines of the {what}: {words}.")
+    if bad := file.forms.get(BAD_LINE):
+        display.warning(
+            f"Bad lines of the {what} that were skipped: {bad:,}; without --skipBadLines the first is named."
+        )
+
+
+def _warn_of_template(state: Mapping[str, Any], file: TokenFile, display: Display) -> None:
+    """Warn where conversations are written otherwise than by the chat template that came with the weights."""
+    imported = state.get(IMPORTED)
+    template = imported.get("chatTemplate") if isinstance(imported, dict) else None
+    if template and template != CHAT_TEMPLATE and has_conversations(file.forms):
+        display.warning(
+            "The weights came with a chat template of their own, but the conversations of the data are written with "
+            f"Alpha's markers, such as {domain.USER}; whoever uses the model must write them in the same way."
+        )
 
 
 def _warn_of_unknown(what: str, file: TokenFile, tokenizer: Tokenizer, display: Display) -> None:

@@ -1,0 +1,183 @@
+"""Conversations in the forms in which they are published, other fields, and bad lines."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from exchange_models import golden_folder
+from hypothesis import given
+from hypothesis import strategies as st
+from small_training import MODEL, TRAINING, RecordingDisplay, begin, text_of
+
+from alpha import corpus, corpus_files
+from alpha.corpus_forms import Line, form_of, read_line
+from alpha.errors import AlphaError
+from alpha.settings import merge
+from alpha.training_setup import new_run
+
+ASKED, ANSWERED = ("<|user|>", "Hi"), ("<|assistant|>", "Hello.")
+SYSTEM = ("<|system|>", "Be kind.")
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def said(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+LINES: dict[str, tuple[Any, str, list[tuple[str, str]]]] = {
+    "messages": (
+        {"messages": [said("system", "Be kind."), said("user", "Hi"), said("assistant", "Hello.")]},
+        "conversation", [SYSTEM, ASKED, ANSWERED],
+    ),
+    "ShareGPT": (
+        {"id": "7", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]},
+        "ShareGPT conversation", [ASKED, ANSWERED],
+    ),
+    "ShareGPT with a system": (
+        {"conversations": [
+            {"from": "system", "value": "Be kind."}, {"from": "user", "value": "Hi"},
+            {"from": "assistant", "value": "Hello."},
+        ]},
+        "ShareGPT conversation", [SYSTEM, ASKED, ANSWERED],
+    ),
+    "Alpaca": (
+        {"instruction": "Hi", "input": "", "output": "Hello.", "text": "Below is an instruction"},
+        "Alpaca instruction", [ASKED, ANSWERED],
+    ),
+    "Alpaca with an input": (
+        {"instruction": "Add.", "input": "1, 2", "output": "3", "system": "Be kind."},
+        "Alpaca instruction", [SYSTEM, ("<|user|>", "Add.\n\n1, 2"), ("<|assistant|>", "3")],
+    ),
+    "prompt": ({"prompt": "Hi", "completion": "Hello."}, "prompt-completion pair", [ASKED, ANSWERED]),
+    "prompt of messages": (
+        {"prompt": [said("user", "Hi")], "completion": [said("assistant", "Hello.")]},
+        "prompt-completion pair", [ASKED, ANSWERED],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "form", "turns"), LINES.values(), ids=LINES)
+def test_each_form_is_the_same_conversation(value: Any, form: str, turns: list[tuple[str, str]]) -> None:
+    assert read_line(value, "Line 1 of x") == Line(form, "", turns)
+
+
+BAD = {
+    "a list": ([1], "Line 3 of x is not an object with a string \"text\""),
+    "no form": ({"body": "Hi"}, "--textField names another field"),
+    "role": ({"messages": [said("tool", "Hi")]}, "Message 1 in line 3 of x is not an object with a \"role\""),
+    "ShareGPT's role": ({"conversations": [{"from": "tool", "value": "Hi"}]}, "Message 1 in line 3 of x .*but 'tool'"),
+    "ShareGPT's value": ({"conversations": [{"from": "gpt", "value": 7}]}, "a string \"value\""),
+    "ShareGPT's message": ({"conversations": ["Hi"]}, "Message 1 in line 3 of x"),
+    "output": ({"instruction": "Hi", "output": 7}, "The \"output\" in line 3 of x is not a string"),
+    "completion": ({"prompt": ["Hi"], "completion": "Hello"}, "The \"prompt\" in line 3 of x is not a string"),
+    "surrogate": ({"prompt": "\ud800", "completion": "Hello"}, "half of a surrogate pair at character 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "message"), BAD.values(), ids=BAD)
+def test_what_is_wrong_with_a_line_is_said(value: Any, message: str) -> None:
+    with pytest.raises(AlphaError, match=message):
+        read_line(value, "Line 3 of x")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(
+            ["messages", "conversations", "role", "content", "from", "value", "prompt", "completion", "text",
+             "instruction", "output", "input", "system"]
+        ),
+        inner,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(JSON)
+def test_any_line_is_read_or_refused(value: Any) -> None:
+    try:
+        line = read_line(value, "Line 1 of x")
+    except AlphaError as error:
+        assert "ine 1 of x" in str(error)
+    else:
+        assert line.form == form_of(value)
+        assert all(isinstance(text, str) for turn in line.turns for text in turn)
+
+
+def test_a_field_of_another_name(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"body": "One.", "text": "No."}\n{"body": "Two.", "messages": []}\n')
+    files = corpus_files.find(str(path), "body").files
+    assert [section.text for section in corpus.sections(files)] == ["One.", "Two."]
+    with pytest.raises(AlphaError, match=r"Line 1 of .* 'title', which --textField asks for"):
+        list(corpus.sections(corpus_files.find(str(path), "title").files))
+
+
+def test_a_file_of_unknown_ending_is_known_by_the_keys_of_its_first_line(tmp_path: Path) -> None:
+    for number, (value, *_) in enumerate(LINES.values()):
+        path = tmp_path / f"chats-{number}"
+        path.write_text(json.dumps(value) + "\n")
+        assert corpus_files.find(str(path)).files[0].json_lines
+    path.write_text('{"body": "One."}\n')
+    assert not corpus_files.find(str(path)).files[0].json_lines
+    assert corpus_files.find(str(path), "body").files[0].json_lines
+
+
+def mixed(folder: Path) -> Path:
+    """Lines of every form, and two bad ones."""
+    path = folder / "mixed.jsonl"
+    lines = [json.dumps(value) for value, *_ in LINES.values()]
+    lines += [json.dumps({"text": text_of(3000)})]
+    path.write_text("\n".join([lines[0], "{", *lines[1:], '{"body": 7}']) + "\n")
+    return path
+
+
+def test_what_was_recognized_is_said_also_from_the_cache(tmp_path: Path) -> None:
+    path = mixed(tmp_path)
+    for number in range(2):
+        display = RecordingDisplay()
+        run, _ = begin(path, tmp_path / f"run-{number}", display, skip_bad_lines=True)
+        run.close()
+        assert (
+            "Lines of the corpus: 2 Alpaca instructions, 2 ShareGPT conversations, 1 conversation, "
+            "2 prompt-completion pairs, 1 text." in display.messages
+        )
+        assert display.warnings == [
+            "Bad lines of the corpus that were skipped: 2; without --skipBadLines the first is named."
+        ]
+
+
+def test_a_bad_line_is_named(tmp_path: Path) -> None:
+    with pytest.raises(AlphaError, match=r"Line 2 of .*mixed.jsonl is not valid JSON"):
+        begin(mixed(tmp_path), tmp_path / "run")
+
+
+def test_bytes_that_are_no_text_are_a_bad_line(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_bytes(b'{"text": "One."}\n{"text": "\xff"}\n{"text": "Two."}\n')
+    files = corpus_files.find(str(path), skip_bad_lines=True).files
+    assert [section.text for section in corpus.sections(files)] == ["One.", "Two."]
+    path.write_bytes(b"{\n[\n")
+    with pytest.raises(AlphaError, match="The corpus is empty"):
+        list(corpus.sections(corpus_files.find(str(path), skip_bad_lines=True).files))
+
+
+def test_a_chat_template_of_the_weights_that_is_not_used_is_warned_of(tmp_path: Path) -> None:
+    folder = golden_folder("llama", tmp_path / "theirs")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    chats, texts = tmp_path / "chats.jsonl", tmp_path / "texts.jsonl"
+    chats.write_text((json.dumps(LINES["messages"][0]) + "\n") * 100)
+    texts.write_text(json.dumps({"text": text_of()}) + "\n")
+    for path, warned in ((chats, 1), (texts, 0)):
+        display = RecordingDisplay()
+        options = {name: value for name, value in TRAINING.items() if name != "tokenizer"}
+        run, _ = new_run(*merge({**options, "data": str(path), "init": str(folder), "block": MODEL.block}), display)
+        run.close()
+        assert sum("chat template of their own" in each for each in display.warnings) == warned
