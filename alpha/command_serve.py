@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from alpha.config import BACKEND_HELP, BACKENDS, DEVICE_HELP, DTYPE_HELP, PRECISIONS, THREADS_HELP
@@ -19,8 +20,11 @@ class ServeOptions:
     """The options of `alpha serve`."""
 
     checkpoint: str = option(
-        "", "A checkpoint, a run's folder or its id; several separated by commas.", metavar="RUN", required=True
+        "",
+        "A checkpoint, a run's folder or its id; several separated by commas; the default is every run of --dir.",
+        metavar="RUN",
     )
+    dir: str = option("runs", "Folder of the runs, loaded when they are first asked for.", metavar="DIR")
     host: str = option("127.0.0.1", "Address to listen at; 0.0.0.0 = all of this machine's.", metavar="ADDRESS")
     port: int = option(8000, "Port to listen at; 0 = any that is free.", minimum=0, maximum=65535)
     api_key: str = option("", "Key that clients must send; without one, everybody who reaches the port may ask.")
@@ -29,6 +33,7 @@ class ServeOptions:
     )
     max_batch: int = option(16, "Texts that are computed at a time.", minimum=1, maximum=1024)
     max_queue: int = option(256, "Texts that may wait for their turn.", minimum=1, maximum=1 << 20)
+    max_models: int = option(4, "Models that are in memory at a time.", minimum=1, maximum=1024)
     cache_tokens: int = option(
         0, "Tokens whose keys and values are kept; 0 = enough for maxBatch texts.", minimum=0, maximum=1 << 30
     )
@@ -40,7 +45,8 @@ class ServeOptions:
 
 OPTIONS = (ServeOptions,)
 DETAILS = """
-Clients find the API at http://ADDRESS:PORT/v1. Ctrl-C stops the server when the answers under way
+Clients find the API at http://ADDRESS:PORT/v1. The model RUN is the newest checkpoint of a run,
+also while it trains, and RUN@500 that of step 500. Ctrl-C stops the server when the answers under way
 have ended, or after 10 seconds; once more stops it at once. Prompts and answers are not logged.
 It needs some packages: pip install alpha-gpt[serve].
 
@@ -64,23 +70,24 @@ def run(given: dict[str, Any]) -> None:
     from alpha.server_models import Limits, Models
 
     names = [name for name in options.checkpoint.split(",") if name]
-    if not names:
+    if options.checkpoint and not names:
         raise UsageError("--checkpoint names no model.")
     with _listening(options.host, options.port) as listening:
         backend = backends.create(options.backend, options.device, options.dtype)
         if options.backend == "auto":
             print_note(backends.choice(backend.name))
-        limits = Limits(options.max_batch, options.max_queue, options.cache_tokens or None, options.threads)
-        models = Models(backend, limits, names)
+        limits = Limits(
+            options.max_batch, options.max_queue, options.cache_tokens or None, options.threads, options.max_models
+        )
+        models = Models(backend, limits, names, Path(options.dir))
+        what = ", ".join(names) if names else f"the runs in {options.dir}/"
         is_local = listening.getsockname()[0] in ("127.0.0.1", "::1")
         if not is_local and not options.api_key:
             print_warning("Everybody who reaches this port may use the models; --apiKey asks for a key.")
         hosts = (options.host,) if is_local else (options.host, socket.gethostname())
         access = Access(options.api_key, options.cors_origin, hosts)
         address = _address(options.host, listening)
-        asyncio.run(
-            serve(models, access, listening, lambda: print_text(f"Serving {', '.join(models.names)} at {address}/v1"))
-        )
+        asyncio.run(serve(models, access, listening, lambda: print_text(f"Serving {what} at {address}/v1")))
 
 
 def _address(host: str, listening: socket.socket) -> str:

@@ -32,6 +32,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from alpha import __version__
 from alpha.chat_format import chat_format
+from alpha.errors import AlphaError
 from alpha.server_chat import ChatShape, read_chat
 from alpha.server_completions import Choice, CompletionShape, Part, choices_of, read_completion, usage_of
 from alpha.server_fields import Fields, RefusedError, read_fields
@@ -88,7 +89,12 @@ def application(models: Models, access: Access) -> Starlette:
             Route("/metrics", api.metrics),
         ],
         middleware=middleware,
-        exception_handlers={RefusedError: _refused, HTTPException: _http_error, Exception: _fault},
+        exception_handlers={
+            RefusedError: _refused,
+            HTTPException: _http_error,
+            AlphaError: _unusable,
+            Exception: _fault,
+        },
     )
 
 
@@ -150,15 +156,16 @@ class _Api:
         self._started = int(time.time())
 
     async def health(self, request: Request) -> Response:
-        for model in self._models.listed():
-            model.check()
+        self._models.check()
         return Answer({"status": "ok", "version": __version__})
 
     async def models(self, request: Request) -> Response:
-        return Answer({"object": "list", "data": [self._described(each) for each in self._models.listed()]})
+        return Answer({"object": "list", "data": [self._described(name) for name in self._models.names]})
 
     async def model(self, request: Request) -> Response:
-        return Answer(self._described(await self._models.get(request.path_params["name"])))
+        model = await self._models.get(request.path_params["name"])
+        config = model.loaded.model.config
+        return Answer(self._described(model.name) | {"max_model_len": config.block, "step": model.loaded.step})
 
     async def completions(self, request: Request) -> Response:
         fields = await _read(request)
@@ -213,17 +220,10 @@ class _Api:
         )
 
     async def metrics(self, request: Request) -> Response:
-        return Response(self.measured.text(self._models.listed()), media_type=CONTENT_TYPE)
+        return Response(self.measured.text(self._models.loaded), media_type=CONTENT_TYPE)
 
-    def _described(self, model: ServedModel) -> dict[str, Any]:
-        return {
-            "id": model.name,
-            "object": "model",
-            "created": self._started,
-            "owned_by": "alpha",
-            "max_model_len": model.loaded.model.config.block,
-            "step": model.loaded.step,
-        }
+    def _described(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._started, "owned_by": "alpha"}
 
 
 class _Generated(Response):
@@ -403,6 +403,10 @@ async def _refused(request: Request, error: Exception) -> Response:
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     return Answer(error.body(), error.status, headers)
+
+
+async def _unusable(request: Request, error: Exception) -> Response:
+    return Answer(RefusedError(str(error), status=503).body(), 503)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -23,7 +23,7 @@ from alpha.errors import AlphaError
 from alpha.gpt import GPT
 from alpha.model_loading import LoadedModel, load_model
 from alpha.option import nearest
-from alpha.run_reader import resolve
+from alpha.run_reader import find_run, list_runs, resolve
 from alpha.server_fields import RefusedError
 from alpha.thread_choice import ThreadChoice
 
@@ -35,12 +35,13 @@ RETRY_SECONDS = 1
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a server takes on: requests that run at a time and that wait, tokens in the cache of each model."""
+    """How much a server takes on: texts that are computed at a time and that wait, tokens in each cache, models."""
 
     max_batch: int = 16
     max_queue: int = 256
     cache_tokens: int | None = None
     threads: int = 0
+    max_models: int = 4
 
 
 class EngineThread:
@@ -54,7 +55,7 @@ class EngineThread:
         self._is_closing = False
         self.failure = ""
         """Why it has ended before its time."""
-        self._on_failure: list[Callable[[], None]] = []
+        self._on_failure: dict[Engine, Callable[[], None]] = {}
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -77,7 +78,12 @@ class EngineThread:
     def add(self, engine: Engine, deliver: Callable[[list[Event]], None], on_failure: Callable[[], None]) -> None:
         """Step this engine, too; its events are delivered on the event loop, those of a step at once."""
         self._engines = (*self._engines, (engine, deliver))
-        self._on_failure.append(on_failure)
+        self._on_failure[engine] = on_failure
+
+    def remove(self, engine: Engine) -> None:
+        """Step this engine no more."""
+        self._engines = tuple(each for each in self._engines if each[0] is not engine)
+        del self._on_failure[engine]
 
     def wake(self) -> None:
         """There may be something to do."""
@@ -100,7 +106,7 @@ class EngineThread:
             # A programming error: it is shown, and whoever waits for an answer gets one.
             traceback.print_exc()
             self.failure = f"The server has a fault, {type(error).__name__}; its log says more."
-            self._loop.call_soon_threadsafe(lambda: [tell() for tell in self._on_failure])
+            self._loop.call_soon_threadsafe(lambda: [tell() for tell in self._on_failure.values()])
 
     def _round(self) -> bool:
         """One step of each engine; whether there was anything to do."""
@@ -156,6 +162,15 @@ class ServedModel:
         self.engine.cancel(generation)
         self._thread.wake()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anybody waits for an answer."""
+        return bool(self._queues)
+
+    def close(self) -> None:
+        """Answer no more, so that the memory is free."""
+        self._thread.remove(self.engine)
+
     def check(self) -> None:
         """Raises RefusedError when the model answers no more."""
         if self._thread.failure:
@@ -204,54 +219,116 @@ class Running:
 
 
 class Models:
-    """Models by name. For the event loop's thread only, but for `open`."""
+    """Models by name, loaded when they are first asked for. For the event loop's thread only.
 
-    def __init__(self, backend: Backend, limits: Limits, names: Sequence[str]) -> None:
+    The name `RUN` means a run's newest checkpoint, whatever that is when it is asked for, and `RUN@500` the one of step
+    500. Of more than `limits.max_models`, or when memory is short, the one that was idle for the longest time goes.
+    """
+
+    def __init__(self, backend: Backend, limits: Limits, names: Sequence[str], root: Path | None = None) -> None:
+        """The checkpoints and runs that are named, else all runs in `root`. AlphaError when one does not exist."""
         self._backend = backend
         self._limits = limits
-        """Raises AlphaError when there is no such checkpoint."""
-        self._paths: dict[str, Path] = {}
+        self._root = root if not names else None
+        self._named: dict[str, Path] = {}
         for name in names:
-            found = resolve(name)
-            path = checkpoint.find(found)
-            if self._paths.setdefault(_id_of(found), path) != path:
-                raise AlphaError(f"Two checkpoints would have the same name, {_id_of(found)}; name only one of them.")
-        self._served: dict[str, ServedModel] = {}
+            path = resolve(name)
+            checkpoint.find(path)
+            if self._named.setdefault(_id_of(path), path) != path:
+                raise AlphaError(f"Two checkpoints would have the same name, {_id_of(path)}; name only one of them.")
+        self._served: dict[Path, ServedModel] = {}  # the one that was asked for last comes last
         self._thread: EngineThread | None = None
+        self._loading = asyncio.Lock()
 
     async def start(self) -> None:
         """Load what was named. Raises AlphaError when a checkpoint cannot be used."""
         self._thread = EngineThread(asyncio.get_running_loop())
-        for name, path in self._paths.items():
-            loaded, engine = await self._thread.call(functools.partial(self._load, path))
-            self._served[name] = ServedModel(name, loaded, engine, self._thread, self._limits)
+        for name, path in list(self._named.items())[: self._limits.max_models]:
+            await self._loaded(name, checkpoint.find(path))
 
     def close(self) -> None:
         """End the thread."""
         if self._thread:
             self._thread.close()
 
-    @property
-    def names(self) -> list[str]:
-        return list(self._paths)
+    def check(self) -> None:
+        """Raises RefusedError when nothing is answered any more."""
+        if self._thread and self._thread.failure:
+            raise RefusedError(self._thread.failure, status=503)
 
-    def listed(self) -> list[ServedModel]:
+    @property
+    def loaded(self) -> list[ServedModel]:
         return list(self._served.values())
 
+    @property
+    def names(self) -> list[str]:
+        """What can be asked for, the newest first. Raises AlphaError when the folder of runs cannot be read."""
+        if self._root is None:
+            return list(self._named)
+        return [run.run_id for run in list_runs(self._root) if _checkpoints(run.folder)]
+
     async def get(self, name: str) -> ServedModel:
-        """The model of this name; the only one where none is given. Raises RefusedError when there is none."""
-        if not name and len(self._served) == 1:
-            return next(iter(self._served.values()))
+        """The model of this name; the only one where none is given.
+
+        Raises RefusedError when there is none, or it cannot be loaded.
+        """
+        if not name and len(names := self.names) == 1:
+            name = names[0]
         if not name:
-            raise RefusedError(f"model is missing. {nearest('', self._served)}", "model")
-        if name not in self._served:
-            raise RefusedError(
-                f"There is no model {name[:100]!r}. {nearest(name[:100], self._served)}",
-                "model",
-                404,
-                "model_not_found",
+            raise RefusedError(f"model is missing. {nearest('', self.names)}", "model")
+        try:
+            path = checkpoint.find(self._find(name))
+        except AlphaError as error:
+            raise RefusedError(str(error), "model", 404, "model_not_found") from error
+        try:
+            return await self._loaded(name, path)
+        except AlphaError as error:
+            raise RefusedError(f"The model {name} cannot be loaded. {error}", status=503) from error
+
+    def _find(self, name: str) -> Path:
+        """The run or the checkpoint that a name means; AlphaError when there is none."""
+        if name in self._named:
+            return self._named[name]
+        run, _, step = name.partition("@")
+        if self._root is not None:
+            folder = find_run(run, self._root)
+        elif run in self._named and self._named[run].is_dir():
+            folder = self._named[run]
+        else:
+            raise AlphaError(f"There is no model {name[:100]!r}. {nearest(name[:100], self._named)}")
+        if not step:
+            return folder
+        known = {str(number): path for number, path in checkpoint.list_checkpoints(folder)}
+        if step not in known:
+            raise AlphaError(
+                f"The run {run} has no checkpoint of step {step[:20]}; it has {', '.join(known) or 'none'}."
             )
-        return self._served[name]
+        return known[step]
+
+    async def _loaded(self, name: str, path: Path) -> ServedModel:
+        async with self._loading:
+            if path not in self._served:
+                assert self._thread is not None, "the models were started"
+                while len(self._served) >= self._limits.max_models and self._drop_one():
+                    pass
+                try:
+                    loaded, engine = await self._thread.call(functools.partial(self._load, path))
+                except MemoryError:
+                    if not self._drop_one():
+                        raise AlphaError("There is not enough memory for it.") from None
+                    loaded, engine = await self._thread.call(functools.partial(self._load, path))
+                self._served[path] = ServedModel(name, loaded, engine, self._thread, self._limits)
+            self._served[path] = self._served.pop(path)
+            return self._served[path]
+
+    def _drop_one(self) -> bool:
+        """Let the model go that was idle for the longest time; whether there was one."""
+        for path, model in self._served.items():
+            if not model.is_busy:
+                del self._served[path]
+                model.close()
+                return True
+        return False
 
     def _load(self, path: Path) -> tuple[LoadedModel, Engine]:
         loaded = load_model(str(path), self._backend)
@@ -267,6 +344,14 @@ class Models:
             reload=reload,
         )
         return loaded, engine
+
+
+def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """The checkpoints of a run; none where it is gone, or not ours to read."""
+    try:
+        return checkpoint.list_checkpoints(folder)
+    except AlphaError:
+        return []
 
 
 def _id_of(path: Path) -> str:

@@ -71,10 +71,11 @@ def serving(
     access: Access | None = None,
     limits: Limits | None = None,
     backend: Backend | None = None,
+    root: Path | None = None,
 ) -> Iterator[Serving]:
-    """A server of one small model with random weights, which knows the markers of chats."""
-    path = make_checkpoint(folder, "gpt2")
-    models = Models(backend or backends.create("cpu_ref"), limits or Limits(threads=1), [str(path)])
+    """A server of one small model with random weights, which knows the markers of chats; or of the runs in `root`."""
+    names = [] if root else [str(make_checkpoint(folder, "gpt2"))]
+    models = Models(backend or backends.create("cpu_ref"), limits or Limits(threads=1), names, root)
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
     ready, ended = threading.Event(), threading.Event()

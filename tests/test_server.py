@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
+from exchange_models import make_checkpoint
 from serving import Serving, serving
 
 from alpha.backend_cpu_ref import CpuRef
+from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
+from alpha.run import Run
 from alpha.sampling import log_softmax
 from alpha.server import BODY_LIMIT, Access
 from alpha.server_models import Limits
@@ -37,7 +40,7 @@ def client(server: Serving) -> Iterator[openai.OpenAI]:
 
 
 def model_of(server: Serving) -> Any:
-    return server.models.listed()[0].loaded
+    return server.models.loaded[0].loaded
 
 
 def expected_logprobs(server: Serving, ids: list[int]) -> Any:
@@ -331,7 +334,7 @@ def eventually(condition: Any) -> None:
 
 def test_a_client_that_goes_away_frees_what_it_held(tmp_path: Path) -> None:
     with serving(tmp_path / "toy", backend=SlowBackend()) as server:
-        engine = server.models.listed()[0].engine
+        engine = server.models.loaded[0].engine
         for stream in (True, False):
             body = json.dumps({"prompt": PROMPT, "max_tokens": 20, "n": 4, "stream": stream, "ignore_eos": True})
             connection = http.client.HTTPConnection("127.0.0.1", server.port)
@@ -349,7 +352,7 @@ def test_a_client_that_goes_away_frees_what_it_held(tmp_path: Path) -> None:
 
 def test_a_full_queue_says_when_to_come_again(tmp_path: Path) -> None:
     with serving(tmp_path / "toy", limits=Limits(1, 2, threads=1), backend=SlowBackend()) as server:
-        engine = server.models.listed()[0].engine
+        engine = server.models.loaded[0].engine
         body: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 15, "ignore_eos": True}
         threads = [threading.Thread(target=server.post, args=(COMPLETIONS,), kwargs=body) for _ in range(3)]
         for thread in threads:
@@ -487,3 +490,32 @@ def test_measures_count_what_was_answered(tmp_path: Path) -> None:
         'alpha_running{model="toy@10"} 0.0',
     ):
         assert line in lines
+
+
+# --- several models ---------------------------------------------------------------------------------------------------
+
+
+def test_runs_are_loaded_when_they_are_asked_for_and_followed(tmp_path: Path) -> None:
+    for name in ("gpt2", "llama", "qwen3"):
+        with Run.create(resolve_model(ModelConfig()), resolve_training(TrainingConfig()), tmp_path / name):
+            make_checkpoint(tmp_path / name, name)
+    with serving(tmp_path, limits=Limits(threads=1, max_models=2), root=tmp_path) as server:
+        _, _, content = server.ask("/v1/models")
+        assert {each["id"] for each in json.loads(content)["data"]} == {"gpt2", "llama", "qwen3"}
+        assert server.models.loaded == []
+        options: dict[str, Any] = {"prompt": PROMPT, "temperature": 0, "max_tokens": 8}
+        texts = {name: server.post(COMPLETIONS, model=name, **options)["choices"][0]["text"] for name in
+                 ("gpt2", "llama", "qwen3", "gpt2")}  # fmt: skip
+        assert len(set(texts.values())) == 3
+        assert [model.name for model in server.models.loaded] == ["qwen3", "gpt2"]
+        for wrong in ("gpt3", "gpt2@11", "../gpt2", "@10"):
+            assert server.refused(COMPLETIONS, 404, model=wrong)["code"] == "model_not_found"
+        assert "gpt2" in server.refused(COMPLETIONS)["message"]
+        (tmp_path / "gpt2" / "checkpoint-20.safetensors").write_bytes(
+            next((tmp_path / "llama").glob("checkpoint-*")).read_bytes()
+        )
+        newer = server.post(COMPLETIONS, model="gpt2", **options)
+        assert newer["choices"][0]["text"] == texts["llama"]
+        assert server.post(COMPLETIONS, model="gpt2@10", **options)["choices"][0]["text"] == texts["gpt2"]
+        (tmp_path / "gpt2" / "checkpoint-30.safetensors").write_bytes(b"damaged")
+        assert "cannot be loaded" in server.refused(COMPLETIONS, 503, model="gpt2")["message"]
