@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ from small_training import (
 
 from alpha import corpus_files, dataset, tokenizer_registry
 from alpha.backend_cpu_ref import CpuRef
+from alpha.cli import main
 from alpha.errors import AlphaError, UsageError
 from alpha.evaluation import evaluate_batches
 from alpha.loss_mask import LossMask
 from alpha.model_loading import load_model
 from alpha.sampler import Sampler, windows
+from alpha.terminal import print_parts
 from alpha.tokenizer import CHAT_TOKENS, END_OF_TEXT
 from alpha.tokenizer_bpe import build_bpe
 
@@ -234,3 +237,30 @@ def test_plain_text_counts_as_a_whole(tmp_path: Path, chats: Path) -> None:
     run.close()
     total = len(trainer.dataset.train.tokens)
     assert any(message.startswith(f"Loss on {total:,} of {total:,} training") for message in display.messages)
+
+
+def test_the_data_is_shown_as_the_first_step_sees_it(
+    chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = f"train --data={chats} --tokenizerArtifacts=chat.json --lossOn=assistant --block=16 --showData=30"
+    assert main(command.split()) == 0
+    output = capsys.readouterr().out
+    windows_shown = re.split(r"--- window \d+ of 30\n", output)[1:]
+    data = dataset.prepare(corpus_files.find(str(chats)), None, CHAT, tmp_path / "cache", 16)
+    sampler = Sampler(data.train.tokens, 16, 30, 42, False)
+    assert [re.sub("[⟦⟧]", "", each).rstrip("\n") for each in windows_shown] == [
+        CHAT.decode(row).rstrip("\n") for row in sampler.windows_from(0)
+    ]
+    learned = [part for each in windows_shown for part in re.findall("⟦(.*?)⟧", each, re.DOTALL)]
+    assert learned
+    assert not set("".join(learned).replace("<|end|>", "")) - set("0123456789 ")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_on_a_terminal_what_is_not_learned_is_dim(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("alpha.terminal.terminal_width", lambda: 80)
+    monkeypatch.setenv("TERM", "xterm")
+    print_parts([("asked\x1b[2J ", False), ("said", True)])
+    assert capsys.readouterr().out == "\x1b[2masked\\x1b[2J \x1b[0msaid\n"
