@@ -22,6 +22,7 @@ from alpha.terminal import escape_line, print_text, terminal_width
 COMMANDS = {
     "train": "Train a model.",
     "sample": "Continue a prompt with a trained model.",
+    "serve": "Trained models for OpenAI's clients, over HTTP.",
     "eval": "A trained model's loss on a text.",
     "export": "A trained model as other programs read it.",
     "import": "A checkpoint of weights that exist.",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from alpha import checkpoint, tokenizer_registry
 from alpha.backend import Backend
-from alpha.checkpoint import Checkpoint
+from alpha.checkpoint import IMPORTED, Checkpoint
 from alpha.config import TrainingConfig
 from alpha.errors import AlphaError
 from alpha.gpt import GPT, parameter_specs
@@ -23,6 +23,8 @@ class LoadedModel:
     model: GPT
     tokenizer: Tokenizer
     training: TrainingConfig
+    chat_template: str | None
+    """The one that came with it, if it was imported with one."""
 
 
 def load_model(name: str, backend: Backend) -> LoadedModel:
@@ -34,7 +36,11 @@ def load_model(name: str, backend: Backend) -> LoadedModel:
     saved, tokenizer = read_model(path)
     model = GPT(backend, saved.model, tokenizer.vocab_size, trained=lambda spec: False)
     model.parameters.load(saved.tensors)
-    return LoadedModel(path, saved.step, model, tokenizer, saved.training)
+    imported = saved.state.get(IMPORTED)
+    template = imported.get("chatTemplate") if isinstance(imported, dict) else None
+    return LoadedModel(
+        path, saved.step, model, tokenizer, saved.training, template if isinstance(template, str) else None
+    )
 
 
 def read_model(path: Path) -> tuple[Checkpoint, Tokenizer]:

@@ -8,6 +8,7 @@ drawn among those that begin with it (token healing, for one character).
 import codecs
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -49,33 +50,64 @@ class Continuation:
 
     def parts(self, tokens: Iterable[int]) -> Iterator[str]:
         """The text of the tokens, in parts that are never empty and never end inside a character."""
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        pending, held_back = b"", self.held_back
+        reader = TextReader(self)
         for token in tokens:
-            if token in self.stop_ids:
-                break
-            pending += self.tokenizer.token_bytes(token)[held_back:]
-            held_back = 0
-            places = [place for text in self.stop_texts if (place := pending.find(text)) >= 0]
-            if places:
-                pending = pending[: min(places)]
-                break
-            ready = len(pending) - self._undecided(pending)
-            if part := decoder.decode(pending[:ready]):
+            if part := reader.read(token):
                 yield part
-            pending = pending[ready:]
-        if rest := decoder.decode(pending, final=True):
+            if reader.ended:
+                break
+        if rest := reader.rest():
             yield rest
 
     def text(self, tokens: Iterable[int]) -> str:
         """The whole text of the tokens."""
         return "".join(self.parts(tokens))
 
-    def _undecided(self, content: bytes) -> int:
+
+class TextReader:
+    """The text of a continuation whose tokens come one after another.
+
+    `ended` is None until a token completes the text; then it says whether a stop id ("id") or a stop text ("text") did.
+    `released` is how many bytes of the continuation stand in the text that was given out.
+    """
+
+    def __init__(self, asked: Continuation) -> None:
+        self._asked = asked
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._pending = b""
+        self._held_back = asked.held_back
+        self.ended: Literal["id", "text"] | None = None
+        self.released = 0
+
+    def read(self, token: int) -> str:
+        """What is known of the text with this token; never ends inside a character."""
+        if token in self._asked.stop_ids:
+            self.ended = "id"
+            return ""
+        self._pending += self._asked.tokenizer.token_bytes(token)[self._held_back :]
+        self._held_back = 0
+        places = [place for text in self._asked.stop_texts if (place := self._pending.find(text)) >= 0]
+        if places:
+            self._pending = self._pending[: min(places)]
+            self.ended = "text"
+            return ""
+        return self._release(len(self._pending) - self._undecided())
+
+    def rest(self) -> str:
+        """What is left when no more tokens come."""
+        return self._release(len(self._pending)) + self._decoder.decode(b"", final=True)
+
+    def _release(self, count: int) -> str:
+        ready, self._pending = self._pending[:count], self._pending[count:]
+        self.released += count
+        return self._decoder.decode(ready)
+
+    def _undecided(self) -> int:
         """How many bytes at the end may be the beginning of a stop text."""
-        longest = max(map(len, self.stop_texts), default=1) - 1
+        texts, content = self._asked.stop_texts, self._pending
+        longest = max(map(len, texts), default=1) - 1
         lengths = range(min(longest, len(content)), 0, -1)
-        return next((n for n in lengths if any(text.startswith(content[-n:]) for text in self.stop_texts)), 0)
+        return next((n for n in lengths if any(text.startswith(content[-n:]) for text in texts)), 0)
 
 
 def continuation(

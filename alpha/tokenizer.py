@@ -69,12 +69,15 @@ class Tokenizer(ABC):
         """The ids of a text, uint32 [tokens]. With `allow_special`, spelled special tokens become their ids."""
         if not allow_special:
             return self._encode_ordinary(text)
-        parts = self._special_pattern.split(text)
         arrays = [
-            np.array([self.special_tokens[part]], np.uint32) if index % 2 else self._encode_ordinary(part)
-            for index, part in enumerate(parts)
+            np.array([self.special_tokens[part]], np.uint32) if is_special else self._encode_ordinary(part)
+            for part, is_special in self.split_special(text)
         ]
         return np.concatenate(arrays)
+
+    def split_special(self, text: str) -> list[tuple[str, bool]]:
+        """The text in parts, ordinary ones and spelled special tokens in turn."""
+        return [(part, bool(index % 2)) for index, part in enumerate(self._special_pattern.split(text))]
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """The ids of a text as a list; see `encode_to_array`."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("python3.13", "python3.12", "python3.11", "python3")
@@ -191,7 +192,7 @@ def test_the_locked_packages_are_those_of_the_project() -> None:
         text = (ROOT / "build_scripts" / file).read_text()
         pinned = re.findall(r"^(\S+)==([^ ]+) .*\\\n    --hash=sha256:[0-9a-f]{64}", text, re.MULTILINE)
         for requirement in wanted:
-            versions = [version for name, version in pinned if name == requirement.name]
+            versions = [version for name, version in pinned if name == canonicalize_name(requirement.name)]
             assert versions, f"{requirement.name} is not in {file}: run build_scripts/lock"
             assert all(requirement.specifier.contains(version) for version in versions), requirement
             if file == "requirements-lowest.txt":

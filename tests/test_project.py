@@ -25,7 +25,7 @@ TOP_LEVEL = {
     *("pyproject.toml", "alpha.py", "alpha", "native", "kernels", "build_scripts", "perf", "tests"),
     *("README.md", "ARCHITECTURE.md", "LICENSE", "CHANGELOG.md"),
 }
-IMPORT_NAMES = {"docopt-ng": "docopt"}
+IMPORT_NAMES = {"docopt-ng": "docopt", "prometheus-client": "prometheus_client"}
 BOUNDARIES = {
     "autograd": "ops",
     "braille": "run terminal",
@@ -139,7 +139,7 @@ def test_the_files_of_the_sidecar_need_each_other_in_one_direction() -> None:
 def test_only_declared_packages_are_imported() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    requirements = [*project["dependencies"], *extras["tui"], *extras["hub"]]
+    requirements = [*project["dependencies"], *extras["hub"], *extras["serve"], *extras["tui"]]
     declared = {re.split(r"[^\w-]", requirement)[0] for requirement in requirements}
     imported = set().union(*(outside_packages((PACKAGE / f"{module}.py").read_text()) for module in MODULES))
     assert sorted(imported) == sorted(IMPORT_NAMES.get(name, name) for name in declared)

@@ -1,0 +1,99 @@
+"""`alpha serve`: trained models as an HTTP server that OpenAI's clients can use."""
+
+import asyncio
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from alpha.config import BACKEND_HELP, BACKENDS, DEVICE_HELP, DTYPE_HELP, PRECISIONS, THREADS_HELP
+from alpha.errors import AlphaError, UsageError
+from alpha.option import option
+from alpha.terminal import print_note, print_text, print_warning
+
+_PACKAGES = ("jinja2", "prometheus_client", "starlette", "uvicorn")
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """The options of `alpha serve`."""
+
+    checkpoint: str = option(
+        "", "A checkpoint, a run's folder or its id; several separated by commas.", metavar="RUN", required=True
+    )
+    host: str = option("127.0.0.1", "Address to listen at; 0.0.0.0 = all of this machine's.", metavar="ADDRESS")
+    port: int = option(8000, "Port to listen at; 0 = any that is free.", minimum=0, maximum=65535)
+    api_key: str = option("", "Key that clients must send; without one, everybody who reaches the port may ask.")
+    cors_origin: tuple[str, ...] = option(
+        (), "Let pages of this origin ask, such as http://localhost:3000; may be given several times.", metavar="ORIGIN"
+    )
+    max_batch: int = option(16, "Texts that are computed at a time.", minimum=1, maximum=1024)
+    max_queue: int = option(256, "Texts that may wait for their turn.", minimum=1, maximum=1 << 20)
+    cache_tokens: int = option(
+        0, "Tokens whose keys and values are kept; 0 = enough for maxBatch texts.", minimum=0, maximum=1 << 30
+    )
+    backend: str = option("auto", BACKEND_HELP, choices=BACKENDS)
+    device: int = option(-1, DEVICE_HELP, minimum=-1, maximum=255)
+    dtype: str = option("f32", DTYPE_HELP, choices=PRECISIONS)
+    threads: int = option(0, THREADS_HELP, minimum=0, maximum=1024)
+
+
+OPTIONS = (ServeOptions,)
+DETAILS = """
+Clients find the API at http://ADDRESS:PORT/v1. Ctrl-C stops the server when the answers under way
+have ended, or after 10 seconds; once more stops it at once. Prompts and answers are not logged.
+It needs some packages: pip install alpha-gpt[serve].
+
+Examples:
+  alpha serve --checkpoint=runs/20261123-101500-3f2a1b
+  curl http://127.0.0.1:8000/v1/completions -H "Content-Type: application/json" \\
+    -d '{"prompt": "Once ", "max_tokens": 50, "stream": true}'
+"""
+
+
+def run(given: dict[str, Any]) -> None:
+    """Serve until a signal says to stop."""
+    options = ServeOptions(**given)
+    try:
+        from alpha.server import Access, serve
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in _PACKAGES:
+            raise
+        raise AlphaError(f"alpha serve needs the package {error.name}: pip install 'alpha-gpt[serve]'.") from error
+    from alpha import backends
+    from alpha.server_models import Limits, Models
+
+    names = [name for name in options.checkpoint.split(",") if name]
+    if not names:
+        raise UsageError("--checkpoint names no model.")
+    with _listening(options.host, options.port) as listening:
+        backend = backends.create(options.backend, options.device, options.dtype)
+        if options.backend == "auto":
+            print_note(backends.choice(backend.name))
+        limits = Limits(options.max_batch, options.max_queue, options.cache_tokens or None, options.threads)
+        models = Models(backend, limits, names)
+        is_local = listening.getsockname()[0] in ("127.0.0.1", "::1")
+        if not is_local and not options.api_key:
+            print_warning("Everybody who reaches this port may use the models; --apiKey asks for a key.")
+        hosts = (options.host,) if is_local else (options.host, socket.gethostname())
+        access = Access(options.api_key, options.cors_origin, hosts)
+        address = _address(options.host, listening)
+        asyncio.run(
+            serve(models, access, listening, lambda: print_text(f"Serving {', '.join(models.names)} at {address}/v1"))
+        )
+
+
+def _address(host: str, listening: socket.socket) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises AlphaError when the address cannot be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, UnicodeError) as error:
+        known = isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno
+        reason = os.strerror(known) if known else error
+        raise AlphaError(f"Cannot listen at {host} port {port}: {reason}. Choose another --port or --host.") from error
+    return listening

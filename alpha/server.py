@@ -1,0 +1,417 @@
+"""The HTTP application of `alpha serve`: an API that OpenAI's clients speak, over models that are loaded here.
+
+What is asked and answered is said in `server_completions`; here are routes, errors, limits, and the stream. A client
+that goes away cancels what it asked for. Nothing of a prompt or an answer is logged.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import json
+import re
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from alpha import __version__
+from alpha.chat_format import chat_format
+from alpha.server_chat import ChatShape, read_chat
+from alpha.server_completions import Choice, CompletionShape, Part, choices_of, read_completion, usage_of
+from alpha.server_fields import Fields, RefusedError, read_fields
+from alpha.server_metrics import CONTENT_TYPE, Metrics, Times
+from alpha.server_models import RETRY_SECONDS, Models, ServedModel
+
+BODY_LIMIT = 8 << 20
+BODY_SECONDS = 30.0
+"""How long a request's body may take to arrive."""
+
+SEND_SECONDS = 60.0
+"""How long a client may take to read what was sent, before it counts as gone."""
+
+SHUTDOWN_SECONDS = 10
+"""How long answers under way may take to end once the server is to stop."""
+
+LOCAL_NAMES = ("localhost", "localhost.localdomain")
+OPEN_PATHS = ("/health",)
+"""What is answered without a key."""
+
+MEASURED_PATHS = frozenset(("/v1/completions", "/v1/chat/completions", "/v1/models", "/health", "/metrics"))
+
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[^:\[\]]{1,255})(:[0-9]{1,5})?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask: with which key ("" needs none), from the pages of which origins, under which names of this host."""
+
+    key: str = ""
+    origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+
+
+def application(models: Models, access: Access) -> Starlette:
+    """The application, for models that were started."""
+    api = _Api(models)
+    middleware = [Middleware(_Guard, access, api.measured)]
+    if access.origins:
+        cors = Middleware(
+            CORSMiddleware, allow_origins=access.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+        )
+        middleware.insert(0, cors)
+    return Starlette(
+        routes=[
+            Route("/health", api.health),
+            Route("/v1/models", api.models),
+            Route("/v1/models/{name:path}", api.model),
+            Route("/v1/completions", api.completions, methods=["POST"]),
+            Route("/v1/chat/completions", api.chat, methods=["POST"]),
+            Route("/tokenize", api.tokenize, methods=["POST"]),
+            Route("/detokenize", api.detokenize, methods=["POST"]),
+            Route("/tokenizer_info", api.tokenizer_info),
+            Route("/metrics", api.metrics),
+        ],
+        middleware=middleware,
+        exception_handlers={RefusedError: _refused, HTTPException: _http_error, Exception: _fault},
+    )
+
+
+async def serve(models: Models, access: Access, listening: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve at a socket until a signal says to stop, or the surrounding task is cancelled; then let the answers under
+    way end, for SHUTDOWN_SECONDS at most. `ready` is called when the models are loaded.
+
+    Raises AlphaError when a model cannot be used.
+    """
+    config = uvicorn.Config(
+        application(models, access),
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+    try:
+        await models.start()
+        ready()
+        await _Server(config).serve([listening])
+    finally:
+        models.close()
+
+
+class _Server(uvicorn.Server):
+    """A server for which a signal is an ordinary end."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+class Answer(Response):
+    """JSON in ASCII: a text may hold half of a surrogate pair, which UTF-8 cannot."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
+class _Api:
+    """The routes."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self.measured = Metrics()
+        self._started = int(time.time())
+
+    async def health(self, request: Request) -> Response:
+        for model in self._models.listed():
+            model.check()
+        return Answer({"status": "ok", "version": __version__})
+
+    async def models(self, request: Request) -> Response:
+        return Answer({"object": "list", "data": [self._described(each) for each in self._models.listed()]})
+
+    async def model(self, request: Request) -> Response:
+        return Answer(self._described(await self._models.get(request.path_params["name"])))
+
+    async def completions(self, request: Request) -> Response:
+        fields = await _read(request)
+        model = await self._models.get(fields.text("model"))
+        tokenizer = model.loaded.tokenizer
+        asked = read_completion(fields, tokenizer, model.loaded.training.domain, model.limits.max_queue)
+        shape = CompletionShape(f"cmpl-{uuid.uuid4().hex}", int(time.time()), model.name, tokenizer)
+        return _Generated(model, choices_of(asked), shape, self.measured)
+
+    async def chat(self, request: Request) -> Response:
+        fields = await _read(request)
+        model = await self._models.get(fields.text("model"))
+        loaded = model.loaded
+        form = chat_format(loaded.tokenizer, loaded.training.domain, loaded.chat_template)
+        # On a thread of its own, since a template may take some time.
+        asked = await asyncio.to_thread(read_chat, fields, loaded.tokenizer, form, model.limits.max_queue)
+        shape = ChatShape(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), model.name, loaded.tokenizer)
+        return _Generated(model, choices_of(asked), shape, self.measured)
+
+    async def tokenize(self, request: Request) -> Response:
+        fields = await _read(request)
+        model = await self._models.get(fields.text("model"))
+        if fields.get("prompt") is None:
+            raise fields.wrong("prompt", "text")
+        # As the prompt of a completion is read.
+        ids = model.loaded.tokenizer.encode(fields.text("prompt"), allow_special=True)
+        return Answer({"tokens": ids, "count": len(ids), "max_model_len": model.loaded.model.config.block})
+
+    async def detokenize(self, request: Request) -> Response:
+        fields = await _read(request)
+        tokenizer = (await self._models.get(fields.text("model"))).loaded.tokenizer
+        ids = fields.get("tokens")
+        if not isinstance(ids, list) or not all(type(id_) is int and 0 <= id_ < tokenizer.vocab_size for id_ in ids):
+            raise fields.wrong("tokens", f"a list of ids from 0 to {tokenizer.vocab_size - 1}")
+        return Answer({"prompt": tokenizer.decode(ids)})
+
+    async def tokenizer_info(self, request: Request) -> Response:
+        model = await self._models.get(request.query_params.get("model", ""))
+        loaded, tokenizer = model.loaded, model.loaded.tokenizer
+        names = {token: name for name, token in tokenizer.special_tokens.items()}
+        end = names[tokenizer.end_of_text]
+        return Answer(
+            {
+                "tokenizer_class": tokenizer.kind,
+                "vocab_size": tokenizer.vocab_size,
+                "bos_token": end,
+                "eos_token": end,
+                "unk_token": None if tokenizer.unknown is None else names[tokenizer.unknown],
+                "model_max_length": loaded.model.config.block,
+                "chat_template": chat_format(tokenizer, loaded.training.domain, loaded.chat_template).template,
+            }
+        )
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self.measured.text(self._models.listed()), media_type=CONTENT_TYPE)
+
+    def _described(self, model: ServedModel) -> dict[str, Any]:
+        return {
+            "id": model.name,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "alpha",
+            "max_model_len": model.loaded.model.config.block,
+            "step": model.loaded.step,
+        }
+
+
+class _Generated(Response):
+    """The choices of a request, computed while the client is there: as one answer, or as server-sent events."""
+
+    def __init__(self, model: ServedModel, choices: Sequence[Choice], shape: CompletionShape, metrics: Metrics) -> None:
+        self._model = model
+        self._metrics = metrics
+        self._start = time.perf_counter()
+        self._choices = choices
+        self._shape = shape
+        self._asked = choices[0].asked
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        work = self._streamed(scope, receive, send) if self._asked.stream else self._whole(scope, receive, send)
+        await _while_there(receive, work)
+
+    async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
+        parts = {choice.index: Part("", []) for choice in self._choices}
+        async with aclosing(self._parts()) as news:
+            async for choice, part in news:
+                parts[choice.index].text += part.text
+                parts[choice.index].entries += part.entries
+        response = Answer(self._shape.answer(self._choices, [parts[each.index] for each in self._choices]))
+        await response(scope, receive, _in_time(send))
+
+    async def _streamed(self, scope: Scope, receive: Receive, send: Send) -> None:
+        send = _in_time(send)
+        async with aclosing(self._parts()) as news:
+            # What goes wrong before the first part is an HTTP error.
+            choice, part = await anext(news)
+            headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"),
+                       (b"x-accel-buffering", b"no")]  # fmt: skip
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            for opened in self._choices:
+                await self._send(send, self._shape.opening(opened))
+            await self._send(send, self._shape.chunks(choice, part))
+            try:
+                async for choice, part in news:
+                    await self._send(send, self._shape.chunks(choice, part))
+                if self._asked.include_usage:
+                    await self._send(send, [self._shape.usage_chunk(self._choices)])
+                await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True})
+            except RefusedError as refusal:
+                await self._send(send, [refusal.body()])
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send(self, send: Send, chunks: Sequence[dict[str, Any]]) -> None:
+        if chunks:
+            body = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks)
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def _parts(self) -> AsyncGenerator[tuple[Choice, Part], None]:
+        """What is new of any choice, until all have ended."""
+        times = Times()
+        async with self._model.generations(self._asked.requests(), self._asked.field) as running:
+            under_way = dict(zip(running.generations, self._choices, strict=True))
+            while under_way:
+                event = await running.event()
+                choice = under_way.get(event.generation)
+                if choice is None:  # it has said enough
+                    continue
+                if event.token is not None:
+                    times.token()
+                part = choice.take(event)
+                if choice.finish:
+                    del under_way[event.generation]
+                    if event.reason is None:  # by a text, of which the engine knows nothing
+                        running.stop(event.generation)
+                yield choice, part
+        self._metrics.generated(self._model.name, usage_of(self._choices)["prompt_tokens"], self._start, times)
+
+
+class _Guard:
+    """Lets in who may ask, for what is not too large; adds what every answer says."""
+
+    def __init__(self, app: ASGIApp, access: Access, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._hosts = {*LOCAL_NAMES, *(host.lower() for host in access.hosts)}
+        self._key = _digest(access.key.encode()) if access.key else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        path = scope["path"] if scope["path"] in MEASURED_PATHS else "other"
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._metrics.answered(path, message["status"])
+            await send(message)
+
+        refusal = self._refusal(request)
+        if refusal is None:
+            await self._app(scope, receive, counted)
+        else:
+            await (await _refused(request, refusal))(scope, receive, counted)
+
+    def _refusal(self, request: Request) -> RefusedError | None:
+        if self._key is not None and request.url.path not in OPEN_PATHS:
+            scheme, _, key = request.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(_digest(key.strip().encode("latin-1")), self._key):
+                return RefusedError("The API key is missing or wrong.", status=401, code="invalid_api_key")
+        # A page of another host, whose name was made to mean this one, could ask where no key is needed.
+        if self._key is None and not self._is_own_name(request.headers.get("host", "")):
+            return RefusedError(
+                "This is not a name that the server answers to; use its address, or start it with --apiKey.", status=403
+            )
+        return None
+
+    def _is_own_name(self, host: str) -> bool:
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        name = match[1].strip("[]").lower()
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return name in self._hosts
+        return True
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+async def _read(request: Request) -> Fields:
+    """The fields of the body. Raises RefusedError when it is too large, too slow or not JSON."""
+    content = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > BODY_LIMIT:
+                    raise RefusedError(f"The body is larger than {BODY_LIMIT >> 20} MiB.", status=413)
+    except TimeoutError:
+        raise RefusedError(f"The body took longer than {BODY_SECONDS:.0f} seconds.", status=408) from None
+    return read_fields(bytes(content))
+
+
+async def _while_there(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Do the work, and leave it when the client has gone."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        is_done = working.done()
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.wait((working, leaving))
+    if is_done:
+        try:
+            working.result()
+        except (ClientDisconnect, OSError):  # it had gone before it was noticed, or did not read
+            return
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _in_time(send: Send) -> Callable[[Message], Awaitable[None]]:
+    async def sent(message: Message) -> None:
+        async with asyncio.timeout(SEND_SECONDS):
+            await send(message)
+
+    return sent
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    headers = {"retry-after": str(RETRY_SECONDS)} if error.status in (429, 503) else {}
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return Answer(error.body(), error.status, headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    what = f"{request.method} {request.url.path}"
+    text = f"There is no {what}." if error.status_code in (404, 405) else f"{what}: {error.detail}."
+    return Answer(RefusedError(text, status=error.status_code).body(), error.status_code, error.headers)
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    """A programming error: its traceback is in the log."""
+    return Answer(RefusedError("The server has a fault; its log says more.", status=500).body(), 500)

@@ -1,0 +1,148 @@
+"""Chat completions as OpenAI's API has them: messages in, the shape of answers out. Pure, as `server_completions`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from alpha.chat_format import ChatFormat, encode_chat
+from alpha.errors import AlphaError
+from alpha.server_completions import (
+    MOST_CHOICES,
+    MOST_LOGPROBS,
+    Asked,
+    Choice,
+    CompletionShape,
+    Part,
+    TokenEntry,
+    check_absent,
+    read_max_tokens,
+    read_sampling,
+    read_stop,
+    read_stream,
+    token_name,
+    usage_of,
+    written,
+)
+from alpha.server_fields import Fields, RefusedError
+from alpha.text_stream import Continuation
+from alpha.tokenizer import Tokenizer
+
+MOST_MESSAGES = 4096
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+"""What roles are called in templates."""
+
+
+def read_chat(fields: Fields, tokenizer: Tokenizer, form: ChatFormat, most_sequences: int) -> Asked:
+    """What a request for /v1/chat/completions asks for. Raises RefusedError, which names the field that is wrong."""
+    check_absent(fields)
+    choices = fields.whole("n", 1, 1, min(MOST_CHOICES, most_sequences)) or 1
+    wants_logprobs = fields.flag("logprobs")
+    count = fields.whole("top_logprobs", 0, 0, MOST_LOGPROBS) or 0
+    if count and not wants_logprobs:
+        raise RefusedError("top_logprobs needs logprobs: true.", "top_logprobs")
+    messages = _read_messages(fields)
+    try:
+        ids = encode_chat(tokenizer, form.template, messages)
+    except AlphaError as error:
+        raise RefusedError(str(error), "messages") from error
+    stops = tuple(text.encode("utf-8", "surrogatepass") for text in (*read_stop(fields), *form.stops))
+    stop_ids = frozenset([tokenizer.end_of_text, *tokenizer.ends_of_turn])
+    prompt = Continuation(tokenizer, ids or [tokenizer.end_of_text], None, 0, stop_ids, stops)
+    max_tokens = read_max_tokens(fields, None, 1)
+    sampling = read_sampling(fields, tokenizer)
+    logprobs = count if wants_logprobs else None
+    return Asked([prompt], [""], choices, max_tokens, sampling, logprobs, False, *read_stream(fields), "messages")
+
+
+def _read_messages(fields: Fields) -> list[dict[str, str]]:
+    value = fields.get("messages")
+    if not isinstance(value, list) or not 1 <= len(value) <= MOST_MESSAGES:
+        raise fields.wrong("messages", f"a list of 1 to {MOST_MESSAGES:,} messages")
+    messages = []
+    for index, each in enumerate(value):
+        path = f"messages[{index}]"
+        if not isinstance(each, dict):
+            raise RefusedError(f"{path} must be an object.", path)
+        message = Fields(each, path)
+        role = message.text("role")
+        if role not in ROLES:
+            raise message.wrong("role", "system, developer, user or assistant")
+        for name in ("tool_calls", "function_call", "audio"):
+            message.refuse(name, [])
+        messages.append({"role": ROLES[role], "content": _read_content(message, role, path)})
+    return messages
+
+
+def _read_content(message: Fields, role: str, path: str) -> str:
+    """The text of a message: as such, or in parts."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if content is None and role == "assistant":
+        return ""
+    if not isinstance(content, list):
+        raise message.wrong("content", "text or a list of parts")
+    texts = []
+    for index, each in enumerate(content):
+        place = f"{path}.content[{index}]"
+        part = Fields(each if isinstance(each, dict) else {}, place)
+        if part.get("type") != "text":
+            raise RefusedError(f"{place}.type must be text: this server takes nothing else.", f"{place}.type")
+        texts.append(part.text("text"))
+    return "".join(texts)
+
+
+class ChatShape(CompletionShape):
+    """The answers of /v1/chat/completions."""
+
+    def answer(self, choices: Sequence[Choice], parts: Sequence[Part]) -> dict[str, Any]:
+        written_choices = [
+            {
+                "index": choice.index,
+                "message": {"role": "assistant", "content": part.text, "refusal": None},
+                "logprobs": self._logprobs(choice, part.entries),
+                "finish_reason": choice.finish,
+            }
+            for choice, part in zip(choices, parts, strict=True)
+        ]
+        return self._head(written_choices, "chat.completion") | {"usage": usage_of(choices)}
+
+    def opening(self, choice: Choice) -> list[dict[str, Any]]:
+        return [self._chunk(choice, {"role": "assistant", "content": ""}, [], None)]
+
+    def chunks(self, choice: Choice, part: Part) -> list[dict[str, Any]]:
+        chunks = []
+        if part.text or part.entries:
+            chunks.append(self._chunk(choice, {"content": part.text}, part.entries, None))
+        if part.finish:
+            chunks.append(self._chunk(choice, {}, [], part.finish))
+        return chunks
+
+    def usage_chunk(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        return self._head([], "chat.completion.chunk") | {"usage": usage_of(choices)}
+
+    def _chunk(
+        self, choice: Choice, delta: dict[str, Any], entries: Sequence[TokenEntry], finish: str | None
+    ) -> dict[str, Any]:
+        logprobs = self._logprobs(choice, entries) if entries else None
+        chosen = {"index": choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return self._head([chosen], "chat.completion.chunk")
+
+    def _logprobs(self, choice: Choice, entries: Sequence[TokenEntry]) -> dict[str, Any] | None:
+        if choice.asked.logprobs is None:
+            return None
+        stops = choice.prompt.stop_ids
+        content = [self._entry(entry) for entry in entries if entry.token not in stops]
+        return {"content": content, "refusal": None}
+
+    def _entry(self, entry: TokenEntry) -> dict[str, Any]:
+        noted = entry.logprobs
+        assert noted is not None, "each drawn token has them where they were asked for"
+        likeliest = zip(noted.ids, noted.values, strict=True)
+        return {
+            **_named(entry.content, noted.chosen),
+            "top_logprobs": [_named(self.tokenizer.token_bytes(token), value) for token, value in likeliest],
+        }
+
+
+def _named(content: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": token_name(content), "logprob": written(logprob), "bytes": list(content)}
