@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from alpha import backends, checkpoint, corpus, corpus_files, dataset, domain, token_cache, tokenizer_registry
 from alpha.backend import Backend
-from alpha.checkpoint import IMPORTED, OPTIMIZER_PREFIX, Checkpoint
+from alpha.checkpoint import OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.corpus_files import Selection
 from alpha.corpus_forms import BAD_LINE, has_conversations, in_words
@@ -314,8 +314,7 @@ def _say_forms(what: str, file: TokenFile, display: Display) -> None:
 
 def _warn_of_template(state: Mapping[str, Any], file: TokenFile, display: Display) -> None:
     """Warn where conversations are written otherwise than by the chat template that came with the weights."""
-    imported = state.get(IMPORTED)
-    template = imported.get("chatTemplate") if isinstance(imported, dict) else None
+    template = checkpoint.chat_template(state)
     if template and template != CHAT_TEMPLATE and has_conversations(file.forms):
         display.warning(
             "The weights came with a chat template of their own, but the conversations of the data are written with "

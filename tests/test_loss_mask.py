@@ -49,7 +49,8 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def counted_one_by_one(tokens: list[int]) -> list[bool]:
     """The definition, read token by token."""
     speaker: int | None = None  # None: outside of a conversation
-    is_turn_open = True
+    special = [token for token in tokens if token in (USER, ASSISTANT, SYSTEM, END, END_OF_DOCUMENT)]
+    is_turn_open = special[:1] in ([], [END_OF_DOCUMENT])  # else a turn's beginning, and who speaks, is elsewhere
     counted = []
     for token in tokens:
         if token in (USER, ASSISTANT, SYSTEM):
@@ -96,6 +97,12 @@ def test_evaluation_predicts_each_token_that_counts_once(tokens: list[int], bloc
     assert counted == [
         token for token, counts in zip(tokens[1:], counted_one_by_one(tokens)[1:], strict=True) if counts
     ]
+
+
+def test_the_rest_of_a_turn_whose_beginning_is_elsewhere_does_not_count() -> None:
+    tokens = CHAT.encode_to_array("is that?<|end|>\n<|assistant|>It.<|end|>", allow_special=True)
+    counted = LossMask(tokens, CHAT).counts(np.arange(len(tokens)))
+    assert CHAT.decode(tokens[counted]) == "It.<|end|>"
 
 
 def test_a_conversation_token_by_token() -> None:
