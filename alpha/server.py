@@ -118,7 +118,14 @@ async def serve(models: Models, access: Access, listening: socket.socket, ready:
     try:
         await models.start()
         ready()
-        await _Server(config).serve([listening])
+        server = _Server(config)
+        serving = asyncio.ensure_future(server.serve([listening]))
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            server.should_exit = True
+            await serving
+            raise
     finally:
         models.close()
 
