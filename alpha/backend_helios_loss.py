@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alpha.backend import Saved
-from alpha.backend_helios_array import HeliosArray, narrowed, transposed
+from alpha.backend_helios_array import ELEMENTS, HeliosArray, narrowed, transposed
 from alpha.backend_helios_layout import THREADS, groups_for, vector_of
 from alpha.backend_helios_matmul import Epilogue, Products
 
 CHUNK_BYTES = 1 << 28
-"""Bytes of the logits of one chunk, at most."""
+"""Bytes of the logits of one chunk, at most. In training on matrix units they are stored in 16 bits, and their gradients
+take their place."""
 
 CHUNK_MULTIPLE = 128
 """Rows of a chunk are a multiple of this, which products like."""
@@ -62,9 +63,10 @@ class Loss(Products):
             self.fill(dweight, 0.0)
         if 2 * M * C * V >= HALF_OPERATIONS:
             x, weight = (self._rounded_once(each) for each in (x, weight))
-        most = _chunk_rows(M, V)
-        logits_buffer = self.new((most, V), "f32")
-        dlogits_buffer = self.new((most, V), element) if training and element != "f32" else logits_buffer
+        logits_element = self.activation_element if training else "f32"
+        most = _chunk_rows(M, V * ELEMENTS[logits_element].itemsize)
+        logits_buffer = self.new((most, V), logits_element)
+        dlogits_buffer = self.new((most, V), element) if training and element != logits_element else logits_buffer
         for start in range(0, M, most):
             length = min(most, M - start)
             rows = narrowed(x, 0, start, length)
@@ -140,7 +142,7 @@ class Loss(Products):
         lanes = self.lanes_for(-(-width // vector), ROW_VECTORS)
         self.dispatch(
             "cross_entropy",
-            "f32" if dlogits is None else dlogits.element,
+            f"{logits.element}_{'f32' if dlogits is None else dlogits.element}",
             groups_for(rows, THREADS // lanes),
             {
                 "THREADS": THREADS,
@@ -161,9 +163,9 @@ class Loss(Products):
         )
 
 
-def _chunk_rows(rows: int, vocabulary: int) -> int:
+def _chunk_rows(rows: int, row_bytes: int) -> int:
     """Rows of a chunk, all of them if their logits are no more than CHUNK_BYTES."""
-    most = max(1, CHUNK_BYTES // (4 * vocabulary))
+    most = max(1, CHUNK_BYTES // row_bytes)
     if rows <= most:
         return max(1, rows)
     return most // CHUNK_MULTIPLE * CHUNK_MULTIPLE or most

@@ -11,7 +11,7 @@ found when a file is loaded, and the weights can be loaded and verified without 
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,13 @@ class Checkpoint:
     tokenizer: dict[str, Any]
     tensors: dict[str, Array]
     state: dict[str, Any]
+
+
+def chat_template(state: Mapping[str, Any]) -> str | None:
+    """The chat template that came with the weights of a checkpoint with this state, if one did."""
+    imported = state.get(IMPORTED)
+    template = imported.get("chatTemplate") if isinstance(imported, dict) else None
+    return template if isinstance(template, str) else None
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from alpha.command_tui import require
 from alpha.config import ModelConfig, TrainingConfig
+from alpha.errors import UsageError
 from alpha.option import option, spelled
+from alpha.terminal import print_parts, print_text
 
 if TYPE_CHECKING:
     from alpha.progress import TrainingProgress
@@ -16,8 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DisplayOptions:
-    """How training is shown, which is no part of a run's configuration."""
+    """What is shown, which is no part of a run's configuration."""
 
+    show_data: int = option(
+        0,
+        "Print this many windows as the model will see them, and train nothing.",
+        group="Data",
+        minimum=0,
+        maximum=10_000,
+        metavar="N",
+    )
     tui: bool = option(False, "Show the dashboard of alpha tui meanwhile.", group="Run")
 
 
@@ -36,6 +46,9 @@ sampled, saved and logged, planning guards, where to compute, and where the data
 iters the learning rate of a cosine takes its place in the longer schedule, and wsd goes on at
 its stable rate: where that raises it, both rates are said, and what keeps it low.
 
+With --showData=N nothing is trained: the first N windows are printed, and what is no part of the
+loss is dim; where there is no terminal, what is learned stands between ⟦ and ⟧.
+
 Examples:
   alpha train --data=corpus.txt --tokenizer=char --layers=4 --dim=128 --heads=4
   alpha train --data=novels/ --domain=novels --iters=5000
@@ -50,11 +63,26 @@ def run(given: dict[str, Any]) -> None:
     from alpha.progress import TrainingProgress
     from alpha.training_face import TrainingFace
 
+    count = given.pop("show_data", 0)
+    if count and given.get("resume"):
+        raise UsageError("--showData is about a new run; leave out --resume.")
     if has_face := given.pop("tui", False):
         require()
     with contextlib.closing(TrainingProgress()) as display:
-        if not _train(given, TrainingFace(display) if has_face else display):
+        if count:
+            _show_data(given, count, display)
+        elif not _train(given, TrainingFace(display) if has_face else display):
             sys.exit(_INTERRUPTED)
+
+
+def _show_data(given: dict[str, Any], count: int, display: "TrainingProgress") -> None:
+    from alpha.settings import merge
+    from alpha.training_setup import examples
+
+    shown = examples(*merge(given), count, display)
+    for number, parts in enumerate(shown, start=1):
+        print_text(f"--- window {number} of {len(shown)}")
+        print_parts(parts)
 
 
 def _train(given: dict[str, Any], display: "TrainingProgress | TrainingFace") -> bool:

@@ -41,10 +41,11 @@ class LossMask:
             start + np.flatnonzero(np.isin(tokens[start : start + _CHUNK], marks))
             for start in range(0, len(tokens), _CHUNK)
         ]
-        # Before the first there is text, as after the end of a document.
         self._places = np.concatenate([np.array([-1]), *found])
-        kinds = np.concatenate([np.array([tokenizer.end_of_text]), tokens[self._places[1:]].astype(np.int64)])
-        self._learns = (kinds == special[_ASSISTANT]) | (kinds == tokenizer.end_of_text)
+        kinds = tokens[self._places[1:]].astype(np.int64)
+        learns = (kinds == special[_ASSISTANT]) | (kinds == tokenizer.end_of_text)
+        # What is before the first is text, or the rest of a turn whose beginning is elsewhere.
+        self._learns = np.concatenate([kinds[:1] == tokenizer.end_of_text if len(kinds) else [True], learns])
 
     def counts(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Whether the tokens at these places count, of the same shape."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from alpha import checkpoint, tokenizer_registry
 from alpha.backend import Backend
-from alpha.checkpoint import IMPORTED, Checkpoint
+from alpha.checkpoint import Checkpoint
 from alpha.config import TrainingConfig
 from alpha.errors import AlphaError
 from alpha.gpt import GPT, parameter_specs
@@ -36,11 +36,8 @@ def load_model(name: str, backend: Backend) -> LoadedModel:
     saved, tokenizer = read_model(path)
     model = GPT(backend, saved.model, tokenizer.vocab_size, trained=lambda spec: False)
     model.parameters.load(saved.tensors)
-    imported = saved.state.get(IMPORTED)
-    template = imported.get("chatTemplate") if isinstance(imported, dict) else None
-    return LoadedModel(
-        path, saved.step, model, tokenizer, saved.training, template if isinstance(template, str) else None
-    )
+    template = checkpoint.chat_template(saved.state)
+    return LoadedModel(path, saved.step, model, tokenizer, saved.training, template)
 
 
 def read_model(path: Path) -> tuple[Checkpoint, Tokenizer]:

@@ -100,6 +100,5 @@ def _is_foreign(path: Path) -> bool:
 
 def _kept(state: Mapping[str, Any]) -> dict[str, Any]:
     """The model card is left behind: it describes the source."""
-    imported = state.get(IMPORTED)
-    template = imported.get("chatTemplate") if isinstance(imported, dict) else None
-    return {IMPORTED: {"chatTemplate": template}} if isinstance(template, str) else {}
+    template = checkpoint.chat_template(state)
+    return {IMPORTED: {"chatTemplate": template}} if template else {}

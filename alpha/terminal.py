@@ -130,6 +130,20 @@ def print_table(
     _write("\n".join(line.rstrip() for line in rendered.getvalue().splitlines()))
 
 
+def print_parts(parts: Sequence[tuple[str, bool]]) -> None:
+    """Print a text of which only some parts matter: the others are dim on a terminal; elsewhere these are in ⟦ ⟧."""
+    if terminal_width() is None:
+        print_text("".join(f"⟦{text}⟧" if matters else text for text, matters in parts))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    rendered = io.StringIO()
+    text = Text.assemble(*((escape_text(part), "" if matters else "dim") for part, matters in parts))
+    Console(file=rendered, force_terminal=True, width=terminal_width()).print(text, soft_wrap=True)
+    _write(rendered.getvalue().removesuffix("\n"))
+
+
 def duration(seconds: float) -> str:
     """A time span in words of a clock: `0:09`, `1:02:03`, `12 days`."""
     if seconds >= _DAYS_FROM:

@@ -115,7 +115,7 @@ class Trainer:
             if self._timer
             else TrainingStep(self.model, optimizer, training)
         )
-        self._mask, self._validation_mask = _masks(dataset, tokenizer, training, display)
+        self._mask, self._validation_mask = loss_masks(dataset, tokenizer, training, display)
         self._sampler = Sampler(
             dataset.train.tokens, model.block, training.batch, training.seed, training.packed, self._mask
         )
@@ -402,10 +402,10 @@ class Trainer:
         self._kept = {IMPORTED: resumed.state[IMPORTED]} if IMPORTED in resumed.state else {}
 
 
-def _masks(
+def loss_masks(
     dataset: Dataset, tokenizer: Tokenizer, training: TrainingConfig, display: Display
 ) -> tuple[LossMask | None, LossMask | None]:
-    """What counts in the training and in the validation data. Raises AlphaError when nothing does."""
+    """What counts in the training and in the validation data; None for all of it. AlphaError when nothing does."""
     if training.loss_on == "all":
         return None, None
     masks: list[LossMask | None] = []

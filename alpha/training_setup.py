@@ -3,14 +3,18 @@ whether the run makes sense: enough data, enough tokens per parameter, not too m
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from alpha import backends, checkpoint, corpus, corpus_files, dataset, domain, token_cache, tokenizer_registry
 from alpha.backend import Backend
-from alpha.checkpoint import IMPORTED, OPTIMIZER_PREFIX, Checkpoint
+from alpha.checkpoint import OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.corpus_files import Selection
 from alpha.corpus_forms import BAD_LINE, has_conversations, in_words
@@ -24,9 +28,10 @@ from alpha.option import LARGEST_INTEGER, camel_case, spelled
 from alpha.parameters import check_weights
 from alpha.run import Run, check_new
 from alpha.run_reader import resolve
+from alpha.sampler import Sampler, Tokens
 from alpha.token_file import TokenFile
 from alpha.tokenizer import Tokenizer
-from alpha.trainer import Beginning, Display, Trainer
+from alpha.trainer import Beginning, Display, Trainer, loss_masks
 from alpha.training_step import learning_rate
 
 SCHEDULE = ("iters", "lr", "lr_min", "warmup_iters", "schedule", "decay_fraction")
@@ -71,6 +76,34 @@ def _from_the_start(model: ModelConfig, training: TrainingConfig, display: Displ
     backend = backends.create(training.backend, training.device, training.dtype)
     tokenizer, training = _tokenizer(training, sources.data, display, source)
     return _trainer(model, training, tokenizer, sources, backend, display, beginning), training
+
+
+def examples(
+    model: ModelConfig, training: TrainingConfig, count: int, display: Display
+) -> list[list[tuple[str, bool]]]:
+    """The first `count` windows that a new run would train on: parts of their text, and whether each is learned.
+
+    Raises AlphaError or UsageError as `new_run`; makes no folder and no model.
+    """
+    model, training = resolve_model(model), resolve_training(training)
+    if not training.data:
+        raise UsageError("Say with --data=PATHS which data is to be shown.")
+    source = read_source(training.init) if training.init else None
+    sources = _Sources(training, display)
+    tokenizer, training = _tokenizer(training, sources.data, display, source)
+    data = _dataset(sources, tokenizer, model.block, display)
+    mask, _ = loss_masks(data, tokenizer, training, display)
+    sampler = Sampler(data.train.tokens, model.block, count, training.seed, training.packed, mask)
+    ids, targets = sampler.ids_and_targets_from(0)
+    # Each token but the first of a window is predicted.
+    tokens = np.concatenate([ids, sampler.windows_from(0)[:, -1:]], axis=1)
+    counted = np.concatenate([np.zeros((len(ids), 1), bool), targets >= 0], axis=1)
+    return [_parts(row, learned, tokenizer) for row, learned in zip(tokens, counted, strict=True)]
+
+
+def _parts(tokens: Tokens, learned: npt.NDArray[np.bool_], tokenizer: Tokenizer) -> list[tuple[str, bool]]:
+    starts = [0, *(np.flatnonzero(np.diff(learned)) + 1).tolist(), len(tokens)]
+    return [(tokenizer.decode(tokens[low:high]), bool(learned[low])) for low, high in itertools.pairwise(starts)]
 
 
 def resumed_run(given: Mapping[str, Any], display: Display) -> tuple[Run, Trainer]:
@@ -281,8 +314,7 @@ def _say_forms(what: str, file: TokenFile, display: Display) -> None:
 
 def _warn_of_template(state: Mapping[str, Any], file: TokenFile, display: Display) -> None:
     """Warn where conversations are written otherwise than by the chat template that came with the weights."""
-    imported = state.get(IMPORTED)
-    template = imported.get("chatTemplate") if isinstance(imported, dict) else None
+    template = checkpoint.chat_template(state)
     if template and template != CHAT_TEMPLATE and has_conversations(file.forms):
         display.warning(
             "The weights came with a chat template of their own, but the conversations of the data are written with "

@@ -17,6 +17,8 @@ layout(local_size_x_id = 0) in;
 #include "vectors.glsl"
 #include "accurate.glsl"
 
+#define load_L JOIN(load_, L)
+
 vec4 capped(vec4 logit) {
     if (CAPPED == 0) {
         return logit;
@@ -41,7 +43,7 @@ void main() {
         for (uint place = lane; place < places; place += LANES) {
             bool whole;
             uint column = place_start(place, uint(width), whole);
-            vec4 value = capped(load_f32(logits, start + column, whole));
+            vec4 value = capped(load_L(logits, start + column, whole));
             if (VECTOR == 1 || !whole) {
                 sum = add_exponentials(sum, vec2(value.x, 1.0));
             } else {
@@ -61,7 +63,7 @@ void main() {
             for (uint place = lane; place < places; place += LANES) {
                 bool whole;
                 uint column = place_start(place, uint(width), whole);
-                vec4 logit = capped(load_f32(logits, start + column, whole));
+                vec4 logit = capped(load_L(logits, start + column, whole));
                 vec4 gradient = factor * exp(logit - sum.x);
                 uint hit = uint(target) - column;  // wraps around where the target is no column of this place
                 if (counts && hit < 4) {

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ from small_training import (
 
 from alpha import corpus_files, dataset, tokenizer_registry
 from alpha.backend_cpu_ref import CpuRef
+from alpha.cli import main
 from alpha.errors import AlphaError, UsageError
 from alpha.evaluation import evaluate_batches
 from alpha.loss_mask import LossMask
 from alpha.model_loading import load_model
 from alpha.sampler import Sampler, windows
+from alpha.terminal import print_parts
 from alpha.tokenizer import CHAT_TOKENS, END_OF_TEXT
 from alpha.tokenizer_bpe import build_bpe
 
@@ -46,7 +49,8 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def counted_one_by_one(tokens: list[int]) -> list[bool]:
     """The definition, read token by token."""
     speaker: int | None = None  # None: outside of a conversation
-    is_turn_open = True
+    special = [token for token in tokens if token in (USER, ASSISTANT, SYSTEM, END, END_OF_DOCUMENT)]
+    is_turn_open = special[:1] in ([], [END_OF_DOCUMENT])  # else a turn's beginning, and who speaks, is elsewhere
     counted = []
     for token in tokens:
         if token in (USER, ASSISTANT, SYSTEM):
@@ -93,6 +97,12 @@ def test_evaluation_predicts_each_token_that_counts_once(tokens: list[int], bloc
     assert counted == [
         token for token, counts in zip(tokens[1:], counted_one_by_one(tokens)[1:], strict=True) if counts
     ]
+
+
+def test_the_rest_of_a_turn_whose_beginning_is_elsewhere_does_not_count() -> None:
+    tokens = CHAT.encode_to_array("is that?<|end|>\n<|assistant|>It.<|end|>", allow_special=True)
+    counted = LossMask(tokens, CHAT).counts(np.arange(len(tokens)))
+    assert CHAT.decode(tokens[counted]) == "It.<|end|>"
 
 
 def test_a_conversation_token_by_token() -> None:
@@ -234,3 +244,30 @@ def test_plain_text_counts_as_a_whole(tmp_path: Path, chats: Path) -> None:
     run.close()
     total = len(trainer.dataset.train.tokens)
     assert any(message.startswith(f"Loss on {total:,} of {total:,} training") for message in display.messages)
+
+
+def test_the_data_is_shown_as_the_first_step_sees_it(
+    chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = f"train --data={chats} --tokenizerArtifacts=chat.json --lossOn=assistant --block=16 --showData=30"
+    assert main(command.split()) == 0
+    output = capsys.readouterr().out
+    windows_shown = re.split(r"--- window \d+ of 30\n", output)[1:]
+    data = dataset.prepare(corpus_files.find(str(chats)), None, CHAT, tmp_path / "cache", 16)
+    sampler = Sampler(data.train.tokens, 16, 30, 42, False)
+    assert [re.sub("[⟦⟧]", "", each).rstrip("\n") for each in windows_shown] == [
+        CHAT.decode(row).rstrip("\n") for row in sampler.windows_from(0)
+    ]
+    learned = [part for each in windows_shown for part in re.findall("⟦(.*?)⟧", each, re.DOTALL)]
+    assert learned
+    assert not set("".join(learned).replace("<|end|>", "")) - set("0123456789 ")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_on_a_terminal_what_is_not_learned_is_dim(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("alpha.terminal.terminal_width", lambda: 80)
+    monkeypatch.setenv("TERM", "xterm")
+    print_parts([("asked\x1b[2J ", False), ("said", True)])
+    assert capsys.readouterr().out == "\x1b[2masked\\x1b[2J \x1b[0msaid\n"
