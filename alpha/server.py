@@ -30,7 +30,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from alpha import __version__
+from alpha import __version__, server_pages
 from alpha.chat_format import chat_format
 from alpha.errors import AlphaError
 from alpha.server_chat import ChatShape, read_chat
@@ -50,8 +50,8 @@ SHUTDOWN_SECONDS = 10
 """How long answers under way may take to end once the server is to stop."""
 
 LOCAL_NAMES = ("localhost", "localhost.localdomain")
-OPEN_PATHS = ("/health",)
-"""What is answered without a key."""
+OPEN_PATHS = ("/health", "/")
+"""What is answered without a key, beside what the page is made of."""
 
 MEASURED_PATHS = frozenset(("/v1/completions", "/v1/chat/completions", "/v1/models", "/health", "/metrics"))
 
@@ -87,6 +87,7 @@ def application(models: Models, access: Access) -> Starlette:
             Route("/detokenize", api.detokenize, methods=["POST"]),
             Route("/tokenizer_info", api.tokenizer_info),
             Route("/metrics", api.metrics),
+            *server_pages.routes(),
         ],
         middleware=middleware,
         exception_handlers={
@@ -117,7 +118,14 @@ async def serve(models: Models, access: Access, listening: socket.socket, ready:
     try:
         await models.start()
         ready()
-        await _Server(config).serve([listening])
+        server = _Server(config)
+        serving = asyncio.ensure_future(server.serve([listening]))
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            server.should_exit = True
+            await serving
+            raise
     finally:
         models.close()
 
@@ -325,7 +333,7 @@ class _Guard:
             await (await _refused(request, refusal))(scope, receive, counted)
 
     def _refusal(self, request: Request) -> RefusedError | None:
-        if self._key is not None and request.url.path not in OPEN_PATHS:
+        if self._key is not None and not self._is_open(request.url.path):
             scheme, _, key = request.headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(_digest(key.strip().encode("latin-1")), self._key):
                 return RefusedError("The API key is missing or wrong.", status=401, code="invalid_api_key")
@@ -335,6 +343,9 @@ class _Guard:
                 "This is not a name that the server answers to; use its address, or start it with --apiKey.", status=403
             )
         return None
+
+    def _is_open(self, path: str) -> bool:
+        return path in OPEN_PATHS or path.startswith("/web/")
 
     def _is_own_name(self, host: str) -> bool:
         match = _HOST.fullmatch(host)

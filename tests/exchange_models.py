@@ -40,9 +40,9 @@ MODELS: dict[str, dict[str, Any]] = {
 """Options of a model for each row of the table."""
 
 
-def make_checkpoint(folder: Path, name: str) -> Path:
+def make_checkpoint(folder: Path, name: str, block: int = 24) -> Path:
     """A checkpoint of a model with random weights, none of them near its initial value."""
-    model = resolve_model(ModelConfig(block=24, layers=2, dim=32, heads=4, **MODELS[name]))
+    model = resolve_model(ModelConfig(block=block, layers=2, dim=32, heads=4, **MODELS[name]))
     tokenizer = build_bpe(["The cat sees the dog. " * 50], 300, (END_OF_TEXT, *CHAT_TOKENS))
     draw = np.random.Generator(np.random.PCG64(sorted(MODELS).index(name)))
     tensors = {}

@@ -72,9 +72,10 @@ def serving(
     limits: Limits | None = None,
     backend: Backend | None = None,
     root: Path | None = None,
+    block: int = 24,
 ) -> Iterator[Serving]:
     """A server of one small model with random weights, which knows the markers of chats; or of the runs in `root`."""
-    names = [] if root else [str(make_checkpoint(folder, "gpt2"))]
+    names = [] if root else [str(make_checkpoint(folder, "gpt2", block))]
     models = Models(backend or backends.create("cpu_ref"), limits or Limits(threads=1), names, root)
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
