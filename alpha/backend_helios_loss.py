@@ -15,8 +15,8 @@ from alpha.backend_helios_layout import THREADS, groups_for, vector_of
 from alpha.backend_helios_matmul import Epilogue, Products
 
 CHUNK_BYTES = 1 << 28
-"""Bytes of the logits of one chunk, at most. In training on matrix units they are stored in 16 bits, and their gradients
-take their place."""
+"""Bytes of the logits of one chunk, at most. In training on matrix units they are stored in 16 bits, and their
+gradients take their place."""
 
 CHUNK_MULTIPLE = 128
 """Rows of a chunk are a multiple of this, which products like."""
