@@ -48,12 +48,11 @@ DETAILS = """
 Clients find the API at http://ADDRESS:PORT/v1. The model RUN is the newest checkpoint of a run,
 also while it trains, and RUN@500 that of step 500. Ctrl-C stops the server when the answers under way
 have ended, or after 10 seconds; once more stops it at once. Prompts and answers are not logged.
-It needs some packages: pip install alpha-gpt[serve].
+It needs some packages: pip install 'alpha-gpt[serve]'.
 
 Examples:
   alpha serve --checkpoint=runs/20261123-101500-3f2a1b
-  curl http://127.0.0.1:8000/v1/completions -H "Content-Type: application/json" \\
-    -d '{"prompt": "Once ", "max_tokens": 50, "stream": true}'
+  curl http://127.0.0.1:8000/v1/completions --json '{"prompt": "Once "}'
 """
 
 
