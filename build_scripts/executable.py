@@ -53,6 +53,9 @@ LEFT_OUT = (
 )
 """Modules that are imported by what Alpha imports, but only in functions that Alpha does not call."""
 
+EXTRAS = ("huggingface_hub", "jinja2", "prometheus_client", "starlette", "textual", "uvicorn")
+"""Packages of pyproject.toml's extras: the executable does without, and a command that needs one says so."""
+
 OPTIONS = (
     "--mode=standalone",
     "--static-libpython=yes",  # a shared one could not be found where /proc is not mounted
@@ -72,7 +75,7 @@ OPTIONS = (
     "--progress-bar=none",
     f"--report={WORK / 'report.xml'}",
     *(f"--noinclude-{name}-mode=nofollow" for name in ("pytest", "setuptools", "unittest", "IPython", "pydoc")),
-    *(f"--nofollow-import-to={name}" for name in LEFT_OUT),
+    *(f"--nofollow-import-to={name}" for name in (*LEFT_OUT, *EXTRAS)),
 )
 
 
