@@ -13,6 +13,7 @@ from alpha.backend import Saved
 from alpha.backend_helios_array import ELEMENTS, HeliosArray, narrowed, transposed
 from alpha.backend_helios_layout import THREADS, groups_for, vector_of
 from alpha.backend_helios_matmul import Epilogue, Products
+from alpha.backend_helios_tiles import Problem
 
 CHUNK_BYTES = 1 << 28
 """Bytes of the logits of one chunk, at most. In training on matrix units they are stored in 16 bits, and their
@@ -20,9 +21,6 @@ gradients take their place."""
 
 CHUNK_MULTIPLE = 128
 """Rows of a chunk are a multiple of this, which products like."""
-
-HALF_OPERATIONS = 2e10
-"""With so many operations in a product, x and weight are rounded to 16 bits once instead of whenever they are read."""
 
 ROW_VECTORS = 8
 """Vectors of a row of logits for each thread, if the row is not wider than a workgroup can take that way."""
@@ -61,8 +59,8 @@ class Loss(Products):
         dx, dweight = (self.new(each.shape if training else (0,), "f32") for each in (x, weight))
         if not M:
             self.fill(dweight, 0.0)
-        if 2 * M * C * V >= HALF_OPERATIONS:
-            x, weight = (self._rounded_once(each) for each in (x, weight))
+        problem = Problem(1, M, V, C)
+        x, weight = (self.rounded_operand(each, problem) for each in (x, weight))
         logits_element = self.activation_element if training else "f32"
         most = _chunk_rows(M, V * ELEMENTS[logits_element].itemsize)
         logits_buffer = self.new((most, V), logits_element)
@@ -119,14 +117,6 @@ class Loss(Products):
             if scaled is not target:
                 self.copy_into(target, scaled)
         return dx, dweight
-
-    def _rounded_once(self, x: HeliosArray) -> HeliosArray:
-        """A copy in the precision's 16 bits, unless that is float32."""
-        if self.precision == "f32":
-            return x
-        copy = self.new(x.shape, self.precision)
-        self.copy_into(copy, x)
-        return copy
 
     def _rows_of_logits(
         self,

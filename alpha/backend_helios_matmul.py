@@ -238,8 +238,8 @@ class Products(HeliosPrimitives):
         """
         rows, (depth, columns) = math.prod(x.shape[:-1]), weight.shape
         problem = Problem(1, rows, columns, depth)
-        flat = self._rounded_operand(self.reshape(x, (rows, depth)), problem)
-        weight = self._rounded_operand(weight, problem)
+        flat = self.rounded_operand(self.reshape(x, (rows, depth)), problem)
+        weight = self.rounded_operand(weight, problem)
         gated = bool(activation) and activation_named(activation).gated
         shape = (*x.shape[:-1], columns)
         slope = None
@@ -284,7 +284,7 @@ class Products(HeliosPrimitives):
             dweight = weight_gradient
         return dx, dweight, dbias
 
-    def _rounded_operand(self, x: HeliosArray, problem: Problem) -> HeliosArray:
+    def rounded_operand(self, x: HeliosArray, problem: Problem) -> HeliosArray:
         """`x` in the precision's 16 bits, when that makes a product of this size faster, else `x` itself."""
         if not self._wants_halves(problem) or x.element != "f32" or not x.is_contiguous:
             return x

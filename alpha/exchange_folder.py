@@ -4,7 +4,6 @@ What is read was written by strangers: sizes are looked at before anything is al
 the folder and nothing else, and pickles are refused.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -15,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from alpha import exchange, files, safetensors_file, tokenizer_registry
-from alpha.checkpoint import IMPORTED, Checkpoint
+from alpha.checkpoint import IMPORTED, Checkpoint, chat_template
 from alpha.config import ModelConfig
 from alpha.errors import AlphaError
 from alpha.exchange_card import model_card
@@ -74,22 +73,19 @@ def write_folder(folder: Path, checkpoint: Checkpoint, dtype: str, progress: Pro
     weights = Exported(architecture, config, tokenizer.vocab_size, architecture.weights, checkpoint.tensors)
     stored = DTYPES[dtype]
     declared = {name: (stored, piece.shape) for name, piece in weights.pieces.items()}
-    total = sum(math.prod(shape) for _, shape in declared.values())
-    done = 0
+    made = weights.made_in_turn(progress)
 
     def make(name: str) -> Array:
-        nonlocal done
-        array = weights.made(name)
-        done += array.size
-        progress("writing", 4 * done, 4 * total)
-        return as_float16(name, array) if stored == "float16" else array
+        return as_float16(name, made(name)) if stored == "float16" else made(name)
 
     # The key "format" is what transformers looks for.
     safetensors_file.write_in_turn(folder / _WEIGHTS, declared, make, lambda: {"format": "pt"})
     tokenizer_registry.save_tokenizer_json(folder / _TOKENIZER, tokenizer)
     imported = checkpoint.state.get(IMPORTED)
     imported = imported if isinstance(imported, dict) else {}
-    files.write_json(folder / _TOKENIZER_CONFIG, _tokenizer_config(tokenizer, config, imported.get("chatTemplate")))
+    files.write_json(
+        folder / _TOKENIZER_CONFIG, _tokenizer_config(tokenizer, config, template_of(tokenizer, checkpoint.state))
+    )
     files.write_json(folder / "generation_config.json", _generation_config(tokenizer))
     values = exchange.to_config(architecture, config, tokenizer.vocab_size)
     if caps := exchange.soft_caps(config):
@@ -97,7 +93,7 @@ def write_folder(folder: Path, checkpoint: Checkpoint, dtype: str, progress: Pro
 
         files.write_bytes(folder / FILE_NAME, modeling_source(architecture).encode())
         values["auto_map"] = auto_map()
-    card = imported.get("card") or model_card(checkpoint, architecture, tokenizer, total, bool(caps))
+    card = imported.get("card") or model_card(checkpoint, architecture, tokenizer, weights.size, bool(caps))
     files.write_bytes(folder / CARD, card.encode())
     ids = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
     files.write_json(folder / CONFIG, {**values, **ids, "dtype": stored})
@@ -120,12 +116,12 @@ def as_float16(name: str, array: Array) -> Array:
     return array.astype(np.float16)
 
 
-def chat_template(tokenizer: Tokenizer) -> str | None:
-    """How Alpha writes a conversation, for a tokenizer that has the markers."""
-    return CHAT_TEMPLATE if tokenizer.special_tokens.keys() >= set(CHAT_TOKENS) else None
+def template_of(tokenizer: Tokenizer, state: Mapping[str, Any]) -> str | None:
+    """The chat template that came with the weights, else how Alpha writes conversations where there are markers."""
+    return chat_template(state) or (CHAT_TEMPLATE if tokenizer.special_tokens.keys() >= set(CHAT_TOKENS) else None)
 
 
-def _tokenizer_config(tokenizer: Tokenizer, config: ModelConfig, template: Any) -> dict[str, Any]:
+def _tokenizer_config(tokenizer: Tokenizer, config: ModelConfig, template: str | None) -> dict[str, Any]:
     names = {token_id: name for name, token_id in tokenizer.special_tokens.items()}
     end = names[tokenizer.end_of_text]
     values: dict[str, Any] = {
@@ -137,7 +133,6 @@ def _tokenizer_config(tokenizer: Tokenizer, config: ModelConfig, template: Any) 
     }
     if tokenizer.unknown is not None:
         values["unk_token"] = names[tokenizer.unknown]
-    template = template or chat_template(tokenizer)
     return {**values, "chat_template": template} if template else values
 
 

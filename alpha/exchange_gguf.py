@@ -4,7 +4,6 @@ The keys are those of llama.cpp's converter; names of weights, and what llama.cp
 `exchange`. What is read was written by strangers.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +16,13 @@ from alpha.checkpoint import IMPORTED, Checkpoint
 from alpha.config import ModelConfig, resolve_model
 from alpha.errors import AlphaError, UsageError
 from alpha.exchange import ARCHITECTURES, Architecture
-from alpha.exchange_folder import ImportedModel, chat_template
+from alpha.exchange_folder import ImportedModel, template_of
 from alpha.exchange_gguf_tokenizer import read_tokenizer, tokenizer_keys
 from alpha.exchange_weights import Exported, Imported
 from alpha.gguf_file import GgufFile, Value, write_in_turn
 from alpha.option import camel_case, from_mapping
 from alpha.safetensors_file import Array
-from alpha.tokenizer import Tokenizer, shown
+from alpha.tokenizer import shown
 from alpha.tokenizer_registry import Progress, with_unused
 from alpha.tokenizer_registry import from_mapping as tokenizer_from_mapping
 
@@ -60,7 +59,8 @@ def write_file(path: Path, checkpoint: Checkpoint, dtype: str, progress: Progres
     config = checkpoint.model
     architecture = _architecture_of(config)
     tokenizer = tokenizer_from_mapping(checkpoint.tokenizer, "the checkpoint")
-    described = {**tokenizer_keys(tokenizer), **_template_keys(tokenizer, checkpoint.state.get(IMPORTED))}
+    template = template_of(tokenizer, checkpoint.state)
+    described: dict[str, Value] = {**tokenizer_keys(tokenizer), **({_TEMPLATE: template} if template else {})}
     if path.exists():
         raise AlphaError(f"--out={path} exists; name another file, or remove it.")
     tensors = checkpoint.tensors
@@ -68,14 +68,10 @@ def write_file(path: Path, checkpoint: Checkpoint, dtype: str, progress: Progres
         config, tensors = replace(config, tied=False), {**tensors, "lm_head.weight": tensors["wte.weight"]}
     weights = Exported(architecture, config, tokenizer.vocab_size, architecture.gguf, tensors)
     declared = {name: (_type_of(name, piece.shape, dtype), piece.shape) for name, piece in weights.pieces.items()}
-    total = sum(math.prod(shape) for _, shape in declared.values())
-    done = 0
+    made = weights.made_in_turn(progress)
 
     def make(name: str) -> Array:
-        nonlocal done
-        array = weights.made(name)
-        done += array.size
-        progress("writing", 4 * done, 4 * total)
+        array = made(name)
         if declared[name][0] == "f16" and abs(array).max() > _LARGEST_F16:
             raise AlphaError(f"The tensor {name!r} has weights over {_LARGEST_F16:,.0f}; use --dtype=bf16 or f32.")
         return array
@@ -119,12 +115,6 @@ def _model_keys(architecture: Architecture, config: ModelConfig, dtype: str) -> 
     for key, value in architecture.gguf_constants.items():
         values[key] = value * config.layers
     return values
-
-
-def _template_keys(tokenizer: Tokenizer, imported: Any) -> dict[str, Value]:
-    template = imported.get("chatTemplate") if isinstance(imported, dict) else None
-    template = template or chat_template(tokenizer)
-    return {_TEMPLATE: template} if template else {}
 
 
 # --- in ---------------------------------------------------------------------------------------------------------------

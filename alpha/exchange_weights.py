@@ -4,6 +4,7 @@ A format is something that has tensors by name (`TensorSource`). Parameters are 
 holds a model twice. Knows the formats by the table in `exchange` only.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from alpha.exchange import Architecture, Names, widened
 from alpha.gpt import parameter_specs
 from alpha.parameters import ParameterSpec
 from alpha.safetensors_file import Array
+from alpha.tokenizer_registry import Progress
 
 _MODULE = re.compile(r"(?:h\.([0-9]+)\.)?(.+)\.(weight|bias)")
 
@@ -123,6 +125,24 @@ class Exported:
         self._config, self._weights = config, weights
         self._specs = {spec.name: spec for spec in parameter_specs(wide, vocab_size)}
         self.pieces = {piece.name: piece for piece in pieces(wide, vocab_size, names)}
+
+    @property
+    def size(self) -> int:
+        """The elements of all tensors."""
+        return sum(math.prod(piece.shape) for piece in self.pieces.values())
+
+    def made_in_turn(self, progress: Progress) -> Callable[[str], Array]:
+        """`made`, which tells `progress` the bytes done and all bytes, in float32."""
+        done, total = 0, 4 * self.size
+
+        def make(name: str) -> Array:
+            nonlocal done
+            array = self.made(name)
+            done += 4 * array.size
+            progress("writing", done, total)
+            return array
+
+        return make
 
     def made(self, name: str) -> Array:
         piece = self.pieces[name]

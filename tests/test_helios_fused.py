@@ -10,7 +10,7 @@ from backend_case import Composition
 from backend_cases_fused import update_operands
 from helios_device import helios
 
-from alpha import backend_helios_loss, backend_helios_update, rng
+from alpha import backend_helios_loss, backend_helios_matmul, backend_helios_update, rng
 from alpha.backend import AdamControl, Backend
 from alpha.backend_helios import Helios
 from alpha.backend_helios_array import HeliosArray
@@ -99,7 +99,7 @@ def test_the_loss_in_chunks_and_in_every_precision(
     monkeypatch.setattr(backend_helios_loss, "CHUNK_BYTES", 4 * vocabulary * 19)
     monkeypatch.setattr(backend_helios_loss, "CHUNK_MULTIPLE", 8)
     if large:
-        monkeypatch.setattr(backend_helios_loss, "HALF_OPERATIONS", 0)
+        monkeypatch.setattr(backend_helios_matmul, "_HALF_OPERATIONS", 0)
     x, weight = normal(70, 16), 0.3 * normal(vocabulary, 16, stream=1)
     targets = (rng.uniform(70, 5, 2) * (vocabulary + 1) - 1).astype(np.int32)
     targets[::7] = -1
