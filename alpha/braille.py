@@ -71,7 +71,7 @@ def draw(
             dots[row // 4, column // 2] |= _DOTS[row % 4][column % 2]
             colours[row // 4, column // 2] = line.colour
         ends.append((line, int(np.rint(y[-1])) // 4, int(np.rint(x[-1])) // 2))
-    for row, column in zip(*np.nonzero(dots), strict=True):
+    for row, column in np.argwhere(dots).tolist():
         cells[row][column] = Cell(chr(_BLANK + int(dots[row, column])), int(colours[row, column]))
     for line, row, column in ends:
         if line.letter:
