@@ -70,7 +70,8 @@ class Generation:
     """A request under way. `ids` are the tokens drawn so far; `reason` is None until it has ended.
 
     `logprobs` has an entry for each of `ids`, and `prompt_logprobs` one for each id of the prompt, None for the first,
-    if they were asked for. Written by the thread that calls `Engine.step` only.
+    if they were asked for. `reused` ids of the prompt did not have to be computed. Written by the thread that calls
+    `Engine.step` only.
     """
 
     request: Request
@@ -79,6 +80,7 @@ class Generation:
     prompt_logprobs: list[LogProbs | None] = field(default_factory=list)
     reason: Reason | None = None
     message: str = ""
+    reused: int = 0
 
 
 @dataclass(frozen=True)
@@ -307,6 +309,7 @@ class Engine:
             token = choose(scores, sampling, request.row, step)
         self._scheduler.append(stream, token)
         generation.ids.append(token)
+        generation.reused = stream.reused or 0
         noted = None if request.logprobs is None else log_probs(logits, token, request.logprobs)
         if noted:
             generation.logprobs.append(noted)

@@ -106,6 +106,8 @@ class Stream:
     blocks: list[int] = field(default_factory=list)
     names: list[bytes] = field(default_factory=list)
     named: int = 0
+    reused: int | None = None
+    """Ids that did not have to be computed when it first ran."""
 
     def __post_init__(self) -> None:
         self.end = max(len(self.ids), self.total - 1)
@@ -233,6 +235,8 @@ class Scheduler:
         stream.computed = min(len(found) * BLOCK_TOKENS, len(stream.ids) - 1)
         stream.named = len(found)
         self.reused += stream.computed
+        if stream.reused is None:
+            stream.reused = stream.computed
         self.running.append(self.waiting.popleft())
         return True
 

@@ -38,6 +38,7 @@ from alpha.server_completions import Choice, CompletionShape, Part, choices_of, 
 from alpha.server_fields import Fields, RefusedError, read_fields
 from alpha.server_metrics import CONTENT_TYPE, Metrics, Times
 from alpha.server_models import RETRY_SECONDS, Models, ServedModel
+from alpha.server_responses import ResponseShape, echoed_fields, read_response
 
 BODY_LIMIT = 8 << 20
 BODY_SECONDS = 30.0
@@ -53,7 +54,9 @@ LOCAL_NAMES = ("localhost", "localhost.localdomain")
 OPEN_PATHS = ("/health", "/")
 """What is answered without a key, beside what the page is made of."""
 
-MEASURED_PATHS = frozenset(("/v1/completions", "/v1/chat/completions", "/v1/models", "/health", "/metrics"))
+MEASURED_PATHS = frozenset(
+    ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/models", "/health", "/metrics")
+)
 
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[^:\[\]]{1,255})(:[0-9]{1,5})?", re.ASCII)
 
@@ -83,6 +86,7 @@ def application(models: Models, access: Access) -> Starlette:
             Route("/v1/models/{name:path}", api.model),
             Route("/v1/completions", api.completions, methods=["POST"]),
             Route("/v1/chat/completions", api.chat, methods=["POST"]),
+            Route("/v1/responses", api.responses, methods=["POST"]),
             Route("/tokenize", api.tokenize, methods=["POST"]),
             Route("/detokenize", api.detokenize, methods=["POST"]),
             Route("/tokenizer_info", api.tokenizer_info),
@@ -193,6 +197,17 @@ class _Api:
         shape = ChatShape(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), model.name, loaded.tokenizer)
         return _Generated(model, choices_of(asked), shape, self.measured)
 
+    async def responses(self, request: Request) -> Response:
+        fields = await _read(request)
+        model = await self._models.get(fields.text("model"))
+        loaded = model.loaded
+        form = chat_format(loaded.tokenizer, loaded.training.domain, loaded.chat_template)
+        asked = await asyncio.to_thread(read_response, fields, loaded.tokenizer, form)
+        shape = ResponseShape(
+            f"resp_{uuid.uuid4().hex}", int(time.time()), model.name, loaded.tokenizer, echoed_fields(fields)
+        )
+        return _Generated(model, choices_of(asked), shape, self.measured)
+
     async def tokenize(self, request: Request) -> Response:
         fields = await _read(request)
         model = await self._models.get(fields.text("model"))
@@ -266,23 +281,25 @@ class _Generated(Response):
             headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"),
                        (b"x-accel-buffering", b"no")]  # fmt: skip
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            for opened in self._choices:
-                await self._send(send, self._shape.opening(opened))
-            await self._send(send, self._shape.chunks(choice, part))
+            await self._send(send, self._shape.opening(self._choices) + self._shape.chunks(choice, part))
             try:
                 async for choice, part in news:
                     await self._send(send, self._shape.chunks(choice, part))
-                if self._asked.include_usage:
-                    await self._send(send, [self._shape.usage_chunk(self._choices)])
-                await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True})
+                await self._send(send, self._shape.closing(self._choices))
+                if not self._shape.events_have_names:
+                    await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True})
             except RefusedError as refusal:
-                await self._send(send, [refusal.body()])
+                await self._send(send, [self._shape.failure(refusal)])
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, chunks: Sequence[dict[str, Any]]) -> None:
         if chunks:
-            body = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks)
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+            body = "".join(
+                (f"event: {chunk['type']}\n" if self._shape.events_have_names else "")
+                + f"data: {json.dumps(chunk)}\n\n"
+                for chunk in chunks
+            )
+            await send({"type": "http.response.body", "body": body.encode(), "more_body": True})
 
     async def _parts(self) -> AsyncGenerator[tuple[Choice, Part], None]:
         """What is new of any choice, until all have ended."""

@@ -1,6 +1,6 @@
 """Chat completions as OpenAI's API has them: messages in, the shape of answers out. Pure, as `server_completions`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alpha.chat_format import ChatFormat, encode_chat
@@ -39,40 +39,57 @@ def read_chat(fields: Fields, tokenizer: Tokenizer, form: ChatFormat, most_seque
     count = fields.whole("top_logprobs", 0, 0, MOST_LOGPROBS) or 0
     if count and not wants_logprobs:
         raise RefusedError("top_logprobs needs logprobs: true.", "top_logprobs")
-    messages = _read_messages(fields)
+    max_tokens = read_max_tokens(fields, None, 1)
+    messages = read_messages(fields, "messages")
+    logprobs = count if wants_logprobs else None
+    return asked_of_messages(fields, tokenizer, form, "messages", messages, choices, max_tokens, logprobs)
+
+
+def asked_of_messages(
+    fields: Fields,
+    tokenizer: Tokenizer,
+    form: ChatFormat,
+    name: str,
+    messages: Sequence[Mapping[str, str]],
+    choices: int,
+    max_tokens: int | None,
+    logprobs: int | None,
+) -> Asked:
+    """What a request asks for whose field `name` has these messages."""
     try:
         ids = encode_chat(tokenizer, form.template, messages)
     except AlphaError as error:
-        raise RefusedError(str(error), "messages") from error
+        raise RefusedError(str(error), name) from error
     stops = tuple(text.encode("utf-8", "surrogatepass") for text in (*read_stop(fields), *form.stops))
     stop_ids = frozenset([tokenizer.end_of_text, *tokenizer.ends_of_turn])
     prompt = Continuation(tokenizer, ids or [tokenizer.end_of_text], None, 0, stop_ids, stops)
-    max_tokens = read_max_tokens(fields, None, 1)
     sampling = read_sampling(fields, tokenizer)
-    logprobs = count if wants_logprobs else None
-    return Asked([prompt], [""], choices, max_tokens, sampling, logprobs, False, *read_stream(fields), "messages")
+    return Asked([prompt], [""], choices, max_tokens, sampling, logprobs, False, *read_stream(fields), name)
 
 
-def _read_messages(fields: Fields) -> list[dict[str, str]]:
-    value = fields.get("messages")
+def read_messages(fields: Fields, name: str, part_types: Sequence[str] = ("text",)) -> list[dict[str, str]]:
+    """The roles and texts of a field's messages, whose contents are text or parts of these types."""
+    value = fields.get(name)
     if not isinstance(value, list) or not 1 <= len(value) <= MOST_MESSAGES:
-        raise fields.wrong("messages", f"a list of 1 to {MOST_MESSAGES:,} messages")
+        raise fields.wrong(name, f"a list of 1 to {MOST_MESSAGES:,} messages")
     messages = []
     for index, each in enumerate(value):
-        path = f"messages[{index}]"
+        path = f"{name}[{index}]"
         if not isinstance(each, dict):
             raise RefusedError(f"{path} must be an object.", path)
         message = Fields(each, path)
+        if message.get("type") not in (None, "message"):
+            raise message.wrong("type", "message: this server takes nothing else")
         role = message.text("role")
         if role not in ROLES:
             raise message.wrong("role", "system, developer, user or assistant")
-        for name in ("tool_calls", "function_call", "audio"):
-            message.refuse(name, [])
-        messages.append({"role": ROLES[role], "content": _read_content(message, role, path)})
+        for absent in ("tool_calls", "function_call", "audio"):
+            message.refuse(absent, [])
+        messages.append({"role": ROLES[role], "content": _read_content(message, role, path, part_types)})
     return messages
 
 
-def _read_content(message: Fields, role: str, path: str) -> str:
+def _read_content(message: Fields, role: str, path: str, part_types: Sequence[str]) -> str:
     """The text of a message: as such, or in parts."""
     content = message.get("content")
     if isinstance(content, str):
@@ -85,14 +102,17 @@ def _read_content(message: Fields, role: str, path: str) -> str:
     for index, each in enumerate(content):
         place = f"{path}.content[{index}]"
         part = Fields(each if isinstance(each, dict) else {}, place)
-        if part.get("type") != "text":
-            raise RefusedError(f"{place}.type must be text: this server takes nothing else.", f"{place}.type")
+        if part.get("type") not in part_types:
+            types = " or ".join(part_types)
+            raise RefusedError(f"{place}.type must be {types}: this server takes nothing else.", f"{place}.type")
         texts.append(part.text("text"))
     return "".join(texts)
 
 
 class ChatShape(CompletionShape):
     """The answers of /v1/chat/completions."""
+
+    chunk_kind = "chat.completion.chunk"
 
     def answer(self, choices: Sequence[Choice], parts: Sequence[Part]) -> dict[str, Any]:
         written_choices = [
@@ -106,8 +126,8 @@ class ChatShape(CompletionShape):
         ]
         return self._head(written_choices, "chat.completion") | {"usage": usage_of(choices)}
 
-    def opening(self, choice: Choice) -> list[dict[str, Any]]:
-        return [self._chunk(choice, {"role": "assistant", "content": ""}, [], None)]
+    def opening(self, choices: Sequence[Choice]) -> list[dict[str, Any]]:
+        return [self._chunk(choice, {"role": "assistant", "content": ""}, [], None) for choice in choices]
 
     def chunks(self, choice: Choice, part: Part) -> list[dict[str, Any]]:
         chunks = []
@@ -117,31 +137,32 @@ class ChatShape(CompletionShape):
             chunks.append(self._chunk(choice, {}, [], part.finish))
         return chunks
 
-    def usage_chunk(self, choices: Sequence[Choice]) -> dict[str, Any]:
-        return self._head([], "chat.completion.chunk") | {"usage": usage_of(choices)}
-
     def _chunk(
         self, choice: Choice, delta: dict[str, Any], entries: Sequence[TokenEntry], finish: str | None
     ) -> dict[str, Any]:
         logprobs = self._logprobs(choice, entries) if entries else None
         chosen = {"index": choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        return self._head([chosen], "chat.completion.chunk")
+        return self._head([chosen])
 
     def _logprobs(self, choice: Choice, entries: Sequence[TokenEntry]) -> dict[str, Any] | None:
         if choice.asked.logprobs is None:
             return None
-        stops = choice.prompt.stop_ids
-        content = [self._entry(entry) for entry in entries if entry.token not in stops]
-        return {"content": content, "refusal": None}
+        return {"content": logprob_entries(choice, entries, self.tokenizer), "refusal": None}
 
-    def _entry(self, entry: TokenEntry) -> dict[str, Any]:
+
+def logprob_entries(choice: Choice, entries: Sequence[TokenEntry], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Log-probabilities in the shape of a chat: of each token that is part of the answer, and of the likeliest."""
+    result = []
+    for entry in entries:
+        if entry.token in choice.prompt.stop_ids:
+            continue
         noted = entry.logprobs
         assert noted is not None, "each drawn token has them where they were asked for"
-        likeliest = zip(noted.ids, noted.values, strict=True)
-        return {
-            **_named(entry.content, noted.chosen),
-            "top_logprobs": [_named(self.tokenizer.token_bytes(token), value) for token, value in likeliest],
-        }
+        likeliest = [
+            _named(tokenizer.token_bytes(token), value) for token, value in zip(noted.ids, noted.values, strict=True)
+        ]
+        result.append({**_named(entry.content, noted.chosen), "top_logprobs": likeliest})
+    return result
 
 
 def _named(content: bytes, logprob: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from alpha.engine import Event, Request
 from alpha.sampling import LogProbs, SamplingOptions
@@ -116,6 +116,8 @@ class Choice:
     prompt_text: str
     finish: str | None = None
     tokens: int = 0
+    reused: int = 0
+    """Tokens of the prompt that were found in the cache."""
     _waiting: list[tuple[int, TokenEntry]] = field(default_factory=list)
     """Entries whose text is not decided yet, with the byte where it begins."""
 
@@ -133,6 +135,7 @@ class Choice:
             text, entries = self.prompt_text, self._prompt_entries(event)
         if event.token is not None:
             self.tokens += 1
+            self.reused = event.generation.reused
             text += self._reader.read(event.token)
             ended = self._reader.ended
             entry = self._entry(event.token, event.logprobs)
@@ -341,6 +344,10 @@ def usage_of(choices: Sequence[Choice]) -> dict[str, int]:
 class CompletionShape:
     """The answers of /v1/completions."""
 
+    chunk_kind: ClassVar[str] = "text_completion"
+    events_have_names: ClassVar[bool] = False
+    """Whether events of a stream have the name that is their `type`; others end with one that says DONE."""
+
     id: str
     created: int
     model: str
@@ -354,7 +361,7 @@ class CompletionShape:
         ]
         return self._head(written_choices) | {"usage": usage_of(choices)}
 
-    def opening(self, choice: Choice) -> list[dict[str, Any]]:
+    def opening(self, choices: Sequence[Choice]) -> list[dict[str, Any]]:
         """The chunks that come before the first part."""
         return []
 
@@ -367,13 +374,18 @@ class CompletionShape:
             chunks.append(self._head([self._choice(choice, "", [], part.finish)]))
         return chunks
 
-    def usage_chunk(self, choices: Sequence[Choice]) -> dict[str, Any]:
-        return self._head([]) | {"usage": usage_of(choices)}
+    def closing(self, choices: Sequence[Choice]) -> list[dict[str, Any]]:
+        """The chunks that come after the last part."""
+        return [self._head([]) | {"usage": usage_of(choices)}] if choices[0].asked.include_usage else []
 
-    def _head(self, choices: list[dict[str, Any]], kind: str = "text_completion") -> dict[str, Any]:
+    def failure(self, refusal: RefusedError) -> dict[str, Any]:
+        """The last chunk of a stream that cannot go on."""
+        return refusal.body()
+
+    def _head(self, choices: list[dict[str, Any]], kind: str = "") -> dict[str, Any]:
         return {
             "id": self.id,
-            "object": kind,
+            "object": kind or self.chunk_kind,
             "created": self.created,
             "model": self.model,
             "choices": choices,

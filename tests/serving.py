@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import math
 import socket
 import threading
 from collections.abc import Iterator
@@ -14,10 +15,23 @@ from exchange_models import make_checkpoint
 
 from alpha import backends
 from alpha.backend import Backend
+from alpha.backend_cpu_ref import CpuRef
 from alpha.server import Access, serve
 from alpha.server_models import Limits, Models
 
 SECONDS = 60.0
+
+
+class FailingBackend(CpuRef):
+    """Computes nothing any more after so many reads."""
+
+    reads_left = math.inf
+
+    def to_numpy(self, array: Any) -> Any:
+        self.reads_left -= 1
+        if self.reads_left < 0:
+            raise MemoryError("the device is gone")
+        return super().to_numpy(array)
 
 
 class Serving:

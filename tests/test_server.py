@@ -14,7 +14,7 @@ import numpy as np
 import openai
 import pytest
 from exchange_models import make_checkpoint
-from serving import Serving, serving
+from serving import FailingBackend, Serving, serving
 
 from alpha.backend_cpu_ref import CpuRef
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
@@ -366,21 +366,10 @@ def test_a_full_queue_says_when_to_come_again(tmp_path: Path) -> None:
             thread.join()
 
 
-class FailingBackend(CpuRef):
-    """Computes nothing any more once it is broken."""
-
-    broken = False
-
-    def to_numpy(self, array: Any) -> Any:
-        if self.broken:
-            raise MemoryError("the device is gone")
-        return super().to_numpy(array)
-
-
 def test_a_device_that_fails_is_an_error_and_not_an_empty_stream(tmp_path: Path) -> None:
     backend = FailingBackend()
     with serving(tmp_path / "toy", backend=backend) as server:
-        backend.broken = True
+        backend.reads_left = 0
         for stream in (True, False):
             error = server.refused(COMPLETIONS, 503, prompt=PROMPT, stream=stream)
             assert "the device is gone" in error["message"]
