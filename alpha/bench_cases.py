@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alpha import datagen_stories, rng, tokenizer_registry
+from alpha import datagen, rng, tokenizer_registry
 from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from alpha.backend import AdamControl, Backend, Saved
 from alpha.backend_primitives import Array, RandomKey
@@ -487,7 +487,7 @@ def _prose(size: int) -> list[str]:
     texts: list[str] = []
     missing = size
     while missing:
-        text = datagen_stories.novel(len(texts), _SEED).encode("ascii", "replace")[:missing]
+        text = datagen.document("novels", len(texts), _SEED).encode("ascii", "replace")[:missing]
         texts.append(text.decode("ascii"))
         missing -= len(text)
     return texts

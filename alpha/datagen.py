@@ -5,11 +5,11 @@ a large one.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from alpha import (
-    datagen_articles,
     datagen_chat,
     datagen_files,
     datagen_mixtures,
@@ -18,27 +18,32 @@ from alpha import (
     domain,
 )
 from alpha.datagen_files import DocumentWriter, Report, Summary, write_documents
-from alpha.datagen_grammar import Generator
+from alpha.datagen_grammar import Chooser
 from alpha.errors import UsageError
 from alpha.option import option
 
-GENERATORS: dict[str, Generator] = {
+GENERATORS: dict[str, Callable[[Chooser], str]] = {
     "novels": datagen_stories.novel,
-    "chords": datagen_music.chords,
-    "abc": datagen_music.abc,
-    "dumb_finance": datagen_stories.dumb_finance,
+    "chords": datagen_music.chart,
+    "abc": lambda chooser: datagen_music.tune(chooser, chooser.index + 1),
+    "dumb_finance": datagen_stories.market_day,
     "chaos": datagen_mixtures.chaos,
     "concordance": datagen_mixtures.concordance,
     "chat": datagen_chat.chat,
     "super_chat": datagen_chat.super_chat,
     "nanochat": datagen_chat.nanochat,
-    "fine_corpus": datagen_articles.fine_corpus,
+    "fine_corpus": datagen_mixtures.fine_corpus,
 }
 
 DEFAULT_SIZE = 5_000_000
 _MOST_DOCUMENTS = 1 << 32  # the random numbers of more would repeat
 _SIZE = re.compile(r"([0-9]+) ?(B|kB|MB|GB)?", re.IGNORECASE)
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+
+
+def document(domain_id: str, index: int, seed: int) -> str:
+    """Document number `index` of the endless sequence of a domain's documents that a seed stands for."""
+    return GENERATORS[domain_id](Chooser(domain_id, index, seed))
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ def run(options: DatagenOptions, report: Report) -> Summary:
 
 def write(domain_id: str, out: Path, *, seed: int, report: Report, size_bytes: int = 0, documents: int = 0) -> Summary:
     """Write rule-made documents of a domain: so many, or as many as it takes to reach `size_bytes` of text."""
-    generate = GENERATORS[domain.get(domain_id).id]
+    domain_id = domain.get(domain_id).id
     if (size_bytes > 0) == (documents > 0):
         raise UsageError("Give either a size or a number of documents, more than zero.")
     summary = Summary(out)
@@ -117,7 +122,7 @@ def write(domain_id: str, out: Path, *, seed: int, report: Report, size_bytes: i
         for index in range(documents or _MOST_DOCUMENTS):
             if writer.full:
                 return
-            text = generate(index, seed)
+            text = document(domain_id, index, seed)
             if messages := domain.messages(text):
                 writer.conversation(messages)
             else:

@@ -6,7 +6,7 @@ begin with an instruction that shapes every answer (short, worked out, a fixed b
 
 from typing import cast
 
-from alpha.datagen_grammar import FUNCTIONS, GRAMMAR, PLACES, Chooser, article, items, listed, table
+from alpha.datagen_grammar import FUNCTIONS, GRAMMAR, Chooser, article, items, listed, table
 from alpha.domain import ASSISTANT, SYSTEM, USER, dialogue
 
 BRIEF, PLAIN, WORKED = 2, 1, 3  # the place of such an answer in a task's line
@@ -19,8 +19,8 @@ _PLURALS = frozenset(food for food in _FOODS if food.endswith("s") and food != "
 class Dialogue:
     """A conversation under construction: its turns, and what has been said that later turns may refer to."""
 
-    def __init__(self, name: str, index: int, seed: int) -> None:
-        self.chooser = Chooser(name, index, seed)
+    def __init__(self, chooser: Chooser) -> None:
+        self.chooser = chooser
         self.style = PLAIN  # how long answers are
         self.prefix = ""  # what every answer begins with, when the system asks for it
         self.capitals = False  # whether the system asks for capital letters
@@ -161,7 +161,7 @@ def _converse(d: Dialogue, fewest: int, most: int, recall_percent: int, story_pe
 
 def _take_persona(d: Dialogue) -> None:
     trade = d.chooser.write("words.trade")
-    persona = {"name": d.chooser.write("words.first_name"), "occupation": trade, "town": d.chooser.pick(PLACES)}
+    persona = {"name": d.chooser.write("words.first_name"), "occupation": trade, "town": d.chooser.write("words.place")}
     d.memory["persona"] = persona
     d.system("persona", **persona)
 
@@ -185,22 +185,22 @@ def _instruct(d: Dialogue) -> None:
         _take_persona(d)
 
 
-def chat(index: int, seed: int) -> str:
-    """Conversation number `index` of the domain chat."""
-    return _converse(Dialogue("chat", index, seed), 2, 5, recall_percent=35)
+def chat(chooser: Chooser) -> str:
+    """A document of the domain chat."""
+    return _converse(Dialogue(chooser), 2, 5, recall_percent=35)
 
 
-def super_chat(index: int, seed: int) -> str:
-    """Conversation number `index` of the domain super_chat."""
-    d = Dialogue("super_chat", index, seed)
+def super_chat(chooser: Chooser) -> str:
+    """A document of the domain super_chat."""
+    d = Dialogue(chooser)
     if d.chooser.chance(40):
         _take_persona(d)
     return _converse(d, 4, 8, recall_percent=55)
 
 
-def nanochat(index: int, seed: int) -> str:
-    """Conversation number `index` of the domain nanochat."""
-    d = Dialogue("nanochat", index, seed)
+def nanochat(chooser: Chooser) -> str:
+    """A document of the domain nanochat."""
+    d = Dialogue(chooser)
     if d.chooser.chance(75):
         _instruct(d)
     elif d.chooser.chance(50):

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from html.parser import HTMLParser
 from io import TextIOWrapper
+from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -365,8 +366,6 @@ def write_corpus(sources: str, out: Path, limit: int, report: Report) -> Summary
                     writer.document(_separated(document if keep_all else _new(document, seen_paragraphs, summary)))
                 if writer.full:
                     return
-                for _ in document:  # what was not written still has to be read past
-                    pass
 
     write_documents(out, limit, summary, report, produce)
     return summary
@@ -389,23 +388,10 @@ def _digest_of_all(document: Iterator[str]) -> int:
 
 
 def _split(all_paragraphs: Iterator[str | None]) -> Iterator[Iterator[str]]:
-    """Documents as iterators of paragraphs; each must be read to its end before the next is taken."""
-    ended = False
-
-    def document(first: str) -> Iterator[str]:
-        nonlocal ended
-        yield first
-        for paragraph in all_paragraphs:
-            if paragraph is None:
-                return
-            yield paragraph
-        ended = True
-
-    while not ended:
-        first = next((each for each in all_paragraphs if each is not None), None)
-        if first is None:
-            return
-        yield document(first)
+    """Documents as iterators of paragraphs, which end where the next is taken."""
+    for ended, document in groupby(all_paragraphs, lambda paragraph: paragraph is None):
+        if not ended:
+            yield (paragraph for paragraph in document if paragraph is not None)
 
 
 def _new(document: Iterator[str], seen: set[int], summary: Summary) -> Iterator[str]:

@@ -5,11 +5,12 @@ and the first documents of a large file are those of a small one. Sentences, wor
 `datagen_*.txt`; `Grammar` says how they are written.
 """
 
-import ast
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import date
+from datetime import date, datetime, timedelta
 from functools import cache, lru_cache
+from itertools import accumulate, pairwise
 from math import isqrt
 from pathlib import Path
 from types import CodeType
@@ -19,9 +20,6 @@ from alpha.errors import AlphaError
 from alpha.rng import random_bits, stream_of
 
 T = TypeVar("T")
-
-Generator = Callable[[int, int], str]
-"""Makes document number `index` of the endless sequence that a seed stands for: (index, seed) to text."""
 
 _GROUP = 64  # documents whose random words are drawn together: numpy's cost a call is spread over them
 _BLOCK = 256  # random words that a document takes at a time
@@ -49,9 +47,10 @@ def _stream(name: str) -> int:
 class Chooser:
     """The random choices of one document, each a function of the generator's name, the seed, the index and the past."""
 
-    __slots__ = ("_functions", "_word")
+    __slots__ = ("_functions", "_word", "index")
 
     def __init__(self, name: str, index: int, seed: int) -> None:
+        self.index = index
         self._word = _words(seed, _stream(name), index).__next__
         self._functions = FUNCTIONS | {
             "between": self.between, "chance": self.chance, "sample": self.sample, "write": self.write,
@@ -159,7 +158,6 @@ class Grammar:
             self.lists["words.place"] = tuple(
                 start + (end[1:] if end[0] == start[-1] else end) for start in starts for end in ends
             )
-        self._expressions: dict[str, list[ast.AST]] = {}
         self.rules = {symbol: _Rule() for symbol in self.lists}
         for symbol, items in self.lists.items():
             self.rules[symbol] += [self._compile(symbol.split(".")[0], item) for item in items]
@@ -169,7 +167,6 @@ class Grammar:
                     if name in FUNCTIONS or self.resolve(symbol.split(".")[0], name):
                         raise ValueError(f"a value of [{symbol}] cannot be called {name}, as a function or a list is")
                 self.rules[symbol].lets.append((names.split(), compile(expression.strip(), symbol, "eval")))
-                self._expressions.setdefault(symbol, []).append(ast.parse(expression.strip()))
 
     def resolve(self, file: str, name: str) -> str | None:
         """The symbol that `{name}` stands for in a file; None when it is a value."""
@@ -190,37 +187,6 @@ class Grammar:
             return item.format_map  # the fastest way, where nothing is left to chance
         return literal, tuple(parts)
 
-    def _named(self, tree: ast.AST) -> list[str]:
-        """The lists that stand as texts in an expression."""
-        constants = [each.value for each in ast.walk(tree) if isinstance(each, ast.Constant)]
-        return [each for each in constants if isinstance(each, str) and each in self.lists]
-
-    def symbols(self, symbol: str) -> tuple[set[str], set[str]]:
-        """The lists that a text of `symbol` may come from, and the values that it may need."""
-        reached, values, computed, mentioned, found = set[str](), set[str](), set[str](), set[str](), [symbol]
-        while found:
-            symbol = found.pop()
-            if symbol not in reached:
-                reached.add(symbol)
-                computed |= {name for names, _ in self.rules[symbol].lets for name in names}
-                for node in (node for tree in self._expressions.get(symbol, ()) for node in ast.walk(tree)):
-                    if isinstance(node, ast.Name):
-                        (values if isinstance(node.ctx, ast.Load) else computed).add(node.id)
-                    elif isinstance(node, ast.arg):
-                        computed.add(node.arg)
-                    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "expand":
-                        found += self._named(node)
-                mentioned.update(*map(self._named, self._expressions.get(symbol, ())))
-                for item in self.lists[symbol]:
-                    for _, _, name in _PLACEHOLDER.findall(item):
-                        inner = self.resolve(symbol.split(".")[0], name)
-                        found += [inner] if inner else []
-                        values |= set() if inner else {name.partition(":")[0]}
-        return reached | mentioned, values - computed - FUNCTIONS.keys() - _CHOICES
-
-
-_CHOICES = {"between", "chance", "expand", "pick", "sample", "write"}
-"""What expressions may call beside FUNCTIONS: the choices of the document."""
 
 _Change = Callable[[str], str]
 _Part = tuple["_Rule | None", str, _Change | None, str]
@@ -340,6 +306,46 @@ def quotient(numerator: int, denominator: int, places: int) -> str:
     return decimal(rounded(numerator * 10**places, denominator), places)
 
 
+# --- what expressions compute ---------------------------------------------------------------------------------------
+
+
+def in_years(count: int) -> str:
+    """1 is "1 year", 2 is "2 years"."""
+    return "1 year" if count == 1 else f"{count} years"
+
+
+def change_in_words(old: int, new: int) -> str:
+    """How a number changed, in per cent with one decimal place."""
+    if new == old:
+        return "the same number"
+    return f"{'an increase' if new > old else 'a decrease'} of {quotient(abs(new - old) * 100, old, 1)} per cent"
+
+
+def day_of(day: date) -> str:
+    """A day of the year, such as "4 May"."""
+    return f"{day.day} {items('words.month')[day.month - 1]}"
+
+
+def factors_of(number: int) -> list[int]:
+    """The prime factors of a number above 1, each as often as it divides."""
+    for divisor in range(2, isqrt(number) + 1):
+        if number % divisor == 0:
+            return [divisor, *factors_of(number // divisor)]
+    return [number]
+
+
+def atoms_of(formula: str) -> list[tuple[str, int]]:
+    """The elements of a chemical formula and their numbers: H2O is H 2, O 1."""
+    return [(symbol, int(count or 1)) for symbol, count in re.findall(r"([A-Z][a-z]?)(\d*)", formula)]
+
+
+def session(program: str, calls: Sequence[str]) -> str:
+    """What a Python prompt shows of calls after a program; both are texts of this package's lists."""
+    scope: dict[str, object] = {}
+    exec(program, scope)
+    return "\n".join([f">>> {call}\n{eval(call, scope)!r}" for call in calls])
+
+
 # --- the data -------------------------------------------------------------------------------------------------------
 
 
@@ -365,17 +371,19 @@ def table(symbol: str) -> tuple[dict[str, str], ...]:
 
 FUNCTIONS: dict[str, Any] = {
     **{each.__name__: each for each in (
-        *(abs, all, dict, divmod, int, isqrt, len, map, max, min, range, set, sorted, str, sum, zip),
-        *(article, capitalized, date, decimal, in_words, items, listed, ordinal, plural, quotient, roman, rounded),
+        *(abs, all, dict, divmod, enumerate, int, isqrt, len, map, max, min, range, set, sorted, str, sum, zip),
+        *(accumulate, date, datetime, pairwise, timedelta, article, capitalized, decimal, in_words, listed, ordinal),
+        *(plural, quotient, roman, rounded, atoms_of, change_in_words, day_of, factors_of, in_years, session),
+        *(items, table),
     )},
-    "lines": lambda texts, apart=1: ("\n" * apart).join(texts), "table": table, "__builtins__": {},
+    "json": json.dumps, "lines": lambda texts, apart=1: ("\n" * apart).join(texts), "__builtins__": {},
+    "element": lambda symbol: next(row for row in table("facts.element") if row["symbol"] == symbol),
 }  # fmt: skip
-"""What expressions of the data files may call; modules add what they need."""
+"""What expressions of the data files may call beside the choices of the document."""
 
 _PACKAGE = Path(__file__).resolve().parent
 GRAMMAR = Grammar(data_files((_PACKAGE, _PACKAGE.parent / "datagen")))  # the executable's lie in datagen/
 
-PLACES, WEEKDAYS, MONTHS = items("words.place"), items("words.weekday"), items("words.month")
 _UNITS, _ROMAN = items("words.below_twenty"), items("words.roman_sign")
 _TENS = ("", "", *items("words.tens"))
 _IRREGULAR = {row["one"]: row["more"] for row in table("words.irregular_plural")}

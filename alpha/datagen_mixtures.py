@@ -1,18 +1,17 @@
-"""Documents made of other documents: mixtures of every kind of text, and concordances.
+"""Articles, mixtures of every kind of text, and concordances.
 
-A mixture (the domain chaos) joins tables, code, logs, lists and letters with pieces of the other domains. A concordance
-shows keywords in context, each line a word between its neighbours, the keywords in one column: of generated text or,
-reading them twice, of files. Source of the form: Luhn, "Keyword-in-Context Index for Technical Literature", 1960.
+What an article (the domain fine_corpus) tells of figures follows from others in it, and what it says of the real world
+comes from tables. A mixture (the domain chaos) joins tables, code, logs, lists and letters with pieces of the other
+domains. A concordance shows keywords in context, each line a word between its neighbours, the keywords in one column:
+of generated text or, reading them twice, of files. Source of the form: Luhn, "Keyword-in-Context Index for Technical
+Literature", 1960.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 
-from alpha.datagen_articles import article_text
 from alpha.datagen_files import (
     DocumentWriter,
     Report,
@@ -24,114 +23,52 @@ from alpha.datagen_files import (
     unchanged,
     write_documents,
 )
-from alpha.datagen_grammar import PLACES, Chooser, items, plural
+from alpha.datagen_grammar import Chooser, items
 from alpha.datagen_music import chart, tune
-from alpha.datagen_stories import market_day, people, tell
+from alpha.datagen_stories import market_day, tell
 from alpha.errors import UsageError
 
-# --- mixtures -------------------------------------------------------------------------------------------------------
-
-_OBJECTS, _FOODS = items("words.object"), items("words.food")
-_FUNCTIONS: tuple[tuple[str, Callable[[int, int, int], int]], ...] = (  # lines of a body, and what it computes
-    ("return {a} * x + {b}", lambda x, a, b: a * x + b),
-    ("if x > {b}:/    return x - {b}/return {a} * x", lambda x, a, b: x - b if x > b else a * x),
-    ("total = 0/for number in range(x):/    total += number * {a}/return total", lambda x, a, b: a * x * (x - 1) // 2),
-    ("return x % {a} + x // {a}", lambda x, a, b: x % a + x // a),
-    ("while x >= {a}:/    x -= {a}/return x + {b}", lambda x, a, b: x % a + b),
-)
+# --- articles and mixtures ------------------------------------------------------------------------------------------
 
 
-def _lines(c: Chooser, symbol: str, fewest: int, most: int) -> list[str]:
-    return [c.write(symbol) for _ in range(c.between(fewest, most))]
+def article(c: Chooser) -> str:
+    """A heading, and paragraphs about an invented place or person, a number, a year, a figure or a substance."""
+    return c.write(f"articles.{c.write('articles.article_kind')}_article")
 
 
-def _code(c: Chooser) -> str:
-    """A Python function with calls and their results."""
-    name, a, b = f"{c.write('chaos.verb')}_{c.pick(_OBJECTS)}", c.between(2, 20), c.between(1, 50)
-    body, compute = c.pick(_FUNCTIONS)
-    lines = [f"def {name}(x):"]
-    if c.chance(50):
-        lines.append(f'    """{c.write("chaos.task").capitalize()}."""')
-    lines += [f"    {line}" for line in body.format(a=a, b=b).split("/" if "//" not in body else "\n")]
-    arguments = sorted({c.between(0, 40) for _ in range(3)})
-    return "\n".join([*lines, "", *[f">>> {name}({x})\n{compute(x, a, b)}" for x in arguments]])
+def fine_corpus(c: Chooser) -> str:
+    """A document of the domain fine_corpus: one to three articles."""
+    style = c.below(3)
+    articles = [article(c) for _ in range(c.pick((1, 1, 2, 3)))]
+    headings = [each.partition("\n\n")[0] for each in articles]
+    if style == 1:
+        articles = [f"# {each}" for each in articles]
+    elif style == 2:
+        articles = [each.partition("\n\n")[2] for each in articles]
+    if len(articles) > 1 and c.chance(60):
+        articles.append(f"See also: {'; '.join(headings)}.")
+    return "\n\n".join(articles)
 
 
-def _strings(c: Chooser) -> str:
-    """An interactive Python session on a list of words."""
-    name, words, other = c.write("chaos.variable"), c.sample(_OBJECTS, c.between(3, 5)), c.pick(_FOODS)
-    calls: list[tuple[str, object]] = [
-        (f"len({name})", len(words)),
-        (f"{name}[-1]", words[-1]),
-        (f"sorted({name})", sorted(words)),
-        (f"[len(word) for word in {name}]", [len(word) for word in words]),
-        (f"max({name})", max(words)),
-        (f"{name}[0].upper()", words[0].upper()),
-        (f"{name}[1][::-1]", words[1][::-1]),
-        (f"{other!r} in {name}", other in words),
-        (f"'-'.join({name})", "-".join(words)),
-    ]
-    shown = [f">>> {call}\n{result!r}" for call, result in c.sample(calls, c.between(2, 5))]
-    return "\n".join([f">>> {name} = {words!r}", *shown])
-
-
-def _record(c: Chooser) -> str:
-    """A JSON object."""
-    someone = people(c, 1)[0]
-    values = {
-        "name": f"{someone.name} {someone.surname}", "trade": someone.trade, "age": c.between(18, 90),
-        "town": c.pick(PLACES), "married": c.chance(50), "likes": c.sample(_FOODS, c.between(1, 4)),
-        "pets": {c.write("words.animal"): c.between(1, 5)}, "phone": None,
-    }  # fmt: skip
-    keys = c.sample(list(values), c.between(3, 7))
-    return json.dumps({key: values[key] for key in keys}, indent=c.pick((None, 2, 2)))
-
-
-def _log(c: Chooser) -> str:
-    """Log lines in the order of their times."""
-    moment, lines = datetime(2024, 1, 1) + timedelta(seconds=c.below(400 * 24 * 3600)), []
-    for line in _lines(c, "chaos.log_line", 4, 10):
-        moment += timedelta(seconds=c.pick((1, 2, 5, 30, 300)) * c.between(1, 9))
-        lines.append(f"{moment:%Y-%m-%d %H:%M:%S} {line}")
-    return "\n".join(lines)
-
-
-def _play(c: Chooser) -> str:
-    """Two people counting out something between them."""
-    (one, other), count = (person.name.upper() for person in people(c, 2)), c.between(5, 60)
-    lines = [f"{one}: I have {count} {plural(c.pick(_OBJECTS))}."]
-    for _ in range(c.between(2, 5)):
-        amount, more = c.between(1, max(count - 1, 1)), c.between(1, 20)
-        if count > 1 and c.chance(60):
-            count -= amount
-            lines += [f"{other}: Give me {amount}.", f"{one}: Then I have {count} left."]
-        else:
-            count += more
-            lines += [f"{other}: Take {more} of mine.", f"{one}: Now I have {count}."]
-    return "\n".join([*lines, f"{other}: {c.write('chaos.sentence')}"])
-
-
-def _article(c: Chooser) -> str:
-    heading, *text = article_text(c).split("\n\n")
+def _beginning(c: Chooser) -> str:
+    heading, *text = article(c).split("\n\n")
     return "\n".join([f"## {heading}", *text[:2]])
 
 
-_CODED: dict[str, Callable[[Chooser], str]] = {
-    "code": _code, "strings": _strings, "record": _record, "log": _log, "play": _play, "article": _article,
-    "market_day": market_day, "chart": chart, "tune": lambda c: tune(c, c.between(1, 999)),
+_BORROWED: dict[str, Callable[[Chooser], str]] = {
+    "article": _beginning, "market_day": market_day, "chart": chart, "tune": lambda c: tune(c, c.between(1, 999)),
     "story": lambda c: tell(c, 1),
 }  # fmt: skip
 
 
 def piece(c: Chooser, kind: str) -> str:
     """A piece of a kind that the list "chaos.kind" has."""
-    return _CODED[kind](c) if kind in _CODED else c.write(f"chaos.{kind}")
+    return _BORROWED[kind](c) if kind in _BORROWED else c.write(f"chaos.{kind}")
 
 
-def chaos(index: int, seed: int) -> str:
-    """Document number `index` of the domain chaos: one to four pieces of different kinds."""
-    chooser = Chooser("chaos", index, seed)
-    return "\n\n".join([piece(chooser, kind) for kind in chooser.sample(items("chaos.kind"), chooser.between(1, 4))])
+def chaos(c: Chooser) -> str:
+    """A document of the domain chaos: one to four pieces of different kinds."""
+    return "\n\n".join([piece(c, kind) for kind in c.sample(items("chaos.kind"), c.between(1, 4))])
 
 
 # --- concordances ---------------------------------------------------------------------------------------------------
@@ -175,13 +112,10 @@ def block(keyword: str, contexts: Iterable[Context]) -> str:
     return "\n".join([keyword, *[f"{left:>{width}}  {word}  {right}".rstrip() for left, word, right in lines]])
 
 
-def concordance(index: int, seed: int) -> str:
-    """Concordance number `index` of the domain concordance: some words of a generated text."""
-    c = Chooser("concordance", index, seed)
-    if c.chance(60):
-        text = tell(c, 2)
-    else:
-        text = " ".join([article_text(c).partition("\n\n")[2] for _ in range(c.between(3, 6))])
+def concordance(c: Chooser) -> str:
+    """A document of the domain concordance: some words of a generated text."""
+    articles = [] if c.chance(60) else [article(c).partition("\n\n")[2] for _ in range(c.between(3, 6))]
+    text = " ".join(articles) or tell(c, 2)
     width, tokens, places = c.between(5, 9), text.split(), dict[str, list[int]]()
     for position, token in enumerate(tokens):
         key = key_of(token)

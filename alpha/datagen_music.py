@@ -232,7 +232,7 @@ class _Tune:
 
 
 def tune(chooser: Chooser, number: int) -> str:
-    """One tune; `number` is its reference number (X:)."""
+    """A document of the domain abc: a tune, whose reference number (X:) is `number`."""
     made = _Tune(chooser)
     rhythm, mode = made.rhythm.row, made.mode
     lines = [f"X:{number}", f"T:{chooser.write('music.title')}"]
@@ -254,11 +254,6 @@ def tune(chooser: Chooser, number: int) -> str:
         centre = min((2, 6, 4, 8)[part], _HIGHEST - 3 - made.tonic_step)
         lines.append(made.part(chooser.write(plan), centre, part == parts - 1))
     return "\n".join(lines)
-
-
-def abc(index: int, seed: int) -> str:
-    """Tune number `index` of the domain abc."""
-    return tune(Chooser("abc", index, seed), index + 1)
 
 
 # --- chord charts ---------------------------------------------------------------------------------------------------
@@ -383,7 +378,7 @@ _KEYS = {"major": _numbers("major_key"), "minor": _numbers("minor_key")}
 
 
 def chart(chooser: Chooser) -> str:
-    """One chart."""
+    """A document of the domain chords: the chart of a song."""
     song = _Song(chooser)
     style, mode = song.style, song.mode
     form = chooser.pick(style["forms"].split(", "))
@@ -409,8 +404,3 @@ def chart(chooser: Chooser) -> str:
         lines += ["", f"[{name} in {_note_name(song.tonic + moved)} {mode}]"]
         lines += song.rows(sections[name], shorthand, moved)
     return "\n".join(lines)
-
-
-def chords(index: int, seed: int) -> str:
-    """Chart number `index` of the domain chords."""
-    return chart(Chooser("chords", index, seed))

@@ -8,18 +8,7 @@ whole cents from line to line; percentages have one decimal, and everything is r
 from collections.abc import Callable
 from typing import NamedTuple
 
-from alpha.datagen_grammar import (
-    GRAMMAR,
-    PLACES,
-    WEEKDAYS,
-    Chooser,
-    capitalized,
-    decimal,
-    in_words,
-    items,
-    rounded,
-    table,
-)
+from alpha.datagen_grammar import Chooser, capitalized, decimal, in_words, items, rounded, table
 
 WOMEN, MEN, TRADES = items("words.woman"), items("words.man"), items("words.trade")
 
@@ -51,7 +40,6 @@ _TIMES = table("novels.time_of_day")
 _WEATHERS: dict[str, list[str]] = {}
 for row in table("novels.change_of_weather"):
     _WEATHERS.setdefault(row["from"], []).append(row["to"])
-_TELL_OF_WEATHER = {symbol for symbol in GRAMMAR.lists if "weather" in GRAMMAR.symbols(symbol)[1]}
 _SHE, _HE = {"he": "she", "him": "her", "his": "her"}, {"he": "he", "him": "him", "his": "his"}
 
 
@@ -61,7 +49,7 @@ class _Story:
     def __init__(self, chooser: Chooser) -> None:
         self.chooser = chooser
         self.cast = people(chooser, chooser.between(3, 4))
-        self.town = chooser.pick(PLACES)
+        self.town = chooser.write("words.place")
         self.thing = chooser.write("novels.thing_kind")
         self.holder: Person | None = chooser.pick(self.cast)
         self.hidden_in = self.hidden_at = ""
@@ -77,16 +65,13 @@ class _Story:
 
     def sentence(self, symbol: str, a: Person, b: Person, **values: str) -> str:
         """A text of a symbol; it is about `a`."""
-        symbol = f"novels.{symbol}"
         values.update(_SHE if a.female else _HE)
         values.update(_TIMES[self.time])
         values.update(
             A=a.name, B=b.name, spot=self.spot, town=self.town, thing=self.thing, hidden_in=self.hidden_in,
-            hidden_at=self.hidden_at,
+            hidden_at=self.hidden_at, sky=self.weather,
         )  # fmt: skip
-        if symbol in _TELL_OF_WEATHER:
-            values["weather"] = self.chooser.expand(f"novels.{self.weather}", values)
-        return self.chooser.expand(symbol, values)
+        return self.chooser.expand(f"novels.{symbol}", values)
 
     def tell(self, symbol: str, a: Person, b: Person, **more: str) -> None:
         """Add a sentence to the present paragraph."""
@@ -258,9 +243,8 @@ def tell(chooser: Chooser, scenes: int) -> str:
     return "\n\n".join(_told(chooser, scenes).paragraphs)
 
 
-def novel(index: int, seed: int) -> str:
-    """Chapter number `index` of the domain novels."""
-    chooser = Chooser("novels", index, seed)
+def novel(chooser: Chooser) -> str:
+    """A document of the domain novels: a chapter."""
     story = _told(chooser, chooser.between(2, 4))
     title = story.sentence("title", *story.two(), number=in_words(chooser.between(1, 24)).title())
     return "\n\n".join([title, *story.paragraphs])
@@ -295,7 +279,7 @@ class _Day:
 
     def __init__(self, chooser: Chooser) -> None:
         self.chooser = chooser
-        self.always = {"city": chooser.pick(PLACES), "founder": chooser.write("words.surname")}
+        self.always = {"city": chooser.write("words.place"), "founder": chooser.write("words.surname")}
         self.trader = chooser.write("words.first_name")
         self.holding: tuple[_Company, int, int] | None = None  # company, shares, what they cost in cents
         self.companies: list[_Company] = []
@@ -403,15 +387,10 @@ def _close(day: _Day) -> str:
 
 
 def market_day(chooser: Chooser) -> str:
-    """One day at the exchange."""
+    """A document of the domain dumb_finance: one day at the exchange."""
     day = _Day(chooser)
     opening = ", ".join([f"{company.name} ({company.ticker}) {_money(company.price)}" for company in day.companies])
-    lines = [day.write("open", day=chooser.pick(WEEKDAYS[:5]), opening=opening)]
+    lines = [day.write("open", day=chooser.pick(items("words.weekday")[:5]), opening=opening)]
     for _ in range(chooser.between(5, 14)):
         lines.append(_move(day) if chooser.chance(55) else _happening(day))
     return "\n".join([*lines, _close(day)])
-
-
-def dumb_finance(index: int, seed: int) -> str:
-    """Market day number `index` of the domain dumb_finance."""
-    return market_day(Chooser("dumb_finance", index, seed))

@@ -7,13 +7,13 @@ from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from functools import lru_cache
 
-from alpha.datagen import GENERATORS
+from alpha.datagen import document
 
 
 @lru_cache
 def documents(domain: str) -> list[str]:
     """Some documents of a domain, the same for every test."""
-    return [GENERATORS[domain](index, 7) for index in range(150 if domain in ("novels", "concordance") else 400)]
+    return [document(domain, index, 7) for index in range(150 if domain in ("novels", "concordance") else 400)]
 
 
 NUMBER = r"-?\d+(?:,\d{3})*(?:\.\d+)?"

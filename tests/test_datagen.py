@@ -12,7 +12,7 @@ import time
 import unicodedata
 import zlib
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import pytest
@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 
 from alpha import corpus, corpus_files, datagen, datagen_files, datagen_grammar, datagen_mixtures, domain
 from alpha.corpus import END_OF_TEXT
-from alpha.datagen import GENERATORS, DatagenOptions, parse_size, run, write
+from alpha.datagen import GENERATORS, DatagenOptions, document, parse_size, run, write
 from alpha.datagen_files import Summary, normalized, paragraphs
 from alpha.datagen_grammar import (
+    FUNCTIONS,
     GRAMMAR,
     Chooser,
     Grammar,
@@ -33,6 +34,7 @@ from alpha.datagen_grammar import (
     listed,
     ordinal,
     plural,
+    read_lists,
     roman,
 )
 from alpha.errors import AlphaError, UsageError
@@ -47,7 +49,7 @@ def quiet(done: int, wanted: int) -> None:
 @lru_cache
 def documents(domain: str) -> list[str]:
     """Enough documents for about a megabyte."""
-    return [GENERATORS[domain](index, 42) for index in range(600 if domain in ("novels", "concordance") else 2000)]
+    return [document(domain, index, 42) for index in range(600 if domain in ("novels", "concordance") else 2000)]
 
 
 def options(**values: object) -> DatagenOptions:
@@ -96,7 +98,7 @@ def test_grammar() -> None:
     text = "# A comment\n[s]\n{^a noun} sees {s noun}\n    in {city}.\\n\n[noun]\nowl\n[many: words]\none two\nthree"
     assert written({"t": text}, "t.s", city="Rome") == "An owl sees owls in Rome.\n"
     assert Grammar({"t": text}).lists["t.many"] == ("one", "two", "three")
-    assert Grammar({"t": text}).symbols("t.s") == ({"t.s", "t.noun"}, {"city"})
+    assert Reach({"t": text}).of("t.s") == ({"t.s", "t.noun"}, {"city"})
     with pytest.raises(KeyError, match="city"):
         written({"t": text}, "t.s")
 
@@ -108,7 +110,7 @@ def test_values_are_computed_before_a_text_is_written() -> None:
     )
     assert written({"t": rules}, "t.s", given=9) == "2,000: 4009; 4009"
     assert written({"t": rules}, "t.s", given=9, part=70) == "2,000: 4070; 4070"  # what is given is not computed
-    assert Grammar({"t": rules}).symbols("t.s") == ({"t.s", "t.inner"}, {"given"})
+    assert Reach({"t": rules}).of("t.s") == ({"t.s", "t.inner"}, {"given"})
     row = '[s]\n= one more: {"more": "mice", "one": "mouse"}\n{one}, {more}'
     assert written({"t": row}, "t.s") == "mouse, mice"
     with pytest.raises(NameError, match="open"):
@@ -156,6 +158,51 @@ def names_in_the_code() -> list[re.Pattern[str]]:
     return patterns
 
 
+class Reach:
+    """What texts of the lists of data files come from, and what values they need."""
+
+    def __init__(self, files: dict[str, str]) -> None:
+        self.grammar = Grammar(files)
+        self.lets: dict[str, list[tuple[list[str], ast.expr]]] = {symbol: [] for symbol in self.grammar.lists}
+        for file, text in files.items():
+            for name, lines in read_lists(text).items():
+                for line in (line[2:] for line in lines if line.startswith("= ")):
+                    names, _, expression = line.partition(": ")
+                    tree = ast.parse(expression.strip(), mode="eval").body
+                    self.lets[f"{file}.{name}"].append((names.split(), tree))
+
+    def named(self, tree: ast.AST) -> list[str]:
+        """The lists that stand as texts in an expression."""
+        constants = [each.value for each in ast.walk(tree) if isinstance(each, ast.Constant)]
+        return [each for each in constants if isinstance(each, str) and each in self.grammar.lists]
+
+    def of(self, symbol: str) -> tuple[set[str], set[str]]:
+        """The lists that a text of `symbol` may come from, and the values that it may need."""
+        reached, values, computed, mentioned, found = set[str](), set[str](), set[str](), set[str](), [symbol]
+        while found:
+            symbol = found.pop()
+            if symbol in reached:
+                continue
+            reached.add(symbol)
+            for names, tree in self.lets[symbol]:
+                computed |= set(names)
+                mentioned.update(self.named(tree))
+                for node in ast.walk(tree):
+                    if isinstance(node, ast.Name):
+                        (values if isinstance(node.ctx, ast.Load) else computed).add(node.id)
+                    elif isinstance(node, ast.arg):
+                        computed.add(node.arg)
+                    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "expand":
+                        found += self.named(node)
+            for item in self.grammar.lists[symbol]:
+                for _, _, name in datagen_grammar._PLACEHOLDER.findall(item):
+                    inner = self.grammar.resolve(symbol.split(".")[0], name)
+                    found += [inner] if inner else []
+                    values |= set() if inner else {name.partition(":")[0]}
+        known = computed | FUNCTIONS.keys() | {"between", "chance", "expand", "pick", "sample", "write"}
+        return reached | mentioned, values - known
+
+
 def test_every_list_is_used_and_every_name_is_defined(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: dict[str, set[frozenset[str]]] = {}
     expand = Chooser.expand
@@ -166,12 +213,13 @@ def test_every_list_is_used_and_every_name_is_defined(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Chooser, "expand", recorded)
     monkeypatch.setattr(Chooser, "write", lambda self, symbol, /, **values: self.expand(symbol, values))
-    for generate in GENERATORS.values():
+    for name in GENERATORS:
         for index in range(300):
-            generate(index, 7)
+            document(name, index, 7)
     used = set()
+    reach = Reach(data_files((Path(datagen.__file__).parent,)))
     for symbol, values in calls.items():
-        lists, needed = GRAMMAR.symbols(symbol)
+        lists, needed = reach.of(symbol)
         used |= lists
         for names in values:
             assert needed <= names, f"{symbol} needs values that it is not given"
@@ -214,7 +262,7 @@ def test_words() -> None:
 
 @pytest.mark.parametrize("domain", GENERATORS)
 def test_documents_depend_on_seed_and_index_alone(domain: str) -> None:
-    generate = GENERATORS[domain]
+    generate = partial(document, domain)
     forward = [generate(index, 5) for index in range(70)]
     datagen_grammar._block.cache_clear()
     assert [generate(index, 5) for index in reversed(range(70))] == forward[::-1]
@@ -224,9 +272,9 @@ def test_documents_depend_on_seed_and_index_alone(domain: str) -> None:
 
 def test_documents_are_the_same_in_another_process() -> None:
     program = (
-        "import hashlib\nfrom alpha.datagen import GENERATORS\nstate = hashlib.sha256()\n"
+        "import hashlib\nfrom alpha.datagen import GENERATORS, document\nstate = hashlib.sha256()\n"
         "for name in sorted(GENERATORS):\n    for index in range(12):\n        "
-        "state.update(GENERATORS[name](index, 42).encode())\nprint(state.hexdigest())"
+        "state.update(document(name, index, 42).encode())\nprint(state.hexdigest())"
     )
     outputs = {
         subprocess.run(
@@ -342,8 +390,8 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
     out = tmp_path / "a.txt"
     out.write_text("old")
 
-    def broken(index: int, seed: int) -> str:
-        if index == 3:
+    def broken(chooser: Chooser) -> str:
+        if chooser.index == 3:
             raise RuntimeError("broken")
         return "new"
 
@@ -376,7 +424,7 @@ def test_run_by_rule(tmp_path: Path) -> None:
     given = {"out": str(out), "domain": "dumb_finance", "size": "30kB", "seed": 9}
     summary = run(from_mapping(DatagenOptions, given, "test"), quiet)
     assert 30_000 <= summary.bytes < 34_000
-    assert read_back(out)[1] == GENERATORS["dumb_finance"](1, 9)
+    assert read_back(out)[1] == document("dumb_finance", 1, 9)
 
 
 @pytest.mark.parametrize(

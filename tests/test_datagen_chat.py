@@ -13,9 +13,9 @@ from typing import NamedTuple
 import pytest
 from generated_text import documents, is_prime
 
-from alpha.datagen_grammar import WEEKDAYS, in_words, items, roman, table
+from alpha.datagen_grammar import in_words, items, roman, table
 
-FOODS = items("words.food")
+FOODS, WEEKDAYS = items("words.food"), items("words.weekday")
 COUNTRIES = [(row["country"], row["capital"], row["continent"]) for row in table("facts.country")]
 LEGS = [(row["one"], int(row["legs"])) for row in table("facts.legs")]
 

@@ -12,12 +12,12 @@ import pytest
 from generated_text import EQUATION, documents, equation_holds, is_prime, number, rounded
 
 from alpha.datagen import GENERATORS
-from alpha.datagen_grammar import WEEKDAYS, Chooser, in_words, items, roman
+from alpha.datagen_grammar import Chooser, in_words, items, roman
 from alpha.datagen_mixtures import piece
 
 ADJECTIVES, ANIMALS, FOODS = items("words.adjective"), items("words.animal"), items("words.food")
 OBJECTS, TRADES = items("words.object"), items("words.trade")
-MEN, WOMEN = items("words.man"), items("words.woman")
+MEN, WOMEN, WEEKDAYS = items("words.man"), items("words.woman"), items("words.weekday")
 
 
 def test_the_equation_checker_itself() -> None:

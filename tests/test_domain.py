@@ -6,7 +6,7 @@ import pytest
 
 from alpha import domain
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
-from alpha.datagen import GENERATORS
+from alpha.datagen import GENERATORS, document
 from alpha.errors import UsageError
 from alpha.option import convert, options_of
 from alpha.tokenizer import CHAT_TOKENS
@@ -79,7 +79,7 @@ def test_description_and_prompts(name: str) -> None:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_prompts_are_written_in_what_the_generated_text_is_made_of(name: str) -> None:
-    text = "\n".join(GENERATORS[name](index, 1) for index in range(400))
+    text = "\n".join(document(name, index, 1) for index in range(400))
     prompts = domain.get(name).prompts
     if domain.get(name).tokenizer == "word":
         words = set(text.split())
