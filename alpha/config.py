@@ -119,6 +119,13 @@ class TrainingConfig:
         choices=("all", "assistant"),
     )
     iters: int = option(1000, "Optimizer steps.", group=_OPTIMIZATION, minimum=1, aliases=("steps",))
+    minutes: float = option(
+        0.0,
+        "Make as many steps as this machine makes in this time, as a trial shows; 0 = iters.",
+        group=_OPTIMIZATION,
+        minimum=0,
+        maximum=1e6,
+    )
     batch: int = option(64, "Sequences per micro-batch (B).", group=_OPTIMIZATION, minimum=1, maximum=1 << 16)
     accum_steps: int = option(1, "Micro-batches per optimizer step.", group=_OPTIMIZATION, minimum=1, maximum=1 << 16)
     lr: float = option(3e-4, "Peak learning rate.", group=_OPTIMIZATION, minimum=0)
@@ -196,11 +203,14 @@ def resolve_model(config: ModelConfig) -> ModelConfig:
 
 
 def resolve_training(config: TrainingConfig) -> TrainingConfig:
-    """The configuration with automatic values filled in. Raises UsageError when options contradict each other."""
+    """The configuration with automatic values filled in, but for those by `iters` where `minutes` is to choose it.
+
+    Raises UsageError when options contradict each other.
+    """
     lr_min = config.lr_min or config.lr / 10
     if lr_min > config.lr:
         raise UsageError(f"--lrMin={lr_min:g} is above --lr={config.lr:g}; lower it.")
-    warmup_iters = config.warmup_iters or min(2000, config.iters // 5)
+    warmup_iters = config.warmup_iters or (0 if config.minutes else min(2000, config.iters // 5))
     if config.fp16 and config.dtype == "bf16":
         raise UsageError("--fp16=true and --dtype=bf16 contradict each other; leave one of them out.")
     dtype = "f16" if config.fp16 else config.dtype

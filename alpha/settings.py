@@ -27,18 +27,25 @@ def merge(given: Mapping[str, Any]) -> tuple[ModelConfig, TrainingConfig]:
     A value that is chosen from the rest (such as lrMin = 0, or the tokenizer where --tokenizerArtifacts is given) is
     still to be resolved. Raises AlphaError when a file cannot be read, UsageError for wrong values.
     """
+    if "iters" in given and given.get("minutes"):
+        raise UsageError("--minutes chooses the number of steps; leave out --iters, or --minutes.")
     explicit = dict(given)
     if given.get("config"):
         from_file = read_file(Path(given["config"]))
         if given.get("tokenizer_artifacts"):  # then what the file says of its own run's tokenizer means another one
             from_file = {name: value for name, value in from_file.items() if name not in ("tokenizer", "vocab_size")}
+        if "iters" in given:
+            from_file.pop("minutes", None)
         explicit = {**from_file, **given}
     if explicit.get("tokenizer_artifacts") or explicit.get("init"):
         explicit.setdefault("tokenizer", "")  # whichever there is: no preset and no default contradicts it
     asked = {name: value for name, value in explicit.items() if name in _MODEL_FIELDS}
     if explicit.get("domain"):
         preset = domain.get(explicit["domain"])
-        explicit = {**preset.model, **preset.training, **explicit}
+        training_values = dict(preset.training)
+        if explicit.get("minutes"):  # the preset's warm-up is a part of the preset's number of steps
+            training_values = {name: each for name, each in training_values.items() if name != "warmup_iters"}
+        explicit = {**preset.model, **training_values, **explicit}
     architecture = ARCHITECTURES[explicit.get("arch", ModelConfig.arch)]
     values = {**architecture, **explicit}
     model = {name: value for name, value in values.items() if name in _MODEL_FIELDS}

@@ -27,6 +27,11 @@ class ThreadChoice:
         elif len(self._seconds) == 1:
             self._plan = []
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there are still numbers to try."""
+        return bool(self._plan)
+
     @contextlib.contextmanager
     def measured(self) -> Iterator[None]:
         """One repetition of the work."""

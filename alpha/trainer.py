@@ -3,7 +3,10 @@
 Knows nothing about how a run is configured or displayed; see `training_setup` and `progress`.
 """
 
+import dataclasses
 import logging
+import math
+import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -15,7 +18,7 @@ import numpy as np
 from alpha import __version__, domain, environment
 from alpha.backend import Backend
 from alpha.checkpoint import IMPORTED, OPTIMIZER_PREFIX, Checkpoint
-from alpha.config import ModelConfig, TrainingConfig
+from alpha.config import ModelConfig, TrainingConfig, resolve_training
 from alpha.dataset import Dataset
 from alpha.errors import AlphaError
 from alpha.evaluation import evaluate
@@ -24,13 +27,14 @@ from alpha.gpt import GPT
 from alpha.interrupt import StopRequest
 from alpha.loss_mask import LossMask
 from alpha.optimizer import make_optimizer
-from alpha.option import spelled
+from alpha.option import LARGEST_INTEGER, spelled
 from alpha.run import Run
 from alpha.safetensors_file import Array
 from alpha.sampler import Sampler
 from alpha.sampling import SamplingOptions
 from alpha.text_stream import BEGINNING, continuation, known_prompts
 from alpha.thread_choice import ThreadChoice
+from alpha.token_file import TokenFile
 from alpha.tokenizer import Tokenizer
 from alpha.training_step import PhaseTimer, StepResult, TrainingStep, learning_rate
 
@@ -38,6 +42,10 @@ SAMPLE_TOKENS = 100
 SKIPPED_LIMIT = 100
 SKIPPED_AT_THE_END = 10
 """So many skipped steps at the end of a run, or half of all its steps, mean that it went wrong."""
+
+TRIAL_STEPS = 10
+TRIAL_SHARE = 0.02
+"""A trial that shows how many steps a time is makes at least so many, and takes at least this part of that time."""
 
 FIRST_SAVE_SECONDS = 60.0
 """A run that has no checkpoint after this time gets one, however long its intervals are."""
@@ -144,7 +152,39 @@ class Trainer:
         else:
             self.model.parameters.initialize(_each_second(display, "Drawing the initial weights"))
 
+    def fit(self, minutes: float) -> None:
+        """Set the number of steps to what is made in so many minutes, evaluations, samples and this trial included.
+
+        The trial makes real steps on the run's own batches, and afterwards everything is as it was, so that the run has
+        the bits of one with that number of `iters`.
+        """
+        start, limit = time.perf_counter(), 60 * minutes
+        training, validation = self.training, self.dataset.validation
+        weights = {name: values.copy() for name, values in self.model.parameters.to_numpy().items()}
+        state = {name: self.model.backend.to_numpy(array).copy() for name, array in self._step.state().items()}
+        self.training = dataclasses.replace(training, iters=LARGEST_INTEGER)
+        seconds: list[float] = []
+        while len(seconds) < TRIAL_STEPS or self._threads.is_open or sum(seconds) < TRIAL_SHARE * limit:
+            self._start_steps(self.model.backend.steps_in_flight)
+            seconds.append(self._finish_step()["ms_per_iter"] / 1e3)
+        while self._under_way:
+            self._finish_step()
+        step = statistics.fmean(seconds[len(seconds) // 2 :])  # the first ones also pay for what is made once
+        evaluating = _seconds_of(lambda: self._evaluate(validation)) if validation and training.eval_interval else 0.0
+        sampling = _seconds_of(lambda: self._continued(self._prompts[0])) if training.sample_interval else 0.0
+        share = evaluating / max(1, training.eval_interval) + sampling / max(1, training.sample_interval)
+        self.model.parameters.load(weights)
+        self._step.load_state(state)
+        self.steps_done, self._elapsed = 0, 0.0
+        left = limit - (time.perf_counter() - start) - evaluating - sampling  # both are made after the last step, too
+        iters = max(1, math.floor(left / (step + share)))
+        self.training = resolve_training(dataclasses.replace(training, iters=iters, minutes=0.0))
+        self.display.message(
+            f"A step takes {1e3 * step:.3g} ms here, so {minutes:g} minutes are {spelled('iters', iters)}."
+        )
+
     def train(self, run: Run) -> bool:
+
         """Run the steps that are left and keep the results in `run`; False when a signal asked to stop before the end.
 
         The last step is saved in either case, and when the display is lost, whose exception is then raised. Errors say
@@ -324,19 +364,20 @@ class Trainer:
         return bool(interval) and (self.steps_done % interval == 0 or self.steps_done == self.training.iters)
 
     def _evaluate_when_due(self, run: Run) -> dict[str, float]:
-        validation = self.dataset.validation
-        if validation is None or not self._is_due(self.training.eval_interval):
+        if self.dataset.validation is None or not self._is_due(self.training.eval_interval):
             return {}
         run.beat("evaluating")
+        self._validation_loss = self._evaluate(self.dataset.validation)
+        return {"valLoss": self._validation_loss}
+
+    def _evaluate(self, validation: TokenFile) -> float:
         training = self.training
         # A text that is given is read from its beginning, as `alpha eval` does; what was held out has many beginnings.
         held_out = not training.val_data
         mask = self._validation_mask
-        loss = evaluate(
+        return evaluate(
             self.model, validation, self.tokenizer, training.batch, training.eval_iters, held_out, mask=mask
         ).loss
-        self._validation_loss = loss
-        return {"valLoss": loss}
 
     def _sample_when_due(self, run: Run) -> None:
         interval = self.training.sample_interval
@@ -344,17 +385,20 @@ class Trainer:
             return
         run.beat("sampling")
         prompt = self._prompts[self.steps_done // interval % len(self._prompts)]
-        asked = continuation(self.tokenizer, prompt, self.training.domain)
-        sampling = SamplingOptions(seed=self.training.seed)
-        drawn = Generator(self.model).generate(asked.ids, SAMPLE_TOKENS, sampling, ends=asked.ends, first=asked.first)
         try:
-            text = asked.text(token for [token] in drawn if token is not None)
+            text = self._continued(prompt)
         except AlphaError as error:
             _logger.warning("No sample after step %d. %s", self.steps_done, error)
             self.display.warning(f"No sample after step {self.steps_done}. {error}")
             return
         run.add_sample({"step": self.steps_done, "prompt": prompt, "text": text})
         self.display.sample(prompt, text)
+
+    def _continued(self, prompt: str) -> str:
+        asked = continuation(self.tokenizer, prompt, self.training.domain)
+        sampling = SamplingOptions(seed=self.training.seed)
+        drawn = Generator(self.model).generate(asked.ids, SAMPLE_TOKENS, sampling, ends=asked.ends, first=asked.first)
+        return asked.text(token for [token] in drawn if token is not None)
 
     def _save(self, run: Run) -> None:
         run.beat("saving")
@@ -443,6 +487,12 @@ def _each_second(display: Display, work: str) -> Callable[[float], None]:
             display.message(f"{work}: {share:.0%}.")
 
     return progress
+
+
+def _seconds_of(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def _number(resumed: Checkpoint, name: str) -> float:

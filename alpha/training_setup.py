@@ -75,7 +75,8 @@ def _from_the_start(model: ModelConfig, training: TrainingConfig, display: Displ
     sources = _Sources(training, display)
     backend = backends.create(training.backend, training.device, training.dtype)
     tokenizer, training = _tokenizer(training, sources.data, display, source)
-    return _trainer(model, training, tokenizer, sources, backend, display, beginning), training
+    trainer = _trainer(model, training, tokenizer, sources, backend, display, beginning)
+    return trainer, trainer.training
 
 
 def examples(
@@ -258,18 +259,28 @@ def _trainer(
     parameters = sum(spec.size for spec in specs)
     tokens_per_step = training.batch * training.accum_steps * model.block
     display.message(f"Model: {parameters:,} parameters; {tokens_per_step:,} tokens per step.")
-    for warning in planning_warnings(
-        training,
-        train_tokens=len(data.train.tokens),
-        has_validation=data.validation is not None,
-        window=model.block + 1,
-        parameters=parameters,
-        tokens_per_step=tokens_per_step,
-        shared_validation=shared_share(data.train, data.validation) if training.val_data and data.validation else 0.0,
-    ):
-        display.warning(warning)
+
+    def warn(training: TrainingConfig) -> None:
+        shared = shared_share(data.train, data.validation) if training.val_data and data.validation else 0.0
+        for warning in planning_warnings(
+            training,
+            train_tokens=len(data.train.tokens),
+            has_validation=data.validation is not None,
+            window=model.block + 1,
+            parameters=parameters,
+            tokens_per_step=tokens_per_step,
+            shared_validation=shared,
+        ):
+            display.warning(warning)
+
+    if not training.minutes:
+        warn(training)
     try:
-        return Trainer(model, training, tokenizer, data, backend, display, start)
+        trainer = Trainer(model, training, tokenizer, data, backend, display, start)
+        if training.minutes:
+            trainer.fit(training.minutes)
+            warn(trainer.training)
+        return trainer
     except MemoryError as error:
         numbers = f" {error}" if isinstance(error, AlphaError) else ""
         raise AlphaError(

@@ -42,6 +42,7 @@ from alpha.files import read_rows
 from alpha.generation import Generator
 from alpha.gpt import GPT, DropoutKeys
 from alpha.interrupt import SIGNALS, StopRequest
+from alpha.run import Run
 from alpha.sampler import Sampler
 from alpha.trainer import Trainer
 from alpha.training_setup import resumed_run
@@ -88,6 +89,22 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     assert bits_of(parts) == bits_of(whole)
     assert rows_of(parts) == rows_of(whole)
     assert [row["step"] for row in rows_of(parts)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("options", [{}, {"optim": "muon", "accum_steps": 2, "sample_interval": 2}])
+def test_the_steps_that_a_time_is_are_those_of_a_run_of_so_many_steps(
+    corpus: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    display = RecordingDisplay()
+    timed = train(corpus, tmp_path / "timed", display, model=DROPPED, minutes=2e-2, **options)
+    steps = len(display.rows)
+    assert any(message.endswith(f"so 0.02 minutes are --iters={steps}.") for message in display.messages)
+    with Run.open(timed) as run:
+        config = run.config.training
+    assert (config.iters, config.minutes, config.warmup_iters) == (steps, 0.0, steps // 5)
+    whole = train(corpus, tmp_path / "whole", model=DROPPED, **options, iters=steps)
+    assert bits_of(timed) == bits_of(whole)
+    assert rows_of(timed) == rows_of(whole)
 
 
 def test_what_watches_the_training_changes_no_bit_of_it(corpus: Path, tmp_path: Path) -> None:
