@@ -139,11 +139,8 @@ def checkpoint(function: Callable[[Tensor], Tensor], operand: Tensor) -> Tensor:
     """
     if not recording(operand):
         return function(operand)
-    token = _open_tape.set(None)
-    try:
+    with Tape():  # is forgotten; without one, operations may take other ways, to other bits
         result = function(operand).data
-    finally:
-        _open_tape.reset(token)
 
     def backward(gradient: Array) -> Gradients:
         again = Tensor(operand.backend, operand.data, requires_gradient=True)
