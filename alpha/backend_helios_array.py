@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])
 """The dtype of arrays of bfloat16, which numpy has none for; their values are float32 on the host."""
 

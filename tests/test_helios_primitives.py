@@ -9,9 +9,9 @@ import pytest
 from helios_device import helios
 
 from alpha import rng
-from alpha.backend_helios import Helios
 from alpha.backend_checked import CheckedBackend
 from alpha.backend_cpu_ref import CpuRef
+from alpha.backend_helios import Helios
 from alpha.backend_helios_array import BFLOAT16, HeliosArray
 from alpha.backend_primitives import RandomKey
 
