@@ -265,8 +265,8 @@ class Backend(Primitives):
         if soft_cap:
             capped = self.tanh(self.multiply(scores, 1.0 / soft_cap))
             scores = self.multiply(capped, soft_cap)
-        hidden = np.triu(np.full((Tq, Tk), -np.inf, scores.dtype), Tk - Tq + 1)
-        probabilities = self.softmax(self.add(scores, self.from_numpy(hidden)))
+        hidden = self.from_numpy(np.triu(np.full((Tq, Tk), -np.inf, np.float32), Tk - Tq + 1))
+        probabilities = self.softmax(self.add(scores, self.cast(hidden, scores.dtype)))
         kept = self.dropout(probabilities, dropout, random)
         out = self.matmul(kept, v)
         out = self.transpose(self.reshape(out, (B, H, Tq, D)), (0, 2, 1, 3))

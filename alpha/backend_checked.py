@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alpha.backend import Backend
+from alpha.backend_helios_array import BFLOAT16
 from alpha.backend_primitives import Array
 from alpha.errors import AlphaError
 
@@ -77,6 +78,8 @@ class _CheckedMemory(Backend):
     def _to_reference(self, value: Any) -> Any:
         if isinstance(value, _Saved):
             return value.reference
+        if isinstance(value, np.dtype):
+            return np.dtype(np.float32) if value == BFLOAT16 else value
         if _is_array(value):
             return self.reference.from_numpy(self.device.to_numpy(value))
         if isinstance(value, list | tuple):

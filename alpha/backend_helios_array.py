@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+BFLOAT16 = np.dtype([("bfloat16", "<u2")])
+"""The dtype of arrays of bfloat16, which numpy has none for; their values are float32 on the host."""
+
 
 @dataclass(frozen=True)
 class Element:
@@ -30,7 +33,7 @@ ELEMENTS = {
     for each in (
         Element("f32", 4, np.dtype(np.float32), np.dtype("<f4")),
         Element("f16", 2, np.dtype(np.float16), np.dtype("<f2")),
-        Element("bf16", 2, np.dtype(np.float32), np.dtype("<u2")),
+        Element("bf16", 2, BFLOAT16, np.dtype("<u2")),
         Element("i32", 4, np.dtype(np.int32), np.dtype("<i4")),
         Element("u32", 4, np.dtype(np.uint16), np.dtype("<u4")),  # uint16 values, widened
         Element("b32", 4, np.dtype(np.bool_), np.dtype("<u4")),  # booleans as 0 and 1
@@ -38,7 +41,7 @@ ELEMENTS = {
 }
 FLOATING = ("f32", "f16", "bf16")
 
-_BY_DTYPE = {each.dtype: each for each in ELEMENTS.values() if each.name != "bf16"}
+_BY_DTYPE = {each.dtype: each for each in ELEMENTS.values()}
 
 
 def element_of(dtype: npt.DTypeLike) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from alpha.command_import import OUT_HELP, ImportOptions, import_model
 from alpha.option import option
 
 
@@ -11,12 +12,7 @@ class HubPullOptions:
     """The options of `alpha hub pull`."""
 
     repo: str = option("", "Repository, such as user/model.", metavar="NAME", required=True)
-    out: str = option(
-        "",
-        "What to write: a new NAME.safetensors, or a folder for it.",
-        metavar="CHECKPOINT",
-        required=True,
-    )
+    out: str = option("", OUT_HELP, metavar="CHECKPOINT", required=True)
     json: bool = option(False, "Print JSON.")
 
 
@@ -33,7 +29,6 @@ Example:
 def run(given: dict[str, Any]) -> None:
     """Fetch and import."""
     from alpha import hub
-    from alpha.command_import import ImportOptions, import_model
 
     options = HubPullOptions(**given)
     import_model(ImportOptions(str(hub.pull(options.repo)), options.out, options.json))

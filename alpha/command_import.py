@@ -11,18 +11,15 @@ from alpha.errors import AlphaError
 from alpha.option import option
 from alpha.terminal import print_json, print_text
 
+OUT_HELP = "What to write: a new NAME.safetensors, or a folder for it."
+
 
 @dataclass(frozen=True)
 class ImportOptions:
     """The options of `alpha import`."""
 
     from_: str = option("", "A folder of Hugging Face's transformers, or a GGUF file.", metavar="PATH", required=True)
-    out: str = option(
-        "",
-        "What to write: a new NAME.safetensors, or a folder for it.",
-        metavar="CHECKPOINT",
-        required=True,
-    )
+    out: str = option("", OUT_HELP, metavar="CHECKPOINT", required=True)
     json: bool = option(False, "Print JSON.")
 
 

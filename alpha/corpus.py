@@ -27,6 +27,7 @@ from typing import BinaryIO, NamedTuple
 from alpha.corpus_files import CorpusFile
 from alpha.corpus_forms import BAD_LINE, ROLE_MARKERS, Line, Turns, read_line
 from alpha.errors import AlphaError
+from alpha.files import Progress
 from alpha.tokenizer import CHAT_TOKENS, END_OF_TEXT
 from alpha.tokenizer_pattern import CUTS, Cuts
 
@@ -51,9 +52,6 @@ _END_MARKER = CHAT_TOKENS[-1]
 _MARKERS = re.compile("(" + "|".join(map(re.escape, CHAT_TOKENS)) + ")")
 _LOOKED_AT = 1 << 10  # characters of a document in which a conversation must begin
 _LONGEST_MARKER = max(map(len, CHAT_TOKENS))
-
-Progress = Callable[[str, int, int], None]
-"""Called as progress(stage, bytes_done, bytes_in_all) while a corpus is read."""
 
 ReadReport = Callable[[int], None]
 """Called with the number of bytes of the files (as they are on disk) read since the last call."""

@@ -27,6 +27,7 @@ import numpy as np
 from alpha import corpus, files, token_cache
 from alpha.corpus_files import CorpusFile, Selection
 from alpha.errors import AlphaError
+from alpha.files import Progress
 from alpha.token_file import Ids, TokenFile, TokenWriter, open_token_file
 from alpha.tokenizer_pattern import Cuts
 
@@ -87,7 +88,7 @@ def prepare(
     block: int,
     *,
     validation_fraction: float = VALIDATION_FRACTION,
-    progress: corpus.Progress | None = None,
+    progress: Progress | None = None,
     warn: Warn = lambda sentence: None,
 ) -> Dataset:
     """The training and validation data of a run, from the cache where they are in it.
@@ -117,7 +118,7 @@ def encode_whole(
     data: Selection,
     tokenizer: Encoder,
     cache_folder: Path,
-    progress: corpus.Progress | None = None,
+    progress: Progress | None = None,
     warn: Warn = lambda sentence: None,
 ) -> TokenFile:
     """All of a corpus as one token file of any length, from the cache where it is in it; what evaluation reads."""
@@ -158,7 +159,7 @@ class _Cache:
     """A cache folder, and whom to tell about the work on it."""
 
     folder: Path
-    progress: corpus.Progress | None
+    progress: Progress | None
     warn: Warn
 
     def whole(self, corpus_files: Sequence[CorpusFile], tokenizer: Encoder) -> TokenFile:

@@ -19,9 +19,9 @@ from alpha.config import ModelConfig
 from alpha.errors import AlphaError
 from alpha.exchange_card import model_card
 from alpha.exchange_weights import Exported, Imported
+from alpha.files import Progress
 from alpha.safetensors_file import BFLOAT16, PICKLE_SUFFIXES, Array, SafetensorsFile
 from alpha.tokenizer import CHAT_TOKENS, Tokenizer, shown
-from alpha.tokenizer_registry import Progress
 
 DTYPES = {"f32": "float32", "f16": "float16", "bf16": BFLOAT16}
 CONFIG = "config.json"

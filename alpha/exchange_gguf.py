@@ -19,12 +19,13 @@ from alpha.exchange import ARCHITECTURES, Architecture
 from alpha.exchange_folder import ImportedModel, template_of
 from alpha.exchange_gguf_tokenizer import read_tokenizer, tokenizer_keys
 from alpha.exchange_weights import Exported, Imported
+from alpha.files import Progress
 from alpha.gguf_file import GgufFile, Value, write_in_turn
 from alpha.option import camel_case, from_mapping
 from alpha.safetensors_file import Array
 from alpha.tokenizer import shown
-from alpha.tokenizer_registry import Progress, with_unused
 from alpha.tokenizer_registry import from_mapping as tokenizer_from_mapping
+from alpha.tokenizer_registry import with_unused
 
 DTYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
 """The element types that a file may have, with the number of each in `general.file_type`."""

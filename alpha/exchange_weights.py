@@ -17,10 +17,10 @@ import numpy as np
 from alpha.config import ModelConfig
 from alpha.errors import AlphaError
 from alpha.exchange import Architecture, Names, widened
+from alpha.files import Progress
 from alpha.gpt import parameter_specs
 from alpha.parameters import ParameterSpec
 from alpha.safetensors_file import Array
-from alpha.tokenizer_registry import Progress
 
 _MODULE = re.compile(r"(?:h\.([0-9]+)\.)?(.+)\.(weight|bias)")
 

@@ -15,7 +15,7 @@ import re
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -27,6 +27,9 @@ TEMPORARY_NAME = re.compile(r"\.alpha-[0-9a-f]{32}\.tmp", re.ASCII)
 """The names of files that are not whole yet."""
 
 _CHUNK_BYTES = 1 << 20
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(stage, bytes_done, bytes_in_all) while something long is read or written."""
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -4,16 +4,14 @@ Format: "GGUF", the version, the counts of tensors and keys, the keys with typed
 first), type and place of each tensor, and from the next multiple of the alignment on the tensors, each aligned. Q8_0 is
 blocks of 32 numbers: a scale in float16, and 32 signed bytes. Source: docs/gguf.md in the ggml repository.
 
-Not the gguf package, which maps the file it reads into memory (so that a file cut short meanwhile kills the process),
-trusts the sizes that it finds, and needs seconds for the vocabulary of a large model. The tests hold this module
-against files that the package wrote and llama.cpp computed with.
+Not the gguf package, for the reasons that ARCHITECTURE.md gives; the tests hold this module against files that the
+package wrote and llama.cpp computed with.
 """
 
 import math
 import os
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +19,7 @@ import numpy as np
 
 from alpha.errors import AlphaError
 from alpha.files import open_regular, replacing
-from alpha.safetensors_file import Array, from_bfloat16, to_bfloat16
+from alpha.safetensors_file import Array, TensorEntry, from_bfloat16, to_bfloat16
 
 Value = str | bool | int | float | list[str] | list[int] | list[float]
 """What a key can have; whole numbers are written as uint32, in lists as int32, and others as float32."""
@@ -43,16 +41,6 @@ _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30}
 _NAMES = {number: name for name, number in TYPES.items()}
 _BITS = {"f32": 32, "f16": 16, "bf16": 16}
-
-
-@dataclass(frozen=True)
-class GgufEntry:
-    """A tensor in a file: its type by the names of TYPES, its shape (slowest axis first), its place in bytes."""
-
-    type: str
-    shape: tuple[int, ...]
-    start: int
-    size: int
 
 
 def size_of(kind: str, shape: tuple[int, ...]) -> int:
@@ -144,6 +132,7 @@ def _encoded(array: Array, kind: str) -> Array:
 class GgufFile:
     """A file open for reading, its header checked: `metadata`, and `entries` by name. Use it in a `with` statement.
 
+    The dtype of an entry is one of TYPES, and its shape has the slowest axis first.
     Raises AlphaError for anything that is not a whole and valid file, or has a tensor of another type than TYPES.
     Nothing is allocated that is larger than the file, but a tensor, which is float32 in memory.
     """
@@ -182,7 +171,7 @@ class GgufFile:
             count = self._file.readinto(content.data)
             if count != entry.size:
                 raise AlphaError(f"{self.path} became shorter while it was read.")
-            return _decoded(content, entry.type).reshape(entry.shape)
+            return _decoded(content, entry.dtype).reshape(entry.shape)
         except OSError as error:
             raise self._cannot_read(error) from error
         except MemoryError as error:
@@ -191,7 +180,7 @@ class GgufFile:
     def _cannot_read(self, error: OSError) -> AlphaError:
         return AlphaError(f"Cannot read {self.path}: {error.strerror or error}.")
 
-    def _read_header(self) -> tuple[dict[str, Any], dict[str, GgufEntry]]:
+    def _read_header(self) -> tuple[dict[str, Any], dict[str, TensorEntry]]:
         if self._take(4) != _MAGIC:
             raise ValueError("it does not begin with GGUF")
         version, tensors, keys = self._unpack("<IQQ")
@@ -212,10 +201,10 @@ class GgufFile:
         start = -(-self._file.tell() // alignment) * alignment
         return metadata, self._placed(found, start)
 
-    def _placed(self, found: list[tuple[str, GgufEntry]], start: int) -> dict[str, GgufEntry]:
+    def _placed(self, found: list[tuple[str, TensorEntry]], start: int) -> dict[str, TensorEntry]:
         """The entries by name, with their places in the file, which must not overlap."""
         end = start
-        entries: dict[str, GgufEntry] = {}
+        entries: dict[str, TensorEntry] = {}
         for name, entry in sorted(found, key=lambda item: item[1].start):
             place = start + entry.start
             if name in entries:
@@ -223,10 +212,10 @@ class GgufFile:
             if place < end or place + entry.size > self._size:
                 raise ValueError(f"the tensor {name!r} is not in a place of its own in the file")
             end = place + entry.size
-            entries[name] = GgufEntry(entry.type, entry.shape, place, entry.size)
+            entries[name] = TensorEntry(entry.dtype, entry.shape, place, entry.size)
         return entries
 
-    def _tensor(self) -> tuple[str, GgufEntry]:
+    def _tensor(self) -> tuple[str, TensorEntry]:
         name = self._text()
         (count,) = self._unpack("<I")
         if not 0 < count <= _MOST_DIMENSIONS:
@@ -237,7 +226,7 @@ class GgufFile:
             raise ValueError(f"the tensor {name!r} has type {number}; Alpha reads {', '.join(TYPES)}")
         if not all(shape):
             raise ValueError(f"the tensor {name!r} has shape {list(shape)}")
-        return name, GgufEntry(_NAMES[number], shape, place, size_of(_NAMES[number], shape))
+        return name, TensorEntry(_NAMES[number], shape, place, size_of(_NAMES[number], shape))
 
     def _value(self, kind: int) -> Any:
         if kind == _STRING:

@@ -52,7 +52,7 @@ class InvalidFileError(AlphaError):
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """What a tensor is (`dtype` by numpy's name, or BFLOAT16) and where it stands in the file, in bytes."""
+    """What a tensor is (`dtype` by its format's name: here numpy's, or BFLOAT16) and its place in the file in bytes."""
 
     dtype: str
     shape: tuple[int, ...]

@@ -11,6 +11,7 @@ from typing import Any
 
 from alpha import files
 from alpha.errors import AlphaError, UsageError
+from alpha.files import Progress
 from alpha.option import nearest
 from alpha.tokenizer import ARTIFACT_FORMAT, CHAT_TOKENS, END_OF_TEXT, MAX_VOCABULARY, Tokenizer, malformed, shown
 from alpha.tokenizer_bpe import bpe_from_mapping, build_bpe
@@ -19,9 +20,6 @@ from alpha.tokenizer_sentencepiece import PATTERN, sentencepiece_from_mapping
 from alpha.tokenizer_simple import DEFAULT_VOCABULARY, build_char, build_word, char_from_mapping, word_from_mapping
 
 FILE_LIMIT = 1 << 27
-
-Progress = Callable[[str, int, int], None]
-"""Called as progress(stage, done, wanted)."""
 
 
 @dataclass(frozen=True)

@@ -37,27 +37,7 @@ ids = torch.tensor(numpy.load(out + ".ids.npy"))
 with torch.no_grad():
     numpy.save(out, model(ids).logits.numpy())
 """
-LLAMA_CPP = """
-import sys, numpy
-from cyllama.llama import llama_cpp
-class Model(llama_cpp.LlamaModel):
-    n_vocab = property(lambda self: self.get_vocab().n_vocab)
-path, out = sys.argv[1:]
-ids = numpy.load(out + ".ids.npy")
-model = Model(path_model=path, params=llama_cpp.LlamaModelParams(), verbose=False)
-parameters = llama_cpp.LlamaContextParams()
-parameters.type_k = parameters.type_v = parameters.flash_attn_type = 0
-context = llama_cpp.LlamaContext(model=model, params=parameters, verbose=False)
-rows = []
-for row in ids:
-    context.kv_cache_clear()
-    for place, token in enumerate(row):
-        batch = llama_cpp.LlamaBatch(n_tokens=1, embd=0, n_seq_max=1)
-        batch.add(int(token), place, [0], True)
-        context.decode(batch)
-        rows.append(numpy.array(context.get_logits_ith(0), numpy.float32))
-numpy.save(out, numpy.stack(rows).reshape(*ids.shape, -1))
-"""
+LLAMA_CPP = Path(__file__).resolve().parent.parent / "tests" / "golden" / "llama_cpp_logits.py"
 
 
 def main() -> None:
@@ -89,8 +69,8 @@ def compare(program: str, interpreter: str, model: str, path: Path, ids: np.ndar
         print(f"{model:<14} {program:<13} refused: {error}")
         return True
     np.save(f"{out}.ids.npy", ids)
-    script = TRANSFORMERS if program == "transformers" else LLAMA_CPP
-    command = [interpreter, "-c", script, str(exported), str(out)]
+    script = ["-c", TRANSFORMERS] if program == "transformers" else [str(LLAMA_CPP)]
+    command = [interpreter, *script, str(exported), str(out)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         print(f"{model:<14} {program:<13} FAILED: {done.stderr.strip().splitlines()[-1]}")

@@ -82,7 +82,7 @@ def test_every_type_is_read_and_written_as_the_gguf_package_does(tmp_path):
     stored = load_file(GOLDEN / "types.safetensors")
     with GgufFile(GOLDEN / "types.gguf") as file:
         for name in file.entries:
-            assert file.entries[name].type == name.lower()
+            assert file.entries[name].dtype == name.lower()
             assert np.array_equal(file.read(name), stored[name]), name
     declared = {kind.upper(): (kind, stored["matrix"].shape) for kind in TYPES}
     write_in_turn(tmp_path / "types.gguf", {}, declared, lambda name: stored["matrix"])
@@ -174,7 +174,7 @@ def rewritten(path, target, change):
     with GgufFile(path) as file:
         metadata = dict(file.metadata)
         change(metadata)
-        declared = {name: (entry.type, entry.shape) for name, entry in file.entries.items()}
+        declared = {name: (entry.dtype, entry.shape) for name, entry in file.entries.items()}
         write_in_turn(target, metadata, declared, file.read)
 
 

@@ -9,8 +9,10 @@ import pytest
 from helios_device import helios
 
 from alpha import rng
+from alpha.backend_checked import CheckedBackend
+from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_helios import Helios
-from alpha.backend_helios_array import HeliosArray
+from alpha.backend_helios_array import BFLOAT16, HeliosArray
 from alpha.backend_primitives import RandomKey
 
 HALVES = {"f16": 2.0**-11, "bf16": 2.0**-8}
@@ -47,7 +49,9 @@ def test_elements_of_half_precision_are_rounded_to_nearest(backend: Helios, shap
     wanted.reshape(-1)[3] = np.nan
     result = half(backend, values, "bf16")
     assert np.array_equal(backend.to_numpy(result), wanted, equal_nan=True)
-    assert result.dtype == np.float32
+    assert result.dtype == BFLOAT16
+    assert backend.zeros(result.shape, result.dtype).element == "bf16"
+    assert CheckedBackend(backend, CpuRef(), "bf16").cast(backend.from_numpy(wanted), BFLOAT16).element == "bf16"
     back = backend.cast(result, np.float32)
     assert back.element == "f32"
     assert np.array_equal(backend.to_numpy(back), wanted, equal_nan=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from cyllama.llama import llama_cpp
 from gguf.quants import dequantize, quantize
+from llama_cpp_logits import logits
 from safetensors.numpy import save_file
 
 FOLDER = Path(__file__).resolve().parent / "exchange_gguf"
@@ -95,27 +95,6 @@ def write_model(name: str, path: Path, draw: np.random.Generator) -> None:
     writer.close()
 
 
-class Model(llama_cpp.LlamaModel):
-    n_vocab = property(lambda self: self.get_vocab().n_vocab)
-
-
-def logits(path: Path, ids: np.ndarray) -> np.ndarray:
-    model = Model(path_model=str(path), params=llama_cpp.LlamaModelParams(), verbose=False)
-    parameters = llama_cpp.LlamaContextParams()
-    parameters.type_k = parameters.type_v = 0  # float32
-    parameters.flash_attn_type = 0
-    context = llama_cpp.LlamaContext(model=model, params=parameters, verbose=False)
-    result = []
-    for row in ids:
-        context.kv_cache_clear()
-        for place, token in enumerate(row):
-            batch = llama_cpp.LlamaBatch(n_tokens=1, embd=0, n_seq_max=1)
-            batch.add(int(token), place, [0], True)
-            context.decode(batch)
-            result.append(np.array(context.get_logits_ith(0), np.float32))
-    return np.stack(result).reshape(*ids.shape, -1)
-
-
 def write_types(draw: np.random.Generator) -> None:
     matrix = draw.normal(size=(4, 64)).astype(np.float32) * np.float32(10.0) ** np.arange(-4, 4, 2)[:, None]
     matrix = matrix.astype(np.float32)
@@ -141,7 +120,7 @@ def main() -> None:
         draw = np.random.Generator(np.random.PCG64(seed))
         write_model(name, FOLDER / f"{name}.gguf", draw)
         ids = draw.integers(0, len(TOKENS), (2, 12)).astype(np.int32)
-        save_file({"ids": ids, "logits": logits(FOLDER / f"{name}.gguf", ids)}, FOLDER / f"{name}.safetensors")
+        save_file({"ids": ids, "logits": logits(str(FOLDER / f"{name}.gguf"), ids)}, FOLDER / f"{name}.safetensors")
     write_types(np.random.Generator(np.random.PCG64(9)))
 
 
