@@ -150,21 +150,29 @@ class Backend(Primitives):
         return y, ((x, weight, bias is not None, saved_activation) if training else None)
 
     def linear_backward(
-        self, dy: Array, saved: Saved, weight_gradient: Array | None = None, need_input: bool = True
-    ) -> tuple[Array | None, Array, Array | None]:
+        self,
+        dy: Array,
+        saved: Saved,
+        weight_gradient: Array | None = None,
+        need_input: bool = True,
+        need_weight: bool = True,
+    ) -> tuple[Array | None, Array | None, Array | None]:
         """(dx, dweight, dbias); the residual's gradient is dy itself.
 
-        With `weight_gradient`, dweight is written there. `need_input=False` leaves out dx.
+        With `weight_gradient`, dweight is written there. `need_input=False` leaves out dx, `need_weight=False` the
+        others.
         """
         x, weight, has_bias, saved_activation = saved
         dh = self._rows(dy)
         if saved_activation is not None:
             dh = self.activation_backward(dh, saved_activation)
-        dweight = self.matmul(self.transpose(self._rows(x), (1, 0)), dh)
-        if weight_gradient is not None:
-            self.copy_into(weight_gradient, dweight)
-            dweight = weight_gradient
-        dbias = self.sum(dh, (0,)) if has_bias else None
+        dweight = dbias = None
+        if need_weight:
+            dweight = self.matmul(self.transpose(self._rows(x), (1, 0)), dh)
+            if weight_gradient is not None:
+                self.copy_into(weight_gradient, dweight)
+                dweight = weight_gradient
+            dbias = self.sum(dh, (0,)) if has_bias else None
         dx = self.reshape(self.matmul(dh, self.transpose(weight, (1, 0))), x.shape) if need_input else None
         return dx, dweight, dbias
 
@@ -356,13 +364,20 @@ class Backend(Primitives):
     # --- loss ---------------------------------------------------------------------------------------------------------
 
     def cross_entropy(
-        self, x: Array, weight: Array, targets: Array, soft_cap: float = 0.0, training: bool = False
+        self,
+        x: Array,
+        weight: Array,
+        targets: Array,
+        soft_cap: float = 0.0,
+        training: bool = False,
+        need_weight: bool = True,
     ) -> tuple[Array, Saved]:
         """The output head and its loss in one: mean over targets of logsumexp(logits) - logits[target], in nats.
 
         x [M, C], weight [V, C], logits = x @ weight^T, softly capped at `soft_cap` when that is not 0; targets [M]
         integers, negative ones are left out of the mean. The result has shape []. A backend may work through the rows
-        in chunks so that the M x V logits never exist as a whole.
+        in chunks so that the M x V logits never exist as a whole. With `need_weight=False` the backward half makes no
+        dweight.
         """
         counted = self.greater(targets, -0.5)
         weights = self.cast(counted, x.dtype)
@@ -386,14 +401,16 @@ class Backend(Primitives):
         dlogits = self.multiply(dlogits, self.reshape(weights, (*weights.shape, 1)))
         if capped is not None:
             dlogits = self.multiply(dlogits, self.subtract(1.0, self.multiply(capped, capped)))
-        return loss, (x, weight, dlogits)
+        return loss, (x, weight, dlogits, need_weight)
 
     def cross_entropy_backward(
         self, dloss: Array, saved: Saved, weight_gradient: Array | None = None
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Array | None]:
         """(dx, dweight); with `weight_gradient`, dweight is written there."""
-        x, weight, dlogits = saved
+        x, weight, dlogits, need_weight = saved
         dlogits = self.multiply(dlogits, dloss)
+        if not need_weight:
+            return self.matmul(dlogits, weight), None
         dweight = self.matmul(self.transpose(dlogits, (1, 0)), x)
         if weight_gradient is not None:
             self.copy_into(weight_gradient, dweight)

@@ -143,19 +143,26 @@ class CpuRef(NumpyPrimitives):
         return y.reshape(*x.shape[:-1], width), ((x, weight, bias is not None, slope) if training else None)
 
     def linear_backward(
-        self, dy: NumpyArray, saved: Saved, weight_gradient: NumpyArray | None = None, need_input: bool = True
-    ) -> tuple[NumpyArray | None, NumpyArray, NumpyArray | None]:
+        self,
+        dy: NumpyArray,
+        saved: Saved,
+        weight_gradient: NumpyArray | None = None,
+        need_input: bool = True,
+        need_weight: bool = True,
+    ) -> tuple[NumpyArray | None, NumpyArray | None, NumpyArray | None]:
         x, weight, has_bias, slope = saved
         rows, dh = self._rows(x), self._rows(dy)
         if slope is not None:
             dh = self._scale_by_slope(dh, slope)
-        dweight = np.empty(weight.shape, dh.dtype) if weight_gradient is None else weight_gradient
-        parts = _product_parts(rows.T, dh, dweight)
-        dx = dbias = None
+        parts: list[Part] = []
+        dx = dweight = dbias = None
+        if need_weight:
+            dweight = np.empty(weight.shape, dh.dtype) if weight_gradient is None else weight_gradient
+            parts += _product_parts(rows.T, dh, dweight)
         if need_input:
             dx = np.empty(rows.shape, dh.dtype)
             parts += _product_parts(dh, weight.T, dx)
-        if has_bias:
+        if has_bias and need_weight:
             dbias = np.empty(dh.shape[1:], dh.dtype)
             parts.append((functools.partial(kernels.sum_of_rows, dh), dbias))
         self._run(parts)
@@ -352,7 +359,13 @@ class CpuRef(NumpyPrimitives):
     # --- loss ---------------------------------------------------------------------------------------------------------
 
     def cross_entropy(
-        self, x: NumpyArray, weight: NumpyArray, targets: NumpyArray, soft_cap: float = 0.0, training: bool = False
+        self,
+        x: NumpyArray,
+        weight: NumpyArray,
+        targets: NumpyArray,
+        soft_cap: float = 0.0,
+        training: bool = False,
+        need_weight: bool = True,
     ) -> tuple[NumpyArray, Saved]:
         M, V = x.shape[0], weight.shape[0]
         counted = targets >= 0
@@ -360,7 +373,7 @@ class CpuRef(NumpyPrimitives):
         ids = np.where(counted, targets, 0)
         losses = np.empty((M, 1), x.dtype)
         dx = np.empty(x.shape, x.dtype) if training else None
-        dweight = np.zeros(weight.shape, x.dtype) if training else None
+        dweight = np.zeros(weight.shape, x.dtype) if training and need_weight else None
         for chunk in _slices(M, max(1, HEAD_CHUNK // V)):
             dlogits = np.empty((chunk.stop - chunk.start, V), x.dtype)
             part = functools.partial(
@@ -374,8 +387,10 @@ class CpuRef(NumpyPrimitives):
 
     def cross_entropy_backward(
         self, dloss: NumpyArray, saved: Saved, weight_gradient: NumpyArray | None = None
-    ) -> tuple[NumpyArray, NumpyArray]:
+    ) -> tuple[NumpyArray, NumpyArray | None]:
         dx, dweight = saved
+        if dweight is None:
+            return dx * dloss, None
         if weight_gradient is None:
             weight_gradient = np.empty(dweight.shape, dweight.dtype)
         np.multiply(dweight, dloss, out=weight_gradient)

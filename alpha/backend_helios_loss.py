@@ -37,7 +37,7 @@ class _SavedHead:
     """Gradients of the summed loss times `scale`, and 1 / the number of targets that count, shape [1]."""
 
     dx: HeliosArray
-    dweight: HeliosArray
+    dweight: HeliosArray | None
     inverse_count: HeliosArray
     scale: float
 
@@ -52,12 +52,14 @@ class Loss(Products):
         targets: HeliosArray,
         soft_cap: float = 0.0,
         training: bool = False,
+        need_weight: bool = True,
     ) -> tuple[HeliosArray, Saved]:
         (M, C), V, element = x.shape, weight.shape[0], self.precision
         targets = self.contiguous(targets)
         losses = self.new((M,), "f32")
-        dx, dweight = (self.new(each.shape if training else (0,), "f32") for each in (x, weight))
-        if not M:
+        dx = self.new(x.shape if training else (0,), "f32")
+        dweight = self.new(weight.shape, "f32") if training and need_weight else None
+        if not M and dweight is not None:
             self.fill(dweight, 0.0)
         problem = Problem(1, M, V, C)
         x, weight = (self.rounded_operand(each, problem) for each in (x, weight))
@@ -74,6 +76,7 @@ class Loss(Products):
             self._rows_of_logits(logits, its_targets, its_losses, dlogits if training else None, soft_cap)
             if training:
                 self.product(dlogits, weight, narrowed(dx, 0, start, length))
+            if dweight is not None:
                 so_far = Epilogue(residual=dweight if start else None)
                 self.product(transposed(dlogits, (1, 0)), rows, dweight, so_far)
         loss, inverse_count = self.new((), "f32"), self.new((1,), "f32")
@@ -95,11 +98,14 @@ class Loss(Products):
 
     def cross_entropy_backward(
         self, dloss: HeliosArray, saved: Saved, weight_gradient: HeliosArray | None = None
-    ) -> tuple[HeliosArray, HeliosArray]:
+    ) -> tuple[HeliosArray, HeliosArray | None]:
         head: _SavedHead = saved
-        dx = self.new(head.dx.shape, "f32")
-        dweight = self.new(head.dweight.shape, "f32") if weight_gradient is None else weight_gradient
-        for source, target in ((head.dx, dx), (head.dweight, dweight)):
+        dx, dweight = self.new(head.dx.shape, "f32"), None
+        scaled_parts = [(head.dx, dx)]
+        if head.dweight is not None:
+            dweight = self.new(head.dweight.shape, "f32") if weight_gradient is None else weight_gradient
+            scaled_parts.append((head.dweight, dweight))
+        for source, target in scaled_parts:
             scaled = target if target.is_contiguous else self.new(target.shape, "f32")
             vector = vector_of(source, scaled)
             self.dispatch(

@@ -245,7 +245,7 @@ class Products(HeliosPrimitives):
         slope = None
         if training and activation and not gated:
             slope = self.new(shape, self.precision)
-        added = None if residual is None or gated else self.contiguous(residual)
+        added = None if residual is None or gated else self.contiguous(self.cast_element(residual, "f32"))
         bias = None if bias is None else self.contiguous(bias)
         y = self.new(shape, self.activation_element if residual is None else "f32")
         epilogue = Epilogue(bias, "" if gated else activation, slope, added)
@@ -264,7 +264,8 @@ class Products(HeliosPrimitives):
         saved: _SavedLinear,
         weight_gradient: HeliosArray | None = None,
         need_input: bool = True,
-    ) -> tuple[HeliosArray | None, HeliosArray, HeliosArray | None]:
+        need_weight: bool = True,
+    ) -> tuple[HeliosArray | None, HeliosArray | None, HeliosArray | None]:
         """(dx, dweight, dbias)"""
         if saved.gated is not None:
             dy = self.activation_backward(dy, saved.gated)
@@ -276,6 +277,8 @@ class Products(HeliosPrimitives):
         if need_input:
             dx = self.new(saved.shape, self.activation_element)
             self.product(dh, self.transpose(saved.weight, (1, 0)), self.reshape(dx, (rows, depth)))
+        if not need_weight:
+            return dx, None, None
         out = weight_gradient if weight_gradient is not None and _can_be_written(weight_gradient) else None
         dbias = self.new((columns,), "f32") if saved.has_bias else None
         dweight = self.product(self.transpose(saved.x, (1, 0)), dh, out, column_sums=dbias)

@@ -29,6 +29,8 @@ OPTIMIZER_PREFIX = "optimizer."
 IMPORTED = "imported"
 """Key of a checkpoint's state: the model card and the chat template that came with an imported model. Models made of it
 keep the template."""
+BASE = "base"
+"""Key of the state of an adapter's checkpoint: digest and path of the weights that it stands on; see `model_source`."""
 
 _FORMAT = "1"
 _FORMAT_KEY = "alphaCheckpoint"
@@ -54,8 +56,9 @@ class Header:
 class Checkpoint:
     """A model at one step of its training.
 
-    `state` is small JSON of the trainer's; of its keys only two mean something to others: "valLoss" is the validation
-    loss measured at this step, and `IMPORTED` has what came with the weights. NaN and infinity in it are stored as
+    `state` is small JSON of the trainer's; of its keys only three mean something to others: "valLoss" is the validation
+    loss measured at this step, `IMPORTED` has what came with the weights, and `BASE` says what an adapter stands on:
+    with `training.lora`, the weights are those of the adapter alone. NaN and infinity in it are stored as
     None. Tensors have at least one element.
     """
 
@@ -173,6 +176,12 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), entry) for entry in entries if (match := _FILE_NAME.fullmatch(entry.name)))
 
 
+def weights_digest(weights: Mapping[str, Array]) -> str:
+    """The SHA-256 of weights, whatever file they came from: of the names, shapes and digests of all tensors."""
+    each = {name: [list(weights[name].shape), _content_digest(weights[name])] for name in weights}
+    return hashlib.sha256(json.dumps(each, sort_keys=True).encode()).hexdigest()
+
+
 def _content_digest(array: Array) -> str:
     return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
 
@@ -217,7 +226,8 @@ def _interpret(file: SafetensorsFile) -> Header:
         resolve_model(model)
     except UsageError as error:
         raise AlphaError(f"{file.path} cannot be used by this version of Alpha. {error}") from error
-    _check_sizes(file, model)
+    if not training.lora:  # then there is an adapter only
+        _check_sizes(file, model)
     return Header(step, model, training, values["tokenizer"], values["state"], file.entries, values["digests"])
 
 

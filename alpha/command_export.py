@@ -42,21 +42,19 @@ Examples:
 
 def run(given: dict[str, Any]) -> None:
     """Export and print what was written."""
-    from alpha import checkpoint
     from alpha.exchange import soft_caps
     from alpha.exchange_folder import write_folder
     from alpha.exchange_gguf import write_file
     from alpha.exchange_modeling import FILE_NAME
+    from alpha.model_source import read_whole
     from alpha.progress import StageProgress
-    from alpha.run_reader import resolve
 
     options = ExportOptions(**given)
     is_folder = options.format == "hf"
     if is_folder and options.dtype == "q8_0":
         raise UsageError("--dtype=q8_0 is for --format=gguf; transformers reads f32, f16 and bf16.")
     start = time.monotonic()
-    path = checkpoint.find(resolve(options.checkpoint))
-    saved = checkpoint.load(path, weights_only=True)
+    path, saved = read_whole(options.checkpoint)
     with contextlib.closing(StageProgress()) as progress:
         write = write_folder if is_folder else write_file
         architecture = write(Path(options.out), saved, options.dtype, progress)

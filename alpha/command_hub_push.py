@@ -32,13 +32,13 @@ Example:
 
 def run(given: dict[str, Any]) -> None:
     """Export into a temporary folder, and send that."""
-    from alpha import checkpoint, files, hub
+    from alpha import files, hub
     from alpha.exchange_folder import write_folder
+    from alpha.model_source import read_whole
     from alpha.progress import StageProgress
-    from alpha.run_reader import resolve
 
     options = HubPushOptions(**given)
-    saved = checkpoint.load(checkpoint.find(resolve(options.checkpoint)), weights_only=True)
+    _, saved = read_whole(options.checkpoint)
     with files.temporary_folder("hub") as folder:
         with contextlib.closing(StageProgress()) as progress:
             architecture = write_folder(folder / "model", saved, options.dtype, progress)

@@ -34,14 +34,14 @@ Examples:
 
 def run(given: dict[str, Any]) -> None:
     """Write the folder, and send it where a repository is named."""
-    from alpha import checkpoint, files, hub
+    from alpha import files, hub
     from alpha.exchange_space import write_space
-    from alpha.run_reader import resolve
+    from alpha.model_source import read_whole
 
     options = HubSpaceOptions(**given)
     if bool(options.repo) == bool(options.out):
         raise UsageError("Give either --repo=NAME, to send the Space, or --out=FOLDER, to look at it.")
-    saved = checkpoint.load(checkpoint.find(resolve(options.checkpoint)), weights_only=True)
+    _, saved = read_whole(options.checkpoint)
     if options.out:
         place = options.out
         write_space(Path(place), saved, Path(place).resolve().name)

@@ -25,6 +25,7 @@ DTYPE_HELP = "What matrix products round their operands to; f16 and bf16 need he
 _MODEL = "Model"
 _DATA = "Data"
 _OPTIMIZATION = "Optimization"
+_ADAPTER = "Adapter"
 _RUN = "Run"
 _PLANNING = "Planning guards"
 
@@ -118,6 +119,23 @@ class TrainingConfig:
         group=_DATA,
         choices=("all", "assistant"),
     )
+    lora: int = option(
+        0,
+        "Rank of an adapter that is trained beside the frozen weights of --init; 0 = train all weights.",
+        group=_ADAPTER,
+        minimum=0,
+        maximum=4096,
+    )
+    lora_alpha: float = option(
+        0.0, "The adapter's part counts this over the rank; 0 = twice the rank.", group=_ADAPTER, minimum=0
+    )
+    lora_targets: str = option(
+        "attn,mlp",
+        "Layers that have one: attn, mlp, or by name, such as attn.c_attn.",
+        group=_ADAPTER,
+        metavar="NAMES",
+    )
+    lora_dropout: float = option(0.0, "Dropout of what the adapter reads.", group=_ADAPTER, minimum=0, maximum=0.95)
     iters: int = option(1000, "Optimizer steps.", group=_OPTIMIZATION, minimum=1, aliases=("steps",))
     minutes: float = option(
         0.0,
@@ -214,7 +232,10 @@ def resolve_training(config: TrainingConfig) -> TrainingConfig:
     if config.fp16 and config.dtype == "bf16":
         raise UsageError("--fp16=true and --dtype=bf16 contradict each other; leave one of them out.")
     dtype = "f16" if config.fp16 else config.dtype
-    return dataclasses.replace(config, lr_min=lr_min, warmup_iters=warmup_iters, dtype=dtype)
+    if config.lora and not (config.init or config.resume):
+        raise UsageError(f"--lora={config.lora} needs weights to adapt; name them with --init.")
+    lora_alpha = config.lora_alpha or 2.0 * config.lora
+    return dataclasses.replace(config, lr_min=lr_min, warmup_iters=warmup_iters, dtype=dtype, lora_alpha=lora_alpha)
 
 
 def config_hash(model: ModelConfig, training: TrainingConfig) -> str:

@@ -18,6 +18,7 @@ from alpha.autograd import Tensor
 from alpha.backend import Backend
 from alpha.backend_primitives import Array, RandomKey
 from alpha.config import ModelConfig
+from alpha.lora import A, B, Lora, adapter_specs
 from alpha.parameters import Parameters, ParameterSpec
 
 INITIAL_DEVIATION = 0.02
@@ -94,6 +95,7 @@ class GPT:
         self.vocab_size = vocab_size
         specs = parameter_specs(config, vocab_size, seed)
         self.parameters = Parameters(backend, [replace(spec, trained=trained(spec)) for spec in specs], dtype)
+        self.lora: Lora | None = None
         self._rotary: tuple[Array, Array] | None = None
         if config.position == "rope":
             cosine, sine = rotary_tables(config.block, config.dim // config.heads, config.rope_base)
@@ -104,6 +106,18 @@ class GPT:
         twin = copy.copy(self)
         twin.parameters = self.parameters.with_own_gradients()
         return twin
+
+    def adapted(self, lora: Lora, seed: int = 0, trained: bool = True) -> "GPT":
+        """This model, which must not be trained, with an adapter of its own: `parameters` are the adapter's alone."""
+        twin = copy.copy(self)
+        twin.lora = lora
+        specs = [replace(spec, trained=trained) for spec in adapter_specs(self.parameters.specs, lora, seed)]
+        twin.parameters = Parameters(self.backend, specs, self.parameters.values.dtype, base=self.parameters)
+        return twin
+
+    @property
+    def has_dropout(self) -> bool:
+        return bool(self.config.dropout or (self.lora and self.lora.dropout))
 
     def loss(self, ids: Array, targets: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
         """Mean cross-entropy in nats, shape []; ids and targets are integers [B, T], negative targets do not count.
@@ -174,7 +188,8 @@ class GPT:
         def block(x: Tensor) -> Tensor:
             attended = self._attention(self._norm(x, prefix + "ln_1"), layer, angles, rows, dropout)
             x = self._project(attended, prefix + "attn.c_proj", x, dropout)
-            hidden = self._linear(self._norm(x, prefix + "ln_2"), prefix + "mlp.c_fc", self.config.activation)
+            normed = self._norm(x, prefix + "ln_2")
+            hidden = self._linear(normed, prefix + "mlp.c_fc", dropout, self.config.activation)
             return self._project(hidden, prefix + "mlp.c_proj", x, dropout)
 
         return block
@@ -190,7 +205,7 @@ class GPT:
         config, prefix = self.config, f"h.{layer}.attn."
         B, T, C = x.shape
         H, G = config.heads, config.kv_heads
-        qkv = ops.reshape(self._linear(x, prefix + "c_attn"), (B, T, H + 2 * G, C // H))
+        qkv = ops.reshape(self._linear(x, prefix + "c_attn", dropout), (B, T, H + 2 * G, C // H))
         query, key, value = ops.split(qkv, (H, G, G), 2)
         if config.qk_norm:
             query = ops.rms_norm(query, self.parameters[prefix + "q_norm.weight"], config.norm_eps)
@@ -205,15 +220,31 @@ class GPT:
         attended = ops.attention(query, key, value, config.attention_soft_cap, config.dropout, random)
         return ops.reshape(attended, (B, T, C))
 
-    def _linear(self, x: Tensor, name: str, activation: str = "", residual: Tensor | None = None) -> Tensor:
+    def _linear(
+        self,
+        x: Tensor,
+        name: str,
+        dropout: DropoutKeys | None,
+        activation: str = "",
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """activation(x W + b + the adapter's part) + residual; the adapter's part is scale * dropout(x) A B."""
+        weight = self.parameters[name + ".weight"]
         bias = self.parameters[name + ".bias"] if self.config.bias else None
-        return ops.linear(x, self.parameters[name + ".weight"], bias, activation, residual)
+        lora = self.lora
+        if lora is None or name + A not in self.parameters:
+            return ops.linear(x, weight, bias, activation, residual)
+        dropped = ops.dropout(x, lora.dropout, dropout.key(name + A)) if dropout else x
+        narrow = ops.multiply(ops.linear(dropped, self.parameters[name + A]), lora.scale)
+        added = ops.linear(narrow, self.parameters[name + B], residual=residual)
+        y = ops.linear(x, weight, bias, residual=added)
+        return ops.activation(y, activation) if activation else y  # no layer has an activation and a residual
 
     def _project(self, x: Tensor, name: str, residual: Tensor, dropout: DropoutKeys | None) -> Tensor:
         """A linear layer back into the residual stream, with dropout before the sum."""
         if not (dropout and self.config.dropout):
-            return self._linear(x, name, residual=residual)
-        return ops.add(self._drop(self._linear(x, name), dropout, name), residual)
+            return self._linear(x, name, dropout, residual=residual)
+        return ops.add(self._drop(self._linear(x, name, dropout), dropout, name), residual)
 
     def _drop(self, x: Tensor, dropout: DropoutKeys | None, place: str) -> Tensor:
         return ops.dropout(x, self.config.dropout, dropout.key(place)) if dropout else x

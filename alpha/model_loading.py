@@ -1,17 +1,22 @@
 """A trained model, ready to use, from a checkpoint, a run's folder or a run's id."""
 
-from dataclasses import dataclass
+from collections.abc import MutableMapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from alpha import checkpoint, tokenizer_registry
+from alpha import checkpoint
 from alpha.backend import Backend
-from alpha.checkpoint import Checkpoint
-from alpha.config import TrainingConfig
-from alpha.errors import AlphaError
-from alpha.gpt import GPT, parameter_specs
-from alpha.parameters import check_weights
+from alpha.checkpoint import weights_digest
+from alpha.config import ModelConfig, TrainingConfig
+from alpha.gpt import GPT
+from alpha.lora import lora_of
+from alpha.model_source import base_digest, base_of, read_model
 from alpha.run_reader import resolve
+from alpha.safetensors_file import Array
 from alpha.tokenizer import Tokenizer
+
+SharedModels = MutableMapping[tuple[str, ModelConfig], GPT]
+"""Models without adapters that are loaded already, by the digest of their weights and by their options."""
 
 
 @dataclass(frozen=True)
@@ -27,26 +32,32 @@ class LoadedModel:
     """The one that came with it, if it was imported with one."""
 
 
-def load_model(name: str, backend: Backend) -> LoadedModel:
-    """The model to be used, not trained: it has no gradients.
+def load_model(name: str, backend: Backend, shared: SharedModels | None = None) -> LoadedModel:
+    """The model to be used, not trained: it has no gradients. With `shared`, adapters to one base share its weights.
 
-    Raises AlphaError when there is no such checkpoint, or when it is damaged or does not fit together.
+    Raises AlphaError when there is no such checkpoint, when it is damaged or does not fit together, or when it is an
+    adapter whose base is not there.
     """
     path = checkpoint.find(resolve(name))
     saved, tokenizer = read_model(path)
-    model = GPT(backend, saved.model, tokenizer.vocab_size, trained=lambda spec: False)
-    model.parameters.load(saved.tensors)
-    template = checkpoint.chat_template(saved.state)
-    return LoadedModel(path, saved.step, model, tokenizer, saved.training, template)
+    lora = lora_of(saved.training)
+    config = replace(saved.model, dropout=0.0)
+    model = None
+    if shared is not None:
+        digest = base_digest(saved, path) if lora else weights_digest(saved.tensors)
+        model = shared.get((digest, config))
+    if model is None:
+        weights = base_of(saved, path).weights_for(saved.model) if lora else saved.tensors
+        model = _model_of(weights, config, tokenizer, backend)
+        if shared is not None:
+            shared[digest, config] = model
+    if lora:
+        model = model.adapted(lora, trained=False)
+        model.parameters.load(saved.tensors)
+    return LoadedModel(path, saved.step, model, tokenizer, saved.training, checkpoint.chat_template(saved.state))
 
 
-def read_model(path: Path) -> tuple[Checkpoint, Tokenizer]:
-    """The checkpoint in a file, without the optimizer's state, and its tokenizer; AlphaError unless they fit."""
-    saved = checkpoint.load(path, weights_only=True)
-    tokenizer = tokenizer_registry.from_mapping(saved.tokenizer, str(path))
-    try:
-        # Before anything is allocated: the sizes in the file are only what somebody wrote there.
-        check_weights(parameter_specs(saved.model, tokenizer.vocab_size), saved.tensors)
-    except AlphaError as error:
-        raise AlphaError(f"{path} does not fit its own configuration. {error}") from error
-    return saved, tokenizer
+def _model_of(weights: dict[str, Array], config: ModelConfig, tokenizer: Tokenizer, backend: Backend) -> GPT:
+    model = GPT(backend, config, tokenizer.vocab_size, trained=lambda spec: False)
+    model.parameters.load(weights)
+    return model

@@ -1,18 +1,23 @@
-"""A model to go on from: weights, options and tokenizer of a checkpoint, a run, or a model from elsewhere."""
+"""A model to go on from: weights, options and tokenizer of a checkpoint, a run, or a model from elsewhere.
+
+And what an adapter stands on: its checkpoint says which weights, by their digest, and where they were.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from alpha import checkpoint
-from alpha.checkpoint import IMPORTED
+from alpha import checkpoint, tokenizer_registry
+from alpha.checkpoint import BASE, IMPORTED, Checkpoint, weights_digest
 from alpha.config import ModelConfig, resolve_model
-from alpha.errors import UsageError
+from alpha.errors import AlphaError, UsageError
 from alpha.exchange_folder import CONFIG, HuggingFaceFolder
 from alpha.exchange_gguf import GgufModel
-from alpha.model_loading import read_model
-from alpha.option import flag_of
+from alpha.gpt import parameter_specs
+from alpha.lora import adapter_specs, lora_of, merged
+from alpha.option import flag_of, spelled
+from alpha.parameters import check_weights
 from alpha.run import METRICS
 from alpha.run_reader import resolve
 from alpha.safetensors_file import Array
@@ -72,7 +77,94 @@ def read_source(name: str) -> ModelSource:
         return ModelSource(path, imported.model, imported.tokenizer, weights, _kept(imported.state))
     path = checkpoint.find(path)
     saved, tokenizer = read_model(path)
-    return ModelSource(path, resolve_model(saved.model), tokenizer, saved.tensors, _kept(saved.state))
+    whole = _merged(saved, path)
+    return ModelSource(path, resolve_model(saved.model), tokenizer, whole.tensors, whole.state)
+
+
+def read_model(path: Path) -> tuple[Checkpoint, Tokenizer]:
+    """The checkpoint in a file, without the optimizer's state, and its tokenizer; AlphaError unless they fit."""
+    saved = checkpoint.load(path, weights_only=True)
+    tokenizer = tokenizer_registry.from_mapping(saved.tokenizer, str(path))
+    try:
+        # Before anything is allocated: the sizes in the file are only what somebody wrote there.
+        specs, lora = parameter_specs(saved.model, tokenizer.vocab_size), lora_of(saved.training)
+        check_weights(adapter_specs(specs, lora) if lora else specs, saved.tensors)
+    except AlphaError as error:
+        raise AlphaError(f"{path} does not fit its own configuration. {error}") from error
+    return saved, tokenizer
+
+
+def read_whole(name: str) -> tuple[Path, Checkpoint]:
+    """The checkpoint that a name means, without the optimizer's state; an adapter is merged with its base."""
+    path = checkpoint.find(resolve(name))
+    saved, _ = read_model(path)
+    return path, _merged(saved, path)
+
+
+def _merged(saved: Checkpoint, path: Path, base: str = "") -> Checkpoint:
+    """The checkpoint itself, or of an adapter, that of the model that computes the same without one."""
+    lora = lora_of(saved.training)
+    if lora is None:
+        return saved
+    weights = base_of(saved, path, base).weights_for(saved.model)
+    training = replace(saved.training, lora=0)
+    return replace(saved, training=training, tensors=merged(weights, saved.tensors, lora), state=_kept(saved.state))
+
+
+# --- what an adapter stands on ----------------------------------------------------------------------------------------
+
+
+def base_state(source: ModelSource) -> dict[str, Any]:
+    """What the checkpoints of an adapter to this model say of it. Raises UsageError when it is an adapter itself."""
+    if source.path.suffix == ".safetensors" and checkpoint.read_header(source.path).training.lora:
+        raise UsageError(
+            f"{source.path} is an adapter, and another one cannot stand on it; make a model of it first: "
+            f"alpha merge {spelled('checkpoint', source.path)} --out=CHECKPOINT"
+        )
+    return {BASE: {"digest": weights_digest(source.weights), "path": str(source.path.absolute())}}
+
+
+def base_digest(saved: Checkpoint, path: Path) -> str:
+    """The digest of the weights that the adapter in a checkpoint stands on."""
+    return _said_of_base(saved, path)[0]
+
+
+def base_of(saved: Checkpoint, path: Path, named: str = "") -> ModelSource:
+    """The model that the adapter in the checkpoint at `path` stands on: `named`, or else where it was.
+
+    Where it is not there any more it is looked for in a run's folder beside the adapter's.
+    Raises AlphaError when it is nowhere.
+    """
+    digest, was = _said_of_base(saved, path)
+    places = [resolve(named)] if named else [was, path.parent.parent / was.parent.name / was.name]
+    looked_at = []
+    for place in dict.fromkeys(places):
+        if not place.exists():
+            continue
+        if not _is_foreign(place) and checkpoint.read_header(checkpoint.find(place)).training.lora:
+            looked_at.append(f"{place} is an adapter itself")
+            continue
+        source = read_source(str(place))
+        if weights_digest(source.weights) == digest:
+            return source
+        looked_at.append(f"{place} has other weights")
+    reason = "; ".join(looked_at) or f"{places[0]} is not there"
+    raise AlphaError(
+        f"{path} is an adapter, and the model that it stands on is missing: {reason}. Bring the model back to {was}, "
+        f"or say where it is: alpha merge {spelled('checkpoint', path)} --base=MODEL --out=CHECKPOINT"
+    )
+
+
+def _said_of_base(saved: Checkpoint, path: Path) -> tuple[str, Path]:
+    said = saved.state.get(BASE)
+    said = said if isinstance(said, dict) else {}
+    digest, place = said.get("digest"), said.get("path")
+    if not isinstance(digest, str) or not isinstance(place, str) or "\0" in place:
+        raise AlphaError(f"{path} is an adapter, but does not say what it is an adapter to.")
+    return digest, Path(place)
+
+
+# --- kinds of sources -------------------------------------------------------------------------------------------------
 
 
 def model_options(name: str, given: Mapping[str, Any]) -> ModelConfig:

@@ -133,12 +133,20 @@ def linear(
         recording(*operands),
     )
     need_input = x.requires_gradient
+    need_weight = weight.requires_gradient or (bias is not None and bias.requires_gradient)
 
     def backward(dy: Array) -> Gradients:
-        dx, dweight, dbias = backend.linear_backward(dy, saved, weight.unused_gradient_buffer(), need_input)
+        buffer = weight.unused_gradient_buffer()
+        dx, dweight, dbias = backend.linear_backward(dy, saved, buffer, need_input, need_weight)
         return [dweight, dx, dbias, dy]
 
     return _one(y, operands, backward)
+
+
+def activation(x: Tensor, kind: str) -> Tensor:
+    """See `Backend.activation`."""
+    y, saved = x.backend.activation(x.data, kind, recording(x))
+    return _one(y, [x], lambda dy: [x.backend.activation_backward(dy, saved)])
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
@@ -193,7 +201,9 @@ def dropout(x: Tensor, probability: float, key: RandomKey | None) -> Tensor:
 def cross_entropy(x: Tensor, weight: Tensor, targets: Array, soft_cap: float = 0.0) -> Tensor:
     """The output head and its mean loss in nats; see `Backend.cross_entropy`."""
     backend = x.backend
-    loss, saved = backend.cross_entropy(x.data, weight.data, targets, soft_cap, recording(x, weight))
+    loss, saved = backend.cross_entropy(
+        x.data, weight.data, targets, soft_cap, recording(x, weight), weight.requires_gradient
+    )
 
     def backward(dloss: Array) -> Gradients:
         dx, dweight = backend.cross_entropy_backward(dloss, saved, weight.unused_gradient_buffer())

@@ -59,16 +59,22 @@ class Parameters:
         specs: Sequence[ParameterSpec],
         dtype: npt.DTypeLike = np.float32,
         values: Array | None = None,
+        base: "Parameters | None" = None,
     ) -> None:
-        """Allocates everything but given `values`; they are zero until `initialize` or `load`."""
+        """Allocates everything but given `values`; they are zero until `initialize` or `load`.
+
+        With a `base`, whose parameters are not trained, these are an addition to it: its tensors are found here by
+        their names, too, but all else is of these alone.
+        """
         self.backend = backend
+        self.base = base
         self.specs = sorted(specs, key=lambda spec: (not spec.trained, not spec.decay))
         self.trained = [spec for spec in self.specs if spec.trained]
         self.size = sum(spec.size for spec in self.specs)
         self.trained_size = sum(spec.size for spec in self.trained)
         self.values = backend.shared_zeros((self.size,), dtype) if values is None else values
         self.gradients = backend.shared_zeros((self.trained_size,), dtype)
-        self._tensors: dict[str, Tensor] = {}
+        self._tensors: dict[str, Tensor] = {} if base is None else dict(base._tensors)
         for spec, part in self.views(self.values):
             self._tensors[spec.name] = Tensor(backend, part, requires_gradient=spec.trained)
         for spec, part in self.views(self.gradients):
@@ -76,7 +82,12 @@ class Parameters:
 
     def with_own_gradients(self) -> "Parameters":
         """The same parameters, values shared, with another array for their gradients."""
-        return Parameters(self.backend, self.specs, self.values.dtype, self.values)
+        return Parameters(self.backend, self.specs, self.values.dtype, self.values, self.base)
+
+    @property
+    def size_in_all(self) -> int:
+        """The elements of these parameters and those of the base."""
+        return self.size + (self.base.size_in_all if self.base else 0)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -119,8 +130,8 @@ class Parameters:
 
     def clear_gradients(self) -> None:
         """Forget the gradients, so that the next contribution overwrites the buffer."""
-        for tensor in self._tensors.values():
-            tensor.gradient = None
+        for spec in self.trained:
+            self._tensors[spec.name].gradient = None
 
     def to_numpy(self) -> dict[str, npt.NDArray[np.floating]]:
         """A copy of every parameter by name."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from alpha import __version__, domain, environment
 from alpha.backend import Backend
-from alpha.checkpoint import IMPORTED, OPTIMIZER_PREFIX, Checkpoint
+from alpha.checkpoint import BASE, IMPORTED, OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig, resolve_training
 from alpha.dataset import Dataset
 from alpha.errors import AlphaError
@@ -25,6 +25,7 @@ from alpha.evaluation import evaluate
 from alpha.generation import Generator
 from alpha.gpt import GPT
 from alpha.interrupt import StopRequest
+from alpha.lora import lora_of
 from alpha.loss_mask import LossMask
 from alpha.optimizer import make_optimizer
 from alpha.option import LARGEST_INTEGER, spelled
@@ -80,7 +81,10 @@ class Display(Protocol):
 
 @dataclass(frozen=True)
 class Beginning:
-    """Weights to begin with, by name, and what every checkpoint is to keep of where they came from."""
+    """Weights to begin with, by name, and what every checkpoint is to keep of where they came from.
+
+    Without weights, they are drawn.
+    """
 
     tensors: Mapping[str, Array]
     state: dict[str, Any]
@@ -110,12 +114,18 @@ class Trainer:
         backend: Backend,
         display: Display,
         start: Checkpoint | Beginning | None = None,
+        base: Mapping[str, Array] | None = None,
     ) -> None:
+        """With --lora, `base` are the weights that the adapter stands on, which alone is trained and saved."""
         self.tokenizer = tokenizer
         self.dataset = dataset
         self.display = display
         self.training = training
-        self.model = GPT(backend, model, tokenizer.vocab_size, training.seed)
+        lora = lora_of(training)
+        self.model = GPT(backend, model, tokenizer.vocab_size, training.seed, trained=lambda spec: lora is None)
+        if lora is not None and base is not None:
+            self.model.parameters.load(base)
+            self.model = self.model.adapted(lora, training.seed)
         self._timer = PhaseTimer() if training.trace else None
         optimizer = make_optimizer(self.model.parameters, training)
         self._step = (
@@ -146,9 +156,11 @@ class Trainer:
         self._has_source = isinstance(start, Beginning)
         if isinstance(start, Checkpoint):
             self._load(start)
-        elif start is not None:
-            self.model.parameters.load(start.tensors)
+            return
+        if start is not None:
             self._kept = start.state
+        if start is not None and start.tensors:
+            self.model.parameters.load(start.tensors)
         else:
             self.model.parameters.initialize(_each_second(display, "Drawing the initial weights"))
 
@@ -443,7 +455,7 @@ class Trainer:
         self._first_window = int(_number(resumed, "windows")) if "windows" in resumed.state else drawn
         self._elapsed = _number(resumed, "elapsedMs") / 1e3
         self._skipped_in_a_row = int(_number(resumed, "skippedInARow"))
-        self._kept = {IMPORTED: resumed.state[IMPORTED]} if IMPORTED in resumed.state else {}
+        self._kept = {key: resumed.state[key] for key in (BASE, IMPORTED) if key in resumed.state}
 
 
 def loss_masks(

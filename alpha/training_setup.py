@@ -23,11 +23,13 @@ from alpha.errors import AlphaError, UsageError, percent
 from alpha.evaluation import shared_share
 from alpha.exchange_folder import CHAT_TEMPLATE
 from alpha.gpt import parameter_specs
-from alpha.model_source import ModelSource, read_source
+from alpha.lora import adapter_specs, lora_of
+from alpha.model_source import ModelSource, base_of, base_state, read_source
 from alpha.option import LARGEST_INTEGER, camel_case, spelled
 from alpha.parameters import check_weights
 from alpha.run import Run, check_new
 from alpha.run_reader import resolve
+from alpha.safetensors_file import Array
 from alpha.sampler import Sampler, Tokens
 from alpha.token_file import TokenFile
 from alpha.tokenizer import Tokenizer
@@ -71,11 +73,17 @@ def new_run(model: ModelConfig, training: TrainingConfig, display: Display) -> t
 def _from_the_start(model: ModelConfig, training: TrainingConfig, display: Display) -> tuple[Trainer, TrainingConfig]:
     """What trains a run from its first step, and the configuration that says which tokenizer it has."""
     source = read_source(training.init) if training.init else None
-    beginning = None if source is None else Beginning(source.weights_for(model), source.state)
+    beginning, base = None, None
+    if source is not None:
+        weights = source.weights_for(model)
+        if training.lora:
+            beginning, base = Beginning({}, {**source.state, **base_state(source)}), weights
+        else:
+            beginning = Beginning(weights, source.state)
     sources = _Sources(training, display)
     backend = backends.create(training.backend, training.device, training.dtype)
     tokenizer, training = _tokenizer(training, sources.data, display, source)
-    trainer = _trainer(model, training, tokenizer, sources, backend, display, beginning)
+    trainer = _trainer(model, training, tokenizer, sources, backend, display, beginning, base)
     return trainer, trainer.training
 
 
@@ -129,7 +137,9 @@ def resumed_run(given: Mapping[str, Any], display: Display) -> tuple[Run, Traine
         tokenizer = tokenizer_registry.from_mapping(saved.tokenizer, str(path))
         sources = _Sources(training, display)
         backend = backends.create(training.backend, training.device, training.dtype)
-        trainer = _trainer(resolve_model(saved.model), training, tokenizer, sources, backend, display, saved)
+        model = resolve_model(saved.model)
+        base = base_of(saved, path).weights_for(model) if training.lora else None
+        trainer = _trainer(model, training, tokenizer, sources, backend, display, saved, base)
         run.configure(saved.model, training, saved.step)
         run.rewind(saved.step)
         display.message(f"Resuming {run.folder} after step {saved.step} of {training.iters}.")
@@ -247,18 +257,24 @@ def _trainer(
     backend: Backend,
     display: Display,
     start: Checkpoint | Beginning | None = None,
+    base: Mapping[str, Array] | None = None,
 ) -> Trainer:
     """Prepare the data, say how large everything is, and only then take the memory for it."""
     data = _dataset(sources, tokenizer, model.block, display)
     if start is not None:
         _warn_of_template(start.state, data.train, display)
     specs = parameter_specs(model, tokenizer.vocab_size)
-    if start is not None:
+    parameters = sum(spec.size for spec in specs)
+    trained = ""
+    if (lora := lora_of(training)) is not None:
+        check_weights(specs, base or {})
+        specs = adapter_specs(specs, lora)
+        trained = f", and {sum(spec.size for spec in specs):,} of an adapter, which alone are trained"
+    if start is not None and start.tensors:
         weights = start.tensors
         check_weights(specs, {name: weights[name] for name in weights if not name.startswith(OPTIMIZER_PREFIX)})
-    parameters = sum(spec.size for spec in specs)
     tokens_per_step = training.batch * training.accum_steps * model.block
-    display.message(f"Model: {parameters:,} parameters; {tokens_per_step:,} tokens per step.")
+    display.message(f"Model: {parameters:,} parameters{trained}; {tokens_per_step:,} tokens per step.")
 
     def warn(training: TrainingConfig) -> None:
         shared = shared_share(data.train, data.validation) if training.val_data and data.validation else 0.0
@@ -276,7 +292,7 @@ def _trainer(
     if not training.minutes:
         warn(training)
     try:
-        trainer = Trainer(model, training, tokenizer, data, backend, display, start)
+        trainer = Trainer(model, training, tokenizer, data, backend, display, start, base)
         if training.minutes:
             trainer.fit(training.minutes)
             warn(trainer.training)

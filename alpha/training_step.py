@@ -191,7 +191,7 @@ class TrainingStep:
             return {}
         parameters, itemsize = self.model.parameters, self._one.dtype.itemsize
         optimizer = sum(math.prod(each.shape) * each.dtype.itemsize for each in self.optimizer.state().values())
-        weights, gradients = parameters.size * itemsize, parameters.trained_size * itemsize
+        weights, gradients = parameters.size_in_all * itemsize, parameters.trained_size * itemsize
         return {"weights": weights, "gradients": gradients, "optimizer": optimizer, "activations": work}
 
     def _operands(self, ids: Tokens, targets: Tokens, learning_rate: float) -> tuple[Array, ...]:
@@ -245,7 +245,7 @@ class TrainingStep:
         """
         backend, (accum_steps, sequences, length) = self.backend, shape
         # Dropout draws by an element's place in the batch, so with it the batch stays whole.
-        parts = 1 if self.model.config.dropout else backend.batch_parts(sequences, length)
+        parts = 1 if self.model.has_dropout else backend.batch_parts(sequences, length)
         self._models = [self.model, *(self.model.with_own_gradients() for _ in range(parts - 1))]
         self._losses = [backend.shared_zeros((1,), self._one.dtype) for _ in range(parts)]
         if parts == 1:
@@ -303,7 +303,7 @@ class TrainingStep:
 
     def _dropout_keys(self, micro_step: int) -> DropoutKeys | None:
         """Keys that depend on the number of micro-steps run before, so that a resumed run draws the same."""
-        if not self.model.config.dropout:
+        if not self.model.has_dropout:
             return None
         backend = self.backend
         first = backend.multiply(self._counters["steps"], self.training.accum_steps)

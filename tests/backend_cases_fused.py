@@ -32,9 +32,9 @@ def update_operands(operation: str) -> tuple[int, dict[str, float]]:
     return arrays, {name: NUMBERS[name] for name in names[arrays + 1 :]}
 
 
-def both_ways(backend: Backend, operation: str, *arguments: Any) -> tuple[Array, Any, Array]:
+def both_ways(backend: Backend, operation: str, *arguments: Any, **in_training: Any) -> tuple[Array, Any, Array]:
     """The result and what is saved in training, and the result outside training, which must save nothing."""
-    y, saved = getattr(backend, operation)(*arguments, training=True)
+    y, saved = getattr(backend, operation)(*arguments, training=True, **in_training)
     plain, nothing = getattr(backend, operation)(*arguments, training=False)
     assert saved is not None
     assert nothing is None
@@ -74,7 +74,7 @@ def activations() -> Iterator[Case]:
 def linears() -> Iterator[Case]:
     def case(
         name: str, x: Operand, weight: Operand, dy: Operand | None = None, bias: bool = False, kind: str = "",
-        residual: Operand | None = None, need_input: bool = True, buffer: bool = False,
+        residual: Operand | None = None, need_input: bool = True, buffer: bool = False, need_weight: bool = True,
     ) -> Case:  # fmt: skip
         outputs = (*x.shape[:-1], weight.shape[1] // (2 if kind in GATED_ACTIVATIONS else 1))
         operands = {"x": x, "weight": weight, "dy": dy or normal(*outputs)}
@@ -86,7 +86,7 @@ def linears() -> Iterator[Case]:
             arguments = by_name["x"], by_name["weight"], by_name.get("bias"), kind, by_name.get("residual")
             y, saved, plain = both_ways(backend, "linear", *arguments)
             target = backend.zeros(weight.shape, arrays[0].dtype) if buffer else None
-            gradients = backend.linear_backward(by_name["dy"], saved, target, need_input)
+            gradients = backend.linear_backward(by_name["dy"], saved, target, need_input, need_weight)
             return [each for each in (y, *gradients, target, plain) if each is not None]
 
         def definition(*arrays: Values) -> Values:
@@ -102,6 +102,7 @@ def linears() -> Iterator[Case]:
     yield case("residual", normal(2, 5, 7), normal(7, 3), residual=normal(2, 5, 3))
     yield case("buffer", normal(2, 5, 7), normal(7, 3), bias=True, buffer=True)
     yield case("no-input-gradient", normal(5, 7), normal(7, 3), bias=True, kind="gelu", need_input=False)
+    yield case("no-weight-gradient", normal(2, 5, 7), normal(7, 6), bias=True, kind="swiglu", need_weight=False)
     yield case("no-input-gradient-buffer", normal(5, 7), normal(7, 3), need_input=False, buffer=True)
     for kind in ACTIVATIONS:
         yield case(kind, normal(5, 7), normal(7, 6), kind=kind)
@@ -348,12 +349,14 @@ def dropouts() -> Iterator[Case]:
 def losses() -> Iterator[Case]:
     def case(
         name: str, x: Operand, vocabulary: int, targets: str = "ids", soft_cap: float = 0.0, with_buffer: bool = False,
-        weight: Operand | None = None, tolerance: float = 3e-6,
+        weight: Operand | None = None, tolerance: float = 3e-6, need_weight: bool = True,
     ) -> Case:  # fmt: skip
         def run(backend: Backend, x: Array, weight: Array, targets: Array, dloss: Array) -> list[Array]:
-            loss, saved, plain = both_ways(backend, "cross_entropy", x, weight, targets, soft_cap)
+            options = {} if need_weight else {"need_weight": False}
+            loss, saved, plain = both_ways(backend, "cross_entropy", x, weight, targets, soft_cap, **options)
             buffer = backend.zeros(weight.shape, weight.dtype) if with_buffer else None
-            return [loss, *backend.cross_entropy_backward(dloss, saved, buffer), plain]
+            gradients = backend.cross_entropy_backward(dloss, saved, buffer)
+            return [each for each in (loss, *gradients, plain) if each is not None]
 
         def definition(x: Values, weight: Values, targets: Values, dloss: Values) -> Values:
             return definitions.cross_entropy(x, weight, targets, soft_cap)
@@ -367,6 +370,7 @@ def losses() -> Iterator[Case]:
     yield case("plain", x, 7)
     yield case("cap", x, 7, soft_cap=3.0)
     yield case("ignored", x, 7, "targets")
+    yield case("no-weight-gradient", x, 7, "targets", need_weight=False)
     yield case("ignored-cap-buffer", x, 7, "targets", 3.0, with_buffer=True)
     yield case("all-ignored", x, 7, "ignored")
     yield case("all-ignored-cap", x, 7, "ignored", 3.0)

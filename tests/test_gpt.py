@@ -65,9 +65,10 @@ def model_of(
     dtype: npt.DTypeLike = np.float64,
     backend: Backend | None = None,
     vocabulary: int = VOCABULARY,
+    trained: bool = True,
 ) -> GPT:
     """A model with parameters large enough that everything in it shows in the logits."""
-    model = GPT(backend or CpuRef(), config, vocabulary, dtype=dtype)
+    model = GPT(backend or CpuRef(), config, vocabulary, dtype=dtype, trained=lambda spec: trained)
     values = {}
     for spec in model.parameters.specs:
         noise = rng.normal(spec.size, 1, rng.stream_of("test", spec.name)).reshape(spec.shape)

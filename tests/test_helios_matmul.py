@@ -203,14 +203,15 @@ def test_layers_write_sixteen_bits_for_each_other() -> None:
         normed, norm = each.rms_norm(x, scale, 1e-5, True)
         hidden, first_layer = each.linear(normed, first, activation="gelu", training=True)
         y, second_layer = each.linear(hidden, second, residual=x, training=True)
+        added, _ = each.linear(normed, first, residual=hidden)
         dhidden, dsecond, _ = each.linear_backward(dy, second_layer)
         dnormed, dfirst, _ = each.linear_backward(dhidden, first_layer)
         dx, dscale = each.rms_norm_backward(dnormed, norm)
-        results.append([normed, hidden, dhidden, dnormed, y, dsecond, dfirst, dx, dscale])
+        results.append([normed, hidden, dhidden, dnormed, y, added, dsecond, dfirst, dx, dscale])
     got, wanted = results
     between = backend.activation_element
     assert between == ("f16" if "cooperative_matrix_f16" in backend.device_info.features else "f32")
-    assert [each.element for each in got] == [between] * 4 + ["f32"] * 5
+    assert [each.element for each in got] == [between] * 4 + ["f32"] * 6
     for each, exactly in zip(got, wanted, strict=True):
         close(each, reference.to_numpy(exactly), backend, 4e-3)
 

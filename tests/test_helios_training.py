@@ -16,8 +16,11 @@ from test_gpt import Decoding, assert_causal, configuration, gradients_of, logit
 from test_training_step import MODEL, batch_of, everything, loss_scale_of, make_step, run_step, saved
 
 from alpha.autograd import Tape
+from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
-from alpha.config import ARCHITECTURES, OPTIMIZERS, ModelConfig
+from alpha.config import ARCHITECTURES, OPTIMIZERS, ModelConfig, TrainingConfig, resolve_model, resolve_training
+from alpha.lora import lora_of
+from alpha.optimizer import make_optimizer
 from alpha.training_step import FIRST_LOSS_SCALE, TrainingStep
 
 # Largest absolute differences from the stored float64 results. cpu_ref is held to 5e-6 and 2e-6 in float32; the sums of
@@ -100,6 +103,30 @@ def test_a_run_repeated_or_resumed_has_the_same_bits(optim: str) -> None:
     assert [run_step(resumed, batch_of(index, 2), 0.01).read() for index in range(2, 5)] == results[2:]
     assert everything(resumed) == everything(whole)
     assert resumed.counters()["steps"] == 5
+
+
+def adapted_step(backend: Backend, **options: Any) -> TrainingStep:
+    """A step that trains an adapter with dropout, in two micro-steps."""
+    training = resolve_training(TrainingConfig(lora=3, lora_dropout=0.2, init="base", accum_steps=2, **options))
+    base = model_of(resolve_model(MODEL), np.float32, backend, trained=False)
+    lora = lora_of(training)
+    assert lora is not None
+    adapted = base.adapted(lora, 5)
+    adapted.parameters.initialize()
+    return TrainingStep(adapted, make_optimizer(adapted.parameters, training), training)
+
+
+def test_an_adapter_trains_as_on_the_reference_backend() -> None:
+    expected, step = (adapted_step(backend) for backend in (CpuRef(), helios()))
+    for index in range(6):
+        wanted, got = (run_step(each, batch_of(index, 2), 0.01).read() for each in (expected, step))
+        assert got == pytest.approx(wanted, rel=2e-5), index
+    for name, array in expected.model.parameters.to_numpy().items():
+        assert np.abs(step.model.parameters.to_numpy()[name] - array).max() < 2e-5, name
+    uses = step.plan(4)
+    assert uses["gradients"] == 4 * step.model.parameters.size
+    assert uses["optimizer"] == pytest.approx(2 * uses["gradients"], abs=16)
+    assert uses["weights"] == uses["gradients"] + 4 * model_of(resolve_model(MODEL)).parameters.size
 
 
 def test_activation_checkpointing_changes_no_bit() -> None:

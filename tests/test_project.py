@@ -38,6 +38,7 @@ BOUNDARIES = {
     "engine": "tokenizer corpus dataset files",
     "followed_files": "run",
     "gpt": "tokenizer corpus optimizer files",
+    "lora": "gpt ops autograd backend files",
     "optimizer": "gpt training_step",
     "run_metrics": "trainer training_step run_reader",
     "sampler": "files corpus dataset tokenizer gpt",
