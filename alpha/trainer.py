@@ -196,7 +196,6 @@ class Trainer:
         )
 
     def train(self, run: Run) -> bool:
-
         """Run the steps that are left and keep the results in `run`; False when a signal asked to stop before the end.
 
         The last step is saved in either case, and when the display is lost, whose exception is then raised. Errors say
