@@ -167,6 +167,14 @@ def find(path: Path) -> Path:
     return checkpoints[-1][1]
 
 
+def new_path(out: str) -> Path:
+    """Where `--out` wants a checkpoint of no run: at a NAME.safetensors, or in a folder. AlphaError if there is one."""
+    path = Path(out) if out.endswith(".safetensors") else Path(out) / "checkpoint-0.safetensors"
+    if path.exists():
+        raise AlphaError(f"{path} exists; name another place with --out, or remove it.")
+    return path
+
+
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """Step and path of each checkpoint in a folder, by step; goes by the names alone."""
     try:

@@ -26,6 +26,7 @@ COMMANDS = {
     "eval": "A trained model's loss on a text.",
     "export": "A trained model as other programs read it.",
     "import": "A checkpoint of weights that exist.",
+    "merge": "An adapter and its base as one model.",
     "hub push": "A trained model to Hugging Face's Hub.",
     "hub pull": "A model from the Hub, as a checkpoint.",
     "hub space": "A Space that serves a trained model.",

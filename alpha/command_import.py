@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alpha.errors import AlphaError
 from alpha.option import option
 from alpha.terminal import print_json, print_text
 
@@ -50,10 +49,7 @@ def import_model(options: ImportOptions) -> None:
     from alpha.progress import StageProgress
 
     start = time.monotonic()
-    out = Path(options.out)
-    path = out if out.suffix == ".safetensors" else out / "checkpoint-0.safetensors"
-    if path.exists():
-        raise AlphaError(f"{path} exists; name another place with --out, or remove it.")
+    path = checkpoint.new_path(options.out)
     with foreign_model(Path(options.from_)) as source, contextlib.closing(StageProgress()) as progress:
         imported = source.model()
         shapes = imported.weights.shapes

@@ -96,6 +96,7 @@ class GPT:
         specs = parameter_specs(config, vocab_size, seed)
         self.parameters = Parameters(backend, [replace(spec, trained=trained(spec)) for spec in specs], dtype)
         self.lora: Lora | None = None
+        self.base: GPT | None = None
         self._rotary: tuple[Array, Array] | None = None
         if config.position == "rope":
             cosine, sine = rotary_tables(config.block, config.dim // config.heads, config.rope_base)
@@ -110,7 +111,7 @@ class GPT:
     def adapted(self, lora: Lora, seed: int = 0, trained: bool = True) -> "GPT":
         """This model, which must not be trained, with an adapter of its own: `parameters` are the adapter's alone."""
         twin = copy.copy(self)
-        twin.lora = lora
+        twin.lora, twin.base = lora, self
         specs = [replace(spec, trained=trained) for spec in adapter_specs(self.parameters.specs, lora, seed)]
         twin.parameters = Parameters(self.backend, specs, self.parameters.values.dtype, base=self.parameters)
         return twin

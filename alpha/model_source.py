@@ -15,7 +15,7 @@ from alpha.errors import AlphaError, UsageError
 from alpha.exchange_folder import CONFIG, HuggingFaceFolder
 from alpha.exchange_gguf import GgufModel
 from alpha.gpt import parameter_specs
-from alpha.lora import adapter_specs, lora_of, merged
+from alpha.lora import Lora, adapter_specs, lora_of, merged
 from alpha.option import flag_of, spelled
 from alpha.parameters import check_weights
 from alpha.run import METRICS
@@ -101,12 +101,16 @@ def read_whole(name: str) -> tuple[Path, Checkpoint]:
     return path, _merged(saved, path)
 
 
-def _merged(saved: Checkpoint, path: Path, base: str = "") -> Checkpoint:
+def _merged(saved: Checkpoint, path: Path) -> Checkpoint:
     """The checkpoint itself, or of an adapter, that of the model that computes the same without one."""
     lora = lora_of(saved.training)
     if lora is None:
         return saved
-    weights = base_of(saved, path, base).weights_for(saved.model)
+    return merged_checkpoint(saved, base_of(saved, path).weights_for(saved.model), lora)
+
+
+def merged_checkpoint(saved: Checkpoint, weights: Mapping[str, Array], lora: Lora) -> Checkpoint:
+    """Of an adapter's checkpoint and the weights of its base, that of the model that computes the same without one."""
     training = replace(saved.training, lora=0)
     return replace(saved, training=training, tensors=merged(weights, saved.tensors, lora), state=_kept(saved.state))
 

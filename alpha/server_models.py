@@ -15,13 +15,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from alpha import checkpoint
 from alpha.backend import Backend
 from alpha.engine import Engine, Event, Generation, Request, RequestError
 from alpha.errors import AlphaError
 from alpha.gpt import GPT
-from alpha.model_loading import LoadedModel, load_model
+from alpha.model_loading import LoadedModel, SharedModels, load_model
 from alpha.option import nearest
 from alpha.run_reader import find_run, list_runs, resolve
 from alpha.server_fields import RefusedError
@@ -239,6 +240,7 @@ class Models:
         self._served: dict[Path, ServedModel] = {}  # the one that was asked for last comes last
         self._thread: EngineThread | None = None
         self._loading = asyncio.Lock()
+        self._shared: SharedModels = WeakValueDictionary()
 
     async def start(self) -> None:
         """Load what was named. Raises AlphaError when a checkpoint cannot be used."""
@@ -331,7 +333,7 @@ class Models:
         return False
 
     def _load(self, path: Path) -> tuple[LoadedModel, Engine]:
-        loaded = load_model(str(path), self._backend)
+        loaded = load_model(str(path), self._backend, self._shared)
 
         def reload() -> GPT:
             return load_model(str(path), self._backend).model

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from serving import serving
 from small_training import TRAINING, RecordingDisplay, bits_of, newest, resume, rows_of, train, write_corpus
 
 from alpha import checkpoint
@@ -18,7 +19,7 @@ from alpha.config import ARCHITECTURES, ModelConfig, TrainingConfig, resolve_mod
 from alpha.errors import AlphaError, UsageError
 from alpha.gpt import GPT
 from alpha.lora import A, B, Lora, lora_of, merged
-from alpha.model_loading import load_model
+from alpha.model_loading import SharedModels, load_model
 from alpha.settings import merge
 from alpha.training_setup import new_run
 
@@ -200,6 +201,63 @@ def test_options_that_make_no_sense_are_refused() -> None:
             lora_of(TrainingConfig(lora=4, lora_targets=targets))
     chosen = lora_of(resolve_training(TrainingConfig(lora=4, init="x", lora_targets="mlp, attn.c_attn")))
     assert chosen == Lora(4, 8.0, ("attn.c_attn", "mlp.c_fc", "mlp.c_proj"), 0.0)
+
+
+def test_merging_gives_a_model_that_needs_no_base(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned = adapt(base, tmp_path / "runs" / "tuned")
+    wanted = logits_of(load_model(str(tuned), CpuRef()).model)
+    base.rename(tmp_path / "elsewhere")
+    assert main(["merge", f"--checkpoint={tuned}", "--out=merged"]) == 1
+    assert "--base=MODEL" in capsys.readouterr().err
+    assert main(["merge", f"--checkpoint={tuned}", "--base=elsewhere", "--out=merged", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert 0 < said["largestDifference"] < 1e-4 * said["largestLogit"]
+    shutil.rmtree(tmp_path / "elsewhere")
+    merged_model = load_model("merged", CpuRef())
+    assert merged_model.model.lora is None
+    np.testing.assert_allclose(logits_of(merged_model.model), wanted, atol=1e-5)
+    assert merged_model.training.lora == 0
+    assert main(["merge", "--checkpoint=merged", "--out=again"]) == 2
+    assert "is a whole model and no adapter" in capsys.readouterr().err
+    assert main(["merge", f"--checkpoint={tuned}", "--out=merged"]) == 1
+    assert "merged/checkpoint-0.safetensors exists" in capsys.readouterr().err
+
+
+def test_what_does_not_agree_is_not_written(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = adapt(base, tmp_path / "runs" / "tuned")
+    monkeypatch.setattr("alpha.model_source.merged", lambda weights, adapter, lora: dict(weights))
+    assert main(["merge", f"--checkpoint={tuned}", "--out=merged"]) == 1
+    assert "so nothing was written" in capsys.readouterr().err
+    assert not (tmp_path / "merged").exists()
+
+
+def test_adapters_to_one_base_share_its_weights(base: Path, tmp_path: Path) -> None:
+    paths = [adapt(base, tmp_path / "runs" / name, lora=rank) for name, rank in (("one", 1), ("two", 2))]
+    shared: SharedModels = {}
+    plain, *adapted = (load_model(str(path), CpuRef(), shared).model for path in (base, *paths))
+    assert len(shared) == 1
+    for model, path in zip(adapted, paths, strict=True):
+        assert model.parameters.base is plain.parameters
+        assert np.array_equal(logits_of(model), logits_of(load_model(str(path), CpuRef()).model))
+    shorter = adapt(base, tmp_path / "runs" / "shorter", block=8)
+    assert load_model(str(shorter), CpuRef(), shared).model.parameters.base is not plain.parameters
+
+
+def test_a_server_holds_the_base_of_its_adapters_once(base: Path, tmp_path: Path) -> None:
+    for name, rank in (("one", 1), ("two", 2)):
+        adapt(base, tmp_path / "runs" / name, lora=rank, lr=0.3)
+    with serving(tmp_path, root=tmp_path / "runs") as server:
+        texts = {
+            name: server.post("/v1/completions", model=name, prompt="The ", seed=1, max_tokens=20)["choices"]
+            for name in ("one", "base", "two")
+        }
+        loaded = {model.name: model.loaded.model for model in server.models.loaded}
+        assert loaded["one"].parameters.base is loaded["two"].parameters.base is loaded["base"].parameters
+    assert len({json.dumps(text) for text in texts.values()}) == 3
 
 
 def test_an_adapter_is_exported_with_its_base(base: Path, tmp_path: Path) -> None:
