@@ -215,7 +215,7 @@ def test_every_list_is_used_and_every_name_is_defined(monkeypatch: pytest.Monkey
         for index in range(300):
             document(name, index, 7)
     used = set()
-    reach = Reach(data_files((Path(datagen.__file__).parent,)))
+    reach = Reach(data_files(Path(datagen.__file__).parent))
     for symbol, values in calls.items():
         lists, needed = reach.of(symbol)
         used |= lists
