@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from alpha import environment
+from alpha import environment, installation
 from alpha.errors import AlphaError, UsageError
 
 COMMAND = struct.Struct("=I3IQII128s")
@@ -413,12 +413,8 @@ def _check(code: int) -> None:
 
 
 def _library_files() -> Sequence[Path]:
-    """Where the sidecar is, if it was built: beside this module, or in the executable's folder of native libraries;
-    named as Python names extensions."""
-    package = Path(__file__).resolve().parent
-    return [
-        folder / f"_helios{suffix}" for folder in (package, package.parent / "native") for suffix in EXTENSION_SUFFIXES
-    ]
+    """Where the sidecar is, if it was built: named as Python names extensions."""
+    return [installation.FILES / f"_helios{suffix}" for suffix in EXTENSION_SUFFIXES]
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from alpha import installation
 from alpha.errors import AlphaError
 from alpha.files import open_regular
 from alpha.workers import task_threads
@@ -26,8 +27,6 @@ DESCRIPTION = "manifest.json"
 SUBGROUP_SIZE = "SUBGROUP_SIZE"
 """A constant of this name is also the subgroup size that its pipeline asks the device for, unless it is 0."""
 
-_PACKAGE = Path(__file__).resolve().parent
-_PLACES = (_PACKAGE / "kernels.zip", _PACKAGE.parent / "kernels" / "kernels.zip")
 _LARGEST = 1 << 26
 _LARGEST_BUNDLE = 1 << 28
 _DAMAGE = (OSError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError,
@@ -239,8 +238,7 @@ class Pipelines:
 
 def read_bundle(path: Path | None = None) -> Bundle:
     """The bundle at `path`, or this package's own. Raises AlphaError when it is missing or damaged."""
-    if path is None:
-        path = next((place for place in _PLACES if place.exists()), _PLACES[0])
+    path = path or installation.FILES / "kernels.zip"
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             content = json.loads(_read(archive, DESCRIPTION))

@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     can_be_asked = False
     try:
+        if sys.stdout is None:
+            raise AlphaError("Standard output is closed; where the result does not matter, add >/dev/null.")
         _wants_traceback()
         can_be_asked = True
         _dispatch(given)

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any, TypeVar
 
+from alpha import installation
 from alpha.errors import AlphaError
 from alpha.rng import random_bits, stream_of
 
@@ -349,12 +350,11 @@ def session(program: str, calls: Sequence[str]) -> str:
 # --- the data -------------------------------------------------------------------------------------------------------
 
 
-def data_files(folders: Sequence[Path]) -> dict[str, str]:
-    """The texts of the data files, by what comes after "datagen_", from the first folder that has any."""
-    for folder in folders:
-        if paths := sorted(folder.glob("datagen_*.txt")):
-            return {path.stem.removeprefix("datagen_"): path.read_text(encoding="utf-8") for path in paths}
-    raise AlphaError(f"The files datagen_*.txt are missing from {folders[0]}; install Alpha again.")
+def data_files(folder: Path) -> dict[str, str]:
+    """The texts of a folder's data files, by what comes after "datagen_"."""
+    if paths := sorted(folder.glob("datagen_*.txt")):
+        return {path.stem.removeprefix("datagen_"): path.read_text(encoding="utf-8") for path in paths}
+    raise AlphaError(f"The files datagen_*.txt are missing from {folder}; install Alpha again.")
 
 
 def items(symbol: str) -> tuple[str, ...]:
@@ -381,8 +381,7 @@ FUNCTIONS: dict[str, Any] = {
 }  # fmt: skip
 """What expressions of the data files may call beside the choices of the document."""
 
-_PACKAGE = Path(__file__).resolve().parent
-GRAMMAR = Grammar(data_files((_PACKAGE, _PACKAGE.parent / "datagen")))  # the executable's lie in datagen/
+GRAMMAR = Grammar(data_files(installation.FILES))
 
 _UNITS, _ROMAN = items("words.below_twenty"), items("words.roman_sign")
 _TENS = ("", "", *items("words.tens"))

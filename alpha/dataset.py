@@ -190,7 +190,7 @@ class _Cache:
 
         section_characters = _section_characters(size) if fraction else corpus.SECTION_CHARACTERS
         split = _choose_split(corpus_files, section_characters, tokenizer.cuts, fraction)
-        with self._place(key) as folder:
+        with self._place(key) as folder, files.cache_room():
             _build(folder, key, held_out=split.threshold > 0, encode=encode)
             ready = _open(folder, key, tokenizer.vocab_size)
             if ready is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from alpha.errors import AlphaError, UsageError
 from alpha.files import read_bytes
-from alpha.option import Option, convert, nearest, option, whole_number
+from alpha.option import LARGEST_INTEGER, Option, convert, nearest, option, whole_number
 
 _PREFIX = "ALPHA_"
 
@@ -103,9 +103,11 @@ def number(name: str, text: str, where: str) -> int:
     minimum = BY_NAME[name].minimum
     value = whole_number(text)
     if value is None:
-        raise UsageError(f"{where} must be a whole number, not {text!r}.")
+        raise UsageError(f"{where} must be a whole number, not {text[:80]!r}.")
     if value < minimum:
-        raise UsageError(f"{where} must be at least {minimum}, not {value}.")
+        raise UsageError(f"{where} must be at least {minimum}, not {text[:80]}.")
+    if value > LARGEST_INTEGER:
+        raise UsageError(f"{where} must be at most {LARGEST_INTEGER}, not {text[:80]}.")
     return value
 
 

@@ -27,6 +27,7 @@ TEMPORARY_NAME = re.compile(r"\.alpha-[0-9a-f]{32}\.tmp", re.ASCII)
 """The names of files that are not whole yet."""
 
 _CHUNK_BYTES = 1 << 20
+_ANOTHER_CACHE = "Make room, or set XDG_CACHE_HOME to a folder on another disk for what can be made again."
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(stage, bytes_done, bytes_in_all) while something long is read or written."""
@@ -220,9 +221,21 @@ def temporary_folder(what: str) -> Iterator[Path]:
         parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=parent)
     except OSError as error:
-        raise AlphaError(f"Cannot make a folder in {parent}: {error.strerror or error}.") from error
-    with folder as name:
+        raise AlphaError(f"Cannot make a folder in {parent}: {error.strerror or error}. {_ANOTHER_CACHE}") from error
+    with folder as name, cache_room():
         yield Path(name)
+
+
+@contextmanager
+def cache_room() -> Iterator[None]:
+    """Inside, where files of the cache are written, the error of a full disk says how to have the cache elsewhere."""
+    try:
+        yield
+    except AlphaError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise AlphaError(f"{error} {_ANOTHER_CACHE}") from cause
+        raise
 
 
 def cache_folder() -> Path:

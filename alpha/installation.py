@@ -16,6 +16,9 @@ PACKAGE = Path(__file__).resolve().parent
 IS_EXECUTABLE = "__compiled__" in globals()
 """Whether this is the built executable; Nuitka defines that name in what it compiles."""
 
+FILES = PACKAGE.parent if IS_EXECUTABLE else PACKAGE
+"""Folder of the package's files that are not Python. The executable has the package's name, so they lie beside it."""
+
 FACTS = "build.json"
 
 
@@ -31,12 +34,12 @@ def command() -> list[str]:
 
 def commit() -> str:
     """The git commit of this code, with "-dirty" when it has changes; "unknown" where git does not track it."""
-    return facts(PACKAGE.parent)["commit"] if IS_EXECUTABLE else commit_of(PACKAGE)
+    return facts(FILES)["commit"] if IS_EXECUTABLE else commit_of(PACKAGE)
 
 
 def built() -> str:
     """When the executable was built, by the clock of its commit (ISO 8601); "" when sources are run."""
-    return facts(PACKAGE.parent)["date"] if IS_EXECUTABLE else ""
+    return facts(FILES)["date"] if IS_EXECUTABLE else ""
 
 
 def facts(folder: Path) -> dict[str, str]:

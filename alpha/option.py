@@ -11,7 +11,6 @@ and tuple[str, ...], which is given several times on a command line and not in a
 import dataclasses
 import difflib
 import functools
-import math
 import os
 import re
 import reprlib
@@ -30,8 +29,11 @@ _KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", 
 _METAVARS = {int: "N", float: "X", bool: "BOOL", str: "TEXT"}
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 LARGEST_INTEGER = (1 << 63) - 1
-_WHOLE = re.compile(r"[+-]?[0-9]{1,400}", re.ASCII)
-_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,4})?", re.ASCII | re.IGNORECASE)
+_RANGES = {int: (-LARGEST_INTEGER - 1, LARGEST_INTEGER), float: (-sys.float_info.max, sys.float_info.max)}
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.ASCII | re.IGNORECASE)
+_WHOLE = re.compile(r"([+-]?)([0-9]+)(?:(?:\.([0-9]*))?e([+-]?[0-9]{1,400}))?", re.ASCII | re.IGNORECASE)
+_DIGITS = 400
+"""A whole number with more digits is taken for this power of ten, which is beyond every limit, too."""
 _WITH_SUFFIX = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kmg])", re.ASCII | re.IGNORECASE)
 _THOUSANDS = {"k": 3, "m": 6, "g": 9}
 _LONGEST_LIST = 12
@@ -214,13 +216,15 @@ def convert(declared: Option, value: Any, where: str) -> Any:
         raise UsageError(f"{where} must be {_KIND_NAMES[declared.kind]}, not {wrong}.")
     if declared.choices and converted not in declared.choices:
         raise UsageError(f"{where} cannot be {_SHORTENER.repr(converted)}. {nearest(str(converted), declared.choices)}")
-    minimum, maximum = declared.minimum, declared.maximum
-    if maximum is None and declared.kind is int:
-        maximum = LARGEST_INTEGER
-    if minimum is not None and converted < minimum:
-        raise UsageError(f"{where} must be at least {_number(minimum)}, not {_SHORTENER.repr(converted)}.")
-    if maximum is not None and converted > maximum:
-        raise UsageError(f"{where} must be at most {_number(maximum)}, not {_SHORTENER.repr(converted)}.")
+    if declared.kind in _RANGES:
+        least, most = _RANGES[declared.kind]
+        minimum = least if declared.minimum is None else declared.minimum
+        maximum = most if declared.maximum is None else declared.maximum
+        shown = _SHORTENER.repr(value).strip("'")
+        if converted < minimum:
+            raise UsageError(f"{where} must be at least {_number(minimum)}, not {shown}.")
+        if converted > maximum:
+            raise UsageError(f"{where} must be at most {_number(maximum)}, not {shown}.")
     return converted
 
 
@@ -272,18 +276,24 @@ def _from_text(kind: type, text: str) -> Any:
         return text if _is_portable(text) else None
     if kind is bool:
         return _BOOLEANS.get(text.lower())
-    number = whole_number(text) if kind is int else decimal(text)
-    return number if number is None or isinstance(number, int) or math.isfinite(number) else None
+    return whole_number(text) if kind is int else decimal(text)
 
 
 def whole_number(text: str) -> int | None:
     """The number that ASCII digits spell; 1e3 and 2.5e3 are whole numbers, too. None for anything else."""
-    if _WHOLE.fullmatch(text):
-        return int(text)
-    number = decimal(text) if "e" in text.lower() else None
-    if number is None or not number.is_integer() or abs(number) >= 1 << 53:
+    match = _WHOLE.fullmatch(text)
+    if match is None:
         return None
-    return int(number)
+    sign, whole, fraction, exponent = match.groups("")
+    digits = (whole + fraction).rstrip("0")
+    zeros = int(exponent or 0) + len(whole) - len(digits)
+    digits = digits.lstrip("0")
+    if not digits:
+        return 0
+    if zeros < 0:
+        return None
+    size = int(digits) * 10**zeros if len(digits) + zeros <= _DIGITS else 10**_DIGITS
+    return -size if sign == "-" else size
 
 
 def decimal(text: str) -> float | None:

@@ -3,8 +3,10 @@
 The installed `alpha` and `python alpha.py` begin here.
 """
 
+import io
 import os
 import sys
+from typing import Any
 
 
 def start() -> int:
@@ -34,9 +36,23 @@ def _open_standard_streams() -> None:
     """Where a standard stream is closed, open the null device in its place.
 
     The next file that is opened would have its number, and what a driver or another process prints would end up in it.
+    And Python has no standard error then, and prints what was meant for it to standard output.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:  # closed, so it is the lowest number that is free
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    encoding = sys.stderr.encoding if sys.stderr else "utf-8"
+    file = io.BufferedWriter(_StandardError(2, "w", closefd=False))
+    sys.stderr = io.TextIOWrapper(file, encoding, "backslashreplace", line_buffering=True)
+
+
+class _StandardError(io.FileIO):
+    """What cannot be written there is lost; the result of a command does not depend on it."""
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content)
+        except OSError:
+            return len(content)

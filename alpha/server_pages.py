@@ -6,6 +6,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from alpha import installation
+
 PAGE = "play.html"
 TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -21,12 +23,11 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
-_FOLDER = Path(__file__).parent / "web"
 
 
 def routes() -> list[Route]:
     """The page at `/` and what it is made of under `/web/`."""
-    files = {path.name: path.read_bytes() for path in _FOLDER.iterdir() if path.suffix in TYPES}
+    files = {path.name: path.read_bytes() for path in (installation.FILES / "web").iterdir() if path.suffix in TYPES}
 
     def route(address: str, name: str) -> Route:
         async def answer(request: Request) -> Response:

@@ -37,8 +37,8 @@ def escape_line(text: str) -> str:
 
 
 def terminal_width() -> int | None:
-    """The columns of the terminal that standard output is, None when it is a file, a pipe or closed."""
-    if sys.stdout is None or not sys.stdout.isatty():
+    """The columns of the terminal that standard output is, None when it is a file or a pipe."""
+    if not sys.stdout.isatty():
         return None
     return os.get_terminal_size(sys.stdout.fileno()).columns or 80
 

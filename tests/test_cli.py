@@ -164,10 +164,30 @@ def test_output_that_cannot_be_written_is_an_error() -> None:
     assert process.stderr == "alpha: error: Cannot write to standard output: No space left on device.\n"
 
 
-def test_closed_outputs_do_not_matter() -> None:
-    command = f"{sys.executable} {ROOT}/alpha.py"
-    closed = subprocess.run(f"{command} env --help >&- && {command} env >&- 2>&-", shell=True, check=False)
-    assert closed.returncode == 0
+@pytest.mark.parametrize("arguments", [["--version"], ["env", "--help"], ["env"], ["train", "--data=x"]], ids=" ".join)
+def test_a_closed_standard_output_is_an_error_before_anything_is_done(arguments: list[str]) -> None:
+    command = ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *SCRIPT, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "alpha: error: Standard output is closed; where the result does not matter, add >/dev/null.\n"
+    )
+
+
+@pytest.mark.parametrize("redirected", ["2>&-", "2>/dev/full", "2>&1 >/dev/null | true"])
+def test_what_standard_error_does_not_take_is_lost_and_the_result_is_not(redirected: str, tmp_path: Path) -> None:
+    variables = ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
+    (tmp_path / "out").touch()
+    code = (
+        "import sys; from alpha import cli; from alpha.process import start; from alpha.terminal import print_note\n"
+        "def run(*_): print_note('aside'); open('done', 'w').close(); print('result')\n"
+        "cli._run = run; sys.exit(start())"
+    )
+    command = [sys.executable, "-c", code, "env"]
+    shell = f'"$@" {redirected}' if "|" in redirected else f'"$@" {redirected} >out'
+    subprocess.run(["/bin/sh", "-c", shell, "sh", *command], cwd=tmp_path, env=variables, check=True)
+    assert (tmp_path / "done").exists()
+    assert (tmp_path / "out").read_text() == ("" if "|" in redirected else "result\n")
 
 
 def test_the_terminals_encoding_may_lack_characters() -> None:

@@ -138,11 +138,9 @@ def test_mistakes_in_data_files(text: str, message: str) -> None:
         Grammar({"t": text})
 
 
-def test_data_files_are_found_in_either_place(tmp_path: Path) -> None:
-    (tmp_path / "datagen_t.txt").write_text("[a]\nx")
-    assert data_files((tmp_path / "nowhere", tmp_path)) == {"t": "[a]\nx"}
+def test_missing_data_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(AlphaError, match=r"datagen_\*\.txt are missing"):
-        data_files((tmp_path / "nowhere",))
+        data_files(tmp_path)
 
 
 def names_in_the_code() -> list[re.Pattern[str]]:
@@ -217,7 +215,7 @@ def test_every_list_is_used_and_every_name_is_defined(monkeypatch: pytest.Monkey
         for index in range(300):
             document(name, index, 7)
     used = set()
-    reach = Reach(data_files((Path(datagen.__file__).parent,)))
+    reach = Reach(data_files(Path(datagen.__file__).parent))
     for symbol, values in calls.items():
         lists, needed = reach.of(symbol)
         used |= lists
@@ -429,15 +427,29 @@ def test_run_by_rule(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("1", 1), ("123456", 123_456), ("500kB", 500_000), ("5MB", 5_000_000), ("2 gb", 2_000_000_000), ("7B", 7)],
+    [
+        ("1", 1),
+        ("123456", 123456),
+        ("1e6", 10**6),
+        ("500kB", 500_000),
+        ("5MB", 5_000_000),
+        ("2 gb", 2 * 10**9),
+        ("7B", 7),
+    ],
 )
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "0", "-5MB", "1.5MB", "5TB", "MB", "5 M B", "9" * 40, "0kB", "\u0665MB"])
+@pytest.mark.parametrize("text", ["", "0", "-5MB", "1.5MB", "5TB", "MB", "5 M B", "0kB", "\u0665MB", "e", "1e-3"])
 def test_wrong_sizes(text: str) -> None:
     with pytest.raises(UsageError, match="--size must be a number of bytes"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize("text", ["9" * 40, "9223372036854775808", "1e30", "99999999999GB"])
+def test_sizes_that_no_file_has(text: str) -> None:
+    with pytest.raises(UsageError, match=f"^--size must be at most 9223372036854775807, not {text}\\.$"):
         parse_size(text)
 
 

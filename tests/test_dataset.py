@@ -1,3 +1,4 @@
+import errno
 import gzip
 import hashlib
 import json
@@ -501,6 +502,13 @@ class TestCache:
         with pytest.raises(AlphaError, match="set XDG_CACHE_HOME or TMPDIR"):
             prepare(book, "", TOKENIZER, tmp_path / "cache", block=64)
 
+    def test_a_full_cache_says_how_to_have_it_elsewhere(
+        self, book: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "fsync", disk_is_full)
+        with pytest.raises(AlphaError, match=r"^Cannot write .*\.npy: No space left on device\. .*XDG_CACHE_HOME"):
+            prepare(book, "", TOKENIZER, tmp_path / "cache", block=64)
+
     def test_a_cache_that_may_only_be_read_is_read(self, book: str, tmp_path: Path) -> None:
         prepare(book, "", TOKENIZER, tmp_path / "cache", block=64)
         with pytest.MonkeyPatch.context() as patch:
@@ -565,6 +573,10 @@ class TestCache:
 
 def refuse_to_write(*_: object) -> None:
     raise PermissionError(13, "Permission denied")
+
+
+def disk_is_full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 CHILD = """

@@ -1,5 +1,6 @@
 """Opening files for reading and writing: never anything but a regular file, and never a half of one."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -17,6 +18,7 @@ from alpha.files import (
     read_json,
     remove_leftovers,
     replacing,
+    temporary_folder,
     write_bytes,
     write_json,
 )
@@ -177,3 +179,23 @@ def test_a_file_system_without_locks_keeps_what_may_be_written(tmp_path: Path, m
     (tmp_path / LEFT).touch()
     write_bytes(tmp_path / "a", b"whole")
     assert names(tmp_path) == [LEFT, "a"]
+
+
+def test_a_full_disk_under_the_cache_says_how_to_have_it_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(os, "fsync", full)
+    with (
+        pytest.raises(AlphaError, match=r"Cannot write .*: No space left on device\. .*XDG_CACHE_HOME"),
+        temporary_folder("hub") as folder,
+    ):
+        write_bytes(folder / "a", b"")
+    with pytest.raises(AlphaError, match=r": No space left on device\.$"):
+        write_bytes(tmp_path / "a", b"")  # not a file of the cache
+    (tmp_path / "alpha" / "x").touch()
+    with pytest.raises(AlphaError, match=r"Cannot make a folder .*XDG_CACHE_HOME"), temporary_folder("x"):
+        pass

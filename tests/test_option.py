@@ -35,7 +35,8 @@ class Example:
     """One option of each kind."""
 
     count: int = option(3, "A count.", minimum=1, maximum=9, aliases=("number",))
-    lots: int = option(0, "No declared maximum.")
+    lots: int = option(0, "No declared limits.")
+    free: float = option(0.0, "No declared limits.")
     rate: float = option(0.5, "A rate.", minimum=0, maximum=1)
     is_on: bool = option(False, "A switch.")
     name: str = option("", "A name.")
@@ -56,6 +57,11 @@ JSON_VALUES = st.recursive(
         ("lots", "1e3", 1000),
         ("lots", "2.5E3", 2500),
         ("lots", "-3e0", -3),
+        ("lots", "9007199254740993e0", 9007199254740993),
+        ("lots", "1e18", 10**18),
+        ("lots", "0.001e3", 1),
+        ("lots", "-0e9999", 0),
+        ("lots", "0" * 500 + "5", 5),
         ("rate", "1e-3", 0.001),
         ("rate", ".5", 0.5),
         ("rate", "1", 1.0),
@@ -83,7 +89,12 @@ def test_text_becomes_the_options_type(name: str, text: str, value: Any) -> None
         ("count", " 1", "--x must be a whole number, not ' 1'."),
         ("lots", "1e-1", "--x must be a whole number, not '1e-1'."),
         ("lots", "2.5e0", "--x must be a whole number, not '2.5e0'."),
-        ("lots", "1e300", "--x must be a whole number, not '1e300'."),
+        ("lots", "1e30", "--x must be at most 9223372036854775807, not 1e30."),
+        ("lots", "-1e99999", "--x must be at least -9223372036854775808, not -1e99999."),
+        ("lots", "1.23e1", "--x must be a whole number, not '1.23e1'."),
+        ("rate", "1e999", "--x must be at most 1, not 1e999."),
+        ("free", "1e999", "--x must be at most 1.79769e+308, not 1e999."),
+        ("free", "-1e999", "--x must be at least -1.79769e+308, not -1e999."),
         ("lots", "5k", "--x must be a whole number, not '5k'; write it out, such as 5e3."),
         ("lots", "1.5M", "--x must be a whole number, not '1.5M'; write it out, such as 1.5e6."),
         ("rate", "\N{ARABIC-INDIC DIGIT ONE}", "--x must be a number, not '\N{ARABIC-INDIC DIGIT ONE}'."),
@@ -113,9 +124,10 @@ def test_bad_values_are_named(name: str, value: Any, message: str) -> None:
     assert str(caught.value) == message
 
 
-def test_long_values_are_shortened_in_errors() -> None:
+@pytest.mark.parametrize("text", ["x" * 100_000, "9" * 100_000, "0" * 100_000, "1e" + "9" * 400, 10**400])
+def test_long_values_are_shortened_in_errors(text: object) -> None:
     with pytest.raises(UsageError) as caught:
-        convert(DECLARED["count"], "x" * 100_000, "--count")
+        convert(DECLARED["count"], text, "--count")
     assert len(str(caught.value)) < 200
 
 
@@ -229,7 +241,7 @@ def test_mappings_take_defaults_aliases_and_whole_numbers_for_rates() -> None:
         ({"cuont": 1}, "Unknown key 'cuont' in c.json. Did you mean 'count'?"),
         ({"is_on": True}, "Unknown key 'is_on' in c.json. Did you mean 'isOn'?"),
         ({"count": 1, "number": 2}, "c.json sets 'count' twice, once by its alias; keep one."),
-        ({"rate": 2}, "'rate' in c.json must be at most 1, not 2.0."),
+        ({"rate": 2}, "'rate' in c.json must be at most 1, not 2."),
     ],
 )
 def test_mappings_refuse_unknown_keys_and_bad_values(values: dict[str, Any], message: str) -> None:
