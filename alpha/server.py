@@ -40,13 +40,14 @@ from alpha.server_fields import RefusedError
 from alpha.server_metrics import CONTENT_TYPE, Metrics, Times
 from alpha.server_models import RETRY_SECONDS, Models, ServedModel
 from alpha.server_responses import ResponseShape, echoed_fields, read_response
+from alpha.server_runs import RunPages
 
 SHUTDOWN_SECONDS = 10
 """How long answers under way may take to end once the server is to stop."""
 
 LOCAL_NAMES = ("localhost", "localhost.localdomain")
-OPEN_PATHS = ("/health", "/")
-"""What is answered without a key, beside what the page is made of."""
+OPEN_PATHS = ("/health", *server_pages.PAGES)
+"""What is answered without a key, beside what the pages are made of."""
 
 MEASURED_PATHS = frozenset(
     ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/models", "/health", "/metrics")
@@ -64,8 +65,8 @@ class Access:
     hosts: tuple[str, ...] = ()
 
 
-def application(models: Models, access: Access) -> Starlette:
-    """The application, for models that were started."""
+def application(models: Models, access: Access, runs: RunPages | None = None) -> Starlette:
+    """The application, for models that were started, and perhaps runs to look at."""
     api = _Api(models)
     middleware = [Middleware(_Guard, access, api.measured)]
     if access.origins:
@@ -85,7 +86,8 @@ def application(models: Models, access: Access) -> Starlette:
             Route("/detokenize", api.detokenize, methods=["POST"]),
             Route("/tokenizer_info", api.tokenizer_info),
             Route("/metrics", api.metrics),
-            *server_pages.routes(),
+            *(runs.routes() if runs else ()),
+            *server_pages.routes(runs is not None, runs.token if runs else ""),
         ],
         middleware=middleware,
         exception_handlers={
@@ -97,14 +99,20 @@ def application(models: Models, access: Access) -> Starlette:
     )
 
 
-async def serve(models: Models, access: Access, listening: socket.socket, ready: Callable[[], None]) -> None:
+async def serve(
+    models: Models,
+    access: Access,
+    listening: socket.socket,
+    ready: Callable[[], None],
+    runs: RunPages | None = None,
+) -> None:
     """Serve at a socket until a signal says to stop, or the surrounding task is cancelled; then let the answers under
     way end, for SHUTDOWN_SECONDS at most. `ready` is called when the models are loaded.
 
     Raises AlphaError when a model cannot be used.
     """
     config = uvicorn.Config(
-        application(models, access),
+        application(models, access, runs),
         http="h11",
         ws="none",
         lifespan="off",
@@ -116,7 +124,7 @@ async def serve(models: Models, access: Access, listening: socket.socket, ready:
     try:
         await models.start()
         ready()
-        server = _Server(config)
+        server = _Server(config, runs)
         serving = asyncio.ensure_future(server.serve([listening]))
         try:
             await asyncio.shield(serving)
@@ -129,7 +137,16 @@ async def serve(models: Models, access: Access, listening: socket.socket, ready:
 
 
 class _Server(uvicorn.Server):
-    """A server for which a signal is an ordinary end."""
+    """A server for which a signal is an ordinary end, and which ends the streams of `runs` then."""
+
+    def __init__(self, config: uvicorn.Config, runs: RunPages | None) -> None:
+        super().__init__(config)
+        self._runs = runs
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._runs:
+            self._runs.close()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
