@@ -37,6 +37,7 @@ class ServeOptions:
     cache_tokens: int = option(
         0, "Tokens whose keys and values are kept; 0 = enough for maxBatch texts.", minimum=0, maximum=1 << 30
     )
+    allow_edit: bool = option(False, "Let the pages of the runs rename, annotate, group and delete them.")
     backend: str = option("auto", BACKEND_HELP, choices=BACKENDS)
     device: int = option(-1, DEVICE_HELP, minimum=-1, maximum=255)
     dtype: str = option("f32", DTYPE_HELP, choices=PRECISIONS)
@@ -67,6 +68,7 @@ def run(given: dict[str, Any]) -> None:
         raise AlphaError(f"alpha serve needs the package {error.name}: pip install 'alpha-gpt[serve]'.") from error
     from alpha import backends
     from alpha.server_models import Limits, Models
+    from alpha.server_runs import RunPages
 
     names = [name for name in options.checkpoint.split(",") if name]
     if options.checkpoint and not names:
@@ -86,7 +88,8 @@ def run(given: dict[str, Any]) -> None:
         hosts = (options.host,) if is_local else (options.host, socket.gethostname())
         access = Access(options.api_key, options.cors_origin, hosts)
         address = _address(options.host, listening)
-        asyncio.run(serve(models, access, listening, lambda: print_text(f"Serving {what} at {address}/v1")))
+        runs = None if names else RunPages(Path(options.dir), options.allow_edit)
+        asyncio.run(serve(models, access, listening, lambda: print_text(f"Serving {what} at {address}/v1"), runs))
 
 
 def _address(host: str, listening: socket.socket) -> str:

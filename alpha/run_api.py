@@ -16,17 +16,20 @@ from alpha.checkpoint import list_checkpoints, read_header
 from alpha.errors import AlphaError, UsageError
 from alpha.files import finite
 from alpha.option import nearest, to_mapping
+from alpha.run import METRICS
 from alpha.run_compare import changed_options, differing_options
-from alpha.run_metrics import AXES
+from alpha.run_metrics import AXES, preview
 from alpha.run_notes import Notes, delete_run, write_notes
-from alpha.run_reader import FollowedRun, RunIndex, RunSummary, read_samples, summarize
+from alpha.run_reader import FollowedRun, RunIndex, RunSummary, file_state, folder_of, read_samples
 from alpha.series import Curve, pixel_edges, smooth, thin
 
 MOST_PIXELS = 4096
 MOST_NAMES = 32
 MOST_COMPARED = 50
+MOST_SPARKLINES = 100
 
 _MOST_FOLLOWED = 64
+_SPARKLINE_POINTS = 40
 _MOST_ROWS_IN_EVENT = 2000
 _MOST_LOG_LINES = 1000
 _MARKS = ("clipped", "skipped")
@@ -80,6 +83,7 @@ class RunsApi:
         self.allow_edit = allow_edit
         self._index = RunIndex(root)
         self._followed: dict[str, FollowedRun] = {}
+        self._models: dict[Path, tuple[object, dict[str, Any]]] = {}
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -87,10 +91,16 @@ class RunsApi:
         """Every run, the newest first."""
         return {"runs": [describe(each) for each in self._index.list()], "allowEdit": self.allow_edit}
 
+    def sparklines(self, run_ids: Sequence[str]) -> dict[str, Any]:
+        """A few losses from all over each run, by its id; of those that can be read."""
+        if len(run_ids) > MOST_SPARKLINES:
+            raise UsageError(f"At most {MOST_SPARKLINES} curves at once.")
+        return {"losses": {run_id: losses for run_id in run_ids if (losses := self._few_losses(run_id))}}
+
     def run(self, run_id: str) -> dict[str, Any]:
         """One run: as in the list, with its options, those that somebody chose, and what changed on resuming."""
         run = self._follow(run_id)
-        described = describe(summarize(run.folder)) | {
+        described = describe(self._index.summary(run.folder)) | {
             "problem": run.problem,
             "columns": list(run.metrics.columns.names),
             "rows": len(run.metrics.columns),
@@ -109,7 +119,8 @@ class RunsApi:
         """Columns over an axis, each thinned to the lowest and highest of each pixel, and where steps were clipped or
         skipped. Smoothed from all points and then thinned, so zooming in does not change a curve's shape.
 
-        `share` below 1 says that the file is still being read, and that this is a sketch.
+        `count` is how many points a column has in all; with it, smoothing can go on from the last point. `share` below
+        1 says that the file is still being read, and that this is a sketch.
         """
         if len(names) > MOST_NAMES:
             raise UsageError(f"At most {MOST_NAMES} columns at once.")
@@ -123,7 +134,10 @@ class RunsApi:
             "version": list(run.metrics.version),
             "share": run.metrics.share,
             "extent": [float(known[0]), float(known[-1])] if len(known) else None,
-            "columns": {name: _picture(at, smooth(y, view.smoothing), view) for name, (at, y) in curves.items()},
+            "columns": {
+                name: _picture(at, smooth(y, view.smoothing), view) | {"count": len(y)}
+                for name, (at, y) in curves.items()
+            },
             "marks": {name: _picture(at, at, view)["x"] for name, at in marks.items()},
         }
 
@@ -149,6 +163,24 @@ class RunsApi:
                 return path
         raise RunNotFoundError(f"The run {run_id!r} has no checkpoint {name!r}.")
 
+    def models(self) -> dict[str, Any]:
+        """The checkpoints of all runs, those of the newest run first."""
+        known, self._models = self._models, {}
+        models = []
+        for summary in self._index.list():
+            try:
+                checkpoints = list_checkpoints(summary.folder)
+            except AlphaError:  # it was deleted this instant, or is not ours to read
+                continue
+            for step, path in reversed(checkpoints):
+                state = file_state(path)
+                old = known.get(path)
+                described = old[1] if old is not None and old[0] == state else _describe_checkpoint(step, path)
+                self._models[path] = state, described
+                of_run = {"runId": summary.run_id, "runName": summary.notes.name, "domain": summary.domain}
+                models.append(of_run | described)
+        return {"models": models}
+
     def compare(self, run_ids: Sequence[str]) -> dict[str, Any]:
         """The options in which runs differ, by flag, a value for each run."""
         if len(run_ids) > MOST_COMPARED:
@@ -164,13 +196,14 @@ class RunsApi:
         """What is new about a run since the event with this id, and the id of this one.
 
         Without a known id, or when rows that were told are void, the answer is `{"reset": true}` with the state: ask
-        for everything again. Otherwise `metrics` has new rows as columns, `samples` and `log` what was added; without
-        news the id is the same. A page that missed some goes on with the id that it had last.
+        for everything again. Otherwise `metrics` has new rows as columns, of which the first is row `begin`, `samples`
+        and `log` what was added; without news the id is the same. A page that missed some goes on with the id that it
+        had last.
         """
         run = self._follow(run_id)
         state = _state_of(run)
         known = _parse_event_id(event_id)
-        answer = {"run": describe(summarize(run.folder)), "share": run.metrics.share}
+        answer = {"run": describe(self._index.summary(run.folder)), "share": run.metrics.share}
         if known is None or known[::2] != state[::2] or any(old > new for old, new in zip(known, state, strict=True)):
             return _event_id(state), {"reset": True} | answer
         columns, begin = run.metrics.columns, known[1]
@@ -182,6 +215,7 @@ class RunsApi:
         new_samples = run.samples.count - known[3]
         lines = list(run.log.lines)[len(run.log.lines) - min(len(run.log.lines), run.log.count - known[5]) :]
         return _event_id(state), answer | {
+            "begin": begin,
             "metrics": news,
             "samples": read_samples(run.samples)[-new_samples:] if new_samples else [],
             "log": [line.decode(errors="replace").rstrip("\n") for line in lines[-_MOST_LOG_LINES:]],
@@ -197,7 +231,7 @@ class RunsApi:
         if not changes or not all(key in fields and isinstance(value, str) for key, value in changes.items()):
             raise UsageError(f"What can be changed are the texts {', '.join(sorted(fields))}.")
         write_notes(folder, **changes)
-        return describe(summarize(folder))
+        return describe(self._index.summary(folder))
 
     def delete(self, run_id: str) -> dict[str, Any]:
         """Delete a run that nobody trains; returns the names of files that are not Alpha's and were left."""
@@ -213,11 +247,17 @@ class RunsApi:
             raise EditingNotAllowedError("Runs cannot be changed from here; start alpha serve with --allowEdit.")
 
     def _folder(self, run_id: str) -> Path:
-        """Of a run that is listed, and so never outside the folder of runs."""
-        for summary in self._index.list():
-            if summary.run_id == run_id:
-                return summary.folder
-        raise RunNotFoundError(f"There is no run {run_id!r}.")
+        folder = folder_of(run_id, self.root)
+        if folder is None:
+            raise RunNotFoundError(f"There is no run {run_id[:100]!r}.")
+        return folder
+
+    def _few_losses(self, run_id: str) -> list[float]:
+        try:
+            loss = preview(self._folder(run_id) / METRICS, _SPARKLINE_POINTS).column("loss")
+        except AlphaError:  # it is gone, or not ours to read
+            return []
+        return loss[np.isfinite(loss)].tolist()
 
     def _follow(self, run_id: str, seconds: float = _READING_SECONDS) -> FollowedRun:
         folder = self._folder(run_id)

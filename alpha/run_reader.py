@@ -112,6 +112,14 @@ def find_run(text: str, root: Path) -> Path:
     raise AlphaError(f"There is no run {text!r} in {root}/. {_suggest(text, list(folders))}")
 
 
+def folder_of(run_id: str, root: Path) -> Path | None:
+    """The folder in `root` of the run that has exactly this id; None where there is none. Never a folder elsewhere."""
+    if run_id in ("", ".", "..") or "\0" in run_id or Path(run_id).name != run_id:
+        return None
+    folder = root / run_id
+    return folder if _is_run(folder) else None
+
+
 def list_runs(root: Path = RUNS_FOLDER) -> list[RunSummary]:
     """The runs in a folder, the most recently updated first; whatever is not a run is passed over."""
     return RunIndex(root).list()
@@ -126,15 +134,20 @@ class RunIndex:
 
     def list(self) -> list[RunSummary]:
         """The runs, the most recently updated first. Raises AlphaError when the folder cannot be read."""
-        known, self._known = self._known, {}
-        for folder in _listed(self.root):
-            signature = _signature(folder)
-            old = known.get(folder.name)
-            is_same = old is not None and old[0] == signature and not _has_fallen_silent(old[1], is_held=signature[0])
-            summary = old[1] if old is not None and is_same else _summarize(folder)
-            self._known[folder.name] = signature, summary
-        summaries = (summary for _, summary in self._known.values())
+        folders = _listed(self.root)
+        names = {folder.name for folder in folders}
+        self._known = {name: known for name, known in self._known.items() if name in names}
+        summaries = map(self.summary, folders)
         return sorted(summaries, key=lambda summary: (summary.updated, summary.run_id), reverse=True)
+
+    def summary(self, folder: Path) -> RunSummary:
+        """Of one of these runs."""
+        signature = _signature(folder)
+        old = self._known.get(folder.name)
+        is_same = old is not None and old[0] == signature and not _has_fallen_silent(old[1], is_held=signature[0])
+        summary = old[1] if old is not None and is_same else summarize(folder)
+        self._known[folder.name] = signature, summary
+        return summary
 
 
 class FollowedRun:
@@ -155,7 +168,7 @@ class FollowedRun:
     def update(self, seconds: float = 0.05) -> bool:
         """Read on for about so long; returns whether all is read."""
         try:
-            state = _file_state(self.folder / CONFIG)
+            state = file_state(self.folder / CONFIG)
             if state != self._config_state:
                 self._config_state, self.config = state, None
                 self.config = read_config(self.folder)
@@ -198,11 +211,6 @@ def read_samples(lines: FollowedLines) -> list[Row]:
             samples.popitem()
         samples[step] = {"step": step, "prompt": prompt, "text": text}
     return list(samples.values())
-
-
-def summarize(folder: Path) -> RunSummary:
-    """The state of one run; of a folder that is gone, "damaged"."""
-    return _summarize(folder)
 
 
 def read_heartbeat(folder: Path) -> Heartbeat | None:
@@ -248,14 +256,15 @@ _Signature = tuple[bool, tuple[tuple[int, int, int] | None, ...]]
 def _signature(folder: Path) -> _Signature:
     """Whether a run is held, and what changes whenever one of its files does."""
     paths = (folder, *(folder / name for name in (CONFIG, METRICS, NOTES, STATUS)))
-    return is_locked(folder), tuple(_file_state(path) for path in paths)
+    return is_locked(folder), tuple(file_state(path) for path in paths)
 
 
 def _has_fallen_silent(summary: RunSummary, is_held: bool) -> bool:
     return summary.status == "running" and not is_held and not _is_recent(summary.heard or 0.0)
 
 
-def _file_state(path: Path) -> tuple[int, int, int] | None:
+def file_state(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file does; None where it cannot be seen."""
     try:
         status = path.stat()
     except OSError:
@@ -263,7 +272,8 @@ def _file_state(path: Path) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _summarize(folder: Path) -> RunSummary:
+def summarize(folder: Path) -> RunSummary:
+    """The state of one run; of a folder that is gone, "damaged"."""
     config: RunConfig | None
     try:
         config = read_config(folder)

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -35,24 +35,19 @@ from alpha.chat_format import chat_format
 from alpha.errors import AlphaError
 from alpha.server_chat import ChatShape, read_chat
 from alpha.server_completions import Choice, CompletionShape, Part, choices_of, read_completion, usage_of
-from alpha.server_fields import Fields, RefusedError, read_fields
+from alpha.server_connection import STREAM_HEADERS, Answer, in_time, read_body, while_there
+from alpha.server_fields import RefusedError
 from alpha.server_metrics import CONTENT_TYPE, Metrics, Times
 from alpha.server_models import RETRY_SECONDS, Models, ServedModel
 from alpha.server_responses import ResponseShape, echoed_fields, read_response
-
-BODY_LIMIT = 8 << 20
-BODY_SECONDS = 30.0
-"""How long a request's body may take to arrive."""
-
-SEND_SECONDS = 60.0
-"""How long a client may take to read what was sent, before it counts as gone."""
+from alpha.server_runs import RunPages
 
 SHUTDOWN_SECONDS = 10
 """How long answers under way may take to end once the server is to stop."""
 
 LOCAL_NAMES = ("localhost", "localhost.localdomain")
-OPEN_PATHS = ("/health", "/")
-"""What is answered without a key, beside what the page is made of."""
+OPEN_PATHS = ("/health", *server_pages.PAGES)
+"""What is answered without a key, beside what the pages are made of."""
 
 MEASURED_PATHS = frozenset(
     ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/models", "/health", "/metrics")
@@ -70,8 +65,8 @@ class Access:
     hosts: tuple[str, ...] = ()
 
 
-def application(models: Models, access: Access) -> Starlette:
-    """The application, for models that were started."""
+def application(models: Models, access: Access, runs: RunPages | None = None) -> Starlette:
+    """The application, for models that were started, and perhaps runs to look at."""
     api = _Api(models)
     middleware = [Middleware(_Guard, access, api.measured)]
     if access.origins:
@@ -91,7 +86,8 @@ def application(models: Models, access: Access) -> Starlette:
             Route("/detokenize", api.detokenize, methods=["POST"]),
             Route("/tokenizer_info", api.tokenizer_info),
             Route("/metrics", api.metrics),
-            *server_pages.routes(),
+            *(runs.routes() if runs else ()),
+            *server_pages.routes(runs is not None, runs.token if runs else ""),
         ],
         middleware=middleware,
         exception_handlers={
@@ -103,14 +99,20 @@ def application(models: Models, access: Access) -> Starlette:
     )
 
 
-async def serve(models: Models, access: Access, listening: socket.socket, ready: Callable[[], None]) -> None:
+async def serve(
+    models: Models,
+    access: Access,
+    listening: socket.socket,
+    ready: Callable[[], None],
+    runs: RunPages | None = None,
+) -> None:
     """Serve at a socket until a signal says to stop, or the surrounding task is cancelled; then let the answers under
     way end, for SHUTDOWN_SECONDS at most. `ready` is called when the models are loaded.
 
     Raises AlphaError when a model cannot be used.
     """
     config = uvicorn.Config(
-        application(models, access),
+        application(models, access, runs),
         http="h11",
         ws="none",
         lifespan="off",
@@ -122,7 +124,7 @@ async def serve(models: Models, access: Access, listening: socket.socket, ready:
     try:
         await models.start()
         ready()
-        server = _Server(config)
+        server = _Server(config, runs)
         serving = asyncio.ensure_future(server.serve([listening]))
         try:
             await asyncio.shield(serving)
@@ -135,7 +137,16 @@ async def serve(models: Models, access: Access, listening: socket.socket, ready:
 
 
 class _Server(uvicorn.Server):
-    """A server for which a signal is an ordinary end."""
+    """A server for which a signal is an ordinary end, and which ends the streams of `runs` then."""
+
+    def __init__(self, config: uvicorn.Config, runs: RunPages | None) -> None:
+        super().__init__(config)
+        self._runs = runs
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._runs:
+            self._runs.close()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -148,15 +159,6 @@ class _Server(uvicorn.Server):
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-
-
-class Answer(Response):
-    """JSON in ASCII: a text may hold half of a surrogate pair, which UTF-8 cannot."""
-
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
 class _Api:
@@ -180,7 +182,7 @@ class _Api:
         return Answer(self._described(model.name) | {"max_model_len": config.block, "step": model.loaded.step})
 
     async def completions(self, request: Request) -> Response:
-        fields = await _read(request)
+        fields = await read_body(request)
         model = await self._models.get(fields.text("model"))
         tokenizer = model.loaded.tokenizer
         asked = read_completion(fields, tokenizer, model.loaded.training.domain, model.limits.max_queue)
@@ -188,7 +190,7 @@ class _Api:
         return _Generated(model, choices_of(asked), shape, self.measured)
 
     async def chat(self, request: Request) -> Response:
-        fields = await _read(request)
+        fields = await read_body(request)
         model = await self._models.get(fields.text("model"))
         loaded = model.loaded
         form = chat_format(loaded.tokenizer, loaded.training.domain, loaded.chat_template)
@@ -198,7 +200,7 @@ class _Api:
         return _Generated(model, choices_of(asked), shape, self.measured)
 
     async def responses(self, request: Request) -> Response:
-        fields = await _read(request)
+        fields = await read_body(request)
         model = await self._models.get(fields.text("model"))
         loaded = model.loaded
         form = chat_format(loaded.tokenizer, loaded.training.domain, loaded.chat_template)
@@ -209,7 +211,7 @@ class _Api:
         return _Generated(model, choices_of(asked), shape, self.measured)
 
     async def tokenize(self, request: Request) -> Response:
-        fields = await _read(request)
+        fields = await read_body(request)
         model = await self._models.get(fields.text("model"))
         if fields.get("prompt") is None:
             raise fields.wrong("prompt", "text")
@@ -218,7 +220,7 @@ class _Api:
         return Answer({"tokens": ids, "count": len(ids), "max_model_len": model.loaded.model.config.block})
 
     async def detokenize(self, request: Request) -> Response:
-        fields = await _read(request)
+        fields = await read_body(request)
         tokenizer = (await self._models.get(fields.text("model"))).loaded.tokenizer
         ids = fields.get("tokens")
         if not isinstance(ids, list) or not all(type(id_) is int and 0 <= id_ < tokenizer.vocab_size for id_ in ids):
@@ -262,7 +264,7 @@ class _Generated(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         work = self._streamed(scope, receive, send) if self._asked.stream else self._whole(scope, receive, send)
-        await _while_there(receive, work)
+        await while_there(receive, work)
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts = {choice.index: Part("", []) for choice in self._choices}
@@ -271,16 +273,14 @@ class _Generated(Response):
                 parts[choice.index].text += part.text
                 parts[choice.index].entries += part.entries
         response = Answer(self._shape.answer(self._choices, [parts[each.index] for each in self._choices]))
-        await response(scope, receive, _in_time(send))
+        await response(scope, receive, in_time(send))
 
     async def _streamed(self, scope: Scope, receive: Receive, send: Send) -> None:
-        send = _in_time(send)
+        send = in_time(send)
         async with aclosing(self._parts()) as news:
             # What goes wrong before the first part is an HTTP error.
             choice, part = await anext(news)
-            headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"),
-                       (b"x-accel-buffering", b"no")]  # fmt: skip
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
             await self._send(send, self._shape.opening(self._choices) + self._shape.chunks(choice, part))
             try:
                 async for choice, part in news:
@@ -378,51 +378,6 @@ class _Guard:
 
 def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
-
-
-async def _read(request: Request) -> Fields:
-    """The fields of the body. Raises RefusedError when it is too large, too slow or not JSON."""
-    content = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.stream():
-                content += chunk
-                if len(content) > BODY_LIMIT:
-                    raise RefusedError(f"The body is larger than {BODY_LIMIT >> 20} MiB.", status=413)
-    except TimeoutError:
-        raise RefusedError(f"The body took longer than {BODY_SECONDS:.0f} seconds.", status=408) from None
-    return read_fields(bytes(content))
-
-
-async def _while_there(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work, and leave it when the client has gone."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_left(receive))
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        is_done = working.done()
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.wait((working, leaving))
-    if is_done:
-        try:
-            working.result()
-        except (ClientDisconnect, OSError):  # it had gone before it was noticed, or did not read
-            return
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _in_time(send: Send) -> Callable[[Message], Awaitable[None]]:
-    async def sent(message: Message) -> None:
-        async with asyncio.timeout(SEND_SECONDS):
-            await send(message)
-
-    return sent
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -18,6 +18,7 @@ from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.server import Access, serve
 from alpha.server_models import Limits, Models
+from alpha.server_runs import RunPages
 
 SECONDS = 60.0
 
@@ -87,6 +88,7 @@ def serving(
     backend: Backend | None = None,
     root: Path | None = None,
     block: int = 24,
+    allow_edit: bool = False,
 ) -> Iterator[Serving]:
     """A server of one small model with random weights, which knows the markers of chats; or of the runs in `root`."""
     names = [] if root else [str(make_checkpoint(folder, "gpt2", block))]
@@ -98,8 +100,10 @@ def serving(
     task: list[asyncio.Task[None]] = []
     errors: list[BaseException] = []
 
+    runs = RunPages(root, allow_edit) if root else None
+
     async def run() -> None:
-        task.append(asyncio.ensure_future(serve(models, access or Access(), listening, ready.set)))
+        task.append(asyncio.ensure_future(serve(models, access or Access(), listening, ready.set, runs)))
         await asyncio.wait(task)
 
     def thread() -> None:

@@ -3,17 +3,16 @@
 import csv
 import io
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browser import started
 
 from alpha.series import pixel_edges, smooth, thin
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WEB = Path(__file__).resolve().parent.parent / "alpha" / "web"
 ORIGIN = "http://charts.test/"
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>charts</title>
@@ -40,18 +39,11 @@ window.steps = (count, f = (x) => Math.sin(x / 50) + 2) => {
 window.ready = true;
 </script></html>"""
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed: charts are NOT tested here"
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: the charts are NOT tested here")
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+    with started() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture

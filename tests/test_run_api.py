@@ -63,8 +63,12 @@ def test_every_answer_is_json(api: RunsApi) -> None:
 def test_metrics_are_what_a_picture_needs(api: RunsApi) -> None:
     whole = api.metrics("a", ["loss", "valLoss"], View())
     assert whole["extent"] == [1.0, 100.0]
-    assert whole["columns"]["loss"] == {"x": list(range(1, 101)), "y": [1 / step for step in range(1, 101)]}
-    assert whole["columns"]["valLoss"] == {"x": [25, 50, 75, 100], "y": [2.0] * 4}
+    assert whole["columns"]["loss"] == {
+        "x": list(range(1, 101)),
+        "y": [1 / step for step in range(1, 101)],
+        "count": 100,
+    }
+    assert whole["columns"]["valLoss"] == {"x": [25, 50, 75, 100], "y": [2.0] * 4, "count": 4}
     assert whole["marks"] == {"clipped": list(range(10, 101, 10)), "skipped": [50]}
     part = api.metrics("a", ["loss"], View(low=20, high=30, pixels=3))["columns"]["loss"]
     assert part["x"][0] == 19  # on the way into the picture

@@ -241,8 +241,8 @@ def test_what_has_not_changed_is_not_read_again(tmp_path, monkeypatch):
     index = RunIndex(tmp_path)
     first = index.list()
     read = []
-    summarize_one = run_reader._summarize
-    monkeypatch.setattr(run_reader, "_summarize", lambda folder: (read.append(folder.name), summarize_one(folder))[1])
+    summarize_one = run_reader.summarize
+    monkeypatch.setattr(run_reader, "summarize", lambda folder: (read.append(folder.name), summarize_one(folder))[1])
     assert index.list() == first
     assert read == []
     with (tmp_path / "b" / "metrics.jsonl").open("a") as file:

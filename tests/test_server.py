@@ -20,7 +20,8 @@ from alpha.backend_cpu_ref import CpuRef
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.run import Run
 from alpha.sampling import log_softmax
-from alpha.server import BODY_LIMIT, Access
+from alpha.server import Access
+from alpha.server_connection import BODY_LIMIT
 from alpha.server_models import Limits
 
 COMPLETIONS = "/v1/completions"

@@ -1,0 +1,14 @@
+// The pages about runs: which module shows the page at hand. A view is a module with `title` and `show(main)`.
+
+import { askForKey, report } from "/web/server.js";
+
+const VIEWS = { "/runs": "runs", "/run": "run", "/compare": "compare", "/models": "models", "/domains": "domains" };
+
+askForKey();
+try {
+  const view = await import(`/web/view_${VIEWS[location.pathname]}.js`);
+  document.title = `${view.title} – Alpha`;
+  await view.show(document.getElementById("view"));
+} catch (error) {
+  report(error);
+}

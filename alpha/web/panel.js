@@ -1,0 +1,130 @@
+// Charts with what belongs to them: a title, a legend, buttons, and the controls that all of them share.
+
+import { Chart, ChartGroup, format, formatSeconds } from "/web/charts.js";
+import { choice, element, toggle } from "/web/elements.js";
+import { save } from "/web/server.js";
+
+const AXES = [["step", "Steps"], ["tokens", "Tokens"], ["elapsed", "Time of training"], ["time", "Date"]];
+const REFINE_MILLISECONDS = 150;
+export const SMOOTHING = 0.9;
+
+/** Charts in one group. `view` is {axis, logX, logY, smoothing, range}, as the page's address has it; `onChange(what)` is told
+ *  when it is another one: "load" (other curves are needed), "refine" (finer ones) or "draw". */
+export class Panel {
+  constructor(view, onChange) {
+    this.view = view;
+    this.onChange = onChange;
+    this.group = new ChartGroup({ onView: (range) => this.setRange(range), formatX: (x) => this.formatX(x) });
+    this.group.logX = view.logX;
+    this.group.view = view.range;
+    this.charts = new Map();
+    this.grid = element("div", { className: "charts" });
+    this.element = element("section", { className: "panel", "aria-label": "Curves" }, this.controls(), this.grid);
+  }
+
+  controls() {
+    const { view } = this;
+    const shown = element("output", {}, String(view.smoothing));
+    const slider = element("input", { type: "range", min: 0, max: 1, step: 0.02, value: Math.sqrt(view.smoothing),
+      oninput: () => {
+        // Finer where it matters, near 1.
+        view.smoothing = Number(Math.min(0.999, 1 - (1 - slider.value) ** 2).toFixed(4));
+        shown.textContent = String(view.smoothing);
+        clearTimeout(this.sliding);
+        this.sliding = setTimeout(() => this.onChange("load"), REFINE_MILLISECONDS);
+      } });
+    slider.value = 1 - Math.sqrt(1 - view.smoothing);
+    this.reset = element("button", { disabled: !view.range, onclick: () => this.group.setView(null) }, "Show all");
+    return element("div", { className: "controls" },
+      choice("Over", AXES, view.axis, (axis) => { view.axis = axis; this.group.view = view.range = null; this.markRange(); this.onChange("load"); }),
+      toggle("Log x", view.logX, (isLog) => { view.logX = isLog; this.group.setLogX(isLog); this.onChange("load"); }),
+      toggle("Log y", view.logY, (isLog) => { view.logY = isLog; for (const { chart } of this.charts.values()) chart.logY = isLog; this.group.redraw(); this.onChange("draw"); }),
+      element("label", {}, "Smoothing", slider, shown),
+      this.reset,
+      element("span", { className: "hint" }, "Drag to zoom, double click for all."),
+    );
+  }
+
+  /** A chart by its title, made when it is first asked for. */
+  chart(title) {
+    if (this.charts.has(title)) return this.charts.get(title).chart;
+    const legend = element("ul", { className: "legend" });
+    const place = element("div", { className: "chart" });
+    const name = title.toLowerCase().replaceAll(" ", "-");
+    const figure = element("figure", {},
+      element("figcaption", {}, element("h3", {}, title), legend,
+        element("button", { "aria-label": `${title} as CSV`, onclick: () => save(url(chart.csv(), "text/csv"), `${name}.csv`) }, "CSV"),
+        element("button", { "aria-label": `${title} as PNG`, onclick: async () => save(URL.createObjectURL(await chart.png()), `${name}.png`) }, "PNG")),
+      place);
+    this.grid.append(figure);
+    const chart = new Chart(place, this.group, { title, logY: this.view.logY });
+    this.charts.set(title, { chart, legend, figure });
+    return chart;
+  }
+
+  setCurves(title, curves, marks = []) {
+    const chart = this.chart(title);
+    const { legend } = this.charts.get(title);
+    const named = [...curves.filter((each) => !each.faint && each.x.length), ...marks.filter(({ x }) => x.length)];
+    const key = named.map(({ label, colour }) => `${label} ${colour}`).join();
+    if (legend.dataset.key !== key) {
+      legend.dataset.key = key;
+      legend.replaceChildren(...(named.length > 1 ? named : []).map(({ label, colour, href }) => {
+        const dot = element("span", { className: "dot", "aria-hidden": "true" });
+        dot.style.background = `var(--chart-${colour % 10})`;
+        return element("li", {}, dot, href ? element("a", { href }, label) : label);
+      }));
+    }
+    chart.setCurves(curves, marks);
+  }
+
+  setRange(range) {
+    this.view.range = range;
+    this.markRange();
+    clearTimeout(this.refining);
+    this.refining = setTimeout(() => this.onChange("refine"), REFINE_MILLISECONDS);
+  }
+
+  markRange() {
+    this.reset.disabled = !this.view.range;
+  }
+
+  formatX(x) {
+    const { axis } = this.view;
+    return axis === "time" || axis === "elapsed" ? formatSeconds(x, axis === "time") : format(x);
+  }
+}
+
+/** The view that the page's address says. */
+export function viewOf(query) {
+  const range = ["from", "to"].map((name) => Number(query.get(name) || NaN));
+  const smoothing = Number(query.get("smoothing") ?? SMOOTHING);
+  return {
+    axis: AXES.some(([axis]) => axis === query.get("x")) ? query.get("x") : "step",
+    logX: query.get("logx") === "1",
+    logY: query.get("logy") === "1",
+    smoothing: smoothing >= 0 && smoothing <= 0.999 ? smoothing : SMOOTHING,
+    range: range[0] < range[1] ? range : null,
+  };
+}
+
+/** A view as the page's address says it; what is as ever is left out. */
+export function queryOf({ axis, logX, logY, smoothing, range }) {
+  return {
+    x: axis === "step" ? "" : axis,
+    logx: logX ? 1 : "",
+    logy: logY ? 1 : "",
+    smoothing: smoothing === SMOOTHING ? "" : smoothing,
+    from: range?.[0],
+    to: range?.[1],
+  };
+}
+
+/** What `Curves.load` needs of a view. */
+export function asked({ axis, smoothing, logX }) {
+  return { axis, smoothing, log: logX };
+}
+
+function url(text, type) {
+  return URL.createObjectURL(new Blob([text], { type }));
+}

@@ -1,0 +1,208 @@
+"""The pages about runs in a real browser, while a real training runs."""
+
+import csv
+import io
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser import page_of, started, wait_until
+from serving import Serving, serving
+from small_checkpoint import MODEL, TRAINING, small_checkpoint
+from small_training import text_of
+
+from alpha.run import Run
+from alpha.run_notes import write_notes
+
+ALPHA = [sys.executable, str(Path(__file__).resolve().parent.parent / "alpha.py")]
+LOSS = "canvas[aria-label^='Loss: training']"
+
+
+def make(root: Path, name: str, steps: int, loss: float = 1.0) -> Path:
+    """A finished run with curves as of a training."""
+    noise = np.random.default_rng(steps)
+    with Run.create(MODEL, TRAINING, folder=root / name) as run:
+        for step in range(1, steps + 1):
+            row = {"step": step, "loss": loss + 2 / step + 0.1 * noise.random(), "lr": 1e-3, "gradNorm": noise.random(),
+                   "clipped": step % 9 == 0, "skipped": step == 50, "tokens": 64 * step, "time": 1.8e9 + step,
+                   "elapsed_ms": 10.0 * step, "tokens_per_sec": 6400.0}  # fmt: skip
+            run.add_metrics(row | ({"valLoss": loss + 1 / step} if step % 20 == 0 else {}))
+        for step in (50, 100):
+            run.add_sample({"step": step, "prompt": "Once <i>", "text": f"there was {step}"})
+        run.save(small_checkpoint(steps, val_loss=loss))
+    return root / name
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with started() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dashboards") / "runs"
+    make(folder, "first", 200)
+    make(folder, "second", 300, loss=2.0)
+    make(folder, "third", 100, loss=3.0)
+    write_notes(folder / "second", name="<b>bold</b>", group="sweep")
+    write_notes(folder / "third", group="sweep")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(root: Path) -> Iterator[Serving]:
+    with serving(root.parent, root=root, allow_edit=True) as running:
+        yield running
+
+
+@pytest.fixture(params=["light", "dark"])
+def page(browser: Any, server: Serving, request: pytest.FixtureRequest) -> Iterator[Any]:
+    with page_of(browser, origin(server), request.node.name, color_scheme=request.param) as opened:
+        yield opened
+
+
+def origin(server: Serving) -> str:
+    return f"http://127.0.0.1:{server.port}"
+
+
+def drawn(page: Any, chart: str = LOSS) -> str:
+    """A chart as it is, when what was asked for has come."""
+    page.wait_for_selector(chart)
+    page.wait_for_timeout(400)
+    return page.eval_on_selector(chart, "(canvas) => canvas.toDataURL()")
+
+
+def test_runs_are_listed_sorted_and_found(page: Any, server: Serving) -> None:
+    page.goto(f"{origin(server)}/runs")
+    page.wait_for_selector("tbody tr:nth-child(3)")
+    names = "[...document.querySelectorAll('tbody th')].map((each) => each.innerText.split('\\n')[0])"
+    assert set(page.evaluate(names)) == {"first", "<b>bold</b>", "third"}
+    page.click("thead button:text('Val loss')")
+    assert page.evaluate(names) == ["third", "<b>bold</b>", "first"]
+    assert page.get_attribute("th:has-text('Val loss')", "aria-sort") == "descending"
+    page.wait_for_selector(".sparkline")
+    page.fill("input[type=search]", "sweep thi")
+    assert page.evaluate(names) == ["third"]
+    assert "q=sweep+thi" in page.url
+    page.reload()
+    page.wait_for_selector("tbody tr")
+    assert page.evaluate(names) == ["third"]
+    page.fill("input[type=search]", "")
+    page.select_option("select >> nth=1", "sweep")
+    assert len(page.evaluate(names)) == 2
+    page.click("a:text('third')")
+    page.wait_for_selector(LOSS)
+
+
+def test_a_run_is_shown_with_all_that_belongs_to_it(page: Any, server: Serving) -> None:
+    page.goto(f"{origin(server)}/run?id=first")
+    page.wait_for_selector(LOSS)
+    page.wait_for_selector(".sample b")
+    titles = page.eval_on_selector_all("figcaption h3", "(all) => all.map((each) => each.innerText)")
+    assert titles == ["Loss", "Learning rate", "Gradient norm", "Tokens per second"]
+    assert page.inner_text(".sample") == "Once <i>there was 100"
+    page.focus("input[aria-label='Which sample']")
+    page.keyboard.press("ArrowLeft")
+    assert page.inner_text(".sample") == "Once <i>there was 50"
+    assert "iters" in page.inner_text("section:has(> h2:text('Options'))")
+    assert "Saved checkpoint-200" in page.inner_text("pre")
+    assert page.get_attribute("tbody a", "href") == "/?model=first%40200"
+    with page.expect_download() as download:
+        page.click("button:text('Download')")
+    assert Path(download.value.path()).read_bytes()[8:9] == b"{"
+    with page.expect_download() as download:
+        page.click("button[aria-label='Loss as CSV']")
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
+    assert len([row for row in rows if row["curve"] == "validation"]) == 10
+    with page.expect_download() as download:
+        page.click("button[aria-label='Loss as PNG']")
+    assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_looked_at_is_in_the_address(page: Any, server: Serving) -> None:
+    page.goto(f"{origin(server)}/run?id=first")
+    whole = drawn(page)
+    box = page.locator(LOSS).bounding_box()
+    page.mouse.move(box["x"] + 200, box["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 300, box["y"] + 60)
+    page.mouse.up()
+    wait_until(page, "location.search.includes('from=')")
+    page.select_option("select", "tokens")
+    wait_until(page, "location.search.includes('x=tokens') && !location.search.includes('from=')")
+    page.focus(LOSS)
+    page.keyboard.press("+")
+    page.check("text=Log y")
+    wait_until(page, "location.search.includes('logy=1') && location.search.includes('from=')")
+    page.mouse.move(1, 1)
+    zoomed = drawn(page)
+    assert zoomed != whole
+    page.reload()
+    page.mouse.move(1, 1)
+    assert drawn(page) == zoomed
+    page.click("button:text('Show all')")
+    wait_until(page, "!location.search.includes('from=')")
+
+
+def test_what_people_write_is_kept(browser: Any, server: Serving, root: Path) -> None:
+    make(root, "edited", 20)
+    with page_of(browser, origin(server)) as page:
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.goto(f"{origin(server)}/run?id=edited")
+        page.click("summary:text('Name, group, notes')")
+        page.fill("input[name=name]", "renamed")
+        page.fill("textarea[name=notes]", "two\nlines")
+        page.click("button:text('Save')")
+        page.wait_for_selector("h2:text('renamed')")
+        assert '"two\\nlines"' in (root / "edited" / "notes.json").read_text()
+        page.fill("input[name=name]", "x" * 100)
+        page.click("button:text('Delete the run')")
+        page.wait_for_url("**/runs")
+        assert not (root / "edited").exists()
+
+
+def test_a_run_that_is_not_there_is_said(browser: Any, server: Serving) -> None:
+    with page_of(browser, origin(server)) as page:
+        page.goto(f"{origin(server)}/run?id=../../etc")
+        page.wait_for_selector("#problem:has-text('There is no run')")
+
+
+def test_a_training_is_watched_while_it_runs(browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(text_of())
+    command = [*ALPHA, "train", "--data=text.txt", "--backend=cpu_ref", "--tokenizer=char", "--iters=100000",
+               "--block=16", "--dim=16", "--layers=1", "--heads=2", "--batch=2", "--threads=1", "--evalInterval=50",
+               "--minTokensPerParam=0", "--evalIters=1", "--sampleInterval=100", "--runDir=runs/live"]  # fmt: skip
+    (tmp_path / "runs").mkdir()
+    with serving(tmp_path, root=tmp_path / "runs") as server, page_of(browser, origin(server)) as page:
+        page.goto(f"{origin(server)}/runs")
+        page.wait_for_selector("text=There is no run yet")
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as training:
+            try:
+                page.wait_for_selector("tr:has-text('live') .status:text('running')", timeout=60_000)
+                page.click("a:text('live')")
+                page.wait_for_selector(LOSS, timeout=60_000)
+                step = (
+                    "Number(document.querySelector('dl').innerText.match(/Step\\s+([\\d,]+)/)[1].replaceAll(',', ''))"
+                )
+                first = page.evaluate(step)
+                wait_until(page, f"{step} > {first + 50}")
+                wait_until(page, "document.querySelector('pre').innerText.includes('Saved')")
+                page.wait_for_selector("tbody a[href^='/?model=']")
+                # Somebody looks at a part of it, which stays as it is while the run goes on.
+                page.focus(LOSS)
+                page.keyboard.press("Home")
+                page.keyboard.press("+")
+                page.keyboard.press("Escape")
+                before = drawn(page)
+                now = page.evaluate(step)
+                wait_until(page, f"{step} > {now + 50}")
+                assert drawn(page) == before
+            finally:
+                training.send_signal(signal.SIGINT)
+        page.wait_for_selector(".status:text('interrupted')", timeout=60_000)
