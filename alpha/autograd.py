@@ -124,9 +124,9 @@ def record(
 
     `backward` takes a gradient for each result (None where nothing depends on it) and returns one for each operand.
     """
-    recorded = recording(*operands)
-    tensors = [Tensor(backend, each, recorded) for each in results]
     tape = _open_tape.get()
+    recorded = tape is not None and recording(*operands)
+    tensors = [Tensor(backend, each, recorded) for each in results]
     if recorded and tape is not None:
         tape.write(tensors, operands, backward)
     return tensors

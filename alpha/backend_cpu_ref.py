@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from alpha import backend_cpu_ref_attention as attention_parts
 from alpha import backend_cpu_ref_kernels as kernels
+from alpha import backend_cpu_ref_rows as native
 from alpha import rng, workers
 from alpha.activation import GATED_ACTIVATIONS
 from alpha.backend import AdamControl, Saved
@@ -115,6 +116,8 @@ class CpuRef(NumpyPrimitives):
         training: bool = False,
     ) -> tuple[NumpyArray, Saved]:
         rows, N = self._rows(x), weight.shape[1]
+        if not training and native.can_do(x, weight):
+            return self._linear_of_rows(x, weight, bias, activation, residual), None
         width = N // 2 if activation in GATED_ACTIVATIONS else N
         y = np.empty((rows.shape[0], width), x.dtype)
         slope = np.empty((rows.shape[0], N), x.dtype) if activation and training else None
@@ -141,6 +144,20 @@ class CpuRef(NumpyPrimitives):
 
         self._run([(part, block) for block in _product_rows(rows.shape[0], 2 * weight.size)])
         return y.reshape(*x.shape[:-1], width), ((x, weight, bias is not None, slope) if training else None)
+
+    def _linear_of_rows(
+        self, x: NumpyArray, weight: NumpyArray, bias: NumpyArray | None, activation: str, residual: NumpyArray | None
+    ) -> NumpyArray:
+        """`linear` in the native sidecar."""
+        rows, N = self._rows(x), weight.shape[1]
+        y = np.empty((rows.shape[0], N), x.dtype)
+        late = None if activation or residual is None else self._rows(residual)
+        self._run(native.linear_parts(rows, weight, bias, late, y, self.threads))
+        if activation:
+            y, _ = self.activation(y, activation)
+            if residual is not None:
+                y += self._rows(residual)
+        return y.reshape(*x.shape[:-1], y.shape[1])
 
     def linear_backward(
         self,
@@ -199,6 +216,9 @@ class CpuRef(NumpyPrimitives):
     ) -> tuple[NumpyArray, Saved]:
         rows = self._rows(x)
         y = np.empty(rows.shape, x.dtype)
+        if not training and native.can_do(x, weight):
+            native.norm(np.ascontiguousarray(rows), weight, bias, epsilon, True, y)
+            return y.reshape(x.shape), None
         normalized = np.empty(rows.shape, x.dtype) if training else y
         scale = np.empty((rows.shape[0], 1), x.dtype)
 
@@ -222,6 +242,9 @@ class CpuRef(NumpyPrimitives):
     ) -> tuple[NumpyArray, Saved]:
         rows = self._rows(x)
         y = np.empty(rows.shape, x.dtype)
+        if not training and native.can_do(x, weight):
+            native.norm(np.ascontiguousarray(rows), weight, None, epsilon, False, y)
+            return y.reshape(x.shape), None
         normalized = np.empty(rows.shape, x.dtype) if training else y
         scale = np.empty((rows.shape[0], 1), x.dtype)
 
@@ -336,8 +359,11 @@ class CpuRef(NumpyPrimitives):
         call = CachedCall(
             query, keys, values, sequences, positions, tables, np.empty(query.shape, query.dtype), soft_cap
         )
-        part = functools.partial(attention_parts.cached, call)
-        self._run([(part, rows) for rows in call.parts()])
+        if native.can_do(query, keys, values):
+            self._run(native.attention_parts(call, self.threads))
+        else:
+            part = functools.partial(attention_parts.cached, call)
+            self._run([(part, rows) for rows in call.parts()])
         return call.out
 
     def dropout(self, x: NumpyArray, probability: float, key: RandomKey | None) -> NumpyArray:

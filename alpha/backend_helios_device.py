@@ -13,16 +13,16 @@ import os
 import struct
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from alpha import environment, installation
+from alpha import environment
 from alpha.errors import AlphaError, UsageError
+from alpha.installation import library_files
 
 COMMAND = struct.Struct("=I3IQII128s")
 """One command of a program, `helios_command`: kind, groups (3), pipeline, push bytes, 0, push constants."""
@@ -412,15 +412,10 @@ def _check(code: int) -> None:
     raise {_OUT_OF_DEVICE_MEMORY: OutOfDeviceMemory, _DEVICE_LOST: DeviceLost}.get(code, VulkanError)(message)
 
 
-def _library_files() -> Sequence[Path]:
-    """Where the sidecar is, if it was built: named as Python names extensions."""
-    return [installation.FILES / f"_helios{suffix}" for suffix in EXTENSION_SUFFIXES]
-
-
 @functools.cache
 def _library() -> ctypes.CDLL:
     """The sidecar with its functions declared. Raises NoVulkan when it was not built."""
-    path = next((each for each in _library_files() if each.exists()), None)
+    path = next((each for each in library_files() if each.exists()), None)
     if path is None:
         raise NoVulkan(_INSTALL_SIDECAR)
     try:

@@ -1,4 +1,4 @@
-"""Which Alpha this is: the commit of its code, and when it was built into an executable, if it was.
+"""Which Alpha this is: the commit of its code, when it was built into an executable, if it was, and its compiled part.
 
 A built executable finds the facts in `build.json` in its folder, which `build_scripts/exe` writes; sources are asked
 for their git commit.
@@ -8,6 +8,8 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from alpha.errors import AlphaError
@@ -30,6 +32,11 @@ def command() -> list[str]:
         f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); from alpha.process import start; sys.exit(start())"
     )
     return [sys.executable, "-c", start]
+
+
+def library_files() -> Sequence[Path]:
+    """Where the native sidecar is, if it was built: named as Python names extensions."""
+    return [FILES / f"_helios{suffix}" for suffix in EXTENSION_SUFFIXES]
 
 
 def commit() -> str:

@@ -15,7 +15,7 @@ from backend_cases import CASES, ONE_OF_EACH
 from helios_device import helios
 from replay_backend import ReplayBackend
 
-from alpha import backend_cpu_ref, backend_cpu_ref_attention
+from alpha import backend_cpu_ref, backend_cpu_ref_attention, backend_cpu_ref_rows
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_primitives import Array, RandomKey
@@ -25,6 +25,7 @@ FACTORIES: dict[str, Callable[[], Backend]] = {
     "composition": Composition,
     "cpu_ref": CpuRef,
     "cpu_ref_small_blocks": CpuRef,  # so small that the cases cross the borders of blocks
+    "cpu_ref_numpy": CpuRef,  # as where the native sidecar was not built
     "helios": helios,
 }
 DIVIDED = [case for case in CASES if case.fused or case.name.startswith("matmul")]
@@ -36,7 +37,7 @@ by_backend_and_case = pytest.mark.parametrize(
     [
         pytest.param(name, case, id=f"{name}-{case.name}")
         for name in FACTORIES
-        for case in (SMALL if name == "cpu_ref_small_blocks" else CASES)
+        for case in {"cpu_ref_small_blocks": SMALL, "cpu_ref_numpy": DIVIDED}.get(name, CASES)
     ],
     indirect=["backend"],
 )
@@ -55,6 +56,8 @@ def use_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
     if request.param == "cpu_ref_small_blocks":
         use_small_blocks(monkeypatch)
+    if request.param in ("cpu_ref_small_blocks", "cpu_ref_numpy"):
+        monkeypatch.setattr(backend_cpu_ref_rows, "library", lambda: None)
     return FACTORIES[request.param]()
 
 

@@ -542,7 +542,7 @@ assert not left.exists()
 def test_a_missing_sidecar_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sidecar._library.cache_clear()
     try:
-        monkeypatch.setattr(sidecar, "_library_files", lambda: [tmp_path / "_helios.so"])
+        monkeypatch.setattr(sidecar, "library_files", lambda: [tmp_path / "_helios.so"])
         with pytest.raises(NoVulkan, match=r"without its Vulkan part, because there was no C compiler\. Install gcc"):
             list_devices()
         assert not has_gpu()

@@ -22,7 +22,10 @@ def test_no_error_of_memory_and_no_undefined_behaviour(tmp_path: Path) -> None:
     library = tmp_path / "alpha" / ("_helios" + sysconfig.get_config_var("EXT_SUFFIX"))
     sources = sorted((ROOT / "native").glob("*.c"))
     built = subprocess.run(
-        [compiler, *FLAGS, "-o", library, *sources, "-ldl", "-pthread"], capture_output=True, text=True, check=False
+        [compiler, *FLAGS, "-o", library, *sources, "-ldl", "-lm", "-pthread"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if built.returncode:
         pytest.skip(f"THE C COMPILER HAS NO SANITIZERS, so the sidecar is not tested with them here: {built.stderr}")
@@ -34,8 +37,8 @@ def test_no_error_of_memory_and_no_undefined_behaviour(tmp_path: Path) -> None:
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # whatever else is installed
         "ASAN_OPTIONS": "detect_leaks=0",  # Python and Mesa keep much until the process ends
     }
-    tests = [str(ROOT / "tests" / name) for name in ("test_helios_device.py", "test_helios_faults.py")]
-    used = "import alpha.backend_helios_device as module; print(module._library_files()[0], module._library()._name)"
+    tests = [str(ROOT / "tests" / name) for name in ("test_helios_device.py", "test_helios_faults.py", "test_rows.py")]
+    used = "import alpha.backend_helios_device as module; print(module.library_files()[0], module._library()._name)"
     for arguments in (["-c", used], ["-m", "pytest", "-p", "no:cacheprovider", "-p", "pytest_timeout", *tests]):
         result = subprocess.run(
             [sys.executable, *arguments],
