@@ -150,6 +150,71 @@ def test_what_is_looked_at_is_in_the_address(page: Any, server: Serving) -> None
     wait_until(page, "!location.search.includes('from=')")
 
 
+def test_runs_are_compared_in_one_picture(page: Any, server: Serving) -> None:
+    page.goto(f"{origin(server)}/runs")
+    page.check("input[aria-label='Choose first']")
+    page.check("input[aria-label='Choose third']")
+    page.click("button:text('Compare 2')")
+    training = "canvas[aria-label^='Training loss: first']"
+    both = drawn(page, training)
+    assert page.url.endswith("/compare?run=first&run=third")
+    assert "None: all options" in page.inner_text("section:has(> h2:text('Options'))")
+    page.uncheck("input[aria-label='Show third']")
+    assert drawn(page, training) != both
+    assert page.url.endswith("/compare?run=first&run=third&hide=third")
+    page.select_option("label:has-text('Group') select", "sweep")
+    page.wait_for_url("**/compare?group=sweep")
+    page.wait_for_selector("canvas[aria-label^='Training loss: ']")
+    assert set(page.eval_on_selector_all("ul.runs a", "(all) => all.map((e) => e.innerText)")) == {
+        "<b>bold</b>",
+        "third",
+    }
+    page.select_option("label:has-text('newest') select", "2")
+    page.wait_for_url("**/compare?newest=2")
+    page.wait_for_selector("ul.runs li:nth-child(2)")
+
+
+def test_models_and_domains(page: Any, server: Serving) -> None:
+    page.goto(f"{origin(server)}/models")
+    page.click("thead button:text('Val loss')")
+    page.click("thead button:text('Val loss')")
+    assert page.inner_text("tbody tr >> nth=0").split("\t")[:4] == ["first", "200", "1.0000", "96"]
+    assert page.get_attribute("tbody td a", "href") == "/?model=first%40200"
+    page.goto(f"{origin(server)}/domains")
+    page.wait_for_selector("article:nth-child(10)")
+    assert "6 layers of 128" in page.inner_text("article#novels")
+    page.click("article#novels summary:text('prompts')")
+    assert "Chapter One" in page.inner_text("article#novels details")
+
+
+def test_the_playground_takes_the_model_that_was_clicked(browser: Any, server: Serving) -> None:
+    with page_of(browser, origin(server)) as page:
+        page.goto(f"{origin(server)}/?model=first%40200")
+        page.wait_for_selector("#model option", state="attached")
+        wait_until(page, "document.getElementById('model').value === 'first@200'")
+        page.click("nav a:text('Runs')")
+        page.wait_for_selector("tbody tr")
+
+
+@pytest.mark.parametrize("width", [1300, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_bars_people_from_a_page(browser: Any, server: Serving, scheme: str, width: int) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed: NOT tested here")
+    size = {"width": width, "height": 800}
+    with page_of(browser, origin(server), color_scheme=scheme, viewport=size, bypass_csp=True) as page:
+        for path, ready in (
+            ("/runs", ".sparkline"), ("/run?id=first", ".sample b"), ("/compare", "section:has(> h2) .hint"),
+            ("/models", "tbody tr"), ("/domains", "article"),
+        ):  # fmt: skip
+            page.goto(f"{origin(server)}{path}")
+            page.wait_for_selector(ready)
+            for details in page.query_selector_all("summary"):
+                details.click()
+            found = axe.Axe().run(page).response["violations"]
+            assert [(path, each["id"], each["nodes"][0]["html"]) for each in found] == []
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+
+
 def test_what_people_write_is_kept(browser: Any, server: Serving, root: Path) -> None:
     make(root, "edited", 20)
     with page_of(browser, origin(server)) as page:

@@ -31,6 +31,12 @@ export function whole(value) {
   return value === null || value === undefined ? "" : value.toLocaleString("en");
 }
 
+/** The value of an option. */
+export function spelled(value) {
+  if (typeof value === "string") return value || "\u2013";
+  return typeof value === "number" ? String(Number(value.toPrecision(8))) : JSON.stringify(value);
+}
+
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "";
   if (seconds < 60) return `${Math.round(seconds)} s`;

@@ -62,17 +62,17 @@ export class Panel {
     return chart;
   }
 
-  setCurves(title, curves, marks = []) {
+  setCurves(title, curves, marks = [], hasLegend = true) {
     const chart = this.chart(title);
     const { legend } = this.charts.get(title);
     const named = [...curves.filter((each) => !each.faint && each.x.length), ...marks.filter(({ x }) => x.length)];
     const key = named.map(({ label, colour }) => `${label} ${colour}`).join();
     if (legend.dataset.key !== key) {
       legend.dataset.key = key;
-      legend.replaceChildren(...(named.length > 1 ? named : []).map(({ label, colour, href }) => {
+      legend.replaceChildren(...(hasLegend && named.length > 1 ? named : []).map(({ label, colour }) => {
         const dot = element("span", { className: "dot", "aria-hidden": "true" });
         dot.style.background = `var(--chart-${colour % 10})`;
-        return element("li", {}, dot, href ? element("a", { href }, label) : label);
+        return element("li", {}, dot, label);
       }));
     }
     chart.setCurves(curves, marks);

@@ -251,6 +251,9 @@ async function importAll(file) {
 async function listModels() {
   const models = (await (await ask("/v1/models")).json()).data;
   find("model").replaceChildren(...models.map(({ id }) => new Option(id, id)));
+  const wanted = new URLSearchParams(location.search).get("model"); // RUN@500 is not in the list, but is a model
+  if (wanted && !models.some(({ id }) => id === wanted)) find("model").add(new Option(wanted, wanted));
+  if (wanted) find("model").value = wanted;
   find("status").textContent = models.length ? "" : "There is no model yet: train one, and load this page again.";
 }
 

@@ -5,7 +5,7 @@ import { element } from "/web/elements.js";
 
 const FIRST_ROWS = 200;
 
-/** `columns`: {name, label, sort(row) → number or text, text(row), node(row), numeric}. A cell shows `node`, made again when
+/** `columns`: {name, label, sort(row) → number or text, text(row), node(row), numeric, minor (not on a phone)}. A cell shows `node`, made again when
  *  `text` is another one, or else `text`. `keyOf(row)` names a row; `onSort(name, descending)` is told what was chosen. */
 export class Table {
   constructor({ caption, columns, keyOf, sort, descending = false, onSort = () => {}, onRow = () => {} }) {
@@ -22,7 +22,7 @@ export class Table {
   }
 
   head(column) {
-    const head = element("th", { scope: "col", className: column.numeric ? "numeric" : "" });
+    const head = element("th", { scope: "col", className: classOf(column) });
     if (column.sort) head.append(element("button", { onclick: () => this.sortBy(column) }, column.label));
     else head.append(element("span", { className: column.hidesLabel ? "unseen" : "" }, column.label));
     return head;
@@ -67,7 +67,7 @@ export class Table {
 
   line(row) {
     const naming = this.columns.find((column) => !column.hidesLabel);
-    const cell = (column) => element(column === naming ? "th" : "td", { ...(column === naming && { scope: "row" }), className: column.numeric ? "numeric" : "" });
+    const cell = (column) => element(column === naming ? "th" : "td", { ...(column === naming && { scope: "row" }), className: classOf(column) });
     const line = element("tr", {}, ...this.columns.map(cell));
     line.texts = [];
     this.onRow(line, row);
@@ -95,4 +95,8 @@ export class Table {
     });
     return values.map(({ row }) => row);
   }
+}
+
+function classOf({ numeric, minor }) {
+  return `${numeric ? "numeric" : ""} ${minor ? "minor" : ""}`.trim();
 }

@@ -1,6 +1,6 @@
 // One run, while it goes on: its curves, samples, checkpoints, options and log.
 
-import { bytes, date, duration, element, loss, number, parameters, setText, status, title as titleOf, whole } from "/web/elements.js";
+import { bytes, date, duration, element, loss, number, parameters, setText, spelled, status, title as titleOf, whole } from "/web/elements.js";
 import { Curves } from "/web/curves.js";
 import { Panel, asked, queryOf, viewOf } from "/web/panel.js";
 import { address, askJson, change, download, follow, remember, report, token } from "/web/server.js";
@@ -233,8 +233,4 @@ function describeOptions({ changed, model, training, history, problem }) {
   ];
   if (history.length) parts.push(element("p", { className: "hint" }, `Resumed with other options: ${history.map((each) => JSON.stringify(each)).join(", ")}`));
   return parts;
-}
-
-function spelled(value) {
-  return typeof value === "string" ? value || "\u2013" : JSON.stringify(value);
 }

@@ -32,15 +32,15 @@ export async function show(main) {
       { name: "choose", label: "Choose", hidesLabel: true, text: (run) => run.runId, node: (run) => chooser(run) },
       { name: "run", label: "Run", sort: titleOf, text: (run) => titleOf(run), node: (run) => link(run) },
       { name: "status", label: "Status", sort: (run) => run.status, text: (run) => `${run.status} ${run.phase} ${run.error}`, node: (run) => element("span", { title: run.error }, status(run)) },
-      { name: "group", label: "Group", sort: (run) => run.group || null, text: (run) => run.group },
-      { name: "domain", label: "Domain", sort: (run) => run.domain || null, text: (run) => run.domain },
+      { name: "group", minor: true, label: "Group", sort: (run) => run.group || null, text: (run) => run.group },
+      { name: "domain", minor: true, label: "Domain", sort: (run) => run.domain || null, text: (run) => run.domain },
       { name: "step", label: "Step", numeric: true, sort: (run) => run.step, text: (run) => `${whole(run.step)}/${whole(run.iters)}`, node: (run) => progress(run) },
       { name: "loss", label: "Loss", numeric: true, sort: (run) => run.loss, text: (run) => loss(run.loss) },
       { name: "val", label: "Val loss", numeric: true, sort: (run) => run.valLoss, text: (run) => loss(run.valLoss) },
       { name: "curve", label: "Curve", text: (run) => sparklines.version(run), node: (run) => sparklines.picture(run) },
       { name: "pace", label: "Tokens/s", numeric: true, sort: (run) => run.tokensPerSec, text: (run) => whole(run.tokensPerSec && Math.round(run.tokensPerSec)) },
       { name: "left", label: "Time left", numeric: true, sort: (run) => run.secondsLeft, text: (run) => duration(run.secondsLeft) },
-      { name: "created", label: "Begun", sort: (run) => run.created || run.updated, text: (run) => date(run.created || run.updated) },
+      { name: "created", minor: true, label: "Begun", sort: (run) => run.created || run.updated, text: (run) => date(run.created || run.updated) },
     ],
   });
 
