@@ -168,10 +168,13 @@ def find(path: Path) -> Path:
 
 
 def new_path(out: str) -> Path:
-    """Where `--out` wants a checkpoint of no run: at a NAME.safetensors, or in a folder. AlphaError if there is one."""
+    """Where `--out` wants a checkpoint of no run: at a NAME.safetensors, or in a folder. AlphaError if there is one, or
+    anything else in the folder's place."""
     path = Path(out) if out.endswith(".safetensors") else Path(out) / "checkpoint-0.safetensors"
     if path.exists():
         raise AlphaError(f"{path} exists; name another place with --out, or remove it.")
+    if path != Path(out) and Path(out).exists() and not Path(out).is_dir():
+        raise AlphaError(f"--out={out} is neither a folder nor a name for a new .safetensors file; name another place.")
     return path
 
 

@@ -23,7 +23,7 @@ START = (
 )  # fmt: skip
 """The command that the container runs, in the folder."""
 
-_PACKAGE_FILES = ("*.py", "*.txt", "*.zip", "py.typed")
+_PACKAGE_FILES = ("*.py", "*.txt", "*.zip", "py.typed", "web/*")
 _EXTRAS = ("serve",)
 
 _DOCKERFILE = """\
@@ -63,10 +63,11 @@ def write_space(folder: Path, saved: Checkpoint, title: str) -> None:
     declared = {name: (array.dtype.name, array.shape) for name, array in weights.items()}
     checkpoint.write_in_turn(folder / CHECKPOINT, saved, declared, weights.__getitem__)
     try:
-        (folder / "alpha").mkdir()
         for pattern in _PACKAGE_FILES:
             for path in sorted(installation.PACKAGE.glob(pattern)):
-                shutil.copyfile(path, folder / "alpha" / path.name)
+                target = folder / path.relative_to(installation.PACKAGE.parent)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
     except OSError as error:
         raise AlphaError(f"Cannot write {folder}: {error.strerror or error}.") from error
     command = ", ".join(f'"{part}"' for part in START)

@@ -215,13 +215,20 @@ def _require_regular(status: os.stat_result) -> None:
 
 @contextmanager
 def temporary_folder(what: str) -> Iterator[Path]:
-    """A new folder in the cache, for the length of a `with` block."""
+    """A new folder in the cache, or where that cannot be written, in that for temporary files (TMPDIR); for the length
+    of a `with` block."""
     parent = cache_folder() / what
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(dir=parent)
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            folder = tempfile.TemporaryDirectory(dir=parent)
+        except OSError:
+            folder = tempfile.TemporaryDirectory(prefix="alpha-")
     except OSError as error:
-        raise AlphaError(f"Cannot make a folder in {parent}: {error.strerror or error}. {_ANOTHER_CACHE}") from error
+        raise AlphaError(
+            f"Neither the cache {parent} nor a folder for temporary files can be written ({error.strerror or error}); "
+            "set XDG_CACHE_HOME or TMPDIR to a folder that can."
+        ) from error
     with folder as name, cache_room():
         yield Path(name)
 

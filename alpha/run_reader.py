@@ -238,7 +238,7 @@ def _listed(root: Path) -> list[Path]:
 
 
 def _run_folders(root: Path) -> list[Path]:
-    if not root.is_dir():
+    if not root.exists():
         return []
     return sorted(folder for folder in root.iterdir() if _is_run(folder))
 

@@ -243,10 +243,12 @@ class Models:
         self._shared: SharedModels = WeakValueDictionary()
 
     async def start(self) -> None:
-        """Load what was named. Raises AlphaError when a checkpoint cannot be used."""
+        """Load what was named. Raises AlphaError when a checkpoint or the folder of runs cannot be used."""
         self._thread = EngineThread(asyncio.get_running_loop())
         for name, path in list(self._named.items())[: self._limits.max_models]:
             await self._loaded(name, checkpoint.find(path))
+        if self._root is not None:
+            list_runs(self._root)
 
     def close(self) -> None:
         """End the thread."""

@@ -47,6 +47,7 @@ def test_what_cannot_be_served_is_said_in_a_line(tmp_path: Path, capsys: pytest.
     other = make_checkpoint(tmp_path / "other" / "toy", "gpt2")
     assert "names no model" in refused(capsys, "--checkpoint=,")
     assert "There is no file" in refused(capsys, "--checkpoint=nowhere", "--port=0")
+    assert "Not a directory" in refused(capsys, f"--dir={path}", "--port=0")
     assert "same name, toy@10" in refused(capsys, f"--checkpoint={path},{other}", "--port=0")
     assert "Cannot listen at no.such.host.invalid" in refused(
         capsys, f"--checkpoint={path}", "--host=no.such.host.invalid"

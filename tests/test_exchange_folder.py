@@ -248,6 +248,9 @@ def test_nothing_that_exists_is_written_over(tmp_path, capsys):
     run("import", f"--from={folder}", f"--out={tmp_path / 'out'}", code=1)
     run("export", f"--checkpoint={tmp_path / 'out'}", f"--out={folder}", code=1)
     assert "not an empty folder" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    run("import", f"--from={tmp_path / 'absent'}", f"--out={tmp_path / 'file'}", code=1)
+    assert "is neither a folder nor a name for a new .safetensors file" in capsys.readouterr().err
 
 
 def test_weights_too_large_for_float16_are_refused(tmp_path, capsys):

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,16 @@ def test_a_full_disk_under_the_cache_says_how_to_have_it_elsewhere(
         write_bytes(folder / "a", b"")
     with pytest.raises(AlphaError, match=r": No space left on device\.$"):
         write_bytes(tmp_path / "a", b"")  # not a file of the cache
-    (tmp_path / "alpha" / "x").touch()
-    with pytest.raises(AlphaError, match=r"Cannot make a folder .*XDG_CACHE_HOME"), temporary_folder("x"):
+
+
+def test_a_temporary_folder_needs_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "alpha").touch()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    with temporary_folder("x") as folder:
+        assert folder.parent == tmp_path / "temporary"
+    assert names(tmp_path / "temporary") == []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(AlphaError, match=r"^Neither the cache .*set XDG_CACHE_HOME or TMPDIR"), temporary_folder("x"):
         pass

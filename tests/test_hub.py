@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import fake_hub
@@ -122,10 +123,23 @@ def test_a_space_is_a_folder_that_starts_alpha_serve(served):
     assert {path.name for path in installation.PACKAGE.glob("*.py")} <= {
         path.name for path in (folder / "space" / "alpha").iterdir()
     }
-    # The copy of Alpha in the folder knows the checkpoint in the folder.
-    sample = [sys.executable, *command[1:3], "sample", command[4], "--prompt=The", "--steps=2", "--backend=cpu_ref"]
+    # The copy of Alpha in the folder serves the checkpoint in the folder.
+    start = [sys.executable, *command[1:], "--host=127.0.0.1", "--port=0"]
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder / "home")}
-    subprocess.run(sample, cwd=folder / "space", env=environment, capture_output=True, timeout=100, check=True)
+    with subprocess.Popen(start, cwd=folder / "space", env=environment, stdout=subprocess.PIPE, text=True) as process:
+        address = process.stdout.readline().split()[-1].removesuffix("/v1")
+        try:
+            for page in ("/", "/web/play.js"):
+                with urllib.request.urlopen(address + page, timeout=60) as answer:
+                    assert answer.status == 200
+            with urllib.request.urlopen(f"{address}/v1/models", timeout=60) as answer:
+                (model,) = json.load(answer)["data"]
+            body = json.dumps({"model": model["id"], "prompt": "The", "max_tokens": 2}).encode()
+            sent = urllib.request.Request(f"{address}/v1/completions", body, {"content-type": "application/json"})
+            with urllib.request.urlopen(sent, timeout=60) as answer:
+                assert json.load(answer)["usage"]["completion_tokens"] == 2
+        finally:
+            process.terminate()
     alpha(served, "space", f"--checkpoint={path}", "--repo=me/space")
     assert fake.kinds == {"me/space": "space docker"}
     assert fake.files["me/space"]["Dockerfile"].decode() == dockerfile

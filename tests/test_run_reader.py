@@ -108,6 +108,15 @@ def test_only_the_end_of_long_metrics_is_read(tmp_path, monkeypatch):
     assert len(read) == 1
 
 
+def test_what_is_no_folder_is_not_taken_for_one_without_runs(tmp_path):
+    assert list_runs(tmp_path / "absent") == []
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("file", "pipe"):
+        with pytest.raises(AlphaError, match=rf"^Cannot list the runs in .*{name}: Not a directory\.$"):
+            list_runs(tmp_path / name)
+
+
 def test_garbage_is_passed_over(tmp_path):
     make_run(tmp_path, "good", last_step=2)
     (tmp_path / "file").touch()
