@@ -96,6 +96,8 @@ class HeliosCore(Backend):
         self._most_pending = environment.read("ALPHA_ADAPTIVE_SYNC_PENDING_THRESHOLD")
         self._traced: list[Dispatch] | None = None
         self._planned: list[Storage] = []
+        self.derived: dict[Storage, HeliosArray] = {}
+        """What a traced program has made of whole storages that existed before, until it writes to them."""
         self._running: deque[tuple[int, int]] = deque()  # programs to be freed at a value of the timeline
         self._uploads: list[Storage] = []
         self._most_upload_bytes = environment.read("ALPHA_ADAPTIVE_SYNC_DEFERRED_THRESHOLD") << 20
@@ -250,6 +252,8 @@ class HeliosCore(Backend):
                 self._upload(array.storage)
             if kind != "in" and array.storage.mapped is not None:
                 raise RuntimeError("the result of a recorded program cannot be changed in place")
+            if kind != "in":
+                self.derived.pop(array.storage, None)
         if self._traced is not None:
             self._traced.append(dispatch)
             return
@@ -353,6 +357,11 @@ class HeliosCore(Backend):
     def record(self, program: Callable[..., HeliosArray]) -> RecordedProgram:
         return RecordedProgram(self, program)
 
+    @property
+    def is_tracing(self) -> bool:
+        """Whether dispatches are only written down, for a recorded program."""
+        return self._traced is not None
+
     def trace(self, program: Callable[[], HeliosArray]) -> tuple[HeliosArray, list[Dispatch], list[Storage]]:
         """Run a program without running its dispatches: its result, contiguous, the dispatches, and new storages."""
         if self._traced is not None:
@@ -366,6 +375,7 @@ class HeliosCore(Backend):
             raise
         finally:
             self._traced, self._planned = None, []
+            self.derived.clear()
 
 
 def _view_of(flat: npt.NDArray[Any], array: HeliosArray) -> npt.NDArray[Any]:

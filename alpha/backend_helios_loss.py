@@ -62,7 +62,7 @@ class Loss(Products):
         if not M and dweight is not None:
             self.fill(dweight, 0.0)
         problem = Problem(1, M, V, C)
-        x, weight = (self.rounded_operand(each, problem) for each in (x, weight))
+        x, weight = self.rounded_operand(x, problem), self.rounded_weight(weight, problem, training)
         logits_element = self.activation_element if training else "f32"
         most = _chunk_rows(M, V * ELEMENTS[logits_element].itemsize)
         logits_buffer = self.new((most, V), logits_element)
@@ -100,17 +100,17 @@ class Loss(Products):
         self, dloss: HeliosArray, saved: Saved, weight_gradient: HeliosArray | None = None
     ) -> tuple[HeliosArray, HeliosArray | None]:
         head: _SavedHead = saved
-        dx, dweight = self.new(head.dx.shape, "f32"), None
+        dx, dweight = self.new(head.dx.shape, self.activation_element), None
         scaled_parts = [(head.dx, dx)]
         if head.dweight is not None:
             dweight = self.new(head.dweight.shape, "f32") if weight_gradient is None else weight_gradient
             scaled_parts.append((head.dweight, dweight))
         for source, target in scaled_parts:
-            scaled = target if target.is_contiguous else self.new(target.shape, "f32")
+            scaled = target if target.is_contiguous else self.new(target.shape, target.element)
             vector = vector_of(source, scaled)
             self.dispatch(
                 "scale",
-                "f32",
+                scaled.element,
                 groups_for(source.size, THREADS * vector),
                 {"THREADS": THREADS, "VECTOR": vector},
                 x=source,

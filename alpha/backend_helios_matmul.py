@@ -29,7 +29,10 @@ _REDUCE_THREADS = 128
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What becomes of the sums: activation(scale * sum + bias) + residual, with the activation's slope in `slope`."""
+    """What becomes of the sums: activation(scale * sum + bias) + residual, with the activation's slope in `slope`.
+
+    What the kernels multiply results by, their `factor`, is left to `backend_helios_planner.fold_gradients`.
+    """
 
     bias: HeliosArray | None = None
     activation: str = ""
@@ -39,12 +42,16 @@ class Epilogue:
     def constants(self, columns: int, result: HeliosArray) -> dict[str, int]:
         """The specialization constants that all kernels with this epilogue have."""
         arrays = [each for each in (self.bias, self.residual, self.slope, result) if each is not None]
+        halves = [each for each in (result, self.slope) if each is not None and each.itemsize == 2]
+        vector = 4 if columns % 4 == 0 and all(each.offset % 4 == 0 for each in arrays) else 0
+        if vector and result.itemsize == 2 and columns % 8 == 0 and all(each.offset % 8 == 0 for each in halves):
+            vector = 8
         return {
             "HAS_BIAS": int(self.bias is not None),
             "ACTIVATION": 1 + activation_named(self.activation).number if self.activation else 0,
             "HAS_SLOPE": int(self.slope is not None),
             "HAS_RESIDUAL": int(self.residual is not None),
-            "C_VECTOR": int(columns % 4 == 0 and all(each.offset % 4 == 0 for each in arrays)),
+            "C_VECTOR": vector,
             "C_HALF": int(result.itemsize == 2),
         }
 
@@ -57,7 +64,7 @@ class Epilogue:
 
     def arguments(self, result: HeliosArray) -> dict[str, HeliosArray | None]:
         """The arrays, by the names of the kernels' fields."""
-        return {"bias": self.bias, "residual": self.residual, "c": result, "slope": self.slope}
+        return {"bias": self.bias, "residual": self.residual, "factor": None, "c": result, "slope": self.slope}
 
 
 NOTHING = Epilogue()
@@ -213,7 +220,8 @@ class Products(HeliosPrimitives):
         columns = result.shape[-1]
         constants = epilogue.constants(columns, result) | {"THREADS": _REDUCE_THREADS}
         constants["HAS_SUMS"] = int(column_sums is not None)
-        constants["C_VECTOR"] &= int(column_sums is None or column_sums.offset % 4 == 0)
+        if column_sums is not None and column_sums.offset % 4:
+            constants["C_VECTOR"] = 0
         count = result.size + (0 if column_sums is None else columns)
         workgroups = groups_for(count, _REDUCE_THREADS * (4 if constants["C_VECTOR"] else 1))
         self.dispatch(
@@ -239,7 +247,7 @@ class Products(HeliosPrimitives):
         rows, (depth, columns) = math.prod(x.shape[:-1]), weight.shape
         problem = Problem(1, rows, columns, depth)
         flat = self.rounded_operand(self.reshape(x, (rows, depth)), problem)
-        weight = self.rounded_operand(weight, problem)
+        weight = self.rounded_weight(weight, problem, training)
         gated = bool(activation) and activation_named(activation).gated
         shape = (*x.shape[:-1], columns)
         slope = None
@@ -271,8 +279,11 @@ class Products(HeliosPrimitives):
             dy = self.activation_backward(dy, saved.gated)
         depth, columns = saved.weight.shape
         rows = saved.x.shape[0]
-        problem = Problem(1, rows, columns, depth)
-        dh = self._rounded_gradient(self.contiguous(self.reshape(dy, (rows, columns))), saved.slope, problem)
+        dh = self.contiguous(self.reshape(dy, (rows, columns)))
+        # In a recorded program rounding is left to what makes dy, where that can: then it costs next to nothing.
+        rounds = self.has_halves or self._wants_halves(Problem(1, rows, columns, depth))
+        if saved.slope is not None or (dh.element == "f32" and rounds):
+            dh = self._rounded_gradient(dh, saved.slope)
         dx = None
         if need_input:
             dx = self.new(saved.shape, self.activation_element)
@@ -291,15 +302,33 @@ class Products(HeliosPrimitives):
         """`x` in the precision's 16 bits, when that makes a product of this size faster, else `x` itself."""
         if not self._wants_halves(problem) or x.element != "f32" or not x.is_contiguous:
             return x
-        return self._rounded_gradient(x, None, problem)
+        return self._rounded_gradient(x, None)
+
+    def rounded_weight(self, weight: HeliosArray, problem: Problem, training: bool) -> HeliosArray:
+        """The same for a weight. In a recorded program whose products have many rows, all that lies in memory with it
+        is rounded at once, and not again until something writes there."""
+        many = training or problem.rows > INDEPENDENT_ROWS
+        if not (many and self.is_tracing and self.has_halves and weight.element == "f32"):
+            return self.rounded_operand(weight, problem)
+        storage = weight.storage
+        if storage.address is None:  # made by the program itself
+            return self.rounded_operand(weight, problem)
+        halves = self.derived.get(storage)
+        if halves is None:
+            whole = HeliosArray(storage, (storage.nbytes // 4,), (1,), "f32")
+            halves = self.derived[storage] = self._rounded_gradient(whole, None)
+        return HeliosArray(halves.storage, weight.shape, weight.strides, halves.element, weight.offset)
 
     def _wants_halves(self, problem: Problem) -> bool:
         return self.precision != "f32" and problem.operations >= _HALF_OPERATIONS
 
-    def _rounded_gradient(self, dy: HeliosArray, slope: HeliosArray | None, problem: Problem) -> HeliosArray:
-        """dh = dy * slope, rounded to the precision's element where that is worth a pass of its own."""
-        if slope is None and (dy.element != "f32" or not self._wants_halves(problem)):
-            return dy
+    @property
+    def has_halves(self) -> bool:
+        """Whether layers write 16 bits for each other."""
+        return self.activation_element != "f32"
+
+    def _rounded_gradient(self, dy: HeliosArray, slope: HeliosArray | None) -> HeliosArray:
+        """dh = dy * slope, rounded to the precision's element."""
         dh = self.new(dy.shape, self.precision)
         vector = dy.size % 4 == 0 and all(each.offset % 4 == 0 for each in (dy, slope) if each is not None)
         workgroups = groups_for(dy.size, THREADS * (4 if vector else 1))
@@ -358,7 +387,7 @@ class _Run:
             constants |= {"GROUPS_M": tile.down, "GROUPS_N": tile.across}
         else:
             constants |= _matrix_constants(division, problem, device, epilogue, result)
-            constants["DIRECT"] &= constants["C_VECTOR"]
+            constants["DIRECT"] &= int(constants["C_VECTOR"] != 0)
         variant = self.backend.product_variant(left.array, right.array)
         grid = (
             math.ceil(problem.columns / tile.n),

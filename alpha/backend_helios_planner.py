@@ -1,7 +1,8 @@
 """What is decided about a recorded list of dispatches before the device sees it.
 
 In this order: copies that only move a result are left out (`forward_copies`), additions are left to the kernel that
-makes an operand (`fold_additions`), what needs nothing of each other shares a round (`arrange`), operations on single
+makes an operand (`fold_additions`), what a linear layer does to a gradient first is left to the kernel that makes it
+(`fold_gradients`), what needs nothing of each other shares a round (`arrange`), operations on single
 numbers become one dispatch a round (`gather_scalars`), arrays get places in one arena (`plan_arena`), and barriers
 stand where data demands them (`needs_barrier`). None of it changes a bit of the results. Arrays made by the program
 have no address until `plan_arena` has found them a place. Knows nothing about what a program is for.
@@ -238,7 +239,7 @@ def _takes(maker: Dispatch, made: HeliosArray, other: HeliosArray, sum_: HeliosA
     own = maker.arguments.get(RESULTS.get(maker.kernel.name, ""))
     if not isinstance(own, HeliosArray) or maker.arguments["addend"] is not None:
         return False
-    same = own.storage is made.storage and (own.offset, own.nbytes) == (made.offset, made.nbytes)
+    same = _same_place(own, made)
     aligned = all(place_of(each)[1].start % VECTOR_BYTES == 0 for each in (other, sum_))
     rest = [(direction, array) for direction, array in maker.arrays() if array is not own]
     return same and aligned and _fits(maker, other, sum_) and not _disturbs(rest, other, sum_)
@@ -271,6 +272,72 @@ def _meet(first: HeliosArray, second: HeliosArray) -> bool:
     """Whether two arrays may have a byte in common."""
     (key, span), (other_key, other_span) = place_of(first), place_of(second)
     return key == other_key and span.meets(other_span)
+
+
+# --- gradients --------------------------------------------------------------------------------------------------------
+# matmul_gradient rounds a gradient to 16 bits, and multiplies it by the slope of an activation, before the products of a
+# linear layer read it. What makes the gradient can do that while it has it in registers.
+
+
+def fold_gradients(dispatches: Sequence[Dispatch], planned: Sequence[Storage], result: Storage) -> list[Dispatch]:
+    """The dispatches without those of matmul_gradient that the maker of their operand can do itself."""
+    uses: dict[int, list[tuple[int, str]]] = {}
+    for position, dispatch in enumerate(dispatches):
+        for direction, array in dispatch.arrays():
+            uses.setdefault(id(array.storage), []).append((position, direction))
+    new = {id(each) for each in planned} - {id(result)}
+    folded: list[Dispatch | None] = list(dispatches)
+    for position, dispatch in enumerate(dispatches):
+        if dispatch.kernel.name != "matmul_gradient":
+            continue
+        dy, slope, dh = (dispatch.arguments[name] for name in ("dy", "slope", "dh"))
+        assert isinstance(dy, HeliosArray) and isinstance(dh, HeliosArray)
+        if not {id(dy.storage), id(dh.storage)} <= new or uses[id(dh.storage)][0][0] != position:
+            continue
+        place = uses[id(dy.storage)][0][0]
+        maker = folded[place]
+        writers = sum(direction != "in" for _, direction in uses[id(dy.storage)])
+        if place == position or maker is None or writers != 1:
+            continue
+        if slope is None:
+            changed = _rounding(maker, dy, dh)
+        elif isinstance(slope, HeliosArray) and len(uses[id(dy.storage)]) == 2:
+            changed = _multiplying(maker, dy, slope, dh)
+            if any(place <= each < position and direction != "in" for each, direction in uses[id(slope.storage)]):
+                changed = None
+        else:
+            changed = None
+        if changed is not None:
+            folded[place], folded[position] = changed, None
+    return [each for each in folded if each is not None]
+
+
+def _rounding(maker: Dispatch, dy: HeliosArray, dh: HeliosArray) -> Dispatch | None:
+    """`maker`, which makes `dy`, as it also writes it rounded, to `dh`; None where it cannot."""
+    if maker.kernel.name != "norm_backward" or maker.arguments["rounded"] is not None:
+        return None
+    dx, gradient = maker.arguments["dx"], maker.arguments["dy"]
+    assert isinstance(dx, HeliosArray) and isinstance(gradient, HeliosArray)
+    if gradient.element != dh.element or not _same_place(dx, dy):
+        return None
+    return dataclasses.replace(maker, arguments=maker.arguments | {"rounded": dh})
+
+
+def _multiplying(maker: Dispatch, dy: HeliosArray, slope: HeliosArray, dh: HeliosArray) -> Dispatch | None:
+    """`maker`, which makes `dy`, as it writes its product with `slope` to `dh` instead; None where it cannot."""
+    if maker.kernel.name not in ("matmul_matrix", "matmul_tiled", "matmul_reduce"):
+        return None
+    c = maker.arguments["c"]
+    assert isinstance(c, HeliosArray)
+    aligned = all(each.offset * each.itemsize % VECTOR_BYTES == 0 for each in (slope, dh))
+    if not (c.element == slope.element == dh.element != "f32" and _same_place(c, dy) and aligned):
+        return None
+    return dataclasses.replace(maker, arguments=maker.arguments | {"c": dh, "factor": slope})
+
+
+def _same_place(first: HeliosArray, second: HeliosArray) -> bool:
+    """Whether two contiguous arrays are the same elements of one storage, whatever their shapes."""
+    return first.storage is second.storage and (first.offset, first.size) == (second.offset, second.size)
 
 
 # --- rounds -----------------------------------------------------------------------------------------------------------

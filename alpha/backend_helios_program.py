@@ -19,6 +19,7 @@ from alpha.backend_helios_planner import (
     DispatchMaker,
     arrange,
     fold_additions,
+    fold_gradients,
     forward_copies,
     gather_scalars,
     is_scalar,
@@ -152,6 +153,7 @@ class RecordedProgram:
         self._result, dispatches, planned = backend.trace(lambda: self._program(*self._operands))
         dispatches, planned = forward_copies(dispatches, planned, self._result.storage)
         dispatches = fold_additions(dispatches, planned, self._result.storage)
+        dispatches = fold_gradients(dispatches, planned, self._result.storage)
         rounds, scalar_runs = gather_scalars(backend, arrange(dispatches, is_scalar), planned, self._result.storage)
         dispatches = [dispatch for each in rounds for dispatch in each]
         size, offsets = plan_arena(rounds, planned, self._result.storage)

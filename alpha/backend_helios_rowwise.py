@@ -188,6 +188,7 @@ class Rowwise(HeliosPrimitives):
             scale=saved.scale,
             addend=None,
             dx=dx,
+            rounded=None,
             parts=parts,
             rows=x.count,
             **x.fields("x_"),

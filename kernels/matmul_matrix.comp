@@ -1,6 +1,6 @@
 // Matrix product on matrix units: cooperative matrices of a subgroup, 16-bit operands, float32 sums.
 //
-//   c[z, m, n] = activation(scale sum over k of a[z, m, k] b[z, k, n] + bias[n]) + residual[z, m, n]
+//   c[z, m, n] = (activation(scale sum over k of a[z, m, k] b[z, k, n] + bias[n]) + residual[z, m, n]) factor[z, m, n]
 //
 // Operands, batches, splits and results are those of matmul_tiled. Operands stored as float32 are rounded to the
 // variant's 16-bit type on their way to shared memory, the others are copied.
@@ -9,8 +9,8 @@
 // A workgroup of SUBGROUPS_M x SUBGROUPS_N subgroups computes a tile of TILE_M x TILE_N. Slices of TILE_K are fetched
 // to registers while the slice before is multiplied; with STAGES = 2 shared memory holds two slices, which saves a
 // barrier a slice. Lines of shared memory are padded by 16 bytes, so that eight lines begin in different banks.
-// Without DIRECT results pass through the shared memory of A, a fragment at a time. With it they go from the matrix
-// units to c; only for whole tiles, and 16-bit results in float16.
+// Without DIRECT results pass through the shared memory of A, a subgroup's row of fragments at a time, so that neighbours
+// are stored together. With it they go from the matrix units to c; only for whole tiles, and 16-bit results in float16.
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
@@ -55,8 +55,9 @@ const uint A_LINES = A_ALONG_M != 0 ? TILE_K : TILE_M, B_LINES = B_ALONG_K != 0 
 const uint A_UNITS = TILE_M * TILE_K / A_UNIT / THREADS, B_UNITS = TILE_N * TILE_K / B_UNIT / THREADS;
 const uint A_STRIDE = (A_LINE + 8) / A_UNIT, B_STRIDE = (B_LINE + 8) / B_UNIT;
 const uint ROWS = TILE_M / (SUBGROUPS_M * FRAGMENT_M), COLUMNS = TILE_N / (SUBGROUPS_N * FRAGMENT_N);
-// The results of a fragment on their way through shared memory, in groups of four.
-const uint C_STRIDE = FRAGMENT_N / 4 + 1, C_GROUPS = SUBGROUPS_M * SUBGROUPS_N * FRAGMENT_M * C_STRIDE;
+// A row of fragments on its way through shared memory, in groups of four; what a thread stores at a time.
+const uint C_LINE = COLUMNS * FRAGMENT_N, C_UNIT = C_VECTOR == 8 ? 8 : 4;
+const uint C_STRIDE = C_LINE / 4 + 1, C_GROUPS = SUBGROUPS_M * SUBGROUPS_N * FRAGMENT_M * C_STRIDE;
 const uint WORDS = 8 / A_UNIT;  // of a_shared in a group
 const uint A_SLICES = STAGES * A_LINES * A_STRIDE, B_SLICES = STAGES * B_LINES * B_STRIDE;
 const uint C_WORDS = DIRECT != 0 ? 0 : C_GROUPS * WORDS;
@@ -75,10 +76,21 @@ shared B_WORD b_shared[B_SLICES];
     coopMatStore(MATRIX, f32_buffer(uint64_t(ADDRESS) + 4 * (INDEX)).at, 0, columns, gl_CooperativeMatrixLayoutRowMajor)
 #if BFLOAT
 #define STORE_16_BITS(MATRIX, ADDRESS, INDEX)  // never with DIRECT
+#define MULTIPLY_16_BITS(MATRIX, ADDRESS, INDEX)
 #else
+#define HALF_MATRIX coopmat<float16_t, gl_ScopeSubgroup, FRAGMENT_M, FRAGMENT_N, gl_MatrixUseAccumulator>
 #define STORE_16_BITS(MATRIX, ADDRESS, INDEX)                                                                        \
-    coopMatStore(coopmat<float16_t, gl_ScopeSubgroup, FRAGMENT_M, FRAGMENT_N, gl_MatrixUseAccumulator>(MATRIX),       \
-                 f16_buffer(uint64_t(ADDRESS) + 2 * (INDEX)).at, 0, columns, gl_CooperativeMatrixLayoutRowMajor)
+    coopMatStore(HALF_MATRIX(MATRIX), f16_buffer(uint64_t(ADDRESS) + 2 * (INDEX)).at, 0, columns,                    \
+                 gl_CooperativeMatrixLayoutRowMajor)
+#define MULTIPLY_16_BITS(MATRIX, ADDRESS, INDEX)                                                                     \
+    {                                                                                                                \
+        HALF_MATRIX factors;                                                                                         \
+        coopMatLoad(factors, f16_buffer(uint64_t(ADDRESS) + 2 * (INDEX)).at, 0, columns,                             \
+                    gl_CooperativeMatrixLayoutRowMajor);                                                             \
+        C_MATRIX wide = C_MATRIX(factors);                                                                           \
+        MATRIX = C_MATRIX(HALF_MATRIX(MATRIX));                                                                      \
+        [[unroll]] for (uint e = 0; e < MATRIX.length(); e++) MATRIX[e] *= wide[e];                                  \
+    }
 #endif
 
 // One unit of the line `line` from `start`; zeros outside of `lines` x `length`, where that is checked.
@@ -204,6 +216,7 @@ void main() {
 
     if (DIRECT == 0 && STAGES == 2) barrier();  // a_shared may still be read
     uint64_t plane = uint64_t(split) * (gl_NumWorkGroups.z / splits) + batch;
+    uint lines = gl_SubgroupID * FRAGMENT_M * C_STRIDE;
     [[unroll]] for (uint i = 0; i < ROWS; i++) {
         uint row = row0 + (subgroup_row + i) * FRAGMENT_M;
         [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
@@ -231,22 +244,27 @@ void main() {
                                 gl_CooperativeMatrixLayoutRowMajor);
                     value += other;
                 }
+                if (uint64_t(factor) != 0) MULTIPLY_16_BITS(value, factor, index);
                 if (C_HALF != 0) STORE_16_BITS(value, c, index);
                 else STORE_FLOATS(value, c, index);
                 continue;
             }
-            uint lines = gl_SubgroupID * FRAGMENT_M * C_STRIDE;
-            coopMatStore(sums[i][j], a_shared, lines * WORDS, C_STRIDE * WORDS, gl_CooperativeMatrixLayoutRowMajor);
-            subgroupMemoryBarrierShared();
-            subgroupBarrier();
-            for (uint e = gl_SubgroupInvocationID; e < FRAGMENT_M * FRAGMENT_N / 4; e += gl_SubgroupSize) {
-                uint line = e / (FRAGMENT_N / 4), group = e % (FRAGMENT_N / 4);
-                if (row + line < rows && column + 4 * group < columns)
-                    store_results((plane * rows + row + line) * columns + column + 4 * group, column + 4 * group,
-                                  scale * A_FLOATS(lines + line * C_STRIDE + group));
-            }
-            subgroupBarrier();
+            coopMatStore(sums[i][j], a_shared, (lines + j * (FRAGMENT_N / 4)) * WORDS, C_STRIDE * WORDS,
+                         gl_CooperativeMatrixLayoutRowMajor);
         }
+        if (DIRECT != 0) continue;
+        subgroupMemoryBarrierShared();
+        subgroupBarrier();
+        uint column0_of_line = column0 + subgroup_column * FRAGMENT_N;
+        for (uint e = gl_SubgroupInvocationID; e < FRAGMENT_M * C_LINE / C_UNIT; e += gl_SubgroupSize) {
+            uint line = e / (C_LINE / C_UNIT), start = e % (C_LINE / C_UNIT) * C_UNIT;
+            uint group = lines + line * C_STRIDE + start / 4, column = column0_of_line + start;
+            if (row + line >= rows || column >= columns) continue;
+            uint64_t index = (plane * rows + row + line) * columns + column;
+            if (C_UNIT == 8) store_results(index, column, scale * A_FLOATS(group), scale * A_FLOATS(group + 1));
+            else store_results(index, column, scale * A_FLOATS(group));
+        }
+        subgroupBarrier();
     }
     if (HAS_SUMS != 0 && tile.y == 0) {
         [[unroll]] for (uint i = 0; i < B_UNIT / 4; i++)

@@ -1,6 +1,6 @@
 // The second stage of a product whose sum over k was split: adds the parts in order and finishes the results.
 //
-//   c[i] = activation(sum over s of sums[s, i] + bias[i mod columns]) + residual[i]
+//   c[i] = (activation(sum over s of sums[s, i] + bias[i mod columns]) + residual[i]) factor[i]
 //
 // sums     float32 [splits, elements], elements = batches * rows * columns, from matmul_tiled or matmul_matrix
 // c, slope as in those, contiguous

@@ -1,11 +1,11 @@
 // The gradient of norm.comp, for normalized = (x - mean) * scale and dn = dy * weight:
 //     dx = (dn - mean(dn) - normalized * mean(dn * normalized)) * scale, without mean(dn) if CENTERED = 0
-// to which `addend` is added where there is one;
+// to which `addend` is added where there is one, and which is written to `rounded` as well where that is there;
 //     dweight = sum over rows of dy * normalized;  dbias = sum over rows of dy
 //
-// x, dy [rows, WIDTH], strided (see rows.glsl); weight [WIDTH]; mean, scale [rows]; dx, addend [rows, WIDTH]. Each
-// workgroup sums over its own rows only: parts [workgroups, SUMS * WIDTH] holds dweight and, with SUMS = 2, dbias behind it;
-// column_sums.comp adds the workgroups up.
+// x, dy [rows, WIDTH], strided (see rows.glsl); weight [WIDTH]; mean, scale [rows]; dx, addend, rounded [rows, WIDTH].
+// Each workgroup sums over its own rows only: parts [workgroups, SUMS * WIDTH] holds dweight and, with SUMS = 2, dbias
+// behind it; column_sums.comp adds the workgroups up.
 //
 // numpy: n = (x - m) * s; d = dy * weight
 //        dx = (d - d.mean(-1, keepdims=True) - n * (d * n).mean(-1, keepdims=True)) * s
@@ -78,6 +78,7 @@ void main() {
                 precise vec4 value = (dn[k] - sums.x - normalized[k] * sums.y) * factor;
                 if (uint64_t(addend) != 0) value += load_T(addend, row * WIDTH + column);
                 store_T(dx, row * WIDTH + column, value);
+                if (uint64_t(rounded) != 0) store_R(rounded, row * WIDTH + column, value);
             }
         }
     }
