@@ -4,7 +4,8 @@ In this order: copies that only move a result are left out (`forward_copies`), a
 makes an operand (`fold_additions`), what a linear layer does to a gradient first is left to the kernel that makes it
 (`fold_gradients`), what needs nothing of each other shares a round (`arrange`), operations on single
 numbers become one dispatch a round (`gather_scalars`), arrays get places in one arena (`plan_arena`), and barriers
-stand where data demands them (`needs_barrier`). None of it changes a bit of the results. Arrays made by the program
+stand where data demands them (`needs_barrier`). None of it changes a bit of the results, but that a gradient which is
+multiplied where it is made is rounded once, not twice. Arrays made by the program
 have no address until `plan_arena` has found them a place. Knows nothing about what a program is for.
 """
 

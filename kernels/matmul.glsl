@@ -69,7 +69,6 @@ float accurate_erf(float x) {
 #include "activation.glsl"
 
 // --- epilogue: c = (activation(scale sum + bias) + residual) factor, slope = activation's derivative ---
-// Where there is a factor, what it is multiplied by is rounded as c is: the bits are those of two kernels.
 
 // One element, and four or eight neighbours, to place `index` of an array of float32 or, `half_`, of the variant's 16-bit
 // type.
@@ -111,8 +110,7 @@ void store_one(uint64_t index, uint column, float value) {
     if (ACTIVATION != 0) value = activate(ACTIVATION - 1, value);
     if (HAS_RESIDUAL != 0) value += f32_buffer(uint64_t(residual) + 4 * index).at[0];
 #ifdef SIXTEEN_BITS
-    if (uint64_t(factor) != 0)
-        value = unpack_halves(pack_halves(vec2(value, 0.0))).x * unpack_halves(shorts1(uint64_t(factor) + 2 * index).at[0]).x;
+    if (uint64_t(factor) != 0) value *= unpack_halves(shorts1(uint64_t(factor) + 2 * index).at[0]).x;
 #endif
     put_one(uint64_t(c), index, value, C_HALF != 0);
     if (HAS_SLOPE != 0) put_one(uint64_t(slope), index, derivative, S_BITS == 16);
@@ -128,8 +126,7 @@ vec4 finished(uint64_t index, uint column, vec4 value, out vec4 derivative) {
     }
     if (HAS_RESIDUAL != 0) value += f32x4_buffer(uint64_t(residual) + 4 * index).at[0];
 #ifdef SIXTEEN_BITS
-    if (uint64_t(factor) != 0)
-        value = unpack_halves4(pack_halves4(value)) * unpack_halves4(words2(uint64_t(factor) + 2 * index).at[0]);
+    if (uint64_t(factor) != 0) value *= unpack_halves4(words2(uint64_t(factor) + 2 * index).at[0]);
 #endif
     return value;
 }

@@ -88,7 +88,6 @@ shared B_WORD b_shared[B_SLICES];
         coopMatLoad(factors, f16_buffer(uint64_t(ADDRESS) + 2 * (INDEX)).at, 0, columns,                             \
                     gl_CooperativeMatrixLayoutRowMajor);                                                             \
         C_MATRIX wide = C_MATRIX(factors);                                                                           \
-        MATRIX = C_MATRIX(HALF_MATRIX(MATRIX));                                                                      \
         [[unroll]] for (uint e = 0; e < MATRIX.length(); e++) MATRIX[e] *= wide[e];                                  \
     }
 #endif

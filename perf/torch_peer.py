@@ -1,0 +1,164 @@
+"""PyTorch's side of perf/compare_train.sh and perf/compare_ops.sh, on a CUDA device; it needs torch and nothing of Alpha.
+
+    PYTHON_WITH_TORCH perf/torch_peer.py train MODE SHAPE
+    PYTHON_WITH_TORCH perf/torch_peer.py ops MODE SHAPE
+
+SHAPE is a JSON object with layers, heads, dim, block, batch and vocabulary. MODE is a precision, fp32 or bf16 (autocast;
+operations have bf16 operands), followed by -compile for torch.compile and -graph for a step that is one CUDA graph. For
+each line that it reads it measures once more, and prints a line: a JSON object of seconds by name.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+WARM_UP_SECONDS = 0.5
+SECONDS = 1.0
+BATCHES = 4
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.ln_1, self.ln_2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.c_attn, self.c_proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.c_fc, self.mlp_proj = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        B, T, C = x.shape
+        parts = self.c_attn(self.ln_1(x)).split(C, 2)
+        query, key, value = (each.view(B, T, self.heads, C // self.heads).transpose(1, 2) for each in parts)
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.c_proj(attended.transpose(1, 2).reshape(B, T, C))
+        return x + self.mlp_proj(F.gelu(self.c_fc(self.ln_2(x)), approximate="tanh"))
+
+
+class Model(nn.Module):
+    """GPT-2 with tied embeddings and its mean loss."""
+
+    def __init__(self, layers: int, heads: int, dim: int, block: int, vocabulary: int) -> None:
+        super().__init__()
+        self.wte, self.wpe = nn.Embedding(vocabulary, dim), nn.Embedding(block, dim)
+        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(layers))
+        self.ln_f = nn.LayerNorm(dim)
+
+    def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1], device=ids.device))
+        for block in self.blocks:
+            x = block(x)
+        logits = F.linear(self.ln_f(x), self.wte.weight)
+        return F.cross_entropy(logits.float().view(-1, logits.shape[-1]), targets.view(-1))
+
+
+def training_step(shape: dict[str, int], mode: str) -> Callable[[], object]:
+    """A whole step with AdamW and clipping, on a few batches in turn."""
+    batch = shape.pop("batch")
+    model = Model(**shape).cuda()
+    forward = torch.compile(model) if "compile" in mode else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True, capturable="graph" in mode)
+    size = (BATCHES, batch, shape["block"])
+    ids = torch.randint(0, shape["vocabulary"], size, device="cuda")
+    turn = 0
+
+    def step() -> None:
+        nonlocal turn
+        turn = 0 if "graph" in mode else (turn + 1) % BATCHES
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled="bf16" in mode):
+            loss = forward(ids[turn], ids[turn - 1])
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return captured(step) if "graph" in mode else step
+
+
+def captured(step: Callable[[], object]) -> Callable[[], object]:
+    """The step as one CUDA graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(BATCHES):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def operations(shape: dict[str, int], mode: str) -> dict[str, Callable[[], object]]:
+    """Operations of a step, forward and backward, by the names that `alpha bench` has for them."""
+    B, T, C, H, V = (shape[name] for name in ("batch", "block", "dim", "heads", "vocabulary"))
+    M, dtype = B * T, torch.bfloat16 if "bf16" in mode else torch.float32
+
+    def tensor(*size: int) -> torch.Tensor:
+        return torch.randn(size, device="cuda", dtype=dtype, requires_grad=True)
+
+    made: dict[str, Callable[[], object]] = {}
+
+    def add(name: str, function: Callable[..., Any], *operands: torch.Tensor) -> None:
+        run = torch.compile(function) if "compile" in mode else function
+        y = run(*operands)
+        dy = torch.randn_like(y)
+        made[f"{name}/forward"] = lambda: run(*operands)
+        made[f"{name}/backward"] = lambda: torch.autograd.grad(y, operands, dy, retain_graph=True)
+
+    gelu = lambda x, w, b: F.gelu(x @ w + b, approximate="tanh")  # noqa: E731
+    residual = lambda x, w, b, r: x @ w + b + r  # noqa: E731
+    attention = lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)  # noqa: E731
+    add("layer_norm", lambda x, w, b: F.layer_norm(x, (C,), w, b), tensor(M, C), tensor(C), tensor(C))
+    add("attention_input", lambda x, w, b: x @ w + b, tensor(M, C), tensor(C, 3 * C), tensor(3 * C))
+    add("attention", attention, *(tensor(B, H, T, C // H) for _ in range(3)))
+    add("attention_output", residual, tensor(M, C), tensor(C, C), tensor(C), tensor(M, C))
+    add("feed_forward_input", gelu, tensor(M, C), tensor(C, 4 * C), tensor(4 * C))
+    add("feed_forward_output", residual, tensor(M, 4 * C), tensor(4 * C, C), tensor(C), tensor(M, C))
+    hidden, weight, targets = tensor(M, C), tensor(V, C), torch.randint(0, V, (M,), device="cuda")
+
+    def head(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy((x @ w.T).float(), targets)
+
+    loss = torch.compile(head) if "compile" in mode else head
+    made["cross_entropy"] = lambda: torch.autograd.grad(loss(hidden, weight), (hidden, weight))
+    return made
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """The median of five series, each of which is waited for at its end."""
+    begin = time.perf_counter()
+    count = 0
+    while time.perf_counter() - begin < WARM_UP_SECONDS:
+        run()
+        torch.cuda.synchronize()
+        count += 1
+    repeats = max(1, round(count * SECONDS / WARM_UP_SECONDS / 5))
+    found = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        for _ in range(repeats):
+            run()
+        torch.cuda.synchronize()
+        found.append((time.perf_counter() - begin) / repeats)
+    return statistics.median(found)
+
+
+def main() -> None:
+    """Measure once for each line."""
+    what, mode, shape = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+    runs = {"step": training_step(shape, mode)} if what == "train" else operations(shape, mode)
+    for _ in sys.stdin:
+        print(json.dumps({name: seconds_of(run) for name, run in runs.items()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

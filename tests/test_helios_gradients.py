@@ -1,0 +1,123 @@
+"""What a kernel takes over from the pass that rounds a gradient: when it may, and what it gives."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from helios_device import helios
+from test_helios_addends import array, dispatch, normal
+
+from alpha.backend_helios_array import HeliosArray
+from alpha.backend_helios_planner import Dispatch, fold_gradients
+
+
+def halves(address: int | None = None) -> HeliosArray:
+    return array(address, element="f16")
+
+
+def norm(dx: HeliosArray, dy: HeliosArray, rounded: HeliosArray | None = None) -> Dispatch:
+    return dispatch("norm_backward", {}, dy=("in", dy), dx=("out", dx), rounded=("out", rounded))
+
+
+def product(c: HeliosArray, factor: HeliosArray | None = None, name: str = "matmul_matrix") -> Dispatch:
+    return dispatch(name, {}, a=("in", array(4096)), factor=("in", factor), c=("out", c))
+
+
+def gradient(dy: HeliosArray, dh: HeliosArray, slope: HeliosArray | None = None) -> Dispatch:
+    return dispatch("matmul_gradient", {}, dy=("in", dy), slope=("in", slope), dh=("out", dh))
+
+
+def reader(x: HeliosArray) -> Dispatch:
+    return dispatch("reduce", {}, x=("in", x), y=("out", array()))
+
+
+def writer(x: HeliosArray) -> Dispatch:
+    return dispatch("random_uint16", {}, y=("out", x))
+
+
+def folds(*dispatches: Dispatch, new: list[HeliosArray], result: HeliosArray | None = None) -> bool:
+    left = fold_gradients(dispatches, [each.storage for each in new], (result or array(0)).storage)
+    return len(left) < len(dispatches)
+
+
+def test_a_norm_also_writes_its_gradient_in_sixteen_bits() -> None:
+    dx, dh, dy = array(), halves(), halves(4096)
+    made, used = norm(dx, dy), gradient(dx, dh)
+    left = fold_gradients([made, reader(dx), used, reader(dx)], [dx.storage, dh.storage], array(0).storage)
+    assert [each.kernel.name for each in left] == ["norm_backward", "reduce", "reduce"]
+    assert left[0].arguments == {"dy": dy, "dx": dx, "rounded": dh}
+    assert not folds(made, writer(dx), used, new=[dx, dh]), "it is changed in between"
+    assert not folds(made, writer(dh), used, new=[dx, dh]), "the place is used for something else first"
+    assert not folds(made, used, new=[dx]), "the place was there before"
+    assert not folds(made, used, new=[dx, dh], result=dx)
+    assert not folds(norm(dx, array(4096)), used, new=[dx, dh]), "it writes the type of dy"
+    assert not folds(norm(dx, dy, halves()), used, new=[dx, dh]), "it writes one already"
+    assert not folds(writer(dx), used, new=[dx, dh]), "that kernel cannot"
+    assert not folds(used, new=[dx, dh])
+
+
+@pytest.mark.parametrize("name", ["matmul_matrix", "matmul_tiled", "matmul_reduce"])
+def test_a_product_multiplies_by_the_slope_of_the_activation_before_it(name: str) -> None:
+    dy, dh, slope = halves(), halves(), halves(8192)
+    made, used = product(dy, name=name), gradient(dy, dh, slope)
+    (left,) = fold_gradients([made, used], [dy.storage, dh.storage], array(0).storage)
+    assert (left.arguments["c"], left.arguments["factor"]) == (dh, slope)
+    assert not folds(made, reader(dy), used, new=[dy, dh]), "somebody needs it as it is"
+    assert not folds(made, writer(slope), used, new=[dy, dh, slope]), "the slope is made in between"
+    assert not folds(norm(dy, halves(4096)), used, new=[dy, dh]), "that kernel cannot"
+    wide = array()
+    assert not folds(product(wide), gradient(wide, dh, slope), new=[wide, dh]), "it would not be rounded in between"
+    assert not folds(product(dy), gradient(dy, dh), new=[dy, dh]), "there is nothing to multiply by"
+
+
+@pytest.mark.matrix_units
+def test_gradients_and_weights_are_those_of_passes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = helios("f16")
+    if backend.activation_element == "f32":
+        pytest.skip("layers write 16 bits for each other only where there are matrix units")
+    flat = backend.zeros((2 * 16 * 24,))
+    backend.copy_into(flat, normal(backend, 2 * 16 * 24))
+    first = backend.reshape(backend.narrow(flat, 0, 0, 16 * 24), (16, 24))
+    second = backend.reshape(backend.narrow(flat, 0, 16 * 24, 16 * 24), (24, 16))
+    x, dy, weight, bias = (normal(backend, *shape, stream=8) for shape in ((9, 16), (9, 16), (16,), (24,)))
+
+    def program() -> HeliosArray:
+        # As in a transformer block: norm, layer with an activation, projection; and its gradients, down to a projection
+        # before the norm.
+        before, layer0 = backend.linear(x, backend.transpose(second, (1, 0)), training=True)
+        hidden, layer1 = backend.linear(before, second, residual=x, training=True)
+        normed, saved = backend.layer_norm(hidden, weight, weight, 1e-5, True)
+        wide, layer2 = backend.linear(normed, first, bias, "gelu", training=True)
+        y, layer3 = backend.linear(wide, second, residual=hidden, training=True)
+        dwide, dweight3, _ = backend.linear_backward(dy, layer3)
+        dnormed, dweight2, dbias = backend.linear_backward(dwide, layer2)
+        dhidden, dscale, _ = backend.layer_norm_backward(dnormed, saved)
+        dbefore, dweight1, _ = backend.linear_backward(dhidden, layer1)
+        dx, dweight0, _ = backend.linear_backward(dbefore, layer0)
+        backend.add_into(flat, 1.0)
+        later, _ = backend.linear(normed, first, training=True)  # with the changed weights
+        parts = [y, dweight3, dweight2, dbias, dhidden, dscale, dweight1, dx, dweight0, later]
+        backend.add_into(flat, -1.0)
+        return backend.concatenate([backend.reshape(backend.cast(each, np.float32), (each.size,)) for each in parts], 0)
+
+    kernels: list[str] = []
+    make = backend.make_program
+
+    def listed(dispatches: Any, repeated: bool = True) -> int:
+        if repeated and len(dispatches) > 1:
+            kernels.extend(each.kernel.name for each in dispatches if each.kernel.name == "matmul_gradient")
+            kernels.extend(name for each in dispatches for name in ("factor", "rounded") if each.arguments.get(name))
+        return make(dispatches, repeated)
+
+    whole = np.round(backend.to_numpy(flat) * 64) / 64  # so that adding 1 and taking it away again changes nothing
+    backend.copy_into(flat, backend.from_numpy(whole))
+    eager = backend.to_numpy(program())
+    monkeypatch.setattr(backend, "make_program", listed)
+    recorded = backend.to_numpy(backend.record(program)())
+    # The weights twice, x, and dy; nothing for the two gradients.
+    assert Counter(kernels) == {"matmul_gradient": 3, "factor": 1, "rounded": 1}
+    exact = slice(0, 144 + 384), slice(-216, None)  # y and the gradient before the slope; the layer after the change
+    assert all(np.array_equal(recorded[part], eager[part]) for part in exact)
+    # A gradient that is multiplied where it is made is rounded once, not twice.
+    assert np.abs(recorded - eager).max() < 2e-3 * np.abs(eager).max()
