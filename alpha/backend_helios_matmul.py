@@ -31,7 +31,7 @@ _REDUCE_THREADS = 128
 class Epilogue:
     """What becomes of the sums: activation(scale * sum + bias) + residual, with the activation's slope in `slope`.
 
-    What the kernels multiply results by, their `factor`, is left to `backend_helios_planner.fold_gradients`.
+    What the kernels multiply results by, their `factor`, is left to `backend_helios_folding.fold_gradients`.
     """
 
     bias: HeliosArray | None = None
@@ -411,12 +411,12 @@ def _matrix_constants(
     assert device.fragment is not None
     m, n, k = device.fragment
     edges = (problem.rows % tile.m != 0) + 2 * (problem.columns % tile.n != 0) + 4 * (problem.depth % tile.k != 0)
-    # Matrix units write float32, and float16 where it begins at a multiple of 16 bytes.
-    halves = [each for each in (result, epilogue.slope) if each is not None and each.itemsize == 2]
-    direct = not edges & 3 and all(each.element == "f16" and each.offset % 8 == 0 for each in halves)
+    written = [each for each in (result, epilogue.slope) if each is not None]
+    starts = all(each.itemsize == 4 or each.offset % 8 == 0 for each in written)  # halves at multiples of 16 bytes
+    direct = not edges & 3 and starts and all(each.element in tile.direct for each in written)
     return {
         "SUBGROUP_SIZE": device.subgroup, "SUBGROUPS_M": tile.down, "SUBGROUPS_N": tile.across, "FRAGMENT_M": m,
-        "FRAGMENT_N": n, "FRAGMENT_K": k, "STAGES": tile.stages, "EDGES": edges, "DIRECT": int(tile.direct and direct),
+        "FRAGMENT_N": n, "FRAGMENT_K": k, "STAGES": tile.stages, "EDGES": edges, "DIRECT": int(direct),
     }  # fmt: skip
 
 

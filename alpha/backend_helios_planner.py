@@ -1,17 +1,15 @@
 """What is decided about a recorded list of dispatches before the device sees it.
 
-In this order: copies that only move a result are left out (`forward_copies`), additions are left to the kernel that
-makes an operand (`fold_additions`), what a linear layer does to a gradient first is left to the kernel that makes it
-(`fold_gradients`), what needs nothing of each other shares a round (`arrange`), operations on single
-numbers become one dispatch a round (`gather_scalars`), arrays get places in one arena (`plan_arena`), and barriers
-stand where data demands them (`needs_barrier`). None of it changes a bit of the results, but that a gradient which is
-multiplied where it is made is rounded once, not twice. Arrays made by the program
-have no address until `plan_arena` has found them a place. Knows nothing about what a program is for.
+In this order: what one dispatch does for another is left to that one (`backend_helios_folding`), what needs nothing of
+each other shares a round (`arrange`), operations on single numbers become one dispatch a round (`gather_scalars`),
+arrays get places in one arena (`plan_arena`), and barriers stand where data demands them (`needs_barrier`). None of it
+changes a bit of the results, but that a gradient which is multiplied where it is made is rounded once, not twice.
+Arrays made by the program have no address until `plan_arena` has found them a place. Knows nothing about what a program
+is for.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -27,20 +25,8 @@ from alpha.backend_helios_memory import FreeRanges, aligned
 
 Argument = HeliosArray | int | float | None
 
-VECTOR_BYTES = 16
-"""Kernels read and write so many bytes at a time where an array starts at a multiple of them, as every storage does."""
-
 LOOK_AHEAD = 32
 """How many places earlier than it was written down a dispatch may run."""
-
-RESULTS = {"gather_rows": "y", "norm_backward": "dx", "scatter_add_rows": "y", "scatter_add_few_rows": "y"}
-"""The kernels that take an addend, with the result that it is added to; each element of both is one invocation's."""
-
-REPEATING = "gather_rows"
-"""The one that takes an addend of the shape of the result's last axes."""
-
-ADD = 1
-"""The operation of kernels/operations.glsl."""
 
 MOST_INSTRUCTIONS = 512
 """In one dispatch of scalars; with at most four slots each they fit the shared memory that every device has."""
@@ -87,7 +73,8 @@ class Dispatch:
 # --- hazards ----------------------------------------------------------------------------------------------------------
 
 
-def _overlap(ranges: Sequence[Span], others: Sequence[Span]) -> bool:
+def overlap(ranges: Sequence[Span], others: Sequence[Span]) -> bool:
+    """Whether one of the ranges may have a byte in common with one of the others."""
     return any(each.meets(other) for each in ranges for other in others)
 
 
@@ -106,7 +93,7 @@ def needs_barrier(dispatches: Sequence[Dispatch]) -> list[bool]:
                 reads.append(array.byte_range)
             if kind != "in":
                 writes.append(array.byte_range)
-        conflict = _overlap(reads, written) or _overlap(writes, written) or _overlap(writes, read)
+        conflict = overlap(reads, written) or overlap(writes, written) or overlap(writes, read)
         barriers.append(conflict)
         if conflict:
             read, written = [], []
@@ -141,204 +128,6 @@ def place_of(array: HeliosArray) -> tuple[int, Span]:
     if array.storage.address is not None:
         return 0, array.byte_range
     return id(array.storage), array.span
-
-
-# --- copies -----------------------------------------------------------------------------------------------------------
-
-
-def forward_copies(
-    dispatches: Sequence[Dispatch], planned: Sequence[Storage], result: Storage
-) -> tuple[list[Dispatch], list[Storage]]:
-    """The dispatches without copies that only move what could have been written to its destination at once.
-
-    A storage that is copied as a whole to where an array lies that existed before, and is not used afterwards, takes
-    that array's place from the start, if nothing else uses the place in the meantime. Returns the storages that still
-    need one.
-    """
-    planned_ids = {id(storage) for storage in planned}
-    uses: dict[int, list[int]] = {}
-    for position, dispatch in enumerate(dispatches):
-        for _, array in dispatch.arrays():
-            if id(array.storage) in planned_ids:
-                uses.setdefault(id(array.storage), []).append(position)
-    left_out: set[int] = set()
-    moved: set[int] = set()
-    for position, dispatch in enumerate(dispatches):
-        if not dispatch.is_copy:
-            continue
-        by_direction = dict(dispatch.arrays())
-        source, target = by_direction["in"], by_direction["out"]
-        storage = source.storage
-        if (
-            id(storage) not in planned_ids - moved
-            or storage is result
-            or target.storage.address is None
-            or target.address % VECTOR_BYTES
-            or source.nbytes != storage.nbytes
-            or not (source.is_contiguous and target.is_contiguous)
-            or uses[id(storage)][-1] != position
-        ):
-            continue
-        place = [target.byte_range]
-        between = dispatches[uses[id(storage)][0] : position]
-        if any(array.storage.address is not None and _overlap([array.byte_range], place)
-               for each in between for _, array in each.arrays()):  # fmt: skip
-            continue
-        storage.address = target.address
-        left_out.add(position)
-        moved.add(id(storage))
-    return (
-        [dispatch for position, dispatch in enumerate(dispatches) if position not in left_out],
-        [storage for storage in planned if id(storage) not in moved],
-    )
-
-
-# --- additions --------------------------------------------------------------------------------------------------------
-# Where a tensor is used twice its gradients are added up: behind a residual connection, for tied embeddings. Embeddings
-# of tokens and positions are added up, too. Some kernels take the other operand, their `addend`, and write the sum.
-
-
-def fold_additions(dispatches: Sequence[Dispatch], planned: Sequence[Storage], result: Storage) -> list[Dispatch]:
-    """The dispatches without float32 additions that the maker of one operand, used for nothing else, can do itself."""
-    uses: dict[int, list[int]] = {}
-    for position, dispatch in enumerate(dispatches):
-        for _, array in dispatch.arrays():
-            uses.setdefault(id(array.storage), []).append(position)
-    new = {id(each) for each in planned} - {id(result)}
-    folded: list[Dispatch | None] = list(dispatches)
-    for position, dispatch in enumerate(dispatches):
-        for made, other in _addends(dispatch):
-            users = uses[id(made.storage)]
-            if id(made.storage) not in new or len(users) != 2 or users[1] != position:
-                continue
-            maker = folded[users[0]]
-            sum_ = dispatch.arguments["y"]
-            if maker is None or not isinstance(sum_, HeliosArray) or not _takes(maker, made, other, sum_):
-                continue
-            between = (each for each in folded[users[0] + 1 : position] if each is not None)
-            if not any(_disturbs(each.arrays(), other, sum_) for each in between):
-                folded[users[0]] = _with_addend(maker, other, sum_)
-                folded[position] = None
-                break
-    return [each for each in folded if each is not None]
-
-
-def _addends(dispatch: Dispatch) -> list[tuple[HeliosArray, HeliosArray]]:
-    """The operands of an addition of float32 arrays that can have the shape of the result, each with the other one."""
-    if dispatch.kernel.name != "elementwise" or dispatch.constants["OPERATION"] != ADD:
-        return []
-    a, b, y = (dispatch.arguments[name] for name in ("a", "b", "y"))
-    if not (isinstance(a, HeliosArray) and isinstance(b, HeliosArray) and isinstance(y, HeliosArray)):
-        return []
-    if not all(each.element == "f32" and each.is_contiguous for each in (a, b, y)):
-        return []
-    return [(made, other) for made, other in ((b, a), (a, b)) if made.shape == y.shape]
-
-
-def _takes(maker: Dispatch, made: HeliosArray, other: HeliosArray, sum_: HeliosArray) -> bool:
-    """Whether `maker`, which makes `made`, can write `sum_` instead."""
-    own = maker.arguments.get(RESULTS.get(maker.kernel.name, ""))
-    if not isinstance(own, HeliosArray) or maker.arguments["addend"] is not None:
-        return False
-    same = _same_place(own, made)
-    aligned = all(place_of(each)[1].start % VECTOR_BYTES == 0 for each in (other, sum_))
-    rest = [(direction, array) for direction, array in maker.arrays() if array is not own]
-    return same and aligned and _fits(maker, other, sum_) and not _disturbs(rest, other, sum_)
-
-
-def _fits(maker: Dispatch, other: HeliosArray, sum_: HeliosArray) -> bool:
-    """Whether `maker` takes an addend of such a shape."""
-    axes = len(other.shape)
-    if other.shape == sum_.shape:
-        return True
-    return maker.kernel.name == REPEATING and axes > 0 and other.shape == sum_.shape[-axes:] and not _meet(other, sum_)
-
-
-def _with_addend(maker: Dispatch, other: HeliosArray, sum_: HeliosArray) -> Dispatch:
-    """`maker` as it writes the sum."""
-    changed: dict[str, Argument] = {RESULTS[maker.kernel.name]: sum_, "addend": other}
-    if maker.kernel.name == REPEATING:
-        count, width = maker.arguments["count"], maker.arguments["width"]
-        assert isinstance(count, int) and isinstance(width, int)
-        changed["addend_units"] = count * width * other.size // sum_.size
-    return dataclasses.replace(maker, arguments=maker.arguments | changed)
-
-
-def _disturbs(uses: Iterable[tuple[str, HeliosArray]], other: HeliosArray, sum_: HeliosArray) -> bool:
-    """Whether such uses of arrays would make a difference to the sum, or it to them, if the sum were made earlier."""
-    return any(_meet(array, sum_) or (direction != "in" and _meet(array, other)) for direction, array in uses)
-
-
-def _meet(first: HeliosArray, second: HeliosArray) -> bool:
-    """Whether two arrays may have a byte in common."""
-    (key, span), (other_key, other_span) = place_of(first), place_of(second)
-    return key == other_key and span.meets(other_span)
-
-
-# --- gradients --------------------------------------------------------------------------------------------------------
-# matmul_gradient rounds a gradient to 16 bits, and multiplies it by the slope of an activation, before the products of a
-# linear layer read it. What makes the gradient can do that while it has it in registers.
-
-
-def fold_gradients(dispatches: Sequence[Dispatch], planned: Sequence[Storage], result: Storage) -> list[Dispatch]:
-    """The dispatches without those of matmul_gradient that the maker of their operand can do itself."""
-    uses: dict[int, list[tuple[int, str]]] = {}
-    for position, dispatch in enumerate(dispatches):
-        for direction, array in dispatch.arrays():
-            uses.setdefault(id(array.storage), []).append((position, direction))
-    new = {id(each) for each in planned} - {id(result)}
-    folded: list[Dispatch | None] = list(dispatches)
-    for position, dispatch in enumerate(dispatches):
-        if dispatch.kernel.name != "matmul_gradient":
-            continue
-        dy, slope, dh = (dispatch.arguments[name] for name in ("dy", "slope", "dh"))
-        assert isinstance(dy, HeliosArray) and isinstance(dh, HeliosArray)
-        if not {id(dy.storage), id(dh.storage)} <= new or uses[id(dh.storage)][0][0] != position:
-            continue
-        place = uses[id(dy.storage)][0][0]
-        maker = folded[place]
-        writers = sum(direction != "in" for _, direction in uses[id(dy.storage)])
-        if place == position or maker is None or writers != 1:
-            continue
-        if slope is None:
-            changed = _rounding(maker, dy, dh)
-        elif isinstance(slope, HeliosArray) and len(uses[id(dy.storage)]) == 2:
-            changed = _multiplying(maker, dy, slope, dh)
-            if any(place <= each < position and direction != "in" for each, direction in uses[id(slope.storage)]):
-                changed = None
-        else:
-            changed = None
-        if changed is not None:
-            folded[place], folded[position] = changed, None
-    return [each for each in folded if each is not None]
-
-
-def _rounding(maker: Dispatch, dy: HeliosArray, dh: HeliosArray) -> Dispatch | None:
-    """`maker`, which makes `dy`, as it also writes it rounded, to `dh`; None where it cannot."""
-    if maker.kernel.name != "norm_backward" or maker.arguments["rounded"] is not None:
-        return None
-    dx, gradient = maker.arguments["dx"], maker.arguments["dy"]
-    assert isinstance(dx, HeliosArray) and isinstance(gradient, HeliosArray)
-    if gradient.element != dh.element or not _same_place(dx, dy):
-        return None
-    return dataclasses.replace(maker, arguments=maker.arguments | {"rounded": dh})
-
-
-def _multiplying(maker: Dispatch, dy: HeliosArray, slope: HeliosArray, dh: HeliosArray) -> Dispatch | None:
-    """`maker`, which makes `dy`, as it writes its product with `slope` to `dh` instead; None where it cannot."""
-    if maker.kernel.name not in ("matmul_matrix", "matmul_tiled", "matmul_reduce"):
-        return None
-    c = maker.arguments["c"]
-    assert isinstance(c, HeliosArray)
-    aligned = all(each.offset * each.itemsize % VECTOR_BYTES == 0 for each in (slope, dh))
-    if not (c.element == slope.element == dh.element != "f32" and _same_place(c, dy) and aligned):
-        return None
-    return dataclasses.replace(maker, arguments=maker.arguments | {"c": dh, "factor": slope})
-
-
-def _same_place(first: HeliosArray, second: HeliosArray) -> bool:
-    """Whether two contiguous arrays are the same elements of one storage, whatever their shapes."""
-    return first.storage is second.storage and (first.offset, first.size) == (second.offset, second.size)
 
 
 # --- rounds -----------------------------------------------------------------------------------------------------------

@@ -13,14 +13,12 @@ import numpy as np
 
 from alpha.backend_helios_array import HeliosArray, Storage, contiguous_strides
 from alpha.backend_helios_device import BARRIER, Device, dispatch_command
+from alpha.backend_helios_folding import fold_additions, fold_gradients, forward_copies
 from alpha.backend_helios_memory import DeviceMemory, aligned
 from alpha.backend_helios_planner import (
     Dispatch,
     DispatchMaker,
     arrange,
-    fold_additions,
-    fold_gradients,
-    forward_copies,
     gather_scalars,
     is_scalar,
     needs_barrier,

@@ -33,8 +33,9 @@ class Tile:
     """What one workgroup computes: m x n results, k steps of the sum at a time.
 
     For matmul_matrix, `across` and `down` say how many subgroups share the tile, `stages` how many slices shared memory
-    holds, and `direct` lets matrix units write whole tiles themselves; for matmul_tiled, how many groups of four rows
-    and of four columns a thread has.
+    holds, and `direct` which results matrix units write themselves where tiles are whole, f32 or f16: a line of a
+    fragment is 64 or 32 bytes, so others are put together in shared memory first; for matmul_tiled, how many groups of
+    four rows and of four columns a thread has.
     """
 
     kernel: str
@@ -44,7 +45,7 @@ class Tile:
     down: int
     across: int
     stages: int = 1
-    direct: bool = True
+    direct: tuple[str, ...] = ("f32",)
     cost: Cost = Cost()
 
     @property
@@ -52,7 +53,7 @@ class Tile:
         return (
             f"{self.m}x{self.n}x{self.k}/{self.down}x{self.across}"
             + "d" * (self.stages - 1)
-            + ("" if self.direct else "s")
+            + {("f32",): "", ("f32", "f16"): "h"}.get(self.direct, "s")
         )
 
 

@@ -8,6 +8,7 @@ ratio is PyTorch's time over Alpha's: above 1 Alpha is faster. Its interval (95 
 """
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -59,8 +60,8 @@ class Peer:
 def alpha_step(name: str, dtype: str) -> Seconds:
     """A training step of `alpha bench`."""
     options = ["--suite=train", f"--match=train/{name}", "--backend=helios", f"--dtype={dtype}", "--json"]
-    [row] = [row for row in _json([str(ROOT / "alpha.py"), "bench", *options]) if row["case"] == f"train/{name}"]
-    return {"step": row["medianSeconds"]}
+    rows = json.loads(_output([str(ROOT / "alpha.py"), "bench", *options]))
+    return {"step": next(row["medianSeconds"] for row in rows if row["case"] == f"train/{name}")}
 
 
 def alpha_operations(name: str, dtype: str) -> Seconds:
@@ -71,10 +72,6 @@ def alpha_operations(name: str, dtype: str) -> Seconds:
         _output([*command, f"--json={out}"])
         cases = json.loads(out.read_text())["cases"]
     return {each["case"].partition(f"{name}/")[2]: each["us"] * 1e-6 for each in cases}
-
-
-def _json(command: Sequence[str]) -> list[dict[str, float]]:
-    return list(json.loads(_output(command)))
 
 
 def _output(command: Sequence[str]) -> str:
@@ -120,7 +117,7 @@ def main() -> int:
         peer = None
         try:
             peer = Peer(arguments.python, arguments.what, mode, MODELS[name])
-            pairs = compare(lambda side=side, name=name: side(name, arguments.dtype), peer, arguments.rounds)
+            pairs = compare(functools.partial(side, name, arguments.dtype), peer, arguments.rounds)
         except (RunError, OSError) as error:
             print(f"compare: error: {error}", file=sys.stderr)
             return 1

@@ -1,12 +1,12 @@
 """Times matrix products on a Vulkan device: every tile and number of parts that the backend could choose.
 
-    python perf/helios_matmul.py [--precision f16] [--bits 32,16] [--sums] [--device N] [--json FILE] [--quick]
-                                 [SET ...]
+    python perf/helios_matmul.py [--precision f16] [--bits 32,16] [--results 32] [--sums] [--device N] [--json FILE]
+                                 [--quick] [SET ...]
 
 A SET is quickstart, chars10m, gpt2-124m or square, or a product as ROWSxCOLUMNSxDEPTH followed by nn, nt or tn: whether
 the left and the right operand are transposed (nn forward, nt the gradient of the input, tn that of the weight). Without
-any, all sets. --bits is how operands are stored. With --sums products that can (nn, tn) also add up the columns of the
-right operand. --quick times only the division that the backend chooses.
+any, all sets. --bits is how operands are stored, --results how results are. With --sums products that can (nn, tn) also
+add up the columns of the right operand. --quick times only the division that the backend chooses.
 
 A time is that of one product in a chain of them with barriers between, the reduction of split sums included: wall time
 of a long chain less that of a short one, of each the lowest of several. Every candidate's result is compared with
@@ -193,7 +193,7 @@ class Bench:
     """One product on one device."""
 
     def __init__(
-        self, laboratory: Laboratory, shape: tuple[int, int, int, str], bits: int, tries: int, sums: bool
+        self, laboratory: Laboratory, shape: tuple[int, int, int, str], bits: int, tries: int, sums: bool, results: int
     ) -> None:
         self.laboratory = laboratory
         self.shape = shape
@@ -204,7 +204,7 @@ class Bench:
         pool = np.random.default_rng(1).standard_normal(1_000_003).astype(np.float32)
         self.a, a_values = self._operand(pool, (rows, depth), layout[0] == "t", element)
         self.b, b_values = self._operand(pool[::-1].copy(), (depth, columns), layout[1] == "t", element)
-        self.c = laboratory.new((rows, columns), "f32")
+        self.c = laboratory.new((rows, columns), "f32" if results == 32 else laboratory.precision)
         self.sums = laboratory.new((columns,), "f32") if sums and layout[1] == "n" else None
         random = np.random.default_rng(2)
         self.at = random.integers(rows, size=CHECKED), random.integers(columns, size=CHECKED)
@@ -215,6 +215,8 @@ class Bench:
         # Matrix units may cut a sum off, not round it, whenever they have added 16 products: the errors of as many
         # steps add up, each at most the last place of a sum that grows with the root of the depth.
         self.tolerance = 2.0**-23 * (depth / 16 + 64) * np.sqrt(depth)
+        if results == 16:
+            self.tolerance += np.abs(self.expected).max() * (2.0**-8 if laboratory.precision == "bf16" else 2.0**-11)
 
     def _operand(self, pool: Values, shape: tuple[int, int], swapped: bool, element: str) -> tuple[HeliosArray, Values]:
         lying = shape[::-1] if swapped else shape
@@ -236,7 +238,7 @@ class Bench:
 
     def error(self) -> float:
         """The largest difference at the checked places."""
-        found = values_of(self.c)[self.at]
+        found = as_float(values_of(self.c)[self.at], self.c.element)
         return float(np.abs(found - self.expected).max())
 
     def measure(self, divisions: list[Division]) -> Measurement:
@@ -248,7 +250,7 @@ class Bench:
         results = []
         for division, _ in made:
             dispatches = self.dispatches(division)
-            values_of(self.c)[self.at] = np.nan
+            values_of(self.c)[self.at] = stored(np.full(1, np.nan, np.float32), self.c.element)
             expected = estimate(division, problem, device)
             self.laboratory.run(dispatches, 1)
             error = self.error()
@@ -306,6 +308,7 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", metavar="SET")
     parser.add_argument("--precision", default="f16", choices=["f32", "f16", "bf16"])
     parser.add_argument("--bits", default="32,16")
+    parser.add_argument("--results", type=int, choices=[32, 16], default=32)
     parser.add_argument("--sums", action="store_true")
     parser.add_argument("--device", type=int, default=0)
     parser.add_argument("--json", type=Path)
@@ -320,7 +323,7 @@ def main() -> None:
     measurements = []
     for shape in shapes_of(arguments.sets):
         for each in bits:
-            bench = Bench(laboratory, shape, each, arguments.tries, arguments.sums)
+            bench = Bench(laboratory, shape, each, arguments.tries, arguments.sums, arguments.results)
             problem = bench.problem()
             divisions = [choose(problem, device)] if arguments.quick else list(candidates(problem, device))
             measurements.append(bench.measure(divisions))

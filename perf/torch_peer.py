@@ -1,11 +1,10 @@
-"""PyTorch's side of perf/compare_train.sh and perf/compare_ops.sh, on a CUDA device; it needs torch and nothing of Alpha.
+"""PyTorch's side of perf/compare_train.sh and perf/compare_ops.sh, on a CUDA device; needs torch and nothing of Alpha.
 
-    PYTHON_WITH_TORCH perf/torch_peer.py train MODE SHAPE
-    PYTHON_WITH_TORCH perf/torch_peer.py ops MODE SHAPE
+    PYTHON_WITH_TORCH perf/torch_peer.py train|ops MODE SHAPE
 
-SHAPE is a JSON object with layers, heads, dim, block, batch and vocabulary. MODE is a precision, fp32 or bf16 (autocast;
-operations have bf16 operands), followed by -compile for torch.compile and -graph for a step that is one CUDA graph. For
-each line that it reads it measures once more, and prints a line: a JSON object of seconds by name.
+SHAPE is a JSON object with layers, heads, dim, block, batch and vocabulary. MODE is a precision, fp32 or bf16
+(autocast; operations have bf16 operands), followed by -compile for torch.compile and -graph for a step that is one CUDA
+graph. For each line that it reads it measures once more, and prints a line: a JSON object of seconds by name.
 """
 
 import json
@@ -16,8 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 WARM_UP_SECONDS = 0.5
 SECONDS = 1.0
@@ -38,9 +37,9 @@ class Block(nn.Module):
         B, T, C = x.shape
         parts = self.c_attn(self.ln_1(x)).split(C, 2)
         query, key, value = (each.view(B, T, self.heads, C // self.heads).transpose(1, 2) for each in parts)
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        attended = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.c_proj(attended.transpose(1, 2).reshape(B, T, C))
-        return x + self.mlp_proj(F.gelu(self.c_fc(self.ln_2(x)), approximate="tanh"))
+        return x + self.mlp_proj(functional.gelu(self.c_fc(self.ln_2(x)), approximate="tanh"))
 
 
 class Model(nn.Module):
@@ -56,8 +55,8 @@ class Model(nn.Module):
         x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1], device=ids.device))
         for block in self.blocks:
             x = block(x)
-        logits = F.linear(self.ln_f(x), self.wte.weight)
-        return F.cross_entropy(logits.float().view(-1, logits.shape[-1]), targets.view(-1))
+        logits = functional.linear(self.ln_f(x), self.wte.weight)
+        return functional.cross_entropy(logits.float().view(-1, logits.shape[-1]), targets.view(-1))
 
 
 def training_step(shape: dict[str, int], mode: str) -> Callable[[], object]:
@@ -114,10 +113,10 @@ def operations(shape: dict[str, int], mode: str) -> dict[str, Callable[[], objec
         made[f"{name}/forward"] = lambda: run(*operands)
         made[f"{name}/backward"] = lambda: torch.autograd.grad(y, operands, dy, retain_graph=True)
 
-    gelu = lambda x, w, b: F.gelu(x @ w + b, approximate="tanh")  # noqa: E731
+    gelu = lambda x, w, b: functional.gelu(x @ w + b, approximate="tanh")  # noqa: E731
     residual = lambda x, w, b, r: x @ w + b + r  # noqa: E731
-    attention = lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)  # noqa: E731
-    add("layer_norm", lambda x, w, b: F.layer_norm(x, (C,), w, b), tensor(M, C), tensor(C), tensor(C))
+    attention = lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, is_causal=True)  # noqa: E731
+    add("layer_norm", lambda x, w, b: functional.layer_norm(x, (C,), w, b), tensor(M, C), tensor(C), tensor(C))
     add("attention_input", lambda x, w, b: x @ w + b, tensor(M, C), tensor(C, 3 * C), tensor(3 * C))
     add("attention", attention, *(tensor(B, H, T, C // H) for _ in range(3)))
     add("attention_output", residual, tensor(M, C), tensor(C, C), tensor(C), tensor(M, C))
@@ -126,7 +125,7 @@ def operations(shape: dict[str, int], mode: str) -> dict[str, Callable[[], objec
     hidden, weight, targets = tensor(M, C), tensor(V, C), torch.randint(0, V, (M,), device="cuda")
 
     def head(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy((x @ w.T).float(), targets)
+        return functional.cross_entropy((x @ w.T).float(), targets)
 
     loss = torch.compile(head) if "compile" in mode else head
     made["cross_entropy"] = lambda: torch.autograd.grad(loss(hidden, weight), (hidden, weight))

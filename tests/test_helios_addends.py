@@ -11,8 +11,9 @@ from helios_device import helios
 from alpha import rng
 from alpha.backend_helios import Helios
 from alpha.backend_helios_array import HeliosArray, Storage, narrowed
+from alpha.backend_helios_folding import ADD, fold_additions
 from alpha.backend_helios_kernels import Field, Kernel
-from alpha.backend_helios_planner import ADD, Dispatch, fold_additions
+from alpha.backend_helios_planner import Dispatch
 from alpha.backend_helios_primitives import ELEMENTWISE
 
 SHAPE = (4, 16)

@@ -9,7 +9,8 @@ from helios_device import helios
 from test_helios_addends import array, dispatch, normal
 
 from alpha.backend_helios_array import HeliosArray
-from alpha.backend_helios_planner import Dispatch, fold_gradients
+from alpha.backend_helios_folding import fold_gradients
+from alpha.backend_helios_planner import Dispatch
 
 
 def halves(address: int | None = None) -> HeliosArray:

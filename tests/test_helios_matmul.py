@@ -100,9 +100,9 @@ def small_tiles(backend: Helios) -> list[Tile]:
     if kernel == "matmul_tiled":
         return [Tile(kernel, 32, 32, 16, 1, 1), Tile(kernel, 32, 64, 8, 1, 2), Tile(kernel, 64, 32, 16, 2, 1)]
     return [
-        Tile(kernel, 32, 32, 16, 2, 2),
+        Tile(kernel, 32, 32, 16, 2, 2, direct=("f32", "f16")),
         Tile(kernel, 32, 32, 16, 2, 2, stages=2),
-        Tile(kernel, 32, 32, 16, 2, 2, direct=False),
+        Tile(kernel, 32, 32, 16, 2, 2),
         Tile(kernel, 16, 32, 16, 1, 2, stages=2),
         Tile(kernel, 32, 16, 32, 2, 1),
     ]
@@ -145,6 +145,24 @@ def divide(backend: Helios, tile: Tile, shape: tuple[int, int, int], splits: int
     sigmoid = 1 / (1 + np.exp(-inner))
     close(added, inner * sigmoid + residual, backend)
     close(slope, sigmoid + inner * sigmoid * (1 - sigmoid), backend, 2 * TOLERANCE if precision == "f32" else 5e-4)
+
+
+@pytest.mark.parametrize("precision", [pytest.param("f16", marks=pytest.mark.matrix_units), "bf16"])
+def test_results_in_sixteen_bits_are_stored_eight_four_or_one_at_a_time(precision: str) -> None:
+    backend = helios(precision)
+    tile = small_tiles(backend)[-1]
+    for rows, columns, depth in ((64, 96, 32), (70, 44, 32), (70, 33, 20)):
+        a, b, bias = (rounded(each) for each in (normal(rows, depth), normal(depth, columns), normal(columns)))
+        a, b = (each.astype(np.float16).astype(np.float32) / 8 for each in (a, b))
+        c, slope = (backend.new((rows, columns), precision) for _ in range(2))
+        epilogue = Epilogue(backend.from_numpy(bias.astype(np.float32)), "silu", slope)
+        division = division_of(tile, 1, Problem(1, rows, columns, depth))
+        backend.product(backend.from_numpy(a), backend.from_numpy(b), c, epilogue, forced=division)
+        inner = a.astype(np.float64) @ b + bias
+        sigmoid = 1 / (1 + np.exp(-inner))
+        precise = 1e-3 if precision == "f16" else 1.2e-2
+        close(c, inner * sigmoid, backend, precise)
+        close(slope, sigmoid + inner * sigmoid * (1 - sigmoid), backend, precise)
 
 
 @pytest.mark.parametrize("splits", [1, 3])

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from alpha import backend_helios_array as arrays
 from alpha.backend_helios_array import HeliosArray, Storage, contiguous_strides
+from alpha.backend_helios_folding import forward_copies
 from alpha.backend_helios_kernels import Field, Kernel
 from alpha.backend_helios_memory import ALIGNMENT, FreeRanges, aligned
-from alpha.backend_helios_planner import LOOK_AHEAD, Dispatch, arrange, forward_copies, needs_barrier, plan_arena
+from alpha.backend_helios_planner import LOOK_AHEAD, Dispatch, arrange, needs_barrier, plan_arena
 
 SHAPES = st.lists(st.integers(1, 4), min_size=0, max_size=4)
 
