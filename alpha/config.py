@@ -52,9 +52,12 @@ class ModelConfig:
     block: int = option(256, "Context length in tokens (T).", group=_MODEL, minimum=1, maximum=1 << 20)
     layers: int = option(6, "Transformer blocks (L).", group=_MODEL, minimum=1, maximum=1024)
     dim: int = option(256, "Model width (C).", group=_MODEL, minimum=1, maximum=1 << 16)
-    heads: int = option(8, "Attention heads (H); must divide dim.", group=_MODEL, minimum=1, maximum=1024)
+    heads: int = option(8, "Attention heads (H).", group=_MODEL, minimum=1, maximum=1024)
     kv_heads: int = option(
         0, "Key and value heads shared by groups of query heads; 0 = heads.", group=_MODEL, minimum=0
+    )
+    head_dim: int = option(
+        0, "Width of each head (D); 0 = dim / heads, which must be whole.", group=_MODEL, minimum=0, maximum=1 << 16
     )
     ffn_dim: int = option(
         0,
@@ -80,6 +83,11 @@ class ModelConfig:
     bias: bool = option(True, "Biases in linear layers and layer norms.", group=_MODEL)
     tied: bool = option(True, "Output head shares the token embedding.", group=_MODEL)
     dropout: float = option(0.0, "Dropout probability.", group=_MODEL, minimum=0, maximum=0.95)
+
+    @property
+    def head_width(self) -> int:
+        """D."""
+        return self.head_dim or self.dim // self.heads
 
 
 @dataclass(frozen=True)
@@ -207,17 +215,20 @@ class TrainingConfig:
 def resolve_model(config: ModelConfig) -> ModelConfig:
     """The configuration with automatic values filled in. Raises UsageError when options contradict each other."""
     kv_heads = config.kv_heads or config.heads
-    if config.dim % config.heads:
-        raise UsageError(f"--dim={config.dim} is not a multiple of --heads={config.heads}; change one of them.")
+    if config.dim % config.heads and not config.head_dim:
+        raise UsageError(
+            f"--dim={config.dim} is not a multiple of --heads={config.heads}; change one of them, or give --headDim."
+        )
     if config.heads % kv_heads:
         raise UsageError(f"--heads={config.heads} is not a multiple of --kvHeads={kv_heads}; change one of them.")
-    if config.position == "rope" and (config.dim // config.heads) % 2:
-        raise UsageError(f"--position=rope needs an even head width, but dim/heads is {config.dim}/{config.heads}.")
+    if config.position == "rope" and config.head_width % 2:
+        raise UsageError(f"--position=rope needs heads of an even width, and theirs is {config.head_width}.")
+    head_dim = config.head_dim if config.head_dim * config.heads != config.dim else 0  # equal models are equal
     ffn_dim = config.ffn_dim
     if not ffn_dim:
         gated_width = -(-8 * config.dim // 3)
         ffn_dim = (gated_width + 31) // 32 * 32 if config.activation in GATED_ACTIVATIONS else 4 * config.dim
-    return dataclasses.replace(config, kv_heads=kv_heads, ffn_dim=ffn_dim)
+    return dataclasses.replace(config, kv_heads=kv_heads, head_dim=head_dim, ffn_dim=ffn_dim)
 
 
 def resolve_training(config: TrainingConfig) -> TrainingConfig:

@@ -394,7 +394,7 @@ def _cache_tokens(model: GPT, requests: int, tokens: int) -> int:
     """Tokens of so many requests of a size, in whole blocks; fewer where they would take half of the free memory."""
     config, in_use = model.config, model.backend.memory_in_use()
     free = machine.memory()[1] if in_use is None else max(0, in_use[1] - in_use[0])
-    numbers = 2 * config.layers * config.kv_heads * (config.dim // config.heads)
+    numbers = 2 * config.layers * config.kv_heads * config.head_width
     affordable = free // 2 // (numbers * model.parameters.values.dtype.itemsize * BLOCK_TOKENS)
     each = scheduler.blocks_of(tokens)
     return max(each, min(requests * each, affordable)) * BLOCK_TOKENS

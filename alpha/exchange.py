@@ -89,6 +89,7 @@ _LLAMA_KEYS = {
     "dim": Key("hidden_size"),
     "heads": Key("num_attention_heads"),
     "kv_heads": Key("num_key_value_heads", 0),
+    "head_dim": Key("head_dim", 0),
     "ffn_dim": Key("intermediate_size"),
     "activation": Key("hidden_act", "silu"),
     "norm_eps": Key("rms_norm_eps", 1e-6),
@@ -139,7 +140,7 @@ ARCHITECTURES = {
         Architecture(
             "gpt2",
             "GPT2LMHeadModel",
-            options={"norm": ("layernorm",), "position": ("learned",), "qk_norm": (False,)},
+            options={"norm": ("layernorm",), "position": ("learned",), "qk_norm": (False,), "head_dim": (0,)},
             activations={**_UNGATED, "gelu": "gelu_new"},
             keys={
                 "block": Key("n_positions", 1024),
@@ -192,7 +193,7 @@ ARCHITECTURES = {
             "Qwen3ForCausalLM",
             options={"norm": ("rmsnorm",), "position": ("rope",), "qk_norm": (True,), "bias": (False,)},
             activations=_GATED,
-            keys={**_LLAMA_KEYS, "block": Key("max_position_embeddings", 32768)},
+            keys={**_LLAMA_KEYS, "block": Key("max_position_embeddings", 32768), "head_dim": Key("head_dim", 128)},
             weights=Names(_LLAMA_MODULES, buffers=_ROTARY_BUFFERS),
             prefix="model.",
             constants={"use_sliding_window": False, "attention_bias": False},
@@ -296,7 +297,7 @@ def to_config(architecture: Architecture, config: ModelConfig, vocab_size: int) 
     values[architecture.keys["activation"].name] = architecture.activations[config.activation]
     values |= dict.fromkeys(architecture.bias_keys, config.bias)
     if config.position == "rope":
-        values["head_dim"] = config.dim // config.heads
+        values["head_dim"] = config.head_width
         values["rope_theta"] = config.rope_base
         values["rope_scaling"] = None
         values["rope_parameters"] = {"rope_type": "default", "rope_theta": config.rope_base}
@@ -353,12 +354,6 @@ def from_config(values: Any, source: str) -> tuple[Architecture, ModelConfig, in
         config = resolve_model(from_mapping(ModelConfig, written, source))
     except UsageError as error:
         raise AlphaError(f"{source} cannot be used: {error}") from error
-    width = config.dim // config.heads
-    if values.get("head_dim") not in (None, width):
-        raise AlphaError(
-            f"{source} cannot be used: head_dim is {shown(values['head_dim'])}, but Alpha's heads are as wide as "
-            f"hidden_size divided by their number, {width}."
-        )
     vocab_size = values.get("vocab_size")
     if type(vocab_size) is not int or not 0 < vocab_size < 1 << 24:
         raise _cannot_say(source, "vocab_size", vocab_size)

@@ -23,7 +23,7 @@ def model_card(
         "architecture": architecture.name,
         "blocks": model.layers,
         "width": model.dim,
-        "heads": f"{model.heads}, of keys and values {model.kv_heads}",
+        "heads": f"{model.heads}, of keys and values {model.kv_heads}, each {model.head_width} wide",
         "context": f"{model.block:,} tokens",
         "vocabulary": f"{tokenizer.vocab_size:,} tokens ({tokenizer.kind})",
     }

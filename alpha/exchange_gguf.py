@@ -40,7 +40,8 @@ _KEYS = {
 }
 _EPSILONS = {"layernorm": "attention.layer_norm_epsilon", "rmsnorm": "attention.layer_norm_rms_epsilon"}
 _ROPE_BASE = "rope.freq_base"
-_WIDTHS = ("rope.dimension_count", "attention.key_length", "attention.value_length")
+_HEAD_WIDTH = "attention.key_length"
+_WIDTHS = (_HEAD_WIDTH, "attention.value_length", "rope.dimension_count")
 _UNKNOWN_SCALING = "rope.scaling.type"
 _REFUSED = ("expert_count", "attention.sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
 _BLOCK_OF_Q8_0 = 32
@@ -112,7 +113,7 @@ def _model_keys(architecture: Architecture, config: ModelConfig, dtype: str) -> 
     values[f"{name}.{_EPSILONS[config.norm]}"] = config.norm_eps
     if config.position == "rope":
         values[f"{name}.{_ROPE_BASE}"] = config.rope_base
-        values |= {f"{name}.{key}": config.dim // config.heads for key in _WIDTHS}
+        values |= {f"{name}.{key}": config.head_width for key in _WIDTHS}
     for key, value in architecture.gguf_constants.items():
         values[key] = value * config.layers
     return values
@@ -169,6 +170,7 @@ class GgufModel:
         options.setdefault("bias", "blk.0.attn_output.bias" in self.shapes)
         options["arch"] = "gpt2" if name == "gpt2" else "modern"
         if options["position"] == "rope":
+            options["head_dim"] = own.get(_HEAD_WIDTH, 0)
             options["rope_base"] = _as_written(own.get(_ROPE_BASE, 10000.0))
         try:
             written = {camel_case(field): value for field, value in options.items()}
@@ -186,7 +188,7 @@ class GgufModel:
         if own.get(_UNKNOWN_SCALING, "none") != "none":
             raise self._cannot_say(_UNKNOWN_SCALING, own[_UNKNOWN_SCALING])
         for key in _WIDTHS:
-            if config.position == "rope" and own.get(key, width := config.dim // config.heads) != width:
+            if config.position == "rope" and own.get(key, width := config.head_width) != width:
                 raise self._cannot_say(key, own[key])
         for key, expected in architecture.gguf_constants.items():
             value = own.get(key)

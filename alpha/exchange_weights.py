@@ -104,7 +104,7 @@ def widened_parameter(spec: ParameterSpec, config: ModelConfig, weights: Mapping
         return np.zeros(spec.shape, np.float32)
     if array.shape == spec.shape:
         return array
-    H, G, D = config.heads, config.kv_heads, config.dim // config.heads
+    H, G, D = config.heads, config.kv_heads, config.head_width
     heads = array.reshape(*array.shape[:-1], H + 2 * G, D)
     places = [*range(H), *np.repeat(range(H, H + G), H // G), *np.repeat(range(H + G, H + 2 * G), H // G)]
     return heads[..., places, :].reshape(spec.shape)

@@ -31,7 +31,7 @@ class BlockCache:
     def __init__(
         self, backend: Backend, config: ModelConfig, blocks: int, tokens: int, dtype: npt.DTypeLike = np.float32
     ) -> None:
-        shape = (blocks, tokens, config.kv_heads, config.dim // config.heads)
+        shape = (blocks, tokens, config.kv_heads, config.head_width)
         self.keys = [backend.zeros(shape, dtype) for _ in range(config.layers)]
         self.values = [backend.zeros(shape, dtype) for _ in range(config.layers)]
 
@@ -99,7 +99,7 @@ class GPT:
         self.base: GPT | None = None
         self._rotary: tuple[Array, Array] | None = None
         if config.position == "rope":
-            cosine, sine = rotary_tables(config.block, config.dim // config.heads, config.rope_base)
+            cosine, sine = rotary_tables(config.block, config.head_width, config.rope_base)
             self._rotary = (backend.from_numpy(cosine.astype(dtype)), backend.from_numpy(sine.astype(dtype)))
 
     def with_own_gradients(self) -> "GPT":
@@ -204,9 +204,15 @@ class GPT:
         dropout: DropoutKeys | None,
     ) -> Tensor:
         config, prefix = self.config, f"h.{layer}.attn."
+<<<<<<< HEAD
         B, T, C = x.shape
         H, G = config.heads, config.kv_heads
         qkv = ops.reshape(self._linear(x, prefix + "c_attn", dropout), (B, T, H + 2 * G, C // H))
+=======
+        B, T, _ = x.shape
+        H, G, D = config.heads, config.kv_heads, config.head_width
+        qkv = ops.reshape(self._linear(x, prefix + "c_attn", dropout), (B, T, H + 2 * G, D))
+>>>>>>> house
         query, key, value = ops.split(qkv, (H, G, G), 2)
         if config.qk_norm:
             query = ops.rms_norm(query, self.parameters[prefix + "q_norm.weight"], config.norm_eps)
@@ -216,10 +222,10 @@ class GPT:
         if rows is not None:
             q, k, v = (self.backend.reshape(each.data, each.shape[1:]) for each in (query, key, value))
             attended = Tensor(self.backend, rows.attend(layer, q, k, v, config.attention_soft_cap))
-            return ops.reshape(attended, (B, T, C))
+            return ops.reshape(attended, (B, T, H * D))
         random = dropout.key("attention", layer) if dropout else None
         attended = ops.attention(query, key, value, config.attention_soft_cap, config.dropout, random)
-        return ops.reshape(attended, (B, T, C))
+        return ops.reshape(attended, (B, T, H * D))
 
     def _linear(
         self,
@@ -267,7 +273,7 @@ def parameter_specs(config: ModelConfig, vocab_size: int, seed: int = 0) -> list
     Initial values are GPT-2's: normal with deviation 0.02, divided by sqrt(2 L) for the projections that end in the
     residual stream; biases 0, norm weights 1.
     """
-    C, D, F = config.dim, config.dim // config.heads, config.ffn_dim
+    C, D, F = config.dim, config.head_width, config.ffn_dim
     specs: list[ParameterSpec] = []
 
     def matrix(
@@ -303,7 +309,7 @@ def parameter_specs(config: ModelConfig, vocab_size: int, seed: int = 0) -> list
         if config.qk_norm:
             for name in ("q_norm", "k_norm"):
                 specs.append(ParameterSpec(f"{prefix}attn.{name}.weight", (D,), _filled(1.0)))
-        linear(prefix + "attn.c_proj", C, C, deviation=residual_deviation)
+        linear(prefix + "attn.c_proj", config.heads * D, C, deviation=residual_deviation)
         norm(prefix + "ln_2")
         linear(prefix + "mlp.c_fc", C, *((F, F) if config.activation in GATED_ACTIVATIONS else (F,)))
         linear(prefix + "mlp.c_proj", F, C, deviation=residual_deviation)

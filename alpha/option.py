@@ -59,6 +59,7 @@ HABITS = {
     "evalIters": "eval_batches",
     "ffnDim": "intermediate_size",
     "gradClip": "max_grad_norm clip_grad gradient_clipping",
+    "headDim": "head_size d_head d_k head_width",
     "heads": "n_head n_heads num_heads num_attention_heads",
     "init": "init_from_checkpoint base_model pretrained finetune_from from_pretrained",
     "iters": "max_iters max_steps num_steps num_iterations train_steps lr_decay_iters epochs num_train_epochs",

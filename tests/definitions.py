@@ -112,7 +112,7 @@ def cross_entropy(x: Floats, weight: Floats, targets: Integers, soft_cap: float 
 def gpt_logits(config: ModelConfig, weights: Mapping[str, Floats], ids: Integers) -> Floats:
     """Logits [B, T, V] of the model with these weights for ids [B, T]."""
     B, T = ids.shape
-    H, G, D = config.heads, config.kv_heads, config.dim // config.heads
+    H, G, D = config.heads, config.kv_heads, config.head_dim or config.dim // config.heads
 
     def norm(x: Floats, name: str) -> Floats:
         if config.norm == "rmsnorm":
@@ -132,7 +132,7 @@ def gpt_logits(config: ModelConfig, weights: Mapping[str, Floats], ids: Integers
             angles = np.arange(T)[:, None] / config.rope_base ** (np.arange(D // 2) * 2 / D)
             query, key = (rotary(each, np.cos(angles), np.sin(angles)) for each in (query, key))
         attended = attention(query, key, value, config.attention_soft_cap)
-        return project(attended.reshape(B, T, config.dim), f"{name}.c_proj")
+        return project(attended.reshape(B, T, H * D), f"{name}.c_proj")
 
     x = weights["wte.weight"][ids]
     if config.position == "learned":

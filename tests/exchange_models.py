@@ -26,11 +26,15 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpt2_untied": {"activation": "relu2", "tied": False, "dropout": 0.1},
     "gpt2_narrow": {"bias": False, "kv_heads": 2, "activation": "gelu_exact"},
     "llama": {**ROPE, "activation": "swiglu", "tied": False, "kv_heads": 2, "rope_base": 5e5, "norm_eps": 1e-6},
+    "llama_wide": {**ROPE, "activation": "swiglu", "kv_heads": 1, "head_dim": 24},
     "llama_bias": {**ROPE, "activation": "geglu", "bias": True},
     "qwen3": {**ROPE, "activation": "swiglu", "qk_norm": True, "kv_heads": 2},
+    "qwen3_wide": {**ROPE, "activation": "swiglu", "qk_norm": True, "kv_heads": 2, "head_dim": 16},
     "arcee": {**ROPE, "activation": "relu2", "tied": False},
     "arcee_bias": {**ROPE, "activation": "gelu", "bias": True},
+    "arcee_narrow": {**ROPE, "activation": "relu2", "head_dim": 4},
     "apertus": {**ROPE, "arch": "modern", "activation": "relu2", "qk_norm": True, "tied": False, "kv_heads": 2},
+    "apertus_wide": {**ROPE, "activation": "relu2", "qk_norm": True, "tied": False, "heads": 3, "head_dim": 16},
     "apertus_caps": {
         **ROPE, "arch": "modern", "activation": "relu2", "qk_norm": True, "logit_soft_cap": 2.0,
         "attention_soft_cap": 1.5,
@@ -42,7 +46,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 def make_checkpoint(folder: Path, name: str, block: int = 24) -> Path:
     """A checkpoint of a model with random weights, none of them near its initial value."""
-    model = resolve_model(ModelConfig(block=block, layers=2, dim=32, heads=4, **MODELS[name]))
+    model = resolve_model(ModelConfig(**{"block": block, "layers": 2, "dim": 32, "heads": 4, **MODELS[name]}))
     tokenizer = build_bpe(["The cat sees the dog. " * 50], 300, (END_OF_TEXT, *CHAT_TOKENS))
     draw = np.random.Generator(np.random.PCG64(sorted(MODELS).index(name)))
     tensors = {}

@@ -121,6 +121,7 @@ def test_the_chat_template_is_what_training_reads(tmp_path):
     [
         ({"norm": "layernorm", "position": "rope"}, "--position=rope"),
         ({"activation": "swiglu"}, "--activation=swiglu"),
+        ({"head_dim": 16}, "--headDim=16"),
         ({**exchange_models.ROPE, "qk_norm": True, "bias": True, "activation": "relu2"}, "--bias=true"),
     ],
 )
@@ -141,7 +142,8 @@ def refused(folder, tmp_path, capsys):
     [
         ("llama", "rope_parameters", {"rope_type": "llama3", "factor": 8.0, "rope_theta": 1e4}),
         ("llama", "rope_parameters", {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}),
-        ("llama", "head_dim", 8),
+        ("llama", "head_dim", 3),
+        ("llama", "head_dim", -4),
         ("llama", "hidden_act", "quick_gelu"),
         ("llama", "mlp_bias", True),
         ("llama", "model_type", "mamba"),
@@ -163,8 +165,11 @@ def test_what_alpha_cannot_compute_is_refused_by_its_key(name, key, value, tmp_p
     folder = golden_folder(name, tmp_path / "in")
     change_json(folder / "config.json", **{key: value})
     error = refused(folder, tmp_path, capsys)
-    spoken = {"rope_parameters": "rotary" if "partial" in str(value) else "rope", "num_attention_heads": "heads"}
-    spoken |= {"model_type": "mamba", "num_hidden_layers": "layers"}
+    spoken = {
+        "rope_parameters": "rotary" if "partial" in str(value) else "rope",
+        "num_attention_heads": "self_attn.q_proj",
+    }
+    spoken |= {"model_type": "mamba", "num_hidden_layers": "layers", "head_dim": "heads" if value == 3 else "headDim"}
     assert spoken.get(key, key) in error
 
 

@@ -44,6 +44,8 @@ VARIANTS = {
     "gpt2-groups": configuration(kv_heads=2),
     "gpt2-one-key-head": configuration(kv_heads=1),
     "gpt2-one-head": configuration(heads=1),
+    "gpt2-wide-heads": configuration(head_dim=7),
+    "modern-narrow-heads": configuration("modern", head_dim=2, kv_heads=2),
     "gpt2-attention-cap": configuration(attention_soft_cap=1.5),
     "gpt2-logit-cap": configuration(logit_soft_cap=2.0),
     "gpt2-norm-eps": configuration(norm_eps=0.3),
@@ -345,11 +347,12 @@ def test_more_positions_than_the_block_are_refused(config: ModelConfig) -> None:
 
 def count_of(config: ModelConfig, vocabulary: int) -> int:
     """The number of weights, by its formula."""
-    C, L, F, D = config.dim, config.layers, config.ffn_dim, config.dim // config.heads
+    C, L, F = config.dim, config.layers, config.ffn_dim
+    D = config.head_dim or C // config.heads
     qkv = (config.heads + 2 * config.kv_heads) * D
     inner = 2 * F if config.activation in GATED_ACTIVATIONS else F
     matrices = vocabulary * C * (1 if config.tied else 2) + (config.block * C if config.position == "learned" else 0)
-    matrices += L * (C * qkv + C * C + C * inner + F * C)
+    matrices += L * (C * qkv + config.heads * D * C + C * inner + F * C)
     vectors = (2 * L + 1) * C * (2 if config.norm == "layernorm" and config.bias else 1)
     vectors += L * (qkv + C + inner + C) if config.bias else 0
     vectors += 2 * L * D if config.qk_norm else 0

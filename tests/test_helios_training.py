@@ -170,7 +170,9 @@ def test_decoding_with_a_cache_equals_the_full_forward_pass(arch: str) -> None:
 
 
 def test_heads_too_wide_for_the_kernels_train_with_dropout_and_a_soft_cap() -> None:
-    config = ModelConfig(block=6, layers=1, dim=344, heads=1, ffn_dim=16, dropout=0.1, attention_soft_cap=5.0)
+    config = ModelConfig(
+        block=6, layers=1, dim=32, heads=1, head_dim=344, ffn_dim=16, dropout=0.1, attention_soft_cap=5.0
+    )
     steps = [make_step(config, backend=backend) for backend in (CpuRef(), helios())]
     for index in range(2):
         wanted, got = (run_step(step, batch_of(index), 0.01).read() for step in steps)

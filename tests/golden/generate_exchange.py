@@ -45,6 +45,7 @@ CASES = {
     "arcee": (transformers.ArceeConfig, {}),
     "arcee_bias": (transformers.ArceeConfig, {"attention_bias": True, "mlp_bias": True, "hidden_act": "silu"}),
     "apertus": (transformers.ApertusConfig, {"hidden_act": "relu2", "rope_parameters": PLAIN_ROPE}),
+    "qwen3_wide": (transformers.Qwen3Config, {"head_dim": 10}),
 }
 BFLOAT16 = {"llama_shards"}
 
