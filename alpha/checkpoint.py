@@ -83,10 +83,15 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     Raises AlphaError when the operating system refuses, and what was there before is then still there.
     """
     path = folder / f"checkpoint-{checkpoint.step}.safetensors"
+    write(path, checkpoint)
+    return path
+
+
+def write(path: Path, checkpoint: Checkpoint) -> None:
+    """The same, at another path."""
     tensors = {name: to_storable(name, array) for name, array in checkpoint.tensors.items()}
     declared = {name: (array.dtype.name, array.shape) for name, array in tensors.items()}
     write_in_turn(path, checkpoint, declared, tensors.__getitem__)
-    return path
 
 
 def write_in_turn(

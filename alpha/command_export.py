@@ -18,7 +18,9 @@ class ExportOptions:
     checkpoint: str = option("", "A checkpoint, a run's folder or its id.", metavar="RUN", required=True)
     out: str = option("", "What to write: a new folder, or a new file for gguf.", metavar="PATH", required=True)
     format: str = option(
-        "hf", "hf: a folder for Hugging Face's transformers; gguf: a file for llama.cpp.", choices=("hf", "gguf")
+        "hf",
+        "hf: a folder for Hugging Face's transformers; gguf: a file for llama.cpp; peft: an adapter for PEFT.",
+        choices=("hf", "gguf", "peft"),
     )
     dtype: str = option(
         "f32", "Numbers of the weights; q8_0, 8 bits in blocks, is for gguf.", choices=("f32", "f16", "bf16", "q8_0")
@@ -31,7 +33,8 @@ DETAILS = """
 The folder loads in transformers without code of its own, as gpt2, llama, qwen3, arcee or apertus,
 whichever computes the same. Only soft caps need a small modeling file, and trust_remote_code there.
 A model that no architecture is the same as is refused, with the options in the way; so is one of
-which llama.cpp would compute something else.
+which llama.cpp would compute something else. An adapter is written with its base, as one model, or
+alone with --format=peft.
 
 Examples:
   alpha export --checkpoint=runs/20261123-101500-3f2a1b --out=model
@@ -42,24 +45,16 @@ Examples:
 
 def run(given: dict[str, Any]) -> None:
     """Export and print what was written."""
-    from alpha.exchange import soft_caps
-    from alpha.exchange_folder import write_folder
-    from alpha.exchange_gguf import write_file
     from alpha.exchange_modeling import FILE_NAME
-    from alpha.model_source import read_whole
-    from alpha.progress import StageProgress
 
     options = ExportOptions(**given)
-    is_folder = options.format == "hf"
-    if is_folder and options.dtype == "q8_0":
+    if options.format == "hf" and options.dtype == "q8_0":
         raise UsageError("--dtype=q8_0 is for --format=gguf; transformers reads f32, f16 and bf16.")
+    if options.format == "peft" and options.dtype != "f32":
+        raise UsageError(f"--dtype={options.dtype} is not for --format=peft, which keeps adapters in f32.")
     start = time.monotonic()
-    path, saved = read_whole(options.checkpoint)
-    with contextlib.closing(StageProgress()) as progress:
-        write = write_folder if is_folder else write_file
-        architecture = write(Path(options.out), saved, options.dtype, progress)
+    path, architecture, caps = (_write_adapter if options.format == "peft" else _write_model)(options)
     seconds = time.monotonic() - start
-    caps = [f"--{camel_case(name)}" for name in soft_caps(saved.model)]
     if options.json:
         print_json(
             {
@@ -76,3 +71,33 @@ def run(given: dict[str, Any]) -> None:
         print_text(f"Wrote {options.out}: {architecture}, {options.dtype}, in {seconds:.1f} s.")
         if caps:
             print_text(f"{FILE_NAME} in it adds {' and '.join(caps)}; load it with trust_remote_code=True.")
+
+
+def _write_model(options: ExportOptions) -> tuple[Path, str, list[str]]:
+    """Path of the checkpoint, name of the architecture, and the flags of soft caps."""
+    from alpha.exchange import soft_caps
+    from alpha.exchange_folder import write_folder
+    from alpha.exchange_gguf import write_file
+    from alpha.model_source import read_whole
+    from alpha.progress import StageProgress
+
+    path, saved = read_whole(options.checkpoint)
+    with contextlib.closing(StageProgress()) as progress:
+        write = write_folder if options.format == "hf" else write_file
+        architecture = write(Path(options.out), saved, options.dtype, progress)
+    return path, architecture, [f"--{camel_case(name)}" for name in soft_caps(saved.model)]
+
+
+def _write_adapter(options: ExportOptions) -> tuple[Path, str, list[str]]:
+    from alpha import checkpoint
+    from alpha.exchange_peft import write_folder
+    from alpha.lora import lora_of
+    from alpha.model_source import read_model
+    from alpha.run_reader import resolve
+
+    path = checkpoint.find(resolve(options.checkpoint))
+    saved, tokenizer = read_model(path)
+    lora = lora_of(saved.training)
+    if lora is None:
+        raise UsageError(f"{path} is a whole model and no adapter; write it with --format=hf.")
+    return path, write_folder(Path(options.out), saved, tokenizer, lora), []

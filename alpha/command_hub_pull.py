@@ -31,4 +31,4 @@ def run(given: dict[str, Any]) -> None:
     from alpha import hub
 
     options = HubPullOptions(**given)
-    import_model(ImportOptions(str(hub.pull(options.repo)), options.out, options.json))
+    import_model(ImportOptions(str(hub.pull(options.repo)), options.out, json=options.json))

@@ -84,8 +84,7 @@ def run(given: dict[str, Any]) -> None:
             f"largest is {largest:.3g}, so nothing was written: {spelled('loraAlpha', lora.alpha)} or the weights are "
             f"too large for float32."
         )
-    declared = {name: ("float32", array.shape) for name, array in merged.tensors.items()}
-    checkpoint.write_in_turn(out, merged, declared, merged.tensors.__getitem__)
+    checkpoint.write(out, merged)
     seconds = time.monotonic() - start
     if options.json:
         print_json(

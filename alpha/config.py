@@ -194,6 +194,12 @@ class TrainingConfig:
     eval_interval: int = option(100, "Steps between evaluations; 0 = never.", group=_RUN, minimum=0)
     eval_iters: int = option(50, EVAL_ITERS_HELP, group=_RUN, minimum=0, aliases=("nBatches",))
     sample_interval: int = option(100, "Steps between sample texts; 0 = never.", group=_RUN, minimum=0)
+    sample_prompts: str = option(
+        "",
+        "File of prompts to continue each time: one a line, or JSON lines of texts and conversations.",
+        group=_RUN,
+        metavar="FILE",
+    )
     checkpoint_interval: int = option(
         0, "Steps between checkpoints; 0 = at each evaluation. The last step is always saved.", group=_RUN, minimum=0
     )

@@ -9,7 +9,7 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -115,8 +115,12 @@ class Trainer:
         display: Display,
         start: Checkpoint | Beginning | None = None,
         base: Mapping[str, Array] | None = None,
+        prompts: Sequence[str] = (),
     ) -> None:
-        """With --lora, `base` are the weights that the adapter stands on, which alone is trained and saved."""
+        """With --lora, `base` are the weights that the adapter stands on, which alone is trained and saved.
+
+        Samples continue all `prompts`; where there are none, one of the domain's each time, in turn.
+        """
         self.tokenizer = tokenizer
         self.dataset = dataset
         self.display = display
@@ -139,7 +143,8 @@ class Trainer:
         )
         self._threads = ThreadChoice(backend, training.threads)
         self._memory = MemoryWatch(backend)
-        self._prompts = known_prompts(
+        self._asked_prompts = tuple(prompts)
+        self._prompts = self._asked_prompts or known_prompts(
             tokenizer, domain.get(training.domain).prompts if training.domain else [BEGINNING]
         )
         self.steps_done = 0
@@ -395,15 +400,16 @@ class Trainer:
         if not self._is_due(interval):
             return
         run.beat("sampling")
-        prompt = self._prompts[self.steps_done // interval % len(self._prompts)]
-        try:
-            text = self._continued(prompt)
-        except AlphaError as error:
-            _logger.warning("No sample after step %d. %s", self.steps_done, error)
-            self.display.warning(f"No sample after step {self.steps_done}. {error}")
-            return
-        run.add_sample({"step": self.steps_done, "prompt": prompt, "text": text})
-        self.display.sample(prompt, text)
+        turn = self._prompts[self.steps_done // interval % len(self._prompts)]
+        for prompt in self._asked_prompts or (turn,):
+            try:
+                text = self._continued(prompt)
+            except AlphaError as error:
+                _logger.warning("No sample after step %d. %s", self.steps_done, error)
+                self.display.warning(f"No sample after step {self.steps_done}. {error}")
+                return
+            run.add_sample({"step": self.steps_done, "prompt": prompt, "text": text})
+            self.display.sample(prompt, text)
 
     def _continued(self, prompt: str) -> str:
         asked = continuation(self.tokenizer, prompt, self.training.domain)

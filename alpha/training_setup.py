@@ -4,6 +4,7 @@ whether the run makes sense: enough data, enough tokens per parameter, not too m
 
 import dataclasses
 import itertools
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alpha import backends, checkpoint, corpus, corpus_files, dataset, domain, token_cache, tokenizer_registry
+from alpha import backends, checkpoint, corpus, corpus_files, dataset, domain, files, token_cache, tokenizer_registry
 from alpha.backend import Backend
 from alpha.checkpoint import OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.corpus_files import Selection
-from alpha.corpus_forms import BAD_LINE, has_conversations, in_words
+from alpha.corpus_forms import BAD_LINE, has_conversations, in_words, read_line
 from alpha.dataset import Dataset
 from alpha.errors import AlphaError, UsageError, percent
 from alpha.evaluation import shared_share
@@ -40,9 +41,9 @@ SCHEDULE = ("iters", "lr", "lr_min", "warmup_iters", "schedule", "decay_fraction
 """Fields of TrainingConfig that the learning rate of a step depends on."""
 
 RESUMABLE = (*SCHEDULE, "batch", "accum_steps", "grad_clip", "spike_threshold", "threads", "keep", "eval_interval",
-             "eval_iters", "sample_interval", "checkpoint_interval", "log_every", "log", "trace", "backend", "device",
-             "recompute", "data", "val_data", "strict_planning", "require_val_data", "min_tokens_per_param",
-             "warn_dataset_passes", "max_dataset_passes")  # fmt: skip
+             "eval_iters", "sample_interval", "sample_prompts", "checkpoint_interval", "log_every", "log", "trace",
+             "backend", "device", "recompute", "data", "val_data", "strict_planning", "require_val_data",
+             "min_tokens_per_param", "warn_dataset_passes", "max_dataset_passes")  # fmt: skip
 """Fields of TrainingConfig that may be given with --resume; config.json keeps a history of them.
 
 The schedule, what a step is made of and where to compute change the steps to come, and no other a bit of them.
@@ -50,6 +51,10 @@ The schedule, what a step is made of and where to compute change the steps to co
 
 NOTABLE_RISE = 1.1
 """A learning rate that rises by more than this factor is warned of."""
+
+MOST_PROMPTS = 100
+PROMPTS_LIMIT = 1 << 20
+"""Bytes of a file of prompts."""
 
 LOOKED_AT = 1 << 22
 """Tokens of each side that are searched for unknown ones."""
@@ -204,8 +209,36 @@ class _Sources:
         lines = training.text_field, training.skip_bad_lines
         self.data = corpus_files.find(training.data, *lines)
         self.val_data = corpus_files.find(training.val_data, *lines) if training.val_data else None
+        self.prompts = read_prompts(Path(training.sample_prompts)) if training.sample_prompts else ()
         for note in (*self.data.notes, *(self.val_data.notes if self.val_data else ())):
             display.message(note)
+
+
+def read_prompts(path: Path) -> tuple[str, ...]:
+    """The prompts in a file: its lines; of JSON lines texts, and conversations, whose next answer is asked for.
+
+    Raises AlphaError for a file that cannot be read, has no prompt, or more than MOST_PROMPTS.
+    """
+    try:
+        lines = files.read_bytes(path, "file of prompts", PROMPTS_LIMIT).decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise AlphaError(f"The prompts {path} are not UTF-8 text: {error}.") from error
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        if path.suffix not in corpus_files.JSON_LINES_ENDINGS:
+            prompts.append(line)
+            continue
+        where = f"Line {number} of {path}"
+        try:
+            said = read_line(json.loads(line), where)
+        except (ValueError, RecursionError) as error:
+            raise AlphaError(f"{where} is not valid JSON: {error}.") from error
+        prompts.append(domain.dialogue(said.turns, reply=True) if said.turns else said.text)
+    if not 0 < len(prompts) <= MOST_PROMPTS:
+        raise AlphaError(f"{path} has {len(prompts):,} prompts; give 1 to {MOST_PROMPTS}, one a line.")
+    return tuple(prompts)
 
 
 def _tokenizer(
@@ -292,7 +325,7 @@ def _trainer(
     if not training.minutes:
         warn(training)
     try:
-        trainer = Trainer(model, training, tokenizer, data, backend, display, start, base)
+        trainer = Trainer(model, training, tokenizer, data, backend, display, start, base, sources.prompts)
         if training.minutes:
             trainer.fit(training.minutes)
             warn(trainer.training)

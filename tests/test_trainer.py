@@ -45,7 +45,7 @@ from alpha.interrupt import SIGNALS, StopRequest
 from alpha.run import Run
 from alpha.sampler import Sampler
 from alpha.trainer import Trainer
-from alpha.training_setup import resumed_run
+from alpha.training_setup import read_prompts, resumed_run
 from alpha.training_step import StepResult, TrainingStep, learning_rate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -769,6 +769,37 @@ def test_samples_continue_the_prompts_of_the_domain_in_turn(tmp_path: Path) -> N
     assert [row["prompt"] for row in rows] == [prompts[1], prompts[2], prompts[3], prompts[3]]
     assert display.samples == [(row["prompt"], row["text"]) for row in rows]
     assert all(row["text"] for row in rows)
+
+
+def test_samples_continue_all_given_prompts(corpus: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("The cat\n\nsees a\n")
+    folder = train(corpus, tmp_path / "run", iters=4, sample_interval=2, sample_prompts=str(prompts))
+    rows = list(read_rows(folder / "samples.jsonl"))
+    assert [(row["step"], row["prompt"]) for row in rows] == [
+        (step, prompt) for step in (2, 4) for prompt in ("The cat", "sees a")
+    ]
+    assert all(row["text"] for row in rows)
+    resume(folder, iters=6, sample_prompts="")
+    assert [row["step"] for row in read_rows(folder / "samples.jsonl")] == [2, 2, 4, 4, 6]
+
+
+def test_prompts_may_be_conversations(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"text": "Once"}\n{"messages": [{"role": "user", "content": "Hello"}]}\n')
+    assert read_prompts(path) == ("Once", "<|user|>Hello<|end|>\n<|assistant|>")
+    for content, message in (
+        (b'{"text": 3}\n', r"Line 1 of .*prompts\.jsonl is not an object with a string"),
+        (b"\n[\n", r"Line 2 of .*prompts\.jsonl is not valid JSON"),
+        (b"\n", "has 0 prompts; give 1 to 100"),
+        (b'{"text": "a"}\n' * 101, "has 101 prompts; give 1 to 100"),
+        (b"\xff", "are not UTF-8 text"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(AlphaError, match=message):
+            read_prompts(path)
+    with pytest.raises(AlphaError, match="missing"):
+        read_prompts(tmp_path / "missing")
 
 
 def test_a_prompt_that_the_tokenizer_does_not_know_is_left_out(corpus: Path, tmp_path: Path) -> None:
