@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,9 @@ from alpha import environment
 from alpha.config import BACKEND_HELP, BACKENDS, DEVICE_HELP, DTYPE_HELP, PRECISIONS, THREADS_HELP
 from alpha.errors import AlphaError, UsageError
 from alpha.installation import missing_package
-from alpha.option import option
+from alpha.option import option, parse_size
 from alpha.terminal import print_note, print_text, print_warning
 
-_SIZE = re.compile(r"(?:([0-9]{1,9}(?:\.[0-9]{1,9})?)([KMGT])(?:i?B)?)?", re.ASCII | re.IGNORECASE)
-_UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
 _PACKAGES = ("jinja2", "prometheus_client", "starlette", "uvicorn")
 
 
@@ -42,7 +39,7 @@ class ServeOptions:
     max_queue: int = option(256, "Texts that may wait for their turn.", minimum=1, maximum=1 << 20)
     max_models: int = option(4, "Models that are in memory at a time.", minimum=1, maximum=1024)
     cache_memory: str = option(
-        "", "Memory for the keys and values of each model, such as 4G; the default is enough for maxBatch texts, but "
+        "", "Memory for the keys and values of each model, such as 4GB; the default is enough for maxBatch texts, but "
         "not more than half of what is free.", metavar="SIZE",
     )  # fmt: skip
     allow_edit: bool = option(False, "Let the pages of the runs rename, annotate, group and delete them.")
@@ -82,7 +79,7 @@ def run(given: dict[str, Any]) -> None:
     names = [name for name in options.checkpoint.split(",") if name]
     if options.checkpoint and not names:
         raise UsageError("--checkpoint names no model.")
-    cache_memory = _size(options.cache_memory)
+    cache_memory = parse_size(options.cache_memory, "--cacheMemory") if options.cache_memory else None
     api_key = options.api_key or os.environ.get(environment.API_KEY, "")
     with _listening(options.host, options.port) as listening:
         backend = backends.create(options.backend, options.device, options.dtype)
@@ -101,14 +98,6 @@ def run(given: dict[str, Any]) -> None:
         address = _address(options.host, listening)
         runs = None if names else RunPages(Path(options.dir), options.allow_edit)
         asyncio.run(serve(models, access, listening, lambda: print_text(f"Serving {what} at {address}/v1"), runs))
-
-
-def _size(text: str) -> int | None:
-    """Bytes; None where nothing is said. Raises UsageError."""
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise UsageError(f"--cacheMemory must be a size such as 500M or 4G, not {text[:80]!r}.")
-    return round(float(match[1]) * (1 << _UNITS[match[2].upper()])) if text else None
 
 
 def _address(host: str, listening: socket.socket) -> str:

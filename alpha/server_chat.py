@@ -108,6 +108,8 @@ def _read_content(message: Fields, role: str, path: str, part_types: Sequence[st
         if part.get("type") not in part_types:
             types = " or ".join(part_types)
             raise RefusedError(f"{place}.type must be {types}: this server takes nothing else.", f"{place}.type")
+        if part.get("text") is None:
+            raise part.wrong("text", "text")
         texts.append(part.text("text"))
     return "".join(texts)
 

@@ -14,7 +14,7 @@ from serving import Serving, serving
 
 from alpha.sampling import log_softmax
 
-pytestmark = pytest.mark.clients
+pytestmark = [pytest.mark.clients, pytest.mark.filterwarnings("default")]  # theirs are not ours to mend
 MODEL = "toy@10"
 PROMPT = "The cat sees the dog."
 BLOCK = 128

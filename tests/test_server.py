@@ -6,7 +6,6 @@ import math
 import re
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,8 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-from serving import FailingBackend, Serving, serving
+from serving import FailingBackend, Serving, SlowBackend, eventually, serving
 
-from alpha.backend_cpu_ref import CpuRef
 from alpha.sampling import log_softmax
 from alpha.server import Access, application
 from alpha.server_connection import BODY_LIMIT
@@ -316,21 +314,6 @@ def test_a_key_and_origins(tmp_path: Path) -> None:
         assert refused[0] == 400
 
 
-class SlowBackend(CpuRef):
-    """Takes some time for each read."""
-
-    def to_numpy(self, array: Any) -> Any:
-        time.sleep(0.05)
-        return super().to_numpy(array)
-
-
-def eventually(condition: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_a_client_that_goes_away_frees_what_it_held(tmp_path: Path) -> None:
     with serving(tmp_path / "toy", backend=SlowBackend()) as server:
         engine = server.models.loaded[0].engine
@@ -467,6 +450,7 @@ def test_the_description_has_every_route_and_all_that_it_names(server: Serving) 
         ("messages[0].content", {"messages": [{"role": "user"}]}),
         ("messages[0].content[0].type", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
         ("messages[0].tool_calls", {"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}),
+        ("messages[0].content[0].text", {"messages": [{"role": "user", "content": [{"type": "text"}]}]}),
         ("messages", {"messages": [{"role": "user", "content": "cat " * 90}]}),
         ("top_logprobs", {"messages": HELLO, "top_logprobs": 2}),
         ("tools", {"messages": HELLO, "tools": [{}]}),
