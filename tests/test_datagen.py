@@ -450,7 +450,7 @@ def test_wrong_sizes(text: str) -> None:
 @pytest.mark.parametrize("text", ["9" * 40, "9223372036854775808", "1e30", "99999999999GB"])
 def test_sizes_that_no_file_has(text: str) -> None:
     with pytest.raises(UsageError, match=f"^--size must be at most 9223372036854775807, not {text}\\.$"):
-        parse_size(text)
+        parse_size(text, "--size")
 
 
 @pytest.mark.parametrize(
