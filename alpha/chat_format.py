@@ -65,31 +65,43 @@ def chat_format(tokenizer: Tokenizer, domain_id: str, template: str | None) -> C
     return ChatFormat(PLAIN, PLAIN_STOPS)
 
 
-def encode_chat(tokenizer: Tokenizer, template: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
-    """The ids of messages ("role", "content") and of the beginning of an answer.
+def encode_chat(
+    tokenizer: Tokenizer, template: str, messages: Sequence[Mapping[str, str]], continues: bool = False
+) -> list[int]:
+    """The ids of messages ("role", "content") and of the beginning of an answer; or with `continues`, up to the end of
+    what the last message says, which is to be continued.
 
     Raises AlphaError when the template does not take them, or takes too long.
     """
-    break_mark = _unused_character([template, *(message["content"] for message in messages)])
+    break_mark, end_mark = _unused_characters([template, *(message["content"] for message in messages)])
     special = [name for name in tokenizer.special_tokens if name]
     broken = [
         {"role": message["role"], "content": _broken(message["content"], special, break_mark)} for message in messages
     ]
-    text = render(template, broken, tokenizer)
+    if continues:
+        broken[-1]["content"] += end_mark
+        text, found, _ = render(template, broken, tokenizer, continues=True).rpartition(end_mark)
+        if not found:
+            raise AlphaError("The model's chat template does not end with what the last message says.")
+    else:
+        text = render(template, broken, tokenizer)
     ids: list[int] = []
     for part, is_special in tokenizer.split_special(text):
         ids += tokenizer.encode(part if is_special else part.replace(break_mark, ""), allow_special=is_special)
     return ids
 
 
-def render(template: str, messages: Sequence[Mapping[str, str]], tokenizer: Tokenizer) -> str:
-    """The text that a template makes of messages. Raises AlphaError when it cannot, or takes too long."""
+def render(template: str, messages: Sequence[Mapping[str, str]], tokenizer: Tokenizer, continues: bool = False) -> str:
+    """The text that a template makes of messages, with the beginning of an answer unless it `continues`.
+
+    Raises AlphaError when it cannot, or takes too long.
+    """
     end = next(name for name in END_OF_TEXT_SPELLINGS if name in tokenizer.special_tokens)
     try:
         compiled = _compiled(template)
         with _Deadline(SECONDS):
             return compiled.render(
-                messages=messages, add_generation_prompt=True, bos_token=end, eos_token=end, tools=None
+                messages=messages, add_generation_prompt=not continues, bos_token=end, eos_token=end, tools=None
             )
     except (
         TemplateError,
@@ -103,10 +115,11 @@ def render(template: str, messages: Sequence[Mapping[str, str]], tokenizer: Toke
         raise AlphaError(f"The model's chat template does not take these messages: {error}") from error
 
 
-def _unused_character(texts: Iterable[str]) -> str:
-    """A private character that none of the texts has."""
+def _unused_characters(texts: Iterable[str]) -> tuple[str, str]:
+    """Two private characters that none of the texts has."""
     used = set().union(*texts)
-    return next(chr(code) for code in range(0x10FFFD, 0xF0000, -1) if chr(code) not in used)
+    unused = (chr(code) for code in range(0x10FFFD, 0xF0000, -1) if chr(code) not in used)
+    return next(unused), next(unused)
 
 
 def _broken(text: str, special: Sequence[str], mark: str) -> str:

@@ -37,6 +37,7 @@ def run(given: dict[str, Any]) -> None:
     every: list[tuple[str, int | str, int | str, str]] = [
         (each.name, values[each.name], each.default, each.help) for each in environment.VARIABLES
     ]
+    every += [(name, "set" if os.environ.get(name) else "", "", text) for name, text in environment.TEXTS.items()]
     every.append((_CACHE_HOME, os.environ.get(_CACHE_HOME, ""), "~/.cache", _CACHE_HELP))
     entries = token_cache.entries(token_cache.folder())
     size = sum(entry.size for entry in entries)

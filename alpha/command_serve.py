@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alpha import environment
 from alpha.config import BACKEND_HELP, BACKENDS, DEVICE_HELP, DTYPE_HELP, PRECISIONS, THREADS_HELP
 from alpha.errors import AlphaError, UsageError
-from alpha.option import option
+from alpha.installation import missing_package
+from alpha.option import option, parse_size
 from alpha.terminal import print_note, print_text, print_warning
 
 _PACKAGES = ("jinja2", "prometheus_client", "starlette", "uvicorn")
@@ -27,16 +29,19 @@ class ServeOptions:
     dir: str = option("runs", "Folder of the runs, loaded when they are first asked for.", metavar="DIR")
     host: str = option("127.0.0.1", "Address to listen at; 0.0.0.0 = all of this machine's.", metavar="ADDRESS")
     port: int = option(8000, "Port to listen at; 0 = any that is free.", minimum=0, maximum=65535)
-    api_key: str = option("", "Key that clients must send; without one, everybody who reaches the port may ask.")
+    api_key: str = option(
+        "", "Key that clients must send; the default is ALPHA_API_KEY's, which other users of the machine do not see."
+    )
     cors_origin: tuple[str, ...] = option(
         (), "Let pages of this origin ask, such as http://localhost:3000; may be given several times.", metavar="ORIGIN"
     )
     max_batch: int = option(16, "Texts that are computed at a time.", minimum=1, maximum=1024)
     max_queue: int = option(256, "Texts that may wait for their turn.", minimum=1, maximum=1 << 20)
     max_models: int = option(4, "Models that are in memory at a time.", minimum=1, maximum=1024)
-    cache_tokens: int = option(
-        0, "Tokens whose keys and values are kept; 0 = enough for maxBatch texts.", minimum=0, maximum=1 << 30
-    )
+    cache_memory: str = option(
+        "", "Memory for the keys and values of each model, such as 4GB; the default is enough for maxBatch texts, but "
+        "not more than half of what is free.", metavar="SIZE",
+    )  # fmt: skip
     allow_edit: bool = option(False, "Let the pages of the runs rename, annotate, group and delete them.")
     backend: str = option("auto", BACKEND_HELP, choices=BACKENDS)
     device: int = option(-1, DEVICE_HELP, minimum=-1, maximum=255)
@@ -49,7 +54,8 @@ DETAILS = """
 Clients find the API at http://ADDRESS:PORT/v1. The model RUN is the newest checkpoint of a run,
 also while it trains, and RUN@500 that of step 500. Ctrl-C stops the server when the answers under way
 have ended, or after 10 seconds; once more stops it at once. Prompts and answers are not logged.
-It needs some packages: pip install 'alpha-gpt[serve]'.
+Without a key everybody who reaches the port may ask. It needs packages: pip install '.[serve]' in
+Alpha's folder.
 
 Examples:
   alpha serve --checkpoint=runs/20261123-101500-3f2a1b
@@ -65,7 +71,7 @@ def run(given: dict[str, Any]) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in _PACKAGES:
             raise
-        raise AlphaError(f"alpha serve needs the package {error.name}: pip install 'alpha-gpt[serve]'.") from error
+        raise missing_package("alpha serve", error.name, "serve") from error
     from alpha import backends
     from alpha.server_models import Limits, Models
     from alpha.server_runs import RunPages
@@ -73,20 +79,22 @@ def run(given: dict[str, Any]) -> None:
     names = [name for name in options.checkpoint.split(",") if name]
     if options.checkpoint and not names:
         raise UsageError("--checkpoint names no model.")
+    cache_memory = parse_size(options.cache_memory, "--cacheMemory") if options.cache_memory else None
+    api_key = options.api_key or os.environ.get(environment.API_KEY, "")
     with _listening(options.host, options.port) as listening:
         backend = backends.create(options.backend, options.device, options.dtype)
         if options.backend == "auto":
             print_note(backends.choice(backend.name))
-        limits = Limits(
-            options.max_batch, options.max_queue, options.cache_tokens or None, options.threads, options.max_models
-        )
+        limits = Limits(options.max_batch, options.max_queue, cache_memory, options.threads, options.max_models)
         models = Models(backend, limits, names, Path(options.dir))
         what = ", ".join(names) if names else f"the runs in {options.dir}/"
         is_local = listening.getsockname()[0] in ("127.0.0.1", "::1")
-        if not is_local and not options.api_key:
-            print_warning("Everybody who reaches this port may use the models; --apiKey asks for a key.")
+        if not is_local and not api_key:
+            print_warning(
+                "Everybody who reaches this port may use the models; --apiKey or ALPHA_API_KEY asks for a key."
+            )
         hosts = (options.host,) if is_local else (options.host, socket.gethostname())
-        access = Access(options.api_key, options.cors_origin, hosts)
+        access = Access(api_key, options.cors_origin, hosts)
         address = _address(options.host, listening)
         runs = None if names else RunPages(Path(options.dir), options.allow_edit)
         asyncio.run(serve(models, access, listening, lambda: print_text(f"Serving {what} at {address}/v1"), runs))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alpha.errors import AlphaError
+from alpha.installation import missing_package
 from alpha.option import option
 from alpha.terminal import terminal_width
 
@@ -22,7 +23,8 @@ class TuiOptions:
 OPTIONS = (TuiOptions,)
 DETAILS = """
 The keys are shown by ?. It only reads, and what trains does not notice: it works over ssh and in tmux, with any number
-of others looking at the same runs, and on a copy that rsync fills. It needs textual: pip install alpha-gpt[tui].
+of others looking at the same runs, and on a copy that rsync fills. It needs a package: pip install '.[tui]' in Alpha's
+folder.
 """
 
 
@@ -45,4 +47,4 @@ def require() -> None:
     try:
         import textual  # noqa: F401
     except ModuleNotFoundError:
-        raise AlphaError("The dashboard needs the package textual: pip install 'alpha-gpt[tui]'.") from None
+        raise missing_package("The dashboard", "textual", "tui") from None

@@ -4,7 +4,6 @@ Rule-made documents are functions of (domain, seed, index): a file is reproducib
 a large one.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from alpha import (
 from alpha.datagen_files import DocumentWriter, Report, Summary, write_documents
 from alpha.datagen_grammar import Chooser
 from alpha.errors import UsageError
-from alpha.option import LARGEST_INTEGER, option, whole_number
+from alpha.option import option, parse_size
 
 GENERATORS: dict[str, Callable[[Chooser], str]] = {
     "novels": datagen_stories.novel,
@@ -37,8 +36,6 @@ GENERATORS: dict[str, Callable[[Chooser], str]] = {
 
 DEFAULT_SIZE = 5_000_000
 _MOST_DOCUMENTS = 1 << 32  # the random numbers of more would repeat
-_SIZE = re.compile(r"([0-9.e]+) ?(B|kB|MB|GB)?", re.ASCII | re.IGNORECASE)
-_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
 def document(domain_id: str, index: int, seed: int) -> str:
@@ -80,22 +77,10 @@ class DatagenOptions:
     )
 
 
-def parse_size(text: str) -> int:
-    """Bytes in a size such as "5MB", "500 kB" or "123456" (units of powers of 1000). Raises UsageError."""
-    match = _SIZE.fullmatch(text.strip())
-    number = whole_number(match[1]) if match else None
-    if match is None or not number:
-        raise UsageError(f"--size must be a number of bytes or such as 500kB, 5MB or 2GB, not {text[:80]!r}.")
-    size = number * _UNITS[(match[2] or "B").lower()]
-    if size > LARGEST_INTEGER:
-        raise UsageError(f"--size must be at most {LARGEST_INTEGER}, not {text[:80]}.")
-    return size
-
-
 def run(options: DatagenOptions, report: Report) -> Summary:
     """Do what the options say. Raises UsageError for options that contradict each other, AlphaError for files."""
     out = Path(options.out)
-    size = parse_size(options.size) if options.size else 0
+    size = parse_size(options.size, "--size") if options.size else 0
     if not options.out:
         raise UsageError("--out is missing: name the file to write.")
     if options.mode == "rules":

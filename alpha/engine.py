@@ -41,7 +41,12 @@ Reason = Literal["stop", "length", "cancelled", "error"]
 
 
 class RequestError(AlphaError):
-    """A request that can never be fulfilled: what is wrong with it, or too large."""
+    """A request that can never be fulfilled: what is wrong with it, or too large; `field` of `Request` is to blame."""
+
+    def __init__(self, message: str, field: str = "prompt", is_too_long: bool = False) -> None:
+        super().__init__(message)
+        self.field = field
+        self.is_too_long = is_too_long
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,8 @@ class Engine:
         if needed > self._blocks:
             raise RequestError(
                 f"The request needs the keys and values of {stream.end:,} tokens, and the cache holds "
-                f"{self._blocks * BLOCK_TOKENS:,}; ask for fewer tokens, or start with a larger cache."
+                f"{self._blocks * BLOCK_TOKENS:,}; ask for fewer tokens, or start with a larger cache.",
+                "max_tokens" if scheduler.blocks_of(len(request.prompt)) <= self._blocks else "prompt",
             )
         with self._lock:
             self._submitted.append((generation, stream))
@@ -368,19 +374,22 @@ class Engine:
             raise RequestError("The prompt is empty; it needs at least one token.")
         if count > block:
             raise RequestError(
-                f"The prompt has {count:,} tokens, but the model's context holds {block:,}; shorten the prompt."
+                f"The prompt has {count:,} tokens, but the model's context holds {block:,}; shorten the prompt.",
+                is_too_long=True,
             )
-        for token in (*request.prompt, *request.sampling.logit_bias):
-            if not 0 <= token < vocabulary:
-                raise RequestError(f"There is no token {token}: the model's vocabulary has {vocabulary:,} tokens.")
+        for name, tokens in (("prompt", request.prompt), ("sampling", request.sampling.logit_bias)):
+            if wrong := [token for token in tokens if not 0 <= token < vocabulary]:
+                raise RequestError(
+                    f"There is no token {wrong[0]}: the model's vocabulary has {vocabulary:,} tokens.", name
+                )
         if problem := request.sampling.problem():
-            raise RequestError(problem)
+            raise RequestError(problem, "sampling")
         for name, number in (("logprobs", request.logprobs), ("prompt_logprobs", request.prompt_logprobs)):
             if number is not None and number < 0:
-                raise RequestError(f"{name} is {number}, but must be at least 0.")
+                raise RequestError(f"{name} is {number}, but must be at least 0.", name)
         least = 1 if request.prompt_logprobs is None else 0
         if request.max_tokens is not None and request.max_tokens < least:
-            raise RequestError(f"max_tokens is {request.max_tokens}, but must be at least {least}.")
+            raise RequestError(f"max_tokens is {request.max_tokens}, but must be at least {least}.", "max_tokens")
         room = block + 1 - count  # the last token is not read
         return count + (room if request.max_tokens is None else min(room, request.max_tokens))
 
@@ -390,11 +399,17 @@ def _power_of_two(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
+def token_bytes(model: GPT) -> int:
+    """What the keys and values of a token take."""
+    config = model.config
+    numbers = 2 * config.layers * config.kv_heads * (config.dim // config.heads)
+    return numbers * int(model.parameters.values.dtype.itemsize)
+
+
 def _cache_tokens(model: GPT, requests: int, tokens: int) -> int:
     """Tokens of so many requests of a size, in whole blocks; fewer where they would take half of the free memory."""
-    config, in_use = model.config, model.backend.memory_in_use()
+    in_use = model.backend.memory_in_use()
     free = machine.memory()[1] if in_use is None else max(0, in_use[1] - in_use[0])
-    numbers = 2 * config.layers * config.kv_heads * config.head_width
-    affordable = free // 2 // (numbers * model.parameters.values.dtype.itemsize * BLOCK_TOKENS)
+    affordable = free // 2 // (token_bytes(model) * BLOCK_TOKENS)
     each = scheduler.blocks_of(tokens)
     return max(each, min(requests * each, affordable)) * BLOCK_TOKENS

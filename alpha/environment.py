@@ -89,6 +89,10 @@ VARIABLES = (
     ),
     Variable("ALPHA_VK_VALIDATE", 0, "1 has the Vulkan validation layers check all that the Vulkan backend does."),
 )
+API_KEY = "ALPHA_API_KEY"
+TEXTS = {API_KEY: "Key that alpha serve asks its clients for, unless --apiKey names one; not shown here."}
+"""Variables that are any text."""
+
 BY_NAME = {variable.name: variable for variable in VARIABLES}
 
 
@@ -113,8 +117,9 @@ def number(name: str, text: str, where: str) -> int:
 
 def misspelt() -> list[str]:
     """One sentence for each variable that is set, looks like one of Alpha's, and is none."""
-    names = sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in BY_NAME)
-    return [f"Alpha reads no environment variable {name}. {nearest(name, BY_NAME)}" for name in names]
+    known = (*BY_NAME, *TEXTS)
+    names = sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in known)
+    return [f"Alpha reads no environment variable {name}. {nearest(name, known)}" for name in names]
 
 
 # --- settings from a file, for every command --------------------------------------------------------------------------
@@ -177,8 +182,10 @@ def _read_file(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
         if name in BY_NAME:
             number(name, value, f"{name} in {place}")
             variables[name] = value
+        elif name in TEXTS:
+            variables[name] = value
         elif name in KNOBS:
             knobs[name] = (value, f"{name} in {place}")
         else:
-            raise UsageError(f"Unknown key {name[:80]!r} in {place}. {nearest(name, [*BY_NAME, *KNOBS])}")
+            raise UsageError(f"Unknown key {name[:80]!r} in {place}. {nearest(name, [*BY_NAME, *TEXTS, *KNOBS])}")
     return variables, knobs

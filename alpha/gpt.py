@@ -204,15 +204,9 @@ class GPT:
         dropout: DropoutKeys | None,
     ) -> Tensor:
         config, prefix = self.config, f"h.{layer}.attn."
-<<<<<<< HEAD
-        B, T, C = x.shape
-        H, G = config.heads, config.kv_heads
-        qkv = ops.reshape(self._linear(x, prefix + "c_attn", dropout), (B, T, H + 2 * G, C // H))
-=======
         B, T, _ = x.shape
         H, G, D = config.heads, config.kv_heads, config.head_width
         qkv = ops.reshape(self._linear(x, prefix + "c_attn", dropout), (B, T, H + 2 * G, D))
->>>>>>> house
         query, key, value = ops.split(qkv, (H, G, G), 2)
         if config.qk_norm:
             query = ops.rms_norm(query, self.parameters[prefix + "q_norm.weight"], config.norm_eps)

@@ -12,6 +12,7 @@ from types import ModuleType
 
 from alpha import __version__
 from alpha.errors import AlphaError
+from alpha.installation import missing_package
 from alpha.safetensors_file import PICKLE_SUFFIXES
 
 FETCHED = ("*.json", "*.safetensors", "*.jinja", "README.md")
@@ -62,10 +63,7 @@ def _package() -> ModuleType:
         import huggingface_hub
         import huggingface_hub.errors
     except ImportError as error:
-        raise AlphaError(
-            "alpha hub needs the package huggingface_hub: pip install 'huggingface_hub>=1,<3', "
-            "or pip install '.[hub]' in Alpha's folder."
-        ) from error
+        raise missing_package("alpha hub", "huggingface_hub", "hub") from error
     return huggingface_hub
 
 

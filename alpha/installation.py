@@ -24,6 +24,11 @@ FILES = PACKAGE.parent if IS_EXECUTABLE else PACKAGE
 FACTS = "build.json"
 
 
+def missing_package(what: str, package: str, extra: str) -> AlphaError:
+    """The error where a package is not there that only `what` needs, which pyproject.toml has among an extra's."""
+    return AlphaError(f"{what} needs the package {package}: run pip install '.[{extra}]' in Alpha's folder.")
+
+
 def command() -> list[str]:
     """What starts this Alpha once more, with further arguments after it."""
     if IS_EXECUTABLE:

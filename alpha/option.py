@@ -36,6 +36,8 @@ _DIGITS = 400
 """A whole number with more digits is taken for this power of ten, which is beyond every limit, too."""
 _WITH_SUFFIX = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kmg])", re.ASCII | re.IGNORECASE)
 _THOUSANDS = {"k": 3, "m": 6, "g": 9}
+_SIZE = re.compile(r"([0-9.e]+) ?(B|kB|MB|GB)?", re.ASCII | re.IGNORECASE)
+_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _LONGEST_LIST = 12
 _SHORTENER = reprlib.Repr()
 _SHORTENER.maxstring = _SHORTENER.maxother = 80
@@ -295,6 +297,18 @@ def whole_number(text: str) -> int | None:
         return None
     size = int(digits) * 10**zeros if len(digits) + zeros <= _DIGITS else 10**_DIGITS
     return -size if sign == "-" else size
+
+
+def parse_size(text: str, where: str) -> int:
+    """Bytes in a size such as "5MB", "500 kB" or "123456" (units of powers of 1000). Raises UsageError."""
+    match = _SIZE.fullmatch(text.strip())
+    number = whole_number(match[1]) if match else None
+    if match is None or not number:
+        raise UsageError(f"{where} must be a number of bytes or such as 500kB, 5MB or 2GB, not {text[:80]!r}.")
+    size = number * _UNITS[(match[2] or "B").lower()]
+    if size > LARGEST_INTEGER:
+        raise UsageError(f"{where} must be at most {LARGEST_INTEGER}, not {text[:80]}.")
+    return size
 
 
 def decimal(text: str) -> float | None:

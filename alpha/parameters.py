@@ -139,10 +139,16 @@ class Parameters:
 
     def load(self, values: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take the values from arrays by name. Raises AlphaError, and changes nothing, as `check_weights` does."""
+        for _ in self.load_in_turn(values):
+            pass
+
+    def load_in_turn(self, values: Mapping[str, npt.NDArray[Any]]) -> Iterator[None]:
+        """As `load`, but another parameter each time that the iterator is asked."""
         check_weights(self.specs, values)
         for spec in self.specs:
             tensor = self._tensors[spec.name]
             self.backend.copy_into(tensor.data, self.backend.from_numpy(values[spec.name].astype(tensor.dtype)))
+            yield
 
 
 def check_weights(specs: Sequence[ParameterSpec], values: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -36,6 +36,7 @@ from alpha.errors import AlphaError
 from alpha.server_chat import ChatShape, read_chat
 from alpha.server_completions import Choice, CompletionShape, Part, choices_of, read_completion, usage_of
 from alpha.server_connection import STREAM_HEADERS, Answer, in_time, read_body, while_there
+from alpha.server_description import description
 from alpha.server_fields import RefusedError
 from alpha.server_metrics import CONTENT_TYPE, Metrics, Times
 from alpha.server_models import RETRY_SECONDS, Models, ServedModel
@@ -86,6 +87,7 @@ def application(models: Models, access: Access, runs: RunPages | None = None) ->
             Route("/detokenize", api.detokenize, methods=["POST"]),
             Route("/tokenizer_info", api.tokenizer_info),
             Route("/metrics", api.metrics),
+            Route("/openapi.json", api.description),
             *(runs.routes() if runs else ()),
             *server_pages.routes(runs is not None, runs.token if runs else ""),
         ],
@@ -118,6 +120,7 @@ async def serve(
         lifespan="off",
         log_config=None,
         access_log=False,
+        log_level="error",
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
@@ -174,7 +177,8 @@ class _Api:
         return Answer({"status": "ok", "version": __version__})
 
     async def models(self, request: Request) -> Response:
-        return Answer({"object": "list", "data": [self._described(name) for name in self._models.names]})
+        data = [self._described(name) | {"steps": steps} for name, steps in self._models.steps().items()]
+        return Answer({"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
         model = await self._models.get(request.path_params["name"])
@@ -243,6 +247,9 @@ class _Api:
                 "chat_template": chat_format(tokenizer, loaded.training.domain, loaded.chat_template).template,
             }
         )
+
+    async def description(self, request: Request) -> Response:
+        return Answer(description())
 
     async def metrics(self, request: Request) -> Response:
         return Response(self.measured.text(self._models.loaded), media_type=CONTENT_TYPE)

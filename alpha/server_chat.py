@@ -56,8 +56,11 @@ def asked_of_messages(
     logprobs: int | None,
 ) -> Asked:
     """What a request asks for whose field `name` has these messages."""
+    continues = fields.flag("continue_final_message")
+    if continues and messages[-1]["role"] != "assistant":
+        raise RefusedError("continue_final_message needs a last message of the assistant.", "continue_final_message")
     try:
-        ids = encode_chat(tokenizer, form.template, messages)
+        ids = encode_chat(tokenizer, form.template, messages, continues)
     except AlphaError as error:
         raise RefusedError(str(error), name) from error
     stops = tuple(text.encode("utf-8", "surrogatepass") for text in (*read_stop(fields), *form.stops))
@@ -105,6 +108,8 @@ def _read_content(message: Fields, role: str, path: str, part_types: Sequence[st
         if part.get("type") not in part_types:
             types = " or ".join(part_types)
             raise RefusedError(f"{place}.type must be {types}: this server takes nothing else.", f"{place}.type")
+        if part.get("text") is None:
+            raise part.wrong("text", "text")
         texts.append(part.text("text"))
     return "".join(texts)
 

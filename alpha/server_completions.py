@@ -28,7 +28,7 @@ MOST_TOKENS = (1 << 31) - 1
 LEAST_LOGPROB = -9999.0
 """Stands for the logarithm of 0, which JSON cannot hold."""
 
-_NOT_THERE: dict[str, tuple[Any, ...]] = {
+NOT_THERE: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
@@ -49,6 +49,17 @@ _NOT_THERE: dict[str, tuple[Any, ...]] = {
     "grammar": ("",),
 }
 """What clients may ask for and there is not, with the values that ask for nothing."""
+
+
+NUMBERS = {
+    "temperature": (1.0, 0.0, 100.0),
+    "top_p": (1.0, 0.0, 1.0),
+    "min_p": (0.0, 0.0, 1.0),
+    "repetition_penalty": (1.0, 0.01, 100.0),
+    "presence_penalty": (0.0, -2.0, 2.0),
+    "frequency_penalty": (0.0, -2.0, 2.0),
+}
+"""Options of sampling: what they are where nothing is said, the least, the most."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +214,7 @@ def read_completion(fields: Fields, tokenizer: Tokenizer, domain: str, most_sequ
 
 def check_absent(fields: Fields) -> None:
     """Refuse by its name what there is not."""
-    for name, harmless in _NOT_THERE.items():
+    for name, harmless in NOT_THERE.items():
         fields.refuse(name, *harmless)
     wanted = fields.part("response_format").text("type", "text")
     if wanted != "text":
@@ -236,15 +247,10 @@ def read_sampling(fields: Fields, tokenizer: Tokenizer) -> SamplingOptions:
     """How tokens are drawn; without a seed, of each request anew."""
     seed = fields.whole("seed", None, -(1 << 63), LARGEST_SEED)
     return SamplingOptions(
-        temperature=fields.number("temperature", 1.0, 0, 100),
         top_k=max(0, fields.whole("top_k", 0, -1, MOST_TOKENS) or 0),  # -1 is what some call all
-        top_p=fields.number("top_p", 1.0, 0, 1),
-        min_p=fields.number("min_p", 0.0, 0, 1),
         seed=secrets.randbits(64) if seed is None else seed & LARGEST_SEED,
-        repetition_penalty=fields.number("repetition_penalty", 1.0, 0.01, 100),
-        presence_penalty=fields.number("presence_penalty", 0.0, -2, 2),
-        frequency_penalty=fields.number("frequency_penalty", 0.0, -2, 2),
         logit_bias=_read_bias(fields, tokenizer),
+        **{name: fields.number(name, *limits) for name, limits in NUMBERS.items()},
     )
 
 

@@ -57,6 +57,8 @@ class Fields:
         value = self.get(name)
         if value is None:
             return default
+        if isinstance(value, float) and value.is_integer():  # to JSON, 5.0 is one, too
+            value = int(value)
         if type(value) is not int or not least <= value <= most:
             raise self.wrong(name, f"a whole number from {least} to {most}")
         return value

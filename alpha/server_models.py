@@ -1,11 +1,10 @@
 """The models of a server: one thread computes for all of them, and what it draws reaches the event loop in queues.
 
-A backend is used by one thread only: models are loaded there, too, between steps. Everything else happens on the event
-loop, so that nothing here needs a lock.
+A backend is used by one thread only, which takes the weights of a model that is loaded between steps, one after
+another; its file is read elsewhere. Everything else happens on the event loop, so that nothing here needs a lock.
 """
 
 import asyncio
-import functools
 import threading
 import traceback
 from collections import deque
@@ -19,12 +18,13 @@ from weakref import WeakValueDictionary
 
 from alpha import checkpoint
 from alpha.backend import Backend
-from alpha.engine import Engine, Event, Generation, Request, RequestError
+from alpha.engine import Engine, Event, Generation, Request, RequestError, token_bytes
 from alpha.errors import AlphaError
 from alpha.gpt import GPT
-from alpha.model_loading import LoadedModel, SharedModels, load_model
+from alpha.model_loading import LoadedModel, SharedModels, load_model, place_in_turn, read_parts
 from alpha.option import nearest
 from alpha.run_reader import find_run, list_runs, resolve
+from alpha.scheduler import BLOCK_TOKENS
 from alpha.server_fields import RefusedError
 from alpha.thread_choice import ThreadChoice
 
@@ -36,11 +36,12 @@ RETRY_SECONDS = 1
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a server takes on: texts that are computed at a time and that wait, tokens in each cache, models."""
+    """How much a server takes on: texts that are computed at a time and that wait, bytes of each cache,
+    models."""
 
     max_batch: int = 16
     max_queue: int = 256
-    cache_tokens: int | None = None
+    cache_memory: int | None = None
     threads: int = 0
     max_models: int = 4
 
@@ -133,6 +134,8 @@ class ServedModel:
         self.limits = limits
         self._thread = thread
         self._queues: dict[Generation, asyncio.Queue[Event | None]] = {}
+        self._users = 0
+        self._is_dropped = False
         thread.add(engine, self._deliver, self._fail)
 
     @asynccontextmanager
@@ -142,6 +145,9 @@ class ServedModel:
         Raises RefusedError, which names the field, when one of them can never be answered, or when too many wait.
         """
         self._check_room(len(requests))
+        if self._is_dropped and not self._users:  # for somebody else's model, while this request was read
+            self._thread.add(self.engine, self._deliver, self._fail)
+        self._users += 1
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         started: list[Generation] = []
         try:
@@ -154,8 +160,11 @@ class ServedModel:
             raise _refusal(error, field) from error
         finally:
             for generation in started:
-                if self._queues.pop(generation, None):
+                if generation in self._queues:
                     self.cancel(generation)
+            self._users -= 1
+            if self._is_dropped and not self._users:
+                self._thread.remove(self.engine)
 
     def cancel(self, generation: Generation) -> None:
         """End a generation; nothing more is heard of it."""
@@ -166,10 +175,11 @@ class ServedModel:
     @property
     def is_busy(self) -> bool:
         """Whether anybody waits for an answer."""
-        return bool(self._queues)
+        return self._users > 0
 
     def close(self) -> None:
-        """Answer no more, so that the memory is free."""
+        """Answer no more, so that the memory is free; but what was asked before is answered."""
+        self._is_dropped = True
         self._thread.remove(self.engine)
 
     def check(self) -> None:
@@ -267,9 +277,16 @@ class Models:
     @property
     def names(self) -> list[str]:
         """What can be asked for, the newest first. Raises AlphaError when the folder of runs cannot be read."""
+        return list(self.steps())
+
+    def steps(self) -> dict[str, list[int]]:
+        """The same, with the steps of the checkpoints that can be asked for as `NAME@STEP`."""
         if self._root is None:
-            return list(self._named)
-        return [run.run_id for run in list_runs(self._root) if _checkpoints(run.folder)]
+            folders = {name: path for name, path in self._named.items() if path.is_dir()}
+            return {name: [step for step, _ in _checkpoints(folders[name])] if name in folders else []
+                    for name in self._named}  # fmt: skip
+        known = {run.run_id: [step for step, _ in _checkpoints(run.folder)] for run in list_runs(self._root)}
+        return {name: steps for name, steps in known.items() if steps}
 
     async def get(self, name: str) -> ServedModel:
         """The model of this name; the only one where none is given.
@@ -310,20 +327,39 @@ class Models:
         return known[step]
 
     async def _loaded(self, name: str, path: Path) -> ServedModel:
-        async with self._loading:
-            if path not in self._served:
-                assert self._thread is not None, "the models were started"
-                while len(self._served) >= self._limits.max_models and self._drop_one():
-                    pass
-                try:
-                    loaded, engine = await self._thread.call(functools.partial(self._load, path))
-                except MemoryError:
-                    if not self._drop_one():
-                        raise AlphaError("There is not enough memory for it.") from None
-                    loaded, engine = await self._thread.call(functools.partial(self._load, path))
-                self._served[path] = ServedModel(name, loaded, engine, self._thread, self._limits)
-            self._served[path] = self._served.pop(path)
-            return self._served[path]
+        if path not in self._served:
+            async with self._loading:
+                if path not in self._served:
+                    self._served[path] = await self._load(name, path)
+        self._served[path] = self._served.pop(path)
+        return self._served[path]
+
+    async def _load(self, name: str, path: Path) -> ServedModel:
+        assert self._thread is not None, "the models were started"
+        while len(self._served) >= self._limits.max_models and self._drop_one():
+            pass
+        while True:
+            try:
+                return await self._loaded_now(self._thread, name, path)
+            except MemoryError:
+                if not self._drop_one():
+                    raise AlphaError("There is not enough memory for it.") from None
+
+    async def _loaded_now(self, thread: EngineThread, name: str, path: Path) -> ServedModel:
+        """The model, whose files are read while the thread goes on with what others asked."""
+        parts = await asyncio.to_thread(read_parts, path, self._shared)
+        turns = place_in_turn(parts, self._backend, self._shared)
+
+        def turn() -> LoadedModel | None:
+            try:
+                return next(turns)
+            except StopIteration as end:
+                return end.value
+
+        while (loaded := await thread.call(turn)) is None:
+            pass
+        engine = await thread.call(lambda: self._engine(loaded))
+        return ServedModel(name, loaded, engine, thread, self._limits)
 
     def _drop_one(self) -> bool:
         """Let the model go that was idle for the longest time; whether there was one."""
@@ -334,20 +370,25 @@ class Models:
                 return True
         return False
 
-    def _load(self, path: Path) -> tuple[LoadedModel, Engine]:
-        loaded = load_model(str(path), self._backend, self._shared)
+    def _engine(self, loaded: LoadedModel) -> Engine:
+        cache_tokens = None
+        if (memory := self._limits.cache_memory) is not None:
+            cache_tokens = memory // token_bytes(loaded.model)
+            if cache_tokens < BLOCK_TOKENS:
+                raise AlphaError(
+                    f"Its keys and values need {BLOCK_TOKENS * token_bytes(loaded.model):,} bytes at least."
+                )
 
         def reload() -> GPT:
-            return load_model(str(path), self._backend).model
+            return load_model(str(loaded.path), self._backend).model
 
-        engine = Engine(
+        return Engine(
             loaded.model,
             max_sequences=self._limits.max_batch,
-            cache_tokens=self._limits.cache_tokens,
+            cache_tokens=cache_tokens,
             threads=ThreadChoice(self._backend, self._limits.threads),
             reload=reload,
         )
-        return loaded, engine
 
 
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -370,6 +411,8 @@ def _id_of(path: Path) -> str:
 
 
 def _refusal(error: RequestError, prompt: str) -> RefusedError:
-    text = str(error)
-    field = next((name for name in ("max_tokens", "logprobs", "seed") if text.startswith(name)), prompt)
-    return RefusedError(text, field, code="context_length_exceeded" if "context holds" in text else None)
+    """The same of a request whose prompt stood in the field `prompt`."""
+    is_prompt = error.field == "prompt"
+    return RefusedError(
+        str(error), prompt if is_prompt else error.field, code="context_length_exceeded" if error.is_too_long else None
+    )

@@ -24,7 +24,7 @@ from alpha.server_fields import Fields, RefusedError
 from alpha.tokenizer import Tokenizer
 
 LOGPROBS = "message.output_text.logprobs"
-_NOT_THERE: dict[str, tuple[Any, ...]] = {
+NOT_IN_RESPONSES: dict[str, tuple[Any, ...]] = {
     "previous_response_id": (),
     "conversation": (),
     "prompt": (),
@@ -39,7 +39,7 @@ _NOT_THERE: dict[str, tuple[Any, ...]] = {
 def read_response(fields: Fields, tokenizer: Tokenizer, form: ChatFormat) -> Asked:
     """What a request for /v1/responses asks for. Raises RefusedError, which names the field that is wrong."""
     check_absent(fields)
-    for name, harmless in _NOT_THERE.items():
+    for name, harmless in NOT_IN_RESPONSES.items():
         fields.refuse(name, *harmless)
     if (wanted := fields.part("text").part("format").text("type", "text")) != "text":
         raise RefusedError(f"This server has no text.format {wanted!r}; only text.", "text.format")

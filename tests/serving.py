@@ -6,6 +6,7 @@ import json
 import math
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,14 @@ class FailingBackend(CpuRef):
         self.reads_left -= 1
         if self.reads_left < 0:
             raise MemoryError("the device is gone")
+        return super().to_numpy(array)
+
+
+class SlowBackend(CpuRef):
+    """Takes some time for each read."""
+
+    def to_numpy(self, array: Any) -> Any:
+        time.sleep(0.05)
         return super().to_numpy(array)
 
 
@@ -126,3 +135,10 @@ def serving(
         assert ended.wait(SECONDS)
         listening.close()
     assert not errors
+
+
+def eventually(condition: Any) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -63,7 +63,9 @@ def test_a_missing_venv_module_is_named_with_its_package(checkout: Path) -> None
 def test_an_unknown_argument_is_refused(checkout: Path) -> None:
     result = environment(checkout, "production")
     assert result.returncode == 1
-    assert result.stderr == "environment: error: unknown argument 'production'; there are 'dev' and 'lowest'.\n"
+    assert (
+        result.stderr == "environment: error: unknown argument 'production'; there are 'dev', 'lowest' and 'clients'.\n"
+    )
 
 
 def test_an_environment_that_is_up_to_date_is_left_alone(checkout: Path) -> None:
@@ -167,7 +169,7 @@ def test_lavapipe_is_installed_with_apt_or_asked_for(checkout: Path) -> None:
 
 def test_what_the_system_lacks_is_brought_or_named_with_the_command(checkout: Path) -> None:
     shutil.copy(ROOT / "build_scripts" / "apt_packages.bash", checkout / "build_scripts")
-    for program in ("sort", "xargs", "git", "ps", "unshare", "objdump", "ccache"):
+    for program in ("sort", "xargs", "git", "ps", "unshare", "objdump", "ccache", "chromium"):
         put_python(checkout, program, '[ "${0##*/}" != sort ] || exec /usr/bin/sort "$@"')
     result = script(checkout, "system")
     assert (result.returncode, result.stdout) == (1, "")
@@ -199,10 +201,16 @@ def test_a_python_that_is_to_be_unpacked_needs_patchelf(checkout: Path) -> None:
 
 def test_the_locked_packages_are_those_of_the_project() -> None:
     """Every package of pyproject.toml is pinned, within its range, with digests; the lowest at their lowest."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, clients = settings["project"], [Requirement(text) for text in settings["dependency-groups"]["clients"]]
     running = [Requirement(text) for text in project["dependencies"]]
     extras = [Requirement(text) for texts in project["optional-dependencies"].values() for text in texts]
-    for file, wanted in (("requirements.txt", [*running, *extras]), ("requirements-lowest.txt", running)):
+    files = {
+        "requirements.txt": [*running, *extras],
+        "requirements-lowest.txt": running,
+        "requirements-clients.txt": [*running, *clients],
+    }
+    for file, wanted in files.items():
         text = (ROOT / "build_scripts" / file).read_text()
         pinned = re.findall(r"^(\S+)==([^ ]+) .*\\\n    --hash=sha256:[0-9a-f]{64}", text, re.MULTILINE)
         for requirement in wanted:

@@ -46,6 +46,8 @@ def test_what_cannot_be_served_is_said_in_a_line(tmp_path: Path, capsys: pytest.
     path = make_checkpoint(tmp_path / "toy", "gpt2")
     other = make_checkpoint(tmp_path / "other" / "toy", "gpt2")
     assert "names no model" in refused(capsys, "--checkpoint=,")
+    assert "--cacheMemory must be a number of bytes or" in refused(capsys, "--cacheMemory=4X")
+    assert "need 8,192 bytes at least" in refused(capsys, f"--checkpoint={path}", "--port=0", "--cacheMemory=7kB")
     assert "There is no file" in refused(capsys, "--checkpoint=nowhere", "--port=0")
     assert "Not a directory" in refused(capsys, f"--dir={path}", "--port=0")
     assert "same name, toy@10" in refused(capsys, f"--checkpoint={path},{other}", "--port=0")
@@ -66,4 +68,4 @@ def test_a_missing_package_is_named(
 ) -> None:
     monkeypatch.delitem(sys.modules, "alpha.server", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    assert "pip install 'alpha-gpt[serve]'" in refused(capsys, "--checkpoint=toy")
+    assert "run pip install '.[serve]' in Alpha's folder" in refused(capsys, "--checkpoint=toy")

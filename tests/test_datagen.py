@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from alpha import corpus, corpus_files, datagen, datagen_files, datagen_grammar, datagen_mixtures, domain
 from alpha.corpus import END_OF_TEXT
-from alpha.datagen import GENERATORS, DatagenOptions, document, parse_size, run, write
+from alpha.datagen import GENERATORS, DatagenOptions, document, run, write
 from alpha.datagen_files import Summary, normalized, paragraphs
 from alpha.datagen_grammar import (
     FUNCTIONS,
@@ -38,7 +38,7 @@ from alpha.datagen_grammar import (
     roman,
 )
 from alpha.errors import AlphaError, UsageError
-from alpha.option import from_mapping
+from alpha.option import from_mapping, parse_size
 from alpha.rng import random_bits, stream_of
 
 
@@ -438,19 +438,19 @@ def test_run_by_rule(tmp_path: Path) -> None:
     ],
 )
 def test_sizes(text: str, size: int) -> None:
-    assert parse_size(text) == size
+    assert parse_size(text, "--size") == size
 
 
 @pytest.mark.parametrize("text", ["", "0", "-5MB", "1.5MB", "5TB", "MB", "5 M B", "0kB", "\u0665MB", "e", "1e-3"])
 def test_wrong_sizes(text: str) -> None:
     with pytest.raises(UsageError, match="--size must be a number of bytes"):
-        parse_size(text)
+        parse_size(text, "--size")
 
 
 @pytest.mark.parametrize("text", ["9" * 40, "9223372036854775808", "1e30", "99999999999GB"])
 def test_sizes_that_no_file_has(text: str) -> None:
     with pytest.raises(UsageError, match=f"^--size must be at most 9223372036854775807, not {text}\\.$"):
-        parse_size(text)
+        parse_size(text, "--size")
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 import http.client
 import json
 import math
+import re
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,10 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-from exchange_models import make_checkpoint
-from serving import FailingBackend, Serving, serving
+from serving import FailingBackend, Serving, SlowBackend, eventually, serving
 
-from alpha.backend_cpu_ref import CpuRef
-from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
-from alpha.run import Run
 from alpha.sampling import log_softmax
-from alpha.server import Access
+from alpha.server import Access, application
 from alpha.server_connection import BODY_LIMIT
 from alpha.server_models import Limits
 
@@ -318,21 +314,6 @@ def test_a_key_and_origins(tmp_path: Path) -> None:
         assert refused[0] == 400
 
 
-class SlowBackend(CpuRef):
-    """Takes some time for each read."""
-
-    def to_numpy(self, array: Any) -> Any:
-        time.sleep(0.05)
-        return super().to_numpy(array)
-
-
-def eventually(condition: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_a_client_that_goes_away_frees_what_it_held(tmp_path: Path) -> None:
     with serving(tmp_path / "toy", backend=SlowBackend()) as server:
         engine = server.models.loaded[0].engine
@@ -429,9 +410,39 @@ def test_a_chat_is_the_completion_of_its_ids(server: Serving) -> None:
     assert marked["usage"]["prompt_tokens"] > 5
 
 
+def test_the_last_message_can_be_continued(server: Serving) -> None:
+    tokenizer = model_of(server).tokenizer
+    begun = [*HELLO, {"role": "assistant", "content": "a <|end|> "}]
+    prefix = tokenizer.encode("<|user|>Hello!<|end|>\n<|assistant|>", allow_special=True)
+    ids = [*prefix, *tokenizer.encode("a <|end|> ", allow_special=False)]
+    chat = server.post(CHAT, messages=begun, continue_final_message=True, temperature=0, max_tokens=3)
+    completion = server.post(COMPLETIONS, prompt=ids, temperature=0, max_tokens=3)
+    assert chat["choices"][0]["message"]["content"] == completion["choices"][0]["text"]
+    assert chat["usage"] == completion["usage"]
+    assert server.refused(CHAT, messages=HELLO, continue_final_message=True)["param"] == "continue_final_message"
+
+
+def test_a_whole_number_may_have_a_point(server: Serving) -> None:
+    body = json.dumps({"prompt": PROMPT, "max_tokens": 2, "ignore_eos": True}).replace(": 2", ": 2.0").encode()
+    status, _, content = server.ask(COMPLETIONS, body)
+    assert (status, json.loads(content)["usage"]["completion_tokens"]) == (200, 2)
+
+
+def test_the_description_has_every_route_and_all_that_it_names(server: Serving) -> None:
+    _, _, content = server.ask("/openapi.json")
+    described = json.loads(content)
+    for name in re.findall(r'"#/components/schemas/(\w+)"', content.decode()):
+        assert name in described["components"]["schemas"]
+    routes = {route.path.replace("{name:path}", "{name}") for route in application(server.models, Access()).routes}
+    pages = {path for path in routes if path == "/" or path.startswith(("/web/", "/metrics", "/openapi.json"))}
+    assert set(described["paths"]) == routes - pages
+    assert described["components"]["schemas"]["CompletionRequest"]["properties"]["temperature"]["maximum"] == 100
+
+
 @pytest.mark.parametrize(
     ("field", "body"),
     [
+        ("messages[0].type", {"messages": [{"role": "user", "content": "a", "type": "image"}]}),
         ("messages", {}),
         ("messages", {"messages": []}),
         ("messages[0]", {"messages": ["Hello"]}),
@@ -439,6 +450,7 @@ def test_a_chat_is_the_completion_of_its_ids(server: Serving) -> None:
         ("messages[0].content", {"messages": [{"role": "user"}]}),
         ("messages[0].content[0].type", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
         ("messages[0].tool_calls", {"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}),
+        ("messages[0].content[0].text", {"messages": [{"role": "user", "content": [{"type": "text"}]}]}),
         ("messages", {"messages": [{"role": "user", "content": "cat " * 90}]}),
         ("top_logprobs", {"messages": HELLO, "top_logprobs": 2}),
         ("tools", {"messages": HELLO, "tools": [{}]}),
@@ -480,32 +492,3 @@ def test_measures_count_what_was_answered(tmp_path: Path) -> None:
         'alpha_running{model="toy@10"} 0.0',
     ):
         assert line in lines
-
-
-# --- several models ---------------------------------------------------------------------------------------------------
-
-
-def test_runs_are_loaded_when_they_are_asked_for_and_followed(tmp_path: Path) -> None:
-    for name in ("gpt2", "llama", "qwen3"):
-        with Run.create(resolve_model(ModelConfig()), resolve_training(TrainingConfig()), tmp_path / name):
-            make_checkpoint(tmp_path / name, name)
-    with serving(tmp_path, limits=Limits(threads=1, max_models=2), root=tmp_path) as server:
-        _, _, content = server.ask("/v1/models")
-        assert {each["id"] for each in json.loads(content)["data"]} == {"gpt2", "llama", "qwen3"}
-        assert server.models.loaded == []
-        options: dict[str, Any] = {"prompt": PROMPT, "temperature": 0, "max_tokens": 8}
-        texts = {name: server.post(COMPLETIONS, model=name, **options)["choices"][0]["text"] for name in
-                 ("gpt2", "llama", "qwen3", "gpt2")}  # fmt: skip
-        assert len(set(texts.values())) == 3
-        assert [model.name for model in server.models.loaded] == ["qwen3", "gpt2"]
-        for wrong in ("gpt3", "gpt2@11", "../gpt2", "@10"):
-            assert server.refused(COMPLETIONS, 404, model=wrong)["code"] == "model_not_found"
-        assert "gpt2" in server.refused(COMPLETIONS)["message"]
-        (tmp_path / "gpt2" / "checkpoint-20.safetensors").write_bytes(
-            next((tmp_path / "llama").glob("checkpoint-*")).read_bytes()
-        )
-        newer = server.post(COMPLETIONS, model="gpt2", **options)
-        assert newer["choices"][0]["text"] == texts["llama"]
-        assert server.post(COMPLETIONS, model="gpt2@10", **options)["choices"][0]["text"] == texts["gpt2"]
-        (tmp_path / "gpt2" / "checkpoint-30.safetensors").write_bytes(b"damaged")
-        assert "cannot be loaded" in server.refused(COMPLETIONS, 503, model="gpt2")["message"]

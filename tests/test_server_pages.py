@@ -1,5 +1,6 @@
 """The page of alpha serve in a real browser: the distribution's Chromium, without a window, driven by playwright."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import Serving, serving
+from serving import Serving, SlowBackend, eventually, serving
 
 from alpha.server import Access
 
@@ -110,23 +111,176 @@ def test_keys_walk_the_tokens(page: Any) -> None:
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
     assert page.evaluate("[...document.querySelectorAll('.token')].findIndex((e) => e.matches('.chosen'))") == 1
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.closest('#alternatives') !== null")
     page.keyboard.press("Escape")
     assert page.is_hidden("#alternatives")
+    assert page.evaluate("document.activeElement.id") == "output"
+
+
+def message(page: Any, number: int) -> Any:
+    return page.locator(f"textarea[aria-label='Message {number}']")
+
+
+def answered(page: Any, number: int) -> str:
+    """What the model said, when it has ended."""
+    page.wait_for_selector("#stop[disabled]")
+    return str(message(page, number).input_value())
 
 
 @needs_chromium
 def test_a_chat_is_answered_and_both_roles_can_be_edited(page: Any) -> None:
     page.click("#to-chat")
     page.fill("#max_tokens", "5")
-    page.fill("textarea[aria-label='Message 1']", "Hello!")
+    message(page, 1).fill("Hello!")
     page.click("#run")
-    page.wait_for_selector("textarea[aria-label='Message 3']")
-    assert page.input_value("textarea[aria-label='Message 2']")
-    page.fill("textarea[aria-label='Message 2']", "Good day.")
-    page.fill("textarea[aria-label='Message 3']", "Why?")
+    message(page, 3).wait_for()
+    page.click("button[aria-label='Edit message 2']")
+    message(page, 2).fill("Good day.")
+    message(page, 3).fill("Why?")
+    with page.expect_request("**/v1/chat/completions") as asked:
+        page.click("#run")
+    assert [each["content"] for each in asked.value.post_data_json["messages"]] == ["Hello!", "Good day.", "Why?"]
+    message(page, 5).wait_for()
+
+
+@needs_chromium
+def test_another_token_of_an_answer_continues_it_from_there(page: Any) -> None:
+    page.click("#to-chat")
+    page.fill("#max_tokens", "6")
+    page.fill("#seed", "4")
+    message(page, 1).fill("Hello!")
     page.click("#run")
-    page.wait_for_selector("textarea[aria-label='Message 5']")
-    assert page.input_value("textarea[aria-label='Message 2']") == "Good day."
+    message(page, 3).wait_for()
+    tokens = page.evaluate("[...document.querySelectorAll('#messages .token')].map((each) => each.textContent)")
+    assert message(page, 2).input_value().startswith("".join(tokens))
+    page.hover("#messages .token:nth-child(3)")
+    other = next(each for each in page.query_selector_all("#alternatives button") if each.is_enabled())
+    name = json.loads(f'"{other.query_selector("span").inner_text()}"').replace("\u2423", " ")
+    with page.expect_request("**/v1/chat/completions") as asked:
+        other.click()
+    body = asked.value.post_data_json
+    assert body["continue_final_message"] is True
+    assert [each["role"] for each in body["messages"]] == ["user", "assistant"]
+    assert body["messages"][1]["content"] == "".join(tokens[:2]) + name
+    assert answered(page, 2).startswith("".join(tokens[:2]) + name)
+
+
+@needs_chromium
+def test_models_write_side_by_side_and_one_of_them_goes_on(page: Any) -> None:
+    page.fill("#prompt", PROMPT)
+    page.fill("#max_tokens", "4")
+    page.fill("#seed", "2")
+    page.select_option("#beside", "toy@10")
+    assert page.locator("#columns .output").count() == 2
+    page.click("#run")
+    first = written(page)
+    assert first
+    assert page.locator("#columns .output").nth(1).text_content() == first  # the same checkpoint, seed and prompt
+    page.locator(".head button", has_text="Take over").nth(1).click()
+    written(page)
+    assert page.input_value("#prompt") == PROMPT + first
+    page.click("button[aria-label='Remove 2, of toy@10']")
+    assert page.locator("#columns .output").count() == 1
+
+
+@needs_chromium
+def test_what_was_exported_can_be_imported(page: Any, tmp_path: Path) -> None:
+    page.fill("#prompt", PROMPT)
+    page.fill("#temperature", "0.3")
+    page.fill("#max_tokens", "4")
+    page.fill("#stop-text", "zzz")
+    page.click("#run")
+    output = written(page)
+    page.click("#to-chat")
+    message(page, 1).fill("Hello <b>you</b>!")
+    with page.expect_download() as download:
+        page.click("#export")
+    path = tmp_path / "alpha.json"
+    download.value.save_as(path)
+    page.reload()
+    page.wait_for_selector("#model option", state="attached")
+    page.set_input_files("#import", path)
+    message(page, 1).wait_for()
+    assert message(page, 1).input_value() == "Hello <b>you</b>!"
+    page.click("#to-text")
+    assert page.input_value("#prompt") == PROMPT
+    assert page.text_content("#output") == output
+    assert (page.input_value("#temperature"), page.input_value("#stop-text")) == ("0.3", "zzz")
+    path.write_text("[broken")
+    page.set_input_files("#import", path)
+    page.wait_for_selector("#status:has-text('JSON')")
+
+
+@needs_chromium
+def test_stop_ends_the_text_and_what_was_written_stays(browser: Any, tmp_path: Path) -> None:
+    with serving(tmp_path / "toy", backend=SlowBackend(), block=400) as server:
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        page.wait_for_selector("#model option", state="attached")
+        page.fill("#prompt", PROMPT)
+        page.fill("#max_tokens", "390")
+        page.click("#run")
+        page.wait_for_selector(".token", state="attached")
+        page.keyboard.press("Escape")
+        page.wait_for_selector("#status:has-text('Stopped.')")
+        eventually(lambda: server.models.loaded[0].engine.running == 0)
+        assert page.locator(".token").count() < 300
+        page.close()
+
+
+@needs_chromium
+def test_nothing_is_wrong_for_assistive_technology(page: Any) -> None:
+    axe = Path(importlib.util.find_spec("axe_playwright_python").origin).parent / "axe.min.js"  # type: ignore[union-attr,arg-type]
+    page.fill("#prompt", PROMPT)
+    page.fill("#max_tokens", "6")
+    page.fill("#seed", "5")
+    page.select_option("#beside", "toy@10")
+    page.click("#run")
+    written(page)
+    page.hover("#output .token:nth-child(2)")
+    page.evaluate(axe.read_text())
+    for press in ("#to-text", "#to-chat"):
+        found = page.evaluate("axe.run().then(({ violations }) => violations)")
+        assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found] == []
+        page.click(press if press == "#to-chat" else "#to-chat")
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [360, 3840])
+def test_it_fits_a_phone_and_a_large_screen(page: Any, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 740})
+    page.fill("#prompt", "word" * 300)
+    page.select_option("#beside", "toy@10")
+    for press in ("#to-chat", "#to-text"):
+        page.click(press)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+ADD = """async () => {
+  const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+  await frame();
+  const start = performance.now();
+  for (let count = 0; count < 5; count++) {
+    document.getElementById("add").click();
+    await frame();
+  }
+  return (performance.now() - start) / 5;
+}"""
+
+
+@needs_chromium
+def test_a_long_chat_stays_fast(page: Any, tmp_path: Path) -> None:
+    page.click("#to-chat")
+    short = page.evaluate(ADD)
+    messages = [{"role": ("user", "assistant")[index % 2], "content": f"{index} words " * 40} for index in range(1000)]
+    path = tmp_path / "long.json"
+    path.write_text(json.dumps({"messages": messages, "chat": True}))
+    page.set_input_files("#import", path)
+    message(page, 1000).wait_for(state="attached")
+    page.evaluate(ADD)
+    long = page.evaluate(ADD)
+    assert long < 5 * short + 50  # milliseconds to add a message
 
 
 @needs_chromium
