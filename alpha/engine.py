@@ -402,7 +402,7 @@ def _power_of_two(count: int) -> int:
 def token_bytes(model: GPT) -> int:
     """What the keys and values of a token take."""
     config = model.config
-    numbers = 2 * config.layers * config.kv_heads * (config.dim // config.heads)
+    numbers = 2 * config.layers * config.kv_heads * config.head_width
     return numbers * int(model.parameters.values.dtype.itemsize)
 
 
