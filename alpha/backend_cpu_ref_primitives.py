@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.polynomial import chebyshev
 
-from alpha import rng
+from alpha import choice, rng
 from alpha.backend import Backend
 from alpha.backend_primitives import RandomKey
 
@@ -147,6 +147,16 @@ class NumpyPrimitives(Backend):
 
     def pick(self, x: NumpyArray, ids: NumpyArray) -> NumpyArray:
         return np.take_along_axis(x, ids[..., None], axis=-1)[..., 0]
+
+    def choose(self, logits: NumpyArray, options: NumpyArray, top_k: NumpyArray) -> NumpyArray:
+        finite = [bool(np.isfinite(row).all()) for row in logits]
+        chosen = [
+            choice.choose(row, temperature, k, top_p, min_p, number) if is_finite else -1
+            for row, is_finite, (temperature, top_p, min_p, number), k in zip(
+                logits, finite, options.tolist(), top_k.tolist(), strict=True
+            )
+        ]
+        return np.array(chosen, np.int32)
 
     def random_uint16(self, shape: Sequence[int], key: RandomKey) -> NumpyArray:
         return rng.random_uint16(math.prod(shape), key.seed, key.stream, int(key.step[0])).reshape(shape)

@@ -1,7 +1,7 @@
-"""Keys and values in blocks on the Vulkan backend: putting rows there, and attention of single queries to them.
+"""What decoding needs on the Vulkan backend: keys and values in blocks, attention to them, and the choice of tokens.
 
-The kernels are kernels/put_rows.comp and kernels/attention_cached.comp; see `Backend` for what they mean. Everything
-that differs from step to step is in arrays, so that a step can be recorded once.
+The kernels are put_rows, attention_cached, attention_combine and choose in kernels/; see `Backend` for what they mean.
+Everything that differs from step to step is in arrays, so that a step can be recorded once.
 """
 
 import math
@@ -18,8 +18,27 @@ SPLIT_TOKENS = 256
 """Positions that are worth a workgroup of their own. It must not depend on how many rows there are."""
 
 
+CHOOSING_THREADS = 256
+
+
 class Cached(HeliosPrimitives):
-    """What decoding needs of a cache; see `Backend` for what it means."""
+    """What decoding needs; see `Backend` for what it means."""
+
+    def choose(self, logits: HeliosArray, options: HeliosArray, top_k: HeliosArray) -> HeliosArray:
+        count, width = logits.shape
+        ids = self.new((count,), "i32")
+        self.dispatch(
+            "choose",
+            "f32",
+            (count, 1, 1),
+            {"THREADS": CHOOSING_THREADS},
+            logits=self.contiguous(self.cast_element(logits, "f32")),
+            options=self.contiguous(options),
+            top_k=self.contiguous(top_k),
+            ids=ids,
+            width=width,
+        )
+        return ids
 
     def put_rows(self, target: HeliosArray, ids: HeliosArray, rows: HeliosArray) -> None:
         count, width = ids.shape[0], math.prod(target.shape[1:])

@@ -191,3 +191,14 @@ class Primitives(ABC):
     @abstractmethod
     def random_uint16(self, shape: Sequence[int], key: RandomKey) -> Array:
         """Random uint16 integers, `rng.random_uint16` in row-major order."""
+
+    @abstractmethod
+    def choose(self, logits: Array, options: Array, top_k: Array) -> Array:
+        """A column of each row of logits [N, V], as int32 [N]; -1 where a logit is not finite.
+
+        options [N, 4] are temperature, top_p, min_p and a number in [0, 1), which draws the first column at which the
+        sum of weights exp(logit / temperature) passes that share of all. Only the top_k [N] likeliest columns count, if
+        that is not 0; of those, the fewest likeliest that have top_p of the weight, one at least; and of those, the
+        ones with at least min_p of the likeliest one's weight. Temperature 0 takes the likeliest column. Of equal
+        logits the first is the likelier.
+        """

@@ -6,6 +6,10 @@
         for event in engine.step():
             ...  # event.generation, event.token, and in the end event.generation.reason
 
+A step gives the backend its work, and tells which tokens an earlier one has drawn: a device may have several steps
+under way, each taking its ids from the one before. Requests that want probabilities, or whose logits are changed before
+tokens are drawn, are waited for.
+
 One thread calls `step`; `submit` and `cancel` may be called by any, at any time, and return at once. `submit` raises
 RequestError for what can never be done, in a sentence for whoever asked. Requests run side by side, joining and leaving
 between steps (see `scheduler`). A generation ends with one of these reasons:
@@ -20,6 +24,7 @@ its prompt is computed, and whether it was interrupted or found a beginning comp
 """
 
 import contextlib
+import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -33,7 +38,7 @@ from alpha.backend import INDEPENDENT_ROWS
 from alpha.backend_primitives import Array
 from alpha.errors import AlphaError
 from alpha.gpt import GPT, BlockCache, CachedRows
-from alpha.sampling import Choices, Logits, LogProbs, SamplingOptions, adjusted, choose, log_probs
+from alpha.sampling import Choices, Logits, LogProbs, SamplingOptions, adjusted, choose, log_probs, random_number
 from alpha.scheduler import BLOCK_TOKENS, SCRATCH_BLOCK, BlockPool, Piece, Scheduler, Stream
 from alpha.thread_choice import ThreadChoice
 
@@ -98,6 +103,18 @@ class Event:
     reason: Reason | None
 
 
+@dataclass(frozen=True)
+class _Step:
+    """A step that the backend was given: its pieces, for each the positions whose outputs say how likely the prompt is,
+    and what will be there: the tokens chosen for each output, after the logits if those are wanted."""
+
+    pieces: Sequence[Piece]
+    scored: Sequence[range]
+    outputs: int
+    has_logits: bool
+    result: Array
+
+
 class Engine:
     """Runs requests on a model."""
 
@@ -136,6 +153,9 @@ class Engine:
         self._cancelled: deque[tuple[Generation, Reason]] = deque()
         self._streams: dict[Generation, Stream] = {}
         self._generations: dict[Stream, Generation] = {}
+        # Steps that the backend was given and whose tokens are not known yet, and where in `_newest` those will stand.
+        self._under_way: deque[_Step] = deque()
+        self._seats: dict[Stream, int] = {}
         self.read_tokens = self.continued_tokens = 0
         """Tokens of prompts and of texts that went through the model."""
         self._use(model)
@@ -204,41 +224,49 @@ class Engine:
         for generation, reason in cancelled:
             if generation in self._streams:
                 events.append(self._end(generation, reason))
-        pieces = self._scheduler.plan()
-        if pieces:
-            try:
-                events += self._computed(pieces)
-            except (AlphaError, MemoryError) as error:
-                events += self._failed(error)
+        try:
+            if pieces := self._scheduler.plan():
+                self._start(pieces)
+            while self._under_way and (
+                not pieces
+                or len(self._under_way) >= self._model.backend.steps_in_flight
+                or self._under_way[-1].has_logits
+            ):
+                events += self._end_step(self._under_way.popleft())
+                if not pieces:
+                    break
+        except (AlphaError, MemoryError) as error:
+            events += self._failed(error)
         return events
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
-    def _computed(self, pieces: Sequence[Piece]) -> list[Event]:
-        """Compute what was planned, draw tokens, and end what has ended."""
+    def _start(self, pieces: Sequence[Piece]) -> None:
+        """Give the backend what was planned."""
         is_decode = all(piece.count == 1 for piece in pieces)
         measured = self._threads.measured() if self._threads and is_decode else contextlib.nullcontext()
-        ends = np.cumsum([piece.count for piece in pieces])
-        starts = ends - [piece.count for piece in pieces]
         scored = [self._scored(piece) for piece in pieces]
-        outputs = [
-            start + place - piece.start
-            for piece, start, places in zip(pieces, starts, scored, strict=True)
-            for place in (*places, *([piece.start + piece.count - 1] if piece.draws else []))
-        ]
-        # Where the backend is numpy, it warns of what overflows; `_draw` finds it.
+        # Where the backend is numpy, it warns of what overflows; `choose` finds it.
         with measured, np.errstate(all="ignore"):
-            logits = iter(self._logits(pieces, outputs))
+            self._under_way.append(self._given(pieces, scored))
         for piece in pieces:
             if piece.start < len(self._generations[piece.stream].request.prompt):
                 self.read_tokens += piece.count
             else:
                 self.continued_tokens += piece.count
+
+    def _end_step(self, step: _Step) -> list[Event]:
+        """Wait for a step, note its tokens, and end what has ended."""
+        values = self._model.backend.to_numpy(step.result)[: step.outputs]
+        tokens = iter((values[:, -1] if step.has_logits else values).astype(int).tolist())
+        logits = iter(values[:, :-1] if step.has_logits else [None] * step.outputs)
         events: list[Event] = []
-        for piece, places in zip(pieces, scored, strict=True):
-            prompt = [next(logits) for _ in places]
-            last = next(logits) if piece.draws else None
-            if not all(np.isfinite(row).all() for row in (*prompt, *([] if last is None else [last]))):
+        for piece, places in zip(step.pieces, step.scored, strict=True):
+            prompt = [(next(logits), next(tokens)) for _ in places]
+            last = (next(logits), next(tokens)) if piece.draws else None
+            if piece.stream not in self._generations:  # it has ended since then
+                continue
+            if any(token < 0 for _, token in (*prompt, *([] if last is None else [last]))):
                 events.append(self._spoiled(piece.stream))
                 continue
             generation = self._generations[piece.stream]
@@ -246,9 +274,9 @@ class Engine:
             if count is not None:
                 known = generation.prompt_logprobs
                 known.extend([None] * (not known))
-                known += [log_probs(row, ids[place + 1], count) for place, row in zip(places, prompt, strict=True)]
+                known += [log_probs(row, ids[place + 1], count) for place, (row, _) in zip(places, prompt, strict=True)]
             if last is not None:
-                events.append(self._draw(piece.stream, last))
+                events.append(self._draw(piece.stream, *last))
             elif not piece.stream.remaining:  # nothing was to be drawn
                 events.append(self._end(generation, "length"))
         return events
@@ -262,19 +290,27 @@ class Engine:
         last = min(piece.start + piece.count, len(generation.request.prompt) - 1)
         return range(max(piece.start, known), last)
 
-    def _logits(self, pieces: Sequence[Piece], outputs: Sequence[int]) -> Logits:
-        """The logits [outputs, V] at some of the ids of all pieces, which are counted in order.
+    def _given(self, pieces: Sequence[Piece], scored: Sequence[range]) -> _Step:
+        """The step of these pieces, given to the backend.
 
         All numbers of rows are filled up to powers of two, so that few programs do for all steps; what fills them up
         belongs to no sequence, and stands in the block that nobody reads.
         """
         counts = [piece.count for piece in pieces]
         total = sum(counts)
-        ids, positions, slots, sequences = np.zeros((4, _power_of_two(total)), np.int32)
-        ids[:total] = [token for piece in pieces for token in piece.stream.ids[piece.start : piece.start + piece.count]]
+        ids, positions, slots, sequences, seats = np.zeros((5, _power_of_two(total)), np.int32)
+        known = [piece.stream.ids[piece.start : piece.start + piece.count] for piece in pieces]
+        self._take_seats(pieces)
+        nobody = self._tables.shape[0] - 1
+        ends = np.cumsum(counts)
+        seats[:] = -1
+        for piece, each, end in zip(pieces, known, ends, strict=True):
+            ids[end - piece.count : end - piece.count + len(each)] = each
+            if len(each) < piece.count:  # its last id is that of a step under way
+                seats[end - 1] = self._seats[piece.stream]
         positions[:total] = np.concatenate([np.arange(piece.start, piece.start + piece.count) for piece in pieces])
         sequences[:total] = np.repeat(np.arange(len(pieces)), counts)
-        sequences[total:] = self._tables.shape[0] - 1
+        sequences[total:] = nobody
         tables = np.full_like(self._tables, SCRATCH_BLOCK)
         for table, piece in zip(tables, pieces, strict=False):
             table[: len(piece.stream.blocks)] = piece.stream.blocks
@@ -282,41 +318,95 @@ class Engine:
         # What others may be reading is there already, with the same bits.
         shared = np.concatenate([np.arange(piece.count) < piece.shared for piece in pieces])
         slots[:total][shared] = SCRATCH_BLOCK * BLOCK_TOKENS
-        wanted = np.zeros(_power_of_two(max(1, len(outputs))), np.int32)
-        wanted[: len(outputs)] = outputs
+
+        wanted: list[int] = []
+        chosen: list[tuple[int, Piece]] = []
+        for piece, places, start in zip(pieces, scored, ends - counts, strict=True):
+            wanted += [start + place - piece.start for place in places]
+            if piece.draws:
+                chosen.append((len(wanted), piece))
+                wanted.append(start + piece.count - 1)
+        size = _power_of_two(max(1, len(wanted)))
+        rows, top_k = np.zeros((2, size), np.int32)
+        targets = np.full(size, nobody, np.int32)
+        options = np.zeros((size, 4), np.float32)
+        rows[: len(wanted)] = wanted
+        for place, piece in chosen:
+            if not self._is_adjusted(piece):
+                targets[place] = self._seats[piece.stream]
+                options[place], top_k[place] = self._options(piece)
+        has_logits = any(scored) or any(
+            self._is_adjusted(piece) or self._generations[piece.stream].request.logprobs is not None
+            for _, piece in chosen
+        )
+        form = len(ids), size, has_logits
         backend = self._model.backend
-        size = len(ids), len(wanted)
-        if size not in self._programs:
-            self._programs[size] = backend.record(self._program)
-        operands = (ids, positions, slots, sequences, tables, wanted)
-        values: Logits = backend.to_numpy(self._programs[size](*map(backend.from_numpy, operands)))
-        return values[: len(outputs)]
+        if form not in self._programs:
+            self._programs[form] = backend.record(functools.partial(self._program, has_logits))
+        operands = ids, seats, positions, slots, sequences, tables, rows, options, top_k, targets
+        result = self._programs[form](*map(backend.from_numpy, operands))
+        return _Step(pieces, scored, len(wanted), has_logits, result)
+
+    def _take_seats(self, pieces: Sequence[Piece]) -> None:
+        """Let each stream of these pieces have a place in `_newest`; those that do not run any more lose theirs."""
+        running = set(self._scheduler.running)
+        self._seats = {stream: seat for stream, seat in self._seats.items() if stream in running}
+        free = iter(sorted(set(range(self._tables.shape[0] - 1)) - set(self._seats.values())))
+        for piece in pieces:
+            if piece.stream not in self._seats:
+                self._seats[piece.stream] = next(free)
+
+    def _is_adjusted(self, piece: Piece) -> bool:
+        """Whether the token after this piece is chosen here, because something changes its logits before."""
+        request = self._generations[piece.stream].request
+        is_first = piece.start + piece.count == len(request.prompt)
+        return request.sampling.changes_logits or (request.first is not None and is_first)
+
+    def _options(self, piece: Piece) -> tuple[tuple[float, float, float, float], int]:
+        """What `Backend.choose` has to know to draw the token after this piece: options, and top_k."""
+        request = self._generations[piece.stream].request
+        sampling = request.sampling
+        step = request.first_step + piece.start + piece.count - len(request.prompt)
+        number = random_number(sampling, request.row, step)
+        # Beyond these temperatures nothing changes any more.
+        temperature = 0.0 if sampling.temperature < 1e-30 else min(sampling.temperature, 1e30)
+        return (temperature, sampling.top_p, sampling.min_p, number), min(sampling.top_k, self._model.vocab_size)
 
     def _program(
-        self, ids: Array, positions: Array, slots: Array, sequences: Array, tables: Array, wanted: Array
-    ) -> Array:
-        """A step of the model: the logits [M, V] of rows wanted [M] of ids [N]; see `CachedRows`."""
+        self, has_logits: bool, ids: Array, seats: Array, positions: Array, slots: Array, sequences: Array,
+        tables: Array, wanted: Array, options: Array, top_k: Array, targets: Array,
+    ) -> Array:  # fmt: skip
+        """A step of the model: the tokens [M] chosen after rows wanted [M] of ids [N]; see `CachedRows`.
+
+        Where seats [N] are not negative, the id is the newest one of that seat. Tokens go to the seats in targets [M].
+        With `has_logits` the logits stand before them: [M, V + 1].
+        """
         backend = self._model.backend
+        newest = backend.reshape(backend.gather_rows(self._newest, backend.maximum(seats, 0)), seats.shape)
+        ids = backend.where(backend.greater(seats, -1), newest, ids)
         rows = CachedRows(backend, self._cache, positions, slots, sequences, tables)
         hidden = self._model.hidden_of_rows(ids, rows)
-        return self._model.logits_of_rows(backend.gather_rows(hidden, wanted))
+        logits = self._model.logits_of_rows(backend.gather_rows(hidden, wanted))
+        tokens = backend.reshape(backend.choose(logits, options, top_k), (wanted.shape[0], 1))
+        backend.put_rows(self._newest, targets, tokens)
+        if has_logits:
+            return backend.concatenate([logits, backend.cast(tokens, logits.dtype)], 1)
+        return backend.reshape(tokens, wanted.shape)
 
-    def _draw(self, stream: Stream, logits: Logits) -> Event:
-        """The next token of a stream, given logits [V]."""
+    def _draw(self, stream: Stream, logits: Logits | None, token: int) -> Event:
+        """The next token of a stream; it is chosen here from logits [V] if the request changes them."""
         generation = self._generations[stream]
         request, sampling = generation.request, generation.request.sampling
-        scores = logits
-        if sampling.changes_logits:
-            scores = adjusted(logits, sampling, request.prompt, generation.ids)
-        step = request.first_step + len(generation.ids)
-        if request.first is not None and not generation.ids:
-            token = int(request.first[choose(scores[request.first], sampling, request.row, step)])
-        else:
-            token = choose(scores, sampling, request.row, step)
+        step, is_first = request.first_step + len(generation.ids), not generation.ids
+        if logits is not None and (sampling.changes_logits or (request.first is not None and is_first)):
+            scores = adjusted(logits, sampling, request.prompt, generation.ids) if sampling.changes_logits else logits
+            if request.first is not None and is_first:
+                token = int(request.first[choose(scores[request.first], sampling, request.row, step)])
+            else:
+                token = choose(scores, sampling, request.row, step)
         self._scheduler.append(stream, token)
         generation.ids.append(token)
-        generation.reused = stream.reused or 0
-        noted = None if request.logprobs is None else log_probs(logits, token, request.logprobs)
+        noted = None if request.logprobs is None or logits is None else log_probs(logits, token, request.logprobs)
         if noted:
             generation.logprobs.append(noted)
         if token in request.stop_ids:
@@ -343,7 +433,9 @@ class Engine:
 
     def _failed(self, error: Exception) -> list[Event]:
         """End what was under way after the backend gave up; the rest, too, if the model cannot be loaded again."""
-        ended = list(self._scheduler.running)
+        self._under_way.clear()
+        # Also one that was interrupted, if the device has not said which its newest tokens are.
+        ended = [*self._scheduler.running, *(stream for stream in self._scheduler.waiting if stream.pending)]
         reload, self._reload = self._reload, None
         if reload is not None:
             try:
@@ -352,7 +444,7 @@ class Engine:
                 reload, error = None, again
         if reload is None:
             self._failure = f"The model cannot be used any more: {error}"
-            ended += self._scheduler.waiting
+            ended += [stream for stream in self._scheduler.waiting if not stream.pending]
         events = []
         for stream in ended:
             generation = self._generations[stream]
@@ -365,7 +457,9 @@ class Engine:
         self._model = model
         dtype = model.parameters.values.dtype
         self._cache = BlockCache(model.backend, model.config, self._blocks + 1, BLOCK_TOKENS, dtype)
-        self._programs: dict[tuple[int, int], Callable[..., Array]] = {}
+        self._newest = model.backend.zeros((self._tables.shape[0], 1), np.int32)
+        self._seats.clear()
+        self._programs: dict[tuple[int, int, bool], Callable[..., Array]] = {}
 
     def _check(self, request: Request) -> int:
         """How many ids there are in the end, at most. Raises RequestError when the request makes no sense."""

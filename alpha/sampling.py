@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alpha import rng
+from alpha import choice, rng
 
 Logits = npt.NDArray[np.floating[Any]]
 Choices = npt.NDArray[np.integer[Any]]
@@ -94,31 +94,20 @@ def adjusted(logits: Logits, sampling: SamplingOptions, prompt: Sequence[int], t
 
 def choose(logits: Logits, sampling: SamplingOptions, row: int, step: int) -> int:
     """The next token from logits [V], a pure function of its arguments. Of equal logits the first is the likelier."""
-    if sampling.temperature == 0:
-        return int(np.argmax(logits))
-    with np.errstate(over="ignore"):  # a tiny temperature leaves the likeliest token, at 0, and the rest at -infinity
-        scaled = (logits.astype(np.float64) - np.max(logits)) / sampling.temperature
-    kept = np.arange(len(scaled))
-    if 0 < sampling.top_k < len(scaled):
-        kept = _likeliest(scaled, sampling.top_k)
-    weights = np.exp(scaled[kept])
-    if sampling.top_p < 1.0:
-        # The smallest set of likeliest tokens that reaches top_p; always at least one.
-        order = np.argsort(-weights, kind="stable")
-        cumulative = np.cumsum(weights[order])
-        count = int(np.searchsorted(cumulative, sampling.top_p * cumulative[-1])) + 1
-        kept, weights = _at(np.sort(order[:count]), kept, weights)
-    if sampling.min_p:
-        kept, weights = _at(np.flatnonzero(weights >= sampling.min_p), kept, weights)  # the likeliest one's weight is 1
-    cumulative = np.cumsum(weights)
-    draw = rng.uniform(1, sampling.seed, rng.stream_of("sample", row), step)[0] * cumulative[-1]
-    return int(kept[min(int(np.searchsorted(cumulative, draw, side="right")), len(kept) - 1)])
+    number = random_number(sampling, row, step)
+    return choice.choose(logits, sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, number)
+
+
+def random_number(sampling: SamplingOptions, row: int, step: int) -> float:
+    """The number in [0, 1) with which step `step` of sequence `row` is drawn, of 24 bits."""
+    bits = rng.random_bits(1, sampling.seed, rng.stream_of("sample", row), step)[0]
+    return int(bits >> 8) / 2.0**24
 
 
 def log_probs(logits: Logits, token: int, count: int) -> LogProbs:
     """Of `token` and of the `count` likeliest ones, from logits [V]."""
     values = log_softmax(logits.astype(np.float64))
-    likeliest = _likeliest(values, min(count, len(values)))
+    likeliest = choice.likeliest(values, min(count, len(values)))
     likeliest = likeliest[np.argsort(-values[likeliest], kind="stable")]
     return LogProbs(float(values[token]), likeliest.tolist(), values[likeliest].tolist())
 
@@ -128,18 +117,3 @@ def log_softmax(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     shifted = x - np.max(x, axis=-1, keepdims=True)
     result: npt.NDArray[np.float64] = shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
     return result
-
-
-def _likeliest(values: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:
-    """The places of the `count` largest values, rising; of equal ones the first."""
-    if count <= 0 or count >= len(values):
-        return np.arange(len(values) if count else 0)
-    least = np.partition(values, len(values) - count)[len(values) - count]
-    above = np.flatnonzero(values > least)
-    return np.sort(np.concatenate([above, np.flatnonzero(values == least)[: count - len(above)]]))
-
-
-def _at(
-    places: npt.NDArray[np.intp], kept: npt.NDArray[np.intp], weights: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    return kept[places], weights[places]

@@ -244,5 +244,57 @@ def indexing() -> Iterator[Case]:
         )
 
 
+def choices() -> Iterator[Case]:
+    """Rows of logits with all combinations of options, and numbers that fall nowhere near a border."""
+    combinations = [
+        (temperature, top_p, min_p, top_k)
+        for temperature in (0.0, 0.01, 0.7, 5.0)
+        for top_p in (0.0, 0.3, 0.95, 1.0)
+        for min_p in (0.0, 0.2)
+        for top_k in (0, 1, 7, 300)
+    ]
+
+    def chosen(logits: Values, options: Values, top_k: Values) -> Values:
+        ids = []
+        for row, (temperature, top_p, min_p, number), k in zip(logits, options, top_k, strict=True):
+            if not np.isfinite(row).all():
+                ids.append(-1)
+                continue
+            places = sorted(range(len(row)), key=lambda place, row=row: (-row[place], place))[: k or None]
+            if temperature == 0:
+                ids.append(places[0])
+                continue
+            weights = [math.exp((float(row[place]) - float(row.max())) / float(temperature)) for place in places]
+            needed = next(
+                count
+                for count in range(1, len(places) + 1)
+                if (top_p == 1 and count == len(places)) or sum(weights[:count]) >= top_p * sum(weights)
+            )
+            kept = sorted((p, w) for p, w in zip(places[:needed], weights, strict=False) if w >= min_p)
+            draw = number * sum(w for _, w in kept)
+            ids.append(next(p for index, (p, _) in enumerate(kept) if sum(w for _, w in kept[: index + 1]) > draw))
+        return np.array(ids, np.int32)
+
+    def case(name: str, logits: Operand) -> Case:
+        numbers = rng.uniform(len(combinations), 9, STREAM)
+        options = np.array(
+            [[*each[:3], number] for each, number in zip(combinations, numbers, strict=True)], np.float32
+        )
+        top_k = np.array([each[3] for each in combinations], np.int32)
+        return Case(
+            f"choose-{name}",
+            lambda b, logits: [b.choose(logits, b.from_numpy(options.astype(logits.dtype)), b.from_numpy(top_k))],
+            (logits,),
+            lambda logits: chosen(logits, options, top_k),
+        )
+
+    count = len(combinations)
+    yield case("one", normal(count, 1))
+    yield case("some", normal(count, 65))
+    yield case("equal", tied(count, 300))
+    yield case("many", normal(count, 1031))
+    yield case("infinite", Operand((count, 5), "special"))
+
+
 def primitives() -> list[Case]:
-    return [*memory(), *views(), *elementwise(), *reductions_and_products(), *indexing()]
+    return [*memory(), *views(), *elementwise(), *reductions_and_products(), *indexing(), *choices()]

@@ -12,6 +12,7 @@ import pytest
 from test_gpt import VARIANTS, main_variants, model_of
 
 from alpha import rng
+from alpha.backend_cpu_ref import CpuRef
 from alpha.config import ModelConfig, resolve_model
 from alpha.engine import Engine, Event, Generation, Request, RequestError
 from alpha.errors import AlphaError
@@ -22,6 +23,12 @@ VOCABULARY = 29
 GREEDY = SamplingOptions(temperature=0.0)
 DRAWN = SamplingOptions(temperature=1.0, top_k=0)
 every_variant = pytest.mark.parametrize("name", VARIANTS)
+
+
+@pytest.fixture(autouse=True, params=[1, 3], ids=["one-step", "three-steps"])
+def steps_under_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many steps may be under way as on a CPU, and as on a GPU."""
+    monkeypatch.setattr(CpuRef, "steps_in_flight", request.param)
 
 
 def small_model(name: str = "gpt2", block: int = 70, dtype: npt.DTypeLike = np.float32, **options: Any) -> GPT:
@@ -284,7 +291,8 @@ def test_a_request_can_be_cancelled_at_any_step() -> None:
 def test_a_caller_can_say_that_a_text_is_complete() -> None:
     engine = Engine(small_model())
     subject = engine.submit(Request(ids_of(3), 10, DRAWN))
-    engine.step()
+    while not subject.ids:
+        engine.step()
     engine.cancel(subject, "stop")
     run(engine)
     assert (subject.reason, len(subject.ids)) == ("stop", 1)

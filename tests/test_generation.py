@@ -12,6 +12,7 @@ import pytest
 from definitions import initial_values
 
 from alpha import engine, generation, rng
+from alpha import sampling as sampling_module
 from alpha.backend_cpu_ref import CpuRef
 from alpha.config import ARCHITECTURES, ModelConfig, resolve_model
 from alpha.errors import AlphaError
@@ -108,7 +109,8 @@ def test_a_token_is_chosen_by_the_logits_of_the_whole_forward_pass(
 
     monkeypatch.setattr(engine, "choose", choose_by_script)
     model, prompt = model_of(arch), ids_of(length)
-    assert generated(model, prompt, steps, sequences=rows) == script
+    chosen_by_engine = SamplingOptions(0.0, logit_bias={0: 0.0})
+    assert generated(model, prompt, steps, chosen_by_engine, sequences=rows) == script
     for row in range(rows):
         ids, start = list(prompt), max(0, length - BLOCK)
         for step in range(steps):
@@ -253,7 +255,7 @@ def test_every_id_has_its_share_of_the_random_numbers(
 ) -> None:
     # Evenly spaced numbers in place of random ones, so that shares are exact but for one draw.
     draws = 500
-    monkeypatch.setattr(rng, "uniform", lambda count, seed, stream, step=0: np.full(count, (step + 0.5) / draws))
+    monkeypatch.setattr(sampling_module, "random_number", lambda options, row, step: (step + 0.5) / draws)
     counts = [0] * len(LOGITS)
     for step in range(draws):
         counts[choose(LOGITS, sampling, row=0, step=step)] += 1

@@ -6,10 +6,11 @@ from helios_device import helios
 from test_engine import DRAWN, VARIANTS, VOCABULARY, alone, ids_of, requests_of, result, run, true_log_probs
 from test_gpt import SMALL_SET, model_of
 
+from alpha import rng
 from alpha.config import ModelConfig, resolve_model
 from alpha.engine import Engine, Request
 from alpha.gpt import GPT
-from alpha.sampling import SamplingOptions
+from alpha.sampling import SamplingOptions, random_number
 
 
 def models(name: str, block: int = 70) -> tuple[GPT, GPT]:
@@ -34,9 +35,10 @@ def test_log_probabilities_are_those_of_the_full_forward_pass(name: str) -> None
 
 
 @pytest.mark.parametrize("name", SMALL_SET)
-def test_a_request_has_the_bits_that_it_has_alone(name: str) -> None:
+@pytest.mark.parametrize("logprobs", [None, 2])  # without, several steps are under way
+def test_a_request_has_the_bits_that_it_has_alone(name: str, logprobs: int | None) -> None:
     _, model = models(name)
-    subject = Request(ids_of(37), 30, SamplingOptions(1.0, 0, seed=5), logprobs=2)
+    subject = Request(ids_of(37), 30, SamplingOptions(1.0, 0, seed=5), logprobs=logprobs)
     expected = result(alone(model, subject))
     for crowd in range(6):
         others = requests_of(crowd, 1 + crowd % 7, 70)
@@ -45,3 +47,22 @@ def test_a_request_has_the_bits_that_it_has_alone(name: str) -> None:
         generations = [engine.submit(each) for each in [*others[:place], subject, *others[place:]]]
         run(engine)
         assert result(generations[place]) == expected, crowd
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+    draws, vocabulary = 20_000, 50
+    logits = 2 * rng.normal(vocabulary, 1, 0).astype(np.float32)
+    for temperature, top_k in ((1.0, 0), (0.7, 12)):
+        sampling = SamplingOptions(temperature, top_k)
+        options = np.array([[temperature, 1, 0, random_number(sampling, 0, step)] for step in range(draws)], np.float32)
+        backend = helios()
+        operands = np.tile(logits, (draws, 1)), options, np.full(draws, top_k, np.int32)
+        ids = backend.to_numpy(backend.choose(*map(backend.from_numpy, operands)))
+        likely = np.argsort(-logits)[: top_k or None]
+        weights = np.exp(logits[likely].astype(np.float64) / temperature)
+        expected = draws * weights / weights.sum()
+        counts = np.bincount(ids, minlength=vocabulary)
+        assert counts[likely].sum() == draws
+        # The sum of squares has a mean of its degrees of freedom, and a deviation of the root of twice as many.
+        freedom = len(likely) - 1
+        assert ((counts[likely] - expected) ** 2 / expected).sum() < freedom + 4 * np.sqrt(2 * freedom)
