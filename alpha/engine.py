@@ -406,6 +406,7 @@ class Engine:
                 token = choose(scores, sampling, request.row, step)
         self._scheduler.append(stream, token)
         generation.ids.append(token)
+        generation.reused = stream.reused or 0
         noted = None if request.logprobs is None or logits is None else log_probs(logits, token, request.logprobs)
         if noted:
             generation.logprobs.append(noted)
