@@ -44,7 +44,8 @@ MOST_STREAMS = 64
 
 _LIST_SECONDS = 2.0
 _LARGEST_SHARE = 0.01
-"""Of its time, that a stream may spend on looking for news; where looking takes long, it looks less often."""
+"""Of its time, that a stream may spend on looking for news; where looking takes long, it looks less often. A long file
+that is read for the first time may take half of it."""
 
 _CHUNK_BYTES = 1 << 20
 _SPECIMEN_CHARACTERS = 700
@@ -214,7 +215,7 @@ class RunPages:
                 elif quiet >= QUIET_SECONDS:
                     yield b": nothing new\n\n"
                     quiet = 0.0
-                pause = max(seconds, took / _LARGEST_SHARE)
+                pause = took if news.is_reading else max(seconds, took / _LARGEST_SHARE)
                 quiet += pause
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._closing.wait(), pause)
@@ -230,6 +231,8 @@ class _News:
     """What there is to say about something, again and again."""
 
     event_id = ""
+    is_reading = False
+    """Whether there is more to say than was read in the time that a look takes."""
 
     def look(self) -> list[Any]:
         """What is new since the last time."""
@@ -265,6 +268,7 @@ class _RunNews(_News):
     def look(self) -> list[Any]:
         events = [event for place in range(len(self._run_ids)) if (event := self._look_at(place)) is not None]
         self.event_id = ",".join(self._ids)
+        self.is_reading = any(told is not None and (told[1] or 1.0) < 1.0 for told in self._told)
         return events
 
     def _look_at(self, place: int) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -230,6 +231,63 @@ def test_what_people_write_is_kept(browser: Any, server: Serving, root: Path) ->
         page.click("button:text('Delete the run')")
         page.wait_for_url("**/runs")
         assert not (root / "edited").exists()
+
+
+def test_whatever_lies_among_runs_breaks_no_page(browser: Any, tmp_path: Path) -> None:
+    """Names and texts that are markup or commands of a terminal, lines that are no JSON, numbers out of range, pipes,
+    links to elsewhere, folders without rights, and two thousand others."""
+    folder = tmp_path / "runs"
+    evil = "<img src=x onerror=alert(1)> \u202e\x1b[31m'\"&"
+    strange = make(folder, evil.replace("/", ""), 20)
+    with (strange / "metrics.jsonl").open("ab") as file:
+        file.write(b'no JSON\n\xff\xfe\n[1]\n{"step": 31, "loss": 1e999}\n{"step": 32, "loss": "x", "lr": -1e308}\n')
+        file.write(
+            b'{"step": 1e3}\n{"step": 9007199254740993}\n{"step": 33, "' + b"x" * 5000 + b'": 1}\n{"step": 34, "lo'
+        )
+    (strange / "samples.jsonl").write_text(
+        '{"step": 1, "prompt": "<script>alert(2)</script>", "text": "\\u001b[2J"}\n{}\n'
+    )
+    (strange / "notes.json").write_text('{"name": "<b>x</b>", "group": "\\u001b]0;t\\u0007", "notes": 7}')
+    (strange / "status.json").write_text('{"phase": "failed", "time": 1e300, "error": "<i>e</i>", "host": 3}')
+    for name, content in (("damaged", "{"), ("list", "[]")):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(content)
+    os.mkfifo(make(folder, "pipe", 3) / "log.fifo")
+    (folder / "pipe" / "metrics.jsonl").unlink()
+    os.mkfifo(folder / "pipe" / "metrics.jsonl")
+    (folder / "loop").symlink_to(folder / "loop")
+    (make(folder, "future", 3) / "metrics.jsonl").touch()
+    os.utime(folder / "future" / "metrics.jsonl", (1e11, 1e11))
+    locked = make(folder, "locked", 3)
+    config = (folder / "future" / "config.json").read_text()
+    for i in range(2000):
+        (folder / f"many-{i:04}").mkdir()
+        (folder / f"many-{i:04}" / "config.json").write_text(config)
+    locked.chmod(0)
+    try:
+        with serving(tmp_path, root=folder) as server, page_of(browser, origin(server)) as page:
+            page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+            page.goto(f"{origin(server)}/runs")
+            page.wait_for_selector("text=/20\\d\\d runs/")
+            assert page.locator("tbody tr").count() == 200
+            page.fill("input[type=search]", "onerror")
+            page.click("tbody a")
+            page.wait_for_selector(LOSS)
+            page.wait_for_selector(".sample b")
+            assert page.inner_text("h2 >> nth=0") == "<b>x</b>"
+            assert page.inner_text(".sample b") == "<script>alert(2)</script>"
+            assert page.inner_text(".error >> nth=0") == "<i>e</i>"
+            for name in ("damaged", "list", "pipe", "future"):
+                page.goto(f"{origin(server)}/run?id={name}")
+                page.wait_for_selector("pre")
+            page.goto(f"{origin(server)}/compare?run=damaged&run=future&run=none")
+            page.wait_for_selector("section .error")
+            page.goto(f"{origin(server)}/compare?newest=50")
+            page.wait_for_selector("ul.runs li:nth-child(50)")
+            page.goto(f"{origin(server)}/models")
+            page.wait_for_selector("tbody tr")
+    finally:
+        locked.chmod(0o755)
 
 
 def test_a_run_that_is_not_there_is_said(browser: Any, server: Serving) -> None:

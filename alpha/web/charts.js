@@ -346,7 +346,7 @@ export class Chart {
     }
     context.textAlign = "center";
     context.textBaseline = "top";
-    for (const value of ticks(from, to, Math.max(2, axis.inner / 110), this.group.logX)) {
+    for (const value of ticks(from, to, Math.max(2, axis.inner / 80), this.group.logX)) {
       const x = Math.round(axis.toPixel(value)) + 0.5;
       context.moveTo(x, PADDING.top);
       context.lineTo(x, height - PADDING.bottom);
