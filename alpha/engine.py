@@ -181,6 +181,11 @@ class Engine:
         return len(self._scheduler.waiting) + len(self._submitted)
 
     @property
+    def cache_use(self) -> float:
+        """The share of the cache that requests hold."""
+        return 1 - self._scheduler.pool.free / self._blocks
+
+    @property
     def reused_tokens(self) -> int:
         """Tokens of prompts that did not have to be computed."""
         return self._scheduler.reused

@@ -224,7 +224,8 @@ def check_absent(fields: Fields) -> None:
 def read_max_tokens(fields: Fields, default: int | None, least: int) -> int | None:
     """`max_completion_tokens`, or as it was called before, `max_tokens`."""
     newer = fields.whole("max_completion_tokens", None, least, MOST_TOKENS)
-    return newer if newer is not None else fields.whole("max_tokens", default, least, MOST_TOKENS)
+    older = fields.whole("max_tokens", default, least, MOST_TOKENS)
+    return older if newer is None else newer
 
 
 def read_stream(fields: Fields) -> tuple[bool, bool]:
@@ -235,7 +236,7 @@ def read_stream(fields: Fields) -> tuple[bool, bool]:
 def read_stop(fields: Fields) -> tuple[str, ...]:
     """The texts that end an answer."""
     value = fields.get("stop")
-    texts = [value] if isinstance(value, str) else value or []
+    texts = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise fields.wrong("stop", "text or a list of texts")
     if len(texts) > MOST_STOPS or any(len(text) > LONGEST_STOP for text in texts):

@@ -32,6 +32,9 @@ class Metrics:
         )  # fmt: skip
         self._running = Gauge("alpha_running", "Texts that are computed.", by_model, registry=self._registry)
         self._waiting = Gauge("alpha_waiting", "Texts that wait.", by_model, registry=self._registry)
+        self._cache = Gauge(
+            "alpha_cache_use_ratio", "The share of the cache that texts hold.", by_model, registry=self._registry
+        )
         self._reused = Gauge(
             "alpha_reused_tokens", "Tokens of prompts that were found in the cache.", by_model, registry=self._registry
         )
@@ -54,6 +57,7 @@ class Metrics:
         for model in models:
             self._running.labels(model.name).set(model.engine.running)
             self._waiting.labels(model.name).set(model.engine.waiting)
+            self._cache.labels(model.name).set(model.engine.cache_use)
             self._reused.labels(model.name).set(model.engine.reused_tokens)
         return generate_latest(self._registry)
 

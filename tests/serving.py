@@ -47,8 +47,9 @@ class SlowBackend(CpuRef):
 class Serving:
     """A server under way."""
 
-    def __init__(self, models: Models, port: int) -> None:
+    def __init__(self, models: Models, port: int, loop: asyncio.AbstractEventLoop) -> None:
         self.models = models
+        self.loop = loop
         self.port = port
         self.url = f"http://127.0.0.1:{port}/v1"
 
@@ -129,7 +130,7 @@ def serving(
     assert ready.wait(SECONDS)
     assert not errors
     try:
-        yield Serving(models, port)
+        yield Serving(models, port, loop)
     finally:
         loop.call_soon_threadsafe(task[0].cancel)
         assert ended.wait(SECONDS)

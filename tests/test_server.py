@@ -196,6 +196,7 @@ def test_a_bias_and_both_names_of_the_limit(server: Serving) -> None:
     assert answer["choices"][0]["text"] == "xxxx"
     answer = server.post(COMPLETIONS, prompt=PROMPT, max_completion_tokens=2, max_tokens=9, ignore_eos=True)
     assert answer["usage"]["completion_tokens"] == 2
+    assert server.refused(COMPLETIONS, prompt=PROMPT, max_completion_tokens=2, max_tokens=-1)["param"] == "max_tokens"
     assert server.post(COMPLETIONS, prompt="", max_tokens=1)["usage"]["prompt_tokens"] == 1
 
 
@@ -227,6 +228,8 @@ def test_what_asks_for_nothing_passes(server: Serving) -> None:
         ("top_k", -7),
         ("seed", 1 << 70),
         ("stop", 5),
+        ("stop", {}),
+        ("stop", False),
         ("stop", [["a"]]),
         ("stop", ["a"] * 17),
         ("logprobs", 21),
@@ -490,5 +493,6 @@ def test_measures_count_what_was_answered(tmp_path: Path) -> None:
         'alpha_completion_tokens_total{model="toy@10"} 8.0',
         'alpha_time_to_first_token_seconds_count{model="toy@10"} 1.0',
         'alpha_running{model="toy@10"} 0.0',
+        'alpha_cache_use_ratio{model="toy@10"} 0.0',
     ):
         assert line in lines

@@ -230,7 +230,7 @@ function itemOf(message) {
   for (const name of ["system", "user", "assistant"]) role.add(new Option(name, name, false, name === message.role));
   role.addEventListener("change", () => { message.role = role.value; });
   const area = document.createElement("textarea");
-  area.rows = 3;
+  area.rows = 2;
   area.value = message.content;
   area.addEventListener("input", () => { message.content = area.value; });
   const output = outputOf("", (kept, name) => chooseInChat(message, kept + name));
