@@ -96,7 +96,8 @@ class TrainingConfig:
 
     data: str = option(
         "",
-        "Corpus: a file, folder or glob, several separated by commas; or - for standard input.",
+        "Corpus: a file, folder or glob, several separated by commas, each with a share (a:0.7,b:0.3) or none; or "
+        "- for standard input.",
         group=_DATA,
         metavar="PATHS",
     )

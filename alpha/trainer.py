@@ -27,15 +27,14 @@ from alpha.gpt import GPT
 from alpha.interrupt import StopRequest
 from alpha.lora import lora_of
 from alpha.loss_mask import LossMask
+from alpha.mixture import Mixture, sampler_of
 from alpha.optimizer import make_optimizer
 from alpha.option import LARGEST_INTEGER, spelled
 from alpha.run import Run
 from alpha.safetensors_file import Array
-from alpha.sampler import Sampler
 from alpha.sampling import SamplingOptions
 from alpha.text_stream import BEGINNING, continuation, known_prompts
 from alpha.thread_choice import ThreadChoice
-from alpha.token_file import TokenFile
 from alpha.tokenizer import Tokenizer
 from alpha.training_step import PhaseTimer, StepResult, TrainingStep, learning_rate
 
@@ -110,7 +109,7 @@ class Trainer:
         model: ModelConfig,
         training: TrainingConfig,
         tokenizer: Tokenizer,
-        dataset: Dataset,
+        mixture: Mixture,
         backend: Backend,
         display: Display,
         start: Checkpoint | Beginning | None = None,
@@ -122,7 +121,8 @@ class Trainer:
         Samples continue all `prompts`; where there are none, one of the domain's each time, in turn.
         """
         self.tokenizer = tokenizer
-        self.dataset = dataset
+        self.mixture = mixture
+        self.dataset = mixture.parts[0].data
         self.display = display
         self.training = training
         lora = lora_of(training)
@@ -137,9 +137,10 @@ class Trainer:
             if self._timer
             else TrainingStep(self.model, optimizer, training)
         )
-        self._mask, self._validation_mask = loss_masks(dataset, tokenizer, training, display)
-        self._sampler = Sampler(
-            dataset.train.tokens, model.block, training.batch, training.seed, training.packed, self._mask
+        masks = [loss_masks(part.data, tokenizer, training, display) for part in mixture.parts]
+        self._validation_masks = [validation for _, validation in masks]
+        self._sampler = sampler_of(
+            mixture, [mask for mask, _ in masks], model.block, training.batch, training.seed, training.packed
         )
         self._threads = ThreadChoice(backend, training.threads)
         self._memory = MemoryWatch(backend)
@@ -157,6 +158,7 @@ class Trainer:
         self._first_window = 0
         self._began = 0.0
         self._validation_loss: float | None = None  # measured at this very step
+        self._losses_of_parts: dict[str, float] = {}  # and then
         self._kept: dict[str, Any] = {}
         self._has_source = isinstance(start, Beginning)
         if isinstance(start, Checkpoint):
@@ -176,7 +178,7 @@ class Trainer:
         the bits of one with that number of `iters`.
         """
         start, limit = time.perf_counter(), 60 * minutes
-        training, validation = self.training, self.dataset.validation
+        training = self.training
         weights = {name: values.copy() for name, values in self.model.parameters.to_numpy().items()}
         state = {name: self.model.backend.to_numpy(array).copy() for name, array in self._step.state().items()}
         self.training = dataclasses.replace(training, iters=LARGEST_INTEGER)
@@ -187,7 +189,7 @@ class Trainer:
         while self._under_way:
             self._finish_step()
         step = statistics.fmean(seconds[len(seconds) // 2 :])  # the first ones also pay for what is made once
-        evaluating = _seconds_of(lambda: self._evaluate(validation)) if validation and training.eval_interval else 0.0
+        evaluating = _seconds_of(self._evaluate) if self.mixture.evaluated and training.eval_interval else 0.0
         sampling = _seconds_of(lambda: self._continued(self._prompts[0])) if training.sample_interval else 0.0
         share = evaluating / max(1, training.eval_interval) + sampling / max(1, training.sample_interval)
         self.model.parameters.load(weights)
@@ -314,7 +316,7 @@ class Trainer:
     def _start_step(self, step: int) -> _StepUnderWay:
         training = self.training
         start = time.perf_counter()
-        self.dataset.train.require_whole()
+        self.mixture.require_whole()
         first = self._first_window + (step - self._first_step) * training.accum_steps * training.batch
         micro_batches = [
             self._sampler.ids_and_targets_from(first + micro * training.batch) for micro in range(training.accum_steps)
@@ -380,20 +382,30 @@ class Trainer:
         return bool(interval) and (self.steps_done % interval == 0 or self.steps_done == self.training.iters)
 
     def _evaluate_when_due(self, run: Run) -> dict[str, float]:
-        if self.dataset.validation is None or not self._is_due(self.training.eval_interval):
+        if not self.mixture.evaluated or not self._is_due(self.training.eval_interval):
             return {}
         run.beat("evaluating")
-        self._validation_loss = self._evaluate(self.dataset.validation)
-        return {"valLoss": self._validation_loss}
+        losses = self._evaluate()
+        self._validation_loss = losses["valLoss"]
+        self._losses_of_parts = {name.partition("/")[2]: losses[name] for name in losses if "/" in name}
+        return losses
 
-    def _evaluate(self, validation: TokenFile) -> float:
-        training = self.training
+    def _evaluate(self) -> dict[str, float]:
+        """The validation loss; of a mixture the mean by the shares, and that of each part."""
+        training, losses, total = self.training, {"valLoss": 0.0}, 0
         # A text that is given is read from its beginning, as `alpha eval` does; what was held out has many beginnings.
         held_out = not training.val_data
-        mask = self._validation_mask
-        return evaluate(
-            self.model, validation, self.tokenizer, training.batch, training.eval_iters, held_out, mask=mask
-        ).loss
+        for index in self.mixture.evaluated:
+            part, mask = self.mixture.parts[index], self._validation_masks[index]
+            assert part.data.validation is not None
+            file, iters = part.data.validation, training.eval_iters
+            loss = evaluate(self.model, file, self.tokenizer, training.batch, iters, held_out, mask=mask).loss
+            losses["valLoss"] += part.share * loss
+            total += part.share
+            if part.name and held_out:
+                losses[f"valLoss/{part.name}"] = loss
+        losses["valLoss"] /= total
+        return losses
 
     def _sample_when_due(self, run: Run) -> None:
         interval = self.training.sample_interval
@@ -433,18 +445,20 @@ class Trainer:
             "skippedInARow": self._skipped_in_a_row,
             "windows": self._windows_drawn,
             "valLoss": self._validation_loss,
-            "trainTokens": len(self.dataset.train.tokens),
-            "trainDigest": self.dataset.train.digest,
+            "trainTokens": self.mixture.tokens,
+            "trainDigest": self.mixture.digest,
         }
         tokenizer = self.tokenizer.to_mapping()
         path = run.save(Checkpoint(self.steps_done, self.model.config, self.training, tokenizer, tensors, state))
         self._saved_step = self.steps_done
         loss = "" if self._validation_loss is None else f", validation loss {self._validation_loss:.4f}"
+        if loss and self._losses_of_parts:
+            loss += f" ({', '.join(f'{name} {value:.4f}' for name, value in self._losses_of_parts.items())})"
         self.display.message(f"step {self.steps_done}: saved {path.name}{loss}")
 
     def _load(self, resumed: Checkpoint) -> None:
         """Raises AlphaError when the checkpoint is of another model, optimizer or training data."""
-        if resumed.state.get("trainDigest") != self.dataset.train.digest:
+        if resumed.state.get("trainDigest") != self.mixture.digest:
             raise AlphaError(
                 f"The training data has changed since step {resumed.step} of this run, so it cannot be continued "
                 f"exactly; bring the data back, or start a new run."

@@ -25,13 +25,14 @@ from alpha.evaluation import shared_share
 from alpha.exchange_folder import CHAT_TEMPLATE
 from alpha.gpt import parameter_specs
 from alpha.lora import adapter_specs, lora_of
+from alpha.mixture import Mixture, mixture_of, sampler_of, shares
 from alpha.model_source import ModelSource, base_of, base_state, read_source
 from alpha.option import LARGEST_INTEGER, camel_case, spelled
 from alpha.parameters import check_weights
 from alpha.run import Run, check_new
 from alpha.run_reader import resolve
 from alpha.safetensors_file import Array
-from alpha.sampler import Sampler, Tokens
+from alpha.sampler import Tokens
 from alpha.token_file import TokenFile
 from alpha.tokenizer import Tokenizer
 from alpha.trainer import Beginning, Display, Trainer, loss_masks
@@ -105,9 +106,9 @@ def examples(
     source = read_source(training.init) if training.init else None
     sources = _Sources(training, display)
     tokenizer, training = _tokenizer(training, sources.data, display, source)
-    data = _dataset(sources, tokenizer, model.block, display)
-    mask, _ = loss_masks(data, tokenizer, training, display)
-    sampler = Sampler(data.train.tokens, model.block, count, training.seed, training.packed, mask)
+    mixture = _mixture(sources, tokenizer, model.block, display)
+    masks = [loss_masks(part.data, tokenizer, training, display)[0] for part in mixture.parts]
+    sampler = sampler_of(mixture, masks, model.block, count, training.seed, training.packed)
     ids, targets = sampler.ids_and_targets_from(0)
     # Each token but the first of a window is predicted.
     tokens = np.concatenate([ids, sampler.windows_from(0)[:, -1:]], axis=1)
@@ -207,7 +208,12 @@ class _Sources:
 
     def __init__(self, training: TrainingConfig, display: Display) -> None:
         lines = training.text_field, training.skip_bad_lines
-        self.data = corpus_files.find(training.data, *lines)
+        self.shares = shares(training.data)
+        paths = list(self.shares) or [training.data]
+        self.parts = [corpus_files.find(path, *lines) for path in paths]
+        every = [file for part in self.parts for file in part.files]
+        notes = [note for part in self.parts for note in part.notes]
+        self.data = Selection(tuple(dict.fromkeys(every)), sum(part.skipped for part in self.parts), tuple(notes))
         self.val_data = corpus_files.find(training.val_data, *lines) if training.val_data else None
         self.prompts = read_prompts(Path(training.sample_prompts)) if training.sample_prompts else ()
         for note in (*self.data.notes, *(self.val_data.notes if self.val_data else ())):
@@ -293,9 +299,11 @@ def _trainer(
     base: Mapping[str, Array] | None = None,
 ) -> Trainer:
     """Prepare the data, say how large everything is, and only then take the memory for it."""
-    data = _dataset(sources, tokenizer, model.block, display)
+    mixture = _mixture(sources, tokenizer, model.block, display)
+    data = [part.data for part in mixture.parts]
     if start is not None:
-        _warn_of_template(start.state, data.train, display)
+        for each in data:
+            _warn_of_template(start.state, each.train, display)
     specs = parameter_specs(model, tokenizer.vocab_size)
     parameters = sum(spec.size for spec in specs)
     trained = ""
@@ -310,11 +318,12 @@ def _trainer(
     display.message(f"Model: {parameters:,} parameters{trained}; {tokens_per_step:,} tokens per step.")
 
     def warn(training: TrainingConfig) -> None:
-        shared = shared_share(data.train, data.validation) if training.val_data and data.validation else 0.0
+        given = [each.validation for each in data if each.validation is not None] if training.val_data else []
+        shared = max((shared_share(each.train, given[0]) for each in data), default=0.0) if given else 0.0
         for warning in planning_warnings(
             training,
-            train_tokens=len(data.train.tokens),
-            has_validation=data.validation is not None,
+            train_tokens=mixture.tokens,
+            has_validation=bool(mixture.evaluated),
             window=model.block + 1,
             parameters=parameters,
             tokens_per_step=tokens_per_step,
@@ -325,7 +334,7 @@ def _trainer(
     if not training.minutes:
         warn(training)
     try:
-        trainer = Trainer(model, training, tokenizer, data, backend, display, start, base, sources.prompts)
+        trainer = Trainer(model, training, tokenizer, mixture, backend, display, start, base, sources.prompts)
         if training.minutes:
             trainer.fit(training.minutes)
             warn(trainer.training)
@@ -337,9 +346,19 @@ def _trainer(
         ) from error
 
 
-def _dataset(sources: _Sources, tokenizer: Tokenizer, block: int, display: Display) -> Dataset:
+def _mixture(sources: _Sources, tokenizer: Tokenizer, block: int, display: Display) -> Mixture:
+    datasets, total = [], sum(sources.shares.values())
+    for index, selection in enumerate(sources.parts):
+        if sources.shares:
+            name, share = list(sources.shares.items())[index]
+            display.message(f"{percent(share / total)} of the windows are from {name}.")
+        datasets.append(_dataset(selection, sources, tokenizer, block, display))
+    return mixture_of(datasets, sources.shares, one_validation=sources.val_data is not None)
+
+
+def _dataset(selection: Selection, sources: _Sources, tokenizer: Tokenizer, block: int, display: Display) -> Dataset:
     data = dataset.prepare(
-        sources.data,
+        selection,
         sources.val_data,
         tokenizer,
         token_cache.folder(),

@@ -1,0 +1,101 @@
+"""Mixtures of corpora: shares, and that a run on one is the same however it is divided."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_training import MODEL, TRAINING, RecordingDisplay, bits_of, resume, rows_of, text_of, train
+
+from alpha.config import TrainingConfig
+from alpha.errors import AlphaError, UsageError
+from alpha.mixture import place, shares
+from alpha.training_setup import examples
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    """Conversations and text."""
+    chats = [
+        {"messages": [{"role": "user", "content": f"Say {word}"}, {"role": "assistant", "content": word * 3}]}
+        for word in text_of(4000, "chats").split()
+    ]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    (tmp_path / "text.txt").write_text(text_of(9000).upper())
+    return "chats.jsonl:0.7,text.txt:0.3"
+
+
+def test_shares_are_read_exactly() -> None:
+    assert shares("a.jsonl:0.7, b.txt:0.3") == {"a.jsonl": 7, "b.txt": 3}
+    assert shares("a:b:2,c:.5") == {"a:b": 4, "c": 1}
+    assert shares("a.txt,b.txt") == shares("a.txt") == shares("C:a.txt") == {}
+    for wrong, message in (
+        ("a:1,b", "gives no share for b; give each a share, such as b:0.5, or none"),
+        ("a:1,a:2", "names a twice"),
+        ("a:1,b:0.0", "gives b a share of 0"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            shares(wrong)
+
+
+@pytest.mark.parametrize("parts", [[7, 3], [1], [1, 1, 1], [999, 1], [3, 5, 1, 11]])
+def test_windows_are_shared_out_evenly_and_each_parts_are_counted(parts: list[int]) -> None:
+    seen: Counter[int] = Counter()
+    for window in range(1000):
+        part, number = place(window, parts)
+        assert number == seen[part]
+        seen[part] += 1
+        for index, share in enumerate(parts):
+            assert abs(seen[index] - (window + 1) * share / sum(parts)) < len(parts)
+    assert place(10**12, [1, 1]) == (0, 10**12 // 2)
+
+
+def test_each_part_is_evaluated_by_itself(data: str, tmp_path: Path) -> None:
+    display = RecordingDisplay()
+    folder = train(Path(data), tmp_path / "run", display, batch=10, iters=6)
+    row = rows_of(folder)[-1]
+    losses = [row["valLoss/chats.jsonl"], row["valLoss/text.txt"]]
+    assert row["valLoss"] == pytest.approx(0.7 * losses[0] + 0.3 * losses[1])
+    assert abs(losses[0] - losses[1]) > 0.01
+    assert "70% of the windows are from chats.jsonl." in display.messages
+    ended = f"validation loss {row['valLoss']:.4f} (chats.jsonl {losses[0]:.4f}, text.txt {losses[1]:.4f})"
+    assert any(message.endswith(ended) for message in display.messages)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"packed": True}, {"loss_on": "assistant", "accum_steps": 2, "tokenizer": "bpe-chat-4k", "vocab_size": 300}],
+)
+def test_a_resumed_run_has_the_same_bits(options: dict[str, Any], data: str, tmp_path: Path) -> None:
+    whole = train(Path(data), tmp_path / "whole", **options)
+    folder = train(Path(data), tmp_path / "run", RecordingDisplay(stop_after=4), **options)
+    with pytest.raises(AlphaError, match="The training data has changed"):
+        resume(folder, data="chats.jsonl:0.6,text.txt:0.4")
+    resume(folder)
+    assert bits_of(folder) == bits_of(whole)
+    assert rows_of(folder) == rows_of(whole)
+
+
+def test_a_batch_has_the_shares_of_its_parts(data: str) -> None:
+    training = TrainingConfig(data=data, **TRAINING)
+    shown = ["".join(part for part, _ in parts) for parts in examples(MODEL, training, 20, RecordingDisplay())]
+    assert sum(text.upper() == text for text in shown) == 6
+    again = examples(MODEL, training, 40, RecordingDisplay())[:20]
+    assert ["".join(part for part, _ in parts) for parts in again] == shown
+    assert len(set(shown)) > 15
+
+
+def test_with_validation_data_there_is_one_loss(data: str, tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text(text_of(2000, "other"))
+    folder = train(Path(data), tmp_path / "run", val_data="val.txt", iters=3)
+    row = rows_of(folder)[-1]
+    assert np.isfinite(row["valLoss"])
+    assert not [name for name in row if name.startswith("valLoss/")]
