@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -96,8 +97,8 @@ class HeliosCore(Backend):
         self._most_pending = environment.read("ALPHA_ADAPTIVE_SYNC_PENDING_THRESHOLD")
         self._traced: list[Dispatch] | None = None
         self._planned: list[Storage] = []
-        self.derived: dict[Storage, HeliosArray] = {}
-        """What a traced program has made of whole storages that existed before, until it writes to them."""
+        self.derived: WeakKeyDictionary[Storage, tuple[HeliosArray, str]] = WeakKeyDictionary()
+        """What whole storages were made of, or made into, and how, until something is written to them."""
         self._running: deque[tuple[int, int]] = deque()  # programs to be freed at a value of the timeline
         self._uploads: list[Storage] = []
         self._most_upload_bytes = environment.read("ALPHA_ADAPTIVE_SYNC_DEFERRED_THRESHOLD") << 20
@@ -252,7 +253,7 @@ class HeliosCore(Backend):
                 self._upload(array.storage)
             if kind != "in" and array.storage.mapped is not None:
                 raise RuntimeError("the result of a recorded program cannot be changed in place")
-            if kind != "in":
+            if kind != "in" and self.derived:
                 self.derived.pop(array.storage, None)
         if self._traced is not None:
             self._traced.append(dispatch)
@@ -367,6 +368,7 @@ class HeliosCore(Backend):
         if self._traced is not None:
             raise RuntimeError("a recorded program records no other")
         self._traced, self._planned = [], []
+        self.derived.clear()
         try:
             result = self.contiguous(program())
             return result, self._traced, self._planned

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from alpha.backend_helios_array import HeliosArray, Storage
-from alpha.backend_helios_planner import Argument, Dispatch, overlap, place_of
+from alpha.backend_helios_planner import Argument, Dispatch, DispatchMaker, overlap, place_of
 
 VECTOR_BYTES = 16
 """Kernels read and write so many bytes at a time where an array starts at a multiple of them, as every storage does."""
@@ -161,7 +161,9 @@ def _meet(first: HeliosArray, second: HeliosArray) -> bool:
 # a linear layer read it. What makes the gradient can do that while it has it in registers.
 
 
-def fold_gradients(dispatches: Sequence[Dispatch], planned: Sequence[Storage], result: Storage) -> list[Dispatch]:
+def fold_gradients(
+    backend: DispatchMaker, dispatches: Sequence[Dispatch], planned: Sequence[Storage], result: Storage
+) -> list[Dispatch]:
     """The dispatches without those of matmul_gradient that the maker of their operand can do itself."""
     uses: dict[int, list[tuple[int, str]]] = {}
     for position, dispatch in enumerate(dispatches):
@@ -172,7 +174,7 @@ def fold_gradients(dispatches: Sequence[Dispatch], planned: Sequence[Storage], r
     for position, dispatch in enumerate(dispatches):
         if dispatch.kernel.name != "matmul_gradient":
             continue
-        dy, slope, dh = (dispatch.arguments[name] for name in ("dy", "slope", "dh"))
+        dy, before, dh = (dispatch.arguments[name] for name in ("dy", "preactivation", "dh"))
         assert isinstance(dy, HeliosArray) and isinstance(dh, HeliosArray)
         if not {id(dy.storage), id(dh.storage)} <= new or uses[id(dh.storage)][0][0] != position:
             continue
@@ -181,14 +183,13 @@ def fold_gradients(dispatches: Sequence[Dispatch], planned: Sequence[Storage], r
         writers = sum(direction != "in" for _, direction in uses[id(dy.storage)])
         if place == position or maker is None or writers != 1:
             continue
-        if slope is None:
+        changed = None
+        if not isinstance(before, HeliosArray):
             changed = _rounding(maker, dy, dh)
-        elif isinstance(slope, HeliosArray) and len(uses[id(dy.storage)]) == 2:
-            changed = _multiplying(maker, dy, slope, dh)
-            if any(place <= each < position and direction != "in" for each, direction in uses[id(slope.storage)]):
-                changed = None
-        else:
-            changed = None
+        elif len(uses[id(dy.storage)]) == 2 and not any(
+            place <= each < position and direction != "in" for each, direction in uses[id(before.storage)]
+        ):
+            changed = _multiplying(backend, maker, dispatch)
         if changed is not None:
             folded[place], folded[position] = changed, None
     return [each for each in folded if each is not None]
@@ -205,16 +206,21 @@ def _rounding(maker: Dispatch, dy: HeliosArray, dh: HeliosArray) -> Dispatch | N
     return dataclasses.replace(maker, arguments=maker.arguments | {"rounded": dh})
 
 
-def _multiplying(maker: Dispatch, dy: HeliosArray, slope: HeliosArray, dh: HeliosArray) -> Dispatch | None:
-    """`maker`, which makes `dy`, as it writes its product with `slope` to `dh` instead; None where it cannot."""
+def _multiplying(backend: DispatchMaker, maker: Dispatch, gradient: Dispatch) -> Dispatch | None:
+    """`maker`, a product, as it does what `gradient` does to its result; None where it cannot."""
     if maker.kernel.name not in ("matmul_matrix", "matmul_tiled", "matmul_reduce"):
         return None
+    dy, before, dh = (gradient.arguments[name] for name in ("dy", "preactivation", "dh"))
     c = maker.arguments["c"]
-    assert isinstance(c, HeliosArray)
-    aligned = all(each.offset * each.itemsize % VECTOR_BYTES == 0 for each in (slope, dh))
-    if not (c.element == slope.element == dh.element != "f32" and _same_place(c, dy) and aligned):
+    assert isinstance(c, HeliosArray) and isinstance(before, HeliosArray)
+    assert isinstance(dy, HeliosArray) and isinstance(dh, HeliosArray)
+    aligned = all(each.offset * each.itemsize % VECTOR_BYTES == 0 for each in (before, dh))
+    if not (c.element == before.element == dh.element != "f32" and _same_place(c, dy) and aligned):
         return None
-    return dataclasses.replace(maker, arguments=maker.arguments | {"c": dh, "factor": slope})
+    constants = {**maker.constants, "FACTOR": gradient.constants["ACTIVATION"]}
+    arguments = maker.arguments | {"c": dh, "factor": before}
+    kernel = maker.kernel
+    return backend.make_dispatch(kernel.name, kernel.variant, maker.groups, constants, maker.operations, **arguments)
 
 
 def _same_place(first: HeliosArray, second: HeliosArray) -> bool:

@@ -29,27 +29,28 @@ _REDUCE_THREADS = 128
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What becomes of the sums: activation(scale * sum + bias) + residual, with the activation's slope in `slope`.
+    """What becomes of the sums: activation(scale * sum + bias) + residual; `preactivation` is to hold what the
+    activation is of.
 
     What the kernels multiply results by, their `factor`, is left to `backend_helios_folding.fold_gradients`.
     """
 
     bias: HeliosArray | None = None
     activation: str = ""
-    slope: HeliosArray | None = None
+    preactivation: HeliosArray | None = None
     residual: HeliosArray | None = None
 
     def constants(self, columns: int, result: HeliosArray) -> dict[str, int]:
         """The specialization constants that all kernels with this epilogue have."""
-        arrays = [each for each in (self.bias, self.residual, self.slope, result) if each is not None]
-        halves = [each for each in (result, self.slope) if each is not None and each.itemsize == 2]
+        arrays = [each for each in (self.bias, self.residual, self.preactivation, result) if each is not None]
+        halves = [each for each in (result, self.preactivation) if each is not None and each.itemsize == 2]
         vector = 4 if columns % 4 == 0 and all(each.offset % 4 == 0 for each in arrays) else 0
         if vector and result.itemsize == 2 and columns % 8 == 0 and all(each.offset % 8 == 0 for each in halves):
             vector = 8
         return {
             "HAS_BIAS": int(self.bias is not None),
             "ACTIVATION": 1 + activation_named(self.activation).number if self.activation else 0,
-            "HAS_SLOPE": int(self.slope is not None),
+            "HAS_PREACTIVATION": int(self.preactivation is not None),
             "HAS_RESIDUAL": int(self.residual is not None),
             "C_VECTOR": vector,
             "C_HALF": int(result.itemsize == 2),
@@ -57,14 +58,16 @@ class Epilogue:
 
     def part(self, shape: tuple[int, int], first: int) -> Epilogue:
         """The same for the part of the result that begins at element `first` and has this shape."""
-        slope, residual = (
-            None if each is None else each.view(shape, (shape[1], 1), first) for each in (self.slope, self.residual)
+        preactivation, residual = (
+            None if each is None else each.view(shape, (shape[1], 1), first)
+            for each in (self.preactivation, self.residual)
         )
-        return Epilogue(self.bias, self.activation, slope, residual)
+        return Epilogue(self.bias, self.activation, preactivation, residual)
 
     def arguments(self, result: HeliosArray) -> dict[str, HeliosArray | None]:
         """The arrays, by the names of the kernels' fields."""
-        return {"bias": self.bias, "residual": self.residual, "factor": None, "c": result, "slope": self.slope}
+        arrays = {"bias": self.bias, "residual": self.residual, "factor": None, "c": result}
+        return arrays | {"preactivation": self.preactivation}
 
 
 NOTHING = Epilogue()
@@ -129,14 +132,17 @@ def _chunks(outer: int, inner: int) -> Iterator[tuple[int, int, int, int]]:
 
 @dataclass(frozen=True)
 class _SavedLinear:
-    """What the backward pass of a linear layer needs: its operands [M, K] and [K, N], the slope of a simple activation,
-    or what a gated one saved."""
+    """What the backward pass of a linear layer needs: its operands [M, K] and [K, N], what its own simple activation
+    was of, or what a gated one saved. Of an `x` that such an activation made, `x` is what that was of, and is activated
+    again, which takes less memory than keeping both."""
 
     x: HeliosArray
+    x_activation: str
     weight: HeliosArray
     shape: tuple[int, ...]
     has_bias: bool
-    slope: HeliosArray | None
+    preactivation: HeliosArray | None
+    activation: str
     gated: Saved
 
 
@@ -162,10 +168,10 @@ class Products(HeliosPrimitives):
     ) -> HeliosArray:
         """activation(scale * (a @ b) + bias) + residual, written to `out` when given, else to a new float32 array.
 
-        `out`, the residual and the slope are contiguous and have the shape of the result; the residual may be `out`
-        itself. `out` is float32 or of the precision's 16 bits. `forced` is a division to take instead of the chosen
-        one, and `few_rows` how that is chosen. `column_sums` [N], for one product whose right operand is contiguous,
-        becomes the sum of that operand's rows.
+        `out`, the residual and the preactivation are contiguous and have the shape of the result; the residual may be
+        `out` itself. `out` is float32 or of the precision's 16 bits. `forced` is a division to take instead of the
+        chosen one, and `few_rows` how that is chosen. `column_sums` [N], for one product whose right operand is
+        contiguous, becomes the sum of that operand's rows.
         """
         a, b = self._readable(a), self._readable(b)
         batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
@@ -250,21 +256,29 @@ class Products(HeliosPrimitives):
         weight = self.rounded_weight(weight, problem, training)
         gated = bool(activation) and activation_named(activation).gated
         shape = (*x.shape[:-1], columns)
-        slope = None
+        preactivation = None
         if training and activation and not gated:
-            slope = self.new(shape, self.precision)
+            preactivation = self.new(shape, self.precision)
         added = None if residual is None or gated else self.contiguous(self.cast_element(residual, "f32"))
         bias = None if bias is None else self.contiguous(bias)
         y = self.new(shape, self.activation_element if residual is None else "f32")
-        epilogue = Epilogue(bias, "" if gated else activation, slope, added)
+        epilogue = Epilogue(bias, "" if gated else activation, preactivation, added)
         few_rows = not training and rows <= INDEPENDENT_ROWS
         self.product(flat, weight, self.reshape(y, (rows, columns)), epilogue, few_rows=few_rows)
         saved_activation = None
         if gated:
             y, saved_activation = self.activation(y, activation, training)
             y = y if residual is None else self.add(self.cast_element(y, "f32"), residual)
-        saved = _SavedLinear(flat, weight, x.shape, bias is not None, slope, saved_activation)
-        return y, (saved if training else None)
+        if not training:
+            return y, None
+        kept, kept_activation = self.derived.get(flat.storage, (flat, ""))
+        if not kept_activation or kept.shape != flat.shape or not flat.is_contiguous:
+            kept, kept_activation = flat, ""
+        if preactivation is not None and residual is None and y.element == preactivation.element:
+            self.derived[y.storage] = self.reshape(preactivation, (rows, columns)), activation
+        return y, _SavedLinear(
+            kept, kept_activation, weight, x.shape, bias is not None, preactivation, activation, saved_activation
+        )
 
     def linear_backward(
         self,
@@ -282,8 +296,8 @@ class Products(HeliosPrimitives):
         dh = self.contiguous(self.reshape(dy, (rows, columns)))
         # In a recorded program rounding is left to what makes dy, where that can: then it costs next to nothing.
         rounds = self.has_halves or self._wants_halves(Problem(1, rows, columns, depth))
-        if saved.slope is not None or (dh.element == "f32" and rounds):
-            dh = self._rounded_gradient(dh, saved.slope)
+        if saved.preactivation is not None or (dh.element == "f32" and rounds):
+            dh = self._rounded_gradient(dh, saved.preactivation, saved.activation)
         dx = None
         if need_input:
             dx = self.new(saved.shape, self.activation_element)
@@ -292,7 +306,8 @@ class Products(HeliosPrimitives):
             return dx, None, None
         out = weight_gradient if weight_gradient is not None and _can_be_written(weight_gradient) else None
         dbias = self.new((columns,), "f32") if saved.has_bias else None
-        dweight = self.product(self.transpose(saved.x, (1, 0)), dh, out, column_sums=dbias)
+        x = self.activation(saved.x, saved.x_activation)[0] if saved.x_activation else saved.x
+        dweight = self.product(self.transpose(x, (1, 0)), dh, out, column_sums=dbias)
         if weight_gradient is not None and out is None:
             self.copy_into(weight_gradient, dweight)
             dweight = weight_gradient
@@ -302,7 +317,7 @@ class Products(HeliosPrimitives):
         """`x` in the precision's 16 bits, when that makes a product of this size faster, else `x` itself."""
         if not self._wants_halves(problem) or x.element != "f32" or not x.is_contiguous:
             return x
-        return self._rounded_gradient(x, None)
+        return self._rounded_gradient(x)
 
     def rounded_weight(self, weight: HeliosArray, problem: Problem, training: bool) -> HeliosArray:
         """The same for a weight. In a recorded program whose products have many rows, all that lies in memory with it
@@ -313,10 +328,10 @@ class Products(HeliosPrimitives):
         storage = weight.storage
         if storage.address is None:  # made by the program itself
             return self.rounded_operand(weight, problem)
-        halves = self.derived.get(storage)
-        if halves is None:
+        if storage not in self.derived:
             whole = HeliosArray(storage, (storage.nbytes // 4,), (1,), "f32")
-            halves = self.derived[storage] = self._rounded_gradient(whole, None)
+            self.derived[storage] = self._rounded_gradient(whole), ""
+        halves, _ = self.derived[storage]
         return HeliosArray(halves.storage, weight.shape, weight.strides, halves.element, weight.offset)
 
     def _wants_halves(self, problem: Problem) -> bool:
@@ -327,15 +342,18 @@ class Products(HeliosPrimitives):
         """Whether layers write 16 bits for each other."""
         return self.activation_element != "f32"
 
-    def _rounded_gradient(self, dy: HeliosArray, slope: HeliosArray | None) -> HeliosArray:
-        """dh = dy * slope, rounded to the precision's element."""
+    def _rounded_gradient(
+        self, dy: HeliosArray, preactivation: HeliosArray | None = None, activation: str = ""
+    ) -> HeliosArray:
+        """dy, times the activation's slope where there is one, rounded to the precision's element."""
         dh = self.new(dy.shape, self.precision)
-        vector = dy.size % 4 == 0 and all(each.offset % 4 == 0 for each in (dy, slope) if each is not None)
+        vector = dy.size % 4 == 0 and all(each.offset % 4 == 0 for each in (dy, preactivation) if each is not None)
+        number = 0 if preactivation is None else 1 + activation_named(activation).number
         workgroups = groups_for(dy.size, THREADS * (4 if vector else 1))
         self.dispatch(
             "matmul_gradient", self.product_variant(dy), workgroups,
-            {"THREADS": THREADS, "VECTOR": int(vector), "HAS_SLOPE": int(slope is not None)},
-            dy=dy, slope=slope, dh=dh, elements=dy.size,
+            {"THREADS": THREADS, "VECTOR": int(vector), "ACTIVATION": number},
+            dy=dy, preactivation=preactivation, dh=dh, elements=dy.size,
         )  # fmt: skip
         return dh
 
@@ -411,7 +429,7 @@ def _matrix_constants(
     assert device.fragment is not None
     m, n, k = device.fragment
     edges = (problem.rows % tile.m != 0) + 2 * (problem.columns % tile.n != 0) + 4 * (problem.depth % tile.k != 0)
-    written = [each for each in (result, epilogue.slope) if each is not None]
+    written = [each for each in (result, epilogue.preactivation) if each is not None]
     starts = all(each.itemsize == 4 or each.offset % 8 == 0 for each in written)  # halves at multiples of 16 bytes
     direct = not edges & 3 and starts and all(each.element in tile.direct for each in written)
     return {

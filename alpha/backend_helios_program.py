@@ -151,7 +151,7 @@ class RecordedProgram:
         self._result, dispatches, planned = backend.trace(lambda: self._program(*self._operands))
         dispatches, planned = forward_copies(dispatches, planned, self._result.storage)
         dispatches = fold_additions(dispatches, planned, self._result.storage)
-        dispatches = fold_gradients(dispatches, planned, self._result.storage)
+        dispatches = fold_gradients(backend, dispatches, planned, self._result.storage)
         rounds, scalar_runs = gather_scalars(backend, arrange(dispatches, is_scalar), planned, self._result.storage)
         dispatches = [dispatch for each in rounds for dispatch in each]
         size, offsets = plan_arena(rounds, planned, self._result.storage)

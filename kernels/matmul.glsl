@@ -1,7 +1,7 @@
 // What the kernels of matrix products share: raw reads of operands, tiles in an order that suits the cache, and the
 // epilogue that turns a sum into results. Included after kernel.glsl, whose push constants it reads:
-//   bias, residual, c, slope, factor, columns
-// Variants define S_BITS (32 or 16: storage of the slope) and BFLOAT (1: 16-bit values are bfloat16). With C_HALF c is
+//   bias, residual, c, preactivation, factor, columns
+// Variants define S_BITS (32 or 16: storage of the preactivation) and BFLOAT (1: 16-bit values are bfloat16). With C_HALF c is
 // stored in 16 bits, too. C_VECTOR is how many neighbours are stored at a time: 8, 4, or 0 for one.
 
 layout(buffer_reference, std430, buffer_reference_align = 4) restrict readonly buffer floats1 { float at[]; };
@@ -68,7 +68,8 @@ float accurate_erf(float x) {
 #endif
 #include "activation.glsl"
 
-// --- epilogue: c = (activation(scale sum + bias) + residual) factor, slope = activation's derivative ---
+// --- epilogue: c = activation(scale sum + bias) + residual, preactivation = scale sum + bias ---
+// With FACTOR c is multiplied by the derivative, at `factor`, of the activation of that number plus one.
 
 // One element, and four or eight neighbours, to place `index` of an array of float32 or, `half_`, of the variant's 16-bit
 // type.
@@ -105,28 +106,25 @@ void put_eight(uint64_t base, uint64_t index, vec4 first, vec4 second, bool half
 
 void store_one(uint64_t index, uint column, float value) {
     if (HAS_BIAS != 0) value += floats1(uint64_t(bias)).at[column];
-    float derivative = 1.0;
-    if (HAS_SLOPE != 0) derivative = activation_slope(ACTIVATION - 1, value);
+    if (HAS_PREACTIVATION != 0) put_one(uint64_t(preactivation), index, value, S_BITS == 16);
     if (ACTIVATION != 0) value = activate(ACTIVATION - 1, value);
     if (HAS_RESIDUAL != 0) value += f32_buffer(uint64_t(residual) + 4 * index).at[0];
 #ifdef SIXTEEN_BITS
-    if (uint64_t(factor) != 0) value *= unpack_halves(shorts1(uint64_t(factor) + 2 * index).at[0]).x;
+    if (FACTOR != 0)
+        value *= activation_slope(FACTOR - 1, unpack_halves(shorts1(uint64_t(factor) + 2 * index).at[0]).x);
 #endif
     put_one(uint64_t(c), index, value, C_HALF != 0);
-    if (HAS_SLOPE != 0) put_one(uint64_t(slope), index, derivative, S_BITS == 16);
 }
 
-// Four neighbours of one row, finished; `index` is the position of the first in c, residual, slope and factor.
-vec4 finished(uint64_t index, uint column, vec4 value, out vec4 derivative) {
+// Four neighbours of one row, finished; `index` is the position of the first in c, residual, preactivation and factor.
+vec4 finished(uint64_t index, uint column, vec4 value, out vec4 before) {
     if (HAS_BIAS != 0) value += floats4(uint64_t(bias)).at[column / 4];
-    derivative = vec4(1.0);
-    for (uint i = 0; i < 4 && ACTIVATION != 0; i++) {
-        if (HAS_SLOPE != 0) derivative[i] = activation_slope(ACTIVATION - 1, value[i]);
-        value[i] = activate(ACTIVATION - 1, value[i]);
-    }
+    before = value;
+    if (ACTIVATION != 0) value = activate(ACTIVATION - 1, value);
     if (HAS_RESIDUAL != 0) value += f32x4_buffer(uint64_t(residual) + 4 * index).at[0];
 #ifdef SIXTEEN_BITS
-    if (uint64_t(factor) != 0) value *= unpack_halves4(words2(uint64_t(factor) + 2 * index).at[0]);
+    if (FACTOR != 0)
+        value *= activation_slope(FACTOR - 1, unpack_halves4(words2(uint64_t(factor) + 2 * index).at[0]));
 #endif
     return value;
 }
@@ -136,17 +134,17 @@ void store_results(uint64_t index, uint column, vec4 value) {
         for (uint i = 0; i < 4 && column + i < columns; i++) store_one(index + i, column + i, value[i]);
         return;
     }
-    vec4 derivative;
-    value = finished(index, column, value, derivative);
+    vec4 before;
+    value = finished(index, column, value, before);
     put_four(uint64_t(c), index, value, C_HALF != 0);
-    if (HAS_SLOPE != 0) put_four(uint64_t(slope), index, derivative, S_BITS == 16);
+    if (HAS_PREACTIVATION != 0) put_four(uint64_t(preactivation), index, before, S_BITS == 16);
 }
 
 // Eight neighbours, with C_VECTOR = 8.
 void store_results(uint64_t index, uint column, vec4 first, vec4 second) {
-    vec4 derivative, other;
-    first = finished(index, column, first, derivative);
+    vec4 before, other;
+    first = finished(index, column, first, before);
     second = finished(index + 4, column + 4, second, other);
     put_eight(uint64_t(c), index, first, second, C_HALF != 0);
-    if (HAS_SLOPE != 0) put_eight(uint64_t(slope), index, derivative, other, S_BITS == 16);
+    if (HAS_PREACTIVATION != 0) put_eight(uint64_t(preactivation), index, before, other, S_BITS == 16);
 }

@@ -1,6 +1,6 @@
 // Matrix product on matrix units: cooperative matrices of a subgroup, 16-bit operands, float32 sums.
 //
-//   c[z, m, n] = (activation(scale sum over k of a[z, m, k] b[z, k, n] + bias[n]) + residual[z, m, n]) factor[z, m, n]
+//   c[z, m, n] = activation(scale sum over k of a[z, m, k] b[z, k, n] + bias[n]) + residual[z, m, n]
 //
 // Operands, batches, splits and results are those of matmul_tiled. Operands stored as float32 are rounded to the
 // variant's 16-bit type on their way to shared memory, the others are copied.
@@ -88,7 +88,7 @@ shared B_WORD b_shared[B_SLICES];
         coopMatLoad(factors, f16_buffer(uint64_t(ADDRESS) + 2 * (INDEX)).at, 0, columns,                             \
                     gl_CooperativeMatrixLayoutRowMajor);                                                             \
         C_MATRIX wide = C_MATRIX(factors);                                                                           \
-        [[unroll]] for (uint e = 0; e < MATRIX.length(); e++) MATRIX[e] *= wide[e];                                  \
+        [[unroll]] for (uint e = 0; e < MATRIX.length(); e++) MATRIX[e] *= activation_slope(FACTOR - 1, wide[e]);    \
     }
 #endif
 
@@ -229,12 +229,7 @@ void main() {
                     coopMatLoad(other, floats1(uint64_t(bias)).at, column, 0, gl_CooperativeMatrixLayoutRowMajor);
                     value += other;
                 }
-                if (HAS_SLOPE != 0) {
-                    C_MATRIX derivative;
-                    [[unroll]] for (uint e = 0; e < value.length(); e++)
-                        derivative[e] = activation_slope(ACTIVATION - 1, value[e]);
-                    STORE_16_BITS(derivative, slope, index);
-                }
+                if (HAS_PREACTIVATION != 0) STORE_16_BITS(value, preactivation, index);
                 if (ACTIVATION != 0)
                     [[unroll]] for (uint e = 0; e < value.length(); e++) value[e] = activate(ACTIVATION - 1, value[e]);
                 if (HAS_RESIDUAL != 0) {
@@ -243,7 +238,7 @@ void main() {
                                 gl_CooperativeMatrixLayoutRowMajor);
                     value += other;
                 }
-                if (uint64_t(factor) != 0) MULTIPLY_16_BITS(value, factor, index);
+                if (FACTOR != 0) MULTIPLY_16_BITS(value, factor, index);
                 if (C_HALF != 0) STORE_16_BITS(value, c, index);
                 else STORE_FLOATS(value, c, index);
                 continue;

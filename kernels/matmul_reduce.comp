@@ -1,9 +1,9 @@
 // The second stage of a product whose sum over k was split: adds the parts in order and finishes the results.
 //
-//   c[i] = (activation(sum over s of sums[s, i] + bias[i mod columns]) + residual[i]) factor[i]
+//   c[i] = activation(sum over s of sums[s, i] + bias[i mod columns]) + residual[i]
 //
 // sums     float32 [splits, elements], elements = batches * rows * columns, from matmul_tiled or matmul_matrix
-// c, slope as in those, contiguous
+// c, preactivation, factor as in those, contiguous
 // b_sums   with HAS_SUMS: column_sums [splits, columns], from there, too, added up
 // numpy    c = activation(sums.sum(0) + bias) + residual; b_sums = column_sums.sum(0)
 //

@@ -1,14 +1,14 @@
 // Matrix product on ordinary arithmetic units, in float32, for any device.
 //
-//   c[z, m, n] = (activation(scale sum over k of a[z, m, k] b[z, k, n] + bias[n]) + residual[z, m, n]) factor[z, m, n]
+//   c[z, m, n] = activation(scale sum over k of a[z, m, k] b[z, k, n] + bias[n]) + residual[z, m, n]
 //
 // a, b     operands; along one of its two axes each is contiguous (A_ALONG_M, B_ALONG_K say which), a_stride and
 //          b_stride are the distance along the other one. Batch z = outer * inner + i begins at outer * a_outer + i *
 //          a_inner. Variants of 16-bit precision (ROUND) round float32 operands as they are read.
 // c        contiguous [batches, rows, columns]; with splits > 1: partial sums [splits, batches, rows, columns], where
 //          split s sums over k in [s split_depth, (s + 1) split_depth), for matmul_reduce.
-// slope    the activation's derivative, laid out as c, when HAS_SLOPE.
-// factor   laid out as c, where it is given, which is where c is stored in 16 bits.
+// preactivation  what the activation is of, laid out as c, when HAS_PREACTIVATION.
+// factor   laid out as c: with FACTOR, which is for a c of 16 bits, c is multiplied by an activation's derivative there.
 // b_sums   with HAS_SUMS, which is for one batch and B_ALONG_K = 0: b.sum(0), [splits, columns]; for a bias's gradient.
 // numpy    c = activation(scale * (a @ b) + bias) + residual
 //

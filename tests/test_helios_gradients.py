@@ -1,7 +1,9 @@
 """What a kernel takes over from the pass that rounds a gradient: when it may, and what it gives."""
 
+import itertools
 from collections import Counter
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from test_helios_addends import array, dispatch, normal
 
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_folding import fold_gradients
-from alpha.backend_helios_planner import Dispatch
+from alpha.backend_helios_planner import RECOMPUTING, Dispatch, arrange
 
 
 def halves(address: int | None = None) -> HeliosArray:
@@ -25,8 +27,9 @@ def product(c: HeliosArray, factor: HeliosArray | None = None, name: str = "matm
     return dispatch(name, {}, a=("in", array(4096)), factor=("in", factor), c=("out", c))
 
 
-def gradient(dy: HeliosArray, dh: HeliosArray, slope: HeliosArray | None = None) -> Dispatch:
-    return dispatch("matmul_gradient", {}, dy=("in", dy), slope=("in", slope), dh=("out", dh))
+def gradient(dy: HeliosArray, dh: HeliosArray, before: HeliosArray | None = None) -> Dispatch:
+    arrays = {"dy": ("in", dy), "preactivation": ("in", before), "dh": ("out", dh)}
+    return dispatch("matmul_gradient", {"ACTIVATION": 3}, **arrays)
 
 
 def reader(x: HeliosArray) -> Dispatch:
@@ -37,15 +40,27 @@ def writer(x: HeliosArray) -> Dispatch:
     return dispatch("random_uint16", {}, y=("out", x))
 
 
+class Maker:
+    """As much of a backend as makes dispatches."""
+
+    def make_dispatch(self, name: str, variant: str, groups: Any, constants: Any, operations: Any, **given: Any) -> Any:
+        return SimpleNamespace(name=name, constants=constants, arguments=given)
+
+
+def fold(dispatches: list[Dispatch], *new: HeliosArray) -> list[Any]:
+    return fold_gradients(cast(Any, Maker()), dispatches, [each.storage for each in new], array(0).storage)
+
+
 def folds(*dispatches: Dispatch, new: list[HeliosArray], result: HeliosArray | None = None) -> bool:
-    left = fold_gradients(dispatches, [each.storage for each in new], (result or array(0)).storage)
+    made = cast(Any, Maker())
+    left = fold_gradients(made, dispatches, [each.storage for each in new], (result or array(0)).storage)
     return len(left) < len(dispatches)
 
 
 def test_a_norm_also_writes_its_gradient_in_sixteen_bits() -> None:
     dx, dh, dy = array(), halves(), halves(4096)
     made, used = norm(dx, dy), gradient(dx, dh)
-    left = fold_gradients([made, reader(dx), used, reader(dx)], [dx.storage, dh.storage], array(0).storage)
+    left = fold([made, reader(dx), used, reader(dx)], dx, dh)
     assert [each.kernel.name for each in left] == ["norm_backward", "reduce", "reduce"]
     assert left[0].arguments == {"dy": dy, "dx": dx, "rounded": dh}
     assert not folds(made, writer(dx), used, new=[dx, dh]), "it is changed in between"
@@ -62,7 +77,8 @@ def test_a_norm_also_writes_its_gradient_in_sixteen_bits() -> None:
 def test_a_product_multiplies_by_the_slope_of_the_activation_before_it(name: str) -> None:
     dy, dh, slope = halves(), halves(), halves(8192)
     made, used = product(dy, name=name), gradient(dy, dh, slope)
-    (left,) = fold_gradients([made, used], [dy.storage, dh.storage], array(0).storage)
+    (left,) = fold([made, used], dy, dh)
+    assert (left.name, left.constants["FACTOR"]) == (name, 3)
     assert (left.arguments["c"], left.arguments["factor"]) == (dh, slope)
     assert not folds(made, reader(dy), used, new=[dy, dh]), "somebody needs it as it is"
     assert not folds(made, writer(slope), used, new=[dy, dh, slope]), "the slope is made in between"
@@ -70,6 +86,13 @@ def test_a_product_multiplies_by_the_slope_of_the_activation_before_it(name: str
     wide = array()
     assert not folds(product(wide), gradient(wide, dh, slope), new=[wide, dh]), "it would not be rounded in between"
     assert not folds(product(dy), gradient(dy, dh), new=[dy, dh]), "there is nothing to multiply by"
+
+
+def test_what_is_computed_again_is_so_no_earlier_than_the_dispatch_before_it() -> None:
+    chain = [array() for _ in range(4)]
+    steps = [dispatch("norm", {}, x=("in", a), y=("out", b)) for a, b in itertools.pairwise(chain)]
+    again, other = (dispatch(name, {}, x=("in", array(4096)), y=("out", array())) for name in (RECOMPUTING, "norm"))
+    assert arrange([*steps, again, other]) == [[steps[0], other], [steps[1]], [steps[2], again]]
 
 
 @pytest.mark.matrix_units
