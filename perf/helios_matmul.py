@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alpha.backend_helios_array import ELEMENTS, HeliosArray, Storage, contiguous_strides
+from alpha.backend_helios_cached import Cached
 from alpha.backend_helios_device import Device, DeviceInfo, MemoryKind, list_devices
 from alpha.backend_helios_kernels import Pipelines, read_bundle
 from alpha.backend_helios_matmul import Products
@@ -76,7 +77,7 @@ SETS = {
 }
 
 
-class Laboratory(Products):
+class Laboratory(Cached, Products):
     """As much of a backend as products need; dispatches are collected to be run again and again."""
 
     def __init__(self, device: Device, precision: str) -> None:
