@@ -43,18 +43,19 @@ LEFT_OUT = (
     "pygments.lexers.*",
     "pygments.styles.*",
     "concurrent.futures.process",
-    "multiprocessing",
     "unittest",
     "doctest",
     "pdb",
-    "*.tests",
+    "numpy.tests",
+    "numpy.*.tests",
+    "pydantic",
     "numpy.f2py",
     "numpy.testing",
 )
 """Modules that are imported by what Alpha imports, but only in functions that Alpha does not call."""
 
-EXTRAS = ("huggingface_hub", "jinja2", "prometheus_client", "starlette", "textual", "uvicorn")
-"""Packages of pyproject.toml's extras: the executable does without, and a command that needs one says so."""
+BY_COMPUTED_NAMES = ("alpha", "filelock", "textual.widgets")
+"""Packages whose modules are imported by names that are not in the code."""
 
 OPTIONS = (
     "--mode=standalone",
@@ -62,7 +63,10 @@ OPTIONS = (
     f"--user-plugin={ROOT / 'build_scripts' / 'executable_plugin.py'}",
     f"--output-dir={WORK}",
     "--output-filename=alpha",
-    "--include-package=alpha",
+    *(f"--include-package={name}" for name in BY_COMPUTED_NAMES),
+    "--include-module=huggingface_hub.hf_api",
+    "--include-module=huggingface_hub.errors",
+    "--include-distribution-metadata=httpx2,httpcore2",  # which ask for their own versions
     # What is not Python in the package has its own place; as a module it would need a folder of the executable's name.
     "--nofollow-import-to=alpha._*",
     # Accelerators of standard modules that Nuitka would leave out.
@@ -70,12 +74,13 @@ OPTIONS = (
     "--include-module=_bisect",
     "--python-flag=no_site,isolated",
     "--deployment",
+    "--disable-plugin=multiprocessing",  # Alpha starts no process that way
     "--lto=no",
     "--update-check=never",
     "--progress-bar=none",
     f"--report={WORK / 'report.xml'}",
     *(f"--noinclude-{name}-mode=nofollow" for name in ("pytest", "setuptools", "unittest", "IPython", "pydoc")),
-    *(f"--nofollow-import-to={name}" for name in (*LEFT_OUT, *EXTRAS)),
+    *(f"--nofollow-import-to={name}" for name in LEFT_OUT),
 )
 
 

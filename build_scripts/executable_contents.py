@@ -1,6 +1,6 @@
 """What the folder of the executable holds beside what Nuitka puts there: shared libraries that a bare system lacks, the
-Vulkan backend's sidecar and kernels, the words and sentences of generated text, the facts of the build, licences, and a
-bill of materials (CycloneDX).
+Vulkan backend's sidecar and kernels, the words and sentences of generated text, the server's page, the facts of the
+build, licences, and a bill of materials (CycloneDX).
 """
 
 import hashlib
@@ -30,8 +30,7 @@ FALLBACK = "fallback"
 GLIBC = re.compile(r"(ld-linux[-\w]*|lib(c|m|dl|rt|pthread|util|resolv|anl|mvec))\.so(\.\d+)+")
 """The libraries of glibc, which every system has and nothing else may bring along."""
 
-PLACES = {".so": "native", ".txt": "datagen", ".zip": "kernels"}
-"""Folder of the package's files that are not Python: `alpha/` itself is taken by the executable's name."""
+PACKAGE = ROOT / "alpha"
 
 
 def complete(folder: Path, packages: set[str], facts: str) -> None:
@@ -40,7 +39,7 @@ def complete(folder: Path, packages: set[str], facts: str) -> None:
     `facts` are those of the build, as JSON: version, commit, date. Raises OSError and SystemExit.
     """
     for path in package_files():
-        target = folder / PLACES[path.suffix] / path.name
+        target = folder / path.relative_to(PACKAGE)
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, target)
     refuse_libraries_of_the_program(folder)
@@ -59,9 +58,8 @@ def complete(folder: Path, packages: set[str], facts: str) -> None:
 
 def package_files() -> list[Path]:
     """The files of the package that are needed at run time and are not Python; of the sidecar, that of this Python."""
-    others = (path for path in (ROOT / "alpha").iterdir() if path.suffix in PLACES)
-    own = sysconfig.get_config_var("EXT_SUFFIX")
-    return sorted(path for path in others if path.suffix != ".so" or path.name.endswith(own))
+    patterns = ("*.txt", "*.zip", "web/*", f"*{sysconfig.get_config_var('EXT_SUFFIX')}")
+    return sorted(path for pattern in patterns for path in PACKAGE.glob(pattern))
 
 
 # --- shared libraries -------------------------------------------------------------------------------------------------

@@ -31,7 +31,9 @@ class AlphaPlugin(NuitkaPluginBase):  # type: ignore[misc]
         return True
 
     def decideCompilation(self, module_name: Any) -> str:  # noqa: N802
-        return "compiled" if str(module_name).split(".")[0] in ("__main__", "alpha") else "bytecode"
+        package, *_ = str(module_name).split(".")
+        made_by_nuitka = str(module_name).endswith(("-preLoad", "-postLoad"))  # which it can only compile
+        return "compiled" if package in ("__main__", "alpha") or made_by_nuitka else "bytecode"
 
     def onModuleCompleteSet(self, module_set: Iterable[Any]) -> None:  # noqa: N802
         self.packages = {str(module.getFullName()).split(".")[0] for module in module_set}

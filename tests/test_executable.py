@@ -4,6 +4,7 @@ These tests run with `build_scripts/exe-test` only, which builds first: they nee
 here.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -13,14 +14,20 @@ import select
 import shutil
 import signal
 import statistics
+import struct
 import subprocess
 import sys
+import termios
 import time
+import tomllib
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from small_training import text_of
 
 from alpha import __version__
@@ -33,6 +40,7 @@ ONEFILE = DIST / "alpha-onefile"
 SHAPE = ("--tokenizer=char", "--layers=1", "--dim=16", "--heads=2", "--block=16", "--batch=4", "--minTokensPerParam=0")
 MEGABYTES = 60
 SLOWEST_START = 1.5
+JSON = {"content-type": "application/json"}
 GLIBC_FILES = ("ld-linux-x86-64.so.2", "libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1")
 
 pytestmark = pytest.mark.executable
@@ -246,25 +254,78 @@ def bare_root(tmp_path: Path) -> Path:
     return root
 
 
-def in_root(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def command_in(root: Path, *arguments: str) -> list[str]:
     become_root = [] if os.getuid() == 0 else ["unshare", "--map-root-user"]
     chroot = shutil.which("chroot", path="/usr/sbin:/usr/bin:/sbin:/bin") or "chroot"
-    command = [*become_root, chroot, str(root), *arguments]
-    return subprocess.run(command, env={}, capture_output=True, text=True, check=False)
+    return [*become_root, chroot, str(root), *arguments]
 
 
-def test_the_folder_needs_nothing_but_glibc(contents: Any, bare_root: Path) -> None:
-    shutil.copytree(FOLDER, bare_root / "alpha")
-    version = in_root(bare_root, "/alpha/alpha", "--version")
+def in_root(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command_in(root, *arguments), env={}, capture_output=True, text=True, check=False)
+
+
+def put_folder_into(root: Path) -> None:
+    shutil.copytree(FOLDER, root / "alpha")
+    version = in_root(root, "/alpha/alpha", "--version")
     if version.returncode and "alpha" not in version.stderr:
         pytest.skip(f"this machine does not let a root folder be changed: {version.stderr.strip()}")
     assert available_backends(succeed(version)) == ["cpu_ref"]
+
+
+def train_in(root: Path) -> None:
+    arguments = ["train", "--data=/corpus.txt", *SHAPE, "--iters=20", "--runDir=/runs/first"]
+    succeed(in_root(root, "/alpha/alpha", *arguments))
+
+
+def test_the_folder_needs_nothing_but_glibc(contents: Any, bare_root: Path) -> None:
+    put_folder_into(bare_root)
     assert "Vulkan" in succeed(in_root(bare_root, "/alpha/alpha", "devices"))
+    without_network = in_root(bare_root, "/alpha/alpha", "hub", "pull", "--repo=a/b", "--out=/model")
+    assert without_network.stderr.startswith("alpha: error: The Hub cannot be reached")
     succeed(in_root(bare_root, "/alpha/alpha", "train", "--data=/corpus.txt", *SHAPE, "--iters=20", "--runDir=/run"))
     succeed(in_root(bare_root, "/alpha/alpha", "train", "--resume=/run", "--iters=25"))
     succeed(in_root(bare_root, "/alpha/alpha", "sample", "--checkpoint=/run", "--steps=5"))
     succeed(in_root(bare_root, "/alpha/alpha", "eval", "--checkpoint=/run", "--data=/corpus.txt"))
     assert len(losses(bare_root / "run")) == 25
+
+
+def test_it_serves_models_and_the_page_to_play_in(contents: Any, bare_root: Path) -> None:
+    put_folder_into(bare_root)
+    train_in(bare_root)
+    command = command_in(bare_root, "/alpha/alpha", "serve", "--dir=/runs", "--port=0")
+    with subprocess.Popen(command, env={}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            address = re.fullmatch(r"Serving the runs in /runs/ at (http://[\d.:]+)/v1\n", process.stdout.readline())
+            assert address, process.communicate(timeout=60)
+            for path, type_ in (("/", "text/html"), ("/web/play.js", "text/javascript"), ("/metrics", "text/plain")):
+                with urllib.request.urlopen(address[1] + path, timeout=60) as answer:
+                    assert (answer.status, answer.headers.get_content_type()) == (200, type_)
+            for path, body in (
+                ("/v1/completions", {"model": "first", "prompt": "the ", "max_tokens": 5}),
+                ("/v1/chat/completions", {"model": "first", "messages": [{"role": "user", "content": "the "}]}),
+            ):
+                sent = urllib.request.Request(address[1] + path, json.dumps(body).encode(), JSON)
+                with urllib.request.urlopen(sent, timeout=60) as answer:
+                    assert json.load(answer)["usage"]["completion_tokens"] > 0
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0, process.communicate()
+
+
+def test_the_dashboard_starts_and_quits_in_a_terminal(contents: Any, bare_root: Path) -> None:
+    put_folder_into(bare_root)
+    train_in(bare_root)
+    command = command_in(bare_root, "/alpha/alpha", "tui", "--dir=/runs")
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execvpe(command[0], command, {"TERM": "xterm-256color", "PATH": os.environ["PATH"]})
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    shown = read_until(terminal, rb"first: finished step 20 of 20")
+    os.write(terminal, b"q")
+    shown += read_until(terminal, None)
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, shown
 
 
 def test_the_one_file_needs_nothing_but_glibc(contents: Any, bare_root: Path) -> None:
@@ -421,7 +482,7 @@ def test_every_library_is_inside_or_of_glibc(contents: Any) -> None:
 
 def test_the_files_of_the_package_are_inside(contents: Any) -> None:
     names = {path.name for path in contents.package_files()}
-    assert {"kernels.zip", "datagen_words.txt"} <= names
+    assert {"kernels.zip", "datagen_words.txt", "play.html"} <= names
     assert names <= {path.name for path in FOLDER.rglob("*")}
 
 
@@ -438,8 +499,13 @@ def test_the_bill_of_materials_names_what_is_inside(contents: Any) -> None:
     bill = json.loads((DIST / "sbom.cdx.json").read_bytes())
     assert (bill["bomFormat"], bill["metadata"]["component"]["version"]) == ("CycloneDX", __version__)
     components = {each["name"]: each for each in bill["components"]}
-    assert {"cpython", "numpy", "rich", "regex", "docopt-ng", "threadpoolctl"} <= components.keys()
-    assert not {"pytest", "mypy", "Nuitka", "hypothesis"} & components.keys()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    used = [*project["dependencies"], *(each for extra in ("serve", "tui", "hub") for each in extras[extra])]
+    assert {canonicalize_name(Requirement(each).name) for each in used} <= {*map(canonicalize_name, components)}
+    assert "cpython" in components
+    others = {canonicalize_name(Requirement(each).name) for extra in ("dev", "exe") for each in extras[extra]}
+    assert others & {*map(canonicalize_name, components)} == set()
     for name in ("numpy", "rich", "cpython"):
         assert components[name]["version"]
         assert components[name]["licenses"]
