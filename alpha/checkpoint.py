@@ -72,9 +72,14 @@ class Checkpoint:
 
 def chat_template(state: Mapping[str, Any]) -> str | None:
     """The chat template that came with the weights of a checkpoint with this state, if one did."""
+    return imported_text(state, "chatTemplate")
+
+
+def imported_text(state: Mapping[str, Any], key: str) -> str | None:
+    """A text that came with the weights; None where none did, or where it is no text."""
     imported = state.get(IMPORTED)
-    template = imported.get("chatTemplate") if isinstance(imported, dict) else None
-    return template if isinstance(template, str) else None
+    text = imported.get(key) if isinstance(imported, dict) else None
+    return text if isinstance(text, str) else None
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:

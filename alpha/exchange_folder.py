@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from alpha import exchange, files, safetensors_file, tokenizer_registry
-from alpha.checkpoint import IMPORTED, Checkpoint, chat_template
+from alpha.checkpoint import IMPORTED, Checkpoint, chat_template, imported_text
 from alpha.config import ModelConfig
 from alpha.errors import AlphaError
 from alpha.exchange_card import model_card
@@ -81,8 +81,6 @@ def write_folder(folder: Path, checkpoint: Checkpoint, dtype: str, progress: Pro
     # The key "format" is what transformers looks for.
     safetensors_file.write_in_turn(folder / _WEIGHTS, declared, make, lambda: {"format": "pt"})
     tokenizer_registry.save_tokenizer_json(folder / _TOKENIZER, tokenizer)
-    imported = checkpoint.state.get(IMPORTED)
-    imported = imported if isinstance(imported, dict) else {}
     files.write_json(
         folder / _TOKENIZER_CONFIG, _tokenizer_config(tokenizer, config, template_of(tokenizer, checkpoint.state))
     )
@@ -93,8 +91,9 @@ def write_folder(folder: Path, checkpoint: Checkpoint, dtype: str, progress: Pro
 
         files.write_bytes(folder / FILE_NAME, modeling_source(architecture).encode())
         values["auto_map"] = auto_map()
-    card = imported.get("card") or model_card(checkpoint, architecture, tokenizer, weights.size, bool(caps))
-    files.write_bytes(folder / CARD, card.encode())
+    own = model_card(checkpoint, architecture, tokenizer, weights.size, bool(caps))
+    card = imported_text(checkpoint.state, "card") or own
+    files.write_bytes(folder / CARD, card.encode(errors="backslashreplace"))  # a file's name may have any bytes
     ids = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
     files.write_json(folder / CONFIG, {**values, **ids, "dtype": stored})
     return architecture.name

@@ -1,5 +1,6 @@
 """Folders of transformers, in both directions, against what transformers wrote and computed (golden/exchange)."""
 
+import dataclasses
 import json
 
 import exchange_models
@@ -95,6 +96,15 @@ def test_the_card_says_what_the_model_is_and_no_folders(tmp_path):
         assert part in card
     assert "private" not in card
     assert "trust_remote_code" not in card
+
+
+@pytest.mark.parametrize(("card", "said"), [(7, "`\\udcff.txt`"), ("A \udcff card", "A \\udcff card"), ("", "udcff")])
+def test_a_card_that_is_no_text_and_a_name_that_is_none_are_no_errors(tmp_path, card, said):
+    saved = checkpoint.load(make_checkpoint(tmp_path, "llama"))
+    saved.state["imported"] = {"card": card, "chatTemplate": 3}
+    saved = dataclasses.replace(saved, training=dataclasses.replace(saved.training, data="private/\udcff.txt"))
+    run("export", f"--checkpoint={checkpoint.save(tmp_path, saved)}", f"--out={tmp_path / 'out'}")
+    assert said in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_soft_caps_come_with_a_modeling_file_and_are_told(tmp_path, capsys):

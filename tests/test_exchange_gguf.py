@@ -112,7 +112,7 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(name, named, tmp_path
 def test_a_tokenizer_that_llama_cpp_lacks_is_refused(tmp_path, capsys):
     saved = checkpoint.load(make_checkpoint(tmp_path, "llama"))
     saved.tokenizer.clear()
-    saved.tokenizer.update(build_char(["abc"]).to_mapping())
+    saved.tokenizer.update(build_char(["".join(map(chr, range(0x4E00, 0x4E00 + 274)))]).to_mapping())
     path = checkpoint.save(tmp_path, saved)
     run("export", f"--checkpoint={path}", "--format=gguf", f"--out={tmp_path / 'model.gguf'}", code=1)
     assert "(char)" in capsys.readouterr().err
