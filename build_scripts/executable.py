@@ -54,7 +54,7 @@ LEFT_OUT = (
 )
 """Modules that are imported by what Alpha imports, but only in functions that Alpha does not call."""
 
-BY_COMPUTED_NAMES = ("alpha", "filelock", "textual.widgets")
+BY_COMPUTED_NAMES = ("alpha", "filelock", "jinja2", "textual.widgets")
 """Packages whose modules are imported by names that are not in the code."""
 
 OPTIONS = (

@@ -273,7 +273,7 @@ def put_folder_into(root: Path) -> None:
 
 
 def train_in(root: Path) -> None:
-    arguments = ["train", "--data=/corpus.txt", *SHAPE, "--iters=20", "--runDir=/runs/first"]
+    arguments = ["train", "--data=/corpus.txt", *SHAPE, "--block=64", "--iters=20", "--runDir=/runs/first"]
     succeed(in_root(root, "/alpha/alpha", *arguments))
 
 
