@@ -174,7 +174,9 @@ def shared_bytes(tile: Tile, device: Hardware) -> int:
         return 4 * tile.k * (tile.m + 4 + tile.n + 4) + column_sums
     assert device.fragment is not None
     a_bytes, b_bytes = (2 * tile.stages * max(each * (tile.k + 8), tile.k * (each + 8)) for each in (tile.m, tile.n))
-    results = 4 * tile.down * device.fragment[0] * (tile.n + 4 * tile.across)
+    columns = tile.n // (tile.across * device.fragment[1])
+    line = (2 if columns % 2 == 0 else 1) * device.fragment[1] + 4
+    results = 4 * tile.down * tile.across * device.fragment[0] * line
     return max(a_bytes, results) + b_bytes + column_sums
 
 

@@ -9,8 +9,8 @@
 // A workgroup of SUBGROUPS_M x SUBGROUPS_N subgroups computes a tile of TILE_M x TILE_N. Slices of TILE_K are fetched
 // to registers while the slice before is multiplied; with STAGES = 2 shared memory holds two slices, which saves a
 // barrier a slice. Lines of shared memory are padded by 16 bytes, so that eight lines begin in different banks.
-// Without DIRECT results pass through the shared memory of A, a subgroup's row of fragments at a time, so that neighbours
-// are stored together. With it they go from the matrix units to c; only for whole tiles, and 16-bit results in float16.
+// Without DIRECT results pass through the shared memory of A, two fragments at a time, so that neighbours are stored
+// together. With it they go from the matrix units to c; only for whole tiles, and 16-bit results in float16.
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
@@ -55,8 +55,10 @@ const uint A_LINES = A_ALONG_M != 0 ? TILE_K : TILE_M, B_LINES = B_ALONG_K != 0 
 const uint A_UNITS = TILE_M * TILE_K / A_UNIT / THREADS, B_UNITS = TILE_N * TILE_K / B_UNIT / THREADS;
 const uint A_STRIDE = (A_LINE + 8) / A_UNIT, B_STRIDE = (B_LINE + 8) / B_UNIT;
 const uint ROWS = TILE_M / (SUBGROUPS_M * FRAGMENT_M), COLUMNS = TILE_N / (SUBGROUPS_N * FRAGMENT_N);
-// A row of fragments on its way through shared memory, in groups of four; what a thread stores at a time.
-const uint C_LINE = COLUMNS * FRAGMENT_N, C_UNIT = C_VECTOR == 8 ? 8 : 4;
+// Neighbouring fragments on their way through shared memory, in groups of four; what a thread stores at a time. Two of
+// them need no more of it than operands do, so as many workgroups share a multiprocessor.
+const uint C_FRAGMENTS = COLUMNS % 2 == 0 ? 2 : 1;
+const uint C_LINE = C_FRAGMENTS * FRAGMENT_N, C_UNIT = C_VECTOR == 8 ? 8 : 4;
 const uint C_STRIDE = C_LINE / 4 + 1, C_GROUPS = SUBGROUPS_M * SUBGROUPS_N * FRAGMENT_M * C_STRIDE;
 const uint WORDS = 8 / A_UNIT;  // of a_shared in a group
 const uint A_SLICES = STAGES * A_LINES * A_STRIDE, B_SLICES = STAGES * B_LINES * B_STRIDE;
@@ -243,22 +245,22 @@ void main() {
                 else STORE_FLOATS(value, c, index);
                 continue;
             }
-            coopMatStore(sums[i][j], a_shared, (lines + j * (FRAGMENT_N / 4)) * WORDS, C_STRIDE * WORDS,
+            coopMatStore(sums[i][j], a_shared, (lines + j % C_FRAGMENTS * (FRAGMENT_N / 4)) * WORDS, C_STRIDE * WORDS,
                          gl_CooperativeMatrixLayoutRowMajor);
+            if ((j + 1) % C_FRAGMENTS != 0) continue;
+            subgroupMemoryBarrierShared();
+            subgroupBarrier();
+            uint first = column0 + (subgroup_column + j + 1 - C_FRAGMENTS) * FRAGMENT_N;
+            for (uint e = gl_SubgroupInvocationID; e < FRAGMENT_M * C_LINE / C_UNIT; e += gl_SubgroupSize) {
+                uint line = e / (C_LINE / C_UNIT), start = e % (C_LINE / C_UNIT) * C_UNIT;
+                uint group = lines + line * C_STRIDE + start / 4, column = first + start;
+                if (row + line >= rows || column >= columns) continue;
+                uint64_t index = (plane * rows + row + line) * columns + column;
+                if (C_UNIT == 8) store_results(index, column, scale * A_FLOATS(group), scale * A_FLOATS(group + 1));
+                else store_results(index, column, scale * A_FLOATS(group));
+            }
+            subgroupBarrier();
         }
-        if (DIRECT != 0) continue;
-        subgroupMemoryBarrierShared();
-        subgroupBarrier();
-        uint column0_of_line = column0 + subgroup_column * FRAGMENT_N;
-        for (uint e = gl_SubgroupInvocationID; e < FRAGMENT_M * C_LINE / C_UNIT; e += gl_SubgroupSize) {
-            uint line = e / (C_LINE / C_UNIT), start = e % (C_LINE / C_UNIT) * C_UNIT;
-            uint group = lines + line * C_STRIDE + start / 4, column = column0_of_line + start;
-            if (row + line >= rows || column >= columns) continue;
-            uint64_t index = (plane * rows + row + line) * columns + column;
-            if (C_UNIT == 8) store_results(index, column, scale * A_FLOATS(group), scale * A_FLOATS(group + 1));
-            else store_results(index, column, scale * A_FLOATS(group));
-        }
-        subgroupBarrier();
     }
     if (HAS_SUMS != 0 && tile.y == 0) {
         [[unroll]] for (uint i = 0; i < B_UNIT / 4; i++)
