@@ -395,7 +395,8 @@ class Engine:
         tokens = backend.reshape(backend.choose(logits, options, top_k), (wanted.shape[0], 1))
         backend.put_rows(self._newest, targets, tokens)
         if has_logits:
-            return backend.concatenate([logits, backend.cast(tokens, logits.dtype)], 1)
+            exact = np.float64 if logits.dtype == np.float64 else np.float32  # 16 bits cannot hold every id
+            return backend.concatenate([backend.cast(each, exact) for each in (logits, tokens)], 1)
         return backend.reshape(tokens, wanted.shape)
 
     def _draw(self, stream: Stream, logits: Logits | None, token: int) -> Event:

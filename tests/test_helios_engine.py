@@ -49,8 +49,20 @@ def test_a_request_has_the_bits_that_it_has_alone(name: str, logprobs: int | Non
         assert result(generations[place]) == expected, crowd
 
 
+def test_ids_are_exact_where_logits_have_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = helios("f16")
+    config = resolve_model(ModelConfig(layers=1, heads=1, dim=8, block=16))
+    model = model_of(config, np.float32, backend, 5000)
+    whole = model.logits_of_rows  # as matrix units give them
+    monkeypatch.setattr(model, "logits_of_rows", lambda hidden: backend.cast(whole(hidden), np.float16))
+    prompt = ids_of(4)
+    ids, again = (alone(model, Request(prompt, 9, SamplingOptions(5.0, 0), logprobs=count)).ids for count in (None, 0))
+    assert ids == again
+    assert any(each > 2048 and each % 2 for each in ids)
+
+
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
-    draws, vocabulary = 20_000, 50
+    draws, vocabulary = 3_000, 24
     logits = 2 * rng.normal(vocabulary, 1, 0).astype(np.float32)
     for temperature, top_k in ((1.0, 0), (0.7, 12)):
         sampling = SamplingOptions(temperature, top_k)
