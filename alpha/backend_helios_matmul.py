@@ -261,7 +261,8 @@ class Products(HeliosPrimitives):
             preactivation = self.new(shape, self.precision)
         added = None if residual is None or gated else self.contiguous(self.cast_element(residual, "f32"))
         bias = None if bias is None else self.contiguous(bias)
-        y = self.new(shape, self.activation_element if residual is None else "f32")
+        # A residual in 16 bits is no residual stream, but an adapter's part of this very result.
+        y = self.new(shape, self.activation_element if residual is None else residual.element)
         epilogue = Epilogue(bias, "" if gated else activation, preactivation, added)
         few_rows = not training and rows <= INDEPENDENT_ROWS
         self.product(flat, weight, self.reshape(y, (rows, columns)), epilogue, few_rows=few_rows)

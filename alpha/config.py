@@ -139,8 +139,8 @@ class TrainingConfig:
         0.0, "The adapter's part counts this over the rank; 0 = twice the rank.", group=_ADAPTER, minimum=0
     )
     lora_targets: str = option(
-        "attn,mlp",
-        "Layers that have one: attn, mlp, or by name, such as attn.c_attn.",
+        "attn",
+        "Layers that have one: attn, mlp, or by name, such as attn.c_attn; more learn more and take more.",
         group=_ADAPTER,
         metavar="NAMES",
     )

@@ -78,11 +78,12 @@ def new_run(model: ModelConfig, training: TrainingConfig, display: Display) -> t
 
 def _from_the_start(model: ModelConfig, training: TrainingConfig, display: Display) -> tuple[Trainer, TrainingConfig]:
     """What trains a run from its first step, and the configuration that says which tokenizer it has."""
+    lora = lora_of(training)  # refuses what is wrong with it before anything is read
     source = read_source(training.init) if training.init else None
     beginning, base = None, None
     if source is not None:
         weights = source.weights_for(model)
-        if training.lora:
+        if lora is not None:
             beginning, base = Beginning({}, {**source.state, **base_state(source)}), weights
         else:
             beginning = Beginning(weights, source.state)

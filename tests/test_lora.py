@@ -23,7 +23,7 @@ from alpha.model_loading import SharedModels, load_model
 from alpha.settings import merge
 from alpha.training_setup import new_run
 
-TUNE = {**TRAINING, "lora": 2, "lr": 0.01}
+TUNE = {**TRAINING, "lora": 2, "lora_targets": "attn,mlp", "lr": 0.01}
 del TUNE["tokenizer"]
 
 
