@@ -68,7 +68,7 @@ class Access:
 
 def application(models: Models, access: Access, runs: RunPages | None = None) -> Starlette:
     """The application, for models that were started, and perhaps runs to look at."""
-    api = _Api(models)
+    api = _Api(models, runs is not None)
     middleware = [Middleware(_Guard, access, api.measured)]
     if access.origins:
         cors = Middleware(
@@ -167,8 +167,9 @@ class _Server(uvicorn.Server):
 class _Api:
     """The routes."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, has_runs: bool) -> None:
         self._models = models
+        self._has_runs = has_runs
         self.measured = Metrics()
         self._started = int(time.time())
 
@@ -249,7 +250,7 @@ class _Api:
         )
 
     async def description(self, request: Request) -> Response:
-        return Answer(description())
+        return Answer(description(self._has_runs))
 
     async def metrics(self, request: Request) -> Response:
         return Response(self.measured.text(self._models.loaded), media_type=CONTENT_TYPE)

@@ -1,9 +1,12 @@
 """The server's description of itself in the words of OpenAPI 3.1, for tools that make clients, forms or tests of it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from alpha import __version__
+from alpha.run_api import MOST_NAMES, MOST_PIXELS
+from alpha.run_metrics import AXES
+from alpha.run_reader import Status
 from alpha.server_chat import MOST_MESSAGES, ROLES
 from alpha.server_completions import (
     LONGEST_STOP,
@@ -21,6 +24,7 @@ Schema = dict[str, Any]
 
 _FLAG: Schema = {"type": ["boolean", "null"]}
 _TEXT: Schema = {"type": ["string", "null"]}
+_NAME: Schema = {"type": "string"}
 
 
 def _whole(least: int, most: int) -> Schema:
@@ -155,11 +159,36 @@ _SCHEMAS: dict[str, Schema] = {
     "Tokenizer": _object("tokenizer_class eos_token", tokenizer_class={"type": "string"}, eos_token={"type": "string"}),
     "Models": _object("object data", object={"const": "list"}, data=_list(_named("Model"))),
     "Health": _object("status", status={"const": "ok"}),
+    "Run": _object("runId name group notes status phase step iters loss valLoss", runId=_NAME, name=_NAME, group=_NAME,
+                   notes=_NAME, status={"enum": list(get_args(Status))}, phase=_NAME),
+    "RunChanges": {"type": "object", "properties": {name: {"type": "string"} for name in ("name", "group", "notes")},
+                   "minProperties": 1, "additionalProperties": False},
+    "Runs": _object("runs allowEdit", runs=_list(_named("Run")), allowEdit={"type": "boolean"}),
+    "Left": _object("left", left=_list(_NAME)),
+    "Curves": _object("axis version share extent columns marks", axis={"enum": list(AXES)}, columns={
+        "type": "object",
+        "additionalProperties": _object("x y count", x=_list({"type": "number"}), y=_list({"type": "number"}),
+                                        count={"type": "integer"}),
+    }),
+    "Samples": _object("samples", samples=_list(_object("step prompt text", step={"type": "integer"}, prompt=_NAME,
+                                                        text=_NAME))),
+    "Lines": _object("count lines", count={"type": "integer"}, lines=_list(_NAME)),
+    "Checkpoints": _object("checkpoints", checkpoints=_list(_object("name step", name=_NAME))),
+    "AllCheckpoints": _object("models", models=_list(_object("runId name step", runId=_NAME, name=_NAME))),
+    "News": _object("id events", id=_NAME, events=_list({"type": "object"})),
+    "Sparklines": _object("losses", losses={"type": "object", "additionalProperties": _list({"type": "number"})}),
+    "Comparison": _object("runs options", runs=_list(_NAME), options={"type": "object"}),
+    "Domains": _object("domains", domains=_list(_object("id description tokenizer model training prompts specimen"))),
 }  # fmt: skip
 
 
 def _operation(
-    what: str, answer: str, request: str = "", streams: bool = False, parameters: tuple[Schema, ...] = ()
+    what: str,
+    answer: str,
+    request: str = "",
+    streams: bool = False,
+    parameters: tuple[Schema, ...] = (),
+    method: str = "",
 ) -> Schema:
     answers: dict[str, Any] = {"application/json": {"schema": _named(answer)}}
     if streams:
@@ -179,11 +208,54 @@ def _operation(
         operation["parameters"] = list(parameters)
     if request:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _named(request)}}}
-    return {"post" if request else "get": operation}
+    return {method or ("post" if request else "get"): operation}
 
 
-def description() -> Schema:
-    """The whole document."""
+def _parameter(name: str, schema: Schema, place: str = "query") -> Schema:
+    return {"name": name, "in": place, "schema": schema} | ({"required": True} if place == "path" else {})
+
+
+def _of_runs() -> Schema:
+    """The paths of runs."""
+    run = (_parameter("run_id", {"type": "string", "minLength": 1}, "path"),)
+    several = (_parameter("run", {"type": "array", "items": {"type": "string"}}),)
+    after = (_parameter("after", {"type": "string"}),)
+    number: Schema = {"type": "number"}
+    view = (
+        _parameter("column", {"type": "array", "items": {"type": "string"}, "maxItems": MOST_NAMES}),
+        _parameter("axis", {"enum": list(AXES)}),
+        _parameter("from", number),
+        _parameter("to", number),
+        _parameter("pixels", {"type": "integer", "minimum": 1, "maximum": MOST_PIXELS}),
+        _parameter("smoothing", {"type": "number", "minimum": 0, "exclusiveMaximum": 1}),
+        _parameter("log", {"type": "boolean"}),
+    )
+    file = {"200": {"description": "The file.", "content": {"application/octet-stream": {}}}}
+    checkpoint = _operation("Download a checkpoint.", "Error", parameters=(*run, _parameter("name", _NAME, "path")))
+    checkpoint["get"]["responses"] |= file
+    return {
+        "/api/runs": _operation("List runs.", "Runs"),
+        "/api/runs/{run_id}": _operation("Describe a run.", "Run", parameters=run)
+        | _operation("Write on a run.", "Run", "RunChanges", parameters=run, method="patch")
+        | _operation("Delete a run.", "Left", parameters=run, method="delete"),
+        "/api/runs/{run_id}/metrics": _operation("Thin the curves of a run.", "Curves", parameters=(*run, *view)),
+        "/api/runs/{run_id}/samples": _operation(
+            "List samples.", "Samples", parameters=(*run, _parameter("after", {"type": "integer"}))
+        ),
+        "/api/runs/{run_id}/log": _operation("Read the log of a run.", "Lines", parameters=run),
+        "/api/runs/{run_id}/checkpoints": _operation("List checkpoints.", "Checkpoints", parameters=run),
+        "/api/runs/{run_id}/checkpoints/{name}": checkpoint,
+        "/api/runs/{run_id}/events": _operation("Follow a run.", "News", streams=True, parameters=(*run, *after)),
+        "/api/events": _operation("Follow runs.", "News", streams=True, parameters=(*several, *after)),
+        "/api/sparklines": _operation("Sketch losses.", "Sparklines", parameters=several),
+        "/api/compare": _operation("Compare options.", "Comparison", parameters=several),
+        "/api/models": _operation("List all checkpoints.", "AllCheckpoints"),
+        "/api/domains": _operation("List domains.", "Domains"),
+    }
+
+
+def description(has_runs: bool) -> Schema:
+    """The whole document, of a server that shows runs or does not."""
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     model = {"name": "model", "in": "query", "schema": {"type": "string"}}
     return {
@@ -199,6 +271,7 @@ def description() -> Schema:
             "/detokenize": _operation("Make text of tokens.", "Text", "DetokenizeRequest"),
             "/tokenizer_info": _operation("Describe a tokenizer.", "Tokenizer", parameters=(model,)),
             "/health": _operation("Say whether all is well.", "Health"),
+            **(_of_runs() if has_runs else {}),
         },
         "components": {
             "schemas": _SCHEMAS,

@@ -8,6 +8,7 @@ import asyncio
 import codecs
 import contextlib
 import dataclasses
+import os
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -106,6 +107,8 @@ class Dashboard(App[int]):
     #state { dock: bottom; text-style: reverse; }
     #answer { height: 1fr; border-top: solid $accent; }
     #checkpoints { height: 1fr; }
+    DataTable:nocolor > .datatable--cursor { text-style: reverse; }
+    Tab.-active:nocolor { text-style: reverse; }
     """
     AUTO_FOCUS = None
     ENABLE_COMMAND_PALETTE = False
@@ -129,7 +132,8 @@ class Dashboard(App[int]):
     ]
 
     def __init__(self, root: Path, run_id: str = "", owns_training: bool = False) -> None:
-        super().__init__()
+        # Without colour Textual would draw in shades of grey, which no terminal's own colours need go together with.
+        super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)
         self.root = root
         self.shown: dict[str, FollowedRun] = {}
         self.summaries: list[RunSummary] = []

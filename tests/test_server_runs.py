@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from small_checkpoint import MODEL, TRAINING, small_checkpoint
 from alpha import server_runs
 from alpha.run import Run
 from alpha.server import Access
+from alpha.server_runs import RunPages
 
 SAFETENSORS = "checkpoint-20.safetensors"
 
@@ -255,3 +257,16 @@ def test_who_does_not_read_is_left_and_streams_are_counted(
             run.add_sample({"step": step, "prompt": "p", "text": "t" * 200_000})
             run.add_metrics({"step": step, "loss": 1.0})
             step += 1
+
+
+def test_the_description_has_every_route(server: Serving, tmp_path: Path) -> None:
+    described = get(server, "/openapi.json")
+    for name in re.findall(r"'#/components/schemas/(\w+)'", str(described)):
+        assert name in described["components"]["schemas"]
+    routes: dict[str, set[str]] = {}
+    for route in RunPages(tmp_path).routes():
+        routes.setdefault(route.path, set()).update(method.lower() for method in route.methods or ())
+    runs = {path: set(methods) for path, methods in described["paths"].items() if path.startswith("/api/")}
+    assert runs == {path: methods - {"head"} for path, methods in routes.items()}
+    for path, schema in (("/api/runs/a", "Run"), ("/api/runs/a/metrics", "Curves"), ("/api/domains", "Domains")):
+        assert set(described["components"]["schemas"][schema]["required"]) <= set(get(server, path))

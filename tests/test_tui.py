@@ -1,10 +1,17 @@
 """The dashboard in a terminal, driven by keys as a person would, through textual's pilot."""
 
 import asyncio
+import contextlib
+import fcntl
 import json
+import os
+import pty
+import re
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -277,3 +284,24 @@ def test_without_a_terminal_it_says_so(runs: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr == "alpha: error: The dashboard needs a terminal; alpha runs prints the same runs.\n"
+
+
+def test_without_colour_there_is_none_not_even_grey(tmp_path: Path) -> None:
+    make(tmp_path, "a")
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = os.environ | {"TERM": "xterm-256color", "COLORTERM": "truecolor", "NO_COLOR": "1"}
+    command = [sys.executable, str(ROOT / "alpha.py"), "tui", f"--dir={tmp_path}"]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        screen = b""
+        while b"v 3.5" not in screen:
+            screen += os.read(ours, 1 << 16)
+        os.write(ours, b"q")
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while more := os.read(ours, 1 << 16):
+                screen += more
+        assert process.wait(60) == 0
+    os.close(ours)
+    styles = {int(part) for style in re.findall(rb"\x1b\[([0-9;]*)m", screen) for part in style.split(b";") if part}
+    assert styles <= {0, 1, 2, 4, 7, 39, 49}

@@ -91,7 +91,8 @@ export class Panel {
 
   formatX(x) {
     const { axis } = this.view;
-    return axis === "time" || axis === "elapsed" ? formatSeconds(x, axis === "time") : format(x);
+    if (axis === "time" || axis === "elapsed") return formatSeconds(x, axis === "time");
+    return format(Math.abs(x) < 100 ? x : Math.round(x)); // a cursor between two steps
   }
 }
 

@@ -50,7 +50,7 @@ export async function show(main) {
     const shown = runs.filter(({ id }) => !hidden.has(id));
     const label = ({ run, id }) => (run ? titleOf(run) : id);
     const training = shown.flatMap((each) => {
-      const of = (isMean, faint) => ({ label: label(each), colour: each.colour, faint, ...each.curves.curve("loss", isMean) });
+      const of = (isMean, faint) => ({ label: faint ? `${label(each)}, not smoothed` : label(each), colour: each.colour, faint, ...each.curves.curve("loss", isMean) });
       return view.smoothing > 0 ? [of(false, true), of(true, false)] : [of(false, false)];
     });
     panel.setCurves("Training loss", training, [], false);

@@ -35,7 +35,7 @@ export async function show(main) {
   }
 
   function draw() {
-    const both = (name, label, colour) => [{ label, colour, faint: view.smoothing > 0, ...curves.curve(name) },
+    const both = (name, label, colour) => [{ label: view.smoothing > 0 ? `${label}, not smoothed` : label, colour, faint: view.smoothing > 0, ...curves.curve(name) },
       ...(view.smoothing > 0 ? [{ label, colour, ...curves.curve(name, true) }] : [])];
     panel.setCurves("Loss", [...both("loss", "training", 0), { label: "validation", colour: 1, points: true, ...curves.curve("valLoss") }]);
     panel.setCurves("Learning rate", [{ label: "learning rate", colour: 0, ...curves.curve("lr") }]);
