@@ -27,8 +27,11 @@ from small_training import text_of, train
 from alpha import checkpoint, cli, safetensors_file, settings, tokenizer_registry
 from alpha.backend_helios_device import Device, NoVulkan, choose_device
 from alpha.backend_helios_kernels import read_bundle
+from alpha.chat_format import encode_chat
 from alpha.config import resolve_model, resolve_training
 from alpha.errors import AlphaError
+from alpha.tokenizer import CHAT_TOKENS, END_OF_TEXT
+from alpha.tokenizer_bpe import build_bpe
 
 SECONDS = 20
 MEMORY = 3 << 30
@@ -321,6 +324,25 @@ def _import_gguf() -> None:
         command("import", f"--from={name}.gguf", f"--out={name}.safetensors")
 
 
+TEMPLATE = """\
+{%- macro turn(role, text) %}<|{{ role }}|>{{ text | trim }}<|end|>{% endmacro -%}
+{%- set ns = namespace(count=0, system="") -%}
+{%- if messages[0].role == "system" %}{% set ns.system = messages[0]["content"] %}{% endif -%}
+{%- for message in messages if message.role != "system" -%}
+    {%- if (message.role == "user") != (loop.index0 % 2 == 0) %}{{ raise_exception("Roles take turns.") }}{% endif -%}
+    {%- set text = message.content.split("\\n")[-1] ~ range(2) | list | join(",") -%}
+    {%- set ns.count = ns.count + 1 %}{{ turn(message.role, text if loop.last else message["content"] | upper) }}
+{%- endfor -%}
+{{ bos_token }}{{ ns.count }}{{ {"a": [1, 2]} | tojson }}{% if add_generation_prompt %}<|assistant|>{% endif %}
+"""
+
+
+def _read_template() -> None:
+    tokenizer = build_bpe(["The cat. " * 50], 300, (END_OF_TEXT, *CHAT_TOKENS))
+    said = [{"role": role, "content": f"Said <|user|>\n{role}"} for role in ("system", "user", "assistant", "user")]
+    encode_chat(tokenizer, Path("template.jinja").read_text(errors="replace"), said)
+
+
 READERS = {
     "checkpoint bytes": Reader(_make_run, "run/checkpoint-2.safetensors", damaged, _load_original),
     "checkpoint to sample": Reader(_make_run, "run/checkpoint-2.safetensors", changed_checkpoint, _sample),
@@ -330,6 +352,9 @@ READERS = {
     "tokenizers": Reader(_make_tokenizers, "*-*.json", changed_json, _load_tokenizers),
     "folder to import": Reader(_make_folders, "*/*", changed_json, _import_folders),
     "GGUF to import": Reader(_make_gguf, "*.gguf", damaged, _import_gguf),
+    "chat template": Reader(
+        lambda: Path("template.jinja").write_text(TEMPLATE), "template.jinja", damaged, _read_template
+    ),
     "configuration": Reader(_make_config, "config.json", changed_json, _read_config),
     "environment file": Reader(_make_env_file, "a.env", damaged, _read_env_file),
     "kernels": Reader(_make_bundle, "kernels.zip", changed_zip, lambda: read_bundle(Path("kernels.zip"))),

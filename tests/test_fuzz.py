@@ -8,7 +8,7 @@ import pytest
 ATTEMPTS = {
     "checkpoint bytes": 60, "checkpoint to sample": 40, "checkpoint to resume": 20, "run to resume": 25,
     "run to list": 60, "tokenizers": 60, "configuration": 150, "folder to import": 60,
-    "GGUF to import": 80, "environment file": 60, "kernels": 80,
+    "GGUF to import": 80, "chat template": 60, "environment file": 60, "kernels": 80,
     "token cache": 12, "plain corpus": 8, "compressed corpus": 8, "sources": 30, "pipelines": 8,
 }  # fmt: skip
 
