@@ -366,9 +366,11 @@ def test_a_device_that_fails_is_an_error_and_not_an_empty_stream(tmp_path: Path)
     backend = FailingBackend()
     with serving(tmp_path / "toy", backend=backend) as server:
         backend.reads_left = 0
-        for stream in (True, False):
+        for stream in (True, False, True, False):  # also after the model was loaded again, in vain
             error = server.refused(COMPLETIONS, 503, prompt=PROMPT, stream=stream)
             assert "the device is gone" in error["message"]
+        backend.reads_left = math.inf
+        assert server.post(COMPLETIONS, prompt=PROMPT, max_tokens=1)["choices"]
 
 
 def test_an_error_in_a_stream_raises_and_does_not_look_like_an_end(tmp_path: Path) -> None:
