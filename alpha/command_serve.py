@@ -52,10 +52,10 @@ class ServeOptions:
 OPTIONS = (ServeOptions,)
 DETAILS = """
 Clients find the API at http://ADDRESS:PORT/v1. The model RUN is the newest checkpoint of a run,
-also while it trains, and RUN@500 that of step 500. Ctrl-C stops the server when the answers under way
-have ended, or after 10 seconds; once more stops it at once. Prompts and answers are not logged.
-Without a key everybody who reaches the port may ask. It needs packages: pip install '.[serve]' in
-Alpha's folder.
+also while it trains, and RUN@500 that of step 500. Ctrl-C stops the server when the answers that
+are under way have ended, or after 10 seconds; once more stops it at once. Prompts and answers are
+not logged. Without a key everybody who reaches the port may ask.
+It needs packages: pip install '.[serve]' in Alpha's folder.
 
 Examples:
   alpha serve --checkpoint=runs/20261123-101500-3f2a1b

@@ -147,7 +147,8 @@ class Engine:
         self._tables = np.full((max_sequences + 1, longest), SCRATCH_BLOCK, np.int32)
         self._threads = threads
         self._reload = reload
-        self._failure = ""
+        self.failure = ""
+        """Why nothing is computed any more."""
         self._lock = threading.Lock()
         self._submitted: deque[tuple[Generation, Stream]] = deque()
         self._cancelled: deque[tuple[Generation, Reason]] = deque()
@@ -191,9 +192,10 @@ class Engine:
         return self._scheduler.reused
 
     def submit(self, request: Request) -> Generation:
-        """Let a request wait for its turn. Raises RequestError when it can never be fulfilled."""
-        if self._failure:
-            raise RequestError(self._failure)
+        """Let a request wait for its turn. Raises RequestError when it can never be fulfilled, AlphaError after a
+        failure."""
+        if self.failure:
+            raise AlphaError(self.failure)
         total = self._check(request)
         generation = Generation(request)
         stream = Stream([int(token) for token in request.prompt], total, reuse=request.prompt_logprobs is None)
@@ -450,7 +452,7 @@ class Engine:
             except (AlphaError, MemoryError) as again:
                 reload, error = None, again
         if reload is None:
-            self._failure = f"The model cannot be used any more: {error}"
+            self.failure = f"The model cannot be used any more: {error}"
             ended += [stream for stream in self._scheduler.waiting if not stream.pending]
         events = []
         for stream in ended:

@@ -158,6 +158,10 @@ class ServedModel:
             yield Running(started, queue, self)
         except RequestError as error:
             raise _refusal(error, field) from error
+        except RefusedError:
+            raise
+        except AlphaError as error:
+            raise RefusedError(str(error), status=503) from error
         finally:
             for generation in started:
                 if generation in self._queues:
@@ -180,7 +184,8 @@ class ServedModel:
     def close(self) -> None:
         """Answer no more, so that the memory is free; but what was asked before is answered."""
         self._is_dropped = True
-        self._thread.remove(self.engine)
+        if not self._users:
+            self._thread.remove(self.engine)
 
     def check(self) -> None:
         """Raises RefusedError when the model answers no more."""
@@ -327,6 +332,8 @@ class Models:
         return known[step]
 
     async def _loaded(self, name: str, path: Path) -> ServedModel:
+        if path in self._served and self._served[path].engine.failure:  # whoever waits for it has been told
+            self._served.pop(path).close()
         if path not in self._served:
             async with self._loading:
                 if path not in self._served:

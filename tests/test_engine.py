@@ -318,8 +318,11 @@ def test_a_caller_can_say_that_a_text_is_complete() -> None:
 )
 def test_what_can_never_be_done_is_refused_at_once(request_: Request, words: str) -> None:
     engine = Engine(small_model(), 4, cache_tokens=48)
-    with pytest.raises(RequestError, match=words):
+    with pytest.raises(RequestError, match=words) as caught:
         engine.submit(request_)
+    is_sampling = request_.sampling.problem() or request_.sampling.logit_bias
+    fields = [name for name in ("max_tokens", "logprobs") if name in words or "cache" in words]
+    assert caught.value.field == ("sampling" if is_sampling else fields[0] if fields else "prompt")
     assert not engine.is_busy
 
 
@@ -375,7 +378,7 @@ def test_a_device_that_fails_is_replaced_once() -> None:
     later = [engine.submit(Request(ids_of(5), 25, DRAWN)) for _ in range(3)]
     run(engine)
     assert [each.reason for each in later] == ["error"] * 3  # also the one that waited
-    with pytest.raises(RequestError, match="cannot be used any more"):
+    with pytest.raises(AlphaError, match="cannot be used any more"):
         engine.submit(requests[0])
 
 

@@ -15,6 +15,7 @@ import openai
 import pytest
 from serving import FailingBackend, Serving, SlowBackend, eventually, serving
 
+from alpha import server_connection
 from alpha.sampling import log_softmax
 from alpha.server import Access, application
 from alpha.server_connection import BODY_LIMIT
@@ -112,6 +113,16 @@ def test_log_likelihoods_are_those_of_the_model(server: Serving) -> None:
             assert (actual == max(top.values())) == (token == int(np.argmax(expected[place])))
         assert choice["text"].startswith(tokenizer.decode(ids))
     assert choices[0]["logprobs"] == choices[3]["logprobs"]
+
+
+def test_a_scored_text_has_an_entry_for_the_token_that_ends_it(server: Serving) -> None:
+    tokenizer = model_of(server).tokenizer
+    ids = tokenizer.encode(PROMPT)
+    bias = {str(tokenizer.end_of_text): 100}
+    answer = server.post(COMPLETIONS, prompt=[ids], echo=True, max_tokens=1, logprobs=1, temperature=0, logit_bias=bias)
+    [choice] = answer["choices"]
+    assert choice["finish_reason"] == "stop"
+    assert [len(values) for values in choice["logprobs"].values()] == [len(ids) + 1] * 4
 
 
 def test_bytes_that_are_no_characters_have_names_of_their_own(server: Serving) -> None:
@@ -355,9 +366,68 @@ def test_a_device_that_fails_is_an_error_and_not_an_empty_stream(tmp_path: Path)
     backend = FailingBackend()
     with serving(tmp_path / "toy", backend=backend) as server:
         backend.reads_left = 0
-        for stream in (True, False):
+        for stream in (True, False, True, False):  # also after the model was loaded again, in vain
             error = server.refused(COMPLETIONS, 503, prompt=PROMPT, stream=stream)
             assert "the device is gone" in error["message"]
+        backend.reads_left = math.inf
+        assert server.post(COMPLETIONS, prompt=PROMPT, max_tokens=1)["choices"]
+
+
+def test_an_error_in_a_stream_raises_and_does_not_look_like_an_end(tmp_path: Path) -> None:
+    backend = FailingBackend()
+    with (
+        serving(tmp_path / "toy", backend=backend, block=128) as server,
+        openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client,
+    ):
+        for ask in (
+            lambda: client.completions.create(model="toy@10", prompt=PROMPT, stream=True, max_tokens=50),
+            lambda: client.chat.completions.create(model="toy@10", messages=HELLO, stream=True),
+        ):
+            backend.reads_left = 2
+            with pytest.raises(openai.APIError, match="the device is gone"):
+                list(ask())
+            backend.reads_left = math.inf
+        assert server.ask("/health")[0] == 200
+
+
+def test_who_does_not_read_counts_as_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_connection, "SEND_SECONDS", 0.2)
+    with serving(tmp_path / "toy", limits=Limits(max_batch=64, threads=1)) as server:
+        [model] = server.models.loaded
+        body = {
+            "prompt": ["The cat sees"] * 64,
+            "n": 4,
+            "max_tokens": 15,
+            "logprobs": 20,
+            "echo": True,
+            "ignore_eos": True,
+        }
+        content = json.dumps(body | {"stream": True}).encode()
+        with socket.socket() as silent:
+            silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            silent.connect(("127.0.0.1", server.port))
+            silent.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(content)
+            )
+            silent.sendall(content)
+            eventually(lambda: model.is_busy)
+            eventually(lambda: not model.is_busy)
+            eventually(lambda: model.engine.cache_use == 0)
+            silent.settimeout(20)
+            got = b""
+            while part := silent.recv(1 << 16):
+                got += part
+            assert b"[DONE]" not in got
+
+
+def test_a_body_that_does_not_come_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_connection, "BODY_SECONDS", 0.2)
+    with (
+        serving(tmp_path / "toy") as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=20) as silent,
+    ):
+        silent.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+        assert silent.recv(1000).startswith(b"HTTP/1.1 408 ")
 
 
 def test_sending_nothing_holds_nobody_up(server: Serving) -> None:
