@@ -137,7 +137,11 @@ class AttentionCall:
     def left_out(self) -> Constants:
         """The specialization constants of what is left out: by dropout, or as another segment."""
         kept = 1.0 / (1.0 - self.dropout)
-        return {"DROPOUT": int(self.random is not None), "KEEP_SCALE": kept, "SEGMENTS": int(self.first_keys is not None)}
+        return {
+            "DROPOUT": int(self.random is not None),
+            "KEEP_SCALE": kept,
+            "SEGMENTS": int(self.first_keys is not None),
+        }
 
     def arguments(self) -> Arguments:
         """The push-constant fields that all kernels but that of delta have in common."""
