@@ -224,10 +224,11 @@ class Backend(Primitives):
     def rotary(self, x: Array, cosine: Array, sine: Array) -> Array:
         """Rotate the pairs (x[i], x[i + D/2]) of each head (RoFormer, Su et al. 2021; the half-split layout of Llama).
 
-        x [B, T, N, D]; cosine and sine [T, D/2]. The backward pass is the rotation by the opposite angle.
+        x [B, T, N, D]; cosine and sine [T, D/2], or [B, T, D/2] where each sequence has positions of its own. The
+        backward pass is the rotation by the opposite angle.
         """
         half = x.shape[-1] // 2
-        shape = (x.shape[1], 1, half)
+        shape = (*cosine.shape[:-1], 1, half)
         cosine, sine = self.reshape(cosine, shape), self.reshape(sine, shape)
         first, second = self.narrow(x, -1, 0, half), self.narrow(x, -1, half, half)
         return self.concatenate(
@@ -256,12 +257,16 @@ class Backend(Primitives):
         dropout: float = 0.0,
         random: RandomKey | None = None,
         training: bool = False,
+        first_keys: Array | None = None,
     ) -> tuple[Array, Saved]:
         """Causal attention: softmax(query key^T / sqrt(D)) value (Vaswani et al. 2017), with grouped queries.
 
         query [B, Tq, H, D]; key and value [B, Tk, G, D] with H a multiple of G: query head h uses key head h // (H/G)
         (Ainslie et al. 2023). Query t stands at position Tk - Tq + t and sees the keys up to there. A soft cap c makes
         the scores c tanh(scores / c) (Gemma 2, 2024). Dropout applies to the probabilities.
+
+        With first_keys, integers [B, Tq] that never decrease along a sequence, query t sees the keys from first_keys[t]
+        on, itself at least: where documents share a sequence, it is where the query's own document begins.
         """
         B, Tq, H, D = query.shape
         Tk, G = key.shape[1], key.shape[2]
@@ -274,7 +279,11 @@ class Backend(Primitives):
             capped = self.tanh(self.multiply(scores, 1.0 / soft_cap))
             scores = self.multiply(capped, soft_cap)
         hidden = self.from_numpy(np.triu(np.full((Tq, Tk), -np.inf, np.float32), Tk - Tq + 1))
-        probabilities = self.softmax(self.add(scores, self.cast(hidden, scores.dtype)))
+        scores = self.add(scores, self.cast(hidden, scores.dtype))
+        if first_keys is not None:
+            keys = self.from_numpy(np.arange(Tk, dtype=np.int32))
+            scores = self.where(self.greater(self.reshape(first_keys, (B, 1, 1, Tq, 1)), keys), -math.inf, scores)
+        probabilities = self.softmax(scores)
         kept = self.dropout(probabilities, dropout, random)
         out = self.matmul(kept, v)
         out = self.transpose(self.reshape(out, (B, H, Tq, D)), (0, 2, 1, 3))

@@ -288,14 +288,14 @@ class CpuRef(NumpyPrimitives):
         dropout: float = 0.0,
         random: RandomKey | None = None,
         training: bool = False,
+        first_keys: NumpyArray | None = None,
     ) -> tuple[NumpyArray, Saved]:
         B, Tq, H, _ = query.shape
         kept = None
         if dropout and random is not None:
             kept = self.dropout(np.ones((B, H, Tq, key.shape[1]), query.dtype), dropout, random)
-        call = AttentionCall(
-            query, key, value, np.empty(query.shape, query.dtype), soft_cap, kept, {} if training else None
-        )
+        out = np.empty(query.shape, query.dtype)
+        call = AttentionCall(query, key, value, out, soft_cap, kept, {} if training else None, first_keys)
         part = functools.partial(attention_parts.forward, call)
         self._run([(part, which) for which in call.parts()])
         return call.out, (call if training else None)
@@ -330,15 +330,15 @@ class CpuRef(NumpyPrimitives):
 
     def rotary(self, x: NumpyArray, cosine: NumpyArray, sine: NumpyArray) -> NumpyArray:
         half = x.shape[-1] // 2
-        cosine, sine = cosine[:, None], sine[:, None]
+        cosines, sines = (np.broadcast_to(each, (*x.shape[:2], half))[:, :, None] for each in (cosine, sine))
         y = np.empty(x.shape, x.dtype)
 
         def part(b: int) -> None:
             first, second = x[b, ..., :half], x[b, ..., half:]
-            np.multiply(first, cosine, out=y[b, ..., :half])
-            y[b, ..., :half] -= second * sine
-            np.multiply(second, cosine, out=y[b, ..., half:])
-            y[b, ..., half:] += first * sine
+            np.multiply(first, cosines[b], out=y[b, ..., :half])
+            y[b, ..., :half] -= second * sines[b]
+            np.multiply(second, cosines[b], out=y[b, ..., half:])
+            y[b, ..., half:] += first * sines[b]
 
         self._run([(part, b) for b in range(x.shape[0])])
         return y

@@ -49,7 +49,7 @@ class AttentionCall:
     """The operands and result of one attention, and what its forward half keeps for the backward half.
 
     query, out [B, Tq, H, D]; key, value [B, Tk, G, D]; kept [B, H, Tq, Tk] holds the dropout factors, 0 or 1 / (1 - p).
-    `tiles_kept`, by `tile_key`, is None outside training.
+    `tiles_kept`, by `tile_key`, is None outside training. first_keys [B, Tq] as in `Backend.attention`.
     """
 
     query: NumpyArray
@@ -59,6 +59,7 @@ class AttentionCall:
     soft_cap: float
     kept: NumpyArray | None
     tiles_kept: dict[tuple[int, int, int], Tile] | None
+    first_keys: NumpyArray | None
 
     def parts(self) -> list[AttentionPart]:
         """The whole work, in parts whose scores fit the cache where a single head's do."""
@@ -75,12 +76,30 @@ class AttentionCall:
             for g_end in [min(g + heads, G)]
         ]
 
-    def tiles(self) -> list[tuple[slice, int]]:
-        """Ranges of queries with the number of keys that they may see, the last range first."""
+    def tiles(self, part: AttentionPart) -> list[tuple[slice, slice]]:
+        """Ranges of queries with those of the keys that any of them may see, the last range first."""
         Tq, Tk = self.query.shape[1], self.key.shape[1]
         starts = reversed(range(0, Tq, TILE_QUERIES))
         ranges = [slice(start, min(start + TILE_QUERIES, Tq)) for start in starts]
-        return [(each, Tk - Tq + each.stop) for each in ranges]
+        first = [
+            0 if self.first_keys is None else int(self.first_keys[part.sequences, each.start].min()) for each in ranges
+        ]
+        return [(each, slice(start, Tk - Tq + each.stop)) for each, start in zip(ranges, first, strict=True)]
+
+    def hide(self, scores: NumpyArray, part: AttentionPart, tile: slice, keys: slice) -> None:
+        """Makes the scores -infinity of keys that a query may not see."""
+        # Only the last `queries` keys can be in the future of a query of this tile.
+        queries, count = tile.stop - tile.start, keys.stop - keys.start
+        recent = max(0, count - queries)
+        by_head = scores.reshape(-1, queries, count)
+        by_head[:, :, recent:] += future_mask(queries, scores.dtype)[:, queries - (count - recent) :]
+        if self.first_keys is None:
+            return
+        first = self.first_keys[part.sequences, tile]
+        earlier = max(0, int(first[:, -1].max()) - keys.start)  # keys that some query may not see
+        hidden = np.arange(keys.start, keys.start + earlier) < first[:, :, None]
+        by_query = scores.reshape(len(first), -1, queries, count)
+        np.copyto(by_query[..., :earlier], -np.inf, where=hidden[:, None])
 
     def rows(self, x: NumpyArray, part: AttentionPart, tile: slice, factor: float | NumpyArray = 1.0) -> NumpyArray:
         """A part of x [B, Tq, H, D] times a factor, as a new array [sequences, key heads, rows, D]."""
@@ -94,35 +113,34 @@ class AttentionCall:
         by_head = rows.reshape(rows.shape[0], -1, tile.stop - tile.start, rows.shape[-1])
         target[part.sequences, tile, part.query_heads] = by_head.transpose(0, 2, 1, 3)
 
-    def dropout_factors(self, part: AttentionPart, tile: slice, shape: tuple[int, ...]) -> NumpyArray | None:
+    def dropout_factors(
+        self, part: AttentionPart, tile: slice, keys: slice, shape: tuple[int, ...]
+    ) -> NumpyArray | None:
         """The dropout factors of a tile, laid out like its scores."""
         if self.kept is None:
             return None
-        return self.kept[part.sequences, part.query_heads, tile, : shape[-1]].reshape(shape)
+        return self.kept[part.sequences, part.query_heads, tile, keys].reshape(shape)
 
 
 def forward(call: AttentionCall, part: AttentionPart) -> None:
     """Writes the part of `out`, and keeps its tiles."""
     scale = 1.0 / math.sqrt(call.query.shape[-1])
-    for tile, keys in call.tiles():
+    for tile, keys in call.tiles(part):
         q = call.rows(call.query, part, tile, scale)
-        k = _transposed(call.key[part.sequences, :keys, part.key_heads])
-        v = call.value[part.sequences, :keys, part.key_heads].transpose(0, 2, 1, 3)
+        k = _transposed(call.key[part.sequences, keys, part.key_heads])
+        v = call.value[part.sequences, keys, part.key_heads].transpose(0, 2, 1, 3)
         scores = np.matmul(q, k)
         capped = None
         if call.soft_cap:
             scores *= 1.0 / call.soft_cap
             capped = np.tanh(scores)
             np.multiply(capped, call.soft_cap, out=scores)
-        # Only the last `queries` keys can be in the future of a query of this tile.
-        queries = tile.stop - tile.start
-        by_head = scores.reshape(-1, queries, keys)
-        by_head[:, :, keys - queries :] += future_mask(queries, scores.dtype)
+        call.hide(scores, part, tile, keys)
         sums = softmax_unnormalized(scores)
         np.divide(1.0, sums, out=sums)
         if call.tiles_kept is not None:
             call.tiles_kept[part.tile_key(tile)] = Tile(scores, sums, capped)
-        factors = call.dropout_factors(part, tile, scores.shape)
+        factors = call.dropout_factors(part, tile, keys, scores.shape)
         out = np.matmul(scores if factors is None else scores * factors, v)
         out *= sums
         call.write_rows(call.out, out, part, tile)
@@ -142,16 +160,16 @@ def backward(
     """
     scale = 1.0 / math.sqrt(call.query.shape[-1])
     assert call.tiles_kept is not None
-    for tile, keys in call.tiles():
+    for tile, keys in call.tiles(part):
         kept = call.tiles_kept[part.tile_key(tile)]
         do = call.rows(dout, part, tile)
         do *= kept.inverse_sums
         delta = np.vecdot(do, call.rows(call.out, part, tile))[..., None]
-        k = call.key[part.sequences, :keys, part.key_heads].transpose(0, 2, 1, 3)
-        v = _transposed(call.value[part.sequences, :keys, part.key_heads])
+        k = call.key[part.sequences, keys, part.key_heads].transpose(0, 2, 1, 3)
+        v = _transposed(call.value[part.sequences, keys, part.key_heads])
         ds = np.matmul(do, v)
         exponentials = kept.exponentials
-        factors = call.dropout_factors(part, tile, ds.shape)
+        factors = call.dropout_factors(part, tile, keys, ds.shape)
         if factors is not None:
             ds *= factors
             exponentials = exponentials * factors
@@ -165,8 +183,9 @@ def backward(
         call.write_rows(dquery, dq, part, tile)
         dk = np.matmul(ds.swapaxes(2, 3), call.rows(call.query, part, tile, scale))
         for target, contribution in ((dkey, dk), (dvalue, dv)):
-            view = target[part.sequences, :keys, part.key_heads].transpose(0, 2, 1, 3)
-            if keys == target.shape[1]:  # the first tile to be worked on, which sees every key
+            view = target[part.sequences, keys, part.key_heads].transpose(0, 2, 1, 3)
+            if keys.stop == target.shape[1]:  # the first tile to be worked on: what it does not see, others add to
+                target[part.sequences, : keys.start, part.key_heads] = 0.0
                 view[...] = contribution
             else:
                 view += contribution

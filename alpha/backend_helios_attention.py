@@ -101,6 +101,7 @@ class AttentionCall:
     soft_cap: float
     dropout: float
     random: RandomKey | None
+    first_keys: HeliosArray | None
     out: HeliosArray
     logsumexp: HeliosArray | None
     divisions: Mapping[str, Division]
@@ -133,13 +134,19 @@ class AttentionCall:
             "SOFT_CAP": float(self.soft_cap),
         }
 
-    def dropping(self) -> Constants:
-        return {"DROPOUT": int(self.random is not None)}
+    def left_out(self) -> Constants:
+        """The specialization constants of what is left out: by dropout, or as another segment."""
+        kept = 1.0 / (1.0 - self.dropout)
+        return {
+            "DROPOUT": int(self.random is not None),
+            "KEEP_SCALE": kept,
+            "SEGMENTS": int(self.first_keys is not None),
+        }
 
     def arguments(self) -> Arguments:
         """The push-constant fields that all kernels but that of delta have in common."""
         _, Tq, Tk, *_ = self.dimensions
-        found: Arguments = {"query_length": Tq, "key_length": Tk}
+        found: Arguments = {"query_length": Tq, "key_length": Tk, "first_keys": self.first_keys}
         for name in ("query", "key", "value"):
             array: HeliosArray = getattr(self, name)
             found |= {name: array, f"{name}_batch_stride": array.strides[0], f"{name}_token_stride": array.strides[1]}
@@ -154,7 +161,6 @@ class AttentionCall:
             "seed_high": (seed >> 32) & 0xFFFFFFFF,
             "stream": self.random.stream if self.random else 0,
             "threshold": round(self.dropout * 2**16),
-            "keep_scale": 1.0 / (1.0 - self.dropout),
         }
 
 
@@ -270,13 +276,15 @@ class Attention(HeliosPrimitives):
         dropout: float = 0.0,
         random: RandomKey | None = None,
         training: bool = False,
+        first_keys: HeliosArray | None = None,
     ) -> tuple[HeliosArray, Saved]:
         if not dropout or random is None:
             dropout, random = 0.0, None
         B, Tq, H, _ = query.shape
         divisions = self.attention_divisions(dimensions_of(query, key), random is not None, training)
         if divisions is None:
-            return super().attention(query, key, value, soft_cap, dropout, random, training)
+            return super().attention(query, key, value, soft_cap, dropout, random, training, first_keys)
+        first_keys = None if first_keys is None else self.contiguous(first_keys)
         query, key, value = (self._whole_rows(each) for each in (query, key, value))
         on_matrix_units = divisions["forward"].on_matrix_units
         if not on_matrix_units or not query.element == key.element == value.element:
@@ -284,9 +292,9 @@ class Attention(HeliosPrimitives):
         in_registers = divisions["forward"].kernel == "attention_matrix2_forward"
         out = self.new(query.shape, query.element if in_registers else "f32")
         logsumexp = self.new((B, H, Tq), "f32") if training else None
-        call = AttentionCall(query, key, value, soft_cap, dropout, random, out, logsumexp, divisions)
+        call = AttentionCall(query, key, value, soft_cap, dropout, random, first_keys, out, logsumexp, divisions)
         arguments = call.arguments() | call.random_arguments() | {"attended": out, "logsumexp": logsumexp}
-        constants = call.constants() | call.dropping() | {"SAVE": int(training)}
+        constants = call.constants() | call.left_out() | {"SAVE": int(training)}
         self._divide(call, "forward", constants, arguments)
         return out, (call if training else None)
 
@@ -324,7 +332,7 @@ class Attention(HeliosPrimitives):
         aligned = int(call.is_aligned(gradient, dquery, dkey, dvalue))
 
         delta = self._attention_delta(call, gradient, aligned)
-        constants = call.constants(gradient, dquery, dkey, dvalue) | call.dropping()
+        constants = call.constants(gradient, dquery, dkey, dvalue) | call.left_out()
         arguments = call.arguments() | call.random_arguments()
         arguments |= {"gradient": gradient, "logsumexp": call.logsumexp, "delta": delta}
         for_keys: Arguments = {"key_gradient": dkey, "value_gradient": dvalue}

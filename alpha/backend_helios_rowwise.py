@@ -220,7 +220,7 @@ class Rowwise(HeliosPrimitives):
             cosine, sine = self.contiguous(cosine), self.contiguous(sine)
         B, T, heads, D = x.shape
         y = self.new(x.shape, x.element)
-        vector = vector_of(x, cosine, sine, multiples=(D // 2, *x.strides[:-1], cosine.strides[0]))
+        vector = vector_of(x, cosine, sine, multiples=(D // 2, *x.strides[:-1], *cosine.strides[:-1]))
         self.dispatch(
             "rotary",
             x.element,
@@ -236,7 +236,8 @@ class Rowwise(HeliosPrimitives):
             batch_stride=x.strides[0],
             position_stride=x.strides[1],
             head_stride=x.strides[2],
-            table_stride=cosine.strides[0],
+            table_batch_stride=cosine.strides[0] if len(cosine.shape) == 3 else 0,
+            table_stride=cosine.strides[-2],
         )
         return y
 

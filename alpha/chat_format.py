@@ -1,4 +1,4 @@
-"""How messages become the ids that a model continues: chat templates of the ecosystem, rendered in a sandbox.
+"""How messages become the ids that a model continues or learns: chat templates of the ecosystem, in a sandbox.
 
 A template is a program that came with somebody's model, and messages are text of anybody's. So the template can reach
 nothing but the messages, in limited time and memory; and a message that spells a marker, such as `<|user|>`, is given
@@ -9,21 +9,29 @@ conversations, gets Alpha's own; any other one gets PLAIN, which a base model ma
 """
 
 import functools
+import itertools
+import re
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 from jinja2 import TemplateError, nodes
 from jinja2.compiler import CodeGenerator, Frame
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from alpha import domain
+from alpha.corpus import Piece
+from alpha.corpus_forms import Turns
 from alpha.errors import AlphaError
 from alpha.exchange_folder import CHAT_TEMPLATE
 from alpha.tokenizer import CHAT_TOKENS, END_OF_TEXT_SPELLINGS, Tokenizer
+from alpha.tokenizer_simple import build_char
 
 PLAIN = (
     "{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}\n\n{% endfor %}"
@@ -35,6 +43,9 @@ SECONDS = 1.0
 LONGEST_TEMPLATE = 1 << 18
 LONGEST_TEXT = 1 << 23
 MOST_ITEMS = 10_000
+
+_MARK = "answer_mark"
+_GENERATION = re.compile(r"\{%[-+]?\s*generation\b")
 
 _FILTERS = (
     "capitalize count default d dictsort first float int items last length list lower map max min reject rejectattr "
@@ -73,14 +84,10 @@ def encode_chat(
 
     Raises AlphaError when the template does not take them, or takes too long.
     """
-    break_mark, end_mark = _unused_characters([template, *(message["content"] for message in messages)])
-    special = [name for name in tokenizer.special_tokens if name]
-    broken = [
-        {"role": message["role"], "content": _broken(message["content"], special, break_mark)} for message in messages
-    ]
+    break_mark, end_mark, broken = _without_markers(tokenizer, template, messages)
     if continues:
         broken[-1]["content"] += end_mark
-        text, found, _ = render(template, broken, tokenizer, continues=True).rpartition(end_mark)
+        text, found, _ = render(template, broken, tokenizer, begins_answer=False).rpartition(end_mark)
         if not found:
             raise AlphaError("The model's chat template does not end with what the last message says.")
     else:
@@ -91,18 +98,110 @@ def encode_chat(
     return ids
 
 
-def render(template: str, messages: Sequence[Mapping[str, str]], tokenizer: Tokenizer, continues: bool = False) -> str:
-    """The text that a template makes of messages, with the beginning of an answer unless it `continues`.
+@dataclass(frozen=True)
+class TemplateWriter:
+    """Writes conversations for training as a chat template does, and says which text is an assistant's answer.
 
-    Raises AlphaError when it cannot, or takes too long.
+    That is what stands in the template's {% generation %} blocks, as transformers has it. In a template without such,
+    it is what follows the beginning of an answer that a prompt ends with, up to the last special token of the turn.
+    """
+
+    tokenizer: Tokenizer
+    template: str
+
+    def __call__(self, turns: Turns) -> Iterator[str]:
+        """Raises AlphaError when the template does not take the conversation, or does not tell its answers."""
+        messages = [{"role": role.strip("<|>"), "content": content} for role, content in turns]
+        break_mark, answer_mark, broken = _without_markers(self.tokenizer, self.template, messages)
+        text, answers = self._answers(broken, answer_mark)
+        edges = [0, *(place for answer in answers for place in answer), len(text)]
+        for number, (start, end) in enumerate(itertools.pairwise(edges)):
+            for part, is_special in self.tokenizer.split_special(text[start:end]):
+                yield Piece.of(part if is_special else part.replace(break_mark, ""), is_special, number % 2 == 1)
+
+    def _answers(self, messages: Sequence[Mapping[str, str]], mark: str) -> tuple[str, list[tuple[int, int]]]:
+        """The text of a conversation, and where in it answers begin and end."""
+        render_more = functools.partial(render, self.template, tokenizer=self.tokenizer)
+        if _GENERATION.search(self.template):
+            parts = render_more(messages, begins_answer=False, answer_mark=mark).split(mark)
+            ends = list(itertools.accumulate(map(len, parts)))
+            return "".join(parts), list(zip(ends[0::2], ends[1::2], strict=False))
+        text = render_more(messages, begins_answer=False)
+        answers = []
+        for number, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            ended = render_more(messages[: number + 1], begins_answer=False)
+            if number:
+                begun = render_more(messages[:number])
+            else:  # not every template takes no messages
+                beginning = render_more(messages[:1]).removeprefix(ended)
+                begun = ended[: ended.find(beginning) + len(beginning)] if beginning in ended else ""
+            if not text.startswith(ended) or not ended.startswith(begun):
+                raise AlphaError(
+                    "the model's chat template writes an answer otherwise when more follows, so what is to be learned "
+                    "is not known; mark it in the template with {% generation %}."
+                )
+            end = place = len(begun)
+            for part, is_special in self.tokenizer.split_special(ended[place:]):
+                place += len(part)
+                end = place if is_special else end
+            answers.append((len(begun), end if end > len(begun) else place))
+        return text, answers
+
+
+def writer(tokenizer: Tokenizer, domain_id: str, template: str | None) -> TemplateWriter | None:
+    """What writes conversations as the model is talked to; None for Alpha's own format, which `corpus` writes."""
+    chosen = chat_format(tokenizer, domain_id, template).template
+    return None if chosen == CHAT_TEMPLATE else TemplateWriter(tokenizer, chosen)
+
+
+def writer_before(special_names: Collection[str], domain_id: str = "") -> TemplateWriter | None:
+    """The same for a tokenizer that is yet to be built, with these special tokens, from the very conversations."""
+    return None if set(special_names) >= set(CHAT_TOKENS) else writer(build_char(["."]), domain_id, None)
+
+
+def _without_markers(
+    tokenizer: Tokenizer, template: str, messages: Sequence[Mapping[str, str]]
+) -> tuple[str, str, list[dict[str, str]]]:
+    """Two marks that nobody uses, and the messages with the first in all that could become a special token."""
+    break_mark, end_mark = _unused_characters([template, *(message["content"] for message in messages)])
+    special = [name for name in tokenizer.special_tokens if name]
+    return (
+        break_mark,
+        end_mark,
+        [
+            {"role": message["role"], "content": _broken(message["content"], special, break_mark)}
+            for message in messages
+        ],
+    )
+
+
+def render(
+    template: str,
+    messages: Sequence[Mapping[str, str]],
+    tokenizer: Tokenizer,
+    begins_answer: bool = True,
+    answer_mark: str = "",
+) -> str:
+    """The text that a template makes of messages, with the beginning of an answer if it `begins_answer`.
+
+    `answer_mark` is put before and after what a {% generation %} block writes. Raises AlphaError when the template
+    cannot be rendered, or takes too long.
     """
     end = next(name for name in END_OF_TEXT_SPELLINGS if name in tokenizer.special_tokens)
     try:
         compiled = _compiled(template)
         with _Deadline(SECONDS):
-            return compiled.render(
-                messages=messages, add_generation_prompt=not continues, bos_token=end, eos_token=end, tools=None
+            text: str = compiled.render(
+                messages=messages,
+                add_generation_prompt=begins_answer,
+                bos_token=end,
+                eos_token=end,
+                tools=None,
+                **{_MARK: answer_mark},
             )
+            return text
     except (
         TemplateError,
         ArithmeticError,
@@ -147,6 +246,22 @@ class _Deadline:
         if time.monotonic() > self._end:
             raise AlphaError("The model's chat template takes too long.")
         return self._check
+
+
+class _Generation(Extension):
+    """{% generation %} ... {% endgeneration %}: what an assistant says, with the context's mark on both sides."""
+
+    tags = {"generation"}  # noqa: RUF012 - as the base class has it
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        call = self.call_method("marked", [nodes.ContextReference()])
+        return nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def marked(self, context: Context, caller: Callable[[], str]) -> str:
+        mark = context.get(_MARK, "")
+        return _joined([mark, caller(), mark])
 
 
 class _BoundedCode(CodeGenerator):
@@ -217,7 +332,9 @@ def _raise(message: str) -> None:
 def _compiled(template: str) -> Any:
     if len(template) > LONGEST_TEMPLATE:
         raise TemplateError(f"it has {len(template):,} characters")
-    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    environment = _Environment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
+    )
     environment.filters = {name: environment.filters[name] for name in _FILTERS.split()}
     environment.filters |= {"join": _joined, "replace": _replaced}
     namespace = environment.globals["namespace"]

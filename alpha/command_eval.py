@@ -25,6 +25,15 @@ class EvalOptions:
     batch: int = option(
         16, "Windows computed at a time (B); changes nothing of the result.", minimum=1, maximum=1 << 16
     )
+    text_field: str = option(
+        "", "Key of the text in JSON lines; otherwise each line says by its keys what it is.", metavar="KEY"
+    )
+    skip_bad_lines: bool = option(False, "Count bad JSON lines instead of refusing the first.")
+    loss_on: str = option(
+        "as-trained",
+        "What counts in conversations: all, or the assistant's text and the marker that ends it.",
+        choices=("as-trained", "all", "assistant"),
+    )
     eval_iters: int = option(50, EVAL_ITERS_HELP, minimum=0, aliases=("nBatches",))
     backend: str = option("auto", BACKEND_HELP, choices=BACKENDS)
     device: int = option(-1, DEVICE_HELP, minimum=-1, maximum=255)
@@ -36,8 +45,9 @@ class EvalOptions:
 OPTIONS = (EvalOptions,)
 DETAILS = """
 The text is read from its beginning, as the validation data of alpha train --valData, and each
-token but the first is predicted from those before it in its window of block tokens. The loss is
-the mean over all of them in nats. Bits per byte is per byte of UTF-8 text, so that models with
+token but the first is predicted from those before it in its window of block tokens, or in its
+document, for a model in whose training documents shared windows. The loss is the mean over all
+that count in nats. Bits per byte is per byte of UTF-8 text, so that models with
 different tokenizers can be compared: the loss of the predicted tokens over their bytes, both
 without the ends of text between documents. Where tokens are unknown to the model, text is
 lost, and there is none.
@@ -46,26 +56,45 @@ lost, and there is none.
 
 def run(given: dict[str, Any]) -> None:
     """Evaluate and print."""
-    from alpha import backends, corpus_files, dataset, token_cache
+    from alpha import backends, chat_format, corpus_files, dataset, token_cache
     from alpha.evaluation import evaluate
+    from alpha.loss_mask import LossMask
     from alpha.model_loading import load_model
+    from alpha.packing import PackedDocuments
     from alpha.progress import StageProgress
     from alpha.thread_choice import ThreadChoice
 
     options = EvalOptions(**given)
-    data = corpus_files.find(options.data)
+    data = corpus_files.find(options.data, options.text_field, options.skip_bad_lines)
     backend = backends.create(options.backend, options.device, options.dtype)
     loaded = load_model(options.checkpoint, backend)
     if options.backend == "auto":
         print_note(backends.choice(backend.name))
     with contextlib.closing(StageProgress()) as progress:
-        file = dataset.encode_whole(data, loaded.tokenizer, token_cache.folder(), progress, print_warning)
+        write = chat_format.writer(loaded.tokenizer, loaded.training.domain, loaded.chat_template)
+        file = dataset.encode_whole(data, loaded.tokenizer, token_cache.folder(), progress, print_warning, write)
     if len(file.tokens) < 2:
         raise AlphaError(f"There is nothing to predict in {options.data}: it is one token long.")
+    loss_on = loaded.training.loss_on if options.loss_on == "as-trained" else options.loss_on
+    mask = LossMask(file.flips, len(file.tokens)) if loss_on == "assistant" else None
+    documents = None
+    if loaded.training.pack_documents:
+        documents = PackedDocuments(file, loaded.model.config.block, loaded.tokenizer, mask)
     threads = ThreadChoice(backend, options.threads)
     start = time.perf_counter()
-    result = evaluate(loaded.model, file, loaded.tokenizer, options.batch, options.eval_iters, threads=threads)
+    result = evaluate(
+        loaded.model,
+        file,
+        loaded.tokenizer,
+        options.batch,
+        options.eval_iters,
+        threads=threads,
+        mask=mask,
+        documents=documents,
+    )
     seconds = time.perf_counter() - start
+    if not result.tokens:
+        raise AlphaError(f"Nothing that was read of {options.data} is an assistant's text; give --lossOn=all.")
     unknown = result.unknown / result.tokens
     if unknown:
         print_warning(
@@ -83,13 +112,15 @@ def run(given: dict[str, Any]) -> None:
                 "bytes": result.text_bytes,
                 "tokens": result.tokens,
                 "unknownShare": unknown,
+                "lossOn": loss_on,
                 "tokensInText": len(file.tokens),
                 "tokensPerSec": result.tokens / seconds,
             }
         )
         return
     rate = f"{result.tokens / seconds:,.0f} tokens/s"
-    part = "" if result.tokens >= len(file.tokens) - 1 else f" of {len(file.tokens) - 1:,}; --evalIters=0 takes all"
+    predicted = len(file.tokens) - 1 if mask is None else mask.total()
+    part = "" if result.tokens >= predicted else f" of {predicted:,}; --evalIters=0 takes all"
     bits = "" if result.bits_per_byte is None else f"   bits per byte {result.bits_per_byte:.4f}"
     print_text(
         f"loss {result.loss:.4f}   perplexity {result.perplexity:.3f}{bits}\n"

@@ -45,7 +45,7 @@ Examples:
 
 def run(given: dict[str, Any]) -> None:
     """Build the tokenizer, write it and print what it is."""
-    from alpha import corpus, corpus_files, tokenizer_registry
+    from alpha import chat_format, corpus, corpus_files, tokenizer_registry
     from alpha.progress import StageProgress
     from alpha.terminal import print_warning
 
@@ -58,7 +58,8 @@ def run(given: dict[str, Any]) -> None:
     files = corpus_files.find(options.input).files
     warnings: list[str] = []
     with contextlib.closing(StageProgress()) as progress:
-        texts = corpus.texts(files, recipe.special_names, progress)
+        write = chat_format.writer_before(recipe.special_names)
+        texts = corpus.texts(files, recipe.special_names, progress, write)
         tokenizer = tokenizer_registry.build(
             options.type, texts, options.vocab_size, progress=progress, warn=warnings.append
         )

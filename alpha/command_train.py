@@ -46,8 +46,9 @@ sampled, saved and logged, planning guards, where to compute, and where the data
 iters the learning rate of a cosine takes its place in the longer schedule, and wsd goes on at
 its stable rate: where that raises it, both rates are said, and what keeps it low.
 
-With --showData=N nothing is trained: the first N windows are printed, and what is no part of the
-loss is dim; where there is no terminal, what is learned stands between ⟦ and ⟧.
+With --showData=N nothing is trained: the first N windows are printed, or documents where these
+share windows, and what is no part of the loss is dim; where there is no terminal, what is
+learned stands between ⟦ and ⟧.
 
 Examples:
   alpha train --data=corpus.txt --tokenizer=char --layers=4 --dim=128 --heads=4
@@ -81,7 +82,7 @@ def _show_data(given: dict[str, Any], count: int, display: "TrainingProgress") -
 
     shown = examples(*merge(given), count, display)
     for number, parts in enumerate(shown, start=1):
-        print_text(f"--- window {number} of {len(shown)}")
+        print_text(f"--- example {number} of {len(shown)}")
         print_parts(parts)
 
 

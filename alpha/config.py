@@ -115,6 +115,11 @@ class TrainingConfig:
     packed: bool = option(
         False, "Visit every window of the corpus once per pass instead of drawing windows at random.", group=_DATA
     )
+    pack_documents: bool = option(
+        False,
+        "Fill windows with whole documents, none of which sees another; conversations always are.",
+        group=_DATA,
+    )
     text_field: str = option(
         "",
         "Key of the text in JSON lines; otherwise each line says by its keys what it is.",

@@ -22,7 +22,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 from alpha.corpus_files import CorpusFile
 from alpha.corpus_forms import BAD_LINE, ROLE_MARKERS, Line, Turns, read_line
@@ -48,7 +48,7 @@ _ENCODING_MARKS = (
 )  # fmt: skip
 _CONTROLS = bytes({*range(32), 127} - {*b"\t\n\v\f\r\x1b"})
 
-_END_MARKER = CHAT_TOKENS[-1]
+_ASSISTANT, _END_MARKER = CHAT_TOKENS[1], CHAT_TOKENS[-1]
 _MARKERS = re.compile("(" + "|".join(map(re.escape, CHAT_TOKENS)) + ")")
 _LOOKED_AT = 1 << 10  # characters of a document in which a conversation must begin
 _LONGEST_MARKER = max(map(len, CHAT_TOKENS))
@@ -57,13 +57,50 @@ ReadReport = Callable[[int], None]
 """Called with the number of bytes of the files (as they are on disk) read since the last call."""
 
 
+class Part(NamedTuple):
+    """A part of a conversation's text: where it is, whether it may be a special token, and whether it is what an
+    assistant says, with the marker at its end."""
+
+    start: int
+    end: int
+    is_marker: bool
+    is_answer: bool
+
+
 class Section(NamedTuple):
     """A part of a document; the sections of a document, joined, are its text."""
 
     text: str
     ends_document: bool
-    markers: tuple[tuple[int, int], ...] = ()
-    """Where in the text of a conversation its markers are: start and end of each."""
+    parts: tuple[Part, ...] = ()
+    """All of the text of a conversation; nothing for other documents."""
+
+    @property
+    def markers(self) -> list[tuple[int, int]]:
+        """Where in the text of a conversation its markers are: start and end of each."""
+        return [(part.start, part.end) for part in self.parts if part.is_marker]
+
+
+class Piece(str):
+    """A part of a conversation on its way to a section: see `Part`."""
+
+    is_marker = False
+    is_answer = False
+
+    @classmethod
+    def of(cls, text: str, is_marker: bool = False, is_answer: bool = False) -> "Piece":
+        piece = cls(text)
+        piece.is_marker, piece.is_answer = is_marker, is_answer
+        return piece
+
+
+class Writer(Protocol):
+    """What makes of the turns of a conversation its text, in pieces; which depend on `template` alone."""
+
+    @property
+    def template(self) -> str: ...
+
+    def __call__(self, turns: Turns) -> Iterator[str]: ...
 
 
 def sections(
@@ -72,15 +109,19 @@ def sections(
     on_read: ReadReport = lambda count: None,
     cuts: Cuts = CUTS,
     forms: Counter[str] | None = None,
+    write: Writer | None = None,
 ) -> Iterator[Section]:
     """The text of all documents in order, divided into sections; in `forms`, lines of JSON are counted by their form.
+
+    Conversations of JSON lines are written with Alpha's markers, or as `write` does.
 
     Raises AlphaError for an unreadable file, bytes that are not UTF-8 text, a bad line of JSON (each named by file and
     place), and when there is no text at all.
     """
     empty = True
+    counted = Counter() if forms is None else forms
     for file in files:
-        for section in _divide(_texts(file, on_read, Counter() if forms is None else forms), section_characters, cuts):
+        for section in _divide(_texts(file, on_read, counted, write), section_characters, cuts):
             empty = False
             yield section
     if empty:
@@ -88,10 +129,13 @@ def sections(
 
 
 def texts(
-    files: Sequence[CorpusFile], special_names: Collection[str], progress: Progress | None = None
+    files: Sequence[CorpusFile],
+    special_names: Collection[str],
+    progress: Progress | None = None,
+    write: Writer | None = None,
 ) -> Iterator[str]:
     """The text that a tokenizer with these special tokens is built from: all of it but such markers."""
-    for section in sections(files, on_read=counter("reading", size_of(files), progress)):
+    for section in sections(files, on_read=counter("reading", size_of(files), progress), write=write):
         place = 0
         for start, end in section.markers:
             if section.text[start:end] in special_names:
@@ -131,11 +175,7 @@ def _names(files: Sequence[CorpusFile]) -> str:
     return first if len(files) < 2 else f"{first} and {len(files) - 1} more files"
 
 
-class _Marker(str):
-    """A text that marks whose turn begins, or that one ends."""
-
-
-def _texts(file: CorpusFile, on_read: ReadReport, forms: Counter[str]) -> Iterator[str | None]:
+def _texts(file: CorpusFile, on_read: ReadReport, forms: Counter[str], write: Writer | None) -> Iterator[str | None]:
     """The text of a file in order, None wherever a document ends."""
     try:
         with file.open() as raw:
@@ -143,7 +183,7 @@ def _texts(file: CorpusFile, on_read: ReadReport, forms: Counter[str]) -> Iterat
             stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER_BYTES) if file.compressed else raw
             report = _reporter(raw, on_read)
             if file.json_lines:
-                yield from _json_texts(file, stream, report, forms)
+                yield from _json_texts(file, stream, report, forms, write)
             else:
                 yield from _conversations(_plain_texts(file, stream, report))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -183,6 +223,7 @@ def _conversations(texts: Iterator[str | None]) -> Iterator[str | None]:
     """The text of plain documents; in those that begin with a role's marker, markers come by themselves."""
     held = ""
     is_conversation: bool | None = None
+    is_answer = False
     for text in texts:
         held += text or ""
         if is_conversation is None:
@@ -193,13 +234,17 @@ def _conversations(texts: Iterator[str | None]) -> Iterator[str | None]:
         if is_conversation:
             *parts, held = _MARKERS.split(held)
             for part in parts:
-                yield _Marker(part) if _MARKERS.fullmatch(part) else part
+                is_marker = bool(_MARKERS.fullmatch(part))
+                is_answer = is_answer and part not in ROLE_MARKERS
+                yield Piece.of(part, is_marker, is_answer)
+                if is_marker:
+                    is_answer = part == _ASSISTANT
         keep = _LONGEST_MARKER - 1 if is_conversation and text is not None else 0  # of a marker that may go on
         place = max(0, len(held) - keep)
-        yield held[:place]
+        yield Piece.of(held[:place], is_answer=is_answer) if is_conversation else held[:place]
         held = held[place:]
         if text is None:
-            is_conversation = None
+            is_conversation, is_answer = None, False
             yield None
 
 
@@ -219,7 +264,7 @@ def _decoded_chunks(file: CorpusFile, stream: BinaryIO, report: Callable[[], Non
 
 
 def _json_texts(
-    file: CorpusFile, stream: BinaryIO, report: Callable[[], None], forms: Counter[str]
+    file: CorpusFile, stream: BinaryIO, report: Callable[[], None], forms: Counter[str], write: Writer | None
 ) -> Iterator[str | None]:
     offset = 0
     number = 0
@@ -234,6 +279,7 @@ def _json_texts(
             raise AlphaError(f"{where} is longer than {_LONGEST_JSON_LINE >> 20} MiB; divide it.")
         try:
             said = _json_line(file, line, offset, where)
+            pieces = [] if said is None else _pieces(said, write, where)
         except AlphaError:
             if not file.skip_bad_lines:
                 raise
@@ -242,9 +288,16 @@ def _json_texts(
         offset += len(line)
         if said is not None:
             forms[said.form] += 1
-            yield from _conversation(said.turns) if said.turns else (said.text,)
+            yield from pieces
             yield None
     report()
+
+
+def _pieces(said: Line, write: Writer | None, where: str) -> list[str]:
+    try:
+        return list((write or _conversation)(said.turns)) if said.turns else [said.text]
+    except AlphaError as error:
+        raise AlphaError(f"{where}: {error}") from error
 
 
 def _json_line(file: CorpusFile, line: bytes, offset: int, where: str) -> Line | None:
@@ -263,10 +316,11 @@ def _json_line(file: CorpusFile, line: bytes, offset: int, where: str) -> Line |
 def _conversation(turns: Turns) -> Iterator[str]:
     for number, (role, content) in enumerate(turns):
         if number:
-            yield "\n"
-        yield _Marker(role)
-        yield content
-        yield _Marker(_END_MARKER)
+            yield Piece.of("\n")
+        is_answer = role == _ASSISTANT
+        yield Piece.of(role, is_marker=True)
+        yield Piece.of(content, is_answer=is_answer)
+        yield Piece.of(_END_MARKER, is_marker=True, is_answer=is_answer)
 
 
 def _decode(file: CorpusFile, data: bytes, offset: int, final: bool) -> tuple[str, int]:
@@ -323,16 +377,16 @@ def _encoding_with_zeros(data: bytes) -> str:
 def _divide(texts: Iterator[str | None], size: int, cuts: Cuts) -> Iterator[Section]:
     """Sections of about `size` characters from the text of documents, each of which ends with None."""
     buffer = ""
-    markers: list[tuple[int, int]] = []
+    parts: list[Part] = []
     roles: list[int] = []  # where turns begin
     is_conversation = False
     starts_document = True
     for text in texts:
         ended = text is None
-        if isinstance(text, _Marker):
-            markers.append((len(buffer), len(buffer) + len(text)))
+        if isinstance(text, Piece) and text:
+            parts.append(Part(len(buffer), len(buffer) + len(text), text.is_marker, text.is_answer))
             is_conversation = True
-            if text in ROLE_MARKERS:
+            if text.is_marker and text in ROLE_MARKERS:
                 roles.append(len(buffer))
         buffer += text or ""
         if ended and starts_document and len(buffer) <= size and not buffer.strip():
@@ -344,15 +398,21 @@ def _divide(texts: Iterator[str | None], size: int, cuts: Cuts) -> Iterator[Sect
             if is_conversation
             else _section_end(buffer, start, size, ended, cuts)
         ) is not None:
-            inside = tuple((low - start, high - start) for low, high in markers if start <= low and high <= end)
+            inside = tuple(_cut(part, start, end) for part in parts if part.start < end and part.end > start)
             yield Section(buffer[start:end], ended and end == len(buffer), inside)
             starts_document = False
             start = end
         buffer = buffer[start:]
-        markers = [(low - start, high - start) for low, high in markers if low >= start]
+        parts = [_cut(part, start, part.end) for part in parts if part.end > start]
         roles = [place - start for place in roles if place >= start]
         if ended:
             starts_document, is_conversation = True, False
+
+
+def _cut(part: Part, start: int, end: int) -> Part:
+    """What of a part is in a section; a marker that is divided is text."""
+    is_whole = part.start >= start and part.end <= end
+    return Part(max(part.start, start) - start, min(part.end, end) - start, part.is_marker and is_whole, part.is_answer)
 
 
 def _turn_end(text: str, start: int, size: int, ended: bool, roles: Sequence[int]) -> int | None:

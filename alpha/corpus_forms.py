@@ -70,11 +70,6 @@ def in_words(forms: Mapping[str, int]) -> str:
     )
 
 
-def has_conversations(forms: Mapping[str, int]) -> bool:
-    """Whether there are conversations among what was recognized."""
-    return not forms.keys().isdisjoint(_FORMS)
-
-
 def _messages(value: Mapping[str, Any], where: str, key: str = "messages") -> Turns:
     return [_message(each, f"Message {number + 1} in {where}") for number, each in enumerate(value[key])]
 

@@ -28,10 +28,10 @@ from alpha import corpus, files, token_cache
 from alpha.corpus_files import CorpusFile, Selection
 from alpha.errors import AlphaError
 from alpha.files import Progress
-from alpha.token_file import Ids, TokenFile, TokenWriter, open_token_file
+from alpha.token_file import Flags, Ids, TokenFile, TokenWriter, open_token_file
 from alpha.tokenizer_pattern import Cuts
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """To be raised when the same corpus and tokenizer would give other token files than before."""
 
 VALIDATION_FRACTION = 0.1
@@ -39,6 +39,7 @@ VALIDATION_FRACTION = 0.1
 _FORMAT = "alpha-tokens"
 _CHUNK_BYTES = 1 << 20
 _SIDES = ("train", "validation")
+_PLACES = "-places"
 _FEWEST_SECTIONS = 256  # aimed at when the corpus is small, so that about the asked part of it can be held out
 _SMALLEST_SECTION = 1024  # characters
 _FAR = 1.5  # times more or less than asked
@@ -85,32 +86,34 @@ def prepare(
     val_data: Selection | None,
     tokenizer: Encoder,
     cache_folder: Path,
-    block: int,
+    least: Callable[[TokenFile], int],
     *,
     validation_fraction: float = VALIDATION_FRACTION,
     progress: Progress | None = None,
     warn: Warn = lambda sentence: None,
+    write: corpus.Writer | None = None,
 ) -> Dataset:
     """The training and validation data of a run, from the cache where they are in it.
 
     With `val_data` all of `data` is for training; otherwise about `validation_fraction` of it is held out, unless that
-    leaves either side without one window of `block` + 1 tokens: then nothing is. Raises AlphaError when the training
-    data, or validation data that was asked for, has no such window, and for anything wrong with the files. Where the
-    cache cannot be written, token files live as long as the process, and `warn` gets the remedy.
+    leaves either side with less than the `least` tokens that such data needs: then nothing is. Raises AlphaError when
+    the training data, or validation data that was asked for, has less, and for anything wrong with the files. Where the
+    cache cannot be written, token files live as long as the process, and `warn` gets the remedy. `write` writes
+    conversations, otherwise they have Alpha's markers.
     """
-    cache = _Cache(cache_folder, progress, warn)
+    cache = _Cache(cache_folder, progress, warn, write)
     if val_data is not None:
         train = cache.whole(data.files, tokenizer)
         validation = cache.whole(val_data.files, tokenizer)
-        _require_window(train, block, "training")
-        _require_window(validation, block, "validation")
+        _require_least(train, least, "training")
+        _require_least(validation, least, "validation")
         return Dataset(train, validation, data.skipped + val_data.skipped)
     train, held_out = cache.entry(data.files, tokenizer, validation_fraction)
-    by_hash = (train, held_out) if held_out is not None and _has_windows(train, held_out, block) else None
+    by_hash = (train, held_out) if held_out is not None and _have_least(train, held_out, least) else None
     if by_hash is None or not _is_near(validation_fraction, *by_hash):
         whole = cache.whole(data.files, tokenizer)
-        train, held_out = _hold_out_tail(whole, tokenizer, validation_fraction, block) or by_hash or (whole, None)
-    _require_window(train, block, "training")
+        train, held_out = _hold_out_tail(whole, tokenizer, validation_fraction, least) or by_hash or (whole, None)
+    _require_least(train, least, "training")
     return Dataset(train, held_out, data.skipped)
 
 
@@ -120,13 +123,14 @@ def encode_whole(
     cache_folder: Path,
     progress: Progress | None = None,
     warn: Warn = lambda sentence: None,
+    write: corpus.Writer | None = None,
 ) -> TokenFile:
     """All of a corpus as one token file of any length, from the cache where it is in it; what evaluation reads."""
-    return _Cache(cache_folder, progress, warn).whole(data.files, tokenizer)
+    return _Cache(cache_folder, progress, warn, write).whole(data.files, tokenizer)
 
 
-def _has_windows(train: TokenFile, held_out: TokenFile, block: int) -> bool:
-    return min(len(train.tokens), len(held_out.tokens)) > block
+def _have_least(train: TokenFile, held_out: TokenFile, least: Callable[[TokenFile], int]) -> bool:
+    return all(len(each.tokens) >= least(each) for each in (train, held_out))
 
 
 def _is_near(fraction: float, train: TokenFile, held_out: TokenFile) -> bool:
@@ -135,21 +139,21 @@ def _is_near(fraction: float, train: TokenFile, held_out: TokenFile) -> bool:
 
 
 def _hold_out_tail(
-    whole: TokenFile, tokenizer: Encoder, fraction: float, block: int
+    whole: TokenFile, tokenizer: Encoder, fraction: float, least: Callable[[TokenFile], int]
 ) -> tuple[TokenFile, TokenFile] | None:
     """The last `fraction` of the tokens held out; None when that leaves a side without a window."""
     count = int(fraction * len(whole.tokens))
-    if min(count, len(whole.tokens) - count) <= block:
+    if min(count, len(whole.tokens) - count) < least(whole):
         return None
     tail = whole.tokens[len(whole.tokens) - count :]
     text_bytes = len(tokenizer.decode_bytes(tail[tail != tokenizer.end_of_text]))
-    return whole.divide(count, tokenizer.end_of_text, text_bytes)
+    return whole.divide(count, text_bytes)
 
 
-def _require_window(file: TokenFile, block: int, what: str) -> None:
-    if len(file.tokens) <= block:
+def _require_least(file: TokenFile, least: Callable[[TokenFile], int], what: str) -> None:
+    if len(file.tokens) < least(file):
         raise AlphaError(
-            f"The {what} data has {len(file.tokens):,} tokens but one window needs {block + 1:,}; "
+            f"The {what} data has {len(file.tokens):,} tokens but one window needs {least(file):,}; "
             f"use a smaller --block or more data."
         )
 
@@ -161,6 +165,7 @@ class _Cache:
     folder: Path
     progress: Progress | None
     warn: Warn
+    write: corpus.Writer | None
 
     def whole(self, corpus_files: Sequence[CorpusFile], tokenizer: Encoder) -> TokenFile:
         """All of a corpus as one token file."""
@@ -172,7 +177,8 @@ class _Cache:
         """The token files of one entry, which is built when it is not there or not intact."""
         states = [_state(file) for file in corpus_files]
         size = sum(state[0] for state in states)
-        key = _key(corpus_files, tokenizer, fraction, corpus.counter("hashing", size, self.progress))
+        template = self.write.template if self.write else ""
+        key = _key(corpus_files, tokenizer, fraction, template, corpus.counter("hashing", size, self.progress))
         ready = _open(self.folder / key, key, tokenizer.vocab_size)
         if ready is not None:
             token_cache.mark_used(self.folder / key)
@@ -182,14 +188,14 @@ class _Cache:
         def encode(outputs: Mapping[str, BinaryIO]) -> dict[str, Any]:
             on_read = corpus.counter("encoding", size, self.progress)
             forms: Counter[str] = Counter()
-            sections = corpus.sections(corpus_files, section_characters, on_read, tokenizer.cuts, forms)
+            sections = corpus.sections(corpus_files, section_characters, on_read, tokenizer.cuts, forms, self.write)
             records = _encode(sections, split, tokenizer, outputs)
             records["train"]["forms"] = dict(forms)
             _require_unchanged(corpus_files, states)
             return records
 
         section_characters = _section_characters(size) if fraction else corpus.SECTION_CHARACTERS
-        split = _choose_split(corpus_files, section_characters, tokenizer.cuts, fraction)
+        split = _choose_split(corpus_files, section_characters, tokenizer.cuts, fraction, self.write)
         with self._place(key) as folder, files.cache_room():
             _build(folder, key, held_out=split.threshold > 0, encode=encode)
             ready = _open(folder, key, tokenizer.vocab_size)
@@ -244,12 +250,13 @@ def _open(folder: Path, key: str, vocab_size: int) -> tuple[TokenFile, TokenFile
         return None  # the entry is built again, and then whatever forbids that is reported
     if not isinstance(description, dict) or description.get("key") != key:
         return None
-    train = open_token_file(_array(folder, "train"), description.get("train"), vocab_size)
+    train = open_token_file(_array(folder, "train"), description.get("train"), vocab_size, _places(folder, "train"))
     if train is None:
         return None
     if description.get("validation") is None:
         return train, None
-    validation = open_token_file(_array(folder, "validation"), description["validation"], vocab_size)
+    record = description["validation"]
+    validation = open_token_file(_array(folder, "validation"), record, vocab_size, _places(folder, "validation"))
     return None if validation is None else (train, validation)
 
 
@@ -257,7 +264,12 @@ def _build(folder: Path, key: str, held_out: bool, encode: Callable[[Mapping[str
     """Write an entry; the arrays get their names when both are complete, and the description is written last."""
     with contextlib.ExitStack() as stack:
         sides = _SIDES if held_out else _SIDES[:1]
-        records = encode({side: stack.enter_context(files.replacing(_array(folder, side))) for side in sides})
+        outputs = {
+            name: stack.enter_context(files.replacing(path))
+            for side in sides
+            for name, path in ((side, _array(folder, side)), (side + _PLACES, _places(folder, side)))
+        }
+        records = encode(outputs)
     description = {"format": _FORMAT, "version": FORMAT_VERSION, "key": key, **dict.fromkeys(_SIDES), **records}
     files.write_json(folder / token_cache.DESCRIPTION, description)
 
@@ -266,31 +278,56 @@ def _encode(
     sections: Iterator[corpus.Section], split: "_Split", tokenizer: Encoder, outputs: Mapping[str, BinaryIO]
 ) -> dict[str, Any]:
     """Write the tokens of each side to its file; returns the record of each."""
-    writers = {side: TokenWriter(file, tokenizer.vocab_size) for side, file in outputs.items()}
+    writers = {
+        side: TokenWriter(outputs[side], outputs[side + _PLACES], tokenizer.vocab_size)
+        for side in _SIDES
+        if side in outputs
+    }
     for number, section in enumerate(sections):
         text = section.text.encode()
-        writers[split.side(number, text)].add_text(_ids(section, tokenizer), len(text))
+        writers[split.side(number, text)].add_text(*_ids(section, tokenizer), len(text))
         if section.ends_document:
             for writer in writers.values():
                 writer.end_document(tokenizer.end_of_text)
     return {side: writer.finish() for side, writer in writers.items()}
 
 
-def _ids(section: corpus.Section, tokenizer: Encoder) -> Ids:
-    """The ids of a section, its markers being special tokens where the tokenizer has them."""
-    parts: list[Ids] = []
-    place = 0
-    for start, end in section.markers:
-        marker = tokenizer.special_tokens.get(section.text[start:end])
-        if marker is not None:
-            parts += [tokenizer.encode_to_array(section.text[place:start]), np.array([marker], np.uint32)]
-            place = end
-    parts.append(tokenizer.encode_to_array(section.text[place:]))
-    return np.concatenate(parts)
+def _ids(section: corpus.Section, tokenizer: Encoder) -> tuple[Ids, Flags | None]:
+    """The ids of a section, its markers being special tokens where the tokenizer has them; and of each, in a
+    conversation, whether it is an assistant's.
+
+    No token reaches across the beginning or the end of an answer.
+    """
+    if not section.parts:
+        return tokenizer.encode_to_array(section.text), None
+    ids: list[Ids] = []
+    answers: list[Flags] = []
+
+    def add(added: Ids, is_answer: bool) -> None:
+        ids.append(added)
+        answers.append(np.full(len(added), is_answer))
+
+    text, said = "", False  # what is to be encoded in one go, and whose it is
+    for part in section.parts:
+        here = section.text[part.start : part.end]
+        marker = tokenizer.special_tokens.get(here) if part.is_marker else None
+        if marker is not None or part.is_answer != said:
+            add(tokenizer.encode_to_array(text), said)
+            text, said = "", part.is_answer
+        if marker is None:
+            text += here
+        else:
+            add(np.array([marker], np.uint32), part.is_answer)
+    add(tokenizer.encode_to_array(text), said)
+    return np.concatenate(ids), np.concatenate(answers)
 
 
 def _array(folder: Path, side: str) -> Path:
     return folder / token_cache.ARRAYS[side]
+
+
+def _places(folder: Path, side: str) -> Path:
+    return folder / token_cache.PLACES[side]
 
 
 @dataclass(frozen=True)
@@ -317,13 +354,19 @@ def _section_characters(size: int) -> int:
     return min(corpus.SECTION_CHARACTERS, 1 << (aim.bit_length() - 1))
 
 
-def _choose_split(corpus_files: Sequence[CorpusFile], section_characters: int, cuts: Cuts, fraction: float) -> _Split:
+def _choose_split(
+    corpus_files: Sequence[CorpusFile],
+    section_characters: int,
+    cuts: Cuts,
+    fraction: float,
+    write: corpus.Writer | None,
+) -> _Split:
     """The split that leaves a section on each side whenever there are two; reads until it has seen one of each."""
     threshold = int(fraction * 2.0**64)
     if threshold == 0:
         return _NO_SPLIT
     hashes: list[int] = []
-    for section in corpus.sections(corpus_files, section_characters, cuts=cuts):
+    for section in corpus.sections(corpus_files, section_characters, cuts=cuts, write=write):
         hashes.append(_split_hash(section.text.encode()))
         if (hashes[-1] < threshold) != (hashes[0] < threshold):
             return _Split(threshold, exception=-1)
@@ -333,7 +376,13 @@ def _choose_split(corpus_files: Sequence[CorpusFile], section_characters: int, c
     return _Split(threshold, exception=hashes.index(nearest))
 
 
-def _key(corpus_files: Sequence[CorpusFile], tokenizer: Encoder, fraction: float, on_read: corpus.ReadReport) -> str:
+def _key(
+    corpus_files: Sequence[CorpusFile],
+    tokenizer: Encoder,
+    fraction: float,
+    template: str,
+    on_read: corpus.ReadReport,
+) -> str:
     contents = [
         [file.json_lines, file.compressed, file.text_field, file.skip_bad_lines, _content_hash(file, on_read)]
         for file in corpus_files
@@ -343,6 +392,7 @@ def _key(corpus_files: Sequence[CorpusFile], tokenizer: Encoder, fraction: float
         "version": FORMAT_VERSION,
         "tokenizer": tokenizer.digest(),
         "vocabSize": tokenizer.vocab_size,
+        "template": template,
         "endOfText": tokenizer.end_of_text,
         "validationFraction": fraction,
         "files": contents,

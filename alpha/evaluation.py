@@ -1,7 +1,8 @@
 """How well a model predicts a token file. Holds one batch at a time, however large the file is.
 
 What is evaluated is stated here once, for `alpha train` and `alpha eval`: windows of `block` tokens that follow each
-other from the beginning of the file, so that every token but the first is predicted once. A part is `WINDOWS` of them
+other from the beginning of the file, so that every token but the first is predicted once; or, for a model that was
+trained so, windows that whole documents share (see packing). A part is `WINDOWS` of them
 for each of --evalIters, whatever the batch: the first ones, or for the part of a corpus that was held out as many at
 equal distances, so that every file of the corpus has its share.
 
@@ -24,12 +25,14 @@ from alpha import ops
 from alpha.autograd import Tensor
 from alpha.gpt import GPT
 from alpha.loss_mask import LossMask
+from alpha.packing import PackedDocuments
 from alpha.sampler import windows
 from alpha.thread_choice import ThreadChoice
 from alpha.token_file import TokenFile
 from alpha.tokenizer import Tokenizer
 
-Batches = Iterable[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]]
+Batches = Iterable[tuple[npt.NDArray[np.int32], ...]]
+"""Ids, targets and, where documents share windows, begins (see `GPT.hidden`)."""
 
 WINDOWS = 4
 """Windows for each of --evalIters."""
@@ -74,31 +77,35 @@ def evaluate(
     spread: bool = False,
     threads: ThreadChoice | None = None,
     mask: LossMask | None = None,
+    documents: PackedDocuments | None = None,
 ) -> Evaluation:
     """Predict a file, or `iters` times WINDOWS windows of it: the first, or with `spread` at equal distances.
 
     `batch` windows are computed at a time. With `threads`, each batch is a repetition for it to measure. With a `mask`
-    of the file, tokens that do not count in it are not predicted.
+    of the file, tokens that do not count in it are not predicted; with `documents`, these are the file's windows.
     """
-    every = windows(file.tokens, model.config.block, batch, WINDOWS * iters, spread, mask)
+    count = WINDOWS * iters
+    every: Batches = windows(file.tokens, model.config.block, batch, count, spread, mask)
+    if documents is not None:
+        every = documents.batches(batch, count, spread)
     return evaluate_batches(model, tokenizer, _while_whole(file, every), threads)
 
 
 def evaluate_batches(
     model: GPT, tokenizer: Tokenizer, batches: Batches, threads: ThreadChoice | None = None
 ) -> Evaluation:
-    """Predict the targets of batches, ids and targets [B, T] each; negative targets do not count.
+    """Predict the targets of batches, arrays [B, T]; negative targets do not count.
 
     The loss is NaN when none counts. With `threads`, each batch is a repetition for it to measure.
     """
     lengths = np.array([len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)])
     lengths[tokenizer.end_of_text] = 0
     total, end_total, tokens, text_bytes, unknown = 0.0, 0.0, 0, 0, 0
-    for ids, targets in batches:
+    for ids, targets, *begins in batches:
         counted = targets[targets >= 0]
         # Where the backend is numpy: a loss that is not finite is a result, a warning would add nothing.
         with threads.measured() if threads else contextlib.nullcontext(), np.errstate(all="ignore"):
-            mean, end_loss = _losses(model, ids, targets, tokenizer.end_of_text)
+            mean, end_loss = _losses(model, ids, targets, tokenizer.end_of_text, *begins)
         total += mean * counted.size
         end_total += end_loss
         tokens += counted.size
@@ -152,11 +159,15 @@ def _section_hashes(tokens: npt.NDArray[np.integer[Any]], length: int) -> npt.ND
 
 
 def _losses(
-    model: GPT, ids: npt.NDArray[np.int32], targets: npt.NDArray[np.int32], end_of_text: int
+    model: GPT,
+    ids: npt.NDArray[np.int32],
+    targets: npt.NDArray[np.int32],
+    end_of_text: int,
+    begins: npt.NDArray[np.int32] | None = None,
 ) -> tuple[float, float]:
     """The mean loss of the targets that count, and the summed one of the ends of text among them; operands [B, T]."""
     backend, config = model.backend, model.config
-    hidden = model.hidden(backend.from_numpy(ids))
+    hidden = model.hidden(backend.from_numpy(ids), begins=None if begins is None else backend.from_numpy(begins))
     rows = ops.reshape(hidden, (ids.size, config.dim))
     mean = model.loss_of(rows, backend.from_numpy(targets.reshape(-1)))
     ends = np.flatnonzero(targets.reshape(-1) == end_of_text).astype(np.int32)

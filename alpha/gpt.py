@@ -120,13 +120,21 @@ class GPT:
     def has_dropout(self) -> bool:
         return bool(self.config.dropout or (self.lora and self.lora.dropout))
 
-    def loss(self, ids: Array, targets: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
+    def loss(
+        self,
+        ids: Array,
+        targets: Array,
+        dropout: DropoutKeys | None = None,
+        checkpoint: bool = False,
+        begins: Array | None = None,
+    ) -> Tensor:
         """Mean cross-entropy in nats, shape []; ids and targets are integers [B, T], negative targets do not count.
 
-        With `checkpoint`, each block keeps only its input and is computed again in the backward pass.
+        With `checkpoint`, each block keeps only its input and is computed again in the backward pass. `begins` as for
+        `hidden`.
         """
         rows = ids.shape[0] * ids.shape[1]
-        hidden = ops.reshape(self.hidden(ids, dropout=dropout, checkpoint=checkpoint), (rows, self.config.dim))
+        hidden = ops.reshape(self.hidden(ids, dropout, checkpoint, begins), (rows, self.config.dim))
         return self.loss_of(hidden, self.backend.reshape(targets, (rows,)))
 
     def loss_of(self, hidden: Tensor, targets: Array) -> Tensor:
@@ -138,8 +146,17 @@ class GPT:
         logits = ops.matmul(self.hidden(ids), ops.transpose(self._head(), (1, 0)))
         return ops.soft_cap(logits, self.config.logit_soft_cap)
 
-    def hidden(self, ids: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
+    def hidden(
+        self,
+        ids: Array,
+        dropout: DropoutKeys | None = None,
+        checkpoint: bool = False,
+        begins: Array | None = None,
+    ) -> Tensor:
         """The normalized last hidden state [B, T, C].
+
+        Documents that share a sequence know nothing of each other when `begins`, integers [B, T], says of each token
+        where in the sequence its document begins: attention sees nothing before, and positions count from there.
 
         Raises ValueError when there are more positions than `config.block`.
         """
@@ -147,13 +164,20 @@ class GPT:
         count = ids.shape[1]
         if count > config.block:
             raise ValueError(f"{count} positions are more than the context of {config.block} holds")
+        backend, positions = self.backend, None
+        if begins is not None:
+            positions = backend.subtract(backend.from_numpy(np.arange(count, dtype=np.int32)), begins)
         x = ops.embedding(weights["wte.weight"], ids)
         if config.position == "learned":
-            x = ops.add(x, ops.narrow(weights["wpe.weight"], 0, 0, count))
+            table = weights["wpe.weight"]
+            x = ops.add(x, ops.narrow(table, 0, 0, count) if positions is None else ops.embedding(table, positions))
         x = self._drop(x, dropout, "embedding")
-        angles = self._rotary and tuple(self.backend.narrow(table, 0, 0, count) for table in self._rotary)
+        angles = self._rotary and tuple(
+            backend.narrow(table, 0, 0, count) if positions is None else backend.gather_rows(table, positions)
+            for table in self._rotary
+        )
         for layer in range(config.layers):
-            block = self._block(layer, angles, None, dropout)
+            block = self._block(layer, angles, None, dropout, begins)
             x = autograd.checkpoint(block, x) if checkpoint else block(x)
         return self._norm(x, "ln_f")
 
@@ -182,12 +206,13 @@ class GPT:
         angles: tuple[Array, ...] | None,
         rows: CachedRows | None,
         dropout: DropoutKeys | None = None,
+        begins: Array | None = None,
     ) -> Callable[[Tensor], Tensor]:
         """Transformer block `layer` as a function of its input: x + attention(norm(x)), then x + mlp(norm(x))."""
         prefix = f"h.{layer}."
 
         def block(x: Tensor) -> Tensor:
-            attended = self._attention(self._norm(x, prefix + "ln_1"), layer, angles, rows, dropout)
+            attended = self._attention(self._norm(x, prefix + "ln_1"), layer, angles, rows, dropout, begins)
             x = self._project(attended, prefix + "attn.c_proj", x, dropout)
             normed = self._norm(x, prefix + "ln_2")
             hidden = self._linear(normed, prefix + "mlp.c_fc", dropout, self.config.activation)
@@ -202,6 +227,7 @@ class GPT:
         angles: tuple[Array, ...] | None,
         rows: CachedRows | None,
         dropout: DropoutKeys | None,
+        begins: Array | None,
     ) -> Tensor:
         config, prefix = self.config, f"h.{layer}.attn."
         B, T, _ = x.shape
@@ -218,7 +244,7 @@ class GPT:
             attended = Tensor(self.backend, rows.attend(layer, q, k, v, config.attention_soft_cap))
             return ops.reshape(attended, (B, T, H * D))
         random = dropout.key("attention", layer) if dropout else None
-        attended = ops.attention(query, key, value, config.attention_soft_cap, config.dropout, random)
+        attended = ops.attention(query, key, value, config.attention_soft_cap, config.dropout, random, begins)
         return ops.reshape(attended, (B, T, H * D))
 
     def _linear(

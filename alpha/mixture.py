@@ -9,18 +9,21 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import PurePath
 
 import numpy as np
 
+from alpha.config import TrainingConfig
 from alpha.dataset import Dataset
 from alpha.errors import UsageError
 from alpha.loss_mask import LossMask
 from alpha.option import spelled
-from alpha.sampler import Batch, Sampler, Tokens
+from alpha.packing import PackedDocuments, PackedSampler
+from alpha.sampler import Sampler, Tokens
+from alpha.tokenizer import Tokenizer
 
 _PART = re.compile(r"(.+):([0-9]{0,9}\.?[0-9]{1,9})", re.DOTALL)
 
@@ -96,19 +99,15 @@ def mixture_of(datasets: Sequence[Dataset], named: dict[str, int], one_validatio
 class MixtureSampler:
     """Batches of windows of several samplers, each of which has a batch of one; see `Sampler` for the methods."""
 
-    def __init__(self, samplers: Sequence[Sampler], parts: Sequence[int], batch: int) -> None:
+    def __init__(self, samplers: Sequence[Sampler | PackedSampler], parts: Sequence[int], batch: int) -> None:
         """`parts` are the shares."""
         self._samplers = samplers
         self._shares = parts
         self._batch = batch
 
-    def ids_and_targets_from(self, first: int) -> tuple[Tokens, Tokens]:
-        rows = [self._samplers[part].ids_and_targets_from(number) for part, number in self._places(first)]
-        ids, targets = (np.concatenate(each) for each in zip(*rows, strict=True))
-        return ids, targets
-
-    def windows_from(self, first: int) -> Batch:
-        return np.concatenate([self._samplers[part].windows_from(number) for part, number in self._places(first)])
+    def batch_from(self, first: int) -> tuple[Tokens, ...]:
+        rows = [self._samplers[part].batch_from(number) for part, number in self._places(first)]
+        return tuple(np.concatenate(each) for each in zip(*rows, strict=True))
 
     def _places(self, first: int) -> list[tuple[int, int]]:
         return [place(first + row, self._shares) for row in range(self._batch)]
@@ -131,12 +130,27 @@ def place(window: int, parts: Sequence[int]) -> tuple[int, int]:
 
 
 def sampler_of(
-    mixture: Mixture, masks: Sequence[LossMask | None], block: int, batch: int, seed: int, packed: bool
-) -> Sampler | MixtureSampler:
-    """What draws the windows of a run; `masks` are those of the parts."""
+    mixture: Mixture,
+    masks: Sequence[LossMask | None],
+    tokenizer: Tokenizer,
+    block: int,
+    training: TrainingConfig,
+    say: Callable[[str], None],
+) -> Sampler | PackedSampler | MixtureSampler:
+    """What draws the windows of a run; `masks` are those of the parts.
+
+    `say` is told what becomes of documents that share windows.
+    """
     alone = len(mixture.parts) == 1
-    samplers = [
-        Sampler(part.data.train.tokens, block, batch if alone else 1, (seed + index) % (1 << 64), packed, mask)
-        for index, (part, mask) in enumerate(zip(mixture.parts, masks, strict=True))
-    ]
-    return samplers[0] if alone else MixtureSampler(samplers, [part.share for part in mixture.parts], batch)
+    batch = training.batch if alone else 1
+    samplers: list[Sampler | PackedSampler] = []
+    for index, (part, mask) in enumerate(zip(mixture.parts, masks, strict=True)):
+        seed = (training.seed + index) % (1 << 64)
+        if training.pack_documents:
+            documents = PackedDocuments(part.data.train, block, tokenizer, mask)
+            for sentence in documents.in_words():
+                say(sentence)
+            samplers.append(PackedSampler(documents, batch, seed))
+        else:
+            samplers.append(Sampler(part.data.train.tokens, block, batch, seed, training.packed, mask))
+    return samplers[0] if alone else MixtureSampler(samplers, [part.share for part in mixture.parts], training.batch)

@@ -181,11 +181,12 @@ def attention(
     soft_cap: float = 0.0,
     dropout: float = 0.0,
     random: RandomKey | None = None,
+    first_keys: Array | None = None,
 ) -> Tensor:
     """Causal attention; see `Backend.attention`."""
     backend = query.backend
     y, saved = backend.attention(
-        query.data, key.data, value.data, soft_cap, dropout, random, recording(query, key, value)
+        query.data, key.data, value.data, soft_cap, dropout, random, recording(query, key, value), first_keys
     )
     return _one(y, [query, key, value], lambda dy: backend.attention_backward(dy, saved))
 

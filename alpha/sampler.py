@@ -53,7 +53,7 @@ class Sampler:
         """
         return self.windows_from(index * self._batch)
 
-    def ids_and_targets_from(self, first: int) -> tuple[Tokens, Tokens]:
+    def batch_from(self, first: int) -> tuple[Tokens, Tokens]:
         """Ids and targets of `windows_from`, [batch, block] both; targets that do not count are -1."""
         ids, targets = inputs_and_targets(self.windows_from(first))
         if self._mask is None:
@@ -77,23 +77,33 @@ class Sampler:
 
     def _random_offsets(self, first: int) -> npt.NDArray[np.int64]:
         # The remainder of 64 random bits: below 2^48 tokens, no place is likelier than another by more than 2^-16.
-        return (self._random_words(self._batch, first, "random") % np.uint64(len(self._windows))).astype(np.int64)
+        return (_random_words(self._batch, first, self._seed, "random") % np.uint64(len(self._windows))).astype(
+            np.int64
+        )
 
     def _packed_offsets(self, first: int) -> npt.NDArray[np.int64]:
-        windows_per_pass = len(self._tokens) // self._block
-        first_pass, first_position = divmod(first, windows_per_pass)
-        passes, positions = np.divmod(first_position + np.arange(self._batch, dtype=np.int64), windows_per_pass)
-        width = _ROUNDS + 1
-        words = self._random_words((int(passes[-1]) + 1) * width, first_pass * width, "packed").reshape(-1, width)
-        keys = words[passes]
-        shuffled = permute(positions.astype(np.uint64), windows_per_pass, keys[:, 1:]).astype(np.int64)
-        phases = (keys[:, 0] % np.uint64(len(self._tokens))).astype(np.int64)
+        shuffled, words = shuffled_windows(first, self._batch, len(self._tokens) // self._block, self._seed)
+        phases = (words % np.uint64(len(self._tokens))).astype(np.int64)
         return (phases + shuffled * self._block) % len(self._tokens)
 
-    def _random_words(self, count: int, start: int, purpose: str) -> _Words:
-        bits = rng.random_bits(2 * count, self._seed, rng.stream_of("sampler", purpose), start=2 * start)
-        halves = bits.astype(np.uint64).reshape(count, 2)
-        return halves[:, 0] << np.uint64(32) | halves[:, 1]
+
+def shuffled_windows(first: int, count: int, size: int, seed: int) -> tuple[npt.NDArray[np.int64], _Words]:
+    """Which of `size` windows the `count` draws from number `first` on are, and a random word of each one's pass.
+
+    Each pass visits all once, in a random order of its own.
+    """
+    first_pass, first_position = divmod(first, size)
+    passes, positions = np.divmod(first_position + np.arange(count, dtype=np.int64), size)
+    width = _ROUNDS + 1
+    words = _random_words((int(passes[-1]) + 1) * width, first_pass * width, seed, "packed").reshape(-1, width)
+    keys = words[passes]
+    return permute(positions.astype(np.uint64), size, keys[:, 1:]).astype(np.int64), keys[:, 0]
+
+
+def _random_words(count: int, start: int, seed: int, purpose: str) -> _Words:
+    bits = rng.random_bits(2 * count, seed, rng.stream_of("sampler", purpose), start=2 * start)
+    halves = bits.astype(np.uint64).reshape(count, 2)
+    return halves[:, 0] << np.uint64(32) | halves[:, 1]
 
 
 def inputs_and_targets(windows: Tokens) -> tuple[Tokens, Tokens]:
@@ -136,7 +146,6 @@ def windows(
     """
     full = (len(tokens) - 1) // block
     is_part = bool(count) and count * block < len(tokens) - 1
-    taken = min(count, full) if is_part else full
 
     def batch_at(starts: npt.NDArray[np.int64], length: int) -> tuple[Batch, Batch]:
         places = starts[:, None] + np.arange(length + 1)
@@ -145,12 +154,20 @@ def windows(
         targets = targets if mask is None else mask.masked(targets, places[:, 1:])
         return np.ascontiguousarray(ids), np.ascontiguousarray(targets)
 
-    for first in range(0, taken, batch):
-        numbers = np.arange(first, min(first + batch, taken))
-        yield batch_at((numbers * full // taken if spread and is_part else numbers) * block, block)
+    for numbers in numbers_of_windows(full, batch, count if is_part else 0, spread):
+        yield batch_at(numbers * block, block)
     rest = len(tokens) - 1 - full * block
     if rest > 0 and not is_part:
         yield batch_at(np.array([full * block]), rest)
+
+
+def numbers_of_windows(size: int, batch: int, count: int, spread: bool) -> Iterator[npt.NDArray[np.int64]]:
+    """Which of `size` windows are taken, `batch` at a time: the first `count`, or with `spread` as many at equal
+    distances; all for 0."""
+    taken = min(count, size) if count else size
+    for first in range(0, taken, batch):
+        numbers = np.arange(first, min(first + batch, taken))
+        yield numbers * size // taken if spread else numbers
 
 
 def _mix(words: _Words) -> _Words:

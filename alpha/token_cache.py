@@ -1,8 +1,8 @@
 """The folder where token files are kept: which entries it has, how large they are, and which go when it is full.
 
-An entry is a folder whose name is its key. It has `train.npy`, `validation.npy` when a part is held out, and
-`dataset.json`, which is written last and whose time of change says when the entry was last used. Nothing else is ever
-deleted.
+An entry is a folder whose name is its key. It has `train.npy` and `train-places.npy`, the same of `validation` when a
+part is held out, and `dataset.json`, which is written last and whose time of change says when the entry was last used.
+Nothing else is ever deleted.
 """
 
 import contextlib
@@ -18,7 +18,10 @@ from alpha import environment, files
 DESCRIPTION = "dataset.json"
 ARRAYS = {"train": "train.npy", "validation": "validation.npy"}
 
-_NAMES = (DESCRIPTION, *ARRAYS.values())
+PLACES = {"train": "train-places.npy", "validation": "validation-places.npy"}
+"""Where in the arrays documents end and answers begin and end: see `TokenFile`."""
+
+_NAMES = (DESCRIPTION, *ARRAYS.values(), *PLACES.values())
 _KEY = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _ABANDONED_SECONDS = 3600.0
 

@@ -7,6 +7,7 @@ SHA-256 and what it was made from are a record that the caller keeps (see datase
 import hashlib
 import mmap
 import os
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,9 +23,14 @@ _CHUNK_BYTES = 1 << 20
 _FLUSH_TOKENS = 1 << 18
 _HEADER_BYTES = 128
 _LARGEST_COUNT = 1 << 48
+_PLACE = np.dtype("<i8")
 
 Ids = npt.NDArray[np.integer[Any]]
 Tokens = npt.NDArray[np.unsignedinteger[Any]]
+Flags = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.int64]
+
+NO_PLACES: Places = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,11 @@ class TokenFile:
     """The whole file, mapped; None for tokens that are in memory."""
     forms: Mapping[str, int] = field(default_factory=dict)
     """How many lines of JSON of each form its corpus has."""
+    flips: Places = field(default_factory=lambda: NO_PLACES)
+    """Where answers begin and end: up to the first of these places tokens are of plain text or of an answer, up to the
+    second they are of the rest of a conversation, and so on in turn."""
+    ends: Places = field(default_factory=lambda: NO_PLACES)
+    """Where documents end: the places after their ends of text."""
 
     @property
     def size(self) -> int:
@@ -58,59 +69,99 @@ class TokenFile:
                 f"start again, and it is made anew from the corpus."
             )
 
-    def divide(self, count: int, end_of_text: int, text_bytes: int) -> "tuple[TokenFile, TokenFile]":
+    def divide(self, count: int, text_bytes: int) -> "tuple[TokenFile, TokenFile]":
         """All tokens but the last `count`, and these, whose text has `text_bytes` bytes, as two token files."""
         place = len(self.tokens) - count
         first, last = self.tokens[:place], self.tokens[place:]
+        ended = int(np.searchsorted(self.ends, place, "right"))
+        flipped = int(np.searchsorted(self.flips, place))
+        goes_on = [0] if flipped % 2 and self.flips[flipped : flipped + 1].tolist() != [place] else []
+        if flipped % 2 and not goes_on:
+            flipped += 1
+        last_flips = np.concatenate([np.array(goes_on, np.int64), self.flips[flipped:] - place])
         return (
-            self._part(first, end_of_text, max(0, self.text_bytes - text_bytes)),
-            self._part(last, end_of_text, text_bytes),
+            self._part(first, max(0, self.text_bytes - text_bytes), self.flips[:flipped], self.ends[:ended]),
+            self._part(last, text_bytes, last_flips, self.ends[ended:] - place),
         )
 
-    def _part(self, tokens: Tokens, end_of_text: int, text_bytes: int) -> "TokenFile":
-        documents = int(np.count_nonzero(tokens == end_of_text)) + int(tokens[-1] != end_of_text)
+    def _part(self, tokens: Tokens, text_bytes: int, flips: Places, ends: Places) -> "TokenFile":
+        documents = len(ends) + int(ends[-1:].tolist() != [len(tokens)])
         digest = hashlib.sha256(tokens.view(np.uint8).data).hexdigest()
-        return replace(self, tokens=tokens, documents=documents, text_bytes=text_bytes, digest=digest)
+        return replace(
+            self, tokens=tokens, documents=documents, text_bytes=text_bytes, digest=digest, flips=flips, ends=ends
+        )
 
 
 class TokenWriter:
-    """Writes one token file. Holds a bounded number of ids; the header has the length, so it is written at the end."""
+    """Writes one token file, and its flips and ends to another file, in this order.
 
-    def __init__(self, file: BinaryIO, vocab_size: int) -> None:
+    Holds a bounded number of ids, but all places; headers have the length, so they are written at the end.
+    """
+
+    def __init__(self, file: BinaryIO, places_file: BinaryIO, vocab_size: int) -> None:
         self._file = file
+        self._places_file = places_file
+        self._flips = array("q")
+        self._ends = array("q")
         self._vocab_size = vocab_size
         self._pending: list[Ids] = []
         self._pending_tokens = 0
         self._digest = hashlib.sha256()
         self._in_document = False
         self._tokens = 0
-        self._documents = 0
         self._text_bytes = 0
-        file.write(bytes(_HEADER_BYTES))
+        for each in (file, places_file):
+            each.write(bytes(_HEADER_BYTES))
 
-    def add_text(self, ids: Ids, text_bytes: int) -> None:
-        """Append the ids of a part of a document that has `text_bytes` bytes of UTF-8."""
+    def add_text(self, ids: Ids, answers: Flags | None, text_bytes: int) -> None:
+        """Append the ids of a part of a document that has `text_bytes` bytes of UTF-8; `answers` says of each id of a
+        conversation whether it is an assistant's."""
         self._in_document = True
         self._text_bytes += text_bytes
+        if answers is not None and len(answers):
+            self._flip(self._tokens + self._pending_tokens, bool(answers[0]))
+            changes = np.flatnonzero(answers[1:] != answers[:-1]) + 1
+            for place in changes.tolist():
+                self._flip(self._tokens + self._pending_tokens + place, bool(answers[place]))
         self._add(ids)
 
     def end_document(self, end_of_text: int) -> None:
         """Append the id that ends the current document, if any text was added since the last call."""
         if self._in_document:
             self._in_document = False
-            self._documents += 1
+            place = self._tokens + self._pending_tokens
+            begun = self._ends[-1] if self._ends else 0
+            if self._flips and (len(self._flips) % 2 or self._flips[-1] > begun):
+                self._flip(place, False)
             self._add(np.array([end_of_text], np.uint32))
+            self._flip(place + 1, True)
+            self._ends.append(place + 1)
+
+    def _flip(self, place: int, counts: bool) -> None:
+        """Note that tokens from here on are of plain text or of an answer, or are not."""
+        if (len(self._flips) % 2 == 0) == counts:
+            return
+        if self._flips and self._flips[-1] == place:
+            self._flips.pop()
+        else:
+            self._flips.append(place)
 
     def finish(self) -> dict[str, Any]:
         """Complete the file; returns the record (JSON values) that `open_token_file` checks it against."""
         self._flush()
         self._file.seek(0)
         self._file.write(_header(_dtype(self._vocab_size), self._tokens))
+        places = np.array([*self._flips, *self._ends], _PLACE)
+        self._places_file.write(places.tobytes())
+        self._places_file.seek(0)
+        self._places_file.write(_header(_PLACE, len(places)))
         return {
             "tokens": self._tokens,
-            "documents": self._documents,
+            "documents": len(self._ends),
             "textBytes": self._text_bytes,
             "sha256": self._digest.hexdigest(),
+            "flips": len(self._flips),
+            "placesSha256": hashlib.sha256(places.tobytes()).hexdigest(),
         }
 
     def _add(self, ids: Ids) -> None:
@@ -133,8 +184,8 @@ class TokenWriter:
         self._pending_tokens = 0
 
 
-def open_token_file(path: Path, record: Any, vocab_size: int) -> TokenFile | None:
-    """The token file at `path`; None unless it is there and is exactly the file that `record` describes."""
+def open_token_file(path: Path, record: Any, vocab_size: int, places_path: Path) -> TokenFile | None:
+    """The token file at `path`, and its places; None unless both are there and exactly what `record` describes."""
     counts = _counts(record)
     if counts is None:
         return None
@@ -153,10 +204,28 @@ def open_token_file(path: Path, record: Any, vocab_size: int) -> TokenFile | Non
             if digest.hexdigest() != record.get("sha256"):
                 return None
             mapping = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-            array: Tokens = np.frombuffer(mapping, dtype, tokens, _HEADER_BYTES)
+            content: Tokens = np.frombuffer(mapping, dtype, tokens, _HEADER_BYTES)
+        places = _read_places(places_path, record)
     except (OSError, ValueError):  # it was cut short meanwhile, or cannot be read
         return None  # the caller makes the file again, and then whatever forbids that is reported
-    return TokenFile(path, array, documents, text_bytes, digest.hexdigest(), mapping, record.get("forms", {}))
+    forms = record.get("forms", {})
+    return places and TokenFile(path, content, documents, text_bytes, digest.hexdigest(), mapping, forms, *places)
+
+
+def _read_places(path: Path, record: Mapping[str, Any]) -> tuple[Places, Places] | None:
+    """Flips and ends."""
+    flips = record.get("flips")
+    if type(flips) is not int or not 0 <= flips <= record["tokens"] + 1:
+        return None
+    count = flips + record["documents"]
+    with open_regular(path) as file:
+        size = _HEADER_BYTES + count * _PLACE.itemsize
+        if os.fstat(file.fileno()).st_size != size or file.read(_HEADER_BYTES) != _header(_PLACE, count):
+            return None
+        content = file.read(size)
+    places = np.frombuffer(content, _PLACE)
+    is_whole = hashlib.sha256(content).hexdigest() == record.get("placesSha256")
+    return (places[:flips], places[flips:]) if is_whole else None
 
 
 def _counts(record: Any) -> tuple[int, int, int] | None:

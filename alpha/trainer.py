@@ -30,6 +30,7 @@ from alpha.loss_mask import LossMask
 from alpha.mixture import Mixture, sampler_of
 from alpha.optimizer import make_optimizer
 from alpha.option import LARGEST_INTEGER, spelled
+from alpha.packing import PackedDocuments
 from alpha.run import Run
 from alpha.safetensors_file import Array
 from alpha.sampling import SamplingOptions
@@ -139,8 +140,14 @@ class Trainer:
         )
         masks = [loss_masks(part.data, tokenizer, training, display) for part in mixture.parts]
         self._validation_masks = [validation for _, validation in masks]
+        self._validation_documents = [
+            PackedDocuments(part.data.validation, model.block, tokenizer, mask)
+            if training.pack_documents and part.data.validation is not None
+            else None
+            for part, mask in zip(mixture.parts, self._validation_masks, strict=True)
+        ]
         self._sampler = sampler_of(
-            mixture, [mask for mask, _ in masks], model.block, training.batch, training.seed, training.packed
+            mixture, [mask for mask, _ in masks], tokenizer, model.block, training, display.message
         )
         self._threads = ThreadChoice(backend, training.threads)
         self._memory = MemoryWatch(backend)
@@ -211,7 +218,7 @@ class Trainer:
         self.display.start(self.training.iters, self.steps_done)
         self._began = time.monotonic()
         try:
-            if plan := self._step.plan(self.training.batch):
+            if plan := self._step.plan(self.training.batch, self.training.pack_documents):
                 self.display.message(_plan_in_words(plan))
             if self._has_source:
                 self._save(run)  # from here on the run needs its source no more
@@ -319,14 +326,14 @@ class Trainer:
         self.mixture.require_whole()
         first = self._first_window + (step - self._first_step) * training.accum_steps * training.batch
         micro_batches = [
-            self._sampler.ids_and_targets_from(first + micro * training.batch) for micro in range(training.accum_steps)
+            self._sampler.batch_from(first + micro * training.batch) for micro in range(training.accum_steps)
         ]
-        ids, targets = map(np.stack, zip(*micro_batches, strict=True))
+        ids, targets, *begins = map(np.stack, zip(*micro_batches, strict=True))
         loaded = time.perf_counter()
         rate = learning_rate(step, training)
         with self._threads.measured():
             threads = self.model.backend.threads
-            result = self._step.run(ids, targets, rate)
+            result = self._step.run(ids, targets, rate, *begins)
         return _StepUnderWay(start, loaded, rate, ids.size, threads, result)
 
     def _finish_step(self) -> dict[str, Any]:
@@ -397,9 +404,12 @@ class Trainer:
         held_out = not training.val_data
         for index in self.mixture.evaluated:
             part, mask = self.mixture.parts[index], self._validation_masks[index]
+            documents = self._validation_documents[index]
             assert part.data.validation is not None
             file, iters = part.data.validation, training.eval_iters
-            loss = evaluate(self.model, file, self.tokenizer, training.batch, iters, held_out, mask=mask).loss
+            loss = evaluate(
+                self.model, file, self.tokenizer, training.batch, iters, held_out, mask=mask, documents=documents
+            ).loss
             losses["valLoss"] += part.share * loss
             total += part.share
             if part.name and held_out:
@@ -485,7 +495,7 @@ def loss_masks(
         return None, None
     masks: list[LossMask | None] = []
     for what, file in (("training", dataset.train), ("validation", dataset.validation)):
-        mask = None if file is None else LossMask(file.tokens, tokenizer)
+        mask = None if file is None else LossMask(file.flips, len(file.tokens))
         if file is not None and mask is not None:
             count, total = mask.total(), len(file.tokens)
             if not count:

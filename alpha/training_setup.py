@@ -6,23 +6,33 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from alpha import backends, checkpoint, corpus, corpus_files, dataset, domain, files, token_cache, tokenizer_registry
+from alpha import (
+    backends,
+    chat_format,
+    checkpoint,
+    corpus,
+    corpus_files,
+    dataset,
+    domain,
+    files,
+    token_cache,
+    tokenizer_registry,
+)
 from alpha.backend import Backend
 from alpha.checkpoint import OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.corpus_files import Selection
-from alpha.corpus_forms import BAD_LINE, has_conversations, in_words, read_line
+from alpha.corpus_forms import BAD_LINE, in_words, read_line
 from alpha.dataset import Dataset
 from alpha.errors import AlphaError, UsageError, percent
 from alpha.evaluation import shared_share
-from alpha.exchange_folder import CHAT_TEMPLATE
 from alpha.gpt import parameter_specs
 from alpha.lora import adapter_specs, lora_of
 from alpha.mixture import Mixture, mixture_of, sampler_of, shares
@@ -72,16 +82,20 @@ def new_run(model: ModelConfig, training: TrainingConfig, display: Display) -> t
     training = _with_backend(training, display)
     folder = Path(training.run_dir) if training.run_dir else None
     check_new(folder)
-    trainer, training = _from_the_start(model, training, display)
-    return Run.create(model, training, folder), trainer
+    trainer = _from_the_start(model, training, display)
+    return Run.create(model, trainer.training, folder), trainer
 
 
-def _from_the_start(model: ModelConfig, training: TrainingConfig, display: Display) -> tuple[Trainer, TrainingConfig]:
-    """What trains a run from its first step, and the configuration that says which tokenizer it has."""
+def _from_the_start(model: ModelConfig, training: TrainingConfig, display: Display) -> Trainer:
+    """What trains a run from its first step; its configuration says which tokenizer it has, and whether documents share
+    windows."""
     lora = lora_of(training)  # refuses what is wrong with it before anything is read
     source = read_source(training.init) if training.init else None
     beginning, base = None, None
     if source is not None:
+        if model.block == source.model.block:
+            tokens = f"{model.block:,} tokens"
+            display.message(f"Windows have {tokens}, all that these weights read; --block=N makes them shorter.")
         weights = source.weights_for(model)
         if lora is not None:
             beginning, base = Beginning({}, {**source.state, **base_state(source)}), weights
@@ -90,14 +104,14 @@ def _from_the_start(model: ModelConfig, training: TrainingConfig, display: Displ
     sources = _Sources(training, display)
     backend = backends.create(training.backend, training.device, training.dtype)
     tokenizer, training = _tokenizer(training, sources.data, display, source)
-    trainer = _trainer(model, training, tokenizer, sources, backend, display, beginning, base)
-    return trainer, trainer.training
+    return _trainer(model, training, tokenizer, sources, backend, display, beginning, base)
 
 
 def examples(
     model: ModelConfig, training: TrainingConfig, count: int, display: Display
 ) -> list[list[tuple[str, bool]]]:
-    """The first `count` windows that a new run would train on: parts of their text, and whether each is learned.
+    """The first `count` windows that a new run would train on, or documents where these share windows: parts of their
+    text, and whether each is learned.
 
     Raises AlphaError or UsageError as `new_run`; makes no folder and no model.
     """
@@ -107,14 +121,25 @@ def examples(
     source = read_source(training.init) if training.init else None
     sources = _Sources(training, display)
     tokenizer, training = _tokenizer(training, sources.data, display, source)
-    mixture = _mixture(sources, tokenizer, model.block, display)
+    mixture, training = _mixture(sources, tokenizer, model.block, display, training, source)
     masks = [loss_masks(part.data, tokenizer, training, display)[0] for part in mixture.parts]
-    sampler = sampler_of(mixture, masks, model.block, count, training.seed, training.packed)
-    ids, targets = sampler.ids_and_targets_from(0)
-    # Each token but the first of a window is predicted.
-    tokens = np.concatenate([ids, sampler.windows_from(0)[:, -1:]], axis=1)
-    counted = np.concatenate([np.zeros((len(ids), 1), bool), targets >= 0], axis=1)
-    return [_parts(row, learned, tokenizer) for row, learned in zip(tokens, counted, strict=True)]
+    one_by_one = dataclasses.replace(training, batch=1)
+    sampler = sampler_of(mixture, masks, tokenizer, model.block, one_by_one, display.message)
+    found: list[list[tuple[str, bool]]] = []
+    number = 0
+    while len(found) < count:
+        ids, targets, *begins = (each[0] for each in sampler.batch_from(number))
+        number += 1
+        edges = [0, len(ids)]
+        if begins:
+            edges = [0, *(np.flatnonzero(np.diff(begins[0])) + 1).tolist(), len(ids)]
+        for low, high in itertools.pairwise(edges):
+            last = targets[high - 1 : high]  # each token but the first is predicted, and those before the last are read
+            tokens = np.concatenate([ids[low:high], last[last >= 0]])
+            learned = np.concatenate([np.zeros(1, bool), targets[low:high] >= 0])[: len(tokens)]
+            if learned.any() or (tokens != tokenizer.end_of_text).any():  # else nothing but what fills the window
+                found.append(_parts(tokens, learned, tokenizer))
+    return found[:count]
 
 
 def _parts(tokens: Tokens, learned: npt.NDArray[np.bool_], tokenizer: Tokenizer) -> list[tuple[str, bool]]:
@@ -160,8 +185,8 @@ def resumed_run(given: Mapping[str, Any], display: Display) -> tuple[Run, Traine
 def _started_over(run: Run, changes: Mapping[str, Any], display: Display) -> Trainer:
     """What trains a run that ended before its first checkpoint: it begins again, as its configuration says."""
     model, training = run.config.model, _with_backend(_changed(run.config.training, 0, changes), display)
-    trainer, training = _from_the_start(resolve_model(model), training, display)
-    run.configure(model, training, 0)
+    trainer = _from_the_start(resolve_model(model), training, display)
+    run.configure(model, trainer.training, 0)
     run.rewind(0)
     display.message(f"The run {run.folder} has no checkpoint yet: it starts over from its configuration, at step 0.")
     return trainer
@@ -275,7 +300,8 @@ def _tokenizer(
     )
     recipe = tokenizer_registry.check_name(name, training.vocab_size)
     display.message(f"Building the {name} tokenizer from {training.data}.")
-    texts = corpus.texts(data.files, recipe.special_names, display.count)
+    write = chat_format.writer_before(recipe.special_names, training.domain)
+    texts = corpus.texts(data.files, recipe.special_names, display.count, write)
     tokenizer = tokenizer_registry.build(name, texts, training.vocab_size, progress=display.count, warn=display.warning)
     if path is not None:
         tokenizer_registry.save(path, tokenizer)
@@ -300,11 +326,8 @@ def _trainer(
     base: Mapping[str, Array] | None = None,
 ) -> Trainer:
     """Prepare the data, say how large everything is, and only then take the memory for it."""
-    mixture = _mixture(sources, tokenizer, model.block, display)
+    mixture, training = _mixture(sources, tokenizer, model.block, display, training, start)
     data = [part.data for part in mixture.parts]
-    if start is not None:
-        for each in data:
-            _warn_of_template(start.state, each.train, display)
     specs = parameter_specs(model, tokenizer.vocab_size)
     parameters = sum(spec.size for spec in specs)
     trained = ""
@@ -325,7 +348,7 @@ def _trainer(
             training,
             train_tokens=mixture.tokens,
             has_validation=bool(mixture.evaluated),
-            window=model.block + 1,
+            window=2 if training.pack_documents else model.block + 1,
             parameters=parameters,
             tokens_per_step=tokens_per_step,
             shared_validation=shared,
@@ -347,25 +370,53 @@ def _trainer(
         ) from error
 
 
-def _mixture(sources: _Sources, tokenizer: Tokenizer, block: int, display: Display) -> Mixture:
+def _mixture(
+    sources: _Sources,
+    tokenizer: Tokenizer,
+    block: int,
+    display: Display,
+    training: TrainingConfig,
+    start: Checkpoint | Beginning | ModelSource | None,
+) -> tuple[Mixture, TrainingConfig]:
+    """The data of a run, and the configuration that says whether documents share windows: those of a new run do where
+    there are conversations among them."""
+    is_new = not isinstance(start, Checkpoint)
+    template = None if start is None else checkpoint.chat_template(start.state)
+    write = chat_format.writer(tokenizer, training.domain, template)
+
+    def packs(file: TokenFile) -> bool:
+        return training.pack_documents or (is_new and len(file.flips) > 0)
+
+    def least(file: TokenFile) -> int:
+        return 2 if packs(file) else block + 1
+
     datasets, total = [], sum(sources.shares.values())
     for index, selection in enumerate(sources.parts):
         if sources.shares:
             name, share = list(sources.shares.items())[index]
             display.message(f"{percent(share / total)} of the windows are from {name}.")
-        datasets.append(_dataset(selection, sources, tokenizer, block, display))
-    return mixture_of(datasets, sources.shares, one_validation=sources.val_data is not None)
+        datasets.append(_dataset(selection, sources, tokenizer, least, write, display))
+    mixture = mixture_of(datasets, sources.shares, one_validation=sources.val_data is not None)
+    return mixture, dataclasses.replace(training, pack_documents=any(packs(each.train) for each in datasets))
 
 
-def _dataset(selection: Selection, sources: _Sources, tokenizer: Tokenizer, block: int, display: Display) -> Dataset:
+def _dataset(
+    selection: Selection,
+    sources: _Sources,
+    tokenizer: Tokenizer,
+    least: Callable[[TokenFile], int],
+    write: chat_format.TemplateWriter | None,
+    display: Display,
+) -> Dataset:
     data = dataset.prepare(
         selection,
         sources.val_data,
         tokenizer,
         token_cache.folder(),
-        block,
+        least,
         progress=display.count,
         warn=display.warning,
+        write=write,
     )
     validation = 0 if data.validation is None else len(data.validation.tokens)
     skipped = f"; {data.skipped:,} other files were skipped" if data.skipped else ""
@@ -389,16 +440,6 @@ def _say_forms(what: str, file: TokenFile, display: Display) -> None:
     if bad := file.forms.get(BAD_LINE):
         display.warning(
             f"Bad lines of the {what} that were skipped: {bad:,}; without --skipBadLines the first is named."
-        )
-
-
-def _warn_of_template(state: Mapping[str, Any], file: TokenFile, display: Display) -> None:
-    """Warn where conversations are written otherwise than by the chat template that came with the weights."""
-    template = checkpoint.chat_template(state)
-    if template and template != CHAT_TEMPLATE and has_conversations(file.forms):
-        display.warning(
-            "The weights came with a chat template of their own, but the conversations of the data are written with "
-            f"Alpha's markers, such as {domain.USER}; whoever uses the model must write them in the same way."
         )
 
 

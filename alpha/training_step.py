@@ -15,7 +15,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,7 +140,7 @@ class TrainingStep:
         self._counters = {
             name: backend.zeros((1,), np.int32) for name in ("steps", "skipped_not_finite", "skipped_spike")
         }
-        self._accumulate_parts: Callable[[Array, Array, Array], None]
+        self._accumulate_parts: Callable[..., None]
         self._models: list[GPT] = []  # one for each part of a batch, see _divide_batch
         self._one = backend.from_numpy(np.ones(1, dtype))
         self._loss_scale = LossScale(backend, dtype) if training.dtype == "f16" else None
@@ -149,22 +149,22 @@ class TrainingStep:
         self._gradients = backend.record(self._accumulate_gradients)
         self._update = backend.record(self._apply_gradients)
 
-    def run(self, ids: Tokens, targets: Tokens, learning_rate: float) -> StepResult:
+    def run(self, ids: Tokens, targets: Tokens, learning_rate: float, begins: Tokens | None = None) -> StepResult:
         """One step on ids and what they are to predict, [accumSteps, B, T] both and of the same shape each time.
 
-        Negative targets do not count: they have no part in the loss, nor in its gradients. Raises ValueError for
-        other shapes.
+        Negative targets do not count: they have no part in the loss, nor in its gradients. `begins`, of that shape,
+        too, says where each token's document begins (see `GPT.hidden`); all steps have it, or none. Raises ValueError
+        for other shapes.
         """
-        if ids.ndim != 3 or ids.shape[0] != self.training.accum_steps or targets.shape != ids.shape:
-            raise ValueError(
-                f"ids and targets have the shapes {ids.shape} and {targets.shape}, "
-                f"not both [{self.training.accum_steps}, B, T]"
-            )
+        tokens = (ids, targets) if begins is None else (ids, targets, begins)
+        if ids.ndim != 3 or ids.shape[0] != self.training.accum_steps or {each.shape for each in tokens} != {ids.shape}:
+            shapes = " and ".join(str(each.shape) for each in tokens)
+            raise ValueError(f"ids and targets have the shapes {shapes}, not all [{self.training.accum_steps}, B, T]")
         if not self._models:
-            self._divide_batch(ids.shape)
+            self._divide_batch(ids.shape, len(tokens))
         # Where the backend is numpy: overflow is what the finite check is for, a warning would add nothing.
         with np.errstate(all="ignore"):
-            *batch, rate = self._operands(ids, targets, learning_rate)
+            *batch, rate = self._operands(tokens, learning_rate)
             if self._reduction is None:
                 return StepResult(self.backend, self._whole(*batch, rate))
             loss = self._gradients(*batch)
@@ -172,16 +172,17 @@ class TrainingStep:
                 loss = self._reduction(self.model.parameters.gradients, loss, int(np.count_nonzero(targets >= 0)))
             return StepResult(self.backend, self._update(loss, rate))
 
-    def plan(self, batch: int) -> dict[str, int]:
-        """Take the memory that steps on `batch` sequences need; returns the bytes that each use takes.
+    def plan(self, batch: int, packs: bool = False) -> dict[str, int]:
+        """Take the memory that steps on `batch` sequences need, with documents that begin in them if it `packs`;
+        returns the bytes that each use takes.
 
         Empty where the backend takes memory as it is needed. Raises MemoryError when there is too little.
         """
         shape = (self.training.accum_steps, batch, self.model.config.block)
+        tokens = [np.zeros(shape, np.int32)] * (3 if packs else 2)
         if not self._models:
-            self._divide_batch(shape)
-        nothing = np.zeros(shape, np.int32)
-        *batch_operands, rate = self._operands(nothing, nothing, 0.0)
+            self._divide_batch(shape, len(tokens))
+        *batch_operands, rate = self._operands(tokens, 0.0)
         if self._reduction is None:
             work = self.backend.plan(self._whole, *batch_operands, rate)
         else:
@@ -194,16 +195,18 @@ class TrainingStep:
         weights, gradients = parameters.size_in_all * itemsize, parameters.trained_size * itemsize
         return {"weights": weights, "gradients": gradients, "optimizer": optimizer, "activations": work}
 
-    def _operands(self, ids: Tokens, targets: Tokens, learning_rate: float) -> tuple[Array, ...]:
-        """What a whole step takes: ids and targets [accumSteps, B, T], shares [accumSteps, parts], learning rate [1].
+    def _operands(self, tokens: Sequence[Tokens], learning_rate: float) -> tuple[Array, ...]:
+        """What a whole step takes: ids, targets and maybe begins [accumSteps, B, T], shares [accumSteps, parts],
+        learning rate [1].
 
         The shares are those of each part's targets that count in all of the step's.
         """
+        targets = tokens[1]
         counted = (targets >= 0).reshape(len(targets), len(self._models), -1)
         counts = np.count_nonzero(counted, axis=2)
         shares = (counts / max(1, int(counts.sum()))).astype(self._one.dtype)
         rate = np.array([learning_rate], self._one.dtype)
-        integers = (each.astype(np.int32, copy=False) for each in (ids, targets))
+        integers = (each.astype(np.int32, copy=False) for each in tokens)
         return tuple(self.backend.from_numpy(each) for each in (*integers, shares, rate))
 
     def counters(self) -> dict[str, int]:
@@ -218,9 +221,10 @@ class TrainingStep:
         """Take the state from arrays by name. Raises AlphaError, and changes nothing, when they are not of its form."""
         load_arrays(self.backend, self.state(), values)
 
-    def _step(self, ids: Array, targets: Array, shares: Array, learning_rate: Array) -> Array:
-        """Gradients and update: loss, gradient norm, clipped and accepted as an array [4]."""
-        return self._apply_gradients(self._accumulate_gradients(ids, targets, shares), learning_rate)
+    def _step(self, *operands: Array) -> Array:
+        """Gradients and update, of what `_operands` makes: loss, gradient norm, clipped, accepted as an array [4]."""
+        *batch, learning_rate = operands
+        return self._apply_gradients(self._accumulate_gradients(*batch), learning_rate)
 
     def _apply_gradients(self, loss: Array, learning_rate: Array) -> Array:
         """The update; loss, gradient norm, clipped and accepted as an array [4]."""
@@ -238,8 +242,8 @@ class TrainingStep:
             flags = [backend.cast(flag, loss.dtype) for flag in (backend.greater(1.0, clip), accept)]
             return backend.concatenate([loss, norm, *flags], 0)
 
-    def _divide_batch(self, shape: tuple[int, ...]) -> None:
-        """Make what the parts of a batch of this shape need: losses, and models with gradients of their own.
+    def _divide_batch(self, shape: tuple[int, ...], count: int) -> None:
+        """Make what the parts of a batch of `count` arrays of this shape need: losses, models with own gradients.
 
         The first part's model is the model itself.
         """
@@ -251,7 +255,7 @@ class TrainingStep:
         if parts == 1:
             self._accumulate_parts = functools.partial(self._accumulate_part, 0)
             return
-        shared = [backend.shared_zeros(shape, np.int32) for _ in range(2)]  # ids, targets, shares
+        shared = [backend.shared_zeros(shape, np.int32) for _ in range(count)]  # as _operands makes them
         shared.append(backend.shared_zeros((accum_steps, parts), self._one.dtype))
         run = backend.side_by_side(lambda part: self._accumulate_part(part, *shared), parts)
 
@@ -262,29 +266,30 @@ class TrainingStep:
 
         self._accumulate_parts = accumulate_parts
 
-    def _accumulate_gradients(self, ids: Array, targets: Array, shares: Array) -> Array:
+    def _accumulate_gradients(self, *batch: Array) -> Array:
         """Forward and backward pass of each part of each micro-batch; returns the mean loss, shape [1]."""
         backend = self.backend
-        self._accumulate_parts(ids, targets, shares)
+        self._accumulate_parts(*batch)
         for model, loss in zip(self._models[1:], self._losses[1:], strict=True):
             backend.add_into(self._losses[0], loss)
             backend.add_into(self.model.parameters.gradients, model.parameters.gradients)
         return self._losses[0]
 
-    def _accumulate_part(self, part: int, ids: Array, targets: Array, shares: Array) -> None:
+    def _accumulate_part(self, part: int, *batch: Array) -> None:
         """The loss and the gradients of one part of each micro-batch; operands as `_operands` makes them."""
-        backend, (micro_steps, B, _) = self.backend, ids.shape
+        *tokens, shares = batch
+        backend, (micro_steps, B, _) = self.backend, tokens[0].shape
         model, total = self._models[part], self._losses[part]
         count = B // len(self._models)
         # Phases are timed in one part only: the others run beside it.
         phase = _untimed if part else self._phase
         model.parameters.clear_gradients()
         for micro_step in range(micro_steps):
-            inputs, wanted = (self._sequences(each, micro_step, part * count, count) for each in (ids, targets))
+            ids, targets, *begins = (self._sequences(each, micro_step, part * count, count) for each in tokens)
             share = backend.reshape(backend.narrow(backend.narrow(shares, 0, micro_step, 1), 1, part, 1), ())
             with phase("forward"), Tape() as tape:
                 dropout = self._dropout_keys(micro_step)
-                loss = model.loss(inputs, wanted, dropout, checkpoint=self.training.recompute)
+                loss = model.loss(ids, targets, dropout, self.training.recompute, *begins)
             with phase("backward"):
                 tape.backward(loss, self._loss_gradient(share))
             weighted = backend.multiply(loss.data, share)

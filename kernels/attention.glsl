@@ -9,6 +9,7 @@
 const float LOG2_E = 1.44269504088896340736;
 const float LOG_2 = 0.69314718055994530942;
 #define NEGATIVE_INFINITY uintBitsToFloat(0xff800000u)
+#define LOWEST uintBitsToFloat(0xff7fffffu)  // a maximum of no scores, from which those left out can be subtracted
 const uint QUADS = (WIDTH + 3) / 4;
 const uint GROUP = QUERY_HEADS / KEY_HEADS;
 

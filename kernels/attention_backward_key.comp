@@ -1,8 +1,8 @@
 // Causal attention, backward, the gradients of a tile of keys and values of one key head to a workgroup
 // (FlashAttention-2, Dao 2023), the query heads of its group in turn.
 //
-//     key_gradient[b, j, g] = SCALE sum over h, t >= j - past of ds[h, t, j] query[b, t, h]
-//     value_gradient[b, j, g] = sum over h, t >= j - past of dropout(p[h, t, j]) gradient[b, t, h]
+//     key_gradient[b, j, g] = SCALE sum over h, t >= j - past with first_keys[b, t] <= j of ds[h, t, j] query[b, t, h]
+//     value_gradient[b, j, g] = sum over h, t >= j - past with first_keys[b, t] <= j of dropout(p[h, t, j]) gradient[b, t, h]
 //
 // Operands, p and ds as in attention_backward_query; key_gradient and value_gradient [B, key_length, KEY_HEADS, WIDTH],
 // their tokens GRADIENT_STRIDE elements apart. Grid: (tiles of keys, KEY_HEADS, B). numpy: Backend.attention_backward.
@@ -33,6 +33,7 @@ shared vec4 probability_tile[TILE_QUERIES * SCORE_PITCH];
 shared vec4 score_tile[TILE_QUERIES * SCORE_PITCH];
 
 #include "attention_dropout.glsl"
+#include "attention_segments.glsl"
 
 vec4 staged_queries[STAGED], staged_gradients[STAGED];
 
@@ -45,6 +46,7 @@ void main() {
     const uint past = key_length - query_length;
     const uint key_start = sequence * key_batch_stride + key_head * KEY_HEAD_STRIDE;
     const uint value_start = sequence * value_batch_stride + key_head * VALUE_HEAD_STRIDE;
+    const uint end_query = end_of_queries(sequence, first_key + TILE_KEYS);
     const uint start_query = (first_key - min(first_key, past)) / TILE_QUERIES * TILE_QUERIES;
 
     for (uint i = gl_LocalInvocationIndex; i < TILE_KEYS * TILE_QUADS; i += THREADS) {
@@ -60,7 +62,7 @@ void main() {
 
     for (uint head = key_head * GROUP; head < (key_head + 1) * GROUP; ++head) {
         const uint query_start = sequence * query_batch_stride + head * QUERY_HEAD_STRIDE;
-        for (uint first_query = start_query; first_query < query_length; first_query += TILE_QUERIES) {
+        for (uint first_query = start_query; first_query < end_query; first_query += TILE_QUERIES) {
             [[unroll]] for (uint i = 0; i < STAGED; ++i) {
                 uint index = gl_LocalInvocationIndex + i * THREADS, token = index / TILE_QUADS, quad = index % TILE_QUADS;
                 uint t = first_query + token;
@@ -72,11 +74,13 @@ void main() {
                 }
             }
             float row_logsumexp[ROWS], row_delta[ROWS];
+            uint row_first[ROWS];
             [[unroll]] for (uint r = 0; r < ROWS; ++r) {
                 uint t = first_query + row + ROW_THREADS * r;
                 uint index = (sequence * QUERY_HEADS + head) * query_length + t;
                 row_logsumexp[r] = t < query_length ? logsumexp.at[index] : 0.0;
                 row_delta[r] = t < query_length ? delta.at[index] : 0.0;
+                row_first[r] = first_seen(sequence, t);
             }
             barrier();
             [[unroll]] for (uint i = 0; i < STAGED; ++i) {
@@ -109,9 +113,10 @@ void main() {
             [[unroll]] for (uint r = 0; r < ROWS; ++r) {
                 const uint tile_row = row + ROW_THREADS * r;
                 vec4 factors = vec4(1.0), probabilities;
-                if (DROPOUT == 1) factors = keep_scale * kept(sequence, head, first_query, tile_row, first_key, column);
+                if (DROPOUT == 1) factors = KEEP_SCALE * kept(sequence, head, first_query, tile_row, first_key, column);
                 [[unroll]] for (uint i = 0; i < 4; ++i) {
-                    bool seen = first_key + column * 4 + i <= past + first_query + tile_row;
+                    const uint j = first_key + column * 4 + i;
+                    bool seen = j <= past + first_query + tile_row && j >= row_first[r];
                     probabilities[i] = score_probability(scores[r][i], row_logsumexp[r], seen);
                     products[r][i] = probabilities[i] * (products[r][i] * factors[i] - row_delta[r]);
                     if (SOFT_CAP != 0.0) products[r][i] *= 1.0 - scores[r][i] * scores[r][i];

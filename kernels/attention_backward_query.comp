@@ -1,7 +1,7 @@
 // Causal attention, backward, the gradient of a tile of queries of one head to a workgroup (FlashAttention-2, Dao 2023).
 //
 //     p = exp2(cap(query . key SCALE) - logsumexp),  ds = p (dropout(gradient . value) - delta) cap'
-//     query_gradient[b, t, h] = SCALE sum over j <= past + t of ds[t, j] key[b, j, g]
+//     query_gradient[b, t, h] = SCALE sum over first_keys[b, t] <= j <= past + t of ds[t, j] key[b, j, g]
 //
 // Operands as in attention_forward; gradient [B, query_length, QUERY_HEADS, WIDTH] and logsumexp and delta [B,
 // QUERY_HEADS, query_length] contiguous; query_gradient [B, query_length, QUERY_HEADS, WIDTH], its tokens
@@ -31,6 +31,7 @@ shared vec4 value_tile[TILE_KEYS * PITCH];
 shared vec4 score_tile[TILE_QUERIES * SCORE_PITCH];
 
 #include "attention_dropout.glsl"
+#include "attention_segments.glsl"
 
 uint row_of(uint r) { return gl_LocalInvocationIndex / COLUMN_THREADS + ROW_THREADS * r; }
 
@@ -58,14 +59,17 @@ void main() {
     }
     vec4 result[ROWS * OUT_QUADS];
     float row_logsumexp[ROWS], row_delta[ROWS];
+    uint row_first[ROWS];
     [[unroll]] for (uint i = 0; i < ROWS * OUT_QUADS; ++i) result[i] = vec4(0.0);
     [[unroll]] for (uint r = 0; r < ROWS; ++r) {
         uint t = first_query + row_of(r), index = (sequence * QUERY_HEADS + head) * query_length + t;
         row_logsumexp[r] = t < query_length ? logsumexp.at[index] : 0.0;
         row_delta[r] = t < query_length ? delta.at[index] : 0.0;
+        row_first[r] = first_seen(sequence, t);
     }
 
-    for (uint first_key = 0; first_key < keys; first_key += TILE_KEYS) {
+    const uint start_key = first_seen(sequence, first_query) / TILE_KEYS * TILE_KEYS;
+    for (uint first_key = start_key; first_key < keys; first_key += TILE_KEYS) {
         [[unroll]] for (uint i = 0; i < STAGED; ++i) {
             uint index = gl_LocalInvocationIndex + i * THREADS, token = index / TILE_QUADS, quad = index % TILE_QUADS;
             uint j = first_key + token;
@@ -105,9 +109,10 @@ void main() {
         }
         [[unroll]] for (uint r = 0; r < ROWS; ++r) {
             if (DROPOUT == 1)
-                products[r] *= keep_scale * kept(sequence, head, first_query, row_of(r), first_key, column);
+                products[r] *= KEEP_SCALE * kept(sequence, head, first_query, row_of(r), first_key, column);
             [[unroll]] for (uint i = 0; i < 4; ++i) {
-                bool seen = first_key + column * 4 + i <= past + first_query + row_of(r);
+                const uint j = first_key + column * 4 + i;
+                bool seen = j <= past + first_query + row_of(r) && j >= row_first[r];
                 products[r][i] = score_gradient(scores[r][i], products[r][i], row_logsumexp[r], row_delta[r], seen);
             }
             score_tile[row_of(r) * SCORE_PITCH + column] = products[r];

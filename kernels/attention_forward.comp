@@ -1,6 +1,6 @@
 // Causal attention, forward, a tile of queries of one head to a workgroup (FlashAttention-2, Dao 2023).
 //
-//     attended[b, t, h] = sum over j <= past + t of dropout(softmax_j(cap(query[b, t, h] . key[b, j, g] SCALE))) value[b, j, g]
+//     attended[b, t, h] = sum over first_keys[b, t] <= j <= past + t of dropout(softmax_j(cap(query[b, t, h] . key[b, j, g] SCALE))) value[b, j, g]
 //
 // with past = key_length - query_length, g = h / (QUERY_HEADS / KEY_HEADS), cap(s) = SOFT_CAP tanh(s / SOFT_CAP).
 // query [B, query_length, QUERY_HEADS, WIDTH]; key and value [B, key_length, KEY_HEADS, WIDTH], each with strides in
@@ -31,6 +31,7 @@ shared vec4 score_tile[TILE_QUERIES * SCORE_PITCH];
 shared vec4 row_parts[TILE_QUERIES * COLUMN_THREADS / 4];
 
 #include "attention_dropout.glsl"
+#include "attention_segments.glsl"
 
 uint row_of(uint r) { return gl_LocalInvocationIndex / COLUMN_THREADS + ROW_THREADS * r; }
 
@@ -51,11 +52,12 @@ void main() {
     const uint first_query = (gl_NumWorkGroups.x - 1 - gl_WorkGroupID.x) * TILE_QUERIES;
     const uint past = key_length - query_length;
     const uint keys = min(key_length, past + first_query + TILE_QUERIES);
+    const uint start_key = first_seen(sequence, first_query) / TILE_KEYS * TILE_KEYS;
     const uint query_start = sequence * query_batch_stride + first_query * query_token_stride + head * QUERY_HEAD_STRIDE;
     const uint key_start = sequence * key_batch_stride + key_head * KEY_HEAD_STRIDE;
     const uint value_start = sequence * value_batch_stride + key_head * VALUE_HEAD_STRIDE;
 
-    fetch(key, key_start, key_token_stride, keys);
+    fetch(key, key_start + start_key * key_token_stride, key_token_stride, keys - start_key);
     for (uint i = gl_LocalInvocationIndex; i < TILE_QUERIES * TILE_QUADS; i += THREADS) {
         uint token = i / TILE_QUADS, quad = i % TILE_QUADS;
         bool exists = first_query + token < query_length;
@@ -65,13 +67,15 @@ void main() {
 
     vec4 result[ROWS * OUT_QUADS];
     float maxima[ROWS], sums[ROWS];
+    uint row_first[ROWS];
     [[unroll]] for (uint i = 0; i < ROWS * OUT_QUADS; ++i) result[i] = vec4(0.0);
     [[unroll]] for (uint r = 0; r < ROWS; ++r) {
-        maxima[r] = NEGATIVE_INFINITY;
+        maxima[r] = LOWEST;
         sums[r] = 0.0;
+        row_first[r] = first_seen(sequence, first_query + row_of(r));
     }
 
-    for (uint first_key = 0; first_key < keys; first_key += TILE_KEYS) {
+    for (uint first_key = start_key; first_key < keys; first_key += TILE_KEYS) {
         // Key 4 c + i lies at row i COLUMN_THREADS + c, so that neighbouring threads read neighbouring rows.
         [[unroll]] for (uint i = 0; i < STAGED; ++i) {
             uint index = gl_LocalInvocationIndex + i * THREADS, token = index / TILE_QUADS;
@@ -95,7 +99,8 @@ void main() {
         [[unroll]] for (uint r = 0; r < ROWS; ++r) {
             [[unroll]] for (uint i = 0; i < 4; ++i) {
                 if (SOFT_CAP != 0.0) scores[r][i] = bounded_tanh(scores[r][i]) * (SOFT_CAP * LOG2_E);
-                if (first_key + column * 4 + i > past + first_query + row_of(r)) scores[r][i] = NEGATIVE_INFINITY;
+                const uint j = first_key + column * 4 + i;
+                if (j > past + first_query + row_of(r) || j < row_first[r]) scores[r][i] = NEGATIVE_INFINITY;
             }
             float largest = max(max(scores[r].x, scores[r].y), max(scores[r].z, scores[r].w));
             row_parts[row_of(r) * (COLUMN_THREADS / 4) + column / 4][column % 4] = largest;
@@ -146,7 +151,7 @@ void main() {
         float sum = parts.x + parts.y + parts.z + parts.w;
         uint t = first_query + row_of(r);
         if (t < query_length) {
-            float factor = (DROPOUT == 1 ? keep_scale : 1.0) / sum;
+            float factor = (DROPOUT == 1 ? KEEP_SCALE : 1.0) / sum;
             uint start = ((sequence * query_length + t) * QUERY_HEADS + head) * WIDTH;
             [[unroll]] for (uint c = 0; c < OUT_QUADS; ++c)
                 write_quad(attended, start, column + c * COLUMN_THREADS, result[r * OUT_QUADS + c] * factor);

@@ -27,10 +27,12 @@ void main() {
     const uint first_query = (gl_NumWorkGroups.x - 1 - gl_WorkGroupID.x) * TILE_QUERIES;
     const uint past = key_length - query_length;
     const uint keys = min(key_length, past + first_query + TILE_QUERIES);
+    const uint start_key = first_seen(sequence, first_query) / TILE_KEYS * TILE_KEYS;
     const uint query_start = sequence * query_batch_stride + head * QUERY_HEAD_STRIDE;
     const uint key_start = sequence * key_batch_stride + key_head * KEY_HEAD_STRIDE;
     const uint value_start = sequence * value_batch_stride + key_head * VALUE_HEAD_STRIDE;
     const uint subgroup_query = first_query + gl_SubgroupID * ROWS;
+    const uint subgroup_first = first_seen(sequence, subgroup_query);
     const float factor = query_factor();
 
     for (uint i = gl_LocalInvocationIndex; i < TILE_QUERIES * OCTETS; i += THREADS) {
@@ -48,19 +50,20 @@ void main() {
     SUM_MATRIX result[ROW_BLOCKS * PARTS], reference[ROW_BLOCKS], sums[ROW_BLOCKS];
     [[unroll]] for (uint i = 0; i < ROW_BLOCKS * PARTS; ++i) result[i] = SUM_MATRIX(0.0);
     [[unroll]] for (uint block = 0; block < ROW_BLOCKS; ++block) {
-        reference[block] = SUM_MATRIX(NEGATIVE_INFINITY);
+        reference[block] = SUM_MATRIX(LOWEST);
         sums[block] = SUM_MATRIX(0.0);
     }
 
     DECLARE_NEXT()
-    FETCH(0, keys)
+    FETCH(start_key, keys)
     PLACE(0)
-    for (uint first_key = 0; first_key < keys; first_key += TILE_KEYS) {
-        const uint at = STAGES == 2 ? first_key / TILE_KEYS % 2 * STAGE : 0;
+    for (uint first_key = start_key; first_key < keys; first_key += TILE_KEYS) {
+        const uint at = STAGES == 2 ? (first_key - start_key) / TILE_KEYS % 2 * STAGE : 0;
         if (DROPOUT == 1) draw_kept(sequence, head, first_query, first_key);
         barrier();
         if (first_key + TILE_KEYS < keys) FETCH(first_key + TILE_KEYS, keys)
-        if (first_key <= past + subgroup_query + ROWS - 1) {  // else all in the future of this subgroup's queries
+        // Else all in the future of this subgroup's queries, or before their documents.
+        if (first_key <= past + subgroup_query + ROWS - 1 && first_key + TILE_KEYS > subgroup_first) {
             SUM_MATRIX scores[ROW_BLOCKS * KEY_PARTS];
             [[unroll]] for (uint n = 0; n < KEY_PARTS; ++n) {
                 [[unroll]] for (uint block = 0; block < ROW_BLOCKS; ++block) scores[block * KEY_PARTS + n] = SUM_MATRIX(0.0);
@@ -79,10 +82,10 @@ void main() {
                         EACH(e, scores[0])
                             scores[block * KEY_PARTS + n][e] =
                                 bounded_tanh(scores[block * KEY_PARTS + n][e] * factor) * (SOFT_CAP * LOG2_E);
-                if (first_key + TILE_KEYS > past + block_query + 1)
+                if (is_crossed(sequence, block_query, first_key, first_key + TILE_KEYS))
                     [[unroll]] for (uint n = 0; n < KEY_PARTS; ++n) {
                         SUM_MATRIX masked;
-                        coopMatPerElementNV(masked, scores[block * KEY_PARTS + n], seen, past + block_query, first_key + n * FRAGMENT);
+                        coopMatPerElementNV(masked, scores[block * KEY_PARTS + n], seen, sequence, block_query, first_key + n * FRAGMENT);
                         scores[block * KEY_PARTS + n] = masked;
                     }
                 SUM_MATRIX largest = scores[block * KEY_PARTS], row_largest;
@@ -127,7 +130,7 @@ void main() {
                 }
         }
         if (STAGES == 1 || DROPOUT == 1) barrier();
-        if (first_key + TILE_KEYS < keys) PLACE(STAGES == 2 ? (first_key / TILE_KEYS + 1) % 2 : 0)
+        if (first_key + TILE_KEYS < keys) PLACE(STAGES == 2 ? ((first_key - start_key) / TILE_KEYS + 1) % 2 : 0)
     }
 
     barrier();
@@ -136,7 +139,7 @@ void main() {
         SUM_MATRIX total, inverse, exponent;
         coopMatReduceNV(total, sums[block], gl_CooperativeMatrixReduceRowNV, added);
         EACH(e, total) {
-            inverse[e] = (DROPOUT == 1 ? keep_scale : 1.0) / total[e];
+            inverse[e] = (DROPOUT == 1 ? KEEP_SCALE : 1.0) / total[e];
             exponent[e] = reference[block][e] + log2(total[e]);
         }
         [[unroll]] for (uint d = 0; d < PARTS; ++d) result[block * PARTS + d] *= inverse;

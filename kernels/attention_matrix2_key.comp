@@ -24,14 +24,17 @@ shared float row_logsumexp[STAGES * TILE_QUERIES];
 shared float row_delta[STAGES * TILE_QUERIES];
 
 #include "attention_dropout.glsl"
+#include "attention_segments.glsl"
 
-float seen(const in uint row, const in uint column, const in float score, const in uint first_key, const in uint first_position) {
-    return first_key + row <= first_position + column ? score : NEGATIVE_INFINITY;
+float seen(const in uint row, const in uint column, const in float score, const in uint sequence, const in uint first_key,
+           const in uint first_query) {
+    const uint t = first_query + column, j = first_key + row;
+    return j <= key_length - query_length + t && j >= first_seen(sequence, t) ? score : NEGATIVE_INFINITY;
 }
 
 float kept_element(const in uint row, const in uint column, const in float value, const in uint flat_head, const in uint first_query,
                    const in uint tile_column, const in uint first_key, const in uint tile_row) {
-    return value * (keep_scale * kept_one(0, flat_head, first_query, tile_column + column, first_key, first_key + tile_row + row));
+    return value * (KEEP_SCALE * kept_one(0, flat_head, first_query, tile_column + column, first_key, first_key + tile_row + row));
 }
 
 void main() {
@@ -41,6 +44,7 @@ void main() {
     const uint value_start = sequence * value_batch_stride + key_head * VALUE_HEAD_STRIDE;
     const uint subgroup_key = first_key + gl_SubgroupID * FRAGMENT;
     const float factor = query_factor();
+    const uint end_query = end_of_queries(sequence, first_key + TILE_KEYS);
     const uint first_tile = (first_key > past ? first_key - past : 0) / TILE_QUERIES * TILE_QUERIES;
 
     A_MATRIX k[PARTS], v[PARTS];
@@ -84,12 +88,14 @@ void main() {
         barrier();
         FETCH_QUERIES(first_tile)
         PLACE_QUERIES(0)
-        for (uint first_query = first_tile; first_query < query_length; first_query += TILE_QUERIES) {
+        for (uint first_query = first_tile; first_query < end_query; first_query += TILE_QUERIES) {
             const uint stage = STAGES == 2 ? (first_query - first_tile) / TILE_QUERIES % 2 : 0;
             if (DROPOUT == 1) draw_kept(sequence, head, first_query, first_key);
             barrier();
-            if (first_query + TILE_QUERIES < query_length) FETCH_QUERIES(first_query + TILE_QUERIES)
-            if (subgroup_key <= past + first_query + TILE_QUERIES - 1) {  // else in the future of all these queries
+            if (first_query + TILE_QUERIES < end_query) FETCH_QUERIES(first_query + TILE_QUERIES)
+            // Else in the future of all these queries, or before their documents.
+            if (subgroup_key <= past + first_query + TILE_QUERIES - 1 &&
+                subgroup_key + FRAGMENT > first_seen(sequence, first_query)) {
                 const uint query_at = stage * STAGE, gradient_at = query_at + TILE_QUERIES * PITCH;
                 [[unroll]] for (uint n = 0; n < QUERY_PARTS; ++n) {
                     SUM_MATRIX scores = SUM_MATRIX(0.0), products = SUM_MATRIX(0.0), row, weights;
@@ -104,9 +110,11 @@ void main() {
                     coopMatLoad(row, row_logsumexp, stage * TILE_QUERIES + n * FRAGMENT, 0, ROW_MAJOR);
                     const float scaled = SOFT_CAP == 0.0 ? factor : SOFT_CAP * LOG2_E;
                     EACH(e, weights) weights[e] = fma(scores[e], scaled, -row[e]);
-                    if (subgroup_key + FRAGMENT > past + first_query + n * FRAGMENT + 1) {
+                    const uint part_query = first_query + n * FRAGMENT;
+                    if (subgroup_key + FRAGMENT > past + part_query + 1 ||
+                        first_seen(sequence, part_query + FRAGMENT - 1) > subgroup_key) {
                         SUM_MATRIX masked;
-                        coopMatPerElementNV(masked, weights, seen, subgroup_key, past + first_query + n * FRAGMENT);
+                        coopMatPerElementNV(masked, weights, seen, sequence, subgroup_key, part_query);
                         weights = masked;
                     }
                     EACH(e, weights) weights[e] = exp2(weights[e]);
@@ -135,7 +143,7 @@ void main() {
                 }
             }
             if (STAGES == 1 || DROPOUT == 1) barrier();
-            if (first_query + TILE_QUERIES < query_length) {
+            if (first_query + TILE_QUERIES < end_query) {
                 PLACE_QUERIES(STAGES == 2 ? ((first_query - first_tile) / TILE_QUERIES + 1) % 2 : 0)
             }
         }

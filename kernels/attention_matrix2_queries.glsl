@@ -12,9 +12,17 @@ DECLARE_TILES(TILE_KEYS)
 shared uvec4 tiles[MOST(MOST(STAGES * STAGE, TILE_QUERIES * PITCH), RESULT_UNITS)];
 
 #include "attention_dropout.glsl"
+#include "attention_segments.glsl"
 
-float seen(const in uint row, const in uint column, const in float score, const in uint first_position, const in uint first_key) {
-    return first_key + column <= first_position + row ? score : NEGATIVE_INFINITY;
+float seen(const in uint row, const in uint column, const in float score, const in uint sequence, const in uint first_query,
+           const in uint first_key) {
+    const uint t = first_query + row, j = first_key + column;
+    return j <= key_length - query_length + t && j >= first_seen(sequence, t) ? score : NEGATIVE_INFINITY;
+}
+
+// Whether some of the queries of a fragment do not see all keys from `first_key` to `end` - 1.
+bool is_crossed(uint sequence, uint first_query, uint first_key, uint end) {
+    return end > key_length - query_length + first_query + 1 || first_seen(sequence, first_query + FRAGMENT - 1) > first_key;
 }
 
 float kept_element(const in uint row, const in uint column, const in float value, const in uint flat_head, const in uint first_query,

@@ -15,7 +15,7 @@
 #include "attention_matrix2.glsl"
 layout(local_size_x_id = 0) in;
 
-#define KEPT(x) (keep_scale * (x))
+#define KEPT(x) (KEEP_SCALE * (x))
 #include "attention_matrix2_queries.glsl"
 
 shared float row_logsumexp[TILE_QUERIES];
@@ -27,10 +27,12 @@ void main() {
     const uint first_query = (gl_NumWorkGroups.x - 1 - gl_WorkGroupID.x) * TILE_QUERIES;
     const uint past = key_length - query_length;
     const uint keys = min(key_length, past + first_query + TILE_QUERIES);
+    const uint start_key = first_seen(sequence, first_query) / TILE_KEYS * TILE_KEYS;
     const uint query_start = sequence * query_batch_stride + head * QUERY_HEAD_STRIDE;
     const uint key_start = sequence * key_batch_stride + key_head * KEY_HEAD_STRIDE;
     const uint value_start = sequence * value_batch_stride + key_head * VALUE_HEAD_STRIDE;
     const uint subgroup_query = first_query + gl_SubgroupID * ROWS;
+    const uint subgroup_first = first_seen(sequence, subgroup_query);
     const float factor = query_factor();
 
     A_MATRIX q[ROW_BLOCKS * PARTS], g[ROW_BLOCKS * PARTS];
@@ -61,14 +63,14 @@ void main() {
     }
 
     DECLARE_NEXT()
-    FETCH(0, keys)
+    FETCH(start_key, keys)
     PLACE(0)
-    for (uint first_key = 0; first_key < keys; first_key += TILE_KEYS) {
-        const uint key_at = STAGES == 2 ? first_key / TILE_KEYS % 2 * STAGE : 0, value_at = key_at + TILE_KEYS * PITCH;
+    for (uint first_key = start_key; first_key < keys; first_key += TILE_KEYS) {
+        const uint key_at = STAGES == 2 ? (first_key - start_key) / TILE_KEYS % 2 * STAGE : 0, value_at = key_at + TILE_KEYS * PITCH;
         if (DROPOUT == 1) draw_kept(sequence, head, first_query, first_key);
         barrier();
         if (first_key + TILE_KEYS < keys) FETCH(first_key + TILE_KEYS, keys)
-        if (first_key <= past + subgroup_query + ROWS - 1) {
+        if (first_key <= past + subgroup_query + ROWS - 1 && first_key + TILE_KEYS > subgroup_first) {
             [[unroll]] for (uint n = 0; n < KEY_PARTS; ++n) {
                 SUM_MATRIX scores[ROW_BLOCKS], products[ROW_BLOCKS];
                 A_MATRIX ds[ROW_BLOCKS];
@@ -88,9 +90,9 @@ void main() {
                     if (SOFT_CAP != 0.0) EACH(e, weights) scores[block][e] = bounded_tanh(scores[block][e] * factor);
                     const float scaled = SOFT_CAP == 0.0 ? factor : SOFT_CAP * LOG2_E;
                     EACH(e, weights) weights[e] = fma(scores[block][e], scaled, -exponent[block][e]);
-                    if (first_key + (n + 1) * FRAGMENT > past + block_query + 1) {
+                    if (is_crossed(sequence, block_query, first_key + n * FRAGMENT, first_key + (n + 1) * FRAGMENT)) {
                         SUM_MATRIX masked;
-                        coopMatPerElementNV(masked, weights, seen, past + block_query, first_key + n * FRAGMENT);
+                        coopMatPerElementNV(masked, weights, seen, sequence, block_query, first_key + n * FRAGMENT);
                         weights = masked;
                     }
                     if (DROPOUT == 1) {
@@ -114,7 +116,7 @@ void main() {
             }
         }
         if (STAGES == 1 || DROPOUT == 1) barrier();
-        if (first_key + TILE_KEYS < keys) PLACE(STAGES == 2 ? (first_key / TILE_KEYS + 1) % 2 : 0)
+        if (first_key + TILE_KEYS < keys) PLACE(STAGES == 2 ? ((first_key - start_key) / TILE_KEYS + 1) % 2 : 0)
     }
 
     barrier();

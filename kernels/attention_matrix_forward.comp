@@ -26,6 +26,7 @@ shared vec4 scratch[SUBGROUPS * FRAGMENT_M * SCRATCH_PITCH];
 shared uvec4 probabilities[SUBGROUPS * FRAGMENT_M * PROBABILITY_PITCH];
 
 #include "attention_dropout.glsl"
+#include "attention_segments.glsl"
 
 void main() {
     const uint head = gl_WorkGroupID.y, sequence = gl_WorkGroupID.z, key_head = head / GROUP;
@@ -33,13 +34,14 @@ void main() {
     const uint first_query = (gl_NumWorkGroups.x - 1 - gl_WorkGroupID.x) * TILE_QUERIES;
     const uint past = key_length - query_length;
     const uint keys = min(key_length, past + first_query + TILE_QUERIES);
+    const uint start_key = first_seen(sequence, first_query) / TILE_KEYS * TILE_KEYS;
     const uint query_start = sequence * query_batch_stride + head * QUERY_HEAD_STRIDE;
     const uint key_start = sequence * key_batch_stride + key_head * KEY_HEAD_STRIDE;
     const uint value_start = sequence * value_batch_stride + key_head * VALUE_HEAD_STRIDE;
     const uint scratch_start = gl_SubgroupID * FRAGMENT_M * SCRATCH_PITCH;
     const uint probability_start = gl_SubgroupID * FRAGMENT_M * PROBABILITY_PITCH;
     const uint subgroup_query = first_query + gl_SubgroupID * ROWS;
-    const uint row = LANE_ROW, part = LANE_PART;
+    const uint row = LANE_ROW, part = LANE_PART, subgroup_first = first_seen(sequence, subgroup_query);
 
     A_MATRIX q[ROW_BLOCKS * DEPTHS];
     [[unroll]] for (uint block = 0; block < ROW_BLOCKS; ++block) {
@@ -59,12 +61,14 @@ void main() {
     SUM_MATRIX result[ROW_BLOCKS * COLUMNS];
     [[unroll]] for (uint i = 0; i < ROW_BLOCKS * COLUMNS; ++i) result[i] = SUM_MATRIX(0.0);
     float references[ROW_BLOCKS], sums[ROW_BLOCKS];
+    uint row_first[ROW_BLOCKS];
     [[unroll]] for (uint block = 0; block < ROW_BLOCKS; ++block) {
-        references[block] = NEGATIVE_INFINITY;
+        references[block] = LOWEST;
         sums[block] = 0.0;
+        row_first[block] = first_seen(sequence, subgroup_query + block * FRAGMENT_M + row);
     }
 
-    for (uint first_key = 0; first_key < keys; first_key += TILE_KEYS) {
+    for (uint first_key = start_key; first_key < keys; first_key += TILE_KEYS) {
         barrier();
         for (uint i = gl_LocalInvocationIndex; i < TILE_KEYS * OCTETS; i += THREADS) {
             uint token = i / OCTETS, octet = i % OCTETS, j = first_key + token;
@@ -78,7 +82,8 @@ void main() {
         }
         if (DROPOUT == 1) draw_kept(sequence, head, first_query, first_key);
         barrier();
-        if (INDEPENDENT == 1 && first_key > past + subgroup_query + ROWS - 1) continue;  // all in the future of this subgroup's queries
+        // All in the future of this subgroup's queries, or before their documents.
+        if (INDEPENDENT == 1 && (first_key > past + subgroup_query + ROWS - 1 || first_key + TILE_KEYS <= subgroup_first)) continue;
 
         SUM_MATRIX scores[ROW_BLOCKS * KEY_COLUMNS];
         [[unroll]] for (uint n = 0; n < KEY_COLUMNS; ++n) {
@@ -108,14 +113,15 @@ void main() {
                 x[i] = scratch[scratch_start + row * SCRATCH_PITCH + quad] * query_factor();
                 [[unroll]] for (uint c = 0; c < 4; ++c) {
                     if (SOFT_CAP != 0.0) x[i][c] = bounded_tanh(x[i][c]) * (SOFT_CAP * LOG2_E);
-                    if (first_key + quad * 4 + c > past + t) x[i][c] = NEGATIVE_INFINITY;
+                    const uint j = first_key + quad * 4 + c;
+                    if (j > past + t || j < row_first[block]) x[i][c] = NEGATIVE_INFINITY;
                 }
                 largest = max(largest, max(max(x[i].x, x[i].y), max(x[i].z, x[i].w)));
             }
             largest = row_max(largest);
             float factor = 1.0;
             if (largest > references[block] + MARGIN) {
-                if (references[block] != NEGATIVE_INFINITY) factor = exp2(references[block] - largest);
+                if (references[block] != LOWEST) factor = exp2(references[block] - largest);
                 references[block] = largest;
             }
             sums[block] *= factor;
@@ -157,7 +163,7 @@ void main() {
     [[unroll]] for (uint block = 0; block < ROW_BLOCKS; ++block) {
         const uint block_query = subgroup_query + block * FRAGMENT_M, t = block_query + row;
         const float sum = row_sum(sums[block]);
-        const float inverse = (DROPOUT == 1 ? keep_scale : 1.0) / sum;
+        const float inverse = (DROPOUT == 1 ? KEEP_SCALE : 1.0) / sum;
 #define START(r) (((sequence * query_length + block_query + (r)) * QUERY_HEADS + head) * WIDTH)
 #define EXISTS(r) (block_query + (r) < query_length)
 #define FACTOR(r) subgroupShuffle(inverse, r)

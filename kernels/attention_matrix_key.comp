@@ -27,6 +27,7 @@ shared vec4 scratch[SUBGROUPS * FRAGMENT_M * SCRATCH_PITCH];
 shared uvec4 rounded[2 * SUBGROUPS * FRAGMENT_M * ROUNDED_PITCH];  // probabilities, then gradients of scores
 
 #include "attention_dropout.glsl"
+#include "attention_segments.glsl"
 
 // Scores of this invocation's part of a row, from fragments by way of the scratch.
 #define DEAL(MATRICES, TARGET)                                                                                            \
@@ -43,6 +44,7 @@ void main() {
     const uint past = key_length - query_length;
     const uint key_start = sequence * key_batch_stride + key_head * KEY_HEAD_STRIDE;
     const uint value_start = sequence * value_batch_stride + key_head * VALUE_HEAD_STRIDE;
+    const uint end_query = end_of_queries(sequence, first_key + TILE_KEYS);
     const uint start_query = (first_key - min(first_key, past)) / TILE_QUERIES * TILE_QUERIES;
     const uint scratch_start = gl_SubgroupID * FRAGMENT_M * SCRATCH_PITCH;
     const uint probability_start = gl_SubgroupID * FRAGMENT_M * ROUNDED_PITCH;
@@ -77,7 +79,7 @@ void main() {
 
     for (uint head = key_head * GROUP; head < (key_head + 1) * GROUP; ++head) {
         const uint query_start = sequence * query_batch_stride + head * QUERY_HEAD_STRIDE;
-        for (uint first_query = start_query; first_query < query_length; first_query += TILE_QUERIES) {
+        for (uint first_query = start_query; first_query < end_query; first_query += TILE_QUERIES) {
             barrier();
             for (uint i = gl_LocalInvocationIndex; i < TILE_QUERIES * OCTETS; i += THREADS) {
                 uint token = i / OCTETS, octet = i % OCTETS, t = first_query + token;
@@ -96,7 +98,10 @@ void main() {
             }
             if (DROPOUT == 1) draw_kept(sequence, head, first_query, first_key);
             barrier();
-            if (INDEPENDENT == 1 && subgroup_key > past + first_query + TILE_QUERIES - 1) continue;  // in the future of all these queries
+            // In the future of all these queries, or before their documents.
+            if (INDEPENDENT == 1 && (subgroup_key > past + first_query + TILE_QUERIES - 1 ||
+                                     subgroup_key + FRAGMENT_M <= first_seen(sequence, first_query))) continue;
+            const bool crossed = first_seen(sequence, first_query + TILE_QUERIES - 1) > subgroup_key;
 
             SUM_MATRIX scores[QUERY_COLUMNS], products[QUERY_COLUMNS];
             [[unroll]] for (uint n = 0; n < QUERY_COLUMNS; ++n) {
@@ -117,8 +122,10 @@ void main() {
                 [[unroll]] for (uint c = 0; c < 4; ++c) {
                     const uint token = quad * 4 + c;
                     float score = x[i][c] * query_factor(), factor = 1.0;
-                    if (DROPOUT == 1) factor = keep_scale * kept_one(sequence, head, first_query, token, first_key, j);
-                    float p = score_probability(score, row_logsumexp[quad][c], j <= past + first_query + token);
+                    if (DROPOUT == 1) factor = KEEP_SCALE * kept_one(sequence, head, first_query, token, first_key, j);
+                    bool seen = j <= past + first_query + token;
+                    if (crossed) seen = seen && j >= first_seen(sequence, first_query + token);
+                    float p = score_probability(score, row_logsumexp[quad][c], seen);
                     dx[i][c] = p * (dx[i][c] * factor - row_delta[quad][c]);
                     if (SOFT_CAP != 0.0) dx[i][c] *= 1.0 - score * score;
                     x[i][c] = p * factor;

@@ -24,6 +24,7 @@ shared vec4 scratch[SUBGROUPS * FRAGMENT_M * SCRATCH_PITCH];
 shared uvec4 rounded[SUBGROUPS * FRAGMENT_M * ROUNDED_PITCH];
 
 #include "attention_dropout.glsl"
+#include "attention_segments.glsl"
 
 // Scores of this invocation's part of a row, from fragments by way of the scratch.
 #define DEAL(MATRICES, TARGET)                                                                                            \
@@ -73,12 +74,14 @@ void main() {
     SUM_MATRIX result[COLUMNS];
     [[unroll]] for (uint n = 0; n < COLUMNS; ++n) result[n] = SUM_MATRIX(0.0);
     float row_logsumexp = 0.0, row_delta = 0.0;
+    const uint row_first = first_seen(sequence, t), subgroup_first = first_seen(sequence, subgroup_query);
+    const uint start_key = first_seen(sequence, first_query) / TILE_KEYS * TILE_KEYS;
     if (t < query_length) {
         row_logsumexp = logsumexp.at[(sequence * QUERY_HEADS + head) * query_length + t];
         row_delta = delta.at[(sequence * QUERY_HEADS + head) * query_length + t];
     }
 
-    for (uint first_key = 0; first_key < keys; first_key += TILE_KEYS) {
+    for (uint first_key = start_key; first_key < keys; first_key += TILE_KEYS) {
         barrier();
         for (uint i = gl_LocalInvocationIndex; i < TILE_KEYS * OCTETS; i += THREADS) {
             uint token = i / OCTETS, octet = i % OCTETS, j = first_key + token;
@@ -92,7 +95,7 @@ void main() {
         }
         if (DROPOUT == 1) draw_kept(sequence, head, first_query, first_key);
         barrier();
-        if (INDEPENDENT == 1 && first_key > past + subgroup_query + FRAGMENT_M - 1) continue;
+        if (INDEPENDENT == 1 && (first_key > past + subgroup_query + FRAGMENT_M - 1 || first_key + TILE_KEYS <= subgroup_first)) continue;
 
         SUM_MATRIX scores[KEY_COLUMNS], products[KEY_COLUMNS];
         [[unroll]] for (uint n = 0; n < KEY_COLUMNS; ++n) {
@@ -110,9 +113,10 @@ void main() {
         DEAL(products, dx)
         [[unroll]] for (uint i = 0; i < LANE_QUADS; ++i) {
             const uint quad = part * LANE_QUADS + i;
-            if (DROPOUT == 1) dx[i] *= keep_scale * kept(sequence, head, first_query, t - first_query, first_key, quad);
+            if (DROPOUT == 1) dx[i] *= KEEP_SCALE * kept(sequence, head, first_query, t - first_query, first_key, quad);
             [[unroll]] for (uint c = 0; c < 4; ++c) {
-                bool seen = first_key + quad * 4 + c <= past + t;
+                const uint j = first_key + quad * 4 + c;
+                bool seen = j <= past + t && j >= row_first;
                 dx[i][c] = score_gradient(x[i][c] * query_factor(), dx[i][c], row_logsumexp, row_delta, seen);
             }
         }

@@ -233,10 +233,16 @@ def attentions() -> Iterator[Case]:
     def case(
         name: str, B: int, Tq: int, H: int, D: int, Tk: int = 0, G: int = 0, soft_cap: float = 0.0,
         dropout: float = 0.0, tolerance: float = 3e-6, layout: str = "", kind: str = "normal", fused: bool = True,
+        segments: int = 0,
     ) -> Case:  # fmt: skip
+        """With `segments`, sequences begin with so many documents, each sequence's of other lengths."""
         Tk, G = Tk or Tq, G or H
         query, key = Operand((B, Tq, H, D), kind), Operand((B, Tk, G, D), kind)
         operands = [query, key, normal(B, Tk, G, D), normal(B, Tq, H, D)]
+        lengths = 1 + (7 * np.arange(B)[:, None] + 5 * np.arange(segments)) % (2 * Tk // (segments + 1) or 1)
+        begins = np.concatenate([np.zeros((B, 1), np.int64), np.cumsum(lengths, axis=1)], axis=1)
+        places = np.arange(Tk - Tq, Tk)
+        first_keys = np.max(np.where(begins[:, None] <= places[:, None], begins[:, None], 0), axis=2, initial=0)
         if layout == "narrowed":
             operands = [each.narrowed(2) for each in operands]
         elif layout:
@@ -244,12 +250,16 @@ def attentions() -> Iterator[Case]:
 
         def run(backend: Backend, query: Array, key: Array, value: Array, dy: Array, step: Array) -> list[Array]:
             random = RandomKey(SEED, STREAM, step)
-            y, saved, plain = both_ways(backend, "attention", query, key, value, soft_cap, dropout, random)
+            first = backend.from_numpy(first_keys.astype(np.int32)) if segments else None
+            arguments = (query, key, value, soft_cap, dropout, random)
+            y, saved = backend.attention(*arguments, training=True, first_keys=first)
+            plain, nothing = backend.attention(*arguments, first_keys=first)
+            assert nothing is None
             return [y, *backend.attention_backward(dy, saved), plain]
 
         def definition(query: Values, key: Values, value: Values, dy: Values, step: Values) -> Values:
             factors = definitions.dropout_factors((B, H, Tq, Tk), dropout, SEED, STREAM, int(step[0]))
-            return definitions.attention(query, key, value, soft_cap, factors if dropout else None)
+            return definitions.attention(query, key, value, soft_cap, factors if dropout else None, first_keys)
 
         return Case(f"attention-{name}", run, (*operands, STEP), definition, tolerance, fused)
 
@@ -268,6 +278,10 @@ def attentions() -> Iterator[Case]:
     yield case("long", 2, 131, 4, 8, tolerance=1e-5)
     yield case("longer", 1, 261, 3, 8, 0, 1, tolerance=1e-5)
     yield case("long-all", 2, 131, 4, 8, 140, 2, 2.0, 0.1, tolerance=1e-5)
+    yield case("segments", 3, 13, 4, 6, segments=3)
+    yield case("segments-all", 3, 13, 4, 6, 19, 2, 2.0, 0.2, segments=3)
+    yield case("segments-long", 3, 261, 4, 8, 0, 2, tolerance=1e-5, segments=5)
+    yield case("segments-many", 2, 131, 2, 8, 140, 1, 2.0, 0.1, tolerance=1e-5, segments=60)
     yield case("large-scores", 2, 9, 4, 8, tolerance=1e-4, kind="large")
     yield case("large-scores-cap", 2, 9, 4, 8, soft_cap=5.0, tolerance=1e-4, kind="large")
     # The gradients are next to nothing where one key has all of the probability: nothing to compare them with.
@@ -297,8 +311,9 @@ def softmaxes() -> Iterator[Case]:
 
 
 def rotaries() -> Iterator[Case]:
-    def case(name: str, x: Operand, positions: int = 0) -> Case:
-        """With `positions`, the tables are a part of longer ones, as in decoding."""
+    def case(name: str, x: Operand, positions: int = 0, own: tuple[int, ...] = ()) -> Case:
+        """With `positions`, the tables are a part of longer ones, as in decoding; `own` is the number of sequences that
+        have tables of their own."""
         T, half = x.shape[1], x.shape[-1] // 2
 
         def run(backend: Backend, x: Array, cosine: Array, sine: Array) -> list[Array]:
@@ -307,12 +322,13 @@ def rotaries() -> Iterator[Case]:
             return [backend.rotary(x, cosine, sine)]
 
         def definition(x: Values, cosine: Values, sine: Values) -> Values:
-            return definitions.rotary(x, cosine[-T:], sine[-T:])
+            return definitions.rotary(x, cosine[..., -T:, :], sine[..., -T:, :])
 
-        tables = normal(positions or T, half)
+        tables = normal(*own, positions or T, half)
         return Case(f"rotary-{name}", run, (x, tables, tables), definition, 1e-6, fused=True)
 
     yield case("plain", normal(2, 5, 3, 8))
+    yield case("own-positions", normal(2, 5, 3, 8), own=(2,))
     yield case("narrowest", normal(2, 5, 3, 2))
     yield case("one", normal(1, 1, 1, 2))
     yield case("no-batch", normal(0, 5, 3, 4))

@@ -68,7 +68,7 @@ def softmax(x: Floats) -> Floats:
 def rotary(x: Floats, cosine: Floats, sine: Floats) -> Floats:
     """Multiplication of the complex numbers (first half) + i (second half) by cosine + i sine."""
     first, second = np.split(x, 2, axis=-1)
-    rotated = (first + 1j * second) * (cosine + 1j * sine)[:, None, :]
+    rotated = (first + 1j * second) * (cosine + 1j * sine)[..., None, :]
     return np.concatenate([rotated.real, rotated.imag], axis=-1)
 
 
@@ -78,20 +78,28 @@ def dropout_factors(shape: tuple[int, ...], probability: float, seed: int, strea
     return np.where(integers / 2**16 < round(probability * 2**16) / 2**16, 0, 1 / (1 - probability))
 
 
-def attention(query: Floats, key: Floats, value: Floats, soft_cap: float = 0, factors: Floats | None = None) -> Floats:
+def attention(
+    query: Floats,
+    key: Floats,
+    value: Floats,
+    soft_cap: float = 0,
+    factors: Floats | None = None,
+    first_keys: Integers | None = None,
+) -> Floats:
     """One query at a time, over the keys that it may see; `factors` [B, H, Tq, Tk] are those of dropout."""
     B, Tq, H, D = query.shape
     Tk, G = key.shape[1:3]
     out = np.empty_like(query)
     for b, t, h in np.ndindex(B, Tq, H):
-        head, seen = h // (H // G), Tk - Tq + t + 1
-        scores = key[b, :seen, head] @ query[b, t, h] / math.sqrt(D)
+        head = h // (H // G)
+        seen = slice(0 if first_keys is None else first_keys[b, t], Tk - Tq + t + 1)
+        scores = key[b, seen, head] @ query[b, t, h] / math.sqrt(D)
         if soft_cap:
             scores = soft_cap * np.tanh(scores / soft_cap)
         probabilities = softmax(scores)
         if factors is not None:
-            probabilities = probabilities * factors[b, h, t, :seen]
-        out[b, t, h] = probabilities @ value[b, :seen, head]
+            probabilities = probabilities * factors[b, h, t, seen]
+        out[b, t, h] = probabilities @ value[b, seen, head]
     return out
 
 

@@ -1,17 +1,25 @@
 """Chat templates: what Alpha trains on, what others wrote, and what hostile ones try."""
 
+import json
+import re
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from alpha import domain
-from alpha.chat_format import PLAIN, chat_format, encode_chat, render
+from alpha.chat_format import PLAIN, TemplateWriter, chat_format, encode_chat, render
+from alpha.corpus import sections
+from alpha.corpus_files import find
+from alpha.dataset import encode_whole
 from alpha.errors import AlphaError
 from alpha.exchange_folder import CHAT_TEMPLATE
 from alpha.tokenizer import CHAT_TOKENS, END_OF_TEXT
 from alpha.tokenizer_bpe import build_bpe
+from alpha.tokenizer_json import from_tokenizer_json
 from alpha.tokenizer_simple import build_char
 
 TOKENIZER = build_bpe(["The cat sees the dog. Hello!" * 50], 300, (END_OF_TEXT, *CHAT_TOKENS))
@@ -95,3 +103,60 @@ def test_a_hostile_template_is_refused_in_time(template: str) -> None:
     with pytest.raises(AlphaError, match="chat template"):
         render(template, HELLO, TOKENIZER)
     assert time.monotonic() - start < 30
+
+
+# --- conversations to train on ----------------------------------------------------------------------------------------
+
+MASKS: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "chat_masks.json").read_text())
+"""What transformers answers: see golden/generate_chat_masks.py."""
+
+PUBLISHED = from_tokenizer_json(MASKS["tokenizer"], "the golden file")
+
+
+def written(folder: Path, template: str, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
+    """The ids of a conversation in a token file, but the end of the document, and whether each is an answer's."""
+    path = folder / "chat.jsonl"
+    path.write_text(json.dumps({"messages": messages}))
+    file = encode_whole(find(str(path)), PUBLISHED, folder / "cache", write=TemplateWriter(PUBLISHED, template))
+    places = range(len(file.tokens) - 1)
+    return file.tokens[:-1].tolist(), [int(sum(flip <= place for flip in file.flips) % 2 == 0) for place in places]
+
+
+@pytest.mark.parametrize("name", MASKS["templates"])
+def test_ids_and_masks_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    marked = MASKS["templates"][name]
+    plain = re.sub(r"\{% (end)?generation %\}", "", marked)
+    cases = [case for case in MASKS["cases"] if case["template"] == name]
+    assert len(cases) == 4
+    for case in cases:
+        for template in (marked, plain):
+            assert written(tmp_path, template, case["messages"]) == (case["ids"], case["mask"])
+        # A prompt is what training saw before an answer.
+        number = next(place for place, each in enumerate(case["messages"]) if each["role"] == "assistant")
+        if number:
+            prompt = encode_chat(PUBLISHED, marked, case["messages"][:number])
+            assert case["ids"][: len(prompt)] == prompt
+            assert case["mask"].index(1) == len(prompt)
+
+
+@given(TEXTS, TEXTS)
+def test_what_somebody_says_is_never_an_answer_of_the_assistant(asked: str, said: str) -> None:
+    template = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    pieces = list(TemplateWriter(TOKENIZER, template)([("<|user|>", asked), ("<|assistant|>", said)]))
+    assert "".join(each for each in pieces if each.is_answer) == f"{said}<|end|>"
+    assert [each for each in pieces if each.is_marker] == ["<|user|>", "<|end|>", "<|assistant|>", "<|end|>"]
+    assert "".join(pieces) == f"<|user|>{asked}<|end|><|assistant|>{said}<|end|>"
+
+
+def test_a_template_that_forgets_earlier_answers_is_refused_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "chat.jsonl"
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    path.write_text(json.dumps({"messages": [{"role": role, "content": content} for role, content in turns]}))
+    template = "{% for m in messages %}{% if loop.last or m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
+    with pytest.raises(
+        AlphaError, match=r"Line 1 of .*chat\.jsonl: the model's chat template writes an answer otherwise"
+    ):
+        list(sections(find(str(path)).files, write=TemplateWriter(TOKENIZER, template)))

@@ -169,15 +169,18 @@ def test_bytes_that_are_no_text_are_a_bad_line(tmp_path: Path) -> None:
         list(corpus.sections(corpus_files.find(str(path), skip_bad_lines=True).files))
 
 
-def test_a_chat_template_of_the_weights_that_is_not_used_is_warned_of(tmp_path: Path) -> None:
+def test_conversations_are_written_with_the_chat_template_of_the_weights(tmp_path: Path) -> None:
     folder = golden_folder("llama", tmp_path / "theirs")
-    (folder / "chat_template.jinja").write_text("{{ messages }}")
-    chats, texts = tmp_path / "chats.jsonl", tmp_path / "texts.jsonl"
-    chats.write_text((json.dumps(LINES["messages"][0]) + "\n") * 100)
-    texts.write_text(json.dumps({"text": text_of()}) + "\n")
-    for path, warned in ((chats, 1), (texts, 0)):
-        display = RecordingDisplay()
-        options = {name: value for name, value in TRAINING.items() if name != "tokenizer"}
-        run, _ = new_run(*merge({**options, "data": str(path), "init": str(folder), "block": MODEL.block}), display)
-        run.close()
-        assert sum("chat template of their own" in each for each in display.warnings) == warned
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ 'ab' if m.role == 'user' else 'ba' }}{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}ba{% endif %}"
+    )
+    chats = tmp_path / "chats.jsonl"
+    messages = [{"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]
+    chats.write_text((json.dumps({"messages": messages}) + "\n") * 100)
+    options = {name: value for name, value in TRAINING.items() if name != "tokenizer"}
+    options |= {"data": str(chats), "init": str(folder), "block": MODEL.block, "pack_documents": True}
+    run, trainer = new_run(*merge(options), RecordingDisplay())
+    run.close()
+    file = trainer.dataset.train
+    assert trainer.tokenizer.decode(file.tokens[: file.ends[0] - 1]) == "abbbac"

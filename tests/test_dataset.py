@@ -36,7 +36,7 @@ def prepare(
     data: str, val_data: str, tokenizer: dataset.Encoder, cache: Path, block: int, **options: Any
 ) -> dataset.Dataset:
     validation = corpus_files.find(val_data) if val_data else None
-    return dataset.prepare(corpus_files.find(data), validation, tokenizer, cache, block, **options)
+    return dataset.prepare(corpus_files.find(data), validation, tokenizer, cache, lambda file: block + 1, **options)
 
 
 def encode_whole(data: str, tokenizer: dataset.Encoder, cache: Path, **options: Any) -> TokenFile:
@@ -231,7 +231,7 @@ class TestContent:
             entry = tmp_path / name
             contents.append({path.relative_to(entry): path.read_bytes() for path in entry.rglob("*") if path.is_file()})
         assert contents[0] == contents[1]
-        assert len(contents[0]) == 3
+        assert len(contents[0]) == 5
 
     def test_skipped_files_are_counted(self, book: str, tmp_path: Path) -> None:
         (tmp_path / "picture.png").touch()
@@ -610,7 +610,7 @@ class TestProcesses:
         assert child.returncode == -signal.SIGKILL
         assert not list(tmp_path.rglob("dataset.json"))
         assert not list(tmp_path.rglob("train.npy"))
-        assert len(list(tmp_path.rglob(".*.tmp"))) == 2
+        assert len(list(tmp_path.rglob(".*.tmp"))) == 4
         (tmp_path / "other.txt").write_text(lines(100))
         encode_whole(str(tmp_path / "other.txt"), TOKENIZER, tmp_path / "cache")
         assert not list(tmp_path.rglob(".*.tmp")), "the next that comes by removes what was left, whatever it encodes"
@@ -628,6 +628,8 @@ class TestProcesses:
         assert outputs == [f"{len(result.train.tokens)}\n"] * 3
         assert sorted(path.name for path in result.train.path.parent.iterdir()) == [
             "dataset.json",
+            "train-places.npy",
             "train.npy",
+            "validation-places.npy",
             "validation.npy",
         ]

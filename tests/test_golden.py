@@ -1,5 +1,6 @@
 """The model against stored results of an independent implementation in PyTorch: see `golden/README.md`."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from alpha.training_step import TrainingStep
 
 FOLDER = Path(__file__).parent / "golden"
 MODELS = ("gpt2", "modern", "modern_gqa", "geglu_bias")
+PACKED = ("packed_gpt2", "packed_modern")
 
 # Largest absolute differences. PyTorch's own float32 differs from its float64 by up to 1.7e-6 in logits and by 5.5e-7
 # in losses, and a wrong clip factor moves losses by only 5e-6 (golden/README.md).
@@ -40,7 +42,7 @@ class Golden:
     """One file: its arrays by name, and its metadata as values."""
 
     def __init__(self, name: str) -> None:
-        with safe_open(FOLDER / f"model_{name}.safetensors", framework="np") as file:
+        with safe_open(FOLDER / f"{name}.safetensors", framework="np") as file:
             self.arrays: Mapping[str, npt.NDArray[Any]] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             self.metadata = {key: json.loads(text) for key, text in file.metadata().items()}
 
@@ -55,7 +57,9 @@ class Golden:
         return model
 
 
-golden = functools.cache(Golden)
+@functools.cache
+def golden(name: str) -> Golden:
+    return Golden(f"model_{name}")
 
 
 def difference(got: npt.ArrayLike, wanted: npt.ArrayLike) -> float:
@@ -104,3 +108,27 @@ def test_ten_training_steps(
     norms = stored.arrays["training.gradient_norms"]
     assert difference([each["gradient_norm"] for each in results] / norms, np.ones(len(norms))) < TOLERANCES[dtype]
     assert [bool(each["clipped"]) for each in results] == (norms > training.grad_clip).tolist()
+
+
+def packed_losses(name: str, backend: Backend, dtype: npt.DTypeLike, sequences: int = 2) -> list[float]:
+    """The losses of twenty steps on documents that share windows, in micro-batches of so many windows."""
+    stored = Golden(name)
+    training = from_mapping(TrainingConfig, stored.metadata["training"], "the golden file")
+    training = dataclasses.replace(training, accum_steps=4 // sequences)
+    model = stored.model(backend, dtype)
+    step = TrainingStep(model, make_optimizer(model.parameters, training), training)
+    parts = [stored.arrays[each].reshape(20, -1, sequences, 12) for each in ("ids", "targets", "begins")]
+    results = [step.run(ids, targets, training.lr, begins) for ids, targets, begins in zip(*parts, strict=True)]
+    return [each.read()["loss"] for each in results]
+
+
+@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize("sequences", [1, 2, 4])
+def test_twenty_steps_on_packed_documents(name: str, sequences: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However a batch is divided, the loss is the mean over the targets that count, and each document is read alone."""
+    monkeypatch.setattr(training_step, "CLIP_EPSILON", 0.0)
+    wanted = Golden(name).arrays["losses"]
+    assert difference(packed_losses(name, CpuRef(), np.float64, sequences), wanted) < 1e-12
+    if sequences == 2:
+        assert difference(packed_losses(name, CpuRef(), np.float32), wanted) < 1e-5
+        assert difference(packed_losses(name, Composition(), np.float64), wanted) < 1e-12

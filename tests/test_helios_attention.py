@@ -28,20 +28,36 @@ def normal(stream: int, *shape: int) -> Values:
     return rng.normal(int(np.prod(shape)), 1, stream).reshape(shape).astype(np.float32)
 
 
-def both_halves(backend: Backend, shape: tuple[int, ...], soft_cap: float = 0.0, dropout: float = 0.0) -> list[Values]:
-    """out, dquery, dkey and dvalue for (B, Tq, H, D, Tk, G)."""
+def both_halves(
+    backend: Backend, shape: tuple[int, ...], soft_cap: float = 0.0, dropout: float = 0.0, segments: bool = False
+) -> list[Values]:
+    """out, dquery, dkey and dvalue for (B, Tq, H, D, Tk, G); with `segments`, sequences are of documents of 1 to 60."""
     B, Tq, H, D, Tk, G = shape
     shapes = ((B, Tq, H, D), (B, Tk, G, D), (B, Tk, G, D), (B, Tq, H, D))
     query, key, value, dy = (backend.from_numpy(normal(index, *each)) for index, each in enumerate(shapes))
     random = RandomKey(3, 4, backend.from_numpy(np.array([5], np.int32)))
-    out, saved = backend.attention(query, key, value, soft_cap, dropout, random, training=True)
+    first_keys = backend.from_numpy(first_keys_of(B, Tq, Tk)) if segments else None
+    out, saved = backend.attention(query, key, value, soft_cap, dropout, random, training=True, first_keys=first_keys)
     return [backend.to_numpy(each) for each in (out, *backend.attention_backward(dy, saved))]
 
 
+def first_keys_of(B: int, Tq: int, Tk: int) -> Values:
+    """Where the document of each of the last Tq of Tk tokens begins."""
+    lengths = np.array([3, 60, 1, 17, 33, 8, 1, 50])
+    begins = [np.cumsum([0, *np.roll(np.tile(lengths, 1 + Tk // 100), sequence)]) for sequence in range(B)]
+    places = np.arange(Tk - Tq, Tk)
+    return np.stack([each[np.searchsorted(each, places, "right") - 1] for each in begins]).astype(np.int32)
+
+
 def check(
-    backend: Backend, shape: tuple[int, ...], tolerance: float, soft_cap: float = 0.0, dropout: float = 0.0
+    backend: Backend,
+    shape: tuple[int, ...],
+    tolerance: float,
+    soft_cap: float = 0.0,
+    dropout: float = 0.0,
+    segments: bool = False,
 ) -> None:
-    results, wanted = both_halves(backend, shape, soft_cap, dropout), both_halves(CpuRef(), shape, soft_cap, dropout)
+    results, wanted = (both_halves(each, shape, soft_cap, dropout, segments) for each in (backend, CpuRef()))
     errors = [difference(got.astype(np.float64), want) for got, want in zip(results, wanted, strict=True)]
     assert max(errors) <= tolerance, errors
 
@@ -89,6 +105,28 @@ def test_large_tiles_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor is given small ones otherwise."""
     monkeypatch.setattr(Helios, "tilings_for", lambda self, tilings: tilings)
     check(helios(), (2, 70, 2, 8, 75, 1), 1e-5, 2.0, 0.2)
+    check(helios(), (2, 150, 1, 8, 160, 1), 1e-5, segments=True)
+
+
+@pytest.mark.parametrize("precision", ["f32", "f16"])
+def test_no_bit_of_a_document_depends_on_others(precision: str) -> None:
+    backend = helios(precision)
+    arrays = [normal(index, 1, 150, 2, 8) for index in range(4)]
+    first_keys = first_keys_of(1, 150, 150)
+    own = first_keys[0] == 64  # 17 tokens between others
+
+    def results() -> list[Values]:
+        query, key, value, dy = map(backend.from_numpy, arrays)
+        first = backend.from_numpy(first_keys)
+        out, saved = backend.attention(query, key, value, training=True, first_keys=first)
+        return [backend.to_numpy(each) for each in (out, *backend.attention_backward(dy, saved))]
+
+    before = results()
+    for each in arrays:
+        each[:, ~own] = 100 * each[:, ~own] + 3
+    for old, new in zip(before, results(), strict=True):
+        assert np.array_equal(old[:, own], new[:, own])
+        assert not np.array_equal(old[:, ~own], new[:, ~own])
 
 
 @pytest.mark.parametrize("precision", ["f32", "f16"])
@@ -154,27 +192,35 @@ def test_no_matrix_of_queries_by_keys_is_stored(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("precision", ["f16", "bf16"])
 @pytest.mark.parametrize(
-    ("shape", "soft_cap", "dropout"),
+    ("shape", "soft_cap", "dropout", "segments"),
     [
-        ((2, 70, 4, 16, 70, 2), 0.0, 0.0),
-        ((1, 33, 2, 40, 90, 1), 2.0, 0.2),
-        ((1, 100, 1, 64, 100, 1), 0.0, 0.1),
+        ((2, 70, 4, 16, 70, 2), 0.0, 0.0, False),
+        ((1, 33, 2, 40, 90, 1), 2.0, 0.2, False),
+        ((1, 100, 1, 64, 100, 1), 0.0, 0.1, False),
+        ((2, 150, 2, 16, 160, 1), 0.0, 0.1, True),
     ],
 )
-def test_half_precision(precision: str, shape: tuple[int, ...], soft_cap: float, dropout: float) -> None:
-    check(helios(precision), shape, HALF_TOLERANCES[precision], soft_cap, dropout)
+def test_half_precision(
+    precision: str, shape: tuple[int, ...], soft_cap: float, dropout: float, segments: bool
+) -> None:
+    check(helios(precision), shape, HALF_TOLERANCES[precision], soft_cap, dropout, segments)
 
 
 def test_two_blocks_of_queries_to_a_subgroup(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where there are many workgroups."""
     monkeypatch.setattr(attentions, "FEW_WORKGROUPS", 0)
-    check(helios("f16"), (2, 70, 2, 16, 75, 1), HALF_TOLERANCES["f16"], 2.0, 0.2)
+    check(helios("f16"), (2, 70, 2, 16, 75, 1), HALF_TOLERANCES["f16"], 2.0, 0.2, segments=True)
 
 
 @pytest.mark.matrix_units
 @pytest.mark.parametrize(
-    ("shape", "soft_cap", "dropout", "blocks", "stages"),
-    [((1, 21, 2, 16, 37, 1), 2.0, 0.2, 1, 2), ((1, 37, 2, 10, 37, 2), 0.0, 0.0, 2, 1)],
+    ("shape", "soft_cap", "dropout", "blocks", "stages", "segments"),
+    [
+        ((1, 21, 2, 16, 37, 1), 2.0, 0.2, 1, 2, False),
+        ((1, 37, 2, 10, 37, 2), 0.0, 0.0, 2, 1, False),
+        ((2, 150, 2, 16, 150, 1), 0.0, 0.0, 1, 2, True),
+        ((2, 131, 2, 10, 140, 1), 2.0, 0.2, 2, 1, True),
+    ],
 )
 def test_scores_in_registers(
     monkeypatch: pytest.MonkeyPatch,
@@ -183,6 +229,7 @@ def test_scores_in_registers(
     dropout: float,
     blocks: int,
     stages: int,
+    segments: bool,
 ) -> None:
     backend = helios("f16")
     if not {"cooperative_matrix_f16", "cooperative_matrix_2"} <= backend.device_info.features:
@@ -190,7 +237,7 @@ def test_scores_in_registers(
     tiles, keys = (attentions.RegisterTiles(2, each, 16, stages) for each in (blocks, 1))
     kernels = {"forward": (tiles,), "key": (keys,), "query": (tiles,)}
     monkeypatch.setattr(attentions, "REGISTER_TILES", kernels)
-    check(backend, shape, HALF_TOLERANCES["f16"], soft_cap, dropout)
+    check(backend, shape, HALF_TOLERANCES["f16"], soft_cap, dropout, segments)
     B, T, H, D, Tk, G = shape
     shapes = ((B, T, H, D), (B, Tk, G, D), (B, Tk, G, D), (B, T, H, D))
     arrays = [backend.from_numpy(normal(index, *each)) for index, each in enumerate(shapes)]
@@ -211,3 +258,4 @@ def test_matrix_units_that_only_multiply(monkeypatch: pytest.MonkeyPatch) -> Non
     """Without VK_NV_cooperative_matrix2 scores pass through shared memory."""
     monkeypatch.setattr(Helios, "_in_registers", lambda self, *_: None)
     check(helios("f16"), (1, 37, 2, 10, 37, 2), HALF_TOLERANCES["f16"], 2.0, 0.2)
+    check(helios("f16"), (1, 70, 1, 10, 72, 1), HALF_TOLERANCES["f16"], segments=True)

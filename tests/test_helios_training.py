@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helios_device import helios
-from test_golden import MODELS, difference, golden
+from test_golden import MODELS, Golden, difference, golden, packed_losses
 from test_gpt import Decoding, assert_causal, configuration, gradients_of, logits_of, model_of, tokens
 from test_training_step import MODEL, batch_of, everything, loss_scale_of, make_step, run_step, saved
 
@@ -53,6 +53,13 @@ def test_logits_loss_and_gradients_are_the_stored_ones(name: str) -> None:
         got = model.parameters[parameter].gradient
         assert got is not None
         assert difference(backend.to_numpy(got), gradient) < TOLERANCE, parameter
+
+
+def test_twenty_steps_on_packed_documents_are_the_stored_ones() -> None:
+    assert (
+        difference(packed_losses("packed_modern", helios(), np.float32), Golden("packed_modern").arrays["losses"])
+        < 1e-4
+    )
 
 
 # --- optimizers -------------------------------------------------------------------------------------------------------

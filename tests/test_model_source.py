@@ -67,7 +67,11 @@ def first_loss(source: Path, folder: Path) -> float:
     loaded = load_model(str(source), CpuRef())
     training = TrainingConfig(**INIT)
     data = dataset.prepare(
-        corpus_files.find(config["training"]["data"]), None, loaded.tokenizer, folder.parent / "c", MODEL.block
+        corpus_files.find(config["training"]["data"]),
+        None,
+        loaded.tokenizer,
+        folder.parent / "c",
+        lambda file: MODEL.block + 1,
     )
     windows = Sampler(data.train.tokens, MODEL.block, training.batch, training.seed, packed=False).batch_at(0)
     return evaluate_batches(loaded.model, loaded.tokenizer, [inputs_and_targets(windows)]).loss

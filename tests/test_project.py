@@ -39,6 +39,7 @@ BOUNDARIES = {
     "followed_files": "run",
     "gpt": "tokenizer corpus optimizer files",
     "lora": "gpt ops autograd backend files",
+    "loss_mask": "tokenizer chat_format",
     "mixture": "gpt files",
     "optimizer": "gpt training_step",
     "run_metrics": "trainer training_step run_reader",

@@ -421,14 +421,27 @@ def test_a_run_killed_at_any_instant_continues_exactly(corpus: Path, tmp_path: P
 class PoisonedByExclamationMarks(GPT):
     """The loss of a batch that has the corpus's first character after space, "!", is not finite."""
 
-    def hidden(self, ids: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
-        hidden = super().hidden(ids, dropout, checkpoint)
+    def hidden(
+        self,
+        ids: Array,
+        dropout: DropoutKeys | None = None,
+        checkpoint: bool = False,
+        begins: Array | None = None,
+    ) -> Tensor:
+        hidden = super().hidden(ids, dropout, checkpoint, begins)
         return ops.add(hidden, math.inf if (ids == 2).any() else 0.0)
 
 
 class AlwaysPoisoned(GPT):
-    def loss(self, ids: Array, targets: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
-        return ops.add(super().loss(ids, targets, dropout, checkpoint), math.nan)
+    def loss(
+        self,
+        ids: Array,
+        targets: Array,
+        dropout: DropoutKeys | None = None,
+        checkpoint: bool = False,
+        begins: Array | None = None,
+    ) -> Tensor:
+        return ops.add(super().loss(ids, targets, dropout, checkpoint, begins), math.nan)
 
 
 def strict_rows(folder: Path) -> list[dict[str, Any]]:

@@ -127,27 +127,48 @@ POISONED_TOKEN = 7
 class NotFiniteGradient(GPT):
     """The loss is that of a GPT, but an operation that adds 0 makes one gradient NaN."""
 
-    def loss(self, ids: Array, targets: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
+    def loss(
+        self,
+        ids: Array,
+        targets: Array,
+        dropout: DropoutKeys | None = None,
+        checkpoint: bool = False,
+        begins: Array | None = None,
+    ) -> Tensor:
         weight = ops.reshape(ops.narrow(self.parameters["ln_f.bias"], 0, 0, 1), ())
         backend = self.backend
         zero = backend.multiply(weight.data, 0.0)
         [nothing] = record([zero], [weight], lambda dy: [backend.multiply(dy, math.nan)], backend)
-        return ops.add(super().loss(ids, targets, dropout, checkpoint), nothing)
+        return ops.add(super().loss(ids, targets, dropout, checkpoint, begins), nothing)
 
 
 class NotFiniteLoss(GPT):
     """The loss is infinite; its gradient is that of a GPT."""
 
-    def loss(self, ids: Array, targets: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
-        return ops.add(super().loss(ids, targets, dropout, checkpoint), math.inf)
+    def loss(
+        self,
+        ids: Array,
+        targets: Array,
+        dropout: DropoutKeys | None = None,
+        checkpoint: bool = False,
+        begins: Array | None = None,
+    ) -> Tensor:
+        return ops.add(super().loss(ids, targets, dropout, checkpoint, begins), math.inf)
 
 
 class Checkpointed(GPT):
     """Insists on activation checkpointing."""
 
-    def loss(self, ids: Array, targets: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
+    def loss(
+        self,
+        ids: Array,
+        targets: Array,
+        dropout: DropoutKeys | None = None,
+        checkpoint: bool = False,
+        begins: Array | None = None,
+    ) -> Tensor:
         assert checkpoint
-        return super().loss(ids, targets, dropout, checkpoint)
+        return super().loss(ids, targets, dropout, checkpoint, begins)
 
 
 @pytest.mark.parametrize("optim", OPTIMIZERS)
@@ -284,9 +305,16 @@ class BatchSizes(GPT):
 
     seen: ClassVar[list[int]] = []
 
-    def loss(self, ids: Array, targets: Array, dropout: DropoutKeys | None = None, checkpoint: bool = False) -> Tensor:
+    def loss(
+        self,
+        ids: Array,
+        targets: Array,
+        dropout: DropoutKeys | None = None,
+        checkpoint: bool = False,
+        begins: Array | None = None,
+    ) -> Tensor:
         self.seen.append(ids.shape[0])
-        return super().loss(ids, targets, dropout, checkpoint)
+        return super().loss(ids, targets, dropout, checkpoint, begins)
 
 
 @pytest.fixture
@@ -405,7 +433,7 @@ def test_a_recorded_step_replays_to_the_same_bits(optim: str) -> None:
 def test_tokens_of_another_shape_are_refused() -> None:
     step, tokens = make_step(accum_steps=2), batch_of(0, 2)
     for ids, targets in ((tokens[:1], tokens[:1]), (tokens, tokens[:, :, 1:]), (tokens[0], tokens[0])):
-        with pytest.raises(ValueError, match=r"not both \[2, B, T\]"):
+        with pytest.raises(ValueError, match=r"not all \[2, B, T\]"):
             step.run(ids, targets, 0.01)
 
 
