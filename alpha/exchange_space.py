@@ -4,6 +4,7 @@ It holds the checkpoint without the optimizer's state, Alpha's sources, what the
 `alpha serve`.
 """
 
+import json
 import shutil
 from importlib import metadata
 from pathlib import Path
@@ -39,7 +40,7 @@ CMD [{command}]
 """
 _README = """\
 ---
-title: {title}
+title: {quoted_title}
 sdk: docker
 app_port: {port}
 ---
@@ -74,7 +75,7 @@ def write_space(folder: Path, saved: Checkpoint, title: str) -> None:
     texts = {
         "requirements.txt": "".join(f"{each}\n" for each in _requirements()),
         "Dockerfile": _DOCKERFILE.format(port=PORT, command=command),
-        "README.md": _README.format(port=PORT, title=title),
+        "README.md": _README.format(port=PORT, title=title, quoted_title=json.dumps(title)),
     }
     for name, text in texts.items():
         files.write_bytes(folder / name, text.encode())

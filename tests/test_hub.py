@@ -116,9 +116,8 @@ def test_a_space_is_a_folder_that_starts_alpha_serve(served):
     assert tuple(command) == START
     assert "EXPOSE 7860" in dockerfile
     assert "--uid 1000" in dockerfile
-    assert (
-        (folder / "space" / "README.md").read_text().startswith("---\ntitle: space\nsdk: docker\napp_port: 7860\n---")
-    )
+    card = (folder / "space" / "README.md").read_text()
+    assert card.startswith('---\ntitle: "space"\nsdk: docker\napp_port: 7860\n---')
     assert "numpy" in (folder / "space" / "requirements.txt").read_text()
     assert {path.name for path in installation.PACKAGE.glob("*.py")} <= {
         path.name for path in (folder / "space" / "alpha").iterdir()
