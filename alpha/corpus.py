@@ -384,7 +384,10 @@ def _divide(texts: Iterator[str | None], size: int, cuts: Cuts) -> Iterator[Sect
     for text in texts:
         ended = text is None
         if isinstance(text, Piece) and text:
-            parts.append(Part(len(buffer), len(buffer) + len(text), text.is_marker, text.is_answer))
+            part = Part(len(buffer), len(buffer) + len(text), text.is_marker, text.is_answer)
+            if parts and not part.is_marker and parts[-1][2:] == part[2:]:  # read in two pieces
+                part = Part(parts.pop().start, *part[1:])
+            parts.append(part)
             is_conversation = True
             if text.is_marker and text in ROLE_MARKERS:
                 roles.append(len(buffer))

@@ -192,7 +192,7 @@ def test_a_training_step_is_a_short_list_of_dispatches(precision: str, monkeypat
     assert not {"where", "copy_into_if"} & set(kernels)
     assert kernels["norm_backward"] == kernels["norm"] == 3
     if not backend.device_info.cooperative_matrices:  # products of other kernels may take other numbers of dispatches
-        assert len(dispatches) == (42 if precision == "f16" else 41)
+        assert len(dispatches) == 42
         assert sum(needs_barrier(dispatches)) == 27
 
 

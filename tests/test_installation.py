@@ -40,7 +40,7 @@ def test_the_commit_is_that_of_the_code(tmp_path: Path, monkeypatch: pytest.Monk
 def test_an_executable_is_asked_for_its_own_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (installation.IS_EXECUTABLE, installation.built()) == (False, "")
     monkeypatch.setattr(installation, "IS_EXECUTABLE", True)
-    monkeypatch.setattr(installation, "PACKAGE", tmp_path / "alpha")
+    monkeypatch.setattr(installation, "FILES", tmp_path)
     (tmp_path / "build.json").write_text(json.dumps({"commit": "abc", "date": "2026-11-25", "version": "1"}))
     assert (installation.commit(), installation.built()) == ("abc", "2026-11-25")
 
