@@ -43,15 +43,16 @@ def main() -> int:
     model = subject.model(backend)
     step = TrainingStep(model, make_optimizer(model.parameters, training), training)
     tokens = subject.random_tokens(subject.batch * (subject.block + 1)).astype(np.int32)
-    batch = tokens.reshape(1, subject.batch, subject.block + 1)
+    windows = tokens.reshape(1, subject.batch, subject.block + 1)
+    ids, targets = windows[..., :-1], windows[..., 1:]
     profile = cProfile.Profile()
-    keep_busy(lambda: step.run(batch, 1e-3).read(), DEVICE_WARM_UP_SECONDS)
+    keep_busy(lambda: step.run(ids, targets, 1e-3).read(), DEVICE_WARM_UP_SECONDS)
     under_way, host, whole = [], [], []
     for index in range(WARM_UP + arguments.steps):
         begin = time.perf_counter()
         if arguments.profile and index >= WARM_UP:
             profile.enable()
-        under_way.append(step.run(batch, 1e-3))
+        under_way.append(step.run(ids, targets, 1e-3))
         profile.disable()
         host.append(time.perf_counter() - begin)
         if len(under_way) >= backend.steps_in_flight:
