@@ -15,6 +15,7 @@ import numpy as np
 
 from alpha.backend_cpu_ref_attention import CachedCall
 from alpha.backend_cpu_ref_primitives import NumpyArray
+from alpha.errors import AlphaError
 from alpha.installation import library_files
 
 COLUMNS = 64
@@ -29,7 +30,7 @@ Part = tuple[Callable[[Any], None], slice]
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The sidecar with the functions of `native/rows.h` declared; None where it was not built, or not for this
-    machine."""
+    machine. Raises AlphaError when it is of another version."""
     path = next((each for each in library_files() if each.exists()), None)
     if path is None:
         return None
@@ -44,6 +45,8 @@ def library() -> ctypes.CDLL | None:
         "rows_attention": (array, number, *[array] * 5, number, real, array, array, *[number] * 5),
     }
     for name, arguments in signatures.items():
+        if not hasattr(found, name):
+            raise AlphaError(f"{path} is of another version of Alpha; build it again, or install Alpha again.")
         function = getattr(found, name)
         function.argtypes, function.restype = arguments, None
     return found

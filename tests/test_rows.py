@@ -1,11 +1,15 @@
 """Inference of the reference backend, with the native sidecar and without it: right, and each row by itself."""
 
+import _ctypes
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from alpha import backend_cpu_ref_rows as native
 from alpha.backend_cpu_ref import CpuRef
+from alpha.errors import AlphaError
 
 SHAPES = ((1, 1), (3, 5), (8, 16), (64, 65), (300, 77), (257, 1000), (1536, 384))
 F32 = np.float32
@@ -73,3 +77,14 @@ def test_a_row_of_attention_has_the_bits_that_it_has_alone_on_any_number_of_thre
         sees = (sequences == 0) & (positions >= 37)
         assert np.isnan(spoiled[sees]).all()
         assert np.array_equal(spoiled[~sees], whole[~sees])
+
+
+def test_a_sidecar_of_another_version_is_an_error_to_act_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Path(_ctypes.__file__)
+    monkeypatch.setattr(native, "library_files", lambda: [other])
+    native.library.cache_clear()
+    try:
+        with pytest.raises(AlphaError, match=f"{other.name} is of another version of Alpha; build it again"):
+            native.can_do(normal(1))
+    finally:
+        native.library.cache_clear()
