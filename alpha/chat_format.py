@@ -1,8 +1,7 @@
-"""How messages become the ids that a model continues or learns: chat templates of the ecosystem, in a sandbox.
+"""How messages become the ids that a model continues or learns: by chat templates of the ecosystem.
 
-A template is a program that came with somebody's model, and messages are text of anybody's. So the template can reach
-nothing but the messages, in limited time and memory; and a message that spells a marker, such as `<|user|>`, is given
-the ids of that text, never the marker's.
+Messages are text of anybody's: one that spells a marker, such as `<|user|>`, is given the ids of that text, never the
+marker's. What renders a template is loaded with the first one, as it needs a package that not everybody has.
 
 A model that came with a template uses it; one whose tokenizer has Alpha's markers, or that was trained for a domain of
 conversations, gets Alpha's own; any other one gets PLAIN, which a base model may take for a written dialogue.
@@ -11,26 +10,16 @@ conversations, gets Alpha's own; any other one gets PLAIN, which a base model ma
 import functools
 import itertools
 import re
-import sys
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any
-
-from jinja2 import TemplateError, nodes
-from jinja2.compiler import CodeGenerator, Frame
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from alpha import domain
 from alpha.corpus import Piece
 from alpha.corpus_forms import Turns
 from alpha.errors import AlphaError
 from alpha.exchange_folder import CHAT_TEMPLATE
-from alpha.tokenizer import CHAT_TOKENS, END_OF_TEXT_SPELLINGS, Tokenizer
+from alpha.installation import missing_package
+from alpha.tokenizer import CHAT_TOKENS, Tokenizer
 from alpha.tokenizer_simple import build_char
 
 PLAIN = (
@@ -39,22 +28,7 @@ PLAIN = (
 )
 PLAIN_STOPS = ("\nUser:", "\nSystem:")
 
-SECONDS = 1.0
-LONGEST_TEMPLATE = 1 << 18
-LONGEST_TEXT = 1 << 23
-MOST_ITEMS = 10_000
-
-_MARK = "answer_mark"
 _GENERATION = re.compile(r"\{%[-+]?\s*generation\b")
-
-_FILTERS = (
-    "capitalize count default d dictsort first float int items last length list lower map max min reject rejectattr "
-    "reverse round safe select selectattr sort string title tojson trim unique upper"
-)
-_METHODS = (
-    "strip lstrip rstrip split rsplit partition rpartition splitlines startswith endswith upper lower title capitalize "
-    "removeprefix removesuffix find rfind index count isdigit items keys values get"
-)
 
 
 @dataclass(frozen=True)
@@ -184,34 +158,14 @@ def render(
     begins_answer: bool = True,
     answer_mark: str = "",
 ) -> str:
-    """The text that a template makes of messages, with the beginning of an answer if it `begins_answer`.
-
-    `answer_mark` is put before and after what a {% generation %} block writes. Raises AlphaError when the template
-    cannot be rendered, or takes too long.
-    """
-    end = next(name for name in END_OF_TEXT_SPELLINGS if name in tokenizer.special_tokens)
+    """See `chat_template.render`. Raises AlphaError, too, where the package that it needs is missing."""
     try:
-        compiled = _compiled(template)
-        with _Deadline(SECONDS):
-            text: str = compiled.render(
-                messages=messages,
-                add_generation_prompt=begins_answer,
-                bos_token=end,
-                eos_token=end,
-                tools=None,
-                **{_MARK: answer_mark},
-            )
-            return text
-    except (
-        TemplateError,
-        ArithmeticError,
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        RecursionError,
-    ) as error:
-        raise AlphaError(f"The model's chat template does not take these messages: {error}") from error
+        from alpha import chat_template
+    except ModuleNotFoundError as error:
+        if error.name != "jinja2":
+            raise
+        raise missing_package("A chat template", "jinja2", "serve") from error
+    return chat_template.render(template, messages, tokenizer, begins_answer, answer_mark)
 
 
 def _unused_characters(texts: Iterable[str]) -> tuple[str, str]:
@@ -227,121 +181,3 @@ def _broken(text: str, special: Sequence[str], mark: str) -> str:
         text = text.replace(first, first + mark)
     is_end = any(text.startswith(name[place:]) for name in special for place in range(1, len(name)))
     return mark + text if is_end else text
-
-
-class _Deadline:
-    """Ends what this thread does in Python, in calls from here, after so many seconds: AlphaError."""
-
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
-
-    def __enter__(self) -> None:
-        self._previous = sys.gettrace()
-        sys.settrace(self._check)
-
-    def __exit__(self, *error: object) -> None:
-        sys.settrace(self._previous)
-
-    def _check(self, frame: FrameType, event: str, argument: object) -> Any:
-        if time.monotonic() > self._end:
-            raise AlphaError("The model's chat template takes too long.")
-        return self._check
-
-
-class _Generation(Extension):
-    """{% generation %} ... {% endgeneration %}: what an assistant says, with the context's mark on both sides."""
-
-    tags = {"generation"}  # noqa: RUF012 - as the base class has it
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        call = self.call_method("marked", [nodes.ContextReference()])
-        return nodes.CallBlock(call, [], [], body).set_lineno(line)
-
-    def marked(self, context: Context, caller: Callable[[], str]) -> str:
-        mark = context.get(_MARK, "")
-        return _joined([mark, caller(), mark])
-
-
-class _BoundedCode(CodeGenerator):
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802  (Jinja's name)
-        self.write("environment.joined((")
-        for part in node.nodes:
-            self.visit(part, frame)
-            self.write(", ")
-        self.write("))")
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    """Jinja without what could make much of little."""
-
-    code_generator_class = _BoundedCode
-    intercepted_binops = frozenset(["+", "*", "**", "%"])
-
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        return super().is_safe_attribute(obj, attr, value) and (not callable(value) or attr in _METHODS.split())
-
-    def wrap_str_format(self, value: Any) -> None:
-        """Nothing may be formatted: widths can be anything."""
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        numbers = isinstance(left, int | float) and isinstance(right, int | float)
-        if operator == "+":
-            return _bounded(super().call_binop(context, operator, left, right))
-        if not numbers or operator == "**" or abs(left) > LONGEST_TEXT or abs(right) > LONGEST_TEXT:
-            raise TemplateError(f"{operator} is for numbers that are not too large")
-        return super().call_binop(context, operator, left, right)
-
-    def joined(self, parts: Iterable[Any]) -> str:
-        return _joined(parts)
-
-
-def _bounded(value: Any) -> Any:
-    if isinstance(value, str | list | tuple) and len(value) > LONGEST_TEXT:
-        raise TemplateError("a text becomes too long")
-    return value
-
-
-def _joined(parts: Iterable[Any], between: str = "", attribute: None = None) -> str:
-    texts = [str(part) for part in parts]
-    if sum(map(len, texts)) + len(between) * len(texts) > LONGEST_TEXT:
-        raise TemplateError("a text becomes too long")
-    return between.join(texts)
-
-
-def _replaced(text: Any, old: str, new: str) -> str:
-    text = str(text)
-    if (text.count(old) + 1) * len(new) + len(text) > LONGEST_TEXT:
-        raise TemplateError("a text becomes too long")
-    return text.replace(old, new)
-
-
-def _range(*limits: int) -> range:
-    result = range(*limits)
-    if len(result) > MOST_ITEMS:
-        raise TemplateError(f"a range has more than {MOST_ITEMS:,} numbers")
-    return result
-
-
-def _raise(message: str) -> None:
-    raise TemplateError(str(message)[:300])
-
-
-@functools.lru_cache(maxsize=16)
-def _compiled(template: str) -> Any:
-    if len(template) > LONGEST_TEMPLATE:
-        raise TemplateError(f"it has {len(template):,} characters")
-    environment = _Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
-    )
-    environment.filters = {name: environment.filters[name] for name in _FILTERS.split()}
-    environment.filters |= {"join": _joined, "replace": _replaced}
-    namespace = environment.globals["namespace"]
-    environment.globals = {
-        "namespace": namespace,
-        "range": _range,
-        "raise_exception": _raise,
-        "strftime_now": lambda form: time.strftime(str(form)[:100]),
-    }
-    return environment.from_string(template)

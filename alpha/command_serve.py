@@ -67,6 +67,7 @@ def run(given: dict[str, Any]) -> None:
     """Serve until a signal says to stop."""
     options = ServeOptions(**given)
     try:
+        from alpha import chat_template  # noqa: F401  (what a chat will ask for)
         from alpha.server import Access, serve
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in _PACKAGES:

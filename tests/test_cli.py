@@ -11,12 +11,14 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_training import write_corpus
 
 from alpha import __version__, cli, environment, tokenizer_registry
 from alpha.cli import COMMANDS, main
@@ -273,6 +275,43 @@ def test_help_of_a_command_imports_neither_numpy_nor_rich() -> None:
         code = f"import sys; from alpha.cli import main; main({arguments}); print(*sys.modules, file=sys.stderr)"
         result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         assert not {"numpy", "rich", "safetensors"} & set(result.stderr.split())
+
+
+def test_only_what_needs_the_package_of_an_extra_asks_for_it(tmp_path: Path) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    names = [
+        re.split("[<>=]", each)[0].replace("-", "_") for extra in ("serve", "tui", "hub") for each in extras[extra]
+    ]
+    assert "jinja2" in names
+    corpus, chats = write_corpus(tmp_path), tmp_path / "chats.jsonl"
+    turns = [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Hello to you."}]
+    chats.write_text(f"{json.dumps({'messages': turns})}\n" * 40)
+    small = ["--backend=cpu_ref", "--layers=1", "--dim=8", "--heads=2", "--block=8", "--batch=2", "--iters=1"]
+    run, tokenizer = str(tmp_path / "run"), str(tmp_path / "tokenizer.json")
+    commands = [
+        ["train", f"--data={corpus}", "--tokenizer=char", f"--runDir={run}", *small],
+        ["sample", f"--checkpoint={run}", "--steps=2"],
+        ["eval", f"--checkpoint={run}", f"--data={corpus}"],
+        ["export", f"--checkpoint={run}", "--format=hf", f"--out={tmp_path / 'hf'}"],
+        ["tokenizer", "build", f"--input={corpus}", f"--out={tokenizer}"],
+        ["runs", f"--dir={tmp_path}"],
+        ["train", f"--data={chats}", "--tokenizer=bpe-chat-4k", f"--runDir={tmp_path / 'chat'}", *small],
+    ]
+    block = f"import sys; sys.modules.update(dict.fromkeys({names}))"
+    code = f"{block}; from alpha.cli import main; sys.exit(any([main(each) for each in {commands}]))"
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    commands = [["train", f"--data={chats}", "--tokenizer=char", f"--runDir={tmp_path / 'plain'}", *small]]
+    code = f"{block}; from alpha.cli import main; sys.exit(any([main(each) for each in {commands}]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 1
+    assert "needs the package jinja2: run pip install '.[serve]'" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
 
 
 def _processor_seconds(*command: str) -> float:
