@@ -9,7 +9,7 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -197,7 +197,7 @@ class Trainer:
             self._finish_step()
         step = statistics.fmean(seconds[len(seconds) // 2 :])  # the first ones also pay for what is made once
         evaluating = _seconds_of(self._evaluate) if self.mixture.evaluated and training.eval_interval else 0.0
-        sampling = _seconds_of(lambda: self._continued(self._prompts[0])) if training.sample_interval else 0.0
+        sampling = _seconds_of(lambda: list(self._samples())) if training.sample_interval else 0.0
         share = evaluating / max(1, training.eval_interval) + sampling / max(1, training.sample_interval)
         self.model.parameters.load(weights)
         self._step.load_state(state)
@@ -418,11 +418,16 @@ class Trainer:
         return losses
 
     def _sample_when_due(self, run: Run) -> None:
-        interval = self.training.sample_interval
-        if not self._is_due(interval):
+        if not self._is_due(self.training.sample_interval):
             return
         run.beat("sampling")
-        turn = self._prompts[self.steps_done // interval % len(self._prompts)]
+        for prompt, text in self._samples():
+            run.add_sample({"step": self.steps_done, "prompt": prompt, "text": text})
+            self.display.sample(prompt, text)
+
+    def _samples(self) -> Iterator[tuple[str, str]]:
+        """Prompts of this step with what the model writes after each, up to the first that has no text."""
+        turn = self._prompts[self.steps_done // self.training.sample_interval % len(self._prompts)]
         for prompt in self._asked_prompts or (turn,):
             try:
                 text = self._continued(prompt)
@@ -430,8 +435,7 @@ class Trainer:
                 _logger.warning("No sample after step %d. %s", self.steps_done, error)
                 self.display.warning(f"No sample after step {self.steps_done}. {error}")
                 return
-            run.add_sample({"step": self.steps_done, "prompt": prompt, "text": text})
-            self.display.sample(prompt, text)
+            yield prompt, text
 
     def _continued(self, prompt: str) -> str:
         asked = continuation(self.tokenizer, prompt, self.training.domain)

@@ -40,7 +40,7 @@ from alpha.config import OPTIMIZERS, ModelConfig
 from alpha.errors import AlphaError
 from alpha.files import read_rows
 from alpha.generation import Generator
-from alpha.gpt import GPT, DropoutKeys
+from alpha.gpt import GPT
 from alpha.interrupt import SIGNALS, StopRequest
 from alpha.run import Run
 from alpha.sampler import Sampler
@@ -105,6 +105,19 @@ def test_the_steps_that_a_time_is_are_those_of_a_run_of_so_many_steps(
     whole = train(corpus, tmp_path / "whole", model=DROPPED, **options, iters=steps)
     assert bits_of(timed) == bits_of(whole)
     assert rows_of(timed) == rows_of(whole)
+
+
+def test_a_sample_that_cannot_be_drawn_ends_no_trial(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> str:
+        raise AlphaError("There is no text.")
+
+    monkeypatch.setattr(Trainer, "_continued", refuse)
+    display = RecordingDisplay()
+    train(corpus, tmp_path / "run", display, minutes=2e-2, sample_interval=100_000)
+    assert display.rows
+    assert all(warning.endswith("There is no text.") for warning in display.warnings)
 
 
 def test_what_watches_the_training_changes_no_bit_of_it(corpus: Path, tmp_path: Path) -> None:
@@ -421,27 +434,14 @@ def test_a_run_killed_at_any_instant_continues_exactly(corpus: Path, tmp_path: P
 class PoisonedByExclamationMarks(GPT):
     """The loss of a batch that has the corpus's first character after space, "!", is not finite."""
 
-    def hidden(
-        self,
-        ids: Array,
-        dropout: DropoutKeys | None = None,
-        checkpoint: bool = False,
-        begins: Array | None = None,
-    ) -> Tensor:
-        hidden = super().hidden(ids, dropout, checkpoint, begins)
+    def hidden(self, ids: Array, *others: Any, **named: Any) -> Tensor:
+        hidden = super().hidden(ids, *others, **named)
         return ops.add(hidden, math.inf if (ids == 2).any() else 0.0)
 
 
 class AlwaysPoisoned(GPT):
-    def loss(
-        self,
-        ids: Array,
-        targets: Array,
-        dropout: DropoutKeys | None = None,
-        checkpoint: bool = False,
-        begins: Array | None = None,
-    ) -> Tensor:
-        return ops.add(super().loss(ids, targets, dropout, checkpoint, begins), math.nan)
+    def loss(self, *arguments: Any) -> Tensor:
+        return ops.add(super().loss(*arguments), math.nan)
 
 
 def strict_rows(folder: Path) -> list[dict[str, Any]]:
