@@ -1,13 +1,13 @@
 import gzip
 import json
 import os
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from traced_memory import traced_peak
 
 from alpha import corpus, corpus_files
 from alpha.errors import AlphaError
@@ -269,9 +269,8 @@ class TestSections:
         size = 48 << 20
         (tmp_path / "a.txt.gz").write_bytes(gzip.compress(content * (size // len(content)), 1))
         files = corpus_files.find(str(tmp_path)).files
-        tracemalloc.start()
-        total = sum(len(section.text) for section in corpus.sections(files))
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert total == size // len(content) * len(content)
-        assert peak < 16 << 20
+
+        def read_all() -> None:
+            assert sum(len(section.text) for section in corpus.sections(files)) == size // len(content) * len(content)
+
+        assert traced_peak(read_all) < 16 << 20

@@ -1,7 +1,6 @@
 """Evaluation against the definition of the loss in float64, and how much of a file it holds."""
 
 import math
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from definitions import initial_values
+from traced_memory import traced_peak
 
 from alpha import rng
 from alpha.backend_cpu_ref import CpuRef
@@ -169,14 +169,13 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     def peak(count: int) -> int:
         array = np.lib.format.open_memmap(tmp_path / f"{count}.npy", "w+", np.uint16, (count,))
         file = TokenFile(tmp_path / f"{count}.npy", array.view(np.ndarray), 1, count, "")
-        evaluate(model, file, TOKENIZER, 16)
-        tracemalloc.start()
-        try:
+
+        def both() -> None:
             evaluate(model, file, TOKENIZER, 16)
             evaluate(model, file, TOKENIZER, 16, 2, spread=True)
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
+
+        both()
+        return traced_peak(both)
 
     small, large = peak(2_000), peak(40_000)
     assert large < small + 20_000  # a copy of the larger file would be 80,000 bytes
