@@ -14,7 +14,7 @@ byte.
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,10 @@ import numpy.typing as npt
 
 from alpha import ops
 from alpha.autograd import Tensor
+from alpha.config import TrainingConfig
 from alpha.gpt import GPT
 from alpha.loss_mask import LossMask
+from alpha.mixture import Mixture
 from alpha.packing import PackedDocuments
 from alpha.sampler import windows
 from alpha.thread_choice import ThreadChoice
@@ -113,6 +115,49 @@ def evaluate_batches(
         unknown += tokenizer.count_unknown(counted)
     mean = total / tokens if tokens else math.nan
     return Evaluation(mean, tokens, unknown, (total - end_total) / math.log(2.0), text_bytes)
+
+
+class Validation:
+    """The validation data of a run, whose loss is measured on the way."""
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        masks: Sequence[LossMask | None],
+        tokenizer: Tokenizer,
+        block: int,
+        training: TrainingConfig,
+    ) -> None:
+        """`masks` are those of the parts' validation data, None where all of it counts."""
+        self._mixture = mixture
+        self._masks = masks
+        self._tokenizer = tokenizer
+        self._training = training
+        self._documents = [
+            PackedDocuments(part.data.validation, block, tokenizer, mask)
+            if training.pack_documents and part.data.validation is not None
+            else None
+            for part, mask in zip(mixture.parts, masks, strict=True)
+        ]
+
+    def losses(self, model: GPT) -> dict[str, float]:
+        """The validation loss as `valLoss`; of a mixture the mean by the shares, and that of each part."""
+        training, losses, total = self._training, {"valLoss": 0.0}, 0
+        # A text that is given is read from its beginning, as `alpha eval` does; what was held out has many beginnings.
+        held_out = not training.val_data
+        for index in self._mixture.evaluated:
+            part, mask, documents = self._mixture.parts[index], self._masks[index], self._documents[index]
+            assert part.data.validation is not None
+            file, iters = part.data.validation, training.eval_iters
+            loss = evaluate(
+                model, file, self._tokenizer, training.batch, iters, held_out, mask=mask, documents=documents
+            ).loss
+            losses["valLoss"] += part.share * loss
+            total += part.share
+            if part.name and held_out:
+                losses[f"valLoss/{part.name}"] = loss
+        losses["valLoss"] /= total
+        return losses
 
 
 def shared_share(train: TokenFile, validation: TokenFile) -> float:

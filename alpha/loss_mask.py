@@ -4,10 +4,14 @@ Where they are was noted when the corpus was encoded (`TokenFile.flips`). Knows 
 templates.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from alpha.dataset import Dataset
+from alpha.errors import AlphaError
 
 Tokens = npt.NDArray[np.integer[Any]]
 
@@ -37,3 +41,26 @@ class LossMask:
     def masked(self, targets: Tokens, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
         """Targets that stand at these places, with -1 where they do not count; of the same shape."""
         return np.where(self.counts(places), targets.astype(np.int32), np.int32(-1))
+
+
+def loss_masks(dataset: Dataset, loss_on: str, say: Callable[[str], None]) -> tuple[LossMask | None, LossMask | None]:
+    """What counts in the training and in the validation data; None for all of it. AlphaError when nothing does.
+
+    `loss_on` is --lossOn, and `say` is told how much counts.
+    """
+    if loss_on == "all":
+        return None, None
+    masks: list[LossMask | None] = []
+    for what, file in (("training", dataset.train), ("validation", dataset.validation)):
+        mask = None if file is None else LossMask(file.flips, len(file.tokens))
+        if file is not None and mask is not None:
+            count, total = mask.total(), len(file.tokens)
+            if not count:
+                raise AlphaError(
+                    f"Nothing in the {what} data is an assistant's text, so there is nothing to learn from; "
+                    f"give other data, or --lossOn=all."
+                )
+            say(f"Loss on {count:,} of {total:,} {what} tokens: the assistant's, and text outside of chats.")
+        masks.append(mask)
+    train, validation = masks
+    return train, validation

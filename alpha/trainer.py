@@ -15,29 +15,27 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from alpha import __version__, domain, environment
+from alpha import __version__, domain
 from alpha.backend import Backend
 from alpha.checkpoint import BASE, IMPORTED, OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig, resolve_training
-from alpha.dataset import Dataset
 from alpha.errors import AlphaError
-from alpha.evaluation import evaluate
+from alpha.evaluation import Validation
 from alpha.generation import Generator
 from alpha.gpt import GPT
 from alpha.interrupt import StopRequest
 from alpha.lora import lora_of
-from alpha.loss_mask import LossMask
+from alpha.loss_mask import loss_masks
 from alpha.mixture import Mixture, sampler_of
 from alpha.optimizer import make_optimizer
 from alpha.option import LARGEST_INTEGER, spelled
-from alpha.packing import PackedDocuments
 from alpha.run import Run
 from alpha.safetensors_file import Array
 from alpha.sampling import SamplingOptions
 from alpha.text_stream import BEGINNING, continuation, known_prompts
 from alpha.thread_choice import ThreadChoice
 from alpha.tokenizer import Tokenizer
-from alpha.training_step import PhaseTimer, StepResult, TrainingStep, learning_rate
+from alpha.training_step import MemoryWatch, PhaseTimer, StepResult, TrainingStep, learning_rate
 
 SAMPLE_TOKENS = 100
 SKIPPED_LIMIT = 100
@@ -123,7 +121,6 @@ class Trainer:
         """
         self.tokenizer = tokenizer
         self.mixture = mixture
-        self.dataset = mixture.parts[0].data
         self.display = display
         self.training = training
         lora = lora_of(training)
@@ -138,14 +135,8 @@ class Trainer:
             if self._timer
             else TrainingStep(self.model, optimizer, training)
         )
-        masks = [loss_masks(part.data, tokenizer, training, display) for part in mixture.parts]
-        self._validation_masks = [validation for _, validation in masks]
-        self._validation_documents = [
-            PackedDocuments(part.data.validation, model.block, tokenizer, mask)
-            if training.pack_documents and part.data.validation is not None
-            else None
-            for part, mask in zip(mixture.parts, self._validation_masks, strict=True)
-        ]
+        masks = [loss_masks(part.data, training.loss_on, display.message) for part in mixture.parts]
+        self._validation = Validation(mixture, [mask for _, mask in masks], tokenizer, model.block, training)
         self._sampler = sampler_of(
             mixture, [mask for mask, _ in masks], tokenizer, model.block, training, display.message
         )
@@ -196,7 +187,8 @@ class Trainer:
         while self._under_way:
             self._finish_step()
         step = statistics.fmean(seconds[len(seconds) // 2 :])  # the first ones also pay for what is made once
-        evaluating = _seconds_of(self._evaluate) if self.mixture.evaluated and training.eval_interval else 0.0
+        evaluates = self.mixture.evaluated and training.eval_interval
+        evaluating = _seconds_of(lambda: self._validation.losses(self.model)) if evaluates else 0.0
         sampling = _seconds_of(lambda: list(self._samples())) if training.sample_interval else 0.0
         share = evaluating / max(1, training.eval_interval) + sampling / max(1, training.sample_interval)
         self.model.parameters.load(weights)
@@ -392,29 +384,9 @@ class Trainer:
         if not self.mixture.evaluated or not self._is_due(self.training.eval_interval):
             return {}
         run.beat("evaluating")
-        losses = self._evaluate()
+        losses = self._validation.losses(self.model)
         self._validation_loss = losses["valLoss"]
         self._losses_of_parts = {name.partition("/")[2]: losses[name] for name in losses if "/" in name}
-        return losses
-
-    def _evaluate(self) -> dict[str, float]:
-        """The validation loss; of a mixture the mean by the shares, and that of each part."""
-        training, losses, total = self.training, {"valLoss": 0.0}, 0
-        # A text that is given is read from its beginning, as `alpha eval` does; what was held out has many beginnings.
-        held_out = not training.val_data
-        for index in self.mixture.evaluated:
-            part, mask = self.mixture.parts[index], self._validation_masks[index]
-            documents = self._validation_documents[index]
-            assert part.data.validation is not None
-            file, iters = part.data.validation, training.eval_iters
-            loss = evaluate(
-                self.model, file, self.tokenizer, training.batch, iters, held_out, mask=mask, documents=documents
-            ).loss
-            losses["valLoss"] += part.share * loss
-            total += part.share
-            if part.name and held_out:
-                losses[f"valLoss/{part.name}"] = loss
-        losses["valLoss"] /= total
         return losses
 
     def _sample_when_due(self, run: Run) -> None:
@@ -491,30 +463,6 @@ class Trainer:
         self._kept = {key: resumed.state[key] for key in (BASE, IMPORTED) if key in resumed.state}
 
 
-def loss_masks(
-    dataset: Dataset, tokenizer: Tokenizer, training: TrainingConfig, display: Display
-) -> tuple[LossMask | None, LossMask | None]:
-    """What counts in the training and in the validation data; None for all of it. AlphaError when nothing does."""
-    if training.loss_on == "all":
-        return None, None
-    masks: list[LossMask | None] = []
-    for what, file in (("training", dataset.train), ("validation", dataset.validation)):
-        mask = None if file is None else LossMask(file.flips, len(file.tokens))
-        if file is not None and mask is not None:
-            count, total = mask.total(), len(file.tokens)
-            if not count:
-                raise AlphaError(
-                    f"Nothing in the {what} data is an assistant's text, so there is nothing to learn from; "
-                    f"give other data, or --lossOn=all."
-                )
-            display.message(
-                f"Loss on {count:,} of {total:,} {what} tokens: the assistant's, and text outside of chats."
-            )
-        masks.append(mask)
-    train, validation = masks
-    return train, validation
-
-
 def _plan_in_words(plan: dict[str, int]) -> str:
     """The memory that a run needs, given the bytes of each use."""
     parts = ", ".join(f"{nbytes / 2**20:,.1f} MiB {use}" for use, nbytes in plan.items())
@@ -545,42 +493,3 @@ def _number(resumed: Checkpoint, name: str) -> float:
     if not isinstance(value, int | float):
         raise AlphaError(f"The state of step {resumed.step} has no number {name!r}.")
     return value
-
-
-class MemoryWatch:
-    """Looks at the memory after some steps, and reports after some.
-
-    The first step of a process is one of those that report, so that the shortest run says something.
-    """
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._look_every = environment.read("ALPHA_ADAPTIVE_MEM_STATS_POLL_EVERY")
-        self._report_every = environment.read("ALPHA_GPU_METRICS_SAMPLE_EVERY")
-        self._steps_since_report = self._report_every - 1
-        self._steps_since_look = 0
-        self._peak = 0
-
-    def after_step(self) -> None:
-        """Call once after each step."""
-        self._steps_since_report += 1
-        self._steps_since_look += 1
-        if self._steps_since_look >= self._look_every:
-            self._look()
-
-    def report(self) -> dict[str, int]:
-        """Fields for a row of metrics.jsonl, in bytes: memory in use now, the most that was seen since the last report,
-        and what this process may use in all. Empty when no report is due, and where the backend does not know."""
-        if self._steps_since_report < self._report_every or (known := self._look()) is None:
-            return {}
-        used, budget = known
-        fields = {"gpuMemory": used, "gpuMemoryPeak": self._peak, "gpuMemoryBudget": budget}
-        self._steps_since_report = self._peak = 0
-        return fields
-
-    def _look(self) -> tuple[int, int] | None:
-        self._steps_since_look = 0
-        known = self._backend.memory_in_use()
-        if known is not None:
-            self._peak = max(self._peak, known[0])
-        return known

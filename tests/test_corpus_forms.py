@@ -182,5 +182,5 @@ def test_conversations_are_written_with_the_chat_template_of_the_weights(tmp_pat
     options |= {"data": str(chats), "init": str(folder), "block": MODEL.block, "pack_documents": True}
     run, trainer = new_run(*merge(options), RecordingDisplay())
     run.close()
-    file = trainer.dataset.train
+    file = trainer.mixture.parts[0].data.train
     assert trainer.tokenizer.decode(file.tokens[: file.ends[0] - 1]) == "abbbac"

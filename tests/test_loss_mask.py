@@ -281,7 +281,7 @@ def test_a_resumed_run_has_the_same_bits(chats: Path, tmp_path: Path, is_text: b
 def test_without_markers_a_chat_is_written_as_the_model_is_talked_to(chats: Path, tmp_path: Path) -> None:
     run, trainer = begin(chats, tmp_path / "run", loss_on="assistant", tokenizer="bpe", vocab_size=300)
     run.close()
-    file = trainer.dataset.train
+    file = trainer.mixture.parts[0].data.train
     assert trainer.training.pack_documents
     text = trainer.tokenizer.decode(file.tokens[: file.ends[0]])
     assert re.fullmatch(r"System: r \n\n(User: [a-z] \n\nAssistant: \d+ \n\n){3}<\|endoftext\|>", text), text
@@ -301,7 +301,7 @@ def test_plain_text_counts_as_a_whole(tmp_path: Path, chats: Path) -> None:
     display = RecordingDisplay()
     run, trainer = begin(write_corpus(tmp_path), tmp_path / "run", display, **OPTIONS)
     run.close()
-    total = len(trainer.dataset.train.tokens)
+    total = len(trainer.mixture.parts[0].data.train.tokens)
     assert any(message.startswith(f"Loss on {total:,} of {total:,} training") for message in display.messages)
 
 

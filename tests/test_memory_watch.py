@@ -3,7 +3,7 @@
 import pytest
 
 from alpha.backend_cpu_ref import CpuRef
-from alpha.trainer import MemoryWatch
+from alpha.training_step import MemoryWatch
 
 
 class Device(CpuRef):

@@ -5,7 +5,7 @@ import pytest
 
 from alpha.config import TrainingConfig
 from alpha.errors import AlphaError, percent
-from alpha.training_setup import planning_warnings
+from alpha.planning import planning_warnings
 
 TRAINING = TrainingConfig(iters=1000)
 

@@ -143,7 +143,7 @@ def test_each_micro_batch_is_a_batch_of_its_own_across_a_resume(
     monkeypatch.setattr(TrainingStep, "run", recorded)
     other, training = begin(corpus, tmp_path / "other")
     other.close()
-    sampler = Sampler(training.dataset.train.tokens, MODEL.block, 4, training.training.seed, packed=False)
+    sampler = Sampler(training.mixture.parts[0].data.train.tokens, MODEL.block, 4, training.training.seed, packed=False)
     folder = train(corpus, tmp_path / "run", RecordingDisplay(stop_after=2), iters=4, accum_steps=3)
     resume(folder)
     assert [tokens.tolist() for tokens in seen] == [sampler.batch_at(index).tolist() for index in range(12)]
@@ -462,7 +462,7 @@ def test_a_poisoned_batch_is_skipped_and_counted(tmp_path: Path, monkeypatch: py
     display = RecordingDisplay()
     run, training = begin(corpus, tmp_path / "run", display, iters=12, eval_interval=6, eval_iters=0)
     assert training.tokenizer.encode("!") == [2]
-    sampler = Sampler(training.dataset.train.tokens, MODEL.block, 4, training.training.seed, packed=False)
+    sampler = Sampler(training.mixture.parts[0].data.train.tokens, MODEL.block, 4, training.training.seed, packed=False)
     poisoned = [step + 1 for step in range(12) if (sampler.batch_at(step)[:, :-1] == 2).any()]
     assert 0 < len(poisoned) < 12
     with run:
@@ -767,7 +767,7 @@ def test_the_validation_loss_is_that_of_alpha_eval_whatever_the_batch(
 
 def test_a_token_file_that_is_cut_short_meanwhile_ends_training_with_an_error(corpus: Path, tmp_path: Path) -> None:
     run, trainer = begin(corpus, tmp_path / "run", iters=100_000)
-    os.truncate(trainer.dataset.train.path, 200)
+    os.truncate(trainer.mixture.parts[0].data.train.path, 200)
     with run, pytest.raises(AlphaError, match=r"train\.npy was cut short by another program"):
         trainer.train(run)
 

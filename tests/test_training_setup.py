@@ -88,7 +88,7 @@ def test_the_sizes_are_said_before_training(corpus: Path, tmp_path: Path) -> Non
     display = RecordingDisplay()
     run, trainer = begin(corpus, tmp_path / "run", display, accum_steps=3, min_tokens_per_param=20.0)
     run.close()
-    data, size = trainer.dataset, trainer.model.parameters.size
+    data, size = trainer.mixture.parts[0].data, trainer.model.parameters.size
     assert data.validation is not None
     assert display.messages == [
         f"Building the char tokenizer from {corpus}.",
@@ -480,7 +480,7 @@ def test_windows_are_drawn_on_where_the_batch_changes(
     resume(folder, batch=5, accum_steps=1)
     run, trainer = resumed_run({"resume": str(folder)}, RecordingDisplay())
     run.close()
-    sampler = Sampler(trainer.dataset.train.tokens, MODEL.block, 38, trainer.training.seed, packed=packed)
+    sampler = Sampler(trainer.mixture.parts[0].data.train.tokens, MODEL.block, 38, trainer.training.seed, packed=packed)
     assert seen == sampler.batch_at(0).tolist()
     assert [(each["step"], each["changes"]) for each in read_config(folder).history] == [
         (4, {"batch": {"from": 4, "to": 3}, "accumSteps": {"from": 1, "to": 2}}),
