@@ -1,0 +1,173 @@
+"""How a training step's time and memory grow with batch, block, width and layers, beside a floor; as a picture.
+
+    python perf/scaling.py [--backend=helios] [--dtype=f16] [--device=N] [--subject=gpt2-124m] [--seconds=1]
+        [--out=FILE.svg] [--json=FILE]
+
+One of the four changes at a time, by factors of two from an eighth of the subject's to the subject's own (see `alpha
+bench` for the subjects). The floor is the larger of two times: that of the multiplications and additions, 6 a weight
+and token and 6 for each pair of tokens and unit of width in attention (forward and backward, causal), at the rate of
+this backend's own product of three square matrices; and that of all the bytes that the step's plan holds, written and
+read once each, at the rate of its addition of large arrays. So a step is held against what the same kernels reach at
+their best, not against what a data sheet says.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import plot
+from plot import COLOURS, LEFT, PANEL, RIGHT, TOP, WIDTH, line, text
+
+from alpha import backends
+from alpha.backend import Backend
+from alpha.bench import Case, Limits, keep_busy, measure, warm_up_seconds
+from alpha.bench_cases import GPU_SUBJECTS, SUBJECTS, Subject, normal, training_step
+from alpha.config import TrainingConfig, resolve_training
+from alpha.installation import commit
+from alpha.machine import processor
+from alpha.optimizer import make_optimizer
+from alpha.training_step import TrainingStep
+
+AXES = ("batch", "block", "dim", "layers")
+FACTORS = (8, 4, 2, 1)
+TRIES = 5
+
+Row = dict[str, Any]
+
+
+def ceilings(backend: Backend, side: int, seconds: float) -> tuple[float, float]:
+    """Operations per second of a product of square matrices, and bytes per second of an addition of four times their
+    numbers, operands and result counted once each."""
+    one = backend.zeros((1,))
+
+    def each(call: Callable[[], object]) -> float:
+        def many(count: int) -> float:
+            start = time.perf_counter()
+            for _ in range(count):
+                call()
+            backend.to_numpy(one)  # waits for all before
+            return (time.perf_counter() - start) / count
+
+        keep_busy(lambda: many(4), warm_up_seconds(backend))
+        count = max(1, round(seconds / TRIES / many(4)))
+        return min(many(count) for _ in range(TRIES))
+
+    a, b = normal(backend, (side, side), (side, side))
+    x, y = normal(backend, (4 * side**2,), (4 * side**2,))
+    return 2 * side**3 / each(lambda: backend.matmul(a, b)), 3 * 16 * side**2 / each(lambda: backend.add(x, y))
+
+
+def operations(subject: Subject) -> float:
+    """Multiplications and additions of one step."""
+    positions = subject.block * subject.dim  # the table of positions, which nothing is multiplied with
+    weights = subject.parameters - positions
+    return subject.tokens * (6 * weights + 6 * subject.layers * subject.block * subject.dim)
+
+
+def planned(backend: Backend, subject: Subject, dtype: str) -> int:
+    """Bytes that a step needs; 0 where the backend has no plan of them."""
+    training = resolve_training(TrainingConfig(batch=subject.batch, dtype=dtype))
+    model = subject.model(backend)
+    step = TrainingStep(model, make_optimizer(model.parameters, training), training)
+    return sum(step.plan(subject.batch).values())
+
+
+def subjects(whole: Subject, axis: str) -> list[Subject]:
+    """The whole subject and smaller ones along an axis; heads keep their width."""
+    found = []
+    for factor in FACTORS:
+        value = max(1, getattr(whole, axis) // factor)
+        changed = dataclasses.replace(whole, **{axis: value})
+        if axis == "dim":
+            changed = dataclasses.replace(changed, heads=max(1, whole.heads * value // whole.dim))
+            changed = dataclasses.replace(changed, dim=whole.dim // whole.heads * changed.heads)
+        if changed not in found:
+            found.append(changed)
+    return found
+
+
+def picture(title: str, rows: Sequence[Row]) -> str:
+    """Two panels for each axis: milliseconds with their floor, and GiB where the plan is known."""
+    parts = [text(20, 24, title, "title")]
+    half, height = WIDTH / 2, PANEL - 60
+    for number, axis in enumerate(AXES):
+        left, top = LEFT + number % 2 * half, 30 + number // 2 * height
+        members = [row for row in rows if row["axis"] == axis]
+        parts += panel(axis, members, left, left + half - LEFT - RIGHT, top, top + height - 60)
+    return plot.document(title, 30 + 2 * height, parts)
+
+
+def panel(axis: str, rows: Sequence[Row], left: float, right: float, top: float, floor: float) -> list[str]:
+    """Measured points and the line of the floor, both from zero."""
+    xs = plot.ticks(0, max(row[axis] for row in rows), 4)
+    ys = plot.ticks(0, max(max(row["milliseconds"], row["floorMilliseconds"]) for row in rows), 4)
+
+    def place(row: Row, what: str) -> tuple[float, float]:
+        x = left + row[axis] / xs[-1] * (right - left)
+        return x, floor - row[what] / ys[-1] * (floor - top - TOP)
+
+    parts = [text(left, top + 36, f"milliseconds of a step, by {axis}")]
+    for tick in ys:
+        y = floor - tick / ys[-1] * (floor - top - TOP)
+        parts += [line(left, y, right, y, 'class="grid"'), text(left - 8, y + 4, f"{tick:g}", "end")]
+    parts += [text(left + tick / xs[-1] * (right - left), floor + 18, f"{tick:g}", "middle") for tick in xs]
+    points = " ".join("{:.1f},{:.1f}".format(*place(row, "floorMilliseconds")) for row in rows)
+    parts.append(f'<polyline points="{points}" fill="none" stroke="{COLOURS[0]}" stroke-width="1.5"/>')
+    for row in rows:
+        x, y = place(row, "milliseconds")
+        parts.append(plot.dot(x, y, describe(row)))
+        if row["mebibytes"]:
+            parts.append(text(x - 8, y - 8, f"{row['mebibytes'] / 1024:.2g} GiB", "end"))
+    parts.append(text(left, floor + 36, "points: measured, with the memory of the plan; line: the floor"))
+    return parts
+
+
+def describe(row: Row) -> str:
+    """A row in words."""
+    return f"{row['shape']}: {row['milliseconds']:.3f} ms, floor {row['floorMilliseconds']:.3f} ms"
+
+
+def main() -> int:
+    """Measure, print, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backend", default="helios")
+    parser.add_argument("--dtype", default="f16")
+    parser.add_argument("--device", type=int, default=-1)
+    parser.add_argument("--subject", default="gpt2-124m", choices=SUBJECTS | GPU_SUBJECTS)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of measuring, for each point")
+    parser.add_argument("--side", type=int, default=4096, help="of the matrices whose product is the ceiling")
+    parser.add_argument("--out", type=Path, help="the picture, SVG")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    backend = backends.create(arguments.backend, arguments.device, arguments.dtype)
+    rate, bandwidth = ceilings(backend, arguments.side, arguments.seconds)
+    print(f"product {rate / 1e9:,.0f} GFLOP/s, addition {bandwidth / 1e9:,.0f} GB/s, {commit()}", flush=True)
+    rows: list[Row] = []
+    for axis in AXES:
+        for subject in subjects((SUBJECTS | GPU_SUBJECTS)[arguments.subject], axis):
+            held = planned(backend, subject, arguments.dtype)
+            [found] = measure(
+                [Case("train/scaling", training_step(subject))], backend, Limits(seconds=arguments.seconds)
+            )
+            floor = max(operations(subject) / rate, 2 * held / bandwidth)
+            row = {"axis": axis, "shape": str(subject), **dataclasses.asdict(subject)}
+            row |= {"milliseconds": 1e3 * found.median, "floorMilliseconds": 1e3 * floor, "mebibytes": held / 2**20}
+            rows.append(row)
+            print(f"{axis:<7}{describe(row)} ({floor / found.median:.2f}), {row['mebibytes']:,.0f} MiB", flush=True)
+    on = backends.availability()["helios"].partition(", ")[2] if backend.name == "helios" else processor()
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"on": on, "commit": commit(), "rows": rows}, indent=1))
+    if arguments.out:
+        arguments.out.write_text(picture(f"{arguments.subject}, {arguments.dtype}, {on}", rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
