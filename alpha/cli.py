@@ -78,7 +78,7 @@ def overview() -> str:
     lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
     return "\n".join(
         [
-            "Train, evaluate and sample GPT language models from scratch.",
+            "Train, evaluate, sample, serve and show GPT language models, from scratch.",
             "",
             "Usage:",
             "  alpha <command> [options]",

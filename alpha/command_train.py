@@ -31,7 +31,7 @@ class DisplayOptions:
     tui: bool = option(False, "Show the dashboard of alpha tui meanwhile.", group="Run")
 
 
-OPTIONS = (TrainingConfig, ModelConfig, DisplayOptions)
+OPTIONS = (ModelConfig, TrainingConfig, DisplayOptions)
 DETAILS = """
 What is not given comes from the file of --config, then the preset of --domain,
 then --arch.

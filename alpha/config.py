@@ -25,7 +25,7 @@ DTYPE_HELP = "What matrix products round their operands to; f16 and bf16 need he
 _MODEL = "Model"
 _DATA = "Data"
 _OPTIMIZATION = "Optimization"
-_ADAPTER = "Adapter"
+_ADAPTER = "Adapter (LoRA)"
 _RUN = "Run"
 _PLANNING = "Planning guards"
 
@@ -133,23 +133,6 @@ class TrainingConfig:
         group=_DATA,
         choices=("all", "assistant"),
     )
-    lora: int = option(
-        0,
-        "Rank of an adapter that is trained beside the frozen weights of --init; 0 = train all weights.",
-        group=_ADAPTER,
-        minimum=0,
-        maximum=4096,
-    )
-    lora_alpha: float = option(
-        0.0, "The adapter's part counts this over the rank; 0 = twice the rank.", group=_ADAPTER, minimum=0
-    )
-    lora_targets: str = option(
-        "attn",
-        "Layers that have one: attn, mlp, or by name, such as attn.c_attn; more learn more and take more.",
-        group=_ADAPTER,
-        metavar="NAMES",
-    )
-    lora_dropout: float = option(0.0, "Dropout of what the adapter reads.", group=_ADAPTER, minimum=0, maximum=0.95)
     iters: int = option(1000, "Optimizer steps.", group=_OPTIMIZATION, minimum=1, aliases=("steps",))
     minutes: float = option(
         0.0,
@@ -213,6 +196,23 @@ class TrainingConfig:
     log_every: int = option(1, "Steps between rows of metrics.jsonl.", group=_RUN, minimum=1)
     log: str = option("info", "Detail of the log.", group=_RUN, choices=("debug", "info", "warning", "error"))
     trace: bool = option(False, "Record milliseconds of forward, backward, optimizer and data.", group=_RUN)
+    lora: int = option(
+        0,
+        "Rank of an adapter that is trained beside the frozen weights of --init; 0 = train all weights.",
+        group=_ADAPTER,
+        minimum=0,
+        maximum=4096,
+    )
+    lora_alpha: float = option(
+        0.0, "The adapter's part counts this over the rank; 0 = twice the rank.", group=_ADAPTER, minimum=0
+    )
+    lora_targets: str = option(
+        "attn",
+        "Layers that have one: attn, mlp, or by name, such as attn.c_attn; more learn more and take more.",
+        group=_ADAPTER,
+        metavar="NAMES",
+    )
+    lora_dropout: float = option(0.0, "Dropout of what the adapter reads.", group=_ADAPTER, minimum=0, maximum=0.95)
     strict_planning: bool = option(False, "Make planning warnings errors.", group=_PLANNING)
     require_val_data: bool = option(False, "Refuse to train without validation data.", group=_PLANNING)
     min_tokens_per_param: float = option(

@@ -25,8 +25,8 @@ _GLUE = "\N{NO-BREAK SPACE}"
 def render(command: str, summary: str, options_classes: Sequence[type], details: str = "", width: int = WIDE) -> str:
     """The usage text of a command, in lines of at most `width` columns.
 
-    Groups of options stand in alphabetical order, so that they may come from several classes. `details` is printed
-    below them; its lines are wrapped but for indented ones, such as examples.
+    Groups of options stand in the order of their first ones. `details` is printed below them; its lines are wrapped
+    but for indented ones, such as examples.
     """
     options = [each for options_class in options_classes for each in options_of(options_class)]
     parts = [summary, f"Usage:\n  {_synopsis(command, options)}"]
@@ -36,7 +36,7 @@ def render(command: str, summary: str, options_classes: Sequence[type], details:
         entry = _entry(head, _description(each), width)
         groups.setdefault(each.group, []).append(entry)
     help_entry = _entry("-h, --help", "Show this text.", width)
-    sections = [*sorted(groups.items()), ("Help", [help_entry])]
+    sections = [*groups.items(), ("Help", [help_entry])]
     parts += [f"{group}:\n" + "\n".join(entries) for group, entries in sections]
     if details:
         parts.append("\n".join(_wrapped(line, width) for line in details.strip("\n").splitlines()))
