@@ -24,7 +24,6 @@ its prompt is computed, and whether it was interrupted or found a beginning comp
 """
 
 import contextlib
-import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -35,11 +34,11 @@ import numpy as np
 
 from alpha import machine, scheduler
 from alpha.backend import INDEPENDENT_ROWS
-from alpha.backend_primitives import Array
+from alpha.engine_steps import Draw, Step, Steps
 from alpha.errors import AlphaError
-from alpha.gpt import GPT, BlockCache, CachedRows
+from alpha.gpt import GPT
 from alpha.sampling import Choices, Logits, LogProbs, SamplingOptions, adjusted, choose, log_probs, random_number
-from alpha.scheduler import BLOCK_TOKENS, SCRATCH_BLOCK, BlockPool, Piece, Scheduler, Stream
+from alpha.scheduler import BLOCK_TOKENS, BlockPool, Piece, Scheduler, Stream
 from alpha.thread_choice import ThreadChoice
 
 Reason = Literal["stop", "length", "cancelled", "error"]
@@ -103,18 +102,6 @@ class Event:
     reason: Reason | None
 
 
-@dataclass(frozen=True)
-class _Step:
-    """A step that the backend was given: its pieces, for each the positions whose outputs say how likely the prompt is,
-    and what will be there: the tokens chosen for each output, after the logits if those are wanted."""
-
-    pieces: Sequence[Piece]
-    scored: Sequence[range]
-    outputs: int
-    has_logits: bool
-    result: Array
-
-
 class Engine:
     """Runs requests on a model."""
 
@@ -142,9 +129,7 @@ class Engine:
         max_sequences = min(max_sequences, INDEPENDENT_ROWS)
         budget = min(max(step_tokens, max_sequences), INDEPENDENT_ROWS)
         self._scheduler = Scheduler(BlockPool(self._blocks), max_sequences, budget)
-        longest = min(self._blocks, scheduler.blocks_of(model.config.block))
-        # The blocks of each sequence of a step, and of what belongs to none.
-        self._tables = np.full((max_sequences + 1, longest), SCRATCH_BLOCK, np.int32)
+        self._max_sequences = max_sequences
         self._threads = threads
         self._reload = reload
         self.failure = ""
@@ -154,9 +139,8 @@ class Engine:
         self._cancelled: deque[tuple[Generation, Reason]] = deque()
         self._streams: dict[Generation, Stream] = {}
         self._generations: dict[Stream, Generation] = {}
-        # Steps that the backend was given and whose tokens are not known yet, and where in `_newest` those will stand.
-        self._under_way: deque[_Step] = deque()
-        self._seats: dict[Stream, int] = {}
+        # Steps that the backend was given and whose tokens are not known yet.
+        self._under_way: deque[Step] = deque()
         self.read_tokens = self.continued_tokens = 0
         """Tokens of prompts and of texts that went through the model."""
         self._use(model)
@@ -262,7 +246,17 @@ class Engine:
             else:
                 self.continued_tokens += piece.count
 
-    def _end_step(self, step: _Step) -> list[Event]:
+    def _given(self, pieces: Sequence[Piece], scored: Sequence[range]) -> Step:
+        """The step of these pieces, given to the backend."""
+        drawing = [piece for piece in pieces if piece.draws]
+        has_logits = any(scored) or any(
+            self._is_adjusted(piece) or self._generations[piece.stream].request.logprobs is not None
+            for piece in drawing
+        )
+        draws = [self._drawn(piece) if piece.draws and not self._is_adjusted(piece) else None for piece in pieces]
+        return self._steps.give(pieces, scored, draws, has_logits, self._scheduler.running)
+
+    def _end_step(self, step: Step) -> list[Event]:
         """Wait for a step, note its tokens, and end what has ended."""
         values = self._model.backend.to_numpy(step.result)[: step.outputs]
         tokens = iter((values[:, -1] if step.has_logits else values).astype(int).tolist())
@@ -297,109 +291,21 @@ class Engine:
         last = min(piece.start + piece.count, len(generation.request.prompt) - 1)
         return range(max(piece.start, known), last)
 
-    def _given(self, pieces: Sequence[Piece], scored: Sequence[range]) -> _Step:
-        """The step of these pieces, given to the backend.
-
-        All numbers of rows are filled up to powers of two, so that few programs do for all steps; what fills them up
-        belongs to no sequence, and stands in the block that nobody reads.
-        """
-        counts = [piece.count for piece in pieces]
-        total = sum(counts)
-        ids, positions, slots, sequences, seats = np.zeros((5, _power_of_two(total)), np.int32)
-        known = [piece.stream.ids[piece.start : piece.start + piece.count] for piece in pieces]
-        self._take_seats(pieces)
-        nobody = self._tables.shape[0] - 1
-        ends = np.cumsum(counts)
-        seats[:] = -1
-        for piece, each, end in zip(pieces, known, ends, strict=True):
-            ids[end - piece.count : end - piece.count + len(each)] = each
-            if len(each) < piece.count:  # its last id is that of a step under way
-                seats[end - 1] = self._seats[piece.stream]
-        positions[:total] = np.concatenate([np.arange(piece.start, piece.start + piece.count) for piece in pieces])
-        sequences[:total] = np.repeat(np.arange(len(pieces)), counts)
-        sequences[total:] = nobody
-        tables = np.full_like(self._tables, SCRATCH_BLOCK)
-        for table, piece in zip(tables, pieces, strict=False):
-            table[: len(piece.stream.blocks)] = piece.stream.blocks
-        slots[:] = tables[sequences, positions // BLOCK_TOKENS] * BLOCK_TOKENS + positions % BLOCK_TOKENS
-        # What others may be reading is there already, with the same bits.
-        shared = np.concatenate([np.arange(piece.count) < piece.shared for piece in pieces])
-        slots[:total][shared] = SCRATCH_BLOCK * BLOCK_TOKENS
-
-        wanted: list[int] = []
-        chosen: list[tuple[int, Piece]] = []
-        for piece, places, start in zip(pieces, scored, ends - counts, strict=True):
-            wanted += [start + place - piece.start for place in places]
-            if piece.draws:
-                chosen.append((len(wanted), piece))
-                wanted.append(start + piece.count - 1)
-        size = _power_of_two(max(1, len(wanted)))
-        rows, top_k = np.zeros((2, size), np.int32)
-        targets = np.full(size, nobody, np.int32)
-        options = np.zeros((size, 4), np.float32)
-        rows[: len(wanted)] = wanted
-        for place, piece in chosen:
-            if not self._is_adjusted(piece):
-                targets[place] = self._seats[piece.stream]
-                options[place], top_k[place] = self._options(piece)
-        has_logits = any(scored) or any(
-            self._is_adjusted(piece) or self._generations[piece.stream].request.logprobs is not None
-            for _, piece in chosen
-        )
-        form = len(ids), size, has_logits
-        backend = self._model.backend
-        if form not in self._programs:
-            self._programs[form] = backend.record(functools.partial(self._program, has_logits))
-        operands = ids, seats, positions, slots, sequences, tables, rows, options, top_k, targets
-        result = self._programs[form](*map(backend.from_numpy, operands))
-        return _Step(pieces, scored, len(wanted), has_logits, result)
-
-    def _take_seats(self, pieces: Sequence[Piece]) -> None:
-        """Let each stream of these pieces have a place in `_newest`; those that do not run any more lose theirs."""
-        running = set(self._scheduler.running)
-        self._seats = {stream: seat for stream, seat in self._seats.items() if stream in running}
-        free = iter(sorted(set(range(self._tables.shape[0] - 1)) - set(self._seats.values())))
-        for piece in pieces:
-            if piece.stream not in self._seats:
-                self._seats[piece.stream] = next(free)
-
     def _is_adjusted(self, piece: Piece) -> bool:
         """Whether the token after this piece is chosen here, because something changes its logits before."""
         request = self._generations[piece.stream].request
         is_first = piece.start + piece.count == len(request.prompt)
         return request.sampling.changes_logits or (request.first is not None and is_first)
 
-    def _options(self, piece: Piece) -> tuple[tuple[float, float, float, float], int]:
-        """What `Backend.choose` has to know to draw the token after this piece: options, and top_k."""
+    def _drawn(self, piece: Piece) -> Draw:
+        """How the backend is to draw the token after this piece."""
         request = self._generations[piece.stream].request
         sampling = request.sampling
         step = request.first_step + piece.start + piece.count - len(request.prompt)
         number = random_number(sampling, request.row, step)
         # Beyond these temperatures nothing changes any more.
         temperature = 0.0 if sampling.temperature < 1e-30 else min(sampling.temperature, 1e30)
-        return (temperature, sampling.top_p, sampling.min_p, number), min(sampling.top_k, self._model.vocab_size)
-
-    def _program(
-        self, has_logits: bool, ids: Array, seats: Array, positions: Array, slots: Array, sequences: Array,
-        tables: Array, wanted: Array, options: Array, top_k: Array, targets: Array,
-    ) -> Array:  # fmt: skip
-        """A step of the model: the tokens [M] chosen after rows wanted [M] of ids [N]; see `CachedRows`.
-
-        Where seats [N] are not negative, the id is the newest one of that seat. Tokens go to the seats in targets [M].
-        With `has_logits` the logits stand before them: [M, V + 1].
-        """
-        backend = self._model.backend
-        newest = backend.reshape(backend.gather_rows(self._newest, backend.maximum(seats, 0)), seats.shape)
-        ids = backend.where(backend.greater(seats, -1), newest, ids)
-        rows = CachedRows(backend, self._cache, positions, slots, sequences, tables)
-        hidden = self._model.hidden_of_rows(ids, rows)
-        logits = self._model.logits_of_rows(backend.gather_rows(hidden, wanted))
-        tokens = backend.reshape(backend.choose(logits, options, top_k), (wanted.shape[0], 1))
-        backend.put_rows(self._newest, targets, tokens)
-        if has_logits:
-            exact = np.float64 if logits.dtype == np.float64 else np.float32  # 16 bits cannot hold every id
-            return backend.concatenate([backend.cast(each, exact) for each in (logits, tokens)], 1)
-        return backend.reshape(tokens, wanted.shape)
+        return Draw(temperature, sampling.top_p, sampling.min_p, number, min(sampling.top_k, self._model.vocab_size))
 
     def _draw(self, stream: Stream, logits: Logits | None, token: int) -> Event:
         """The next token of a stream; it is chosen here from logits [V] if the request changes them."""
@@ -464,11 +370,8 @@ class Engine:
 
     def _use(self, model: GPT) -> None:
         self._model = model
-        dtype = model.parameters.values.dtype
-        self._cache = BlockCache(model.backend, model.config, self._blocks + 1, BLOCK_TOKENS, dtype)
-        self._newest = model.backend.zeros((self._tables.shape[0], 1), np.int32)
-        self._seats.clear()
-        self._programs: dict[tuple[int, int, bool], Callable[..., Array]] = {}
+        pages = min(self._blocks, scheduler.blocks_of(model.config.block))
+        self._steps = Steps(model, self._max_sequences, pages, self._blocks)
 
     def _check(self, request: Request) -> int:
         """How many ids there are in the end, at most. Raises RequestError when the request makes no sense."""
@@ -495,11 +398,6 @@ class Engine:
             raise RequestError(f"max_tokens is {request.max_tokens}, but must be at least {least}.", "max_tokens")
         room = block + 1 - count  # the last token is not read
         return count + (room if request.max_tokens is None else min(room, request.max_tokens))
-
-
-def _power_of_two(count: int) -> int:
-    """The smallest one that is not below."""
-    return 1 << (count - 1).bit_length()
 
 
 def token_bytes(model: GPT) -> int:

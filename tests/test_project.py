@@ -36,6 +36,7 @@ BOUNDARIES = {
     "dataset": "gpt sampler trainer",
     "domain": "datagen",
     "engine": "tokenizer corpus dataset files",
+    "engine_steps": "engine tokenizer corpus files",
     "followed_files": "run",
     "gpt": "tokenizer corpus optimizer files",
     "lora": "gpt ops autograd backend files",
