@@ -55,6 +55,9 @@ class Backend(Primitives):
     steps_in_flight: int = 1
     """Training steps that may be under way before the result of the first is waited for."""
 
+    weight_dtype: npt.DTypeLike = np.float32
+    """What matrices that are only used are stored as: the type that products round them to."""
+
     smoke_test_failed: bool = False
     """Whether results were found wrong at the start, and the user chose to go on."""
 

@@ -91,6 +91,7 @@ class HeliosCore(Backend):
         self.precision = precision
         has_matrix_units = f"cooperative_matrix_{precision}" in device.info.features
         self.activation_element = precision if has_matrix_units else "f32"
+        self.weight_dtype = ELEMENTS[precision].dtype
         self.pipelines = Pipelines(device, device.info.features, read_bundle())
         self.memory = DeviceMemory(device)
         self._pending: list[Dispatch] = []

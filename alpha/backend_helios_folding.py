@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from alpha.backend_helios_array import HeliosArray, Storage
+from alpha.backend_helios_layout import groups_for
 from alpha.backend_helios_planner import Argument, Dispatch, DispatchMaker, overlap, place_of
 
 VECTOR_BYTES = 16
@@ -20,8 +21,8 @@ RESULTS = {"gather_rows": "y", "norm_backward": "dx", "scatter_add_rows": "y", "
 REPEATING = "gather_rows"
 """The one that takes an addend of the shape of the result's last axes."""
 
-ADD = 1
-"""The operation of kernels/operations.glsl."""
+COPY, ADD = 0, 1
+"""Operations of kernels/operations.glsl."""
 
 
 # --- copies -----------------------------------------------------------------------------------------------------------
@@ -37,11 +38,7 @@ def forward_copies(
     need one.
     """
     planned_ids = {id(storage) for storage in planned}
-    uses: dict[int, list[int]] = {}
-    for position, dispatch in enumerate(dispatches):
-        for _, array in dispatch.arrays():
-            if id(array.storage) in planned_ids:
-                uses.setdefault(id(array.storage), []).append(position)
+    uses = _uses(dispatches)
     left_out: set[int] = set()
     moved: set[int] = set()
     for position, dispatch in enumerate(dispatches):
@@ -74,6 +71,47 @@ def forward_copies(
     )
 
 
+# --- conversions ------------------------------------------------------------------------------------------------------
+# Rows of a matrix of 16-bit numbers become float32 where they are read.
+
+
+def fold_conversions(
+    backend: DispatchMaker, dispatches: Sequence[Dispatch], planned: Sequence[Storage], result: Storage
+) -> list[Dispatch]:
+    """The dispatches without conversions to float32 of what gather_rows made, where nothing else uses that."""
+    uses = _uses(dispatches)
+    new = {id(each) for each in planned} - {id(result)}
+    folded: list[Dispatch | None] = list(dispatches)
+    for position, dispatch in enumerate(dispatches):
+        if dispatch.kernel.name != "elementwise" or dispatch.constants["OPERATION"] != COPY:
+            continue
+        rows, wide = dispatch.arguments["a"], dispatch.arguments["y"]
+        if not (isinstance(rows, HeliosArray) and isinstance(wide, HeliosArray)):
+            continue
+        users = uses[id(rows.storage)]
+        maker = folded[users[0]]
+        if maker is None or maker.kernel.variant != "bits16" or len(users) != 2 or id(rows.storage) not in new:
+            continue
+        whole = maker.arguments["y"]
+        assert isinstance(whole, HeliosArray)
+        # An array that the program makes is written by nothing before its first use.
+        is_new = id(wide.storage) in new and uses[id(wide.storage)][0] == position
+        if is_new and wide.element == "f32" and wide.is_contiguous and _same_place(whole, rows):
+            folded[users[0]] = _converting(backend, maker, wide)
+            folded[position] = None
+    return [each for each in folded if each is not None]
+
+
+def _converting(backend: DispatchMaker, maker: Dispatch, wide: HeliosArray) -> Dispatch:
+    """`maker`, which gathers rows of 16-bit numbers, as it writes them as float32."""
+    table, width, stride = (maker.arguments[name] for name in ("table", "width", "stride"))
+    assert isinstance(table, HeliosArray) and isinstance(width, int) and isinstance(stride, int)
+    unit = 1 if width % 4 or stride % 4 or table.offset % 4 else 4
+    arguments = maker.arguments | {"y": wide, "width": width // unit, "stride": stride // unit}
+    variant = table.element + ("x4" if unit == 4 else "")
+    return backend.make_dispatch(maker.kernel.name, variant, groups_for(wide.size // unit), {}, **arguments)
+
+
 # --- additions --------------------------------------------------------------------------------------------------------
 # Where a tensor is used twice its gradients are added up: behind a residual connection, for tied embeddings. Embeddings
 # of tokens and positions are added up, too. Some kernels take the other operand, their `addend`, and write the sum.
@@ -81,10 +119,7 @@ def forward_copies(
 
 def fold_additions(dispatches: Sequence[Dispatch], planned: Sequence[Storage], result: Storage) -> list[Dispatch]:
     """The dispatches without float32 additions that the maker of one operand, used for nothing else, can do itself."""
-    uses: dict[int, list[int]] = {}
-    for position, dispatch in enumerate(dispatches):
-        for _, array in dispatch.arrays():
-            uses.setdefault(id(array.storage), []).append(position)
+    uses = _uses(dispatches)
     new = {id(each) for each in planned} - {id(result)}
     folded: list[Dispatch | None] = list(dispatches)
     for position, dispatch in enumerate(dispatches):
@@ -143,6 +178,15 @@ def _with_addend(maker: Dispatch, other: HeliosArray, sum_: HeliosArray) -> Disp
         assert isinstance(count, int) and isinstance(width, int)
         changed["addend_units"] = count * width * other.size // sum_.size
     return dataclasses.replace(maker, arguments=maker.arguments | changed)
+
+
+def _uses(dispatches: Sequence[Dispatch]) -> dict[int, list[int]]:
+    """The positions of the dispatches that use a storage, by its id."""
+    uses: dict[int, list[int]] = {}
+    for position, dispatch in enumerate(dispatches):
+        for _, array in dispatch.arrays():
+            uses.setdefault(id(array.storage), []).append(position)
+    return uses
 
 
 def _disturbs(uses: Iterable[tuple[str, HeliosArray]], other: HeliosArray, sum_: HeliosArray) -> bool:

@@ -78,7 +78,8 @@ class DropoutKeys:
 class GPT:
     """A GPT with its parameters on a backend. `config` is resolved (`config.resolve_model`).
 
-    `trained` says of each parameter whether it is trained; one that is not takes no memory but its own.
+    `trained` says of each parameter whether it is trained; one that is not takes no memory but its own, and if it is a
+    matrix is stored as `matrix_dtype` where that is given.
     """
 
     def __init__(
@@ -89,12 +90,14 @@ class GPT:
         seed: int = 0,
         dtype: npt.DTypeLike = np.float32,
         trained: Callable[[ParameterSpec], bool] = lambda spec: True,
+        matrix_dtype: npt.DTypeLike | None = None,
     ) -> None:
         self.backend = backend
         self.config = config
         self.vocab_size = vocab_size
         specs = parameter_specs(config, vocab_size, seed)
-        self.parameters = Parameters(backend, [replace(spec, trained=trained(spec)) for spec in specs], dtype)
+        specs = [replace(spec, trained=trained(spec)) for spec in specs]
+        self.parameters = Parameters(backend, specs, dtype, matrix_dtype=matrix_dtype)
         self.lora: Lora | None = None
         self.base: GPT | None = None
         self._rotary: tuple[Array, Array] | None = None
@@ -167,10 +170,11 @@ class GPT:
         backend, positions = self.backend, None
         if begins is not None:
             positions = backend.subtract(backend.from_numpy(np.arange(count, dtype=np.int32)), begins)
-        x = ops.embedding(weights["wte.weight"], ids)
+        x = self._computed(ops.embedding(weights["wte.weight"], ids))
         if config.position == "learned":
             table = weights["wpe.weight"]
-            x = ops.add(x, ops.narrow(table, 0, 0, count) if positions is None else ops.embedding(table, positions))
+            rows = ops.narrow(table, 0, 0, count) if positions is None else ops.embedding(table, positions)
+            x = ops.add(x, self._computed(rows))
         x = self._drop(x, dropout, "embedding")
         angles = self._rotary and tuple(
             backend.narrow(table, 0, 0, count) if positions is None else backend.gather_rows(table, positions)
@@ -185,14 +189,20 @@ class GPT:
         """The normalized last hidden state [N, C] of ids [N] whose keys and values, and those before, are in a
         cache."""
         backend, config = self.backend, self.config
-        x = backend.gather_rows(self.parameters["wte.weight"].data, ids)
+        x = self._computed(ops.embedding(self.parameters["wte.weight"], ids)).data
         if config.position == "learned":
-            x = backend.add(x, backend.gather_rows(self.parameters["wpe.weight"].data, rows.positions))
+            positions = ops.embedding(self.parameters["wpe.weight"], rows.positions)
+            x = backend.add(x, self._computed(positions).data)
         angles = self._rotary and tuple(backend.gather_rows(table, rows.positions) for table in self._rotary)
         hidden = Tensor(backend, backend.reshape(x, (1, *x.shape)))
         for layer in range(config.layers):
             hidden = self._block(layer, angles, rows)(hidden)
         return backend.reshape(self._norm(hidden, "ln_f").data, x.shape)
+
+    def _computed(self, rows: Tensor) -> Tensor:
+        """Rows of a matrix in the type that is computed with, from that in which it is stored if it is not trained."""
+        dtype = self.parameters.values.dtype
+        return rows if rows.dtype == dtype else Tensor(self.backend, self.backend.cast(rows.data, dtype))
 
     def logits_of_rows(self, hidden: Array) -> Array:
         """Logits [N, V] of rows of `hidden_of_rows`."""

@@ -82,7 +82,8 @@ def place_in_turn(
         base = parts.base
         if base is None:  # what shared it has gone since
             base = base_of(saved, parts.path).weights_for(saved.model) if lora else saved.tensors
-        model = GPT(backend, parts.key[1], parts.tokenizer.vocab_size, trained=lambda spec: False)
+        config, size = parts.key[1], parts.tokenizer.vocab_size
+        model = GPT(backend, config, size, trained=lambda spec: False, matrix_dtype=backend.weight_dtype)
         yield from model.parameters.load_in_turn(base)
         if shared is not None:
             shared[parts.key] = model

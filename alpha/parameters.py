@@ -50,7 +50,8 @@ class ParameterSpec:
 class Parameters:
     """The parameters of a model on a backend: `parameters["wte.weight"]` is a Tensor, and if trained has a gradient.
 
-    `values` [size] and `gradients` [trained_size] are the flat arrays, in the order of `specs`.
+    `values` [size] and `gradients` [trained_size] are the flat arrays, in the order of `specs`; matrices stored in a
+    type of their own are no part of `values`.
     """
 
     def __init__(
@@ -60,8 +61,10 @@ class Parameters:
         dtype: npt.DTypeLike = np.float32,
         values: Array | None = None,
         base: "Parameters | None" = None,
+        matrix_dtype: npt.DTypeLike | None = None,
     ) -> None:
-        """Allocates everything but given `values`; they are zero until `initialize` or `load`.
+        """Allocates everything but given `values`; they are zero until `initialize` or `load`. Matrices that are not
+        trained are stored as `matrix_dtype` if that is given.
 
         With a `base`, whose parameters are not trained, these are an addition to it: its tensors are found here by
         their names, too, but all else is of these alone.
@@ -72,9 +75,14 @@ class Parameters:
         self.trained = [spec for spec in self.specs if spec.trained]
         self.size = sum(spec.size for spec in self.specs)
         self.trained_size = sum(spec.size for spec in self.trained)
-        self.values = backend.shared_zeros((self.size,), dtype) if values is None else values
+        self._apart: dict[str, Tensor] = {}
+        if matrix_dtype is not None and np.dtype(matrix_dtype) != np.dtype(dtype):
+            matrices = [spec for spec in self.specs if spec.decay and not spec.trained]
+            self._apart = {spec.name: Tensor(backend, backend.zeros(spec.shape, matrix_dtype)) for spec in matrices}
+        size = sum(spec.size for spec in self.specs if spec.name not in self._apart)
+        self.values = backend.shared_zeros((size,), dtype) if values is None else values
         self.gradients = backend.shared_zeros((self.trained_size,), dtype)
-        self._tensors: dict[str, Tensor] = {} if base is None else dict(base._tensors)
+        self._tensors: dict[str, Tensor] = ({} if base is None else dict(base._tensors)) | self._apart
         for spec, part in self.views(self.values):
             self._tensors[spec.name] = Tensor(backend, part, requires_gradient=spec.trained)
         for spec, part in self.views(self.gradients):
@@ -96,9 +104,10 @@ class Parameters:
         return name in self._tensors
 
     def views(self, flat: Array) -> Iterator[tuple[ParameterSpec, Array]]:
-        """Each parameter's part, in its shape, of a flat array: of all parameters (values), or of the trained ones."""
+        """Each parameter's part, in its shape, of a flat array: of `values`, or of the trained ones."""
         start = 0
-        for spec in self.specs if flat.shape[0] == self.size else self.trained:
+        stored = [spec for spec in self.specs if spec.name not in self._apart]
+        for spec in self.trained if flat.shape[0] == self.trained_size else stored:
             part = self.backend.narrow(flat, 0, start, spec.size)
             yield spec, self.backend.reshape(part, spec.shape)
             start += spec.size
@@ -146,8 +155,8 @@ class Parameters:
         """As `load`, but another parameter each time that the iterator is asked."""
         check_weights(self.specs, values)
         for spec in self.specs:
-            tensor = self._tensors[spec.name]
-            self.backend.copy_into(tensor.data, self.backend.from_numpy(values[spec.name].astype(tensor.dtype)))
+            given = values[spec.name].astype(self.values.dtype)
+            self.backend.copy_into(self._tensors[spec.name].data, self.backend.from_numpy(given))
             yield
 
 

@@ -1,8 +1,9 @@
 // y[i, :] = table[ids[i], :].
 //
 // table: rows of `width` units, `stride` units apart, `rows` of them; ids: `count`; y: [count, width]. A unit, T, is four
-// elements or one; only its size matters. An id out of range takes the nearest row. Where there is an addend, of
-// `addend_units` float32 units and repeated as often as y needs it, it is added. numpy: table[ids] + addend
+// elements or one; only its size matters, unless WIDEN turns elements of T into the float32 numbers that they are. An id
+// out of range takes the nearest row. Where there is an addend, of `addend_units` float32 units and repeated as often as
+// y needs it, it is added. numpy: table[ids] + addend
 
 #version 460
 #include "common.glsl"
@@ -14,7 +15,11 @@ void main() {
     for (uint place = gl_GlobalInvocationID.x; place < total; place += GRID_THREADS) {
         uint i = place / width;
         uint row = uint(clamp(ids.at[i], 0, int(rows) - 1));
+#if WIDEN
+        JOIN(R, _value) value = floatBitsToUint(load(table.at[row * stride + (place - i * width)]));
+#else
         JOIN(T, _value) value = table.at[row * stride + (place - i * width)];
+#endif
 #if ADDEND
         if (uint64_t(addend) != 0) {
             value = floatBitsToUint(uintBitsToFloat(value) + uintBitsToFloat(addend.at[place % addend_units]));

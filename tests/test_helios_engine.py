@@ -1,5 +1,7 @@
 """The engine on the Vulkan backend: against the full forward pass of the reference, and against itself in company."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from helios_device import helios
@@ -7,10 +9,38 @@ from test_engine import DRAWN, VARIANTS, VOCABULARY, alone, ids_of, requests_of,
 from test_gpt import SMALL_SET, model_of
 
 from alpha import rng
+from alpha.backend_cpu_ref import CpuRef
+from alpha.backend_helios_core import HeliosCore
+from alpha.backend_helios_planner import Dispatch
 from alpha.config import ModelConfig, resolve_model
 from alpha.engine import Engine, Request
 from alpha.gpt import GPT
 from alpha.sampling import SamplingOptions, random_number
+
+
+class Steps:
+    """What was recorded: the dispatches of each program, in order."""
+
+    def __init__(self) -> None:
+        self.programs: list[list[Dispatch]] = []
+
+    @property
+    def dispatches(self) -> list[Dispatch]:
+        return [dispatch for each in self.programs for dispatch in each]
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    """The recorded steps of a test, as the device gets them."""
+    noted, made = Steps(), HeliosCore.make_program
+
+    def make_program(backend: HeliosCore, dispatches: Sequence[Dispatch], repeated: bool = True) -> int:
+        if repeated and len(dispatches) > 1:
+            noted.programs.append(list(dispatches))
+        return made(backend, dispatches, repeated)
+
+    monkeypatch.setattr(HeliosCore, "make_program", make_program)
+    return noted
 
 
 def models(name: str, block: int = 70) -> tuple[GPT, GPT]:
@@ -34,10 +64,49 @@ def test_log_probabilities_are_those_of_the_full_forward_pass(name: str) -> None
             assert noted.values == pytest.approx(sorted(row, reverse=True)[: len(noted.values)], abs=5e-4)
 
 
+def stored_model(precision: str, name: str = "gpt2", **shape: int) -> tuple[GPT, GPT]:
+    """A model whose matrices have a precision's bits, and the same numbers on the reference."""
+    backend = helios(precision)
+    config = resolve_model(ModelConfig(**(VARIANTS[name].__dict__ | {"block": 70} | shape)))
+    model = GPT(backend, config, VOCABULARY, trained=lambda spec: False, matrix_dtype=backend.weight_dtype)
+    model.parameters.load(model_of(config, np.float32, None, VOCABULARY).parameters.to_numpy())
+    reference = GPT(CpuRef(), config, VOCABULARY)
+    reference.parameters.load({name: each.astype(np.float32) for name, each in model.parameters.to_numpy().items()})
+    return reference, model
+
+
+@pytest.mark.parametrize("precision", ["f16", "bf16"])
 @pytest.mark.parametrize("name", SMALL_SET)
+def test_matrices_are_stored_in_sixteen_bits_and_read_so(name: str, precision: str, steps: Steps) -> None:
+    reference, model = stored_model(precision, name)
+    backend = model.backend
+    for spec in model.parameters.specs:
+        assert model.parameters[spec.name].data.itemsize == (2 if spec.decay else 4), spec.name
+    asked = Request(ids_of(40), 20, DRAWN, logprobs=3, prompt_logprobs=2)
+    made = alone(model, asked, step_tokens=16, max_sequences=1)
+    expected = true_log_probs(reference, ids := [*asked.prompt, *made.ids])
+    error = max(
+        abs(noted.chosen - expected[place - 1, ids[place]])
+        for place, noted in enumerate([*made.prompt_logprobs, *made.logprobs])
+        if noted
+    )
+    assert error < {"f16": 0.02, "bf16": 0.15}[precision]
+    # A full forward pass reads the same numbers.
+    whole = backend.to_numpy(model.logits(backend.from_numpy(np.array([ids], np.int32))).data)[0]
+    wanted = reference.logits(np.array([ids], np.int32)).data[0]
+    assert np.abs(whole - wanted).max() < {"f16": 0.02, "bf16": 0.15}[precision] * np.abs(wanted).max()
+    products = [each for each in steps.dispatches if each.kernel.name.startswith("matmul_") and "b" in each.arguments]
+    assert products
+    assert {each.arguments["b"].itemsize for each in products} == {2}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [*((name, "f32") for name in SMALL_SET), ("gpt2", "f16"), ("modern-all", "f16"),
+                            ("modern", "bf16")]
+)  # fmt: skip
 @pytest.mark.parametrize("logprobs", [None, 2])  # without, several steps are under way
-def test_a_request_has_the_bits_that_it_has_alone(name: str, logprobs: int | None) -> None:
-    _, model = models(name)
+def test_a_request_has_the_bits_that_it_has_alone(name: str, precision: str, logprobs: int | None) -> None:
+    _, model = stored_model(precision, name)
     subject = Request(ids_of(37), 30, SamplingOptions(1.0, 0, seed=5), logprobs=logprobs)
     expected = result(alone(model, subject))
     for crowd in range(6):
