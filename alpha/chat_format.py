@@ -19,6 +19,7 @@ from alpha.corpus_forms import Turns
 from alpha.errors import AlphaError
 from alpha.exchange_folder import CHAT_TEMPLATE
 from alpha.installation import missing_package
+from alpha.text_stream import Continuation
 from alpha.tokenizer import CHAT_TOKENS, Tokenizer
 from alpha.tokenizer_simple import build_char
 
@@ -70,6 +71,13 @@ def encode_chat(
     for part, is_special in tokenizer.split_special(text):
         ids += tokenizer.encode(part if is_special else part.replace(break_mark, ""), allow_special=is_special)
     return ids
+
+
+def answer(tokenizer: Tokenizer, form: ChatFormat, ids: Sequence[int], stop: Iterable[str] = ()) -> Continuation:
+    """The answer after the ids of a conversation: up to the end of the turn, or before one of the texts in `stop`."""
+    stop_ids = frozenset([tokenizer.end_of_text, *tokenizer.ends_of_turn])
+    stops = tuple(text.encode("utf-8", "surrogatepass") for text in (*stop, *form.stops))
+    return Continuation(tokenizer, list(ids) or [tokenizer.end_of_text], None, 0, stop_ids, stops)
 
 
 @dataclass(frozen=True)
@@ -158,7 +166,11 @@ def render(
     begins_answer: bool = True,
     answer_mark: str = "",
 ) -> str:
-    """See `chat_template.render`. Raises AlphaError, too, where the package that it needs is missing."""
+    """See `chat_template.render`. Raises AlphaError, too, where the package that it needs is missing: all templates but
+    Alpha's own need it."""
+    if template == CHAT_TEMPLATE:
+        turns = [(f"<|{message['role']}|>", message["content"]) for message in messages]
+        return domain.dialogue(turns, begins_answer)
     try:
         from alpha import chat_template
     except ModuleNotFoundError as error:

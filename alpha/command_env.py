@@ -20,6 +20,8 @@ class EnvOptions:
 OPTIONS = (EnvOptions,)
 _CACHE_HOME = "XDG_CACHE_HOME"
 _CACHE_HELP = "Folder whose folder alpha/ keeps encoded corpora and compiled pipelines, which can be made again."
+_STATE_HOME = "XDG_STATE_HOME"
+_STATE_HELP = "Folder whose folder alpha/ keeps what was typed."
 _CACHE_LIMIT = "ALPHA_TOKEN_CACHE_MIB"
 DETAILS = ""
 
@@ -39,6 +41,7 @@ def run(given: dict[str, Any]) -> None:
     ]
     every += [(name, "set" if os.environ.get(name) else "", "", text) for name, text in environment.TEXTS.items()]
     every.append((_CACHE_HOME, os.environ.get(_CACHE_HOME, ""), "~/.cache", _CACHE_HELP))
+    every.append((_STATE_HOME, os.environ.get(_STATE_HOME, ""), "~/.local/state", _STATE_HELP))
     entries = token_cache.entries(token_cache.folder())
     size = sum(entry.size for entry in entries)
     if EnvOptions(**given).json:

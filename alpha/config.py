@@ -1,4 +1,4 @@
-"""What a model is and how it is trained: every option of `alpha train`, declared once.
+"""What a model is, how it is trained and how texts are drawn with it: options that several read, declared once.
 
 A zero or empty default means "chosen from the rest", as each help text says; `resolve_model` and `resolve_training` do
 that. Knows nothing about files or backends.
@@ -28,6 +28,7 @@ _OPTIMIZATION = "Optimization"
 _ADAPTER = "Adapter (LoRA)"
 _RUN = "Run"
 _PLANNING = "Planning guards"
+_DRAWING = "Drawing"
 
 ARCHITECTURES = {
     "gpt2": {},
@@ -222,6 +223,19 @@ class TrainingConfig:
     max_dataset_passes: float = option(
         20.0, "Warn strongly above this many passes over the data.", group=_PLANNING, minimum=0
     )
+
+
+@dataclass(frozen=True)
+class DrawingOptions:
+    """How texts are drawn."""
+
+    steps: int = option(200, "Tokens to add, at most.", group=_DRAWING, minimum=1)
+    temp: float = option(0.8, "Temperature; 0 = always the likeliest token.", group=_DRAWING, minimum=0)
+    topk: int = option(40, "Choose among this many likeliest tokens; 0 = all.", group=_DRAWING, minimum=0)
+    topp: float = option(
+        1.0, "Choose among the likeliest tokens of this total probability.", group=_DRAWING, minimum=0, maximum=1
+    )
+    seed: int = option(42, "Seed of every random choice.", group=_DRAWING, minimum=0, maximum=(1 << 64) - 1)
 
 
 def resolve_model(config: ModelConfig) -> ModelConfig:

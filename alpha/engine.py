@@ -166,6 +166,11 @@ class Engine:
         return len(self._scheduler.waiting) + len(self._submitted)
 
     @property
+    def longest(self) -> int:
+        """Tokens that a request may have: what the model's context holds, and the cache."""
+        return min(self._model.config.block, self._blocks * BLOCK_TOKENS)
+
+    @property
     def cache_use(self) -> float:
         """The share of the cache that requests hold."""
         return 1 - self._scheduler.pool.free / self._blocks
@@ -407,10 +412,14 @@ def token_bytes(model: GPT) -> int:
     return numbers * int(model.parameters.values.dtype.itemsize)
 
 
-def _cache_tokens(model: GPT, requests: int, tokens: int) -> int:
-    """Tokens of so many requests of a size, in whole blocks; fewer where they would take half of the free memory."""
+def affordable_tokens(model: GPT) -> int:
+    """Tokens whose keys and values take half of the free memory."""
     in_use = model.backend.memory_in_use()
     free = machine.memory()[1] if in_use is None else max(0, in_use[1] - in_use[0])
-    affordable = free // 2 // (token_bytes(model) * BLOCK_TOKENS)
-    each = scheduler.blocks_of(tokens)
-    return max(each, min(requests * each, affordable)) * BLOCK_TOKENS
+    return free // 2 // (token_bytes(model) * BLOCK_TOKENS) * BLOCK_TOKENS
+
+
+def _cache_tokens(model: GPT, requests: int, tokens: int) -> int:
+    """Tokens of so many requests of a size, in whole blocks; fewer where they would take half of the free memory."""
+    each = scheduler.blocks_of(tokens) * BLOCK_TOKENS
+    return max(each, min(requests * each, affordable_tokens(model)))

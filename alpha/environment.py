@@ -77,6 +77,11 @@ VARIABLES = (
         minimum=1,
     ),
     Variable(
+        "ALPHA_HISTORY",
+        1000,
+        "Most entries kept of what is typed in alpha sample --interactive, in ~/.local/state/alpha/history; 0 = none.",
+    ),
+    Variable(
         "ALPHA_STEPS_IN_FLIGHT",
         3,
         "Training steps that a GPU may have been given before the oldest is waited for.",

@@ -81,7 +81,7 @@ def read_json(path: Path, what: str, limit: int) -> Any:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A new file, open for writing, that takes the place of `path` when the `with` block ends; folders are made.
 
     It has a name that no other process can have, and is on the disk before it gets its own. When the block raises, it
@@ -94,7 +94,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(FileNotFoundError):
             _require_regular(path.lstat())
         remove_leftovers(path.parent)
-        temporary, file = _create(path.parent)
+        temporary, file = _create(path.parent, mode)
         try:
             with file:  # the lock on it lasts until it has its name
                 yield file
@@ -109,9 +109,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise _cannot_write(path, error) from error
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Atomically replace the content of `path`."""
-    with replacing(path) as file:
+def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Atomically replace the content of `path`, and its rights by those of `mode` that the user's mask leaves."""
+    with replacing(path, mode) as file:
         file.write(content)
 
 
@@ -179,12 +179,12 @@ def _remove_if_left(path: Path) -> None:
         os.close(descriptor)
 
 
-def _create(folder: Path) -> tuple[Path, BinaryIO]:
+def _create(folder: Path, mode: int) -> tuple[Path, BinaryIO]:
     """A new file of ours in a folder, locked while it is open: by the lock, not by a process number, which is the same
     in two containers, others see that its writer lives."""
     while True:
         path = folder / f".alpha-{secrets.token_hex(16)}.tmp"
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "wb")
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb")
         try:
             with contextlib.suppress(OSError):  # no locks on this file system: then nobody takes it for a leftover
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -248,14 +248,24 @@ def cache_room() -> Iterator[None]:
 def cache_folder() -> Path:
     """Where things that can be made again are kept: $XDG_CACHE_HOME/alpha, or ~/.cache/alpha; for a user without a home
     folder, .cache/alpha in the current one, where runs are kept, too."""
-    base = os.environ.get("XDG_CACHE_HOME")
+    return _own_folder("XDG_CACHE_HOME", ".cache")
+
+
+def state_folder() -> Path:
+    """Where is kept what a user would miss a little, such as what was typed: $XDG_STATE_HOME/alpha, or
+    ~/.local/state/alpha."""
+    return _own_folder("XDG_STATE_HOME", ".local/state")
+
+
+def _own_folder(variable: str, usual: str) -> Path:
+    base = os.environ.get(variable)
     if base:
         return Path(base) / "alpha"
     try:
         home = Path.home()
     except RuntimeError:
         home = Path.cwd()
-    return home / ".cache" / "alpha"
+    return home / usual / "alpha"
 
 
 # --- files that grow by whole lines -----------------------------------------------------------------------------------

@@ -4,10 +4,11 @@ The engine ends a text where the model's context is full. Here it goes on from t
 slides over the text.
 """
 
+import collections.abc
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,11 +43,15 @@ class Timing:
 
 @dataclass
 class Generator:
-    """Continues sequences with a model; with `threads`, each decoding step is a repetition for it to measure."""
+    """Continues sequences with a model; with `threads`, each decoding step is a repetition for it to measure.
+
+    Each time it makes an engine, unless one is given: that finds computed what it has read before.
+    """
 
     model: GPT
     timing: Timing = field(default_factory=Timing)
     threads: ThreadChoice | None = None
+    engine: Engine | None = None
 
     def generate(
         self,
@@ -56,16 +61,15 @@ class Generator:
         sequences: int = 1,
         ends: Ends = never,
         first: Choices | None = None,
-    ) -> Iterator[list[int | None]]:
+    ) -> collections.abc.Generator[list[int | None], None, None]:
         """Continue `prompt` (at least one id) `sequences` times; yields, up to `steps` times, a token for each.
 
         The first token of each is one of `first`, if given. A sequence whose new ids `ends` accepts gets None from
         then on; when all have ended, the iterator ends. The last ids that fit the context count; where it is full,
         generation goes on from its newer half. Raises AlphaError when the model's outputs are not finite.
         """
-        block = self.model.config.block
-        longest = min(block, len(prompt) + steps)
-        engine = Engine(self.model, min(sequences, SIDE_BY_SIDE), request_tokens=longest, threads=self.threads)
+        engine = self._engine(min(sequences, SIDE_BY_SIDE), len(prompt) + steps)
+        block = self.model.config.block if self.engine is None else self.engine.longest
         added: list[list[int]] = [[] for _ in range(sequences)]
         drawn: list[deque[int]] = [deque() for _ in range(sequences)]
         running: dict[Generation, int] = {}
@@ -81,26 +85,30 @@ class Generator:
         for row in range(sequences):
             go_on(row)
         alive = [True] * sequences
-        for _ in range(steps):
-            # A row is missing while it is read, or while there is no room for it.
-            while any(alive[row] and not drawn[row] for row in range(sequences)) and engine.is_busy:
-                for event in self._step(engine):
-                    generation = event.generation
-                    if generation not in running or event.token is None:  # it was complete, and has been cancelled
-                        continue
-                    row = running[generation]
-                    added[row].append(event.token)
-                    drawn[row].append(event.token)
-                    is_complete = ends(added[row]) or len(added[row]) == steps
-                    if is_complete or event.reason is not None:
-                        del running[generation]
-                        engine.cancel(generation, "stop")
-                        alive[row] = not is_complete
-                    if alive[row] and generation not in running:
-                        go_on(row)
-            if not any(drawn):
-                return
-            yield [tokens.popleft() if tokens else None for tokens in drawn]
+        try:
+            for _ in range(steps):
+                # A row is missing while it is read, or while there is no room for it.
+                while any(alive[row] and not drawn[row] for row in range(sequences)) and engine.is_busy:
+                    for event in self._step(engine):
+                        generation = event.generation
+                        if generation not in running or event.token is None:  # it was complete, and has been cancelled
+                            continue
+                        row = running[generation]
+                        added[row].append(event.token)
+                        drawn[row].append(event.token)
+                        is_complete = ends(added[row]) or len(added[row]) == steps
+                        if is_complete or event.reason is not None:
+                            del running[generation]
+                            engine.cancel(generation, "stop")
+                            alive[row] = not is_complete
+                        if alive[row] and generation not in running:
+                            go_on(row)
+                if not any(drawn):
+                    return
+                yield [tokens.popleft() if tokens else None for tokens in drawn]
+        finally:  # also of what nobody wants to the end
+            for generation in running:
+                engine.cancel(generation)
 
     def beam_search(
         self, prompt: Sequence[int], steps: int, beams: int, ends: Ends = never, first: Choices | None = None
@@ -153,6 +161,12 @@ class Generator:
             ]
         best = max(finished, key=lambda each: each[0])
         return best[1], float(best[0])
+
+    def _engine(self, sequences: int, tokens: int) -> Engine:
+        """The one that was given, else one for so many sequences of so many tokens."""
+        if self.engine is not None:
+            return self.engine
+        return Engine(self.model, sequences, request_tokens=min(self.model.config.block, tokens), threads=self.threads)
 
     def _step(self, engine: Engine, is_prefill: bool | None = None) -> list[Event]:
         """A step of the engine, noted in `timing`; it reads prompts where that is not said. Raises AlphaError."""

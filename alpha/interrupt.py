@@ -1,7 +1,7 @@
 """Stopping on a signal such as Ctrl-C without losing anything, and without leaving anything half written behind."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
@@ -22,17 +22,18 @@ _INSISTING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Inside `with StopRequest() as stop:`, `stop.requested` becomes true at the first of SIGNALS.
+    """Inside `with StopRequest() as stop:`, `stop.requested` becomes true at the first of the signals.
 
     After that, one that is sent by hand raises KeyboardInterrupt wherever the program is. Only for the main thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, signals: Sequence[signal.Signals] = SIGNALS) -> None:
+        self._signals = signals
         self.requested = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in SIGNALS:
+        for number in self._signals:
             # Under nohup a terminal that goes is no reason to stop. (Shells let what they start in the background
             # ignore SIGINT and SIGQUIT, which says nothing about who sends one to this very process.)
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:

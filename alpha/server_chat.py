@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alpha.chat_format import ChatFormat, encode_chat
+from alpha.chat_format import ChatFormat, answer, encode_chat
 from alpha.errors import AlphaError
 from alpha.server_completions import (
     MOST_CHOICES,
@@ -23,7 +23,6 @@ from alpha.server_completions import (
     written,
 )
 from alpha.server_fields import Fields, RefusedError
-from alpha.text_stream import Continuation
 from alpha.tokenizer import Tokenizer
 
 MOST_MESSAGES = 4096
@@ -63,9 +62,7 @@ def asked_of_messages(
         ids = encode_chat(tokenizer, form.template, messages, continues)
     except AlphaError as error:
         raise RefusedError(str(error), name) from error
-    stops = tuple(text.encode("utf-8", "surrogatepass") for text in (*read_stop(fields), *form.stops))
-    stop_ids = frozenset([tokenizer.end_of_text, *tokenizer.ends_of_turn])
-    prompt = Continuation(tokenizer, ids or [tokenizer.end_of_text], None, 0, stop_ids, stops)
+    prompt = answer(tokenizer, form, ids, read_stop(fields))
     sampling = read_sampling(fields, tokenizer)
     return Asked([prompt], [""], choices, max_tokens, sampling, logprobs, False, *read_stream(fields), name)
 

@@ -69,6 +69,7 @@ OPTIONS = (
     "--include-distribution-metadata=httpx2,httpcore2",  # which ask for their own versions
     # What is not Python in the package has its own place; as a module it would need a folder of the executable's name.
     "--nofollow-import-to=alpha._*",
+    "--nofollow-import-to=readline",  # GNU's, whose licence would be that of the executable; lines are plain there
     # Accelerators of standard modules that Nuitka would leave out.
     "--include-module=_json",
     "--include-module=_bisect",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alpha import domain
+from alpha import chat_template, domain
 from alpha.chat_format import PLAIN, TemplateWriter, chat_format, encode_chat, render
 from alpha.corpus import sections
 from alpha.corpus_files import find
@@ -35,6 +35,15 @@ def test_a_conversation_has_the_ids_that_training_gives_it() -> None:
     text = domain.dialogue([(f"<|{role}|>", content) for role, content in parts], reply=True)
     messages = [{"role": role, "content": content} for role, content in parts]
     assert encode_chat(TOKENIZER, CHAT_TEMPLATE, messages) == TOKENIZER.encode(text, allow_special=True)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+@pytest.mark.parametrize("begins_answer", [False, True])
+def test_alphas_own_form_needs_no_template_engine(count: int, begins_answer: bool) -> None:
+    roles = ("system", "user", "assistant", "user")[:count]
+    messages = [{"role": role, "content": f"{role} <|user|>\n{{{{ 1 }}}}"} for role in roles]
+    written = chat_template.render(CHAT_TEMPLATE, messages, TOKENIZER, begins_answer)
+    assert render(CHAT_TEMPLATE, messages, TOKENIZER, begins_answer) == written
 
 
 MARKS = st.sampled_from([*TOKENIZER.special_tokens, "<", "<|", "|>", "<|user", "user|>", "|", ">", " ", "\n", "cat"])

@@ -340,7 +340,8 @@ def test_env_prints_every_variable_and_warns_of_misspelt_ones(
     # The lines of a row after its first begin in the column of the meanings.
     table, cache = printed.out.split("\n\n")
     rows = {line.split()[0]: line.split()[1:3] for line in table.splitlines()[1:] if not line.startswith(" ")}
-    assert rows.keys() == {*(each.name for each in environment.VARIABLES), *environment.TEXTS, "XDG_CACHE_HOME"}
+    folders = ("XDG_CACHE_HOME", "XDG_STATE_HOME")
+    assert rows.keys() == {*(each.name for each in environment.VARIABLES), *environment.TEXTS, *folders}
     assert re.fullmatch(r"Encoded corpora: 0\.0 MiB of at most 16384 MiB, 0 in .*/alpha/tokens\..*\n", cache)
     assert rows["ALPHA_CALLBACK_YIELD_EVERY"] == ["7", "25"]
     assert printed.err == (

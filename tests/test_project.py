@@ -33,6 +33,7 @@ BOUNDARIES = {
     "bench": "bench_cases",
     "checkpoint": "backend gpt autograd ops parameters",
     "config": "files backend",
+    "conversation": "terminal line_input interactive",
     "dataset": "gpt sampler trainer",
     "domain": "datagen",
     "engine": "tokenizer corpus dataset files",
