@@ -179,7 +179,7 @@ def _remove_if_left(path: Path) -> None:
         os.close(descriptor)
 
 
-def _create(folder: Path, mode: int) -> tuple[Path, BinaryIO]:
+def _create(folder: Path, mode: int = 0o666) -> tuple[Path, BinaryIO]:
     """A new file of ours in a folder, locked while it is open: by the lock, not by a process number, which is the same
     in two containers, others see that its writer lives."""
     while True:
