@@ -137,16 +137,21 @@ def checkpoint(function: Callable[[Tensor], Tensor], operand: Tensor) -> Tensor:
 
     `function` must give the same bits when it is called again. Its parameters receive their gradients directly.
     """
-    if not recording(operand):
+    tape = _open_tape.get()
+    if tape is None:
         return function(operand)
     with Tape():  # is forgotten; without one, operations may take other ways, to other bits
-        result = function(operand).data
+        result = function(operand)
+    if not result.requires_gradient:
+        return result
 
     def backward(gradient: Array) -> Gradients:
-        again = Tensor(operand.backend, operand.data, requires_gradient=True)
+        again = Tensor(operand.backend, operand.data, operand.requires_gradient)
         with Tape() as tape:
             recomputed = function(again)
         tape.backward(recomputed, gradient)
         return [again.gradient]
 
-    return record([result], [operand], backward, operand.backend)[0]
+    kept = Tensor(operand.backend, result.data, requires_gradient=True)
+    tape.write([kept], [operand], backward)  # also where only the function's own parameters need a gradient
+    return kept

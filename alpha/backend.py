@@ -179,6 +179,49 @@ class Backend(Primitives):
         dx = self.reshape(self.matmul(dh, self.transpose(weight, (1, 0))), x.shape) if need_input else None
         return dx, dweight, dbias
 
+    def adapted_linear(
+        self,
+        x: Array,
+        weight: Array,
+        down: Array,
+        up: Array,
+        scale: float,
+        bias: Array | None = None,
+        activation: str = "",
+        residual: Array | None = None,
+        training: bool = False,
+    ) -> tuple[Array, Saved]:
+        """`linear` by the weight [K, N] + scale * down [K, r] @ up [r, N], of which these two are trained (LoRA, Hu et
+        al. 2021)."""
+        adapted = self._adapted(weight, down, up, scale)
+        y, saved = self.linear(x, adapted, bias, activation, residual, training)
+        return y, ((x, weight, down, up, scale, saved[-1]) if training else None)
+
+    def adapted_linear_backward(
+        self, dy: Array, saved: Saved, need_input: bool = True
+    ) -> tuple[Array | None, Array, Array]:
+        """(dx, ddown, dup); the residual's gradient is dy itself, and `need_input=False` leaves out dx.
+
+        With h what the activation is of, the weight's gradient would be x^T dh, and these are scale * x^T dh up^T and
+        scale * down^T x^T dh, multiplied from the side on which the products are narrow.
+        """
+        x, weight, down, up, scale, saved_activation = saved
+        rows, dh = self._rows(x), self._rows(dy)
+        if saved_activation is not None:
+            dh = self.activation_backward(dh, saved_activation)
+        narrow, dnarrow = self.matmul(rows, down), self.matmul(dh, self.transpose(up, (1, 0)))
+        ddown = self.multiply(self.matmul(self.transpose(rows, (1, 0)), dnarrow), scale)
+        dup = self.multiply(self.matmul(self.transpose(narrow, (1, 0)), dh), scale)
+        dx = None
+        if need_input:
+            # Added up once more, because keeping the sums would take the memory of all weights.
+            adapted = self._adapted(weight, down, up, scale)
+            dx = self.reshape(self.matmul(dh, self.transpose(adapted, (1, 0))), x.shape)
+        return dx, ddown, dup
+
+    def _adapted(self, weight: Array, down: Array, up: Array, scale: float) -> Array:
+        return self.add(weight, self.multiply(self.matmul(down, up), scale))
+
     def _rows(self, x: Array) -> Array:
         return self.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
 
@@ -196,13 +239,17 @@ class Backend(Primitives):
             y = self.add(y, bias)
         return y, ((normalized, scale, weight, bias is not None) if training else None)
 
-    def layer_norm_backward(self, dy: Array, saved: Saved) -> tuple[Array, Array, Array | None]:
-        """(dx, dweight, dbias)."""
+    def layer_norm_backward(
+        self, dy: Array, saved: Saved, need_weight: bool = True
+    ) -> tuple[Array, Array | None, Array | None]:
+        """(dx, dweight, dbias); `need_weight=False` leaves out all but dx."""
         normalized, scale, weight, has_bias = saved
         rows = tuple(range(len(dy.shape) - 1))
         dnormalized = self.multiply(dy, weight)
         along = self.multiply(normalized, self._mean(self.multiply(dnormalized, normalized)))
         dx = self.multiply(self.subtract(self.subtract(dnormalized, self._mean(dnormalized)), along), scale)
+        if not need_weight:
+            return dx, None, None
         return dx, self.sum(self.multiply(dy, normalized), rows), (self.sum(dy, rows) if has_bias else None)
 
     def rms_norm(self, x: Array, weight: Array, epsilon: float, training: bool = False) -> tuple[Array, Saved]:
@@ -211,13 +258,13 @@ class Backend(Primitives):
         normalized = self.multiply(x, scale)
         return self.multiply(normalized, weight), ((normalized, scale, weight) if training else None)
 
-    def rms_norm_backward(self, dy: Array, saved: Saved) -> tuple[Array, Array]:
-        """(dx, dweight)."""
+    def rms_norm_backward(self, dy: Array, saved: Saved, need_weight: bool = True) -> tuple[Array, Array | None]:
+        """(dx, dweight); `need_weight=False` leaves out dweight."""
         normalized, scale, weight = saved
         dnormalized = self.multiply(dy, weight)
         along = self.multiply(normalized, self._mean(self.multiply(dnormalized, normalized)))
         dx = self.multiply(self.subtract(dnormalized, along), scale)
-        return dx, self.sum(self.multiply(dy, normalized), tuple(range(len(dy.shape) - 1)))
+        return dx, (self.sum(self.multiply(dy, normalized), tuple(range(len(dy.shape) - 1))) if need_weight else None)
 
     def _mean(self, x: Array) -> Array:
         return self.multiply(self.sum(x, (-1,), keep=True), 1.0 / x.shape[-1])

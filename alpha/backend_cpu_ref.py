@@ -228,9 +228,13 @@ class CpuRef(NumpyPrimitives):
         self._run_blocks(part, rows.shape[0], rows.shape[1] * rows.itemsize)
         return y.reshape(x.shape), ((normalized, scale, weight, bias is not None) if training else None)
 
-    def layer_norm_backward(self, dy: NumpyArray, saved: Saved) -> tuple[NumpyArray, NumpyArray, NumpyArray | None]:
+    def layer_norm_backward(
+        self, dy: NumpyArray, saved: Saved, need_weight: bool = True
+    ) -> tuple[NumpyArray, NumpyArray | None, NumpyArray | None]:
         normalized, scale, weight, has_bias = saved
         dx, dweight = self._norm_backward(dy, normalized, scale, weight, centered=True)
+        if not need_weight:
+            return dx, None, None
         dbias = None
         if has_bias:
             dbias = np.empty(dweight.shape, dweight.dtype)
@@ -256,9 +260,12 @@ class CpuRef(NumpyPrimitives):
         self._run_blocks(part, rows.shape[0], rows.shape[1] * rows.itemsize)
         return y.reshape(x.shape), ((normalized, scale, weight) if training else None)
 
-    def rms_norm_backward(self, dy: NumpyArray, saved: Saved) -> tuple[NumpyArray, NumpyArray]:
+    def rms_norm_backward(
+        self, dy: NumpyArray, saved: Saved, need_weight: bool = True
+    ) -> tuple[NumpyArray, NumpyArray | None]:
         normalized, scale, weight = saved
-        return self._norm_backward(dy, normalized, scale, weight, centered=False)
+        dx, dweight = self._norm_backward(dy, normalized, scale, weight, centered=False)
+        return dx, (dweight if need_weight else None)
 
     def _norm_backward(
         self, dy: NumpyArray, normalized: NumpyArray, scale: NumpyArray, weight: NumpyArray, centered: bool

@@ -100,6 +100,8 @@ class HeliosCore(Backend):
         self._planned: list[Storage] = []
         self.derived: WeakKeyDictionary[Storage, tuple[HeliosArray, str]] = WeakKeyDictionary()
         """What whole storages were made of, or made into, and how, until something is written to them."""
+        self.norms: WeakKeyDictionary[Storage, Callable[[], HeliosArray]] = WeakKeyDictionary()
+        """What computes a norm's result, by its storage, once more, until something is written to it."""
         self._running: deque[tuple[int, int]] = deque()  # programs to be freed at a value of the timeline
         self._uploads: list[Storage] = []
         self._most_upload_bytes = environment.read("ALPHA_ADAPTIVE_SYNC_DEFERRED_THRESHOLD") << 20
@@ -254,8 +256,9 @@ class HeliosCore(Backend):
                 self._upload(array.storage)
             if kind != "in" and array.storage.mapped is not None:
                 raise RuntimeError("the result of a recorded program cannot be changed in place")
-            if kind != "in" and self.derived:
+            if kind != "in" and (self.derived or self.norms):
                 self.derived.pop(array.storage, None)
+                self.norms.pop(array.storage, None)
         if self._traced is not None:
             self._traced.append(dispatch)
             return
@@ -370,6 +373,7 @@ class HeliosCore(Backend):
             raise RuntimeError("a recorded program records no other")
         self._traced, self._planned = [], []
         self.derived.clear()
+        self.norms.clear()
         try:
             result = self.contiguous(program())
             return result, self._traced, self._planned
@@ -379,6 +383,7 @@ class HeliosCore(Backend):
         finally:
             self._traced, self._planned = None, []
             self.derived.clear()
+            self.norms.clear()
 
 
 def _view_of(flat: npt.NDArray[Any], array: HeliosArray) -> npt.NDArray[Any]:

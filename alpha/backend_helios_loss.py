@@ -19,6 +19,9 @@ CHUNK_BYTES = 1 << 28
 """Bytes of the logits of one chunk, at most. In training on matrix units they are stored in 16 bits, and their
 gradients take their place."""
 
+SMALL_CHUNK_BYTES = 1 << 27
+"""The same where the weight has no gradient, to which each chunk would add: then small chunks cost nothing."""
+
 CHUNK_MULTIPLE = 128
 """Rows of a chunk are a multiple of this, which products like."""
 
@@ -64,7 +67,8 @@ class Loss(Products):
         problem = Problem(1, M, V, C)
         x, weight = self.rounded_operand(x, problem), self.rounded_weight(weight, problem, training)
         logits_element = self.activation_element if training else "f32"
-        most = _chunk_rows(M, V * ELEMENTS[logits_element].itemsize)
+        chunk_bytes = SMALL_CHUNK_BYTES if training and dweight is None else CHUNK_BYTES
+        most = _chunk_rows(M, V * ELEMENTS[logits_element].itemsize, chunk_bytes)
         logits_buffer = self.new((most, V), logits_element)
         dlogits_buffer = self.new((most, V), element) if training and element != logits_element else logits_buffer
         for start in range(0, M, most):
@@ -159,9 +163,9 @@ class Loss(Products):
         )
 
 
-def _chunk_rows(rows: int, row_bytes: int) -> int:
-    """Rows of a chunk, all of them if their logits are no more than CHUNK_BYTES."""
-    most = max(1, CHUNK_BYTES // row_bytes)
+def _chunk_rows(rows: int, row_bytes: int, chunk_bytes: int) -> int:
+    """Rows of a chunk, all of them if their logits are no more than `chunk_bytes`."""
+    most = max(1, chunk_bytes // row_bytes)
     if rows <= most:
         return max(1, rows)
     return most // CHUNK_MULTIPLE * CHUNK_MULTIPLE or most

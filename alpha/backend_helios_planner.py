@@ -28,8 +28,8 @@ Argument = HeliosArray | int | float | None
 LOOK_AHEAD = 32
 """How many places earlier than it was written down a dispatch may run."""
 
-RECOMPUTING = "activation"
-"""The kernel that makes again what was not kept, to save memory: it runs no earlier than the dispatch before it."""
+RECOMPUTING = ("activation", "norm")
+"""The kernels that make again what was not kept, to save memory: they run no earlier than the dispatch before them."""
 
 MOST_INSTRUCTIONS = 512
 """In one dispatch of scalars; with at most four slots each they fit the shared memory that every device has."""
@@ -142,15 +142,15 @@ def arrange(
     """The dispatches in rounds: those of a round need nothing of each other and may run side by side.
 
     Each goes into the earliest round that what it depends on allows, but not before the round of the one `LOOK_AHEAD`
-    places before it (the one before it, if it is `RECOMPUTING`), so that what is computed late to save memory still is.
-    Those for which `is_chained` may share a round, in order, with others of their kind that they depend on. They go
-    where they are in the fewest rounds, and delay no other.
+    places before it (the one before it, if it is one of `RECOMPUTING`), so that what is computed late to save memory
+    still is. Those for which `is_chained` may share a round, in order, with others of their kind that they depend on.
+    They go where they are in the fewest rounds, and delay no other.
     """
     needed = dependencies(dispatches)
     chained = [is_chained(each) for each in dispatches]
     levels: list[int] = []
     for position, earlier in enumerate(needed):
-        ahead = 1 if dispatches[position].kernel.name == RECOMPUTING else LOOK_AHEAD
+        ahead = 1 if dispatches[position].kernel.name in RECOMPUTING else LOOK_AHEAD
         level = levels[position - ahead] if position >= ahead else 0
         levels.append(max([level, *(levels[each] + _step(chained, each, position) for each in earlier)]))
     latest = [max(levels, default=0)] * len(levels)

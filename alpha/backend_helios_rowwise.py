@@ -107,11 +107,15 @@ class Rowwise(HeliosPrimitives):
     ) -> tuple[HeliosArray, Saved]:
         return self._norm(x, weight, None, epsilon, training, centered=False)
 
-    def layer_norm_backward(self, dy: HeliosArray, saved: Saved) -> tuple[HeliosArray, HeliosArray, HeliosArray | None]:
-        return self._norm_backward(dy, saved)
+    def layer_norm_backward(
+        self, dy: HeliosArray, saved: Saved, need_weight: bool = True
+    ) -> tuple[HeliosArray, HeliosArray | None, HeliosArray | None]:
+        return self._norm_backward(dy, saved, need_weight)
 
-    def rms_norm_backward(self, dy: HeliosArray, saved: Saved) -> tuple[HeliosArray, HeliosArray]:
-        dx, dweight, _ = self._norm_backward(dy, saved)
+    def rms_norm_backward(
+        self, dy: HeliosArray, saved: Saved, need_weight: bool = True
+    ) -> tuple[HeliosArray, HeliosArray | None]:
+        dx, dweight, _ = self._norm_backward(dy, saved, need_weight)
         return dx, dweight
 
     def _norm(
@@ -126,38 +130,48 @@ class Rowwise(HeliosPrimitives):
         rows = self.rows_of(x)
         weight = self.contiguous(weight)
         bias = None if bias is None else self.contiguous(bias)
-        y = self.new(x.shape, self.activation_element if x.element == "f32" else x.element)
         mean = self.new((rows.count,), "f32") if training and centered else None
         scale = self.new((rows.count,), "f32") if training else None
         vector = vector_of(rows.array, weight, bias, multiples=(rows.width, *rows.strides))
         lanes = self.lanes_for(-(-rows.width // vector), FORWARD_VECTORS * VECTOR // vector)
         threads = max(ROW_THREADS, lanes)
-        self.dispatch(
-            "norm",
-            f"{x.element}_{y.element}",
-            groups_for(rows.count, threads // lanes),
-            {
-                "THREADS": threads,
-                "WIDTH": rows.width,
-                "LANES": lanes,
-                "VECTOR": vector,
-                "CENTERED": int(centered),
-                "HAS_BIAS": int(bias is not None),
-                "SAVE": int(training),
-            },
-            x=rows.array,
-            weight=weight,
-            bias=bias,
-            y=y,
-            mean=mean,
-            scale=scale,
-            rows=rows.count,
-            epsilon=epsilon,
-            **rows.fields(),
-        )
+        element = self.activation_element if x.element == "f32" else x.element
+
+        def normalize(mean: HeliosArray | None = None, scale: HeliosArray | None = None) -> HeliosArray:
+            y = self.new(x.shape, element)
+            self.dispatch(
+                "norm",
+                f"{x.element}_{y.element}",
+                groups_for(rows.count, threads // lanes),
+                {
+                    "THREADS": threads,
+                    "WIDTH": rows.width,
+                    "LANES": lanes,
+                    "VECTOR": vector,
+                    "CENTERED": int(centered),
+                    "HAS_BIAS": int(bias is not None),
+                    "SAVE": int(scale is not None),
+                },
+                x=rows.array,
+                weight=weight,
+                bias=bias,
+                y=y,
+                mean=mean,
+                scale=scale,
+                rows=rows.count,
+                epsilon=epsilon,
+                **rows.fields(),
+            )
+            return y
+
+        y = normalize(mean, scale)
+        if training:
+            self.norms[y.storage] = normalize
         return y, (None if scale is None else _SavedNorm(rows, weight, bias is not None, mean, scale))
 
-    def _norm_backward(self, dy: HeliosArray, saved: _SavedNorm) -> tuple[HeliosArray, HeliosArray, HeliosArray | None]:
+    def _norm_backward(
+        self, dy: HeliosArray, saved: _SavedNorm, need_weight: bool
+    ) -> tuple[HeliosArray, HeliosArray | None, HeliosArray | None]:
         x, weight = saved.rows, saved.weight
         if x.array.element != "f32":
             dy = self.cast_element(dy, x.array.element)
@@ -194,6 +208,8 @@ class Rowwise(HeliosPrimitives):
             **x.fields("x_"),
             **gradient.fields("dy_"),
         )
+        if not need_weight:
+            return dx, None, None
         dweight = self.new((x.width,), "f32")
         dbias = self.new((x.width,), "f32") if saved.has_bias else None
         vector = vector_of(multiples=(x.width,))

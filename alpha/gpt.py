@@ -271,9 +271,12 @@ class GPT:
         lora = self.lora
         if lora is None or name + A not in self.parameters:
             return ops.linear(x, weight, bias, activation, residual)
+        down, up = self.parameters[name + A], self.parameters[name + B]
         dropped = ops.dropout(x, lora.dropout, dropout.key(name + A)) if dropout else x
-        narrow = ops.multiply(ops.linear(dropped, self.parameters[name + A]), lora.scale)
-        added = ops.linear(narrow, self.parameters[name + B], residual=residual)
+        if dropped is x and autograd.recording(down, up):
+            return ops.adapted_linear(x, weight, down, up, lora.scale, bias, activation, residual)
+        narrow = ops.multiply(ops.linear(dropped, down), lora.scale)
+        added = ops.linear(narrow, up, residual=residual)
         y = ops.linear(x, weight, bias, residual=added)
         return ops.activation(y, activation) if activation else y  # no layer has an activation and a residual
 

@@ -143,6 +143,37 @@ def linear(
     return _one(y, operands, backward)
 
 
+def adapted_linear(
+    x: Tensor,
+    weight: Tensor,
+    down: Tensor,
+    up: Tensor,
+    scale: float,
+    bias: Tensor | None = None,
+    activation: str = "",
+    residual: Tensor | None = None,
+) -> Tensor:
+    """activation(x @ (weight + scale * down @ up) + bias) + residual, of which weight and bias are not trained; see
+    `Backend.adapted_linear`."""
+    backend, need_input = x.backend, x.requires_gradient
+    y, saved = backend.adapted_linear(
+        x.data,
+        weight.data,
+        down.data,
+        up.data,
+        scale,
+        None if bias is None else bias.data,
+        activation,
+        None if residual is None else residual.data,
+        recording(x, down, up, residual),
+    )
+
+    def backward(dy: Array) -> Gradients:
+        return [*backend.adapted_linear_backward(dy, saved, need_input), dy]
+
+    return _one(y, [x, down, up, residual], backward)
+
+
 def activation(x: Tensor, kind: str) -> Tensor:
     """See `Backend.activation`."""
     y, saved = x.backend.activation(x.data, kind, recording(x))
@@ -155,13 +186,15 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float) -
     y, saved = x.backend.layer_norm(
         x.data, weight.data, None if bias is None else bias.data, epsilon, recording(*operands)
     )
-    return _one(y, operands, lambda dy: x.backend.layer_norm_backward(dy, saved))
+    need_weight = weight.requires_gradient or (bias is not None and bias.requires_gradient)
+    return _one(y, operands, lambda dy: x.backend.layer_norm_backward(dy, saved, need_weight))
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """See `Backend.rms_norm`."""
     y, saved = x.backend.rms_norm(x.data, weight.data, epsilon, recording(x, weight))
-    return _one(y, [x, weight], lambda dy: x.backend.rms_norm_backward(dy, saved))
+    need_weight = weight.requires_gradient
+    return _one(y, [x, weight], lambda dy: x.backend.rms_norm_backward(dy, saved, need_weight))
 
 
 def rotary(x: Tensor, cosine: Array, sine: Array) -> Tensor:

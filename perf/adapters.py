@@ -3,7 +3,8 @@
     python perf/adapters.py [--subject=gpt2-124m] [--backend=helios] [--dtype=f16] [--batch=8] [--rank=8] [--rounds=6]
 
 The subjects are those of `alpha bench`. Full steps and steps of adapters run in turn, in rounds; the ratio of a round's
-two times is what counts, and its median is printed. Memory is that of the step's plan, where the backend has one.
+two times is what counts, and its median is printed. Memory is that of the step's plan, where the backend has one;
+`--rounds=0` shows nothing else, and runs no step.
 """
 
 import argparse
@@ -68,15 +69,14 @@ def main() -> int:
             result.read()
         return (time.perf_counter() - start) / STEPS
 
-    for step in steps:
+    for step in steps if arguments.rounds else ():
         seconds(step)
     rounds = [[seconds(step) for step in steps] for _ in range(arguments.rounds)]
     for index, options in enumerate([{}, *adapters]):
-        result = {
-            "trained": options.get("lora_targets", "all weights"),
-            "milliseconds": round(1e3 * statistics.median(each[index] for each in rounds), 2),
-            "timeRatio": round(statistics.median(each[index] / each[0] for each in rounds), 3),
-        }
+        result: dict[str, object] = {"trained": options.get("lora_targets", "all weights")}
+        if rounds:
+            result["milliseconds"] = round(1e3 * statistics.median(each[index] for each in rounds), 2)
+            result["timeRatio"] = round(statistics.median(each[index] / each[0] for each in rounds), 3)
         if plans[index]:
             result["mebibytes"] = {use: round(nbytes / 2**20) for use, nbytes in plans[index].items()}
             result["memoryRatio"] = round(sum(plans[index].values()) / sum(plans[0].values()), 3)

@@ -132,6 +132,53 @@ def linears() -> Iterator[Case]:
         yield case(name, normal(2, 5, 7), normal(7, 4), dy, bias=True, kind="silu", residual=residual)
 
 
+def adapted_linears() -> Iterator[Case]:
+    def case(
+        name: str, x: Operand, weight: Operand, rank: int, bias: bool = False, kind: str = "", residual: bool = False,
+        need_input: bool = True, normed: bool = False,
+    ) -> Case:  # fmt: skip
+        """With `normed`, x is what a norm makes of the operand."""
+        outputs = (*x.shape[:-1], weight.shape[1] // (2 if kind in GATED_ACTIVATIONS else 1))
+        down, up = normal(weight.shape[0], rank), normal(rank, weight.shape[1])
+        operands = {"x": x, "weight": weight, "down": down, "up": up, "dy": normal(*outputs)}
+        operands |= {"bias": normal(weight.shape[1])} if bias else {}
+        operands |= {"residual": normal(*outputs)} if residual else {}
+        operands |= {"norm": normal(x.shape[-1])} if normed else {}
+
+        def run(backend: Backend, *arrays: Array) -> list[Array]:
+            by_name = dict(zip(operands, arrays, strict=True))
+            x, saved_norm = by_name["x"], None
+            if normed:
+                x, saved_norm = backend.rms_norm(x, by_name["norm"], EPSILON, training=True)
+            factors = by_name["down"], by_name["up"], 0.5
+            others = by_name.get("bias"), kind, by_name.get("residual")
+            y, saved, plain = both_ways(backend, "adapted_linear", x, by_name["weight"], *factors, *others)
+            dx, *gradients = backend.adapted_linear_backward(by_name["dy"], saved, need_input)
+            if saved_norm is not None:
+                dx, nothing = backend.rms_norm_backward(dx, saved_norm, need_weight=False)
+                assert nothing is None
+            return [each for each in (y, dx, *gradients, plain) if each is not None]
+
+        def definition(*arrays: Values) -> Values:
+            by_name = dict(zip(operands, arrays, strict=True))
+            x = definitions.rms_norm(by_name["x"], by_name["norm"], EPSILON) if normed else by_name["x"]
+            weight = by_name["weight"] + 0.5 * by_name["down"] @ by_name["up"]
+            return definitions.linear(x, weight, by_name.get("bias", 0.0), kind, by_name.get("residual", 0.0))
+
+        return Case(f"adapted_linear-{name}", run, tuple(operands.values()), definition, 5e-6, fused=True)
+
+    yield case("plain", normal(5, 7), normal(7, 3), 2)
+    yield case("one", normal(1, 1), normal(1, 1), 1)
+    yield case("no-rows", normal(0, 7), normal(7, 3), 2)
+    yield case("residual", normal(2, 5, 7), normal(7, 3), 2, bias=True, residual=True)
+    yield case("no-input-gradient", normal(5, 7), normal(7, 3), 4, need_input=False)
+    yield case("swapped", normal(5, 7).swapped(), normal(7, 4).swapped(), 4, bias=True)
+    yield case("gelu", normal(2, 5, 8), normal(8, 6), 3, bias=True, kind="gelu")
+    yield case("swiglu", normal(2, 5, 8), normal(8, 6), 3, kind="swiglu", residual=True)
+    yield case("normed", normal(2, 5, 8), normal(8, 6), 3, bias=True, kind="gelu", normed=True)
+    yield case("tall", normal(2, 515, 33), normal(33, 70), 8, bias=True, kind="gelu", normed=True)
+
+
 def norms() -> Iterator[Case]:
     def layer_norm(backend: Backend, x: Array, dy: Array, weight: Array, bias: Array | None = None) -> list[Array]:
         y, saved, plain = both_ways(backend, "layer_norm", x, weight, bias, EPSILON)
@@ -482,7 +529,7 @@ def updates() -> Iterator[Case]:
 
 def fused() -> list[Case]:
     families = (
-        activations, linears, norms, attentions, cached_attentions, put_rows, softmaxes, rotaries, dropouts, losses,
-        updates,
+        activations, linears, adapted_linears, norms, attentions, cached_attentions, put_rows, softmaxes, rotaries,
+        dropouts, losses, updates,
     )  # fmt: skip
     return [case for family in families for case in family()]

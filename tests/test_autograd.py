@@ -429,8 +429,18 @@ def test_a_checkpoint_outside_a_tape_is_the_function(backend: Backend) -> None:
 def test_parameters_inside_a_checkpoint_get_gradients_when_its_operand_needs_none(backend: Backend) -> None:
     x = Tensor(backend, backend.from_numpy(np.ones((1, 2))))
     weight = Tensor(backend, backend.from_numpy(np.ones((2, 2))), requires_gradient=True)
+    inside: list[weakref.ref[Array]] = []
+
+    def function(x: Tensor) -> Tensor:
+        hidden = ops.linear(x, weight)
+        inside.append(weakref.ref(hidden.data))
+        return ops.multiply(hidden, hidden)
+
     with Tape() as tape:
-        y = checkpoint(lambda x: ops.linear(x, weight), x)
+        y = checkpoint(function, x)
+        assert not checkpoint(ops.tanh, x).requires_gradient
+    assert [each() for each in inside] == [None]
     tape.backward(y)
-    assert gradient_of(weight).tolist() == [[1, 1], [1, 1]]
+    assert len(inside) == 2
+    assert gradient_of(weight).tolist() == [[4, 4], [4, 4]]
     assert x.gradient is None

@@ -108,9 +108,16 @@ def test_large_tiles_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     check(helios(), (2, 150, 1, 8, 160, 1), 1e-5, segments=True)
 
 
-@pytest.mark.parametrize("precision", ["f32", "f16"])
-def test_no_bit_of_a_document_depends_on_others(precision: str) -> None:
+@pytest.mark.parametrize(
+    ("precision", "in_registers"),
+    [("f32", False), *(pytest.param("f16", each, marks=pytest.mark.matrix_units) for each in (True, False))],
+)
+def test_no_bit_of_a_document_depends_on_others(
+    monkeypatch: pytest.MonkeyPatch, precision: str, in_registers: bool
+) -> None:
     backend = helios(precision)
+    if not in_registers:
+        monkeypatch.setattr(Helios, "_in_registers", lambda self, *_: None)
     arrays = [normal(index, 1, 150, 2, 8) for index in range(4)]
     first_keys = first_keys_of(1, 150, 150)
     own = first_keys[0] == 64  # 17 tokens between others

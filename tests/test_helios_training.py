@@ -6,6 +6,7 @@ One configuration serves nearly all tests here: on a driver that computes on the
 import dataclasses
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from helios_device import helios
 from test_golden import MODELS, Golden, difference, golden, packed_losses
 from test_gpt import Decoding, assert_causal, configuration, gradients_of, logits_of, model_of, tokens
+from test_packing import SHAPES, assert_packed_is_what_each_gives_alone
 from test_training_step import MODEL, batch_of, everything, loss_scale_of, make_step, run_step, saved
 
 from alpha.autograd import Tape
@@ -112,10 +114,11 @@ def test_a_run_repeated_or_resumed_has_the_same_bits(optim: str) -> None:
     assert resumed.counters()["steps"] == 5
 
 
-def adapted_step(backend: Backend, **options: Any) -> TrainingStep:
-    """A step that trains an adapter with dropout, in two micro-steps."""
-    training = resolve_training(TrainingConfig(lora=3, lora_dropout=0.2, init="base", accum_steps=2, **options))
-    base = model_of(resolve_model(MODEL), np.float32, backend, trained=False)
+def adapted_step(backend: Backend, model: ModelConfig = MODEL, **options: Any) -> TrainingStep:
+    """A step that trains an adapter, in two micro-steps."""
+    given = {"lora_targets": "attn,mlp", **options}
+    training = resolve_training(TrainingConfig(lora=3, init="base", accum_steps=2, **given))
+    base = model_of(resolve_model(model), np.float32, backend, trained=False)
     lora = lora_of(training)
     assert lora is not None
     adapted = base.adapted(lora, 5)
@@ -123,8 +126,9 @@ def adapted_step(backend: Backend, **options: Any) -> TrainingStep:
     return TrainingStep(adapted, make_optimizer(adapted.parameters, training), training)
 
 
-def test_an_adapter_trains_as_on_the_reference_backend() -> None:
-    expected, step = (adapted_step(backend) for backend in (CpuRef(), helios()))
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_an_adapter_trains_as_on_the_reference_backend(dropout: float) -> None:
+    expected, step = (adapted_step(backend, lora_dropout=dropout) for backend in (CpuRef(), helios()))
     for index in range(6):
         wanted, got = (run_step(each, batch_of(index, 2), 0.01).read() for each in (expected, step))
         assert got == pytest.approx(wanted, rel=2e-5), index
@@ -136,8 +140,29 @@ def test_an_adapter_trains_as_on_the_reference_backend() -> None:
     assert uses["weights"] == uses["gradients"] + 4 * model_of(resolve_model(MODEL)).parameters.size
 
 
-def test_activation_checkpointing_changes_no_bit() -> None:
-    plain, checkpointed = step_of("adamw"), step_of("adamw", recompute=True)
+@pytest.mark.parametrize("precision", ["f32", pytest.param("f16", marks=pytest.mark.matrix_units)])
+def test_an_adapter_takes_no_memory_for_what_only_frozen_weights_need(precision: str) -> None:
+    """Of a whole step's memory, activations and work are no more; and recomputation leaves even fewer."""
+    backend = helios(precision)
+    model, halves = ModelConfig(block=64, layers=6, dim=64, heads=2), {"fp16": precision == "f16"}
+    plain = make_step(model, backend=backend, accum_steps=2, **halves)
+    adapted, again = (adapted_step(backend, model, recompute=recompute, **halves) for recompute in (False, True))
+    whole, less, least = (step.plan(4)["activations"] for step in (plain, adapted, again))
+    assert least < less < whole
+
+
+@pytest.mark.matrix_units
+def test_an_adapter_in_float16_has_the_gradients_of_the_reference_backend() -> None:
+    whole, half = (adapted_step(backend, fp16=fp16) for backend, fp16 in ((CpuRef(), False), (helios("f16"), True)))
+    for index in range(3):
+        wanted, got = (run_step(each, batch_of(index, 2), 0.01).read() for each in (whole, half))
+        assert got["loss"] == pytest.approx(wanted["loss"], rel=1e-3), index
+        assert got["gradient_norm"] == pytest.approx(wanted["gradient_norm"], rel=1e-2), index
+
+
+@pytest.mark.parametrize("make", [step_of, lambda optim, **options: adapted_step(helios(), optim=optim, **options)])
+def test_activation_checkpointing_changes_no_bit(make: Callable[..., TrainingStep]) -> None:
+    plain, checkpointed = make("adamw"), make("adamw", recompute=True)
     for index in range(3):
         assert (
             run_step(plain, batch_of(index, 2), 0.01).read() == run_step(checkpointed, batch_of(index, 2), 0.01).read()
@@ -220,6 +245,12 @@ def test_gradients_too_large_for_float16_halve_the_loss_scale_and_change_nothing
         result = run_step(step, batch_of(1, 2), 0.01).read()
     assert loss_scale_of(step) < BIG_LOSS_SCALE / 2
     assert everything(step, but=counters) != before
+
+
+@pytest.mark.matrix_units
+@pytest.mark.parametrize("shape", SHAPES)
+def test_packed_is_what_each_document_gives_alone_in_float16(shape: str) -> None:
+    assert_packed_is_what_each_gives_alone(helios("f16"), shape, 1e-2)
 
 
 @pytest.mark.matrix_units
