@@ -49,7 +49,6 @@ from alpha.server_connection import (
     STREAM_HEADERS,
     Answer,
     Connection,
-    in_time,
     is_foreign,
     read_body,
     while_there,
@@ -323,10 +322,9 @@ class _Generated(Response):
         whole = [parts[each.index] for each in self._choices]
         size = (1 + (self._asked.logprobs or 0)) * _ENTRY_BYTES * sum(len(part.entries) for part in whole)
         response = await worked_on(size, lambda: Answer(self._shape.answer(self._choices, whole)))
-        await response(scope, receive, in_time(send))
+        await response(scope, receive, send)
 
     async def _streamed(self, scope: Scope, receive: Receive, send: Send) -> None:
-        send = in_time(send)
         async with aclosing(self._parts()) as news:
             # What goes wrong before the first part is an HTTP error.
             choice, part = await anext(news)

@@ -152,13 +152,15 @@ class Choice:
             self.reused = event.generation.reused
             text += self._reader.read(event.token)
             ended = self._reader.ended
-            entry = self._entry(event.token, event.logprobs)
-            self._waiting.append((self._bytes, entry))
-            self._bytes += len(entry.content) - (self.prompt.held_back if self.tokens == 1 else 0)
+            if self.asked.logprobs is not None:
+                entry = self._entry(event.token, event.logprobs)
+                self._waiting.append((self._bytes, entry))
+                self._bytes += len(entry.content) - (self.prompt.held_back if self.tokens == 1 else 0)
         if ended or event.reason:
             text += self._reader.rest()
             self.finish = "stop" if ended or event.reason == "stop" else "length"
-        entries += self._ready(ended)
+        if self.asked.logprobs is not None:
+            entries += self._ready(ended)
         return Part(text, entries, self.finish)
 
     def _ready(self, ended: str | None) -> list[TokenEntry]:
@@ -167,7 +169,7 @@ class Choice:
         keep_all = self.finish is not None and (ended != "text" or self.asked.echo)
         ready = [entry for start, entry in self._waiting if start < released or keep_all]
         self._waiting = [] if self.finish else self._waiting[len(ready) :]
-        return ready if self.asked.logprobs is not None else []
+        return ready
 
     def _entry(self, token: int, logprobs: LogProbs | None) -> TokenEntry:
         content = self.prompt.tokenizer.token_bytes(token)

@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Message, Receive, Send
+from starlette.types import Receive
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from alpha.server_fields import Fields, RefusedError, read_fields
@@ -37,9 +37,10 @@ STREAM_HEADERS = [
 
 
 class Connection(H11Protocol):
-    """uvicorn's, closed when the head of a request does not come in time."""
+    """uvicorn's, closed when the head of a request does not come in time, or the client does not read."""
 
-    _waiting: asyncio.TimerHandle | None = None
+    _head: asyncio.TimerHandle | None = None
+    _reader: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -49,18 +50,29 @@ class Connection(H11Protocol):
         super().data_received(data)
         self._watch()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._reader = self.loop.call_later(SEND_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._reader = _stopped(self._reader)
+
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._waiting:
-            self._waiting.cancel()
+        self._head, self._reader = _stopped(self._head), _stopped(self._reader)
         super().connection_lost(exc)
 
     def _watch(self) -> None:
         is_awaited = self.cycle is None or self.cycle.response_complete
-        if is_awaited and self._waiting is None:
-            self._waiting = self.loop.call_later(HEAD_SECONDS, self.transport.close)
-        elif not is_awaited and self._waiting:
-            self._waiting.cancel()
-            self._waiting = None
+        if is_awaited and self._head is None:
+            self._head = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        elif not is_awaited:
+            self._head = _stopped(self._head)
+
+
+def _stopped(timer: asyncio.TimerHandle | None) -> None:
+    if timer:
+        timer.cancel()
 
 
 class Answer(Response):
@@ -123,13 +135,3 @@ async def while_there(receive: Receive, work: Coroutine[Any, Any, None]) -> None
 async def _left(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def in_time(send: Send) -> Callable[[Message], Awaitable[None]]:
-    """`send`, which raises TimeoutError when the client does not read."""
-
-    async def sent(message: Message) -> None:
-        async with asyncio.timeout(SEND_SECONDS):
-            await send(message)
-
-    return sent

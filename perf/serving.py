@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,7 +50,8 @@ import sys, time, xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path, params.n_ctx, params.n_parallel, params.port = sys.argv[1], 64 * 256, 64, 0
 params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
-params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+if sys.argv[2] == "f32":
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
 server = xllamacpp.Server(params)
 print("at", server.listening_address, flush=True)
 time.sleep(1e6)
@@ -164,7 +166,7 @@ def speed(peer: str, rounds: int) -> dict[str, Any]:
         serve = [sys.executable, str(ROOT / "alpha.py"), "serve", f"--checkpoint={path}", "--port=0", "--maxBatch=64",
                  "--backend=cpu_ref"]  # fmt: skip
         bias = {str(loaded.tokenizer.encode("x")[0]): 100.0}
-        found: dict[str, list[dict[str, float]]] = {"engine": [], "server": [], "llama.cpp": []}
+        found: defaultdict[str, list[dict[str, float]]] = defaultdict(list)
         gguf = Path(folder) / "model.gguf"
         export = ["export", f"--checkpoint={path}", f"--out={gguf}", "--format=gguf", "--dtype=f32"]
         if peer:
@@ -175,13 +177,12 @@ def speed(peer: str, rounds: int) -> dict[str, Any]:
             found["engine"].append(own.rates())
             with started(serve) as (_process, port):
                 found["server"].append(of_server(port, bias, own.first))
-            if peer:
-                with started([peer, "-c", PEER, str(gguf)]) as (_process, port):
-                    found["llama.cpp"].append(of_server(port, bias))
+            for cache in ("f16", "f32") if peer else ():
+                with started([peer, "-c", PEER, str(gguf), cache]) as (_process, port):
+                    found[f"llama.cpp, {cache} keys and values"].append(of_server(port, bias))
     return {
         who: {key: round(statistics.median(each[key] for each in values), 2) for key in values[0]}
         for who, values in found.items()
-        if values
     }
 
 
