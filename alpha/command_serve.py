@@ -94,8 +94,8 @@ def run(given: dict[str, Any]) -> None:
             print_warning(
                 "Everybody who reaches this port may use the models; --apiKey or ALPHA_API_KEY asks for a key."
             )
-        hosts = (options.host,) if is_local else (options.host, socket.gethostname())
-        access = Access(api_key, options.cors_origin, hosts)
+        # What others can reach has names that nobody here knows, behind a proxy for instance.
+        access = Access(api_key, options.cors_origin, (options.host,) if is_local else None)
         address = _address(options.host, listening)
         runs = None if names else RunPages(Path(options.dir), options.allow_edit)
         asyncio.run(serve(models, access, listening, lambda: print_text(f"Serving {what} at {address}/v1"), runs))

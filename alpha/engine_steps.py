@@ -109,7 +109,9 @@ class Steps:
         form = len(ids), size, has_logits
         backend = self.model.backend
         if form not in self._programs:
-            self._programs[form] = backend.record(functools.partial(self._program, has_logits))
+            # Not a method of this object, which would keep the model until cycles are looked for.
+            program = functools.partial(_program, self.model, self._cache, self._newest, has_logits)
+            self._programs[form] = backend.record(program)
         operands = ids, seats, positions, slots, sequences, tables, rows, options, top_k, targets
         result = self._programs[form](*map(backend.from_numpy, operands))
         return Step(pieces, scored, len(wanted), has_logits, result)
@@ -123,27 +125,28 @@ class Steps:
             if piece.stream not in self._seats:
                 self._seats[piece.stream] = next(free)
 
-    def _program(
-        self, has_logits: bool, ids: Array, seats: Array, positions: Array, slots: Array, sequences: Array,
-        tables: Array, wanted: Array, options: Array, top_k: Array, targets: Array,
-    ) -> Array:  # fmt: skip
-        """A step of the model: the tokens [M] chosen after rows wanted [M] of ids [N]; see `CachedRows`.
 
-        Where seats [N] are not negative, the id is the newest one of that seat. Tokens go to the seats in targets [M].
-        With `has_logits` the logits stand before them: [M, V + 1].
-        """
-        model, backend = self.model, self.model.backend
-        newest = backend.reshape(backend.gather_rows(self._newest, backend.maximum(seats, 0)), seats.shape)
-        ids = backend.where(backend.greater(seats, -1), newest, ids)
-        rows = CachedRows(backend, self._cache, positions, slots, sequences, tables)
-        hidden = model.hidden_of_rows(ids, rows)
-        logits = model.logits_of_rows(backend.gather_rows(hidden, wanted))
-        tokens = backend.reshape(backend.choose(logits, options, top_k), (wanted.shape[0], 1))
-        backend.put_rows(self._newest, targets, tokens)
-        if has_logits:
-            exact = np.float64 if logits.dtype == np.float64 else np.float32  # 16 bits cannot hold every id
-            return backend.concatenate([backend.cast(each, exact) for each in (logits, tokens)], 1)
-        return backend.reshape(tokens, wanted.shape)
+def _program(
+    model: GPT, cache: BlockCache, newest: Array, has_logits: bool, ids: Array, seats: Array, positions: Array,
+    slots: Array, sequences: Array, tables: Array, wanted: Array, options: Array, top_k: Array, targets: Array,
+) -> Array:  # fmt: skip
+    """A step of the model: the tokens [M] chosen after rows wanted [M] of ids [N]; see `CachedRows`.
+
+    Where seats [N] are not negative, the id is the newest one of that seat. Tokens go to the seats in targets [M].
+    With `has_logits` the logits stand before them: [M, V + 1].
+    """
+    backend = model.backend
+    of_seats = backend.reshape(backend.gather_rows(newest, backend.maximum(seats, 0)), seats.shape)
+    ids = backend.where(backend.greater(seats, -1), of_seats, ids)
+    rows = CachedRows(backend, cache, positions, slots, sequences, tables)
+    hidden = model.hidden_of_rows(ids, rows)
+    logits = model.logits_of_rows(backend.gather_rows(hidden, wanted))
+    tokens = backend.reshape(backend.choose(logits, options, top_k), (wanted.shape[0], 1))
+    backend.put_rows(newest, targets, tokens)
+    if has_logits:
+        exact = np.float64 if logits.dtype == np.float64 else np.float32  # 16 bits cannot hold every id
+        return backend.concatenate([backend.cast(each, exact) for each in (logits, tokens)], 1)
+    return backend.reshape(tokens, wanted.shape)
 
 
 def _power_of_two(count: int) -> int:

@@ -31,6 +31,11 @@ class LoadedModel:
     chat_template: str | None
     """The one that came with it, if it was imported with one."""
 
+    @property
+    def context(self) -> int:
+        """How many tokens it can look at."""
+        return self.model.config.block
+
 
 def load_model(name: str, backend: Backend, shared: SharedModels | None = None) -> LoadedModel:
     """The model to be used, not trained: it has no gradients. With `shared`, adapters to one base share its weights.

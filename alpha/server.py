@@ -35,8 +35,25 @@ from alpha import __version__, server_pages
 from alpha.chat_format import chat_format
 from alpha.errors import AlphaError
 from alpha.server_chat import ChatShape, read_chat
-from alpha.server_completions import Choice, CompletionShape, Part, choices_of, read_completion, usage_of
-from alpha.server_connection import STREAM_HEADERS, Answer, in_time, read_body, while_there
+from alpha.server_completions import (
+    Asked,
+    Choice,
+    CompletionShape,
+    Part,
+    check_size,
+    choices_of,
+    read_completion,
+    usage_of,
+)
+from alpha.server_connection import (
+    STREAM_HEADERS,
+    Answer,
+    Connection,
+    is_foreign,
+    read_body,
+    while_there,
+    worked_on,
+)
 from alpha.server_description import description
 from alpha.server_fields import RefusedError
 from alpha.server_metrics import CONTENT_TYPE, Metrics, Times
@@ -57,16 +74,20 @@ MEASURED_PATHS = frozenset(
     ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/models", "/health", "/metrics")
 )
 
+_ENTRY_BYTES = 32
+"""What a log-probability takes in an answer, about."""
+
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[^:\[\]]{1,255})(:[0-9]{1,5})?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask: with which key ("" needs none), from the pages of which origins, under which names of this host."""
+    """Who may ask: with which key ("" needs none), from the pages of which origins, under which names of this host
+    (None: any)."""
 
     key: str = ""
     origins: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ()
+    hosts: tuple[str, ...] | None = ()
 
 
 def application(models: Models, access: Access, runs: RunPages | None = None) -> Starlette:
@@ -118,21 +139,21 @@ async def serve(
     """
     config = uvicorn.Config(
         application(models, access, runs),
-        http="h11",
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         log_level="error",
         server_header=False,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS + 1,  # when all were told
     )
     # The thread that computes waits less for the one that sends: 64 streams are a tenth faster than with 5 ms.
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
         await models.start()
         ready()
-        server = _Server(config, runs)
+        server = _Server(config, models, runs)
         serving = asyncio.ensure_future(server.serve([listening]))
         try:
             await asyncio.shield(serving)
@@ -145,16 +166,22 @@ async def serve(
 
 
 class _Server(uvicorn.Server):
-    """A server for which a signal is an ordinary end, and which ends the streams of `runs` then."""
+    """A server for which a signal is an ordinary end, and which ends the streams of `runs` then, and those of `models`
+    that take too long."""
 
-    def __init__(self, config: uvicorn.Config, runs: RunPages | None) -> None:
+    def __init__(self, config: uvicorn.Config, models: Models, runs: RunPages | None) -> None:
         super().__init__(config)
+        self._models = models
         self._runs = runs
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._runs:
             self._runs.close()
-        await super().shutdown(sockets)
+        late = asyncio.get_running_loop().call_later(SHUTDOWN_SECONDS, self._models.refuse, "The server is stopping.")
+        try:
+            await super().shutdown(sockets)
+        finally:
+            late.cancel()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -188,16 +215,18 @@ class _Api:
 
     async def model(self, request: Request) -> Response:
         model = await self._models.get(request.path_params["name"])
-        config = model.loaded.model.config
-        return Answer(self._described(model.name) | {"max_model_len": config.block, "step": model.loaded.step})
+        loaded = model.loaded
+        return Answer(self._described(model.name) | {"max_model_len": loaded.context, "step": loaded.step})
 
     async def completions(self, request: Request) -> Response:
         fields = await read_body(request)
         model = await self._models.get(fields.text("model"))
-        tokenizer = model.loaded.tokenizer
-        asked = read_completion(fields, tokenizer, model.loaded.training.domain, model.limits.max_queue)
+        loaded, tokenizer = model.loaded, model.loaded.tokenizer
+        asked = await worked_on(
+            fields.size, lambda: read_completion(fields, tokenizer, loaded.training.domain, loaded.context)
+        )
         shape = CompletionShape(f"cmpl-{uuid.uuid4().hex}", int(time.time()), model.name, tokenizer)
-        return _Generated(model, choices_of(asked), shape, self.measured)
+        return self._generated(model, asked, shape)
 
     async def chat(self, request: Request) -> Response:
         fields = await read_body(request)
@@ -205,29 +234,30 @@ class _Api:
         loaded = model.loaded
         form = chat_format(loaded.tokenizer, loaded.training.domain, loaded.chat_template)
         # On a thread of its own, since a template may take some time.
-        asked = await asyncio.to_thread(read_chat, fields, loaded.tokenizer, form, model.limits.max_queue)
+        asked = await asyncio.to_thread(read_chat, fields, loaded.tokenizer, form, loaded.context)
         shape = ChatShape(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), model.name, loaded.tokenizer)
-        return _Generated(model, choices_of(asked), shape, self.measured)
+        return self._generated(model, asked, shape)
 
     async def responses(self, request: Request) -> Response:
         fields = await read_body(request)
         model = await self._models.get(fields.text("model"))
         loaded = model.loaded
         form = chat_format(loaded.tokenizer, loaded.training.domain, loaded.chat_template)
-        asked = await asyncio.to_thread(read_response, fields, loaded.tokenizer, form)
+        asked = await asyncio.to_thread(read_response, fields, loaded.tokenizer, form, loaded.context)
         shape = ResponseShape(
             f"resp_{uuid.uuid4().hex}", int(time.time()), model.name, loaded.tokenizer, echoed_fields(fields)
         )
-        return _Generated(model, choices_of(asked), shape, self.measured)
+        return self._generated(model, asked, shape)
 
     async def tokenize(self, request: Request) -> Response:
         fields = await read_body(request)
         model = await self._models.get(fields.text("model"))
         if fields.get("prompt") is None:
             raise fields.wrong("prompt", "text")
+        text, tokenizer = fields.text("prompt"), model.loaded.tokenizer
         # As the prompt of a completion is read.
-        ids = model.loaded.tokenizer.encode(fields.text("prompt"), allow_special=True)
-        return Answer({"tokens": ids, "count": len(ids), "max_model_len": model.loaded.model.config.block})
+        ids = await worked_on(len(text), lambda: tokenizer.encode(text, allow_special=True))
+        return Answer({"tokens": ids, "count": len(ids), "max_model_len": model.loaded.context})
 
     async def detokenize(self, request: Request) -> Response:
         fields = await read_body(request)
@@ -235,7 +265,7 @@ class _Api:
         ids = fields.get("tokens")
         if not isinstance(ids, list) or not all(type(id_) is int and 0 <= id_ < tokenizer.vocab_size for id_ in ids):
             raise fields.wrong("tokens", f"a list of ids from 0 to {tokenizer.vocab_size - 1}")
-        return Answer({"prompt": tokenizer.decode(ids)})
+        return Answer({"prompt": await worked_on(fields.size, lambda: tokenizer.decode(ids))})
 
     async def tokenizer_info(self, request: Request) -> Response:
         model = await self._models.get(request.query_params.get("model", ""))
@@ -249,7 +279,7 @@ class _Api:
                 "bos_token": end,
                 "eos_token": end,
                 "unk_token": None if tokenizer.unknown is None else names[tokenizer.unknown],
-                "model_max_length": loaded.model.config.block,
+                "model_max_length": loaded.context,
                 "chat_template": chat_format(tokenizer, loaded.training.domain, loaded.chat_template).template,
             }
         )
@@ -259,6 +289,10 @@ class _Api:
 
     async def metrics(self, request: Request) -> Response:
         return Response(self.measured.text(self._models.loaded), media_type=CONTENT_TYPE)
+
+    def _generated(self, model: ServedModel, asked: Asked, shape: CompletionShape) -> "_Generated":
+        check_size(asked, model.limits.max_queue, model.loaded.context)
+        return _Generated(model, choices_of(asked), shape, self.measured)
 
     def _described(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "alpha"}
@@ -285,11 +319,12 @@ class _Generated(Response):
             async for choice, part in news:
                 parts[choice.index].text += part.text
                 parts[choice.index].entries += part.entries
-        response = Answer(self._shape.answer(self._choices, [parts[each.index] for each in self._choices]))
-        await response(scope, receive, in_time(send))
+        whole = [parts[each.index] for each in self._choices]
+        size = (1 + (self._asked.logprobs or 0)) * _ENTRY_BYTES * sum(len(part.entries) for part in whole)
+        response = await worked_on(size, lambda: Answer(self._shape.answer(self._choices, whole)))
+        await response(scope, receive, send)
 
     async def _streamed(self, scope: Scope, receive: Receive, send: Send) -> None:
-        send = in_time(send)
         async with aclosing(self._parts()) as news:
             # What goes wrong before the first part is an HTTP error.
             choice, part = await anext(news)
@@ -341,7 +376,8 @@ class _Guard:
     def __init__(self, app: ASGIApp, access: Access, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
-        self._hosts = {*LOCAL_NAMES, *(host.lower() for host in access.hosts)}
+        self._origins = access.origins
+        self._hosts = None if access.hosts is None else {*LOCAL_NAMES, *(host.lower() for host in access.hosts)}
         self._key = _digest(access.key.encode()) if access.key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -367,10 +403,21 @@ class _Guard:
             scheme, _, key = request.headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(_digest(key.strip().encode("latin-1")), self._key):
                 return RefusedError("The API key is missing or wrong.", status=401, code="invalid_api_key")
-        # A page of another host, whose name was made to mean this one, could ask where no key is needed.
-        if self._key is None and not self._is_own_name(request.headers.get("host", "")):
+        if self._key is None:
+            return self._refusal_of_page(request)
+        return None
+
+    def _refusal_of_page(self, request: Request) -> RefusedError | None:
+        """Where no key is needed, any page that somebody looks at on this machine could ask."""
+        # Of another host, whose name was made to mean this one.
+        if not self._is_own_name(request.headers.get("host", "")):
             return RefusedError(
                 "This is not a name that the server answers to; use its address, or start it with --apiKey.", status=403
+            )
+        origin = request.headers.get("origin", "")
+        if request.method == "POST" and is_foreign(request) and not {"*", origin} & {*self._origins}:
+            return RefusedError(
+                f"Pages of {origin[:100]} may not ask this server; --corsOrigin={origin[:100]} lets them.", status=403
             )
         return None
 
@@ -378,6 +425,8 @@ class _Guard:
         return path in OPEN_PATHS or path.startswith("/web/")
 
     def _is_own_name(self, host: str) -> bool:
+        if self._hosts is None:
+            return True
         match = _HOST.fullmatch(host)
         if match is None:
             return False

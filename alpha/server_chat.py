@@ -14,6 +14,7 @@ from alpha.server_completions import (
     Part,
     TokenEntry,
     check_absent,
+    check_length,
     read_max_tokens,
     read_sampling,
     read_stop,
@@ -30,16 +31,18 @@ ROLES = {"system": "system", "developer": "system", "user": "user", "assistant":
 """What roles are called in templates."""
 
 
-def read_chat(fields: Fields, tokenizer: Tokenizer, form: ChatFormat, most_sequences: int) -> Asked:
-    """What a request for /v1/chat/completions asks for. Raises RefusedError, which names the field that is wrong."""
+def read_chat(fields: Fields, tokenizer: Tokenizer, form: ChatFormat, context: int) -> Asked:
+    """What a request for /v1/chat/completions asks for, of a model with this context. Raises RefusedError, which names
+    the field that is wrong."""
     check_absent(fields)
-    choices = fields.whole("n", 1, 1, min(MOST_CHOICES, most_sequences)) or 1
+    choices = fields.whole("n", 1, 1, MOST_CHOICES) or 1
     wants_logprobs = fields.flag("logprobs")
     count = fields.whole("top_logprobs", 0, 0, MOST_LOGPROBS) or 0
     if count and not wants_logprobs:
         raise RefusedError("top_logprobs needs logprobs: true.", "top_logprobs")
     max_tokens = read_max_tokens(fields, None, 1)
     messages = read_messages(fields, "messages")
+    check_length([each["content"] for each in messages], tokenizer, context, "messages")
     logprobs = count if wants_logprobs else None
     return asked_of_messages(fields, tokenizer, form, "messages", messages, choices, max_tokens, logprobs)
 

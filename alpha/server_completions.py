@@ -25,6 +25,9 @@ DEFAULT_TOKENS = 16
 """What a completion has where nothing is said, as at OpenAI."""
 
 MOST_TOKENS = (1 << 31) - 1
+MOST_ENTRIES = 1 << 20
+"""How many log-probabilities an answer of several texts has, at most."""
+
 LEAST_LOGPROB = -9999.0
 """Stands for the logarithm of 0, which JSON cannot hold."""
 
@@ -149,13 +152,15 @@ class Choice:
             self.reused = event.generation.reused
             text += self._reader.read(event.token)
             ended = self._reader.ended
-            entry = self._entry(event.token, event.logprobs)
-            self._waiting.append((self._bytes, entry))
-            self._bytes += len(entry.content) - (self.prompt.held_back if self.tokens == 1 else 0)
+            if self.asked.logprobs is not None:
+                entry = self._entry(event.token, event.logprobs)
+                self._waiting.append((self._bytes, entry))
+                self._bytes += len(entry.content) - (self.prompt.held_back if self.tokens == 1 else 0)
         if ended or event.reason:
             text += self._reader.rest()
             self.finish = "stop" if ended or event.reason == "stop" else "length"
-        entries += self._ready(ended)
+        if self.asked.logprobs is not None:
+            entries += self._ready(ended)
         return Part(text, entries, self.finish)
 
     def _ready(self, ended: str | None) -> list[TokenEntry]:
@@ -164,7 +169,7 @@ class Choice:
         keep_all = self.finish is not None and (ended != "text" or self.asked.echo)
         ready = [entry for start, entry in self._waiting if start < released or keep_all]
         self._waiting = [] if self.finish else self._waiting[len(ready) :]
-        return ready if self.asked.logprobs is not None else []
+        return ready
 
     def _entry(self, token: int, logprobs: LogProbs | None) -> TokenEntry:
         content = self.prompt.tokenizer.token_bytes(token)
@@ -191,8 +196,9 @@ def choices_of(asked: Asked) -> list[Choice]:
     ]
 
 
-def read_completion(fields: Fields, tokenizer: Tokenizer, domain: str, most_sequences: int) -> Asked:
-    """What a request for /v1/completions asks for. Raises RefusedError, which names the field that is wrong."""
+def read_completion(fields: Fields, tokenizer: Tokenizer, domain: str, context: int) -> Asked:
+    """What a request for /v1/completions asks for, of a model with this context. Raises RefusedError, which names the
+    field that is wrong."""
     check_absent(fields)
     choices = fields.whole("n", 1, 1, MOST_CHOICES) or 1
     fields.refuse("best_of", 1, choices)
@@ -200,16 +206,40 @@ def read_completion(fields: Fields, tokenizer: Tokenizer, domain: str, most_sequ
     logprobs = fields.whole("logprobs", None, 0, MOST_LOGPROBS)
     max_tokens = read_max_tokens(fields, DEFAULT_TOKENS, 0 if echo else 1)
     stop, ignores_end = read_stop(fields), fields.flag("ignore_eos")
-    prompts, texts = _read_prompts(fields, tokenizer, domain, stop, not ignores_end, echo)
-    if len(prompts) * choices > most_sequences:
-        raise RefusedError(
-            f"The request asks for {len(prompts) * choices:,} texts, and {most_sequences:,} are the most; send fewer "
-            "prompts at a time.",
-            "n" if len(prompts) == 1 else "prompt",
-        )
+    prompts, texts = _read_prompts(fields, tokenizer, domain, context, stop, not ignores_end, echo)
     return Asked(
         prompts, texts, choices, max_tokens, read_sampling(fields, tokenizer), logprobs, echo, *read_stream(fields)
     )
+
+
+def check_size(asked: Asked, most_texts: int, context: int) -> None:
+    """Refuse what is too much for one answer, of a model with this context."""
+    texts = len(asked.prompts) * asked.choices
+    if texts > most_texts:
+        raise RefusedError(
+            f"The request asks for {texts:,} texts, and {most_texts:,} are the most; send fewer prompts at a time.",
+            "n" if len(asked.prompts) == 1 else "prompt",
+        )
+    drawn = context if asked.max_tokens is None else min(asked.max_tokens, context)
+    echoed = sum(len(prompt.ids) for prompt in asked.prompts) * asked.choices if asked.echo else 0
+    entries = (texts * drawn + echoed) * (1 + (asked.logprobs or 0))
+    if asked.logprobs and texts > 1 and entries > MOST_ENTRIES:
+        raise RefusedError(
+            f"The request asks for {entries:,} log-probabilities, and {MOST_ENTRIES:,} are the most; send fewer "
+            "prompts at a time.",
+            "logprobs" if asked.field == "prompt" else "top_logprobs",
+        )
+
+
+def check_length(texts: Sequence[str], tokenizer: Tokenizer, context: int, field: str) -> None:
+    """Refuse texts that are clearly longer than a context holds, before they are divided into tokens."""
+    least = sum(map(tokenizer.fewest_tokens, texts))
+    if least > context:
+        raise RefusedError(
+            f"{field} has more than {least:,} tokens, but the model's context holds {context:,}; shorten it.",
+            field,
+            code="context_length_exceeded",
+        )
 
 
 def check_absent(fields: Fields) -> None:
@@ -270,7 +300,13 @@ def _read_bias(fields: Fields, tokenizer: Tokenizer) -> dict[int, float]:
 
 
 def _read_prompts(
-    fields: Fields, tokenizer: Tokenizer, domain: str, stop: tuple[str, ...], stop_at_end: bool, echo: bool
+    fields: Fields,
+    tokenizer: Tokenizer,
+    domain: str,
+    context: int,
+    stop: tuple[str, ...],
+    stop_at_end: bool,
+    echo: bool,
 ) -> tuple[list[Continuation], list[str]]:
     """The prompts, and their texts: text, ids, or a list of either."""
     value = fields.get("prompt")
@@ -283,6 +319,7 @@ def _read_prompts(
     prompts, texts = [], []
     for each in value:
         if isinstance(each, str):
+            check_length([each], tokenizer, context, "prompt")
             asked = continuation(tokenizer, each, domain, stop_at_end, stop)
             if echo and asked.held_back:  # what is echoed is what was given, token by token
                 ids = tokenizer.encode(each, allow_special=True)

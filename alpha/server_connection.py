@@ -2,14 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Message, Receive, Send
+from starlette.types import Receive
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from alpha.server_fields import Fields, RefusedError, read_fields
+
+T = TypeVar("T")
+
+HEAD_SECONDS = 30.0
+"""How long a connection may be open, or a request begun, until the request's head has come."""
 
 BODY_LIMIT = 8 << 20
 BODY_SECONDS = 30.0
@@ -17,6 +24,9 @@ BODY_SECONDS = 30.0
 
 SEND_SECONDS = 60.0
 """How long a client may take to read what was sent, before it counts as gone."""
+
+LONG_WORK = 1 << 16
+"""What is larger is not worked on by the event loop, which would answer nobody meanwhile."""
 
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -26,6 +36,45 @@ STREAM_HEADERS = [
 """Of server-sent events, which nothing on their way may keep for later."""
 
 
+class Connection(H11Protocol):
+    """uvicorn's, closed when the head of a request does not come in time, or the client does not read."""
+
+    _head: asyncio.TimerHandle | None = None
+    _reader: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._reader = self.loop.call_later(SEND_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._reader = _stopped(self._reader)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head, self._reader = _stopped(self._head), _stopped(self._reader)
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        is_awaited = self.cycle is None or self.cycle.response_complete
+        if is_awaited and self._head is None:
+            self._head = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        elif not is_awaited:
+            self._head = _stopped(self._head)
+
+
+def _stopped(timer: asyncio.TimerHandle | None) -> None:
+    if timer:
+        timer.cancel()
+
+
 class Answer(Response):
     """JSON in ASCII: a text may hold half of a surrogate pair, which UTF-8 cannot."""
 
@@ -33,6 +82,15 @@ class Answer(Response):
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
+def is_foreign(request: Request) -> bool:
+    """Whether a browser sends this for a page that is not this server's. Source: the Fetch Metadata headers of W3C."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    origin = request.headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
 
 
 async def read_body(request: Request) -> Fields:
@@ -46,7 +104,14 @@ async def read_body(request: Request) -> Fields:
                     raise RefusedError(f"The body is larger than {BODY_LIMIT >> 20} MiB.", status=413)
     except TimeoutError:
         raise RefusedError(f"The body took longer than {BODY_SECONDS:.0f} seconds.", status=408) from None
+    except ClientDisconnect:  # nobody reads this
+        raise RefusedError("The client went away before its body had come.") from None
     return read_fields(bytes(content))
+
+
+async def worked_on(size: int, work: Callable[[], T]) -> T:
+    """The result of work on so many bytes, or as much as that; beside the event loop where it takes long."""
+    return work() if size < LONG_WORK else await asyncio.to_thread(work)
 
 
 async def while_there(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
@@ -70,13 +135,3 @@ async def while_there(receive: Receive, work: Coroutine[Any, Any, None]) -> None
 async def _left(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def in_time(send: Send) -> Callable[[Message], Awaitable[None]]:
-    """`send`, which raises TimeoutError when the client does not read."""
-
-    async def sent(message: Message) -> None:
-        async with asyncio.timeout(SEND_SECONDS):
-            await send(message)
-
-    return sent

@@ -45,8 +45,10 @@ class Fields:
     Each method raises RefusedError, which names the field, for a value of another type or beyond the limits.
     """
 
-    def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
+    def __init__(self, values: Mapping[str, Any], path: str = "", size: int = 0) -> None:
+        """`size` is that of the JSON, in bytes."""
         self.values = values
+        self.size = size
         self._path = path
 
     def get(self, name: str) -> Any:
@@ -120,7 +122,7 @@ def read_fields(body: bytes) -> Fields:
         raise RefusedError(f"The body is not valid JSON: {error}.") from error
     if not isinstance(values, dict):
         raise RefusedError("The body must be a JSON object.")
-    return Fields(values)
+    return Fields(values, size=len(body))
 
 
 def _no_constant(name: str) -> None:

@@ -7,6 +7,7 @@ another; its file is read elsewhere. Everything else happens on the event loop, 
 import asyncio
 import threading
 import traceback
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
@@ -14,7 +15,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from weakref import WeakValueDictionary
 
 from alpha import checkpoint
 from alpha.backend import Backend
@@ -32,6 +32,9 @@ T = TypeVar("T")
 
 RETRY_SECONDS = 1
 """What a client is told to wait when the queue is full."""
+
+SENDING_SECONDS = 0.005
+"""How long the next step waits, at most, for first tokens to be on their way."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class EngineThread:
         self._engines: tuple[tuple[Engine, Callable[[list[Event]], None]], ...] = ()
         self._is_closing = False
         self.failure = ""
-        """Why it has ended before its time."""
+        """Why there are no answers any more."""
         self._on_failure: dict[Engine, Callable[[], None]] = {}
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -87,9 +90,20 @@ class EngineThread:
         self._engines = tuple(each for each in self._engines if each[0] is not engine)
         del self._on_failure[engine]
 
+    def free(self, objects: list[object]) -> None:
+        """Forget objects between two steps: to give back a model's memory takes some time."""
+        self._work.append(objects.clear)
+        self.wake()
+
     def wake(self) -> None:
         """There may be something to do."""
         self._wake.set()
+
+    def refuse(self, failure: str) -> None:
+        """Answer nothing any more; whoever waits is told. For the event loop's thread."""
+        self.failure = failure
+        for tell in self._on_failure.values():
+            tell()
 
     def close(self) -> None:
         """End after the step under way."""
@@ -108,7 +122,7 @@ class EngineThread:
             # A programming error: it is shown, and whoever waits for an answer gets one.
             traceback.print_exc()
             self.failure = f"The server has a fault, {type(error).__name__}; its log says more."
-            self._loop.call_soon_threadsafe(lambda: [tell() for tell in self._on_failure.values()])
+            self._loop.call_soon_threadsafe(self.refuse, self.failure)
 
     def _round(self) -> bool:
         """One step of each engine; whether there was anything to do."""
@@ -121,7 +135,16 @@ class EngineThread:
                 is_busy = True
                 if events := engine.step():
                     self._loop.call_soon_threadsafe(deliver, events)
+                    if any(len(event.generation.ids) == 1 for event in events):
+                        self._let_send()
         return is_busy
+
+    def _let_send(self) -> None:
+        """Let the event loop send what it was given: beside a step that takes all cores, it is woken late."""
+        sent = threading.Event()
+        # Whoever waits for an event goes on in the loop's next turn, before what is asked for in this one.
+        self._loop.call_soon_threadsafe(lambda: self._loop.call_soon(sent.set))
+        sent.wait(SENDING_SECONDS)
 
 
 class ServedModel:
@@ -136,6 +159,7 @@ class ServedModel:
         self._queues: dict[Generation, asyncio.Queue[Event | None]] = {}
         self._users = 0
         self._is_dropped = False
+        weakref.finalize(self, thread.free, [loaded, engine]).atexit = False
         thread.add(engine, self._deliver, self._fail)
 
     @asynccontextmanager
@@ -255,7 +279,7 @@ class Models:
         self._served: dict[Path, ServedModel] = {}  # the one that was asked for last comes last
         self._thread: EngineThread | None = None
         self._loading = asyncio.Lock()
-        self._shared: SharedModels = WeakValueDictionary()
+        self._shared: SharedModels = weakref.WeakValueDictionary()
 
     async def start(self) -> None:
         """Load what was named. Raises AlphaError when a checkpoint or the folder of runs cannot be used."""
@@ -269,6 +293,11 @@ class Models:
         """End the thread."""
         if self._thread:
             self._thread.close()
+
+    def refuse(self, failure: str) -> None:
+        """Answer nothing any more, for this reason; whoever waits is told."""
+        if self._thread:
+            self._thread.refuse(failure)
 
     def check(self) -> None:
         """Raises RefusedError when nothing is answered any more."""

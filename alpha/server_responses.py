@@ -18,6 +18,7 @@ from alpha.server_completions import (
     CompletionShape,
     Part,
     check_absent,
+    check_length,
     usage_of,
 )
 from alpha.server_fields import Fields, RefusedError
@@ -36,8 +37,9 @@ NOT_IN_RESPONSES: dict[str, tuple[Any, ...]] = {
 """What there is not in responses, with the values that ask for nothing."""
 
 
-def read_response(fields: Fields, tokenizer: Tokenizer, form: ChatFormat) -> Asked:
-    """What a request for /v1/responses asks for. Raises RefusedError, which names the field that is wrong."""
+def read_response(fields: Fields, tokenizer: Tokenizer, form: ChatFormat, context: int) -> Asked:
+    """What a request for /v1/responses asks for, of a model with this context. Raises RefusedError, which names the
+    field that is wrong."""
     check_absent(fields)
     for name, harmless in NOT_IN_RESPONSES.items():
         fields.refuse(name, *harmless)
@@ -48,6 +50,7 @@ def read_response(fields: Fields, tokenizer: Tokenizer, form: ChatFormat) -> Ask
         raise RefusedError(f"include may have {LOGPROBS}, and nothing else.", "include")
     count = fields.whole("top_logprobs", 0, 0, MOST_LOGPROBS) or 0
     messages = _read_input(fields)
+    check_length([each["content"] for each in messages], tokenizer, context, "input")
     max_tokens = fields.whole("max_output_tokens", None, 1, MOST_TOKENS)
     logprobs = count if count or include else None
     return asked_of_messages(fields, tokenizer, form, "input", messages, 1, max_tokens, logprobs)

@@ -28,7 +28,7 @@ from alpha.domain import PRESETS
 from alpha.errors import AlphaError, UsageError
 from alpha.files import open_regular
 from alpha.run_api import MOST_COMPARED, EditingNotAllowedError, RunNotFoundError, RunsApi, View
-from alpha.server_connection import STREAM_HEADERS, Answer, in_time, read_body, while_there
+from alpha.server_connection import STREAM_HEADERS, Answer, read_body, while_there
 from alpha.server_fields import RefusedError
 
 T = TypeVar("T")
@@ -292,7 +292,7 @@ class _EventStream(Response):
         self._parts = parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await while_there(receive, _send_parts(in_time(send), STREAM_HEADERS, self._parts))
+        await while_there(receive, _send_parts(send, STREAM_HEADERS, self._parts))
 
 
 class _Download(Response):
@@ -322,7 +322,7 @@ class _Download(Response):
                     rest -= len(chunk)
                     yield chunk
 
-            await while_there(receive, _send_parts(in_time(send), headers, parts()))
+            await while_there(receive, _send_parts(send, headers, parts()))
 
 
 async def _send_parts(send: Send, headers: list[tuple[bytes, bytes]], parts: AsyncGenerator[bytes, None]) -> None:

@@ -33,6 +33,8 @@ ARTIFACT_FORMAT = "alpha-tokenizer"
 ARTIFACT_VERSION = 1
 MAX_VOCABULARY = 1 << 21
 _DECODED_SEGMENT = 1 << 16
+_MOST_COMPOSED = 4
+"""How many characters the normal form NFC makes one of, at most."""
 
 Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
 TokenArray = npt.NDArray[np.uint32]
@@ -84,6 +86,10 @@ class Tokenizer(ABC):
         ids: list[int] = self.encode_to_array(text, allow_special).tolist()
         return ids
 
+    def fewest_tokens(self, text: str) -> int:
+        """So many tokens a text has at least, which takes no time to know; 0 where a token may be of any length."""
+        return len(text) // (_MOST_COMPOSED * self._longest)
+
     def open_ending(self, text: str) -> str:
         """The last character of a text where, in a longer text, it may be in one token with what follows; else nothing.
 
@@ -134,6 +140,11 @@ class Tokenizer(ABC):
                 f"Token id {lowest if lowest < 0 else highest} is outside this tokenizer's vocabulary of "
                 f"{self.vocab_size:,}; the ids come from another tokenizer."
             )
+
+    @cached_property
+    def _longest(self) -> int:
+        """Bytes of the longest token, or of its spelling where it is special; at least as many as its characters."""
+        return max(map(len, (*self._token_bytes, *self.special_tokens)))
 
     @cached_property
     def _special_pattern(self) -> re.Pattern[str]:

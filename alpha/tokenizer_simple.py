@@ -99,6 +99,9 @@ class WordTokenizer(ClosedTokenizer):
         arrays = [np.fromiter(map(find, pieces), np.uint32, len(pieces)) for pieces in WORDS.segments(text)]
         return np.concatenate(arrays) if arrays else np.empty(0, np.uint32)
 
+    def fewest_tokens(self, text: str) -> int:
+        return 0
+
     def _open_ending(self, text: str) -> str:
         return WORDS.open_ending(text)
 

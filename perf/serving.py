@@ -10,12 +10,14 @@ import argparse
 import asyncio
 import json
 import re
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,12 +34,15 @@ from alpha.checkpoint import Checkpoint
 from alpha.config import ModelConfig, TrainingConfig, resolve_model
 from alpha.engine import Engine, Request
 from alpha.gpt import parameter_specs
-from alpha.model_loading import load_model
+from alpha.model_loading import LoadedModel, load_model
+from alpha.sampling import SamplingOptions
+from alpha.thread_choice import ThreadChoice
 from alpha.tokenizer import CHAT_TOKENS, END_OF_TEXT
 from alpha.tokenizer_bpe import build_bpe
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKENS = 48
+FIRSTS = 25
 CLIENTS = (1, 8, 64)
 PROMPT = "The cat sees the dog."
 PEER = """
@@ -45,7 +50,8 @@ import sys, time, xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path, params.n_ctx, params.n_parallel, params.port = sys.argv[1], 64 * 256, 64, 0
 params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
-params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+if sys.argv[2] == "f32":
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
 server = xllamacpp.Server(params)
 print("at", server.listening_address, flush=True)
 time.sleep(1e6)
@@ -85,19 +91,18 @@ def body(number: int, tokens: int = TOKENS) -> dict[str, Any]:
     }  # fmt: skip
 
 
-async def first_seconds(port: int, number: int, bias: dict[str, float]) -> float:
+def first_seconds(port: int, number: int, bias: dict[str, float]) -> float:
     """Until the first event has come whole; the bias makes its token one that is a text by itself."""
     content = json.dumps(body(number, 4) | {"logit_bias": bias}).encode()
+    head = b"POST /v1/completions HTTP/1.0\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(content)
     start = time.perf_counter()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(
-        b"POST /v1/completions HTTP/1.0\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(content) + content
-    )
-    await reader.readuntil(b"data: ")
-    await reader.readuntil(b"\n\n")
-    spent = time.perf_counter() - start
-    await reader.read()
-    writer.close()
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head + content)
+        with connection.makefile("rb") as answer:
+            while not answer.readline().startswith(b"data: "):
+                pass
+            spent = time.perf_counter() - start
+            answer.read()
     return spent
 
 
@@ -109,30 +114,49 @@ async def streams(port: int, clients: int) -> float:
     return clients * TOKENS / (time.perf_counter() - start)
 
 
-def of_server(port: int, bias: dict[str, float]) -> dict[str, float]:
-    async def measured() -> dict[str, float]:
-        await streams(port, 8)
-        firsts = [await first_seconds(port, 1000 + number, bias) for number in range(15)]
-        rates = {f"tokensPerSecond{clients}": await streams(port, clients) for clients in CLIENTS}
-        return {"firstMs": 1e3 * statistics.median(firsts), **rates}
+def of_server(port: int, bias: dict[str, float], engine: Callable[[int], float] | None = None) -> dict[str, float]:
+    """Of a server; beside its own engine, in turn, how much later its first tokens come."""
+    asyncio.run(streams(port, 8))
+    firsts, later = [], []
+    for number in range(FIRSTS):
+        own = engine(number) if engine else 0.0
+        firsts.append(first_seconds(port, 1000 + number, bias))
+        later.append(firsts[-1] - own)
+    found = {"firstMs": 1e3 * statistics.median(firsts)}
+    if engine:
+        found["firstOverEngineMs"] = 1e3 * statistics.median(later)
+    return found | {f"tokensPerSecond{clients}": asyncio.run(streams(port, clients)) for clients in CLIENTS}
 
-    return asyncio.run(measured())
 
+class Own:
+    """The engine by itself, as a server has it."""
 
-def of_engine(engine: Engine, encode: Any) -> dict[str, float]:
-    def run(count: int, tokens: int) -> float:
-        requests = [Request(encode(body(number)["prompt"]), tokens) for number in range(count)]
-        start = time.perf_counter()
-        for request in requests:
-            engine.submit(request)
-        while engine.is_busy:
-            engine.step()
-        return time.perf_counter() - start
+    def __init__(self, loaded: LoadedModel, bias: dict[str, float]) -> None:
+        self._encode = loaded.tokenizer.encode
+        self._engine = Engine(loaded.model, 64, threads=ThreadChoice(loaded.model.backend))
+        self._sampling = SamplingOptions(temperature=0, logit_bias={int(token): value for token, value in bias.items()})
+        self._run([body(number) for number in range(8)], SamplingOptions(temperature=0))
 
-    run(8, TOKENS)
-    firsts = [run(1, 1) for _ in range(15)]
-    rates = {f"tokensPerSecond{count}": count * TOKENS / run(count, TOKENS) for count in CLIENTS}
-    return {"firstMs": 1e3 * statistics.median(firsts), **rates}
+    def first(self, number: int) -> float:
+        """Seconds to the first token of a request as in `first_seconds`."""
+        return self._run([body(2000 + number, 4)], self._sampling)[0]
+
+    def rates(self) -> dict[str, float]:
+        greedy = SamplingOptions(temperature=0)
+        return {
+            f"tokensPerSecond{count}": count * TOKENS / self._run([body(number) for number in range(count)], greedy)[1]
+            for count in CLIENTS
+        }
+
+    def _run(self, bodies: list[dict[str, Any]], sampling: SamplingOptions) -> tuple[float, float]:
+        """Seconds to the first token, and to the end."""
+        start, first = time.perf_counter(), 0.0
+        for each in bodies:
+            self._engine.submit(Request(self._encode(each["prompt"]), each["max_tokens"], sampling))
+        while self._engine.is_busy:
+            if self._engine.step() and not first:
+                first = time.perf_counter() - start
+        return first, time.perf_counter() - start
 
 
 def speed(peer: str, rounds: int) -> dict[str, Any]:
@@ -142,23 +166,23 @@ def speed(peer: str, rounds: int) -> dict[str, Any]:
         serve = [sys.executable, str(ROOT / "alpha.py"), "serve", f"--checkpoint={path}", "--port=0", "--maxBatch=64",
                  "--backend=cpu_ref"]  # fmt: skip
         bias = {str(loaded.tokenizer.encode("x")[0]): 100.0}
-        found: dict[str, list[dict[str, float]]] = {"engine": [], "server": [], "llama.cpp": []}
+        found: defaultdict[str, list[dict[str, float]]] = defaultdict(list)
         gguf = Path(folder) / "model.gguf"
         export = ["export", f"--checkpoint={path}", f"--out={gguf}", "--format=gguf", "--dtype=f32"]
         if peer:
             subprocess.run([sys.executable, str(ROOT / "alpha.py"), *export], check=True, stdout=subprocess.DEVNULL)
         for _ in range(rounds):
             # One after another, so that none takes time from another.
-            found["engine"].append(of_engine(Engine(loaded.model, 64), loaded.tokenizer.encode))
+            own = Own(loaded, bias)
+            found["engine"].append(own.rates())
             with started(serve) as (_process, port):
-                found["server"].append(of_server(port, bias))
-            if peer:
-                with started([peer, "-c", PEER, str(gguf)]) as (_process, port):
-                    found["llama.cpp"].append(of_server(port, bias))
+                found["server"].append(of_server(port, bias, own.first))
+            for cache in ("f16", "f32") if peer else ():
+                with started([peer, "-c", PEER, str(gguf), cache]) as (_process, port):
+                    found[f"llama.cpp, {cache} keys and values"].append(of_server(port, bias))
     return {
         who: {key: round(statistics.median(each[key] for each in values), 2) for key in values[0]}
         for who, values in found.items()
-        if values
     }
 
 

@@ -289,7 +289,7 @@ def test_the_folder_needs_nothing_but_glibc(contents: Any, bare_root: Path) -> N
     assert len(losses(bare_root / "run")) == 25
 
 
-def test_it_serves_models_and_the_page_to_play_in(contents: Any, bare_root: Path) -> None:
+def test_it_serves_models_pages_and_runs(contents: Any, bare_root: Path) -> None:
     put_folder_into(bare_root)
     train_in(bare_root)
     command = command_in(bare_root, "/alpha/alpha", "serve", "--dir=/runs", "--port=0")
@@ -298,19 +298,44 @@ def test_it_serves_models_and_the_page_to_play_in(contents: Any, bare_root: Path
         try:
             address = re.fullmatch(r"Serving the runs in /runs/ at (http://[\d.:]+)/v1\n", process.stdout.readline())
             assert address, process.communicate(timeout=60)
-            for path, type_ in (("/", "text/html"), ("/web/play.js", "text/javascript"), ("/metrics", "text/plain")):
-                with urllib.request.urlopen(address[1] + path, timeout=60) as answer:
-                    assert (answer.status, answer.headers.get_content_type()) == (200, type_)
-            for path, body in (
-                ("/v1/completions", {"model": "first", "prompt": "the ", "max_tokens": 5}),
-                ("/v1/chat/completions", {"model": "first", "messages": [{"role": "user", "content": "the "}]}),
-            ):
-                sent = urllib.request.Request(address[1] + path, json.dumps(body).encode(), JSON)
-                with urllib.request.urlopen(sent, timeout=60) as answer:
-                    assert json.load(answer)["usage"]["completion_tokens"] > 0
+
+            def ask(path: str, **body: Any) -> bytes:
+                sent = json.dumps(body).encode() if body else None
+                with urllib.request.urlopen(
+                    urllib.request.Request(address[1] + path, sent, JSON), timeout=60
+                ) as answer:
+                    return answer.read()
+
+            for page in ("/", "/runs", "/compare", "/models", "/domains"):
+                assert b"<!doctype html>" in ask(page)[:20].lower()
+            for path in (ROOT / "alpha" / "web").glob("*.[cj]s*"):
+                assert ask(f"/web/{path.name}") == path.read_bytes()
+            assert b"alpha_running" in ask("/metrics")
+            assert json.loads(ask("/api/runs"))["runs"][0]["runId"] == "first"
+            first = {"prompt": "the ", "max_tokens": 5, "seed": 1, "logprobs": 5}
+            answers = [json.loads(ask("/v1/completions", model=name, **first)) for name in ("first", "first@20")]
+            assert answers[0]["choices"] == answers[1]["choices"]
+            assert len(answers[0]["choices"][0]["logprobs"]["top_logprobs"][0]) >= 5
+            assert ask("/v1/completions", model="first", **first, stream=True).endswith(b"data: [DONE]\n\n")
+            chat = {"model": "first", "messages": [{"role": "user", "content": "the "}]}
+            assert json.loads(ask("/v1/chat/completions", **chat))["usage"]["completion_tokens"] > 0
+            assert json.loads(ask("/v1/responses", model="first", input="the "))["output"][0]["role"] == "assistant"
         finally:
             process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0, process.communicate()
+
+
+def test_weights_go_out_and_come_back(alpha: Run, corpus: Path, tmp_path: Path) -> None:
+    options = (f"--data={corpus}", *SHAPE, "--tokenizer=bpe", "--vocabSize=300", "--iters=5", "--sampleInterval=0")
+    succeed(alpha("train", *options, "--runDir=run"))
+    texts = set()
+    for kind, out in (("hf", "folder"), ("gguf", "model.gguf")):
+        succeed(alpha("export", "--checkpoint=run", f"--format={kind}", f"--out={out}"))
+        succeed(alpha("import", f"--from={out}", f"--out={kind}"))
+        texts.add(succeed(alpha("sample", f"--checkpoint={kind}", "--prompt=the", "--steps=8", "--seed=1")))
+    assert len(texts) == 1
+    space = alpha("hub", "space", "--checkpoint=run", "--out=space")
+    assert (space.returncode, "install it with pip" in space.stderr) == (1, True)
 
 
 def test_the_dashboard_starts_and_quits_in_a_terminal(contents: Any, bare_root: Path) -> None:

@@ -6,6 +6,7 @@ import math
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import openai
 import pytest
 from serving import FailingBackend, Serving, SlowBackend, eventually, serving
 
-from alpha import server_connection
+from alpha import server as server_module
+from alpha import server_completions, server_connection
 from alpha.sampling import log_softmax
 from alpha.server import Access, application
-from alpha.server_connection import BODY_LIMIT
+from alpha.server_connection import BODY_LIMIT, LONG_WORK
 from alpha.server_models import Limits
 
 COMPLETIONS = "/v1/completions"
@@ -298,6 +300,80 @@ def test_a_body_over_the_limit_is_refused(server: Serving) -> None:
     assert (status, json.loads(content)["error"]["type"]) == (413, "invalid_request_error")
 
 
+def test_what_is_too_long_for_the_context_is_refused_before_it_is_divided(
+    server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_of(server).tokenizer, "encode_to_array", None)
+    text = "a" * 100_000
+    for path, body in (
+        (COMPLETIONS, {"prompt": text}),
+        (CHAT, {"messages": [{"role": "user", "content": text}]}),
+        ("/v1/responses", {"input": text}),
+    ):
+        error = server.refused(path, **body)
+        assert error["code"] == "context_length_exceeded"
+        assert "the model's context holds 24" in error["message"]
+
+
+def test_long_work_holds_nobody_up(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, answered = threading.Event(), threading.Event()
+
+    def encode(text: str, allow_special: bool) -> list[int]:
+        begun.set()
+        assert answered.wait(20)
+        return [len(text)]
+
+    monkeypatch.setattr(model_of(server).tokenizer, "encode", encode)
+    found: list[Any] = []
+    asking = threading.Thread(target=lambda: found.append(server.post("/tokenize", prompt="a" * LONG_WORK)))
+    asking.start()
+    try:
+        assert begun.wait(20)
+        assert server.ask("/health")[0] == 200
+    finally:
+        answered.set()
+        asking.join()
+    assert found[0]["tokens"] == [LONG_WORK]
+
+
+def test_log_probabilities_of_many_texts_have_a_limit(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_completions, "MOST_ENTRIES", 6 * 2 * 8)
+    body: dict[str, Any] = {"max_tokens": 8, "logprobs": 5, "n": 2}
+    assert server.post(COMPLETIONS, prompt="a", **body)
+    assert server.refused(COMPLETIONS, prompt="a", **body, echo=True)["param"] == "logprobs"
+    chat = {"messages": HELLO, "logprobs": True, "top_logprobs": 5}
+    assert server.refused(CHAT, **chat, n=2)["param"] == "top_logprobs"
+    assert server.post(CHAT, **chat)
+
+
+def test_pages_of_others_do_not_ask(server: Serving) -> None:
+    own = f"http://127.0.0.1:{server.port}"
+    body = json.dumps({"prompt": "a", "max_tokens": 1}).encode()
+    for origin, site, status in (
+        (own, "same-origin", 200),
+        (own, None, 200),
+        (None, "none", 200),
+        ("http://proxied.example", "same-origin", 200),
+        ("http://evil.example", "cross-site", 403),
+        ("http://localhost:3000", "same-site", 403),
+        ("http://evil.example", None, 403),
+        ("null", None, 403),
+    ):
+        headers = {"origin": origin, "sec-fetch-site": site, "content-type": "text/plain"}
+        sent = {name: value for name, value in headers.items() if value is not None}
+        assert server.ask(COMPLETIONS, body, sent)[0] == status, (origin, site)
+
+
+def test_pages_of_named_origins_ask_without_a_key(tmp_path: Path) -> None:
+    origin = "http://localhost:3000"
+    with serving(tmp_path / "toy", Access(origins=(origin,), hosts=None)) as server:
+        headers = {"origin": origin, "sec-fetch-site": "same-site", "host": "proxied.example"}
+        body = json.dumps({"prompt": "a", "max_tokens": 1}).encode()
+        status, answered, _ = server.ask(COMPLETIONS, body, headers)
+        assert (status, answered["access-control-allow-origin"]) == (200, origin)
+        assert server.ask(COMPLETIONS, body, headers | {"origin": "http://localhost:4000"})[0] == 403
+
+
 def test_only_its_own_names_are_answered(server: Serving) -> None:
     for host in ("localhost", "127.0.0.1", "[::1]", f"LOCALHOST:{server.port}"):
         assert server.ask("/v1/models", headers={"host": host})[0] == 200
@@ -428,6 +504,64 @@ def test_a_body_that_does_not_come_is_refused(tmp_path: Path, monkeypatch: pytes
     ):
         silent.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         assert silent.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost: lo"])
+def test_a_head_that_does_not_come_ends_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(server_connection, "HEAD_SECONDS", 0.3)
+    with (
+        serving(tmp_path / "toy", backend=SlowBackend()) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=20) as silent,
+    ):
+        silent.sendall(sent)
+        # What takes longer to answer than a head may take is answered.
+        assert server.post(COMPLETIONS, prompt=PROMPT, max_tokens=10, ignore_eos=True)["choices"]
+        assert silent.recv(1000) == b""
+
+
+def test_who_leaves_while_sending_is_no_fault(
+    server: Serving, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = server.models.loaded[0].engine.read_tokens
+    with socket.create_connection(("127.0.0.1", server.port)) as leaving:
+        leaving.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+    for _ in range(3):
+        assert server.ask("/health")[0] == 200
+    assert (caplog.text, capfd.readouterr().err) == ("", "")
+    assert server.models.loaded[0].engine.read_tokens == before
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_answers_under_way_end_with_the_server_or_are_told_that_it_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ends: bool
+) -> None:
+    monkeypatch.setattr(server_module, "SHUTDOWN_SECONDS", 20 if ends else 0.3)
+    body = {"prompt": PROMPT, "max_tokens": 15 if ends else 190, "ignore_eos": True}
+    whole: list[tuple[int, dict[str, str], bytes]] = []
+    with serving(tmp_path / "toy", backend=SlowBackend(), block=200) as server:
+        engine = server.models.loaded[0].engine
+        asking = threading.Thread(target=lambda: whole.append(server.ask(COMPLETIONS, body)))
+        asking.start()
+        eventually(lambda: engine.running == 1)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        connection.request("POST", COMPLETIONS, json.dumps(body | {"stream": True}))
+        answer = connection.getresponse()
+        assert answer.readline().startswith(b"data: ")
+        start = time.monotonic()
+    assert time.monotonic() - start < 5
+    asking.join()
+    events = answer.read().strip().split(b"\n\n")
+    connection.close()
+    assert (events[-1] == b"data: [DONE]") == ends
+    assert whole[0][0] == (200 if ends else 503)
+    if not ends:
+        for told in (events[-1].removeprefix(b"data: "), whole[0][2]):
+            assert json.loads(told)["error"]["message"] == "The server is stopping."
+    assert caplog.text == ""
+    with pytest.raises(ConnectionRefusedError):
+        server.ask("/health")
 
 
 def test_sending_nothing_holds_nobody_up(server: Serving) -> None:

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 from exchange_models import make_checkpoint
-from serving import serving
+from serving import eventually, serving
 
 from alpha import server_models
 from alpha.backend_cpu_ref import CpuRef
@@ -102,6 +103,19 @@ def test_a_model_that_is_dropped_before_its_turn_answers(tmp_path: Path) -> None
     finally:
         models.close()
     assert len(drawn) == 10
+
+
+def test_a_model_that_is_dropped_is_freed_by_the_thread_that_computes(tmp_path: Path) -> None:
+    two_runs(tmp_path)
+    freed: list[str] = []
+    with serving(tmp_path, limits=Limits(threads=1, max_models=1), root=tmp_path) as server:
+        server.post(COMPLETIONS, model="gpt2", prompt=PROMPT)
+        for part in (server.models.loaded[0].loaded.model, server.models.loaded[0].engine):
+            weakref.finalize(part, lambda: freed.append(threading.current_thread().name))
+        del part
+        server.post(COMPLETIONS, model="llama", prompt=PROMPT)
+        eventually(lambda: len(freed) == 2)
+    assert freed == ["engine", "engine"]
 
 
 def test_the_cache_has_the_size_that_is_asked_for(tmp_path: Path) -> None:
