@@ -56,10 +56,11 @@ class Connection(H11Protocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._reader = _stopped(self._reader)
+        _stop(self._reader)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head, self._reader = _stopped(self._head), _stopped(self._reader)
+        _stop(self._head)
+        _stop(self._reader)
         super().connection_lost(exc)
 
     def _watch(self) -> None:
@@ -67,10 +68,11 @@ class Connection(H11Protocol):
         if is_awaited and self._head is None:
             self._head = self.loop.call_later(HEAD_SECONDS, self.transport.close)
         elif not is_awaited:
-            self._head = _stopped(self._head)
+            _stop(self._head)
+            self._head = None
 
 
-def _stopped(timer: asyncio.TimerHandle | None) -> None:
+def _stop(timer: asyncio.TimerHandle | None) -> None:
     if timer:
         timer.cancel()
 
