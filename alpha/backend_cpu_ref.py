@@ -23,6 +23,7 @@ from alpha.backend_cpu_ref_attention import AttentionCall, CachedCall
 from alpha.backend_cpu_ref_libraries import keep_freed_memory, use_one_blas_thread
 from alpha.backend_cpu_ref_primitives import NumpyArray, NumpyPrimitives
 from alpha.backend_cpu_ref_products import product_parts
+from alpha.backend_cpu_ref_program import RecordedStep
 from alpha.backend_primitives import RandomKey
 from alpha.workers import WorkerPool, WorkerProcesses, available_cpus, startable_threads
 
@@ -87,6 +88,9 @@ class CpuRef(NumpyPrimitives):
         processes = WorkerProcesses(work_on, parts)
         return lambda: processes.run(self.threads)
 
+    def record_inference(self, program: Callable[..., Any]) -> Callable[..., Any]:
+        return RecordedStep(self, program)
+
     def add_into(self, target: NumpyArray, source: NumpyArray) -> None:
         if target.ndim > 1 or target.shape != source.shape:
             super().add_into(target, source)
@@ -95,7 +99,7 @@ class CpuRef(NumpyPrimitives):
         def part(block: slice) -> None:
             target[block] += source[block]
 
-        self._run([(part, block) for block in _slices(target.size, FLAT_BLOCK)])
+        self.run_parts([(part, block) for block in _slices(target.size, FLAT_BLOCK)])
 
     # --- products -----------------------------------------------------------------------------------------------------
 
@@ -103,7 +107,7 @@ class CpuRef(NumpyPrimitives):
         if a.ndim != 2 or b.ndim != 2:
             return np.matmul(a, b)
         out = np.empty((a.shape[0], b.shape[1]), np.result_type(a, b))
-        self._run(_product_parts(a, b, out))
+        self.run_parts(_product_parts(a, b, out))
         return out
 
     def linear(
@@ -125,7 +129,7 @@ class CpuRef(NumpyPrimitives):
         product = None
         if not training:  # then the bits of a row do not depend on the others
             product = y if width == N else np.empty((rows.shape[0], N), x.dtype)
-            self._run(product_parts(rows, weight, product))
+            self.run_parts(product_parts(rows, weight, product))
 
         def part(block: slice) -> None:
             if product is None:
@@ -142,7 +146,7 @@ class CpuRef(NumpyPrimitives):
                 if residual_rows is not None:
                     y[outer] += residual_rows[outer]
 
-        self._run([(part, block) for block in _product_rows(rows.shape[0], 2 * weight.size)])
+        self.run_parts([(part, block) for block in _product_rows(rows.shape[0], 2 * weight.size)])
         return y.reshape(*x.shape[:-1], width), ((x, weight, bias is not None, slope) if training else None)
 
     def _linear_of_rows(
@@ -152,11 +156,11 @@ class CpuRef(NumpyPrimitives):
         rows, N = self._rows(x), weight.shape[1]
         y = np.empty((rows.shape[0], N), x.dtype)
         late = None if activation or residual is None else self._rows(residual)
-        self._run(native.linear_parts(rows, weight, bias, late, y, self.threads))
+        self.run_parts(native.linear_parts(rows, weight, bias, late, y, self.threads))
         if activation:
             y, _ = self.activation(y, activation)
             if residual is not None:
-                y += self._rows(residual)
+                self.run_parts([(functools.partial(np.add, y, out=y), self._rows(residual))])
         return y.reshape(*x.shape[:-1], y.shape[1])
 
     def linear_backward(
@@ -182,7 +186,7 @@ class CpuRef(NumpyPrimitives):
         if has_bias and need_weight:
             dbias = np.empty(dh.shape[1:], dh.dtype)
             parts.append((functools.partial(kernels.sum_of_rows, dh), dbias))
-        self._run(parts)
+        self.run_parts(parts)
         return (None if dx is None else dx.reshape(x.shape)), dweight, dbias
 
     def _scale_by_slope(self, dy: NumpyArray, slope: NumpyArray) -> NumpyArray:
@@ -217,7 +221,7 @@ class CpuRef(NumpyPrimitives):
         rows = self._rows(x)
         y = np.empty(rows.shape, x.dtype)
         if not training and native.can_do(x, weight):
-            native.norm(np.ascontiguousarray(rows), weight, bias, epsilon, True, y)
+            self.run_parts([native.norm_part(rows, weight, bias, epsilon, True, y)])
             return y.reshape(x.shape), None
         normalized = np.empty(rows.shape, x.dtype) if training else y
         scale = np.empty((rows.shape[0], 1), x.dtype)
@@ -247,7 +251,7 @@ class CpuRef(NumpyPrimitives):
         rows = self._rows(x)
         y = np.empty(rows.shape, x.dtype)
         if not training and native.can_do(x, weight):
-            native.norm(np.ascontiguousarray(rows), weight, None, epsilon, False, y)
+            self.run_parts([native.norm_part(rows, weight, None, epsilon, False, y)])
             return y.reshape(x.shape), None
         normalized = np.empty(rows.shape, x.dtype) if training else y
         scale = np.empty((rows.shape[0], 1), x.dtype)
@@ -281,7 +285,7 @@ class CpuRef(NumpyPrimitives):
                 rows[block], normalized[block], scale[block], weight, centered, dx[block], dweights[index]
             )
 
-        self._run([(part, index) for index in range(len(blocks))])
+        self.run_parts([(part, index) for index in range(len(blocks))])
         return dx.reshape(dy.shape), np.add.reduce(dweights, axis=0)
 
     # --- attention ----------------------------------------------------------------------------------------------------
@@ -304,7 +308,7 @@ class CpuRef(NumpyPrimitives):
         out = np.empty(query.shape, query.dtype)
         call = AttentionCall(query, key, value, out, soft_cap, kept, {} if training else None, first_keys)
         part = functools.partial(attention_parts.forward, call)
-        self._run([(part, which) for which in call.parts()])
+        self.run_parts([(part, which) for which in call.parts()])
         return call.out, (call if training else None)
 
     def attention_backward(self, dy: NumpyArray, saved: Saved) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
@@ -318,7 +322,7 @@ class CpuRef(NumpyPrimitives):
             dq, dk, dv = (np.empty(each.shape, dy.dtype) for each in (saved.query, saved.key, saved.value))
 
         part = functools.partial(attention_parts.backward, saved, dy, dq, dk, dv)
-        self._run([(part, which) for which in saved.parts()])
+        self.run_parts([(part, which) for which in saved.parts()])
         return dq, dk, dv
 
     def concatenate(self, parts: Sequence[NumpyArray], axis: int) -> NumpyArray:
@@ -347,7 +351,7 @@ class CpuRef(NumpyPrimitives):
             np.multiply(second, cosines[b], out=y[b, ..., half:])
             y[b, ..., half:] += first * sines[b]
 
-        self._run([(part, b) for b in range(x.shape[0])])
+        self.run_parts([(part, b) for b in range(x.shape[0])])
         return y
 
     def put_rows(self, target: NumpyArray, ids: NumpyArray, rows: NumpyArray) -> None:
@@ -367,10 +371,10 @@ class CpuRef(NumpyPrimitives):
             query, keys, values, sequences, positions, tables, np.empty(query.shape, query.dtype), soft_cap
         )
         if native.can_do(query, keys, values):
-            self._run(native.attention_parts(call, self.threads))
+            self.run_parts(native.attention_parts(call, self.threads))
         else:
             part = functools.partial(attention_parts.cached, call)
-            self._run([(part, rows) for rows in call.parts()])
+            self.run_parts([(part, rows) for rows in call.parts()])
         return call.out
 
     def dropout(self, x: NumpyArray, probability: float, key: RandomKey | None) -> NumpyArray:
@@ -386,7 +390,7 @@ class CpuRef(NumpyPrimitives):
             np.multiply(flat[block], bits >= threshold, out=y[block])
             y[block] *= scale
 
-        self._run([(part, block) for block in _slices(flat.size, FLAT_BLOCK)])
+        self.run_parts([(part, block) for block in _slices(flat.size, FLAT_BLOCK)])
         return y.reshape(x.shape)
 
     # --- loss ---------------------------------------------------------------------------------------------------------
@@ -413,7 +417,7 @@ class CpuRef(NumpyPrimitives):
                 kernels.cross_entropy, x[chunk], weight, ids[chunk], weights[chunk], soft_cap, losses[chunk], dlogits,
                 None if dx is None else dx[chunk],
             )  # fmt: skip
-            self._run([(part, block) for block in _product_rows(dlogits.shape[0], 2 * weight.size)])
+            self.run_parts([(part, block) for block in _product_rows(dlogits.shape[0], 2 * weight.size)])
             if dweight is not None:
                 dweight += self.matmul(dlogits.T, x[chunk])
         return np.add.reduce(losses * weights).reshape(()), ((dx, dweight) if training else None)
@@ -439,7 +443,7 @@ class CpuRef(NumpyPrimitives):
         def part(index: int) -> None:
             sums[index] = np.vdot(flat[blocks[index]], flat[blocks[index]])
 
-        self._run([(part, index) for index in range(len(blocks))])
+        self.run_parts([(part, index) for index in range(len(blocks))])
         return np.add.reduce(sums, keepdims=True).astype(x.dtype)
 
     def adamw_update(
@@ -469,18 +473,19 @@ class CpuRef(NumpyPrimitives):
         def part(block: slice) -> None:
             kernels.adamw(p[block], g[block], m[block], v[block], *scalars)
 
-        self._run([(part, block) for block in _slices(parameter.size, FLAT_BLOCK)])
+        self.run_parts([(part, block) for block in _slices(parameter.size, FLAT_BLOCK)])
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
     def _rows(self, x: NumpyArray) -> NumpyArray:
         return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
 
-    def _run(self, parts: Sequence[Part]) -> None:
+    def run_parts(self, parts: Sequence[Part]) -> None:
+        """Do all parts of an operation, side by side where there are threads for it."""
         self._pool.run(_call, parts)
 
     def _run_blocks(self, function: Callable[[slice], None], rows: int, row_bytes: int) -> None:
-        self._run([(function, block) for block in _blocks(rows, row_bytes)])
+        self.run_parts([(function, block) for block in _blocks(rows, row_bytes)])
 
 
 def _call(part: Part) -> None:

@@ -24,7 +24,7 @@ PART_WEIGHTS = 1 << 17
 PART_ROWS = 16
 """Most rows of attention in one part."""
 
-Part = tuple[Callable[[Any], None], slice]
+Part = tuple[Callable[[Any], None], Any]
 
 
 @functools.cache
@@ -75,15 +75,15 @@ def linear_parts(
         weight = np.ascontiguousarray(weight)
     stride = weight.strides[1 if is_transposed else 0] // size
     function = _function("rows_linear")
-
-    def part(columns: slice) -> None:
+    parts: list[Part] = []
+    for columns in _column_parts(K, N, threads):
         first, count = columns.start, columns.stop - columns.start
-        function(
+        arguments = (
             _address(x), K, _address(weight) + first * weight.strides[1], stride, is_transposed,
             _address(bias, first), _address(residual, first), _address(out, first), N, M, K, count,
         )  # fmt: skip
-
-    return [(part, columns) for columns in _column_parts(K, N, threads)]
+        parts.append((_call, (function, arguments, (x, weight, bias, residual, out))))
+    return parts
 
 
 @functools.lru_cache(1024)
@@ -93,14 +93,13 @@ def _column_parts(K: int, N: int, threads: int) -> list[slice]:
     return [slice(start, min(start + width, N)) for start in range(0, N, width)]
 
 
-def norm(
+def norm_part(
     x: NumpyArray, weight: NumpyArray, bias: NumpyArray | None, epsilon: float, is_centered: bool, out: NumpyArray
-) -> None:
-    """Layer norm, or unless `is_centered` RMS norm, of x [rows, C], to `out` like it; both contiguous."""
-    rows, width = x.shape
-    _function("rows_norm")(
-        _address(x), _address(weight), _address(bias), epsilon, is_centered, _address(out), rows, width
-    )
+) -> Part:
+    """Layer norm, or unless `is_centered` RMS norm, of x [rows, C], to `out` like it, which is contiguous."""
+    x = np.ascontiguousarray(x)
+    arguments = (_address(x), _address(weight), _address(bias), epsilon, is_centered, _address(out), *x.shape)
+    return _call, (_function("rows_norm"), arguments, (x, weight, bias, out))
 
 
 def attention_parts(call: CachedCall, threads: int) -> list[Part]:
@@ -111,18 +110,23 @@ def attention_parts(call: CachedCall, threads: int) -> list[Part]:
         np.ascontiguousarray(each, np.int32) for each in (call.sequences, call.positions, call.tables)
     )
     function = _function("rows_attention")
-
-    def part(rows: slice) -> None:
+    count = min(PART_ROWS, -(-N // threads))
+    parts: list[Part] = []
+    for first in range(0, N, count):
         scores = np.empty(pages * tokens, np.float32)
-        first = rows.start
-        function(
+        arguments = (
             _address(query, first), query.strides[0] // 4, _address(call.keys), _address(call.values),
             _address(sequences, first), _address(positions, first), _address(tables), pages, call.soft_cap,
-            _address(scores), _address(call.out, first), rows.stop - first, H, G, D, tokens,
+            _address(scores), _address(call.out, first), min(count, N - first), H, G, D, tokens,
         )  # fmt: skip
+        parts.append((_call, (function, arguments, (call, query, sequences, positions, tables, scores))))
+    return parts
 
-    count = min(PART_ROWS, -(-N // threads))
-    return [(part, slice(start, min(start + count, N))) for start in range(0, N, count)]
+
+def _call(call: tuple[Callable[..., None], tuple[Any, ...], object]) -> None:
+    """Call a function of the sidecar; the last item holds the arrays whose addresses are among the arguments."""
+    function, arguments, _ = call
+    function(*arguments)
 
 
 def _function(name: str) -> Callable[..., None]:

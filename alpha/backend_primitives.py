@@ -77,6 +77,10 @@ class Primitives(ABC):
         backend may run it once, record what it did, and replay that.
         """
 
+    def record_inference(self, program: Callable[..., Any]) -> Callable[..., Any]:
+        """The same for a program that differentiates nothing."""
+        return self.record(program)
+
     # --- views: the result may share memory with the operand ----------------------------------------------------------
 
     @abstractmethod

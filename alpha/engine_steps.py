@@ -111,7 +111,7 @@ class Steps:
         if form not in self._programs:
             # Not a method of this object, which would keep the model until cycles are looked for.
             program = functools.partial(_program, self.model, self._cache, self._newest, has_logits)
-            self._programs[form] = backend.record(program)
+            self._programs[form] = backend.record_inference(program)
         operands = ids, seats, positions, slots, sequences, tables, rows, options, top_k, targets
         result = self._programs[form](*map(backend.from_numpy, operands))
         return Step(pieces, scored, len(wanted), has_logits, result)

@@ -80,7 +80,9 @@ class Parameters:
             matrices = [spec for spec in self.specs if spec.decay and not spec.trained]
             self._apart = {spec.name: Tensor(backend, backend.zeros(spec.shape, matrix_dtype)) for spec in matrices}
         size = sum(spec.size for spec in self.specs if spec.name not in self._apart)
-        self.values = backend.shared_zeros((size,), dtype) if values is None else values
+        if values is None:  # only those that change are shared among processes
+            values = backend.shared_zeros((size,), dtype) if self.trained else backend.zeros((size,), dtype)
+        self.values = values
         self.gradients = backend.shared_zeros((self.trained_size,), dtype)
         self._tensors: dict[str, Tensor] = ({} if base is None else dict(base._tensors)) | self._apart
         for spec, part in self.views(self.values):

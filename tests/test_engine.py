@@ -3,7 +3,7 @@
 import itertools
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -353,15 +353,20 @@ class Failing:
 
     def __init__(self, model: GPT, at: int) -> None:
         self.calls = 0
-        compute = model.hidden_of_rows
+        record = model.backend.record_inference
 
-        def hidden_of_rows(*arguments: Any) -> Any:
-            self.calls += 1
-            if self.calls >= at:
-                raise AlphaError("the device was lost")
-            return compute(*arguments)
+        def record_inference(program: Callable[..., Any]) -> Callable[..., Any]:
+            step = record(program)
 
-        model.hidden_of_rows = hidden_of_rows  # type: ignore[method-assign]
+            def run_step(*operands: Any) -> Any:
+                self.calls += 1
+                if self.calls >= at:
+                    raise AlphaError("the device was lost")
+                return step(*operands)
+
+            return run_step
+
+        model.backend.record_inference = record_inference  # type: ignore[method-assign]
 
 
 def test_a_device_that_fails_is_replaced_once() -> None:
