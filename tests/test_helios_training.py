@@ -99,14 +99,15 @@ def test_every_optimizer_trains_as_on_the_reference_backend(optim: str) -> None:
         assert np.abs(got_values - wanted_values).max() < 2e-5 * scale, name
 
 
-@pytest.mark.parametrize("optim", OPTIMIZERS)
-def test_a_run_repeated_or_resumed_has_the_same_bits(optim: str) -> None:
-    whole, first = step_of(optim), step_of(optim)
+@pytest.mark.parametrize("trained", [*OPTIMIZERS, "adapter"])
+def test_a_run_repeated_or_resumed_has_the_same_bits(trained: str) -> None:
+    make = (lambda: adapted_step(helios())) if trained == "adapter" else lambda: step_of(trained)
+    whole, first = make(), make()
     under_way = [run_step(whole, batch_of(index, 2), 0.01) for index in range(5)]  # read late, all in flight
     results = [each.read() for each in under_way]
     assert [run_step(first, batch_of(index, 2), 0.01).read() for index in range(2)] == results[:2]
     weights, state = saved(first)
-    resumed = step_of(optim)
+    resumed = make()
     resumed.model.parameters.load(weights)
     resumed.load_state(state)
     assert [run_step(resumed, batch_of(index, 2), 0.01).read() for index in range(2, 5)] == results[2:]
