@@ -1,11 +1,13 @@
 """Steps of inference that the reference backend records: they give what running them anew gives, bit for bit."""
 
+import inspect
 from typing import Any
 
 import numpy as np
 import pytest
 
-from alpha import backend_cpu_ref_program, rng
+from alpha import backend_cpu_ref_program as recording
+from alpha import rng
 from alpha.backend_cpu_ref import CpuRef
 
 ROWS, DIM, HEADS, WIDTH = 3, 32, 4, 8
@@ -71,7 +73,7 @@ def test_a_recorded_step_gives_what_running_it_gives(dtype: type) -> None:
 
 
 def test_a_step_with_large_results_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend_cpu_ref_program, "MOST_BYTES", 1000)
+    monkeypatch.setattr(recording, "MOST_BYTES", 1000)
     program = Program(CpuRef(), np.float32)
     recorded = program.backend.record_inference(program)
     for turn in range(3):
@@ -85,3 +87,15 @@ def test_a_step_that_fails_while_it_is_recorded_leaves_the_backend_as_it_was() -
     with pytest.raises(ValueError, match="shape"):
         program.backend.record_inference(program)(x[:, 1:], ids, tables)
     assert not set(vars(program.backend)) & {"linear", "add", "run_parts"}
+
+
+def test_every_operation_is_one_that_is_watched_or_one_that_inference_has_not() -> None:
+    watched = {*recording.VIEWS, *recording.CHANGES, *recording.IN_PARTS, *recording.OTHERS}
+    of_training = {"adapted_linear", "attention", "copy_into_if", "cross_entropy", "dropout", "random_uint16"}
+    of_training |= {"decayed_step", "sum_of_squares"}
+    no_operations = {"batch_parts", "memory_in_use", "plan", "record", "record_inference", "run_parts", "shared_zeros"}
+    no_operations |= {"side_by_side", "thread_choices", "from_numpy", "to_numpy", "empty"}
+    every = {name for name in dir(CpuRef) if not name.startswith("_") and inspect.isfunction(getattr(CpuRef, name))}
+    every = {name for name in every if not name.endswith(("_backward", "_update"))}
+    assert watched <= every
+    assert every - watched == of_training | no_operations
