@@ -441,16 +441,7 @@ class Backend(Primitives):
         counted = self.greater(targets, -0.5)
         weights = self.cast(counted, x.dtype)
         weights = self.divide(weights, self.maximum(self.sum(weights, (0,)), 1.0))
-        ids = self.where(counted, targets, 0)
-        logits = self.matmul(x, self.transpose(weight, (1, 0)))
-        capped = None
-        if soft_cap:
-            capped = self.tanh(self.multiply(logits, 1.0 / soft_cap))
-            logits = self.multiply(capped, soft_cap)
-        shifted = self.subtract(logits, self.max(logits, (-1,), keep=True))
-        exponential = self.exp(shifted)
-        total = self.sum(exponential, (-1,), keep=True)
-        losses = self.subtract(self.reshape(self.log(total), ids.shape), self.pick(shifted, ids))
+        losses, (ids, exponential, total, capped) = self._head_losses(x, weight, targets, soft_cap)
         loss = self.sum(self.multiply(losses, weights), (0,))
         if not training:
             return loss, None
@@ -461,6 +452,28 @@ class Backend(Primitives):
         if capped is not None:
             dlogits = self.multiply(dlogits, self.subtract(1.0, self.multiply(capped, capped)))
         return loss, (x, weight, dlogits, need_weight)
+
+    def row_losses(self, x: Array, weight: Array, targets: Array, soft_cap: float = 0.0) -> Array:
+        """What `cross_entropy` is the mean of: the loss of each row [M], 0 where the target is negative."""
+        losses, _ = self._head_losses(x, weight, targets, soft_cap)
+        return self.where(self.greater(targets, -0.5), losses, 0.0)
+
+    def _head_losses(
+        self, x: Array, weight: Array, targets: Array, soft_cap: float
+    ) -> tuple[Array, tuple[Array, Array, Array, Array | None]]:
+        """The loss of each row, if target 0 stands for a negative one, and what the derivative needs: targets [M],
+        exponentials of shifted logits [M, V], their sums [M, 1] and, with a cap, capped logits over the cap [M, V]."""
+        ids = self.where(self.greater(targets, -0.5), targets, 0)
+        logits = self.matmul(x, self.transpose(weight, (1, 0)))
+        capped = None
+        if soft_cap:
+            capped = self.tanh(self.multiply(logits, 1.0 / soft_cap))
+            logits = self.multiply(capped, soft_cap)
+        shifted = self.subtract(logits, self.max(logits, (-1,), keep=True))
+        exponential = self.exp(shifted)
+        total = self.sum(exponential, (-1,), keep=True)
+        losses = self.subtract(self.reshape(self.log(total), ids.shape), self.pick(shifted, ids))
+        return losses, (ids, exponential, total, capped)
 
     def cross_entropy_backward(
         self, dloss: Array, saved: Saved, weight_gradient: Array | None = None

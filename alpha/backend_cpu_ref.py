@@ -404,13 +404,27 @@ class CpuRef(NumpyPrimitives):
         training: bool = False,
         need_weight: bool = True,
     ) -> tuple[NumpyArray, Saved]:
-        M, V = x.shape[0], weight.shape[0]
         counted = targets >= 0
         weights = (counted / max(1, int(np.count_nonzero(counted)))).astype(x.dtype)[:, None]
-        ids = np.where(counted, targets, 0)
-        losses = np.empty((M, 1), x.dtype)
         dx = np.empty(x.shape, x.dtype) if training else None
         dweight = np.zeros(weight.shape, x.dtype) if training and need_weight else None
+        losses = self._losses_of_rows(x, weight, np.where(counted, targets, 0), weights, soft_cap, dx, dweight)
+        return np.add.reduce(losses * weights).reshape(()), ((dx, dweight) if training else None)
+
+    def row_losses(self, x: NumpyArray, weight: NumpyArray, targets: NumpyArray, soft_cap: float = 0.0) -> NumpyArray:
+        counted = targets >= 0
+        weights = counted.astype(x.dtype)[:, None]
+        losses = self._losses_of_rows(x, weight, np.where(counted, targets, 0), weights, soft_cap, None, None)
+        return np.where(counted, losses[:, 0], x.dtype.type(0))
+
+    def _losses_of_rows(
+        self, x: NumpyArray, weight: NumpyArray, ids: NumpyArray, weights: NumpyArray, soft_cap: float,
+        dx: NumpyArray | None, dweight: NumpyArray | None,
+    ) -> NumpyArray:  # fmt: skip
+        """The loss of each row [M, 1]; `weights` [M, 1] are the shares in the mean whose gradients go to dx and, added
+        up, to dweight."""
+        M, V = x.shape[0], weight.shape[0]
+        losses = np.empty((M, 1), x.dtype)
         for chunk in _slices(M, max(1, HEAD_CHUNK // V)):
             dlogits = np.empty((chunk.stop - chunk.start, V), x.dtype)
             part = functools.partial(
@@ -420,7 +434,7 @@ class CpuRef(NumpyPrimitives):
             self.run_parts([(part, block) for block in _product_rows(dlogits.shape[0], 2 * weight.size)])
             if dweight is not None:
                 dweight += self.matmul(dlogits.T, x[chunk])
-        return np.add.reduce(losses * weights).reshape(()), ((dx, dweight) if training else None)
+        return losses
 
     def cross_entropy_backward(
         self, dloss: NumpyArray, saved: Saved, weight_gradient: NumpyArray | None = None

@@ -57,32 +57,10 @@ class Loss(Products):
         training: bool = False,
         need_weight: bool = True,
     ) -> tuple[HeliosArray, Saved]:
-        (M, C), V, element = x.shape, weight.shape[0], self.precision
         targets = self.contiguous(targets)
-        losses = self.new((M,), "f32")
         dx = self.new(x.shape if training else (0,), "f32")
         dweight = self.new(weight.shape, "f32") if training and need_weight else None
-        if not M and dweight is not None:
-            self.fill(dweight, 0.0)
-        problem = Problem(1, M, V, C)
-        x, weight = self.rounded_operand(x, problem), self.rounded_weight(weight, problem, training)
-        logits_element = self.activation_element if training else "f32"
-        chunk_bytes = SMALL_CHUNK_BYTES if training and dweight is None else CHUNK_BYTES
-        most = _chunk_rows(M, V * ELEMENTS[logits_element].itemsize, chunk_bytes)
-        logits_buffer = self.new((most, V), logits_element)
-        dlogits_buffer = self.new((most, V), element) if training and element != logits_element else logits_buffer
-        for start in range(0, M, most):
-            length = min(most, M - start)
-            rows = narrowed(x, 0, start, length)
-            logits, dlogits = (narrowed(each, 0, 0, length) for each in (logits_buffer, dlogits_buffer))
-            self.product(rows, transposed(weight, (1, 0)), logits)
-            its_targets, its_losses = (narrowed(each, 0, start, length) for each in (targets, losses))
-            self._rows_of_logits(logits, its_targets, its_losses, dlogits if training else None, soft_cap)
-            if training:
-                self.product(dlogits, weight, narrowed(dx, 0, start, length))
-            if dweight is not None:
-                so_far = Epilogue(residual=dweight if start else None)
-                self.product(transposed(dlogits, (1, 0)), rows, dweight, so_far)
+        losses = self._losses_of_rows(x, weight, targets, soft_cap, dx if training else None, dweight)
         loss, inverse_count = self.new((), "f32"), self.new((1,), "f32")
         self.dispatch(
             "cross_entropy_mean",
@@ -96,9 +74,10 @@ class Loss(Products):
             targets=targets,
             loss=loss,
             inverse_count=inverse_count,
-            rows=M,
+            rows=x.shape[0],
         )
-        return loss, (_SavedHead(dx, dweight, inverse_count, GRADIENT_SCALES[element]) if training else None)
+        scale = GRADIENT_SCALES[self.precision]
+        return loss, (_SavedHead(dx, dweight, inverse_count, scale) if training else None)
 
     def cross_entropy_backward(
         self, dloss: HeliosArray, saved: Saved, weight_gradient: HeliosArray | None = None
@@ -127,6 +106,47 @@ class Loss(Products):
             if scaled is not target:
                 self.copy_into(target, scaled)
         return dx, dweight
+
+    def row_losses(
+        self, x: HeliosArray, weight: HeliosArray, targets: HeliosArray, soft_cap: float = 0.0
+    ) -> HeliosArray:
+        return self._losses_of_rows(x, weight, self.contiguous(targets), soft_cap, None, None)
+
+    def _losses_of_rows(
+        self,
+        x: HeliosArray,
+        weight: HeliosArray,
+        targets: HeliosArray,
+        soft_cap: float,
+        dx: HeliosArray | None,
+        dweight: HeliosArray | None,
+    ) -> HeliosArray:
+        """The loss of each row [M], 0 where the target is negative; writes the scaled gradients of their sum to dx and
+        dweight, the second only with the first."""
+        (M, C), V, element, training = x.shape, weight.shape[0], self.precision, dx is not None
+        losses = self.new((M,), "f32")
+        if not M and dweight is not None:
+            self.fill(dweight, 0.0)
+        problem = Problem(1, M, V, C)
+        x, weight = self.rounded_operand(x, problem), self.rounded_weight(weight, problem, training)
+        logits_element = self.activation_element if training else "f32"
+        chunk_bytes = SMALL_CHUNK_BYTES if dweight is None else CHUNK_BYTES
+        most = _chunk_rows(M, V * ELEMENTS[logits_element].itemsize, chunk_bytes)
+        logits_buffer = self.new((most, V), logits_element)
+        dlogits_buffer = self.new((most, V), element) if training and element != logits_element else logits_buffer
+        for start in range(0, M, most):
+            length = min(most, M - start)
+            rows = narrowed(x, 0, start, length)
+            logits, dlogits = (narrowed(each, 0, 0, length) for each in (logits_buffer, dlogits_buffer))
+            self.product(rows, transposed(weight, (1, 0)), logits)
+            its_targets, its_losses = (narrowed(each, 0, start, length) for each in (targets, losses))
+            self._rows_of_logits(logits, its_targets, its_losses, dlogits if training else None, soft_cap)
+            if dx is not None:
+                self.product(dlogits, weight, narrowed(dx, 0, start, length))
+            if dweight is not None:
+                so_far = Epilogue(residual=dweight if start else None)
+                self.product(transposed(dlogits, (1, 0)), rows, dweight, so_far)
+        return losses
 
     def _rows_of_logits(
         self,

@@ -23,7 +23,7 @@ class EvalOptions:
         required=True,
     )
     batch: int = option(
-        16, "Windows computed at a time (B); changes nothing of the result.", minimum=1, maximum=1 << 16
+        16, "Windows read at a time, or somewhat more; changes no bit of the result.", minimum=1, maximum=1 << 16
     )
     text_field: str = option(
         "", "Key of the text in JSON lines; otherwise each line says by its keys what it is.", metavar="KEY"
@@ -57,7 +57,7 @@ lost, and there is none.
 def run(given: dict[str, Any]) -> None:
     """Evaluate and print."""
     from alpha import backends, chat_format, corpus_files, dataset, token_cache
-    from alpha.evaluation import evaluate
+    from alpha.evaluation import Evaluator
     from alpha.loss_mask import LossMask
     from alpha.model_loading import load_model
     from alpha.packing import PackedDocuments
@@ -82,16 +82,8 @@ def run(given: dict[str, Any]) -> None:
         documents = PackedDocuments(file, loaded.model.config.block, loaded.tokenizer, mask)
     threads = ThreadChoice(backend, options.threads)
     start = time.perf_counter()
-    result = evaluate(
-        loaded.model,
-        file,
-        loaded.tokenizer,
-        options.batch,
-        options.eval_iters,
-        threads=threads,
-        mask=mask,
-        documents=documents,
-    )
+    evaluator = Evaluator(loaded.model, loaded.tokenizer, threads)
+    result = evaluator.file(file, options.batch, options.eval_iters, mask=mask, documents=documents)
     seconds = time.perf_counter() - start
     if not result.tokens:
         raise AlphaError(f"Nothing that was read of {options.data} is an assistant's text; give --lossOn=all.")

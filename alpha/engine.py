@@ -204,6 +204,14 @@ class Engine:
         with self._lock:
             self._cancelled.append((generation, reason))
 
+    def forget(self) -> None:
+        """Find nothing again that was computed so far, because the weights have changed. Nothing may be under way but
+        what has been cancelled."""
+        self.step()
+        if self.is_busy:
+            raise RuntimeError("the weights changed while requests were under way")
+        self._scheduler.pool = BlockPool(self._blocks)
+
     def step(self) -> list[Event]:
         """Compute the next token of each running request, and pieces of prompts; what happened, in the order of
         requests.

@@ -14,15 +14,15 @@ byte.
 
 import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from alpha import ops
-from alpha.autograd import Tensor
+from alpha.backend_primitives import Array
 from alpha.config import TrainingConfig
 from alpha.gpt import GPT
 from alpha.loss_mask import LossMask
@@ -33,11 +33,15 @@ from alpha.thread_choice import ThreadChoice
 from alpha.token_file import TokenFile
 from alpha.tokenizer import Tokenizer
 
-Batches = Iterable[tuple[npt.NDArray[np.int32], ...]]
+Ids = npt.NDArray[np.int32]
+Batches = Iterable[tuple[Ids, ...]]
 """Ids, targets and, where documents share windows, begins (see `GPT.hidden`)."""
 
 WINDOWS = 4
 """Windows for each of --evalIters."""
+
+STEP_TOKENS = 2048
+"""Tokens that are computed at a time, in whole windows."""
 
 SECTION_BYTES = 256
 MOST_SECTIONS = 4096
@@ -70,51 +74,80 @@ class Evaluation:
         return None if self.unknown or not self.text_bytes else self.bits / self.text_bytes
 
 
-def evaluate(
-    model: GPT,
-    file: TokenFile,
-    tokenizer: Tokenizer,
-    batch: int,
-    iters: int = 0,
-    spread: bool = False,
-    threads: ThreadChoice | None = None,
-    mask: LossMask | None = None,
-    documents: PackedDocuments | None = None,
-) -> Evaluation:
-    """Predict a file, or `iters` times WINDOWS windows of it: the first, or with `spread` at equal distances.
+class Evaluator:
+    """Evaluates a model, whose weights may change in between.
 
-    `batch` windows are computed at a time. With `threads`, each batch is a repetition for it to measure. With a `mask`
-    of the file, tokens that do not count in it are not predicted; with `documents`, these are the file's windows.
+    The batches of a text are computed in steps of one size, so that its figures have the same bits whatever the batch.
+    A step is recorded once for each shape, and several may be under way. With `threads`, each step is a repetition for
+    it to measure.
     """
-    count = WINDOWS * iters
-    every: Batches = windows(file.tokens, model.config.block, batch, count, spread, mask)
-    if documents is not None:
-        every = documents.batches(batch, count, spread)
-    return evaluate_batches(model, tokenizer, _while_whole(file, every), threads)
 
+    def __init__(self, model: GPT, tokenizer: Tokenizer, threads: ThreadChoice | None = None) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._threads = threads
+        self._windows = max(1, STEP_TOKENS // model.config.block)
+        self._lengths = np.array([len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)])
+        self._lengths[tokenizer.end_of_text] = 0
+        self._programs: dict[tuple[tuple[int, ...], int], Callable[..., Array]] = {}
 
-def evaluate_batches(
-    model: GPT, tokenizer: Tokenizer, batches: Batches, threads: ThreadChoice | None = None
-) -> Evaluation:
-    """Predict the targets of batches, arrays [B, T]; negative targets do not count.
+    def file(
+        self,
+        file: TokenFile,
+        batch: int,
+        iters: int = 0,
+        spread: bool = False,
+        mask: LossMask | None = None,
+        documents: PackedDocuments | None = None,
+    ) -> Evaluation:
+        """Predict a file, or `iters` times WINDOWS windows of it: the first, or with `spread` at equal distances.
 
-    The loss is NaN when none counts. With `threads`, each batch is a repetition for it to measure.
-    """
-    lengths = np.array([len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)])
-    lengths[tokenizer.end_of_text] = 0
-    total, end_total, tokens, text_bytes, unknown = 0.0, 0.0, 0, 0, 0
-    for ids, targets, *begins in batches:
-        counted = targets[targets >= 0]
+        `batch` windows are read at a time, or somewhat more. With a `mask` of the file, tokens that do not count in it
+        are not predicted; with `documents`, these are the file's windows.
+        """
+        count = WINDOWS * iters
+        batch = -(-batch // self._windows) * self._windows
+        every: Batches = windows(file.tokens, self._model.config.block, batch, count, spread, mask)
+        if documents is not None:
+            every = documents.batches(batch, count, spread)
+        return self.batches(_while_whole(file, every))
+
+    def batches(self, batches: Batches) -> Evaluation:
+        """Predict the targets of batches, arrays [B, T]; negative targets do not count.
+
+        The loss is NaN when none counts.
+        """
+        total, end_total, tokens, text_bytes, unknown = 0.0, 0.0, 0, 0, 0
+        for targets, losses in self._under_way(batches):
+            values = self._model.backend.to_numpy(losses).astype(np.float64)
+            total += float(values.sum())
+            end_total += float(values[targets == self._tokenizer.end_of_text].sum())
+            counted = targets[targets >= 0]
+            tokens += counted.size
+            text_bytes += int(self._lengths[counted].sum())
+            unknown += self._tokenizer.count_unknown(counted)
+        mean = total / tokens if tokens else math.nan
+        return Evaluation(mean, tokens, unknown, (total - end_total) / math.log(2.0), text_bytes)
+
+    def _under_way(self, batches: Batches) -> Iterator[tuple[Ids, Array]]:
+        """The targets of each step and their losses [B, T], while the backend works on the next ones."""
+        started: deque[tuple[Ids, Array]] = deque()
+        for batch in batches:
+            for first in range(0, len(batch[0]), self._windows):
+                step = [each[first : first + self._windows] for each in batch]
+                started.append((step[1], self._start(*step)))
+                if len(started) >= self._model.backend.steps_in_flight:
+                    yield started.popleft()
+        yield from started
+
+    def _start(self, *step: Ids) -> Array:
+        """The losses of a step, [B, T], of ids, targets and maybe begins."""
+        backend, form = self._model.backend, (step[0].shape, len(step))
+        if form not in self._programs:
+            self._programs[form] = backend.record(self._model.losses)
         # Where the backend is numpy: a loss that is not finite is a result, a warning would add nothing.
-        with threads.measured() if threads else contextlib.nullcontext(), np.errstate(all="ignore"):
-            mean, end_loss = _losses(model, ids, targets, tokenizer.end_of_text, *begins)
-        total += mean * counted.size
-        end_total += end_loss
-        tokens += counted.size
-        text_bytes += int(lengths[counted].sum())
-        unknown += tokenizer.count_unknown(counted)
-    mean = total / tokens if tokens else math.nan
-    return Evaluation(mean, tokens, unknown, (total - end_total) / math.log(2.0), text_bytes)
+        with self._threads.measured() if self._threads else contextlib.nullcontext(), np.errstate(all="ignore"):
+            return self._programs[form](*(backend.from_numpy(np.ascontiguousarray(each)) for each in step))
 
 
 class Validation:
@@ -122,25 +155,25 @@ class Validation:
 
     def __init__(
         self,
+        model: GPT,
         mixture: Mixture,
         masks: Sequence[LossMask | None],
         tokenizer: Tokenizer,
-        block: int,
         training: TrainingConfig,
     ) -> None:
         """`masks` are those of the parts' validation data, None where all of it counts."""
+        self._evaluator = Evaluator(model, tokenizer)
         self._mixture = mixture
         self._masks = masks
-        self._tokenizer = tokenizer
         self._training = training
         self._documents = [
-            PackedDocuments(part.data.validation, block, tokenizer, mask)
+            PackedDocuments(part.data.validation, model.config.block, tokenizer, mask)
             if training.pack_documents and part.data.validation is not None
             else None
             for part, mask in zip(mixture.parts, masks, strict=True)
         ]
 
-    def losses(self, model: GPT) -> dict[str, float]:
+    def losses(self) -> dict[str, float]:
         """The validation loss as `valLoss`; of a mixture the mean by the shares, and that of each part."""
         training, losses, total = self._training, {"valLoss": 0.0}, 0
         # A text that is given is read from its beginning, as `alpha eval` does; what was held out has many beginnings.
@@ -149,9 +182,7 @@ class Validation:
             part, mask, documents = self._mixture.parts[index], self._masks[index], self._documents[index]
             assert part.data.validation is not None
             file, iters = part.data.validation, training.eval_iters
-            loss = evaluate(
-                model, file, self._tokenizer, training.batch, iters, held_out, mask=mask, documents=documents
-            ).loss
+            loss = self._evaluator.file(file, training.batch, iters, held_out, mask, documents).loss
             losses["valLoss"] += part.share * loss
             total += part.share
             if part.name and held_out:
@@ -201,25 +232,3 @@ def _section_hashes(tokens: npt.NDArray[np.integer[Any]], length: int) -> npt.ND
     hashes: npt.NDArray[np.uint64] = (sums[length:] - sums[:-length]) * inverses[: len(sums) - length]
     hashes = (hashes ^ (hashes >> np.uint64(32))) * _SPREAD
     return hashes ^ (hashes >> np.uint64(29))
-
-
-def _losses(
-    model: GPT,
-    ids: npt.NDArray[np.int32],
-    targets: npt.NDArray[np.int32],
-    end_of_text: int,
-    begins: npt.NDArray[np.int32] | None = None,
-) -> tuple[float, float]:
-    """The mean loss of the targets that count, and the summed one of the ends of text among them; operands [B, T]."""
-    backend, config = model.backend, model.config
-    hidden = model.hidden(backend.from_numpy(ids), begins=None if begins is None else backend.from_numpy(begins))
-    rows = ops.reshape(hidden, (ids.size, config.dim))
-    mean = model.loss_of(rows, backend.from_numpy(targets.reshape(-1)))
-    ends = np.flatnonzero(targets.reshape(-1) == end_of_text).astype(np.int32)
-    end_mean = 0.0
-    if len(ends):
-        chosen = Tensor(backend, backend.gather_rows(rows.data, backend.from_numpy(ends)))
-        end_mean = float(
-            backend.to_numpy(model.loss_of(chosen, backend.from_numpy(np.full(len(ends), end_of_text, np.int32))).data)
-        )
-    return float(backend.to_numpy(mean.data)), end_mean * len(ends)

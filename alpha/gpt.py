@@ -138,11 +138,16 @@ class GPT:
         """
         rows = ids.shape[0] * ids.shape[1]
         hidden = ops.reshape(self.hidden(ids, dropout, checkpoint, begins), (rows, self.config.dim))
-        return self.loss_of(hidden, self.backend.reshape(targets, (rows,)))
+        targets_of_rows = self.backend.reshape(targets, (rows,))
+        return ops.cross_entropy(hidden, self._head(), targets_of_rows, self.config.logit_soft_cap)
 
-    def loss_of(self, hidden: Tensor, targets: Array) -> Tensor:
-        """The same for rows of `hidden` [rows, C] that are there already, and targets [rows]."""
-        return ops.cross_entropy(hidden, self._head(), targets, self.config.logit_soft_cap)
+    def losses(self, ids: Array, targets: Array, begins: Array | None = None) -> Array:
+        """The loss of each target [B, T], from which nothing is learned: in nats, and 0 where it is negative."""
+        backend, rows = self.backend, math.prod(targets.shape)
+        hidden = backend.reshape(self.hidden(ids, begins=begins).data, (rows, self.config.dim))
+        targets_of_rows = backend.reshape(targets, (rows,))
+        losses = backend.row_losses(hidden, self._head().data, targets_of_rows, self.config.logit_soft_cap)
+        return backend.reshape(losses, targets.shape)
 
     def logits(self, ids: Array) -> Tensor:
         """Logits [B, T, V] for integer ids [B, T]."""

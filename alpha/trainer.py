@@ -19,6 +19,7 @@ from alpha import __version__, domain
 from alpha.backend import Backend
 from alpha.checkpoint import BASE, IMPORTED, OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig, resolve_training
+from alpha.engine import Engine
 from alpha.errors import AlphaError
 from alpha.evaluation import Validation
 from alpha.generation import Generator
@@ -136,10 +137,11 @@ class Trainer:
             else TrainingStep(self.model, optimizer, training)
         )
         masks = [loss_masks(part.data, training.loss_on, display.message) for part in mixture.parts]
-        self._validation = Validation(mixture, [mask for _, mask in masks], tokenizer, model.block, training)
+        self._validation = Validation(self.model, mixture, [mask for _, mask in masks], tokenizer, training)
         self._sampler = sampler_of(
             mixture, [mask for mask, _ in masks], tokenizer, model.block, training, display.message
         )
+        self._engine: Engine | None = None  # of samples, once there is one
         self._threads = ThreadChoice(backend, training.threads)
         self._memory = MemoryWatch(backend)
         self._asked_prompts = tuple(prompts)
@@ -188,7 +190,7 @@ class Trainer:
             self._finish_step()
         step = statistics.fmean(seconds[len(seconds) // 2 :])  # the first ones also pay for what is made once
         evaluates = self.mixture.evaluated and training.eval_interval
-        evaluating = _seconds_of(lambda: self._validation.losses(self.model)) if evaluates else 0.0
+        evaluating = _seconds_of(self._validation.losses) if evaluates else 0.0
         sampling = _seconds_of(lambda: list(self._samples())) if training.sample_interval else 0.0
         share = evaluating / max(1, training.eval_interval) + sampling / max(1, training.sample_interval)
         self.model.parameters.load(weights)
@@ -384,7 +386,7 @@ class Trainer:
         if not self.mixture.evaluated or not self._is_due(self.training.eval_interval):
             return {}
         run.beat("evaluating")
-        losses = self._validation.losses(self.model)
+        losses = self._validation.losses()
         self._validation_loss = losses["valLoss"]
         self._losses_of_parts = {name.partition("/")[2]: losses[name] for name in losses if "/" in name}
         return losses
@@ -412,7 +414,11 @@ class Trainer:
     def _continued(self, prompt: str) -> str:
         asked = continuation(self.tokenizer, prompt, self.training.domain)
         sampling = SamplingOptions(seed=self.training.seed)
-        drawn = Generator(self.model).generate(asked.ids, SAMPLE_TOKENS, sampling, ends=asked.ends, first=asked.first)
+        if self._engine is None:
+            self._engine = Engine(self.model, max_sequences=1)
+        self._engine.forget()
+        generator = Generator(self.model, engine=self._engine)
+        drawn = generator.generate(asked.ids, SAMPLE_TOKENS, sampling, ends=asked.ends, first=asked.first)
         return asked.text(token for [token] in drawn if token is not None)
 
     def _save(self, run: Run) -> None:

@@ -419,7 +419,8 @@ def losses() -> Iterator[Case]:
             loss, saved, plain = both_ways(backend, "cross_entropy", x, weight, targets, soft_cap, **options)
             buffer = backend.zeros(weight.shape, weight.dtype) if with_buffer else None
             gradients = backend.cross_entropy_backward(dloss, saved, buffer)
-            return [each for each in (loss, *gradients, plain) if each is not None]
+            losses = backend.row_losses(x, weight, targets, soft_cap)
+            return [each for each in (loss, *gradients, plain, losses) if each is not None]
 
         def definition(x: Values, weight: Values, targets: Values, dloss: Values) -> Values:
             return definitions.cross_entropy(x, weight, targets, soft_cap)

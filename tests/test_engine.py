@@ -181,6 +181,25 @@ def test_a_text_that_goes_on_finds_its_beginning() -> None:
     assert result(second) == result(alone(model, longer))
 
 
+def test_after_other_weights_nothing_is_found_again() -> None:
+    model, other = small_model(), small_model()
+    request = Request(ids_of(40), 10, DRAWN, logprobs=1)
+    weights = other.parameters.to_numpy()
+    engine = Engine(model, 2)
+    first, left = engine.submit(request), engine.submit(Request(ids_of(9), 20, DRAWN))
+    while first.reason is None:
+        engine.step()
+    with pytest.raises(RuntimeError, match="under way"):
+        engine.forget()
+    engine.cancel(left)
+    model.parameters.load({name: 1.5 * weights[name] for name in model.parameters.to_numpy()})
+    engine.forget()
+    again = engine.submit(request)
+    run(engine)
+    assert engine.reused_tokens == 0
+    assert result(again) == result(alone(model, request)) != result(first)
+
+
 def test_threads_change_no_bit() -> None:
     request = Request(ids_of(40), 20, DRAWN, logprobs=1)
     model = small_model()

@@ -12,15 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 from helios_device import helios
+from test_evaluation import BLOCK, TOKENIZER, file_of
 from test_golden import MODELS, Golden, difference, golden, packed_losses
 from test_gpt import Decoding, assert_causal, configuration, gradients_of, logits_of, model_of, tokens
 from test_packing import SHAPES, assert_packed_is_what_each_gives_alone
 from test_training_step import MODEL, batch_of, everything, loss_scale_of, make_step, run_step, saved
 
+from alpha import evaluation
 from alpha.autograd import Tape
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.config import ARCHITECTURES, OPTIMIZERS, ModelConfig, TrainingConfig, resolve_model, resolve_training
+from alpha.evaluation import Evaluator
 from alpha.lora import lora_of
 from alpha.optimizer import make_optimizer
 from alpha.training_step import FIRST_LOSS_SCALE, TrainingStep
@@ -55,6 +58,27 @@ def test_logits_loss_and_gradients_are_the_stored_ones(name: str) -> None:
         got = model.parameters[parameter].gradient
         assert got is not None
         assert difference(backend.to_numpy(got), gradient) < TOLERANCE, parameter
+
+
+def test_evaluation_is_recorded_once_for_each_shape_and_has_the_figures_of_the_reference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluation, "STEP_TOKENS", 4 * BLOCK)
+    backend, traced = helios(), []
+    trace = backend.trace
+    monkeypatch.setattr(backend, "trace", lambda program: (traced.append(program), trace(program))[1])
+    file, figures = file_of(11 * BLOCK + 4), []
+    for each in (CpuRef(), backend):
+        model = model_of(resolve_model(ModelConfig(block=BLOCK, layers=1, dim=8, heads=2)), np.float32, each, 11)
+        evaluator = Evaluator(model, TOKENIZER)
+        results = {evaluator.file(file, batch) for batch in (1, 4, 50, 4)}
+        assert len(results) == 1
+        figures += results
+    reference, got = figures
+    assert len(traced) == 3  # four windows, the last three whole ones, and what is left
+    assert (got.tokens, got.text_bytes, got.unknown) == (reference.tokens, reference.text_bytes, reference.unknown)
+    assert got.loss == pytest.approx(reference.loss, rel=1e-5)
+    assert got.bits == pytest.approx(reference.bits, rel=1e-5)
 
 
 def test_twenty_steps_on_packed_documents_are_the_stored_ones() -> None:

@@ -28,7 +28,7 @@ from alpha import corpus_files, dataset, tokenizer_registry
 from alpha.backend_cpu_ref import CpuRef
 from alpha.cli import main
 from alpha.errors import AlphaError
-from alpha.evaluation import evaluate_batches
+from alpha.evaluation import Evaluator
 from alpha.loss_mask import LossMask
 from alpha.model_loading import load_model
 from alpha.packing import PackedDocuments, PackedSampler
@@ -205,14 +205,14 @@ def test_a_step_learns_from_the_assistant_alone(chats: Path, tmp_path: Path) -> 
     documents = PackedDocuments(data.train, MODEL.block, CHAT, mask)
     sampler = PackedSampler(documents, TRAINING["batch"], 42)
     step = [sampler.batch_from(first) for first in (0, TRAINING["batch"])]
-    expected = evaluate_batches(loaded.model, CHAT, step)
+    expected = Evaluator(loaded.model, CHAT).batches(step)
     rows = rows_of(folder)
     assert 0 < expected.tokens < 2 * TRAINING["batch"] * MODEL.block
     assert rows[0]["loss"] == pytest.approx(expected.loss, rel=1e-6)
     assert data.validation is not None
     validation = PackedDocuments(data.validation, MODEL.block, CHAT, mask_of_file(data.validation))
     held_out = validation.batches(4, 8, spread=True)
-    assert rows[-1]["valLoss"] == pytest.approx(evaluate_batches(loaded.model, CHAT, held_out).loss, rel=1e-6)
+    assert rows[-1]["valLoss"] == pytest.approx(Evaluator(loaded.model, CHAT).batches(held_out).loss, rel=1e-6)
     count, total = mask.total(), len(data.train.tokens)
     assert (
         f"Loss on {count:,} of {total:,} training tokens: the assistant's, and text outside of chats."
@@ -255,7 +255,7 @@ def test_what_does_not_count_is_not_learned(chats: Path, tmp_path: Path) -> None
             (ids, np.where(kept < 0, targets, -1), begins)
             for (ids, targets, begins), (_, kept, _) in zip(batches, masked, strict=True)
         ]
-        return evaluate_batches(loaded.model, CHAT, masked).loss, evaluate_batches(loaded.model, CHAT, others).loss
+        return Evaluator(loaded.model, CHAT).batches(masked).loss, Evaluator(loaded.model, CHAT).batches(others).loss
 
     assistant, others = losses("assistant")
     assistant_of_all, others_of_all = losses("all")

@@ -28,7 +28,7 @@ from alpha.checkpoint import IMPORTED
 from alpha.cli import main
 from alpha.config import TrainingConfig
 from alpha.errors import AlphaError, UsageError
-from alpha.evaluation import evaluate_batches
+from alpha.evaluation import Evaluator
 from alpha.model_loading import load_model
 from alpha.sampler import Sampler, inputs_and_targets
 from alpha.settings import merge
@@ -74,7 +74,7 @@ def first_loss(source: Path, folder: Path) -> float:
         lambda file: MODEL.block + 1,
     )
     windows = Sampler(data.train.tokens, MODEL.block, training.batch, training.seed, packed=False).batch_at(0)
-    return evaluate_batches(loaded.model, loaded.tokenizer, [inputs_and_targets(windows)]).loss
+    return Evaluator(loaded.model, loaded.tokenizer).batches([inputs_and_targets(windows)]).loss
 
 
 def test_the_first_step_begins_where_the_source_ended(base: Path, tmp_path: Path) -> None:

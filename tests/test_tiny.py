@@ -9,7 +9,7 @@ from small_training import RecordingDisplay, bits_of, newest, resume, rows_of, s
 from alpha import corpus_files, dataset
 from alpha.backend_cpu_ref import CpuRef
 from alpha.config import ARCHITECTURES, ModelConfig
-from alpha.evaluation import evaluate
+from alpha.evaluation import Evaluator
 from alpha.generation import Generator
 from alpha.model_loading import load_model
 from alpha.sampling import SamplingOptions
@@ -55,7 +55,7 @@ def test_train_save_resume_sample_evaluate(arch: str, tmp_path: Path, monkeypatc
         path = tmp_path / name
         path.write_text(content)
         file = dataset.encode_whole(corpus_files.find(str(path)), loaded.tokenizer, tmp_path / "cache")
-        result = evaluate(loaded.model, file, loaded.tokenizer, batch=8)
+        result = Evaluator(loaded.model, loaded.tokenizer).file(file, batch=8)
         assert result.tokens == len(file.tokens) - 1
         assert result.perplexity == pytest.approx(math.exp(result.loss))
         return result.loss
