@@ -40,6 +40,7 @@ class SampleOptions:
     n: int = option(1, "Texts to make.", minimum=1, maximum=4096)
     stop: tuple[str, ...] = option((), "Stop before this text; may be given several times.")
     stop_at_end: bool = option(True, "Stop where the model ends the text or, in a chat, its turn.")
+    slide: bool = option(True, "Where the model's context is full, go on from its newer half; false = stop there.")
     backend: str = option("auto", BACKEND_HELP, choices=BACKENDS)
     device: int = option(-1, DEVICE_HELP, minimum=-1, maximum=255)
     dtype: str = option("f32", DTYPE_HELP, choices=PRECISIONS)
@@ -53,6 +54,10 @@ Special tokens of the model's tokenizer, such as <|user|>, may be spelled in the
 at its end is taken as the beginning of the next word. The text goes to standard output: into a
 file or a pipe as the model wrote it, on a terminal with control characters made visible. What
 is said about it, such as the speed, goes to standard error.
+
+A text may be longer than the model's context: where that is full, its newer half is read anew, and
+what is before it does not count any more (--slide=false ends there). Several texts, and the
+hypotheses of --beam, are computed side by side; the speed is that of all of them together.
 
 With --interactive, what you type is answered: by a chat model in its own format, where an answer
 ends by itself and --prompt is the first thing that is said; by another model as one text that
@@ -94,6 +99,10 @@ def run(given: dict[str, Any]) -> None:
     asked = continuation(loaded.tokenizer, prompt, loaded.training.domain, options.stop_at_end, options.stop)
     for warning in _warnings(loaded, asked.ids):
         print_warning(warning)
+    if not options.slide:
+        block = loaded.model.config.block
+        room = block + 1 - min(block, len(asked.ids))  # the last token is not read
+        drawing = dataclasses.replace(drawing, steps=min(drawing.steps, room))
     texts = _texts(options, drawing, generator, asked)
     if options.json:
         _print_json(prompt, loaded, [*texts], generator.timing)
@@ -111,8 +120,8 @@ def _check(options: SampleOptions) -> None:
         raise UsageError("--beam searches for one text; leave out --n, or --beam.")
     if "" in options.stop:
         raise UsageError("--stop must be text of at least one character.")
-    if options.interactive and (options.beam > 1 or options.n > 1 or options.json):
-        raise UsageError("--interactive does not go together with --beam, --n and --json; leave them out.")
+    if options.interactive and (options.beam > 1 or options.n > 1 or options.json or not options.slide):
+        raise UsageError("--interactive does not go together with --beam, --n, --json and --slide=false.")
 
 
 def _converse(

@@ -142,7 +142,7 @@ class Engine:
         # Steps that the backend was given and whose tokens are not known yet.
         self._under_way: deque[Step] = deque()
         self.read_tokens = self.continued_tokens = 0
-        """Tokens of prompts and of texts that went through the model."""
+        """Tokens of prompts and of texts that went through the model, for requests that still wanted them."""
         self._use(model)
 
     @property
@@ -253,11 +253,6 @@ class Engine:
         # Where the backend is numpy, it warns of what overflows; `choose` finds it.
         with measured, np.errstate(all="ignore"):
             self._under_way.append(self._given(pieces, scored))
-        for piece in pieces:
-            if piece.start < len(self._generations[piece.stream].request.prompt):
-                self.read_tokens += piece.count
-            else:
-                self.continued_tokens += piece.count
 
     def _given(self, pieces: Sequence[Piece], scored: Sequence[range]) -> Step:
         """The step of these pieces, given to the backend."""
@@ -280,6 +275,10 @@ class Engine:
             last = (next(logits), next(tokens)) if piece.draws else None
             if piece.stream not in self._generations:  # it has ended since then
                 continue
+            if piece.start < len(self._generations[piece.stream].request.prompt):
+                self.read_tokens += piece.count
+            else:
+                self.continued_tokens += piece.count
             if any(token < 0 for _, token in (*prompt, *([] if last is None else [last]))):
                 events.append(self._spoiled(piece.stream))
                 continue

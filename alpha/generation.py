@@ -33,12 +33,26 @@ def never(ids: Sequence[int]) -> bool:
 
 @dataclass
 class Timing:
-    """Seconds that the steps of a generation took, and their tokens: of those that read prompts, and of the others."""
+    """How long prompts were read and texts continued, and how many tokens of both went through the model.
+
+    A step that does both counts for both, by their tokens.
+    """
 
     prefill_tokens: int = 0
     prefill_seconds: float = 0.0
     decode_tokens: int = 0
     decode_seconds: float = 0.0
+    _waited: float = 0.0
+
+    def add(self, seconds: float, read: int, continued: int) -> None:
+        """So many tokens came after so many seconds; those of steps that are still under way come later."""
+        self._waited += seconds
+        if tokens := read + continued:
+            self.prefill_tokens += read
+            self.prefill_seconds += self._waited * read / tokens
+            self.decode_tokens += continued
+            self.decode_seconds += self._waited * continued / tokens
+            self._waited = 0.0
 
 
 @dataclass
@@ -124,6 +138,7 @@ class Generator:
         start = max(0, len(prompt) - block)
         finished: list[tuple[float, list[int]]] = []
         for step in range(steps):
+            began, read = time.perf_counter(), engine.read_tokens
             if len(prompt) + step - start > block:
                 start = len(prompt) + step - max(1, block // 2)
             asked = [
@@ -131,7 +146,7 @@ class Generator:
                 for ids in hypotheses
             ]
             while engine.is_busy:
-                self._step(engine, is_prefill=step == 0)
+                _events(engine)
             totals = np.empty((len(asked), vocabulary))
             for row, score, generation in zip(totals, scores, asked, strict=True):
                 [noted] = generation.logprobs
@@ -151,6 +166,9 @@ class Generator:
                     finished.append((total / (step + 1), hypothesis[len(prompt) :]))
                 elif len(kept) < beams:
                     kept.append((hypothesis, total))
+            # What a hypothesis has in its last block is read each time, and counts as the one token that it is for.
+            tokens = (engine.read_tokens - read, 0) if step == 0 else (0, len(asked))
+            self.timing.add(time.perf_counter() - began, *tokens)
             if not kept:
                 break
             hypotheses = [hypothesis for hypothesis, _ in kept]
@@ -168,20 +186,19 @@ class Generator:
             return self.engine
         return Engine(self.model, sequences, request_tokens=min(self.model.config.block, tokens), threads=self.threads)
 
-    def _step(self, engine: Engine, is_prefill: bool | None = None) -> list[Event]:
-        """A step of the engine, noted in `timing`; it reads prompts where that is not said. Raises AlphaError."""
+    def _step(self, engine: Engine) -> list[Event]:
+        """A step of the engine, noted in `timing`. Raises AlphaError."""
         read, continued, start = engine.read_tokens, engine.continued_tokens, time.perf_counter()
-        events = engine.step()
+        events = _events(engine)
         seconds = time.perf_counter() - start
-        for event in events:
-            if event.reason == "error":
-                raise AlphaError(event.generation.message)
-        read, continued = engine.read_tokens - read, engine.continued_tokens - continued
-        timing = self.timing
-        if read > 0 if is_prefill is None else is_prefill:
-            timing.prefill_tokens += read
-            timing.prefill_seconds += seconds
-        else:
-            timing.decode_tokens += read + continued
-            timing.decode_seconds += seconds
+        self.timing.add(seconds, engine.read_tokens - read, engine.continued_tokens - continued)
         return events
+
+
+def _events(engine: Engine) -> list[Event]:
+    """What happens in a step. Raises AlphaError for a request that ended with an error."""
+    events = engine.step()
+    for event in events:
+        if event.reason == "error":
+            raise AlphaError(event.generation.message)
+    return events

@@ -567,6 +567,11 @@ def test_from_a_corpus_to_a_sample(
         assert search or json.loads(stopped)["texts"] == [greedy[: greedy.index(stop)]]
     assert main(["sample", "--checkpoint=a", "--steps=1", f"--prompt={'K' * 20}", "--n=2"]) == 0
     assert "20 tokens and the model's context holds 16, so the first 4 do not count" in capsys.readouterr().err
+    begun = "sample --checkpoint=a --json --stopAtEnd=false --prompt=Key"
+    full, fourteen, fifteen = (
+        json.loads(printed(f"{begun} {more}"))["texts"] for more in ("--slide=false", "--steps=14", "--steps=15")
+    )
+    assert full == fourteen != fifteen  # three tokens, and of the last one nothing is read
     assert main(["sample", "--checkpoint=a", "--stop="]) == 2
     assert "--stop must be text" in capsys.readouterr().err
     evaluated = json.loads(printed("eval --checkpoint=a --data=chords.txt --nBatches=2 --json"))

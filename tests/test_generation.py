@@ -15,10 +15,12 @@ from alpha import engine, generation, rng
 from alpha import sampling as sampling_module
 from alpha.backend_cpu_ref import CpuRef
 from alpha.config import ARCHITECTURES, ModelConfig, resolve_model
+from alpha.engine_steps import Step, Steps
 from alpha.errors import AlphaError
-from alpha.generation import Generator
+from alpha.generation import Generator, Timing
 from alpha.gpt import GPT
 from alpha.sampling import SamplingOptions, choose
+from alpha.scheduler import Piece
 from alpha.thread_choice import ThreadChoice
 
 VOCABULARY = 13
@@ -171,6 +173,43 @@ def test_the_time_and_the_tokens_of_both_phases_are_counted() -> None:
     timing = writer.timing
     assert (timing.prefill_tokens, timing.decode_tokens) == (15, 9)
     assert timing.prefill_seconds > 0 < timing.decode_seconds
+
+
+def test_a_step_counts_when_its_tokens_come_and_for_what_it_was_made_of() -> None:
+    timing = Timing()
+    timing.add(0.5, 0, 0)  # given to a device, and not done yet
+    timing.add(0.25, 30, 10)
+    timing.add(1.0, 0, 5)
+    assert (timing.prefill_tokens, timing.decode_tokens) == (30, 15)
+    assert (timing.prefill_seconds, timing.decode_seconds) == (0.5625, 1.1875)
+
+
+def test_a_beam_counts_a_token_for_each_hypothesis() -> None:
+    writer = Generator(model_of(block=32))
+    writer.beam_search(ids_of(20), 7, beams=3)
+    assert (writer.timing.prefill_tokens, writer.timing.decode_tokens) == (20, 3 * 6)
+
+
+@pytest.mark.parametrize("under_way", [1, 3])
+def test_many_texts_are_made_side_by_side(under_way: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CpuRef, "steps_in_flight", under_way)
+    model, rows, steps = model_of(block=40), 200, 6
+    sizes: list[int] = []
+    give = Steps.give
+
+    def noting(self: Steps, pieces: Sequence[Piece], *rest: Any) -> Step:
+        sizes.append(len(pieces))
+        return give(self, pieces, *rest)
+
+    monkeypatch.setattr(Steps, "give", noting)
+    writer = Generator(model)
+    drawn = list(writer.generate(ids_of(20), steps, SamplingOptions(1.0, 0), rows))
+    assert all(token is not None for step in drawn for token in step)
+    assert sizes.count(rows) >= steps - 2
+    assert len(sizes) <= steps + 4
+    # The prompt is read once, and its last block by each.
+    assert writer.timing.prefill_tokens == 20 + (rows - 1) * 4
+    assert writer.timing.decode_tokens == rows * (steps - 1)
 
 
 def test_sequences_that_have_ended_are_not_counted() -> None:

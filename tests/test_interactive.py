@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from exchange_models import make_checkpoint
+from test_engine import Failing
 from test_lora import adapt
 
 from alpha import checkpoint, line_input
@@ -280,7 +281,7 @@ def test_what_is_wrong_is_said_and_ends_a_pipe(chat: Path, text: str, code: int,
 
 
 def test_options_that_do_not_go_together(chat: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for other in ("--n=2", "--beam=2", "--json"):
+    for other in ("--n=2", "--beam=2", "--json", "--slide=false"):
         assert main(["sample", f"--checkpoint={chat}", "--interactive", other]) == 2
         assert "--interactive does not go together" in capsys.readouterr().err
 
@@ -357,17 +358,8 @@ def test_a_device_that_fails_ends_an_answer_and_then_all(
 
     def failing() -> GPT:
         """A model whose device fails in the second answer."""
-        model, calls = loaded_of(base).model, 0
-        compute = model.hidden_of_rows
-
-        def hidden_of_rows(*arguments: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls > 12:
-                raise AlphaError("the device was lost")
-            return compute(*arguments)
-
-        monkeypatch.setattr(model, "hidden_of_rows", hidden_of_rows)
+        model = loaded_of(base).model
+        Failing(model, 13)
         return model
 
     monkeypatch.setattr("sys.stdin", io.StringIO("a\nb\nc\nd\ne\n"))
