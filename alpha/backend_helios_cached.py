@@ -18,7 +18,7 @@ SPLIT_TOKENS = 256
 """Positions that are worth a workgroup of their own. It must not depend on how many rows there are."""
 
 
-CHOOSING_THREADS = 256
+CHOOSING_THREADS = 1024
 
 
 class Cached(HeliosPrimitives):
@@ -31,7 +31,7 @@ class Cached(HeliosPrimitives):
             "choose",
             "f32",
             (count, 1, 1),
-            {"THREADS": CHOOSING_THREADS},
+            {"THREADS": min(CHOOSING_THREADS, self.device_info.max_workgroup_invocations)},
             logits=self.contiguous(self.cast_element(logits, "f32")),
             options=self.contiguous(options),
             top_k=self.contiguous(top_k),

@@ -1,9 +1,12 @@
 // A column of each row of logits, drawn with a random number: one row to a workgroup.
 //
 // logits [N, width]; options [N, 4]: temperature, top_p, min_p and the number, from 0 to 1; top_k, ids [N]. See
-// `Backend.choose`. A column that is kept has the weight exp((logit - largest) / temperature). How likely a column must be
-// is found from keys, numbers that have the order of the logits: the largest key from which on the columns are enough, bit
-// by bit. Of equal logits the first ones are kept. -1 where a logit is not finite. numpy: choice.choose, row by row.
+// `Backend.choose`. A column that is kept has the weight exp((logit - largest) / temperature). -1 where a logit is not
+// finite. Of equal logits the first ones are kept. numpy: choice.choose, row by row.
+//
+// The row is read once for its largest logit, and once for how many columns are how far below that. Where top_k or top_p
+// need no more than LIST of the first of these, those are put in a list, in order, and each counts those before it.
+// Where they need more, the least key that is kept, a number that has the order of the logits, is found bit by bit.
 
 #version 460
 #include "common.glsl"
@@ -11,7 +14,16 @@
 #include "accurate.glsl"
 layout(local_size_x_id = 0) in;
 
+const uint BINS = 2048, LIST = 512, GROUPS = 32;
+
 shared float sums[THREADS];  // of each thread's columns, which are neighbours
+shared float group_sums[GROUPS];
+shared uint scratch[BINS];  // how many columns are in which bin; and then a list: logits, columns, weights
+shared uint listed, last_bin;
+
+#define LISTED_LOGIT(i) uintBitsToFloat(scratch[i])
+#define LISTED_COLUMN(i) scratch[LIST + (i)]
+#define LISTED_WEIGHT(i) scratch[2 * LIST + (i)]
 
 // A number that is larger for a larger float.
 uint key_of(float value) {
@@ -19,20 +31,148 @@ uint key_of(float value) {
     return (bits & 0x80000000u) != 0u ? ~bits : bits | 0x80000000u;
 }
 
+// How far a value is below another, on a scale that is finer the nearer they are.
+uint bin_of(float value, float largest) { return floatBitsToUint(abs(largest - value)) >> 20; }
+
 // Sums of fewer than 2^24 ones are exact.
 uint workgroup_count(uint count) { return uint(workgroup_sum(float(count))); }
 
-// The sum of the values of the threads before this one, and of all.
-vec2 sums_before(float value) {
+// The sum of the values of the threads before this one, that with its own, and that of all. The end of one thread is the
+// beginning of the next, and none is before the one before it, whatever is rounded.
+vec3 sums_around(float value) {
+    const uint size = THREADS / GROUPS, group = gl_LocalInvocationIndex / size;
     barrier();
     sums[gl_LocalInvocationIndex] = value;
     barrier();
-    float total = 0.0, before = 0.0;
-    for (uint i = 0; i < THREADS; ++i) {
-        if (i == gl_LocalInvocationIndex) before = total;
-        total += sums[i];
+    if (gl_LocalInvocationIndex < GROUPS) {
+        float sum = 0.0;
+        for (uint i = 0; i < size; ++i) sum += sums[gl_LocalInvocationIndex * size + i];
+        group_sums[gl_LocalInvocationIndex] = sum;
     }
-    return vec2(before, total);
+    barrier();
+    float before_group = 0.0, total = 0.0;
+    for (uint i = 0; i < GROUPS; ++i) {
+        if (i == group) before_group = total;
+        total += group_sums[i];
+    }
+    float before = 0.0;
+    for (uint i = group * size; i < gl_LocalInvocationIndex; ++i) before += sums[i];
+    return vec3(before_group + before, before_group + (before + value), total);
+}
+
+// Whether a draw falls on a thread's columns: rounding may leave it at the end of all.
+bool is_drawn(float target, vec3 around) {
+    return around.x <= target && (target < around.y || (around.y == around.z && around.x < around.y));
+}
+
+// Draws from the columns that are nearest to the largest logit, where these are few and all that may be drawn.
+bool choose_from_list(uint row, uint top, float largest) {
+    const uint thread = gl_LocalInvocationIndex, start = row * width;
+    const float temperature = options.at[row * 4], top_p = options.at[row * 4 + 1], min_p = options.at[row * 4 + 2];
+    for (uint i = thread; i < BINS; i += THREADS) scratch[i] = 0u;
+    barrier();
+    float weights = 0.0;  // of the whole row
+    for (uint i = thread; i < width; i += THREADS) {
+        const float value = logits.at[start + i];
+        atomicAdd(scratch[bin_of(value, largest)], 1u);
+        if (top == width) weights += accurate_exp((value - largest) / temperature);
+    }
+    // With top_k the first bins that have enough; without, as many as there is room for.
+    barrier();
+    const uint bins = BINS / THREADS > 0 ? BINS / THREADS : 1, first_bin = thread * bins;
+    float counted = 0.0;
+    for (uint i = first_bin; i < min(BINS, first_bin + bins); ++i) counted += float(scratch[i]);
+    float before = sums_around(counted).x;
+    if (thread == 0) listed = 0u;
+    barrier();
+    for (uint i = first_bin; i < min(BINS, first_bin + bins); ++i) {
+        const float after = before + float(scratch[i]);
+        const float next = i + 1 < BINS ? after + float(scratch[i + 1]) : float(width + LIST);
+        const bool is_last = top < width ? before < float(top) && after >= float(top)
+                                         : after <= float(LIST) && next > float(LIST) && after > 0.0;
+        if (is_last) {
+            last_bin = i;
+            listed = uint(after);
+        }
+        before = after;
+    }
+    barrier();
+    const uint count = listed, border = last_bin;
+    if (count == 0u || count > LIST) return false;
+
+    const uint share = (width + THREADS - 1) / THREADS;
+    const uint first = min(width, thread * share), last = min(width, first + share);
+    uint own = 0u;
+    for (uint i = first; i < last; ++i) own += uint(bin_of(logits.at[start + i], largest) <= border);
+    uint place = uint(sums_around(float(own)).x);
+    if (own > 0u)
+        for (uint i = first; i < last; ++i) {
+            const float value = logits.at[start + i];
+            if (bin_of(value, largest) <= border) {
+                scratch[place] = floatBitsToUint(value);
+                LISTED_COLUMN(place) = i;
+                ++place;
+            }
+        }
+    barrier();
+
+    // Each counts the likelier ones, and of equal ones those before it; those of top_k have a weight.
+    float kept = 0.0;
+    for (uint i = thread; i < count; i += THREADS) {
+        const float value = LISTED_LOGIT(i);
+        uint likelier = 0u;
+        for (uint j = 0; j < count; ++j) likelier += uint(LISTED_LOGIT(j) > value || (LISTED_LOGIT(j) == value && j < i));
+        const float weight = likelier < top ? accurate_exp((value - largest) / temperature) : 0.0;
+        LISTED_WEIGHT(i) = floatBitsToUint(weight);
+        kept += weight;
+    }
+    kept = workgroup_sum(kept);
+    if (top == width) weights = workgroup_sum(weights);
+    const float wanted = top_p * (top < width ? kept : weights);
+    if (top_p < 1.0) {
+        if (kept < wanted) return false;
+        barrier();
+        float drawn[(LIST + THREADS - 1) / THREADS];
+        for (uint i = thread, n = 0; i < count; i += THREADS, ++n) {
+            const float value = LISTED_LOGIT(i);
+            float likelier = 0.0;
+            bool is_first = true;
+            for (uint j = 0; j < count; ++j)
+                if (LISTED_LOGIT(j) > value || (LISTED_LOGIT(j) == value && j < i)) {
+                    likelier += uintBitsToFloat(LISTED_WEIGHT(j));
+                    is_first = false;
+                }
+            drawn[n] = is_first || likelier < wanted ? uintBitsToFloat(LISTED_WEIGHT(i)) : 0.0;
+        }
+        barrier();
+        for (uint i = thread, n = 0; i < count; i += THREADS, ++n) LISTED_WEIGHT(i) = floatBitsToUint(drawn[n]);
+    }
+    barrier();
+
+    const uint part = (count + THREADS - 1) / THREADS;
+    const uint begin = min(count, thread * part), end = min(count, begin + part);
+    vec3 around = vec3(0.0);
+    float target = 0.0;
+    for (uint pass = 0; pass < 2; ++pass) {
+        float sum = 0.0;
+        uint found = width;
+        bool is_passed = false;
+        for (uint i = begin; i < end && !is_passed; ++i) {
+            const float weight = uintBitsToFloat(LISTED_WEIGHT(i));
+            if (weight >= min_p && weight > 0.0) {
+                sum += weight;
+                found = LISTED_COLUMN(i);
+                is_passed = pass == 1u && around.x + sum > target;
+            }
+        }
+        if (pass == 0u) {
+            around = sums_around(sum);
+            target = options.at[row * 4 + 3] * around.z;
+        } else if (found < width && is_drawn(target, around)) {
+            ids.at[row] = int(found);
+        }
+    }
+    return true;
 }
 
 void main() {
@@ -40,27 +180,35 @@ void main() {
     const float temperature = options.at[row * 4], top_p = options.at[row * 4 + 1], min_p = options.at[row * 4 + 2];
     const uint top = top_k.at[row] > 0 ? min(uint(top_k.at[row]), width) : width;
 
-    uint spoiled = 0u;
+    uint spoiled = 0u, likeliest = width;
     float largest = uintBitsToFloat(0xff800000u);
     for (uint i = thread; i < width; i += THREADS) {
         float value = logits.at[start + i];
         spoiled += is_finite(value) ? 0u : 1u;
-        largest = max(largest, value);
+        if (value > largest) {
+            largest = value;
+            likeliest = i;
+        }
     }
     if (workgroup_count(spoiled) != 0u) {
         if (thread == 0) ids.at[row] = -1;
         return;
     }
+    const float own = largest;
     largest = workgroup_max(largest);
+    if (temperature == 0.0) {
+        // The first of the largest ones; of fewer than 2^24 columns each is a float.
+        const float first = -workgroup_max(own == largest ? -float(likeliest) : -float(width));
+        if (thread == 0) ids.at[row] = int(first);
+        return;
+    }
 #define LOGIT(i) logits.at[start + (i)]
-#define WEIGHT(value) (temperature == 0.0 ? 1.0 : accurate_exp(((value) - largest) / temperature))
+#define WEIGHT(value) accurate_exp(((value) - largest) / temperature)
+    if ((top < width || top_p < 1.0) && choose_from_list(row, top, largest)) return;
 
     // Kept are the columns above the key `least`, and the first `ties` of those at it.
     uint least = 0u, ties = width;
-    if (temperature == 0.0) {
-        least = key_of(largest);
-        ties = 1u;
-    } else if (top < width) {
+    if (top < width) {
         for (uint bit = 0x80000000u; bit != 0u; bit >>= 1) {
             uint count = 0u;
             for (uint i = thread; i < width; i += THREADS) count += uint(key_of(LOGIT(i)) >= (least | bit));
@@ -70,7 +218,7 @@ void main() {
         for (uint i = thread; i < width; i += THREADS) above += uint(key_of(LOGIT(i)) > least);
         ties = top - workgroup_count(above);
     }
-    if (temperature != 0.0 && top_p < 1.0) {
+    if (top_p < 1.0) {
         float wanted = 0.0;
         uint border = 0u;
         for (uint bit = 0u;; bit = bit == 0u ? 0x80000000u : bit >> 1) {  // first, with no bit, all that is kept
@@ -116,9 +264,9 @@ void main() {
     const uint first = min(width, thread * share), last = min(width, first + share);
     uint equal = 0u;
     for (uint i = first; i < last; ++i) equal += uint(key_of(LOGIT(i)) == least);
-    const uint left = uint(max(0.0, float(ties) - sums_before(float(equal)).x));
+    const uint left = uint(max(0.0, float(ties) - sums_around(float(equal)).x));
     // Twice the same loop: first the sum of this thread's weights, then the column at which the sum of all passes the draw.
-    vec2 around = vec2(0.0);
+    vec3 around = vec3(0.0);
     float target = 0.0;
     for (uint pass = 0; pass < 2; ++pass) {
         float sum = 0.0;
@@ -140,12 +288,10 @@ void main() {
             }
         }
         if (pass == 0u) {
-            around = sums_before(sum);
-            target = options.at[row * 4 + 3] * around.y;
-        } else if (found < width) {
-            // Rounding may leave the draw at the end of all, or at that of the range in which it is.
-            const float after = around.x + sums[thread];
-            if (around.x <= target && (target < after || after == around.y)) ids.at[row] = int(found);
+            around = sums_around(sum);
+            target = options.at[row * 4 + 3] * around.z;
+        } else if (found < width && is_drawn(target, around)) {
+            ids.at[row] = int(found);
         }
     }
 }

@@ -10,6 +10,7 @@ from test_gpt import SMALL_SET, model_of
 
 from alpha import rng
 from alpha.backend_cpu_ref import CpuRef
+from alpha.backend_cpu_ref_primitives import NumpyPrimitives
 from alpha.backend_helios_core import HeliosCore
 from alpha.backend_helios_planner import Dispatch
 from alpha.config import ModelConfig, resolve_model
@@ -147,3 +148,41 @@ def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
         # The sum of squares has a mean of its degrees of freedom, and a deviation of the root of twice as many.
         freedom = len(likely) - 1
         assert ((counts[likely] - expected) ** 2 / expected).sum() < freedom + 4 * np.sqrt(2 * freedom)
+
+
+def test_choosing_from_many_logits_takes_what_the_cpu_takes() -> None:
+    """Of rows far from zero, with many equal logits, and with options that look at few logits and at many."""
+    width, turns = 5_003, 4
+    rows, options, top_k = [], [], []
+    for shift, scale in ((0.0, 1.0), (-90.0, 3.0), (300.0, 40.0)):
+        for step, (temperature, top, top_p, min_p) in enumerate(
+            (
+                *(
+                    (0.0, 0, 1.0, 0.0),
+                    (1.0, 0, 1.0, 0.0),
+                    (0.7, 40, 1.0, 0.0),
+                    (1.0, 1, 1.0, 0.0),
+                    (1.3, 900, 1.0, 0.0),
+                ),
+                *(
+                    (1.0, 0, 0.2, 0.0),
+                    (1.0, 0, 0.9999, 0.0),
+                    (0.9, 50, 0.9, 0.0),
+                    (1.0, 0, 0.0, 0.0),
+                    (1.0, 0, 1.0, 0.1),
+                ),
+                *((1e-30, 40, 0.9, 0.0), (50.0, 0, 0.5, 0.0), (1.0, 4_000, 0.95, 0.02)),
+            )
+        ):
+            for turn in range(turns):
+                values = scale * rng.normal(width, 1, 17 * step + turn) + shift
+                rows.append(np.round(values, 1) if turn % 2 else values)
+                options.append([temperature, top_p, min_p, (turn + 0.37) / turns])
+                top_k.append(top)
+    logits, numbers, tops = np.array(rows, np.float32), np.array(options, np.float32), np.array(top_k, np.int32)
+    logits[-1, 77] = np.inf
+    backend = helios()
+    got = backend.to_numpy(backend.choose(*map(backend.from_numpy, (logits, numbers, tops))))
+    wanted = NumpyPrimitives().choose(logits, numbers, tops)
+    assert wanted[-1] == -1
+    np.testing.assert_array_equal(got, wanted)
