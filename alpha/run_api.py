@@ -34,6 +34,9 @@ _MOST_ROWS_IN_EVENT = 2000
 _MOST_LOG_LINES = 1000
 _MARKS = ("clipped", "skipped")
 _READING_SECONDS = 0.2
+"""That a stream reads on at each look, of a file that is not read yet. Others read a little, so that a page that asks
+for many things at once has them at once."""
+
 _LEAST_SMOOTHING, _MOST_SMOOTHING = 0.0, 0.9999
 
 
@@ -185,7 +188,7 @@ class RunsApi:
         """The options in which runs differ, by flag, a value for each run."""
         if len(run_ids) > MOST_COMPARED:
             raise UsageError(f"At most {MOST_COMPARED} runs are compared at once.")
-        runs = [self._follow(run_id, 0.0) for run_id in run_ids]
+        runs = [self._follow(run_id) for run_id in run_ids]
         configs = [run.config for run in runs if run.config is not None]
         if len(configs) < len(runs):
             unreadable = next(run for run in runs if run.config is None)
@@ -200,9 +203,9 @@ class RunsApi:
         and `log` what was added; without news the id is the same. A page that missed some goes on with the id that it
         had last.
         """
-        run = self._follow(run_id)
-        state = _state_of(run)
         known = _parse_event_id(event_id)
+        run = self._follow(run_id, _READING_SECONDS if known else 0.0)
+        state = _state_of(run)
         answer = {"run": describe(self._index.summary(run.folder)), "share": run.metrics.share}
         if known is None or known[::2] != state[::2] or any(old > new for old, new in zip(known, state, strict=True)):
             return _event_id(state), {"reset": True} | answer
@@ -259,7 +262,7 @@ class RunsApi:
             return []
         return loss[np.isfinite(loss)].tolist()
 
-    def _follow(self, run_id: str, seconds: float = _READING_SECONDS) -> FollowedRun:
+    def _follow(self, run_id: str, seconds: float = 0.0) -> FollowedRun:
         folder = self._folder(run_id)
         run = self._followed.pop(run_id, None) or FollowedRun(folder)
         self._followed[run_id] = run  # the last one asked for is the last to go
