@@ -5,7 +5,7 @@ Every answer is a function of a folder of runs and of what was asked; how it is 
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from alpha.files import finite
 from alpha.option import nearest, to_mapping
 from alpha.run import METRICS
 from alpha.run_compare import changed_options, differing_options
+from alpha.run_csv import csv_parts
 from alpha.run_metrics import AXES, preview
 from alpha.run_notes import Notes, delete_run, write_notes
 from alpha.run_reader import FollowedRun, RunIndex, RunSummary, file_state, folder_of, read_samples
@@ -143,6 +144,30 @@ class RunsApi:
             },
             "marks": {name: _picture(at, at, view)["x"] for name, at in marks.items()},
         }
+
+    def csv(self, run_ids: Sequence[str], names: Sequence[str], view: View) -> Iterator[str]:
+        """Every row of columns that has one of them, between `low` and `high` of the view, as parts of a CSV text: the
+        step, the axis, the columns; before them the run, where there are several. A part may be empty.
+        """
+        if len(names) > MOST_NAMES or not 1 <= len(run_ids) <= MOST_COMPARED:
+            raise UsageError(f"At most {MOST_NAMES} columns of 1 to {MOST_COMPARED} runs at once.")
+        runs = [self._follow(run_id) for run_id in run_ids]
+        return self._csv(runs, list(dict.fromkeys(("step", view.axis, *names))), view)
+
+    def _csv(self, runs: Sequence[FollowedRun], names: Sequence[str], view: View) -> Iterator[str]:
+        tables = {}
+        for run in runs:
+            while not run.update(_READING_SECONDS):
+                yield ""  # others are answered meanwhile
+            if run.problem:
+                raise AlphaError(run.problem)
+            x = run.axis(view.axis)
+            columns = [x if name == view.axis else run.metrics.columns.column(name) for name in names]
+            own = [column for name, column in zip(names, columns, strict=True) if name not in ("step", view.axis)]
+            low, high = (-np.inf if view.low is None else view.low), (np.inf if view.high is None else view.high)
+            chosen = (x >= low) & (x <= high) & ~np.isnan(own or [x]).all(axis=0)
+            tables[run.folder.name] = [column[chosen] for column in columns]
+        yield from csv_parts(names, tables)
 
     def samples(self, run_id: str, after: int = -1) -> dict[str, Any]:
         """The samples of steps above `after`."""

@@ -39,7 +39,8 @@ def routes(shows_runs: bool, token: str = "") -> list[Route]:
     `token` is what the pages show when they change something.
     """
     files = {path.name: path.read_text() for path in (installation.FILES / "web").iterdir() if path.suffix in TYPES}
-    contents = {address: _page(files, address, shows_runs, token) for address in (ADDRESSES if shows_runs else ADDRESSES[:1])}
+    addresses = ADDRESSES if shows_runs else ADDRESSES[:1]
+    contents = {address: _page(files, address, shows_runs, token) for address in addresses}
     contents |= {f"/web/{name}": content for name, content in files.items() if not name.endswith(".html")}
 
     def route(address: str, content: str) -> Route:
@@ -59,7 +60,8 @@ def _page(files: dict[str, str], address: str, shows_runs: bool, token: str) -> 
     view = [] if address == "/" else [f"view{address.replace('/', '_')}.js"]
     head = files["head.html"].replace("PAGE", name)
     # Told at once, not one after the other as each module names the next: over ssh every turn takes a while.
-    extra = "".join(f'<link rel="modulepreload" href="/web/{each}">\n' for each in _modules(files, [f"{name}.js", *view]))
+    modules = _modules(files, [f"{name}.js", *view])
+    extra = "".join(f'<link rel="modulepreload" href="/web/{each}">\n' for each in modules)
     if token:
         extra += f'<meta name="token" content="{html.escape(token)}">\n'
     content = head.replace(_END_OF_HEAD, extra + _END_OF_HEAD) + files[f"{name}.html"]
