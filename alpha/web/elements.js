@@ -2,6 +2,7 @@
 
 import { format } from "/web/charts.js";
 
+const SLOWNESS = 150;
 const LONGEST_PAUSE_SECONDS = 5;
 const WHOLE = new Intl.NumberFormat("en");
 const DAY = { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
@@ -73,16 +74,20 @@ export function status(run) {
   return element("span", { className: "status", "data-status": run.status }, word);
 }
 
-/** A function that calls `work` soon after it is called, once however often, and so seldom that it takes at most a hundredth
- *  of the time. */
+/** A function that calls `work`, which draws, soon after it is called, once however often; and so seldom that it and the frame
+ *  that it makes take less than a hundredth of the time. */
 export function seldom(work) {
   let timer = null;
   let next = 0;
   const now = () => {
     timer = null;
-    const begin = performance.now();
+    requestAnimationFrame(() => {
+      const begin = performance.now();
+      setTimeout(() => { // the frame has been made
+        next = begin + Math.min(SLOWNESS * (performance.now() - begin), 1000 * LONGEST_PAUSE_SECONDS);
+      });
+    });
     work();
-    next = begin + Math.min(100 * (performance.now() - begin), 1000 * LONGEST_PAUSE_SECONDS);
   };
   return () => { timer ??= setTimeout(now, Math.max(0, next - performance.now())); };
 }

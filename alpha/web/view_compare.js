@@ -25,7 +25,10 @@ export async function show(main) {
   const runs = ids.map((id, colour) => ({ id, colour, run: listed.find((each) => each.runId === id), curves: new Curves(id, NAMES, SMOOTHED) }));
   const columns = Object.fromEntries(CHARTS);
   const panel = new Panel(view, (what) => reload(what).catch(report), (chart) => ({ run: shown().map(({ id }) => id), column: columns[chart] }));
-  const drawSoon = seldom(draw);
+  const drawSoon = seldom(() => {
+    for (const each of runs) if (each.run) legend.set(each, each.run);
+    draw();
+  });
   panel.grid.classList.add("pair");
   const legend = new Legend(runs, hidden, () => { rememberAll(); draw(); });
   const options = element("section", {}, element("h2", {}, "Options that differ"));
@@ -76,13 +79,14 @@ export async function show(main) {
       legend.gone(changed);
       return;
     }
-    legend.set(changed, event.run);
+    changed.run = event.run;
     if (event.reset) {
+      legend.set(changed, event.run);
       changed.curves.load(asked(view)).then((isLast) => isLast && view.range && changed.curves.refine(view.range)).then(draw).catch(report);
-    } else if (event.metrics.step) {
-      changed.curves.append(event);
-      drawSoon();
+      return;
     }
+    changed.curves.append(event);
+    drawSoon();
   });
 }
 

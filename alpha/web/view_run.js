@@ -20,7 +20,11 @@ export async function show(main) {
   const view = viewOf(query);
   const curves = new Curves(id, NAMES, SMOOTHED);
   const panel = new Panel(view, (what) => reload(what).catch(report), (chart) => ({ run: [id], column: COLUMNS[chart] }));
-  const drawSoon = seldom(draw);
+  let news = null;
+  const drawSoon = seldom(() => {
+    head.set(news.run, news.share);
+    draw();
+  });
   const head = new Head(id, path);
   const samples = new Samples();
   const checkpoints = new Checkpoints(id, path);
@@ -64,15 +68,14 @@ export async function show(main) {
       report(new Error("This run is not there any more."));
       return;
     }
-    head.set(event.run, event.share);
+    news = event;
     if (event.reset) {
+      head.set(event.run, event.share);
       loadAll().catch(report);
       return;
     }
-    if (event.metrics.step) {
-      curves.append(event);
-      drawSoon();
-    }
+    curves.append(event);
+    drawSoon();
     if (event.samples.length) samples.add(event.samples);
     if (event.log.length) {
       log.add(event.log);
