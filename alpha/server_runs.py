@@ -293,11 +293,11 @@ class _Streamed(Response):
     """What is sent part by part, while the client is there and reads it."""
 
     def __init__(self, headers: list[tuple[bytes, bytes]], parts: AsyncGenerator[bytes, None]) -> None:
-        self._headers = headers
+        self._head = headers
         self._parts = parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await while_there(receive, _send_parts(send, self._headers, self._parts))
+        await while_there(receive, _send_parts(send, self._head, self._parts))
 
 
 class _Download(Response):

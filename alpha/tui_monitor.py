@@ -52,8 +52,8 @@ class Scales:
 class Chart(Widget):
     """Curves as a Braille chart of the widget's size."""
 
-    def __init__(self, **options: str) -> None:
-        super().__init__(**options)
+    def __init__(self, id: str) -> None:
+        super().__init__(id=id)
         self._lines: tuple[Line, ...] = ()
         self._scales, self._unit = Scales(), ""
         self._rows: list[list[Piece]] = []

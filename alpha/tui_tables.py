@@ -22,8 +22,8 @@ _STYLES = {"running": "green", "failed": "red", "damaged": "red", "interrupted":
 class RowTable(DataTable[Text]):
     """A table of texts, whose rows are chosen as a whole."""
 
-    def __init__(self, headings: Sequence[str], **options: str) -> None:
-        super().__init__(cursor_type="row", **options)
+    def __init__(self, headings: Sequence[str], id: str) -> None:
+        super().__init__(cursor_type="row", id=id)
         self._headings = headings
         self._rows_shown: dict[str, Sequence[str]] = {}
 
@@ -57,8 +57,8 @@ class RowTable(DataTable[Text]):
 class RunTable(RowTable):
     """Runs, with letters for those that are drawn."""
 
-    def __init__(self, **options: str) -> None:
-        super().__init__(("", "run", _STATUS, "step", "loss", "val", "tokens/s", "left", "updated", "group"), **options)
+    def __init__(self, id: str) -> None:
+        super().__init__(("", "run", _STATUS, "step", "loss", "val", "tokens/s", "left", "updated", "group"), id)
 
     def show_runs(self, summaries: Collection[RunSummary], drawn: Sequence[str]) -> None:
         """These runs; `drawn` are the ids of those with letters."""
@@ -77,8 +77,8 @@ class RunTable(RowTable):
 class CheckpointTable(RowTable):
     """The checkpoints of a run, the newest first; keys are the names of their files."""
 
-    def __init__(self, **options: str) -> None:
-        super().__init__(("checkpoint", "step", "MB", "written"), **options)
+    def __init__(self, id: str) -> None:
+        super().__init__(("checkpoint", "step", "MB", "written"), id)
 
     def show_checkpoints(self, run: FollowedRun | None) -> None:
         """Of this run; a folder that cannot be read has none."""
