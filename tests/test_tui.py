@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
@@ -294,47 +295,53 @@ def test_without_a_terminal_it_says_so(runs: Path) -> None:
 
 
 @contextlib.contextmanager
-def on_a_terminal(
-    root: Path, **variables: str
-) -> Iterator[tuple[subprocess.Popen[bytes], int, Callable[[bytes], bytes]]]:
-    """alpha tui on a terminal of its own, our end of that, and a function that reads until something is on the screen,
-    and returns all of it."""
+def on_a_terminal(root: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], int, bytearray]]:
+    """alpha tui on a terminal of its own, our end of that, and what is written there, which is read all the time."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     command = [sys.executable, str(ROOT / "alpha.py"), "tui", f"--dir={root}"]
     environment = os.environ | {"TERM": "xterm-256color", "COLORTERM": "truecolor"} | variables
     screen = bytearray()
 
-    def read(wanted: bytes) -> bytes:
-        while wanted not in screen:
-            screen.extend(os.read(ours, 1 << 16))
-        return bytes(screen)
+    def read() -> None:
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while more := os.read(ours, 1 << 16):
+                screen.extend(more)
 
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+        threading.Thread(target=read, daemon=True).start()
         try:
-            yield process, ours, read
+            yield process, ours, screen
         finally:
             process.kill()
             os.close(theirs)
             os.close(ours)
 
 
+def shows(screen: bytearray, wanted: bytes) -> None:
+    """Wait until something has been written there."""
+    end = time.monotonic() + 60
+    while wanted not in screen:
+        assert time.monotonic() < end, bytes(screen)
+        time.sleep(0.05)
+
+
 def test_without_colour_there_is_none_not_even_grey(tmp_path: Path) -> None:
     make(tmp_path, "a")
-    with on_a_terminal(tmp_path, NO_COLOR="1") as (process, terminal, read):
-        read(b"v 3.5")
+    with on_a_terminal(tmp_path, NO_COLOR="1") as (process, terminal, screen):
+        shows(screen, b"v 3.5")
         os.write(terminal, b"q")
-        screen = read(b"\x1b[?1049l")
         assert process.wait(60) == 0
+        shows(screen, b"\x1b[?1049l")
     styles = {int(part) for style in re.findall(rb"\x1b\[([0-9;]*)m", screen) for part in style.split(b";") if part}
     assert styles <= {0, 1, 2, 4, 7, 39, 49}
 
 
 @pytest.mark.parametrize("end", ["q", "SIGTERM"])
 def test_a_terminal_is_left_as_it_was_whatever_stops_it_meanwhile(runs: Path, end: str) -> None:
-    with on_a_terminal(runs) as (process, terminal, read):
+    with on_a_terminal(runs) as (process, terminal, screen):
         before = termios.tcgetattr(terminal)
-        read(b"v 3.5")
+        shows(screen, b"v 3.5")
         assert termios.tcgetattr(terminal) != before
         for stop in (signal.SIGSTOP, signal.SIGTSTP, signal.SIGSTOP):
             process.send_signal(stop)
