@@ -4,26 +4,31 @@ Curves are told apart by colour and by a letter at their end, so that colour is 
 drawn, nor how a terminal is written to.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from alpha.series import Curve, pixel_edges, thin
 
-_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+_Integers = npt.NDArray[np.int64]
+
+_DOTS = np.array(((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80)))
 """The bits of a Braille character by row and column of its dots (Unicode chapter 21.1)."""
 _BLANK = 0x2800
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LABEL_WIDTH = 9
 _LEAST_WIDTH, _LEAST_HEIGHT = 20, 4
 _MARGIN = 0.05
+_SAME = 1e-9
 _SMALLEST, _LARGEST = 1e-100, 1e100
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve with a colour, which is the caller's business, and whether its end gets a letter."""
+    """A curve with a colour, a number from 0 that is the caller's business, and whether its end gets a letter."""
 
     x: Curve
     y: Curve
@@ -32,10 +37,10 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A character and the colour of the curve that it is of; None for axes and labels."""
+class Piece:
+    """Characters of one row beside each other, and the colour of the curve that they are of; None for all else."""
 
-    character: str
+    text: str
     colour: int | None = None
 
 
@@ -46,8 +51,8 @@ def letter(index: int) -> str:
 
 def draw(
     lines: Sequence[Line], width: int, height: int, log_x: bool = False, log_y: bool = False, x_unit: str = ""
-) -> list[list[Cell]]:
-    """A chart of `height` rows with `width` cells each; rows are empty where there is no room for a chart.
+) -> list[list[Piece]]:
+    """A chart of `height` rows with `width` characters each; rows are empty where there is no room for a chart.
 
     On a logarithmic axis, what is not above 0 is left out. Of curves that meet in a cell, the last is seen.
     """
@@ -60,23 +65,22 @@ def draw(
     left, right = _span(np.concatenate([line.x[[0, -1]] for line in shown]), log_x, margin=0.0)
     low, high = _span(np.concatenate([[line.y.min(), line.y.max()] for line in shown]), log_y, margin=_MARGIN)
     dots = np.zeros((rows, columns), dtype=np.int64)
-    colours = np.zeros((rows, columns), dtype=np.int64)
-    cells = [[Cell(" ") for _ in range(columns)] for _ in range(rows)]
+    colours = np.full((rows, columns), -1, dtype=np.int64)
     ends = []
     for line in shown:
         chosen = thin(line.x, line.y, pixel_edges(left, right, 2 * columns, log_x))
-        x = _place(line.x[chosen], left, right, log_x) * (2 * columns - 1)
-        y = (1 - _place(line.y[chosen], low, high, log_y)) * (4 * rows - 1)
-        for row, column in _dots_between(np.rint(x).astype(int), np.rint(y).astype(int)):
-            dots[row // 4, column // 2] |= _DOTS[row % 4][column % 2]
-            colours[row // 4, column // 2] = line.colour
-        ends.append((line, int(np.rint(y[-1])) // 4, int(np.rint(x[-1])) // 2))
-    for row, column in np.argwhere(dots).tolist():
-        cells[row][column] = Cell(chr(_BLANK + int(dots[row, column])), int(colours[row, column]))
-    for line, row, column in ends:
+        x = np.rint(_place(line.x[chosen], left, right, log_x) * (2 * columns - 1)).astype(np.int64)
+        y = np.rint((1 - _place(line.y[chosen], low, high, log_y)) * (4 * rows - 1)).astype(np.int64)
+        row, column = _dots_between(x, y)
+        np.bitwise_or.at(dots, (row // 4, column // 2), _DOTS[row % 4, column % 2])
+        colours[row // 4, column // 2] = line.colour
+        ends.append((line, y[-1] // 4, x[-1] // 2))
+    characters = np.where(dots, _BLANK + dots, ord(" "))
+    for line, last_row, last_column in ends:
         if line.letter:
-            cells[row][column] = Cell(line.letter, line.colour)
-    return [*_with_labels(cells, low, high, log_y), *_x_axis(columns, left, right, log_x, x_unit)]
+            characters[last_row, last_column], colours[last_row, last_column] = ord(line.letter), line.colour
+    content = [_pieces(*row) for row in zip(characters, colours, strict=True)]
+    return [*_with_labels(content, low, high, log_y), *_x_axis(columns, left, right, log_x, x_unit)]
 
 
 def number(value: float) -> str:
@@ -102,7 +106,8 @@ def _span(values: Curve, is_logarithmic: bool, margin: float) -> tuple[float, fl
     low, high = float(values.min()), float(values.max())
     if is_logarithmic:
         low, high = np.log(low), np.log(high)
-    spare = margin * (high - low) or (1e-9 + 1e-3 * abs(high) if low == high else 0.0)
+    is_point = high - low <= _SAME * abs(high)  # or only rounding differs
+    spare = 1e-9 + 1e-3 * abs(high) if is_point else margin * (high - low)
     low, high = low - spare, high + spare
     return (float(np.exp(low)), float(np.exp(high))) if is_logarithmic else (low, high)
 
@@ -114,28 +119,44 @@ def _place(values: Curve, low: float, high: float, is_logarithmic: bool) -> Curv
     return np.clip((values - low) / (high - low), 0.0, 1.0)
 
 
-def _dots_between(x: np.ndarray, y: np.ndarray) -> set[tuple[int, int]]:
-    """Row and column of each dot on the straight lines from point to point."""
-    dots = {(int(y[0]), int(x[0]))} if len(x) else set()
-    for x0, y0, x1, y1 in zip(x[:-1].tolist(), y[:-1].tolist(), x[1:].tolist(), y[1:].tolist(), strict=True):
-        count = max(abs(x1 - x0), abs(y1 - y0), 1)
-        dots |= {(y0 + round(i * (y1 - y0) / count), x0 + round(i * (x1 - x0) / count)) for i in range(count + 1)}
-    return dots
+def _dots_between(x: _Integers, y: _Integers) -> tuple[_Integers, _Integers]:
+    """Row and column of each dot on the straight lines from point to point; the same one may come more than once."""
+    if len(x) == 1:
+        return y, x
+    across, down = np.diff(x), np.diff(y)
+    counts = np.maximum(np.maximum(abs(across), abs(down)), 1)  # steps of each line; one dot more than that
+    line = np.repeat(np.arange(len(counts)), counts + 1)
+    ends = np.cumsum(counts + 1)
+    share = (np.arange(ends[-1]) - (ends - counts - 1)[line]) / counts[line]
+    return (
+        np.rint(y[line] + share * down[line]).astype(np.int64),
+        np.rint(x[line] + share * across[line]).astype(np.int64),
+    )
 
 
-def _with_labels(cells: list[list[Cell]], low: float, high: float, log_y: bool) -> list[list[Cell]]:
-    rows = len(cells)
+def _pieces(characters: _Integers, colours: _Integers) -> list[Piece]:
+    """A row, in as few pieces as its colours allow."""
+    text = "".join(map(chr, characters.tolist()))
+    borders = [0, *(np.flatnonzero(np.diff(colours)) + 1).tolist(), len(text)]
+    return [
+        Piece(text[begin:end], colour if (colour := int(colours[begin])) >= 0 else None)
+        for begin, end in itertools.pairwise(borders)
+    ]
+
+
+def _with_labels(content: list[list[Piece]], low: float, high: float, log_y: bool) -> list[list[Piece]]:
+    rows = len(content)
     labelled = {0, rows - 1} | ({rows // 2} if rows > _LEAST_HEIGHT else set())
     result = []
-    for row, content in enumerate(cells):
+    for row, pieces in enumerate(content):
         share = 1 - row / max(1, rows - 1)
         value = low * (high / low) ** share if log_y else low + (high - low) * share
         label = number(value) if row in labelled else ""
-        result.append([Cell(character) for character in f"{label:>{_LABEL_WIDTH}}┤"] + content)
+        result.append([Piece(f"{label:>{_LABEL_WIDTH}}┤"), *pieces])
     return result
 
 
-def _x_axis(columns: int, left: float, right: float, log_x: bool, unit: str) -> list[list[Cell]]:
+def _x_axis(columns: int, left: float, right: float, log_x: bool, unit: str) -> list[list[Piece]]:
     middle = (left * right) ** 0.5 if log_x else (left + right) / 2
     texts = [number(left), f"{number(middle)} {unit}".strip(), number(right)]
     gap = columns - sum(map(len, texts))
@@ -144,10 +165,10 @@ def _x_axis(columns: int, left: float, right: float, log_x: bool, unit: str) -> 
     else:
         labels = f"{texts[0]} {texts[2]}".rjust(columns)[:columns]
     indent = " " * _LABEL_WIDTH
-    return [[Cell(each) for each in line] for line in (f"{indent}└{'─' * columns}", f"{indent} {labels}")]
+    return [[Piece(f"{indent}└{'─' * columns}")], [Piece(f"{indent} {labels}")]]
 
 
-def _centred(text: str, width: int, height: int) -> list[list[Cell]]:
-    rows: list[list[Cell]] = [[] for _ in range(height)]
-    rows[height // 2] = [Cell(character) for character in text.center(width)]
+def _centred(text: str, width: int, height: int) -> list[list[Piece]]:
+    rows: list[list[Piece]] = [[] for _ in range(height)]
+    rows[height // 2] = [Piece(text.center(width))]
     return rows

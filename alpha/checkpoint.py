@@ -10,6 +10,7 @@ found when a file is loaded, and the weights can be loaded and verified without 
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -191,10 +192,11 @@ def new_path(out: str) -> Path:
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """Step and path of each checkpoint in a folder, by step; goes by the names alone."""
     try:
-        entries = list(folder.iterdir())
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries]
     except OSError as error:
         raise AlphaError(f"Cannot list the folder {folder}: {error.strerror or error}.") from error
-    return sorted((int(match[1]), entry) for entry in entries if (match := _FILE_NAME.fullmatch(entry.name)))
+    return sorted((int(match[1]), folder / name) for name in names if (match := _FILE_NAME.fullmatch(name)))
 
 
 def weights_digest(weights: Mapping[str, Array]) -> str:

@@ -1,10 +1,7 @@
 """`alpha runs`: the training runs in a folder, newest first; one of them; several beside each other."""
 
-import csv
-import io
-import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +49,6 @@ class RunsOptions:
 _TEXTS = {"rename": "name", "group": "group", "notes": "notes"}
 _LARGEST_PLAIN = 1e12
 _COMPARED_POINTS = 10
-_CSV_ROWS = 1000
 _STYLES = {"running": "green", "failed": "red", "damaged": "red", "interrupted": "yellow"}
 
 OPTIONS = (RunsOptions,)
@@ -103,6 +99,7 @@ def _refuse(given: dict[str, Any], flag: str, *others: str) -> None:
 
 def _list(options: RunsOptions) -> None:
     from alpha.run_api import describe
+    from alpha.run_csv import csv_text
     from alpha.run_reader import list_runs
 
     summaries = list_runs(Path(options.dir))
@@ -112,7 +109,7 @@ def _list(options: RunsOptions) -> None:
         print_json([describe(each) for each in summaries])
     elif options.csv:
         rows = [describe(each) for each in summaries]
-        _print_csv([list(row.values()) for row in rows], headings=list(rows[0]) if rows else ["runId"])
+        print_part(csv_text([list(rows[0]) if rows else ["runId"], *(list(row.values()) for row in rows)]))
     elif not summaries:
         of_group = f" of the group {options.group!r}" if options.group else "; alpha train makes one"
         print_text(f"There are no runs in {options.dir}{of_group}.")
@@ -274,38 +271,17 @@ def _print_losses(axis: str, names: Sequence[str], losses: "Losses") -> None:
     print_table(headings, rows, right=headings)
 
 
-# --- CSV --------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def _print_metrics(runs: "Sequence[ComparedRun]") -> None:
-    """The metrics of runs, one after the other, with a column that says which when there are several."""
+    """The metrics of runs, one after the other."""
+    from alpha.run_csv import csv_parts
+
     names = list(dict.fromkeys(name for each in runs for name in each.metrics.columns.names))
-    prefix = ["run"] if len(runs) > 1 else []
-    headings: Sequence[str] | None = [*prefix, *names]
-    for each in runs:
-        columns = [each.metrics.columns.column(name) for name in names]
-        for begin in range(0, len(each.metrics.columns), _CSV_ROWS):
-            part = zip(*(column[begin : begin + _CSV_ROWS].tolist() for column in columns), strict=True)
-            _print_csv(([*([each.folder.name] * len(prefix)), *row] for row in part), headings)
-            headings = None
-    if headings:
-        _print_csv((), headings)
-
-
-def _print_csv(rows: Iterable[Sequence[Any]], headings: Sequence[str] | None = None) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    if headings:
-        writer.writerow([escape_line(heading) for heading in headings])
-    for row in rows:
-        writer.writerow([_cell(value) for value in row])
-    print_part(text.getvalue())
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float) and math.isfinite(value):
-        return str(int(value)) if value.is_integer() and abs(value) < _LARGEST_PLAIN else repr(value)
-    return "" if value is None or isinstance(value, float) else escape_line(str(value))
+    tables = {each.folder.name: [each.metrics.columns.column(name) for name in names] for each in runs}
+    for part in csv_parts(names, tables):
+        print_part(part)
 
 
 def _spelled(value: Any) -> str:

@@ -223,11 +223,10 @@ def convert(declared: Option, value: Any, where: str) -> Any:
         least, most = _RANGES[declared.kind]
         minimum = least if declared.minimum is None else declared.minimum
         maximum = most if declared.maximum is None else declared.maximum
-        shown = _SHORTENER.repr(value).strip("'")
-        if converted < minimum:
-            raise UsageError(f"{where} must be at least {_number(minimum)}, not {shown}.")
-        if converted > maximum:
-            raise UsageError(f"{where} must be at most {_number(maximum)}, not {shown}.")
+        if not minimum <= converted <= maximum:
+            limit = f"at least {_number(minimum)}" if converted < minimum else f"at most {_number(maximum)}"
+            shown = _SHORTENER.repr(value).strip("'")
+            raise UsageError(f"{where} must be {limit}, not {shown}.")
     return converted
 
 
@@ -236,7 +235,7 @@ def read_mapping(options_classes: Iterable[type], values: Mapping[str, Any], sou
 
     `source` names the file in errors. Raises UsageError for an unknown key, a bad value, or one option given twice.
     """
-    declared = names_of(each for options_class in options_classes for each in options_of(options_class))
+    declared = _names_of_classes(tuple(options_classes))
     fields: dict[str, Any] = {}
     for key, value in values.items():
         if key not in declared:
@@ -258,6 +257,11 @@ def from_mapping(options_class: type[T], values: Mapping[str, Any], source: str)
 def names_of(options: Iterable[Option]) -> dict[str, Option]:
     """Every camelCase name, aliases included, of some options."""
     return {name: each for each in options for name in (each.flag, *each.aliases)}
+
+
+@functools.cache
+def _names_of_classes(options_classes: tuple[type, ...]) -> dict[str, Option]:
+    return names_of(each for options_class in options_classes for each in options_of(options_class))
 
 
 def to_mapping(instance: Any) -> dict[str, Any]:

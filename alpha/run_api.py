@@ -5,7 +5,7 @@ Every answer is a function of a folder of runs and of what was asked; how it is 
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from alpha.files import finite
 from alpha.option import nearest, to_mapping
 from alpha.run import METRICS
 from alpha.run_compare import changed_options, differing_options
+from alpha.run_csv import csv_parts
 from alpha.run_metrics import AXES, preview
 from alpha.run_notes import Notes, delete_run, write_notes
 from alpha.run_reader import FollowedRun, RunIndex, RunSummary, file_state, folder_of, read_samples
@@ -34,6 +35,9 @@ _MOST_ROWS_IN_EVENT = 2000
 _MOST_LOG_LINES = 1000
 _MARKS = ("clipped", "skipped")
 _READING_SECONDS = 0.2
+"""That a stream reads on at each look, of a file that is not read yet. Others read a little, so that a page that asks
+for many things at once has them at once."""
+
 _LEAST_SMOOTHING, _MOST_SMOOTHING = 0.0, 0.9999
 
 
@@ -141,6 +145,30 @@ class RunsApi:
             "marks": {name: _picture(at, at, view)["x"] for name, at in marks.items()},
         }
 
+    def csv(self, run_ids: Sequence[str], names: Sequence[str], view: View) -> Iterator[str]:
+        """Every row of columns that has one of them, between `low` and `high` of the view, as parts of a CSV text: the
+        step, the axis, the columns; before them the run, where there are several. A part may be empty.
+        """
+        if len(names) > MOST_NAMES or not 1 <= len(run_ids) <= MOST_COMPARED:
+            raise UsageError(f"At most {MOST_NAMES} columns of 1 to {MOST_COMPARED} runs at once.")
+        runs = [self._follow(run_id) for run_id in run_ids]
+        return self._csv(runs, list(dict.fromkeys(("step", view.axis, *names))), view)
+
+    def _csv(self, runs: Sequence[FollowedRun], names: Sequence[str], view: View) -> Iterator[str]:
+        tables = {}
+        for run in runs:
+            while not run.update(_READING_SECONDS):
+                yield ""  # others are answered meanwhile
+            if run.problem:
+                raise AlphaError(run.problem)
+            x = run.axis(view.axis)
+            columns = [x if name == view.axis else run.metrics.columns.column(name) for name in names]
+            own = [column for name, column in zip(names, columns, strict=True) if name not in ("step", view.axis)]
+            low, high = (-np.inf if view.low is None else view.low), (np.inf if view.high is None else view.high)
+            chosen = (x >= low) & (x <= high) & ~np.isnan(own or [x]).all(axis=0)
+            tables[run.folder.name] = [column[chosen] for column in columns]
+        yield from csv_parts(names, tables)
+
     def samples(self, run_id: str, after: int = -1) -> dict[str, Any]:
         """The samples of steps above `after`."""
         run = self._follow(run_id)
@@ -185,7 +213,7 @@ class RunsApi:
         """The options in which runs differ, by flag, a value for each run."""
         if len(run_ids) > MOST_COMPARED:
             raise UsageError(f"At most {MOST_COMPARED} runs are compared at once.")
-        runs = [self._follow(run_id, 0.0) for run_id in run_ids]
+        runs = [self._follow(run_id) for run_id in run_ids]
         configs = [run.config for run in runs if run.config is not None]
         if len(configs) < len(runs):
             unreadable = next(run for run in runs if run.config is None)
@@ -200,9 +228,9 @@ class RunsApi:
         and `log` what was added; without news the id is the same. A page that missed some goes on with the id that it
         had last.
         """
-        run = self._follow(run_id)
-        state = _state_of(run)
         known = _parse_event_id(event_id)
+        run = self._follow(run_id, _READING_SECONDS if known else 0.0)
+        state = _state_of(run)
         answer = {"run": describe(self._index.summary(run.folder)), "share": run.metrics.share}
         if known is None or known[::2] != state[::2] or any(old > new for old, new in zip(known, state, strict=True)):
             return _event_id(state), {"reset": True} | answer
@@ -259,7 +287,7 @@ class RunsApi:
             return []
         return loss[np.isfinite(loss)].tolist()
 
-    def _follow(self, run_id: str, seconds: float = _READING_SECONDS) -> FollowedRun:
+    def _follow(self, run_id: str, seconds: float = 0.0) -> FollowedRun:
         folder = self._folder(run_id)
         run = self._followed.pop(run_id, None) or FollowedRun(folder)
         self._followed[run_id] = run  # the last one asked for is the last to go

@@ -7,6 +7,7 @@ missing, damaged, or not ours to read are ones that say nothing.
 import difflib
 import itertools
 import math
+import os
 import socket
 import sys
 import time
@@ -240,7 +241,9 @@ def _listed(root: Path) -> list[Path]:
 def _run_folders(root: Path) -> list[Path]:
     if not root.exists():
         return []
-    return sorted(folder for folder in root.iterdir() if _is_run(folder))
+    with os.scandir(root) as entries:
+        names = sorted(entry.name for entry in entries)
+    return [folder for name in names if _is_run(folder := root / name)]
 
 
 def _is_run(folder: Path) -> bool:
@@ -256,7 +259,7 @@ _Signature = tuple[bool, tuple[tuple[int, int, int] | None, ...]]
 def _signature(folder: Path) -> _Signature:
     """Whether a run is held, and what changes whenever one of its files does."""
     paths = (folder, *(folder / name for name in (CONFIG, METRICS, NOTES, STATUS)))
-    return is_locked(folder), tuple(file_state(path) for path in paths)
+    return is_locked(folder), tuple(map(file_state, paths))
 
 
 def _has_fallen_silent(summary: RunSummary, is_held: bool) -> bool:

@@ -67,7 +67,7 @@ SHUTDOWN_SECONDS = 10
 SWITCH_SECONDS = 0.0005
 
 LOCAL_NAMES = ("localhost", "localhost.localdomain")
-OPEN_PATHS = ("/health", *server_pages.PAGES)
+OPEN_PATHS = ("/health", *server_pages.ADDRESSES)
 """What is answered without a key, beside what the pages are made of."""
 
 MEASURED_PATHS = frozenset(

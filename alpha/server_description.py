@@ -221,11 +221,14 @@ def _of_runs() -> Schema:
     several = (_parameter("run", {"type": "array", "items": {"type": "string"}}),)
     after = (_parameter("after", {"type": "string"}),)
     number: Schema = {"type": "number"}
-    view = (
+    part = (
         _parameter("column", {"type": "array", "items": {"type": "string"}, "maxItems": MOST_NAMES}),
         _parameter("axis", {"enum": list(AXES)}),
         _parameter("from", number),
         _parameter("to", number),
+    )
+    view = (
+        *part,
         _parameter("pixels", {"type": "integer", "minimum": 1, "maximum": MOST_PIXELS}),
         _parameter("smoothing", {"type": "number", "minimum": 0, "exclusiveMaximum": 1}),
         _parameter("log", {"type": "boolean"}),
@@ -233,6 +236,8 @@ def _of_runs() -> Schema:
     file = {"200": {"description": "The file.", "content": {"application/octet-stream": {}}}}
     checkpoint = _operation("Download a checkpoint.", "Error", parameters=(*run, _parameter("name", _NAME, "path")))
     checkpoint["get"]["responses"] |= file
+    table = _operation("Export columns.", "Error", parameters=(*several, *part))
+    table["get"]["responses"] |= {"200": {"description": "Every row, as CSV.", "content": {"text/csv": {}}}}
     return {
         "/api/runs": _operation("List runs.", "Runs"),
         "/api/runs/{run_id}": _operation("Describe a run.", "Run", parameters=run)
@@ -249,6 +254,7 @@ def _of_runs() -> Schema:
         "/api/events": _operation("Follow runs.", "News", streams=True, parameters=(*several, *after)),
         "/api/sparklines": _operation("Sketch losses.", "Sparklines", parameters=several),
         "/api/compare": _operation("Compare options.", "Comparison", parameters=several),
+        "/api/csv": table,
         "/api/models": _operation("List all checkpoints.", "AllCheckpoints"),
         "/api/domains": _operation("List domains.", "Domains"),
     }

@@ -78,6 +78,7 @@ class RunPages:
             Route("/api/events", self._answering(self._list_events)),
             Route("/api/sparklines", self._answering(self._sparklines)),
             Route("/api/compare", self._answering(self._compare)),
+            Route("/api/csv", self._answering(self._csv)),
             Route("/api/models", self._answering(self._models)),
             Route("/api/domains", self._answering(self._domains)),
         ]
@@ -116,18 +117,8 @@ class RunPages:
         return await self._call(functools.partial(self._api.run, _id_of(request)))
 
     async def _metrics(self, request: Request) -> Any:
-        query = request.query_params
-        names = query.getlist("column") or ["loss", "valLoss"]
-        view = functools.partial(
-            View,
-            query.get("axis", "step"),
-            _number(request, "from"),
-            _number(request, "to"),
-            _whole(request, "pixels", 800),
-            _number(request, "smoothing") or 0.0,
-            query.get("log") == "true",
-        )
-        return await self._call(lambda: self._api.metrics(_id_of(request), names, view()))
+        view = _view_of(request)
+        return await self._call(lambda: self._api.metrics(_id_of(request), _columns_of(request), view()))
 
     async def _samples(self, request: Request) -> Any:
         after = _whole(request, "after", -1)
@@ -149,6 +140,19 @@ class RunPages:
 
     async def _compare(self, request: Request) -> Any:
         return await self._call(functools.partial(self._api.compare, request.query_params.getlist("run")))
+
+    async def _csv(self, request: Request) -> Response:
+        run_ids, view = request.query_params.getlist("run"), _view_of(request)
+        rows = await self._call(lambda: self._api.csv(run_ids, _columns_of(request), view()))
+        first = await self._call(lambda: next(rows, None))  # what cannot be answered is an HTTP error
+
+        async def parts() -> AsyncGenerator[bytes, None]:
+            part = first
+            while part is not None:
+                yield part.encode(errors="replace")
+                part = await self._call(lambda: next(rows, None))
+
+        return _Streamed([(b"content-type", b"text/csv; charset=utf-8"), *_saved_as("metrics.csv")], parts())
 
     async def _models(self, request: Request) -> Any:
         return await self._call(self._api.models)
@@ -201,7 +205,7 @@ class RunPages:
             return {"id": news.event_id, "events": first}
         if self._streams >= MOST_STREAMS:
             raise RefusedError("Too many pages follow runs already.", status=429)
-        return _EventStream(self._parts(news, seconds, first))
+        return _Streamed(STREAM_HEADERS, self._parts(news, seconds, first))
 
     async def _parts(self, news: "_News", seconds: float, first: list[Any]) -> AsyncGenerator[bytes, None]:
         """The stream's text, until the server ends."""
@@ -285,14 +289,15 @@ class _RunNews(_News):
         return {"runId": run_id} | news if is_new else None
 
 
-class _EventStream(Response):
-    """Server-sent events, while the client is there and reads them."""
+class _Streamed(Response):
+    """What is sent part by part, while the client is there and reads it."""
 
-    def __init__(self, parts: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, headers: list[tuple[bytes, bytes]], parts: AsyncGenerator[bytes, None]) -> None:
+        self._head = headers
         self._parts = parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await while_there(receive, _send_parts(send, STREAM_HEADERS, self._parts))
+        await while_there(receive, _send_parts(send, self._head, self._parts))
 
 
 class _Download(Response):
@@ -312,8 +317,7 @@ class _Download(Response):
             headers = [
                 (b"content-type", b"application/octet-stream"),
                 (b"content-length", str(left).encode()),
-                (b"content-disposition", f"attachment; filename*=UTF-8''{quote(self._name, safe='')}".encode()),
-                (b"x-content-type-options", b"nosniff"),
+                *_saved_as(self._name),
             ]
 
             async def parts() -> AsyncGenerator[bytes, None]:
@@ -333,6 +337,12 @@ async def _send_parts(send: Send, headers: list[tuple[bytes, bytes]], parts: Asy
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+def _saved_as(name: str) -> list[tuple[bytes, bytes]]:
+    """Headers by which a browser saves an answer as a file, and shows nothing."""
+    disposition = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+    return [(b"content-disposition", disposition.encode()), (b"x-content-type-options", b"nosniff")]
+
+
 def _encoded(event: Any, event_id: str) -> bytes:
     identity = f"id: {event_id}\n" if event_id else ""
     return f"{identity}data: {json.dumps(event, allow_nan=False, separators=(',', ':'))}\n\n".encode()
@@ -347,6 +357,23 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
 def _id_of(request: Request) -> str:
     run_id: str = request.path_params["run_id"]
     return run_id
+
+
+def _columns_of(request: Request) -> list[str]:
+    return request.query_params.getlist("column") or ["loss", "valLoss"]
+
+
+def _view_of(request: Request) -> Callable[[], View]:
+    """Numbers are looked at here, and whether a picture can have them, where the view is made."""
+    return functools.partial(
+        View,
+        request.query_params.get("axis", "step"),
+        _number(request, "from"),
+        _number(request, "to"),
+        _whole(request, "pixels", 800),
+        _number(request, "smoothing") or 0.0,
+        request.query_params.get("log") == "true",
+    )
 
 
 def _number(request: Request, name: str) -> float | None:

@@ -1,7 +1,8 @@
 """The dashboard in a terminal, over the files that training writes; changes nothing in them.
 
-Reads a little at a time in the terminal's own loop, and draws less often where drawing takes long, so that it costs
-training next to nothing. Samples come from an `alpha sample` of its own. Knows nothing about training.
+Reads a little at a time in the terminal's own loop, and draws so seldom that all of it takes less than a hundredth of a
+core, but for what somebody asks for by a key. Samples come from an `alpha sample` of its own. Knows nothing about
+training.
 """
 
 import asyncio
@@ -9,42 +10,41 @@ import codecs
 import contextlib
 import dataclasses
 import os
+import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar
 
 from rich.text import Text
 from textual import work
 from textual.app import App, ComposeResult
 from textual.binding import Binding
-from textual.containers import VerticalScroll
 from textual.css.query import NoMatches
 from textual.events import Resize
 from textual.screen import ModalScreen, Screen
 from textual.widgets import DataTable, Input, Log, Static, TabbedContent, TabPane
 
-from alpha.braille import Line, draw, letter, number
-from alpha.checkpoint import list_checkpoints
 from alpha.errors import AlphaError
 from alpha.installation import command
 from alpha.run_metrics import AXES
-from alpha.run_reader import FollowedRun, RunIndex, RunSummary, read_samples
-from alpha.series import Curve, smooth, sparkline
+from alpha.run_reader import FollowedRun, RunIndex, RunSummary
 from alpha.terminal import duration, escape_line, escape_text, is_terminal_gone
 from alpha.training_face import STOP_TRAINING
+from alpha.tui_monitor import SMOOTHINGS, Monitor, Scales
+from alpha.tui_tables import CheckpointTable, RunTable
 
 _TICK_SECONDS = 0.25
+_LOOK_SECONDS = 1.0
 _LIST_SECONDS = 2.0
-_SLOWNESS = 50
-"""Drawing takes at most one part in so many of the time."""
-_READING_SECONDS = 0.04
-_SMOOTHINGS = (0.9, 0.98, 0.0)
-_COLOURS = ("cyan", "yellow", "magenta", "green", "blue", "red", "white")
-_FAINT = len(_COLOURS)
+_SLOWNESS = 150
+"""What is done unasked takes at most one part in so many of a core,"""
+_LONGEST_PAUSE_SECONDS = 5.0
+"""or is done as seldom as this."""
+_READING_SECONDS = 0.1
 _MOST_RUNS = 10
-_SPARKS = {"lr": "lr", "gradNorm": "norm", "tokens_per_sec": "tokens/s", "gpuMemory": "memory"}
-_UNITS = {"step": "steps", "tokens": "tokens", "elapsed": "s of training", "time": ""}
-_STATUS_STYLES = {"running": "green", "failed": "red", "damaged": "red", "interrupted": "yellow"}
+_MOST_LISTED = 500
 _SAMPLE_TOKENS = 200
 _TABS = ("monitor", "logs", "runs", "models")
 
@@ -55,30 +55,13 @@ Enter          runs: show this run; models: a sample of this checkpoint
 Space          runs: draw this run, too, or not any more
 Esc            back; stops a sample, ends a filter
 /              filter runs, or lines of the log
-x              monitor: x axis by step, tokens, training time, time of day
+x              monitor: x axis by step, tokens, training time, date
 l, L           monitor: logarithmic loss, logarithmic x axis
 s              monitor: smoothing
 r              read everything again
 q              leave; what trains goes on
 ?              this text
 """
-
-
-class Chart(Static):
-    """The losses of the runs that are shown, as a Braille chart of the widget's size."""
-
-    lines: tuple[Line, ...] = ()
-    log_x = log_y = False
-    unit = "steps"
-
-    def render(self) -> Text:
-        rows = draw(self.lines, self.size.width, self.size.height, self.log_x, self.log_y, self.unit)
-        text = Text(no_wrap=True, end="")
-        for row in rows:
-            for cell in row:
-                text.append(cell.character, _style(cell.colour))
-            text.append("\n")
-        return text
 
 
 class Help(ModalScreen[None]):
@@ -100,11 +83,8 @@ class Dashboard(App[int]):
     CSS = """
     Screen { layers: base; overflow: hidden; }
     TabPane { padding: 0; }
-    #legend, #sparks, #state { height: auto; }
-    #chart { height: 1fr; min-height: 6; }
-    #sample { height: 4; border-top: solid $accent; }
     #filter { dock: bottom; display: none; }
-    #state { dock: bottom; text-style: reverse; }
+    #state { dock: bottom; height: 1; text-style: reverse; }
     #answer { height: 1fr; border-top: solid $accent; }
     #checkpoints { height: 1fr; }
     DataTable:nocolor > .datatable--cursor { text-style: reverse; }
@@ -141,14 +121,15 @@ class Dashboard(App[int]):
         self._owns_training = owns_training
         self._index = RunIndex(root)
         self._problem = ""
-        self._axis = AXES[0]
-        self._smoothing = _SMOOTHINGS[0]
-        self._log_y = self._log_x = False
+        self._has_listed = False
+        self._scales = Scales()
         self._filter = ""
-        self._listed_at = self._draw_at = 0.0
+        self._listed_at = self._list_pause = 0.0
+        self._looked_at = self._drawn_at = self._used = 0.0
+        self._is_asked = False
+        self._state_shown: Any = None
         self._drawn: Any = None
         self._log_shown: Any = None
-        self._checkpoints_shown: Any = None
         self._sampler: asyncio.subprocess.Process | None = None
 
     # --- the screen ---------------------------------------------------------------------------------------------------
@@ -156,25 +137,19 @@ class Dashboard(App[int]):
     def compose(self) -> ComposeResult:
         with TabbedContent(initial="monitor"):
             with TabPane("1 monitor", id="monitor"):
-                yield Static(id="legend")
-                yield Chart(id="chart")
-                yield Static(id="sparks")
-                with VerticalScroll(id="sample", can_focus=False):
-                    yield Static(id="text")
+                yield Monitor()
             with TabPane("2 logs", id="logs"):
                 yield Log(id="log", highlight=False)
             with TabPane("3 runs", id="runs"):
-                yield DataTable(id="list", cursor_type="row")
+                yield RunTable(id="list")
             with TabPane("4 models", id="models"):
-                yield DataTable(id="checkpoints", cursor_type="row")
+                yield CheckpointTable(id="checkpoints")
                 yield Log(id="answer", highlight=False)
         yield Input(id="filter", placeholder="filter")
         yield Static(id="state")
 
     def on_mount(self) -> None:
-        headings = ("", "run", "status", "step", "loss", "val", "tokens/s", "left", "updated", "group")
-        self._list_table.add_columns(*headings)
-        self._checkpoint_table.add_columns("checkpoint", "step", "MB", "written")
+        _resume_only_what_was_suspended()
         self.set_interval(_TICK_SECONDS, self._tick)
         self._tick()
 
@@ -184,14 +159,6 @@ class Dashboard(App[int]):
         if not self.screen_stack:
             raise NoMatches("the dashboard is being left")
         return self.screen_stack[0]
-
-    @property
-    def _list_table(self) -> "DataTable[Text]":
-        return self._main.query_one("#list", DataTable)
-
-    @property
-    def _checkpoint_table(self) -> "DataTable[Text]":
-        return self._main.query_one("#checkpoints", DataTable)
 
     @property
     def _tab(self) -> str:
@@ -206,30 +173,41 @@ class Dashboard(App[int]):
             self.exit(1)
             return
         now = time.monotonic()
-        if now - self._listed_at >= _LIST_SECONDS:
-            self._listed_at = now
+        if now - self._listed_at >= self._list_pause:
+            self._listed_at, self._list_pause = now, _LONGEST_PAUSE_SECONDS  # until it is known what it takes
             self._list()
-        for run in self.shown.values():
-            run.update(_READING_SECONDS / len(self.shown))
-        if now >= self._draw_at:
+        is_reading = any(run.metrics.share < 1 for run in self.shown.values())
+        if self._is_asked or is_reading or now - self._looked_at >= _LOOK_SECONDS:
+            self._looked_at = now
+            for run in self.shown.values():
+                run.update(_READING_SECONDS / len(self.shown))
+        used = time.process_time() - self._used
+        if self._is_asked or now - self._drawn_at >= min(used * _SLOWNESS, _LONGEST_PAUSE_SECONDS):
+            self._is_asked, self._drawn_at, self._used = False, now, time.process_time()
             with contextlib.suppress(NoMatches):  # the screen is being taken down
                 self._draw()
-            taken = time.monotonic() - now
-            self._draw_at = now + taken * _SLOWNESS
+
+    def _ask(self) -> None:
+        """Draw now, whatever it takes."""
+        self._is_asked = True
+        self._tick()
 
     def on_resize(self, _event: Resize) -> None:
-        self._drawn = None
+        self._drawn = self._state_shown = None
 
     @work(thread=True, exclusive=True)
     def _list(self) -> None:
+        began = time.thread_time()
         try:
             summaries, problem = self._index.list(), ""
         except AlphaError as error:
             summaries, problem = [], str(error)
-        self.call_from_thread(self._take_list, summaries, problem)
+        pause = max(_LIST_SECONDS, (time.thread_time() - began) * _SLOWNESS)
+        self.call_from_thread(self._take_list, summaries, problem, pause)
 
-    def _take_list(self, summaries: list[RunSummary], problem: str) -> None:
-        self.summaries, self._problem = summaries, problem
+    def _take_list(self, summaries: list[RunSummary], problem: str, pause: float) -> None:
+        before = (self._has_listed, list(self.shown))
+        self._has_listed, self.summaries, self._problem, self._list_pause = True, summaries, problem, pause
         ids = [each.run_id for each in summaries]
         for run_id in [each for each in self.shown if each not in ids]:
             del self.shown[run_id]
@@ -237,85 +215,25 @@ class Dashboard(App[int]):
             run_id = self._wanted if self._wanted in ids else ids[0]
             self.shown[run_id] = FollowedRun(self.root / run_id)
         self._wanted = ""
-        with contextlib.suppress(NoMatches):  # the screen is being taken down
-            self._show_list()
+        if before != (True, list(self.shown)):
+            self._ask()
 
     def _draw(self) -> None:
-        state = (
-            self._tab, self._axis, self._smoothing, self._log_x, self._log_y, tuple(self.shown), self._filter,
-            tuple((run.metrics.version, run.samples.count, run.log.count, run.problem) for run in self.shown.values()),
-        )  # fmt: skip
+        seen = [(run.metrics.version, run.samples.count, run.log.count, run.problem) for run in self.shown.values()]
+        state = (self._tab, self._scales, tuple(self.shown), self._filter, tuple(seen))
         self._show_state()
+        if self._tab == "runs":
+            self._main.query_one(RunTable).show_runs(self._wanted_runs(), list(self.shown))
         if state == self._drawn:
             return
         self._drawn = state
         if self._tab == "monitor":
-            self._show_monitor()
+            titles = {each.run_id: each.title for each in self.summaries}
+            self._main.query_one(Monitor).show(self.shown, titles, self._scales)
         elif self._tab == "logs":
             self._show_log()
         elif self._tab == "models":
-            self._show_checkpoints()
-
-    # --- monitor ------------------------------------------------------------------------------------------------------
-
-    def _show_monitor(self) -> None:
-        chart, legend = self._main.query_one(Chart), Text(no_wrap=True, overflow="ellipsis")
-        lines: list[Line] = []
-        for i, run in enumerate(self.shown.values()):
-            x = run.axis(self._axis)
-            at, loss = run.metrics.curve("loss", x)
-            validated_at, validation_loss = run.metrics.curve("valLoss", x)
-            if len(self.shown) == 1 and self._smoothing:
-                lines.append(Line(at, loss, _FAINT))
-            lines.append(Line(at, smooth(loss, self._smoothing), _colour(i), letter(i)))
-            lines.append(Line(validated_at, validation_loss, _colour(i + 1), "v" if len(self.shown) == 1 else ""))
-            legend.append(f"{letter(i)} ", _style(_colour(i)))
-            legend.append(f"{escape_line(self._title(run))}  loss {_last(smooth(loss, self._smoothing))}")
-            legend.append(f"  v {_last(validation_loss)}", _style(_colour(i + 1)) if len(self.shown) == 1 else "")
-            if run.metrics.share < 1:
-                legend.append(f"  reading {run.metrics.share:.0%}")
-            if run.problem:
-                legend.append(f"  {escape_line(run.problem)}", "red")
-            legend.append("\n")
-        legend.rstrip()
-        chart.lines, chart.log_x, chart.log_y = tuple(lines), self._log_x, self._log_y
-        chart.unit = {"step": "steps", "tokens": "tokens", "elapsed": "s of training", "time": "s since 1970"}[
-            self._axis
-        ]
-        self._main.query_one("#legend", Static).update(legend)
-        self._main.query_one("#sparks", Static).update(self._sparks())
-        chart.refresh()
-        self._main.query_one("#text", Static).update(self._newest_sample())
-
-    def _sparks(self) -> Text:
-        """Two to a line, each as wide as half the screen."""
-        run, text = self._first, Text(no_wrap=True)
-        width = max(8, self.size.width // 2 - 20)
-        shown = [name for name in _SPARKS if run is not None and name in run.metrics.columns.names]
-        for i, name in enumerate(shown):
-            assert run is not None
-            _, y = run.metrics.curve(name, run.axis("step"))
-            places = [round(place * (len(y) - 1) / max(1, width - 1)) for place in range(width)]
-            text.append(f"{_SPARKS[name]:<8} ")
-            text.append(sparkline(y[places] if len(y) >= width else y).ljust(width), _style(_colour(i)))
-            text.append(f" {_last(y) if name != 'gpuMemory' else f'{y[-1] / 2**20:,.0f} MiB':<9}")
-            text.append("\n" if i % 2 else " ")
-        text.rstrip()
-        return text
-
-    def _newest_sample(self) -> Text:
-        samples = read_samples(self._first.samples) if self._first else []
-        if not samples:
-            return Text("The newest sample of the run stands here.", style="dim")
-        newest = samples[-1]
-        text = Text(f"step {newest['step']}: ", style="bold")
-        text.append(escape_text(newest["prompt"]), "not bold underline")
-        text.append(escape_text(newest["text"]), "not bold")
-        return text
-
-    def _title(self, run: FollowedRun) -> str:
-        named = {each.run_id: each.title for each in self.summaries}
-        return named.get(run.folder.name, run.folder.name)
+            self._main.query_one(CheckpointTable).show_checkpoints(self._first)
 
     # --- logs ---------------------------------------------------------------------------------------------------------
 
@@ -333,58 +251,20 @@ class Dashboard(App[int]):
 
     # --- runs ---------------------------------------------------------------------------------------------------------
 
-    def _show_list(self) -> None:
-        table = self._list_table
-        chosen = self._chosen_run()
-        table.clear()
-        for each in self.summaries:
-            if not self._is_wanted(each):
-                continue
-            mark = letter(list(self.shown).index(each.run_id)) if each.run_id in self.shown else ""
-            cells = (
-                mark, each.title, each.status, f"{_whole(each.step)}/{_whole(each.iters)}", _number(each.loss),
-                _number(each.val_loss), _number(each.tokens_per_sec),
-                "" if each.seconds_left is None else duration(each.seconds_left),
-                f"{each.updated.astimezone():%m-%d %H:%M}", each.notes.group,
-            )  # fmt: skip
-            table.add_row(
-                *(Text(escape_line(cell), style=_STATUS_STYLES.get(cell, "")) for cell in cells), key=each.run_id
-            )
-        if chosen and chosen in table.rows:
-            table.move_cursor(row=table.get_row_index(chosen))
+    def _wanted_runs(self) -> list[RunSummary]:
+        """What the filter leaves, the newest."""
+        return [each for each in self.summaries if self._is_wanted(each)][:_MOST_LISTED]
 
     def _is_wanted(self, summary: RunSummary) -> bool:
         words = (summary.run_id, summary.title, summary.notes.group, summary.status, summary.domain)
         return self._filter.lower() in " ".join(words).lower()
 
-    def _chosen_run(self) -> str:
-        table = self._list_table
-        if not table.is_valid_row_index(table.cursor_row):
-            return ""
-        return str(table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value)
-
     # --- models -------------------------------------------------------------------------------------------------------
-
-    def _show_checkpoints(self) -> None:
-        run, table, rows = self._first, self._checkpoint_table, []
-        try:
-            for step, path in list_checkpoints(run.folder) if run else []:
-                status = path.stat()
-                written = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.st_mtime))
-                rows.append((path.name, f"{step}", f"{status.st_size / 1e6:,.1f}", written))
-        except (AlphaError, OSError):  # the run was deleted this instant, or is not ours to read
-            rows = []
-        if rows != self._checkpoints_shown:
-            self._checkpoints_shown = rows
-            table.clear()
-            for row in reversed(rows):
-                table.add_row(*map(Text, row), key=row[0])
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         key = str(event.row_key.value)
         if event.data_table.id == "list":
             self.shown = {key: FollowedRun(self.root / key)}
-            self._show_list()
             self.action_show_tab("monitor")
         elif self._first is not None:
             self._sample(self._first.folder / key)
@@ -417,8 +297,8 @@ class Dashboard(App[int]):
         self._main.query_one(TabbedContent).active = tab
         focus = {"logs": "#log", "runs": "#list", "models": "#checkpoints"}.get(tab)
         self.set_focus(self._main.query_one(focus) if focus else None)
-        self._drawn, self._draw_at = None, 0.0
-        self.call_after_refresh(self._tick)
+        self._drawn = None
+        self.call_after_refresh(self._ask)
 
     def action_next_tab(self, by: int) -> None:
         self.action_show_tab(_TABS[(_TABS.index(self._tab) + by) % len(_TABS)])
@@ -431,14 +311,14 @@ class Dashboard(App[int]):
             focused.scroll_relative(y=by, animate=False)
 
     def action_mark(self) -> None:
-        run_id = self._chosen_run()
+        run_id = self._main.query_one(RunTable).chosen()
         if self._tab != "runs" or not run_id:
             return
         if run_id in self.shown and len(self.shown) > 1:
             del self.shown[run_id]
         elif len(self.shown) < _MOST_RUNS:
             self.shown.setdefault(run_id, FollowedRun(self.root / run_id))
-        self._show_list()
+        self._ask()
 
     def action_go_back(self) -> None:
         field = self._main.query_one("#filter", Input)
@@ -460,9 +340,7 @@ class Dashboard(App[int]):
 
     def on_input_changed(self, event: Input.Changed) -> None:
         self._filter = event.value
-        self._drawn, self._draw_at = None, 0.0
-        self._show_list()
-        self._draw()
+        self._ask()
 
     def on_input_submitted(self, _event: Input.Submitted) -> None:
         self._end_filter()
@@ -472,24 +350,27 @@ class Dashboard(App[int]):
         self.action_show_tab(self._tab)
 
     def action_next_axis(self) -> None:
-        self._axis = AXES[(AXES.index(self._axis) + 1) % len(AXES)]
-        self._draw_at = 0.0
+        self._rescale(axis=_after(self._scales.axis, AXES))
 
     def action_log_y(self) -> None:
-        self._log_y, self._draw_at = not self._log_y, 0.0
+        self._rescale(log_y=not self._scales.log_y)
 
     def action_log_x(self) -> None:
-        self._log_x, self._draw_at = not self._log_x, 0.0
+        self._rescale(log_x=not self._scales.log_x)
 
     def action_next_smoothing(self) -> None:
-        self._smoothing = _SMOOTHINGS[(_SMOOTHINGS.index(self._smoothing) + 1) % len(_SMOOTHINGS)]
-        self._draw_at = 0.0
+        self._rescale(smoothing=_after(self._scales.smoothing, SMOOTHINGS))
+
+    def _rescale(self, **changes: Any) -> None:
+        self._scales = dataclasses.replace(self._scales, **changes)
+        self._ask()
 
     def action_read_again(self) -> None:
         self._index = RunIndex(self.root)
         self.shown = {run_id: FollowedRun(run.folder) for run_id, run in self.shown.items()}
-        self._listed_at = self._draw_at = 0.0
-        self._drawn = self._log_shown = self._checkpoints_shown = None
+        self._drawn = self._log_shown = None
+        self._list_pause = 0.0
+        self._ask()
 
     def action_leave(self) -> None:
         self.exit(0)
@@ -504,7 +385,8 @@ class Dashboard(App[int]):
         summary = next((each for each in self.summaries if each.run_id in self.shown), None)
         text = Text(no_wrap=True, overflow="ellipsis")
         if summary is None:
-            text.append(escape_line(self._problem) or f"There are no runs in {escape_line(str(self.root))}")
+            nothing = f"There are no runs in {self.root}" if self._has_listed else f"Reading {self.root}"
+            text.append(escape_line(self._problem or nothing))
         else:
             doing = f" ({summary.phase})" if summary.phase else ""
             silent = time.time() - (summary.heard or 0.0)
@@ -514,38 +396,41 @@ class Dashboard(App[int]):
             text.append(escape_line(f"{summary.title}: {summary.status}{doing}{slow}{step}{left}"))
             if summary.error:
                 text.append(f"  {escape_line(summary.error)}")
-        scales = f"x {self._axis}{' log' if self._log_x else ''}{', y log' if self._log_y else ''}"
-        keys = f"  {scales}, smooth {self._smoothing:g}  ? help" if self._tab == "monitor" else "  ? help"
+        keys = f"  {self._scales}  ? help" if self._tab == "monitor" else "  ? help"
         room = max(0, self.size.width - len(keys))
         text.truncate(room, overflow="ellipsis", pad=True)
         text.append(keys)
-        self._main.query_one("#state", Static).update(text)
+        if text != self._state_shown:
+            self._state_shown = text
+            self._main.query_one("#state", Static).update(text)
 
 
-def _by_hours(lines: tuple[Line, ...]) -> tuple[tuple[Line, ...], str]:
-    """Lines over hours since the first point of all, and words for that."""
-    begin = min((float(line.x[0]) for line in lines if len(line.x)), default=0.0)
-    words = time.strftime("hours since %Y-%m-%d %H:%M", time.localtime(begin)) if 0 < begin < 1e11 else "hours"
-    return tuple(dataclasses.replace(line, x=(line.x - begin) / 3600) for line in lines), words
+def _after(value: Any, values: Sequence[Any]) -> Any:
+    """The next of some values, and the first after the last."""
+    return values[(values.index(value) + 1) % len(values)]
 
 
-def _colour(index: int) -> int:
-    return index % len(_COLOURS)
+def _resume_only_what_was_suspended() -> None:
+    """Have SIGCONT take the terminal again only after SIGTSTP, at which it was given back.
 
+    Textual takes it at every SIGCONT, also after a SIGSTOP, and so a second time: it then holds the settings of the
+    first for those that were there before, and leaves the terminal with them.
+    """
+    suspend, resume = signal.getsignal(signal.SIGTSTP), signal.getsignal(signal.SIGCONT)
+    if not callable(suspend) or not callable(resume):  # there is no terminal, in tests
+        return
+    is_suspended = False
 
-def _style(colour: int | None) -> str:
-    if colour is None:
-        return ""
-    return "dim" if colour == _FAINT else _COLOURS[colour]
+    def on_stop(number: int, frame: FrameType | None) -> None:
+        nonlocal is_suspended
+        is_suspended = True
+        suspend(number, frame)
 
+    def on_continue(number: int, frame: FrameType | None) -> None:
+        nonlocal is_suspended
+        if is_suspended:
+            is_suspended = False
+            resume(number, frame)
 
-def _last(values: Curve) -> str:
-    return number(float(values[-1])) if len(values) else "-"
-
-
-def _whole(value: int | None) -> str:
-    return "" if value is None else str(value)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else number(value)
+    signal.signal(signal.SIGTSTP, on_stop)
+    signal.signal(signal.SIGCONT, on_continue)

@@ -1,14 +1,20 @@
 """How fast runs are looked at: listing a thousand, opening one of a million steps, following one that grows, and what
 training loses to it.
 
-    python perf/dashboards.py [--runs 1000] [--steps 1000000] [--seconds 60]
+    python perf/dashboards.py [--runs 1000] [--steps 1000000] [--pairs 15] [--folder DIR] [PART ...]
 
-Prints JSON. Times are of the processor as well as of the clock, because a machine that does something else takes longer
-by the clock only. What training loses is measured on one run that goes on: watched and not watched in turns, a few
-seconds each. The browser is the distribution's Chromium, driven by playwright.
+PART is `files` (the readers by themselves), `list` and `long` (pages in the distribution's Chromium, driven by
+playwright, of servers that have just been started) or `training` (a real training beside a page and a terminal that
+follow it); all by default. Prints JSON. Runs are made in DIR, and used again where they are there.
+
+What training loses is measured on one run that goes on: in pairs of turns of a few seconds, one of them watched and one
+with server, page and terminal stopped, in an order that is drawn for each pair. The page's processes are stopped with
+the others, and there are moments of no account between turns, so that catching up is not measured.
 """
 
 import argparse
+import contextlib
+import itertools
 import json
 import math
 import os
@@ -30,10 +36,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from ratio import paired
+
 from alpha.config import ModelConfig, TrainingConfig
 from alpha.run import Run
 from alpha.run_api import RunsApi, View
 
+TURN_SECONDS, SETTLING_SECONDS = 4.0, 1.0
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = ["loss", "valLoss", "lr", "gradNorm", "tokens_per_sec"]
 
@@ -55,6 +64,8 @@ def row(step: int) -> dict[str, Any]:
 
 
 def make_run(root: Path, name: str, lines: list[str]) -> Path:
+    if (root / name / "metrics.jsonl").exists():
+        return root / name
     with Run.create(ModelConfig(), TrainingConfig(iters=10**7), root / name):
         pass
     with (root / name / "metrics.jsonl").open("w") as file:
@@ -95,7 +106,7 @@ def terminal(root: Path) -> Iterator[subprocess.Popen[bytes]]:
             pass
 
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
-    streams = {"stdin": theirs, "stdout": theirs, "stderr": subprocess.DEVNULL, "env": environment}
+    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "env": environment}  # it draws on standard error
     with started("tui", f"--dir={root}", cwd=root, **streams) as process:
         os.close(theirs)
         threading.Thread(target=read, daemon=True).start()
@@ -108,11 +119,27 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def share_of_core(pid: int, seconds: float) -> float:
-    """What a process uses of a core in some seconds from now, in percent."""
-    clock, used = time.monotonic(), cpu_seconds(pid)
+def shares_of_core(seconds: float, **processes: list[int]) -> dict[str, float]:
+    """What groups of processes use of a core in some seconds from now, in percent."""
+    clock, used = time.monotonic(), {name: sum(map(cpu_seconds, pids)) for name, pids in processes.items()}
     time.sleep(seconds)
-    return round(100 * (cpu_seconds(pid) - used) / (time.monotonic() - clock), 2)
+    taken = time.monotonic() - clock
+    return {
+        name: round(100 * (sum(map(cpu_seconds, pids)) - used[name]) / taken, 2) for name, pids in processes.items()
+    }
+
+
+def browser_processes() -> list[int]:
+    """Those of the browser that this process has started."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, _, fields = path.read_text().partition("(")[2].rpartition(")")
+            parents[int(path.parent.name)] = (int(fields.split()[1]), name)
+    found = {os.getpid()}
+    while more := {pid for pid, (parent, _) in parents.items() if parent in found} - found:
+        found |= more
+    return [pid for pid in found if parents.get(pid, (0, ""))[1].startswith("chrom")]
 
 
 class Page:
@@ -123,12 +150,12 @@ class Page:
         self.session = self.page.context.new_cdp_session(self.page)
         self.session.send("Performance.enable")
 
-    def open(self, address: str, ready: str) -> dict[str, float]:
+    def open(self, address: str, ready: str) -> float:
         """How long it takes until something is there."""
         begin = time.perf_counter()
         self.page.goto(address)
         self.page.wait_for_selector(ready)
-        return {"seconds": round(time.perf_counter() - begin, 3)}
+        return round(time.perf_counter() - begin, 3)
 
     def busy_seconds(self) -> float:
         """How long the page has computed and drawn."""
@@ -141,72 +168,128 @@ class Page:
         return round(100 * (self.busy_seconds() - before) / seconds, 2)
 
 
-def watched_training(root: Path, seconds: float, browser: Any) -> dict[str, Any]:
-    """A real training beside the page and the terminal that follow it, which are stopped every other second or so."""
-    (root / "text.txt").write_text("the cat sees the dog and the bird . " * 4000)
-    arguments = ("train", "--data=text.txt", "--backend=cpu_ref", "--tokenizer=char", "--iters=1000000", "--dim=64",
-                 "--layers=2", "--heads=2", "--block=64", "--batch=8", "--threads=1", "--evalInterval=1000000",
-                 "--sampleInterval=0", "--minTokensPerParam=0", f"--runDir={root}/live", "--logEvery=1")  # fmt: skip
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    metrics = root / "live" / "metrics.jsonl"
-    with served(root) as (server, address), started(*arguments, cwd=root, **silent), terminal(root) as tui:
-        page = Page(browser)
-        while not metrics.exists():
-            time.sleep(0.1)
-        page.open(f"{address}/run?id=live", "canvas[aria-label^='Loss: training']")
-        time.sleep(5)
-        results: dict[str, Any] = {
-            "server, percent of a core": share_of_core(server.pid, seconds / 3),
-            "terminal, percent of a core": share_of_core(tui.pid, seconds / 3),
-            "page, percent of a core": page.share_of_core(seconds / 3),
-        }
-        turns: dict[bool, list[float]] = {True: [], False: []}
-        begin = time.monotonic()
-        while time.monotonic() - begin < seconds:
-            for is_watched in (True, False):
-                for process in (server, tui):
-                    process.send_signal(signal.SIGCONT if is_watched else signal.SIGSTOP)
-                page.page.wait_for_timeout(200)
-                before = len(metrics.read_bytes().splitlines())
-                page.page.wait_for_timeout(2000)
-                rows = [json.loads(line) for line in metrics.read_bytes().splitlines()[before:]]
-                turns[is_watched].append(statistics.median(row["ms_per_iter"] for row in rows))
-        ratios = [watched / alone for watched, alone in zip(turns[True], turns[False], strict=True)]
-        results["step while watched / alone, median of pairs"] = round(statistics.median(ratios), 4)
-        results["pairs"] = len(ratios)
+LOSS = "canvas[aria-label^='Loss: training']"
+
+
+@contextmanager
+def browsing() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        found = shutil.which("chromium") or shutil.which("google-chrome")
+        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        Page(browser).open("about:blank", "body")  # what the first page of a browser costs is not ours
+        yield browser
+        browser.close()
+
+
+def opened(root: Path, path: str, ready: str, browser: Any) -> dict[str, list[float]]:
+    """Seconds until a page is there, of a server that has just been started, and again; three servers."""
+    seconds: dict[str, list[float]] = {"first": [], "again": []}
+    for _ in range(3):
+        with served(root) as (_, address):
+            for each in seconds.values():
+                page = Page(browser)
+                each.append(page.open(f"{address}{path}", ready))
+                page.page.close()
+    return seconds
+
+
+def listing(many: Path) -> dict[str, Any]:
+    with browsing() as browser:
+        results: dict[str, Any] = {"page: list": opened(many, "/runs", "tbody tr:nth-child(100)", browser)}
+        with served(many) as (server, address):
+            page = Page(browser)
+            page.open(f"{address}/runs", "tbody tr:nth-child(100)")
+            time.sleep(5)
+            results |= shares_of_core(10, **{"server of the list, percent of a core": [server.pid]})
+            results["page of the list, percent of a core"] = page.share_of_core(10)
     return results
 
 
-def in_browser(many: Path, long: Path, live: Path, seconds: float) -> dict[str, Any]:
-    from playwright.sync_api import sync_playwright
-
-    results: dict[str, Any] = {}
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=shutil.which("chromium") or shutil.which("google-chrome"),
-            args=["--no-sandbox", "--disable-gpu"],
-        )
-        with served(many) as (server, address):
-            page = Page(browser)
-            results["page: list, first"] = page.open(f"{address}/runs", "tbody tr:nth-child(100)")
-            results["page: list, again"] = page.open(f"{address}/runs", "tbody tr:nth-child(100)")
-            time.sleep(2)
-            results["server of the list, percent of a core"] = share_of_core(server.pid, seconds / 3)
-            page.page.close()
+def long_run(long: Path) -> dict[str, Any]:
+    with browsing() as browser:
+        results: dict[str, Any] = {"page: long run, a sketch": opened(long, "/run?id=long", LOSS, browser)}
         with served(long) as (_, address):
             page = Page(browser)
-            results["page: long run, first picture"] = page.open(
-                f"{address}/run?id=long", "canvas[aria-label^='Loss: training']"
-            )
+            page.open(f"{address}/run?id=long", LOSS)
             while json.load(urllib.request.urlopen(f"{address}/api/runs/long", timeout=60))["share"] < 1:
                 time.sleep(0.5)
             page.page.wait_for_timeout(3000)
-            results["page: long run, again"] = page.open(
-                f"{address}/run?id=long", "canvas[aria-label^='Loss: training']"
-            )
-            page.page.close()
-        results |= watched_training(live, seconds, browser)
-        browser.close()
+            results["page: long run, all of it"] = [
+                Page(browser).open(f"{address}/run?id=long", LOSS) for _ in range(3)
+            ]
+    return results
+
+
+def watched_training(root: Path, pairs: int) -> dict[str, Any]:
+    """A real training on two threads beside the page and the terminal that follow it, on the same machine."""
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    (root / "text.txt").write_text("the cat sees the dog and the bird . " * 4000)
+    arguments = ("train", "--data=text.txt", "--backend=cpu_ref", "--tokenizer=char", "--iters=1000000", "--dim=64",
+                 "--layers=2", "--heads=2", "--block=64", "--batch=8", "--threads=2", "--evalInterval=1000000",
+                 "--sampleInterval=0", "--minTokensPerParam=0", f"--runDir={root}/live", "--logEvery=1")  # fmt: skip
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    metrics = root / "live" / "metrics.jsonl"
+    with (
+        browsing() as browser,
+        served(root) as (server, address),
+        started(*arguments, cwd=root, **silent),
+        terminal(root) as tui,
+    ):
+        page = Page(browser)
+        while not metrics.exists():
+            time.sleep(0.1)
+        page.open(f"{address}/run?id=live", LOSS)
+        time.sleep(10)
+        watching = {"server": [server.pid], "terminal": [tui.pid], "browser, all processes": browser_processes()}
+        results: dict[str, Any] = {"following, percent of a core": shares_of_core(15, **watching)}
+        results["following, percent of a core"]["page, its main thread"] = page.share_of_core(15)
+        times: list[dict[bool, float]] = []
+        for _ in range(pairs):
+            times.append({})
+            for is_watched in random.sample([True, False], 2):
+                for pid in itertools.chain.from_iterable(watching.values()):
+                    os.kill(pid, signal.SIGCONT if is_watched else signal.SIGSTOP)
+                time.sleep(SETTLING_SECONDS)
+                before = metrics.stat().st_size
+                time.sleep(TURN_SECONDS)
+                with metrics.open("rb") as file:
+                    file.seek(before)
+                    rows = [json.loads(line) for line in file.readlines()[1:-1]]
+                times[-1][is_watched] = round(statistics.fmean(row["ms_per_iter"] for row in rows), 3)
+        for pid in itertools.chain.from_iterable(watching.values()):
+            os.kill(pid, signal.SIGCONT)
+        slower = paired([each[True] / each[False] for each in times])
+        results["a step while watched"] = f"{slower} in {pairs} pairs"
+        results["milliseconds a step, watched and alone"] = [[each[True], each[False]] for each in times]
+    return results
+
+
+def files(many: Path, long: Path, steps: int) -> dict[str, Any]:
+    """The readers by themselves, without a server."""
+    results: dict[str, Any] = {}
+    api = RunsApi(many)
+    results["list, first"] = timed(api.runs)
+    results["list, again"] = timed(api.runs)
+    results["megabytes"] = round((long / "long" / "metrics.jsonl").stat().st_size / 1e6, 1)
+    api = RunsApi(long)
+    results["open, first picture"] = timed(lambda: api.metrics("long", COLUMNS, View(smoothing=0.98)))
+
+    def read_all() -> None:
+        event_id, news = api.event("long")
+        while news["share"] < 1:
+            event_id, news = api.event("long", event_id)
+
+    results["open, read to the end"] = timed(read_all)
+    results["picture of all, five charts"] = timed(lambda: api.metrics("long", COLUMNS, View(smoothing=0.98)))
+    zoomed = View(low=steps * 0.4, high=steps * 0.41, smoothing=0.98)
+    results["picture of a hundredth"] = timed(lambda: api.metrics("long", COLUMNS, zoomed))
+    event_id, _ = api.event("long")
+    with (long / "long" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row(steps + 1)) + "\n")
+    results["an event of one new row"] = timed(lambda: api.event("long", event_id))
     return results
 
 
@@ -214,37 +297,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=1_000_000)
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("parts", nargs="*", metavar="PART", help="files, list, long, training")
     options = parser.parse_args()
     results: dict[str, Any] = {"runs": options.runs, "steps": options.steps, "load": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
+        root = options.folder or Path(folder)
+        many, long = root / "many", root / "long"
         lines = [json.dumps(row(step), separators=(",", ":")) + "\n" for step in range(1, 2001)]
         for i in range(options.runs):
-            make_run(root / "many", f"run-{i:05}", lines)
-        api = RunsApi(root / "many")
-        results["list, first"] = timed(api.runs)
-        results["list, again"] = timed(api.runs)
-
-        long = make_run(root / "long", "long", [json.dumps(row(step)) + "\n" for step in range(1, options.steps + 1)])
-        results["megabytes"] = round((long / "metrics.jsonl").stat().st_size / 1e6, 1)
-        api = RunsApi(root / "long")
-        results["open, first picture"] = timed(lambda: api.metrics("long", COLUMNS, View(smoothing=0.98)))
-
-        def read_all() -> None:
-            while api.run("long")["share"] < 1:
-                pass
-
-        results["open, read to the end"] = timed(read_all)
-        results["picture of all, five charts"] = timed(lambda: api.metrics("long", COLUMNS, View(smoothing=0.98)))
-        zoomed = View(low=options.steps * 0.4, high=options.steps * 0.41, smoothing=0.98)
-        results["picture of a hundredth"] = timed(lambda: api.metrics("long", COLUMNS, zoomed))
-        event_id, _ = api.event("long")
-        with (long / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row(options.steps + 1)) + "\n")
-        results["an event of one new row"] = timed(lambda: api.event("long", event_id))
-        (root / "live").mkdir()
-        results |= in_browser(root / "many", root / "long", root / "live", options.seconds)
+            make_run(many, f"run-{i:05}", lines)
+        if not (long / "long").exists():
+            make_run(long, "long", [json.dumps(row(step)) + "\n" for step in range(1, options.steps + 1)])
+        parts: dict[str, Callable[[], dict[str, Any]]] = {
+            "files": lambda: files(many, long, options.steps),
+            "list": lambda: listing(many),
+            "long": lambda: long_run(long),
+            "training": lambda: watched_training(root / "training", options.pairs),
+        }
+        for part in options.parts or parts:
+            results |= parts[part]()
     results["load at the end"] = os.getloadavg()[0]
     print(json.dumps(results, indent=2))
 

@@ -3,11 +3,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from alpha.braille import Cell, Line, draw, letter, number
+from alpha.braille import Line, Piece, draw, letter, number
 
 
-def text_of(rows: list[list[Cell]]) -> list[str]:
-    return ["".join(cell.character for cell in row) for row in rows]
+def text_of(rows: list[list[Piece]]) -> list[str]:
+    return ["".join(piece.text for piece in row) for row in rows]
 
 
 def line_of(*y: float, colour: int = 0, letter: str = "") -> Line:
@@ -35,8 +35,8 @@ def test_a_straight_line() -> None:
 
 def test_curves_have_their_colours_and_letters() -> None:
     rows = draw([line_of(1, 1, colour=3, letter="A"), line_of(2, 2, colour=5, letter="B")], 40, 10)
-    assert {cell.colour for row in rows for cell in row} == {None, 3, 5}
-    ends = {cell.character: cell.colour for row in rows for cell in row if cell.character in "AB"}
+    assert {piece.colour for row in rows for piece in row} == {None, 3, 5}
+    ends = {piece.text[-1]: piece.colour for row in rows for piece in row if piece.text[-1] in "AB"}
     assert ends == {"A": 3, "B": 5}
     assert [letter(index) for index in (0, 25, 26)] == ["A", "Z", "A"]
 
@@ -77,5 +77,4 @@ def test_any_numbers_fit_any_terminal(
 ) -> None:
     rows = draw([line_of(*y, colour=i, letter=letter(i)) for i, y in enumerate(curves)], width, height, log_x, log_y)
     assert len(rows) == height
-    assert all(len(row) in (0, width) for row in rows)
-    assert all(len(cell.character) == 1 for row in rows for cell in row)
+    assert all(len(row) in (0, width) for row in text_of(rows))

@@ -1,7 +1,5 @@
 """The charts of the browser, in a real one: the distribution's Chromium, without a window, driven by playwright."""
 
-import csv
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +9,7 @@ import numpy as np
 import pytest
 from browser import started
 
-from alpha.series import pixel_edges, smooth, thin
+from alpha.series import pixel_edges, thin
 
 WEB = Path(__file__).resolve().parent.parent / "alpha" / "web"
 ORIGIN = "http://charts.test/"
@@ -110,16 +108,11 @@ def test_thinning_keeps_every_extreme_as_in_python(page: Any) -> None:
         assert {chosen[0], chosen[-1]} == {expected[0], expected[-1]}
 
 
-def test_smoothing_is_that_of_python(page: Any) -> None:
-    y = np.random.default_rng(0).normal(size=500)
-    result = page.evaluate("([y, memory]) => Array.from(charts.smooth(y, memory))", [y.tolist(), 0.95])
-    np.testing.assert_allclose(result, smooth(y, 0.95), rtol=1e-9)
-
-
 def test_round_numbers_on_axes(page: Any) -> None:
     assert page.evaluate("charts.ticks(0, 10, 5)") == [0, 2, 4, 6, 8, 10]
     assert page.evaluate("charts.ticks(1, 1000, 4, true)") == [1, 3, 10, 30, 100, 300, 1000]
     assert page.evaluate("charts.ticks(5, 5, 4)") == [5]
+    assert page.evaluate("charts.ticks(0.5, 3.5, 9, false, 1)") == [1, 2, 3]  # of what is counted
     assert page.evaluate("[0, 1234567, 0.00001, NaN, 2.34567].map(charts.format)") == [
         "0", "1.235 M", "1.00e-5", "\u2013", "2.3457"
     ]  # fmt: skip
@@ -131,6 +124,25 @@ def test_a_chart_is_drawn_and_says_what_it_shows(page: Any) -> None:
     show(page)
     assert pixels(page) != empty
     assert page.get_attribute("#one canvas", "aria-label").startswith("Loss: train 2.")
+
+
+def test_a_curve_that_differs_from_itself_by_a_rounding_has_an_axis(page: Any) -> None:
+    page.evaluate("one.setCurves([{ label: 'norm', x: [1, 2], y: [2.892, 2.892 + 4e-16], colour: 0 }])")
+    frame(page)
+    low, high = page.evaluate("one.rangeY([[0, 1]], 1, 2)")
+    assert low < 2.8
+    assert high > 2.9
+
+
+def test_the_value_at_the_cursor_has_the_raw_one_beside_it(page: Any) -> None:
+    page.evaluate(
+        "one.setCurves([{ label: 'loss', x: [1, 2], y: [3, 4], colour: 0, faint: true },"
+        " { label: 'loss', x: [1, 2], y: [3, 3.5], colour: 0 }])"
+    )
+    page.evaluate("group.setCursor(1.9)")
+    frame(page)
+    assert page.evaluate("one.readout.innerText").splitlines() == ["1.9", "\u25cf loss 3.5, raw 4"]
+    assert page.get_attribute("#one .chart-readout", "data-side") == "left"
 
 
 def test_zooming_and_panning_are_linked(page: Any) -> None:
@@ -238,18 +250,6 @@ def test_any_numbers_are_drawn(page: Any, curve: str) -> None:
         )
         page.evaluate("group.setCursor(1)")
         assert pixels(page).startswith("data:image/png")
-
-
-def test_csv_is_what_is_seen_and_names_stay_text(page: Any) -> None:
-    page.evaluate(
-        "one.setCurves([{ label: 'a\"<b>,', x: [1, 2, 3], y: [4, 5.5, 6], colour: 0 }]); group.setView([2, 3])"
-    )
-    rows = list(csv.reader(io.StringIO(page.evaluate("one.csv()"))))
-    assert rows == [["curve", "x", "y"], ['a"<b>,', "2", "5.5"], ['a"<b>,', "3", "6"]]
-    page.evaluate("group.setCursor(2)")
-    frame(page)
-    assert 'a"<b>,' in page.inner_text("#one .chart-readout")
-    assert page.locator("#one b").count() == 0
 
 
 def test_a_png_has_a_background(page: Any) -> None:

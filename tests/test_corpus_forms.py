@@ -20,10 +20,7 @@ ASKED, ANSWERED = ("<|user|>", "Hi"), ("<|assistant|>", "Hello.")
 SYSTEM = ("<|system|>", "Be kind.")
 
 
-@pytest.fixture(autouse=True)
-def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folders")
 
 
 def said(role: str, content: str) -> dict[str, str]:

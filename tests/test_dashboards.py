@@ -19,6 +19,7 @@ from small_training import text_of
 
 from alpha.run import Run
 from alpha.run_notes import write_notes
+from alpha.series import smooth
 
 ALPHA = [sys.executable, str(Path(__file__).resolve().parent.parent / "alpha.py")]
 LOSS = "canvas[aria-label^='Loss: training']"
@@ -120,7 +121,8 @@ def test_a_run_is_shown_with_all_that_belongs_to_it(page: Any, server: Serving) 
     with page.expect_download() as download:
         page.click("button[aria-label='Loss as CSV']")
     rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
-    assert len([row for row in rows if row["curve"] == "validation"]) == 10
+    assert list(rows[0]) == ["step", "loss", "valLoss"]
+    assert (len(rows), len([row for row in rows if row["valLoss"]])) == (200, 10)
     with page.expect_download() as download:
         page.click("button[aria-label='Loss as PNG']")
     assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
@@ -151,6 +153,31 @@ def test_what_is_looked_at_is_in_the_address(page: Any, server: Serving) -> None
     wait_until(page, "!location.search.includes('from=')")
 
 
+def test_a_curve_that_grows_for_days_stays_small_and_right(page: Any, server: Serving) -> None:
+    page.goto(f"{origin(server)}/models")
+    noise = np.random.default_rng(3).normal(size=30_000).round(3)
+    noise[12_345] = 99.0
+    grown = page.evaluate(
+        """async (y) => {
+          const { Curves } = await import("/web/curves.js");
+          const curves = new Curves("x", ["loss"], ["loss"]);
+          curves.view = { axis: "step", smoothing: 0.95 };
+          const empty = () => ({ loss: { x: [], y: [], count: 0 } });
+          curves.whole = { plain: empty(), mean: empty(), marks: {}, version: [0, 0], meanVersion: [0, 0] };
+          for (let begin = 0; begin < y.length; begin += 100) {
+            const loss = y.slice(begin, begin + 100);
+            curves.append({ begin, metrics: { step: loss.map((_, i) => begin + i), loss } });
+          }
+          return { plain: curves.curve("loss"), mean: curves.curve("loss", true) };
+        }""",
+        noise.tolist(),
+    )
+    assert len(grown["plain"]["x"]) < 10_000
+    assert max(grown["plain"]["y"]) == 99.0
+    assert grown["mean"]["x"][-1] == 29_999
+    np.testing.assert_allclose(grown["mean"]["y"][-1], smooth(noise, 0.95)[-1])
+
+
 def test_runs_are_compared_in_one_picture(page: Any, server: Serving) -> None:
     page.goto(f"{origin(server)}/runs")
     page.check("input[aria-label='Choose first']")
@@ -160,6 +187,12 @@ def test_runs_are_compared_in_one_picture(page: Any, server: Serving) -> None:
     both = drawn(page, training)
     assert page.url.endswith("/compare?run=first&run=third")
     assert "None: all options" in page.inner_text("section:has(> h2:text('Options'))")
+    titles = page.eval_on_selector_all("figcaption h3", "(all) => all.map((each) => each.innerText)")
+    assert titles == ["Training loss", "Validation loss", "Learning rate", "Gradient norm", "Tokens per second"]
+    with page.expect_download() as download:
+        page.click("button[aria-label='Learning rate as CSV']")
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
+    assert [(row["run"], row["lr"]) for row in rows] == [("first", "0.001")] * 200 + [("third", "0.001")] * 100
     page.uncheck("input[aria-label='Show third']")
     assert drawn(page, training) != both
     assert page.url.endswith("/compare?run=first&run=third&hide=third")
@@ -204,7 +237,7 @@ def test_nothing_bars_people_from_a_page(browser: Any, server: Serving, scheme: 
     size = {"width": width, "height": 800}
     with page_of(browser, origin(server), color_scheme=scheme, viewport=size, bypass_csp=True) as page:
         for path, ready in (
-            ("/runs", ".sparkline"), ("/run?id=first", ".sample b"), ("/compare", "section:has(> h2) .hint"),
+            ("/runs", "tbody tr"), ("/run?id=first", ".sample b"), ("/compare", "section:has(> h2) .hint"),
             ("/models", "tbody tr"), ("/domains", "article"),
         ):  # fmt: skip
             page.goto(f"{origin(server)}{path}")

@@ -27,10 +27,7 @@ TUNE = {**TRAINING, "lora": 2, "lora_targets": "attn,mlp", "lr": 0.01}
 del TUNE["tokenizer"]
 
 
-@pytest.fixture(autouse=True)
-def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folders")
 
 
 @pytest.fixture

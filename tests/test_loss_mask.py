@@ -43,10 +43,7 @@ USER, ASSISTANT, SYSTEM, END = (CHAT.special_tokens[each] for each in CHAT_TOKEN
 END_OF_DOCUMENT = CHAT.end_of_text
 
 
-@pytest.fixture(autouse=True)
-def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folders")
 
 
 def counted_one_by_one(tokens: list[int]) -> list[bool]:

@@ -50,6 +50,8 @@ BOUNDARIES = {
     "trainer": "training_setup progress usage",
     "training_step": "sampler dataset files",
     "tui": "trainer training_step gpt engine backend",
+    "tui_monitor": "tui",
+    "tui_tables": "tui",
 }
 """What a module that says what it knows nothing about does not import: modules, and all whose names begin so."""
 

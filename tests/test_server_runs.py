@@ -105,6 +105,25 @@ def test_everything_that_is_asked_is_answered(server: Serving) -> None:
     assert all(each["specimen"] and each["prompts"] and each["model"]["dim"] for each in domains)
 
 
+def test_columns_are_exported_as_they_are(server: Serving, tmp_path: Path) -> None:
+    """Every row that has a number, of one run or several, over the part of the axis that is asked for."""
+    with (tmp_path / "runs" / "b" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 21}\n{"step": 22, "valLoss": 0.5}\n')
+    status, headers, content = server.ask("/api/csv?run=a&column=loss&axis=time&from=1800000019")
+    assert (status, headers["content-type"]) == (200, "text/csv; charset=utf-8")
+    assert headers["content-disposition"].startswith("attachment;")
+    assert content.decode() == f"step,time,loss\n19,1800000019,{4 / 19!r}\n20,1800000020,0.2\n"
+    both = server.ask("/api/csv?run=a&run=b&from=20")[2].decode()
+    assert both == "run,step,loss,valLoss\na,20,0.2,\nb,20,0.2,\nb,22,,0.5\n"
+    with (tmp_path / "runs" / "a" / "metrics.jsonl").open("w") as file:
+        file.writelines(f'{{"step": {step}, "loss": 1.5, "more": "{"x" * 150}"}}\n' for step in range(120_000))
+    lines = server.ask("/api/csv?run=a")[2].decode().splitlines()
+    assert lines[1:] == [f"{step},1.5," for step in range(120_000)]
+    (tmp_path / "runs" / "a" / "metrics.jsonl").unlink()
+    (tmp_path / "runs" / "a" / "metrics.jsonl").mkdir()
+    assert "it is not a regular file" in get(server, "/api/csv?run=a", 503)["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [
@@ -116,6 +135,8 @@ def test_everything_that_is_asked_is_answered(server: Serving) -> None:
         ("/api/runs/a/metrics?" + "&".join(f"column=c{i}" for i in range(99)), 400),
         ("/api/events?" + "&".join(f"run=r{i}" for i in range(99)), 400),
         ("/api/sparklines?" + "&".join(f"run=r{i}" for i in range(999)), 400),
+        ("/api/csv", 400), ("/api/csv?run=a&run=..%2fa", 404), ("/api/csv?" + "run=a&" * 99, 400),
+        ("/api/csv?run=a&axis=none", 400),
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked_is_refused(server: Serving, path: str, status: int) -> None:

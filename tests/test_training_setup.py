@@ -37,11 +37,7 @@ from alpha.trainer import Trainer
 from alpha.training_setup import RESUMABLE, new_run, resumed_run
 from alpha.training_step import StepResult, TrainingStep
 
-
-@pytest.fixture(autouse=True)
-def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folders")
 
 
 @pytest.fixture

@@ -8,11 +8,15 @@ import os
 import pty
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Awaitable, Callable
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -27,7 +31,8 @@ from alpha import tui
 from alpha.run import Run
 from alpha.run_notes import write_notes
 from alpha.training_face import STOP_TRAINING
-from alpha.tui import Chart, Dashboard, Help
+from alpha.tui import Dashboard, Help
+from alpha.tui_monitor import Chart
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -80,7 +85,7 @@ def text_of(app: Dashboard, selector: str) -> str:
 
 
 def chart_of(app: Dashboard) -> str:
-    return app.query_one(Chart).render().plain
+    return "\n".join("".join(piece.text for piece in row) for row in app.query_one(Chart).rows())
 
 
 def cells_of(app: Dashboard, selector: str) -> list[list[str]]:
@@ -151,9 +156,12 @@ def test_axes_scales_and_smoothing(runs: Path) -> None:
         ):
             await pilot.press(key)
             await until(pilot, lambda words=words: words in text_of(app, "#state"))
-        await pilot.press("x", "x")
-        await until(pilot, lambda: "no numbers yet" not in chart_of(app) or "x time" in text_of(app, "#state"))
+        await pilot.press("L", "x", "x")
+        await until(pilot, lambda: "minutes since 2026-11-28" in chart_of(app))
 
+    with (runs / "new" / "metrics.jsonl").open("a") as file:
+        noon = datetime(2026, 11, 28, 12).timestamp()
+        file.writelines(f'{{"step":{step},"loss":1,"time":{noon + step}}}\n' for step in range(30, 40))
     face(runs, use)
 
 
@@ -286,22 +294,64 @@ def test_without_a_terminal_it_says_so(runs: Path) -> None:
     assert result.stderr == "alpha: error: The dashboard needs a terminal; alpha runs prints the same runs.\n"
 
 
-def test_without_colour_there_is_none_not_even_grey(tmp_path: Path) -> None:
-    make(tmp_path, "a")
+@contextlib.contextmanager
+def on_a_terminal(root: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], int, bytearray]]:
+    """alpha tui on a terminal of its own, our end of that, and what is written there, which is read all the time."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    environment = os.environ | {"TERM": "xterm-256color", "COLORTERM": "truecolor", "NO_COLOR": "1"}
-    command = [sys.executable, str(ROOT / "alpha.py"), "tui", f"--dir={tmp_path}"]
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
-        os.close(theirs)
-        screen = b""
-        while b"v 3.5" not in screen:
-            screen += os.read(ours, 1 << 16)
-        os.write(ours, b"q")
+    command = [sys.executable, str(ROOT / "alpha.py"), "tui", f"--dir={root}"]
+    environment = os.environ | {"TERM": "xterm-256color", "COLORTERM": "truecolor"} | variables
+    screen = bytearray()
+
+    def read() -> None:
         with contextlib.suppress(OSError):  # the end of a terminal
             while more := os.read(ours, 1 << 16):
-                screen += more
+                screen.extend(more)
+
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+        threading.Thread(target=read, daemon=True).start()
+        try:
+            yield process, ours, screen
+        finally:
+            process.kill()
+            os.close(theirs)
+            os.close(ours)
+
+
+def shows(screen: bytearray, wanted: bytes) -> None:
+    """Wait until something has been written there."""
+    end = time.monotonic() + 60
+    while wanted not in screen:
+        assert time.monotonic() < end, bytes(screen)
+        time.sleep(0.05)
+
+
+def test_without_colour_there_is_none_not_even_grey(tmp_path: Path) -> None:
+    make(tmp_path, "a")
+    with on_a_terminal(tmp_path, NO_COLOR="1") as (process, terminal, screen):
+        shows(screen, b"v 3.5")
+        os.write(terminal, b"q")
         assert process.wait(60) == 0
-    os.close(ours)
+        shows(screen, b"\x1b[?1049l")
     styles = {int(part) for style in re.findall(rb"\x1b\[([0-9;]*)m", screen) for part in style.split(b";") if part}
     assert styles <= {0, 1, 2, 4, 7, 39, 49}
+
+
+@pytest.mark.parametrize("end", ["q", "SIGTERM"])
+def test_a_terminal_is_left_as_it_was_whatever_stops_it_meanwhile(runs: Path, end: str) -> None:
+    with on_a_terminal(runs) as (process, terminal, screen):
+        before = termios.tcgetattr(terminal)
+        shows(screen, b"v 3.5")
+        assert termios.tcgetattr(terminal) != before
+        for stop in (signal.SIGSTOP, signal.SIGTSTP, signal.SIGSTOP):
+            process.send_signal(stop)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+            process.send_signal(signal.SIGCONT)
+            os.waitid(os.P_PID, process.pid, os.WCONTINUED)
+            time.sleep(0.3)
+        if end == "q":
+            os.write(terminal, b"q")
+        else:
+            process.terminate()
+        assert process.wait(60) == (0 if end == "q" else 130)
+        assert termios.tcgetattr(terminal) == before

@@ -10,6 +10,8 @@ const FAINT = 0.3;
 const TABLE_ROWS = 50;
 const ZOOM_STEP = 1.25;
 const LARGEST = 1e150;
+const SAME = 1e-9;
+const DATE = new Intl.DateTimeFormat([], { month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#a6761d", "#666699", "#b2182b"];
 
 // --- numbers ---------------------------------------------------------------------------------------------------------
@@ -24,20 +26,6 @@ export function lowerBound(x, value) {
     else high = middle;
   }
   return low;
-}
-
-/** The exponential moving average, corrected for its beginning: see alpha/series.py. */
-export function smooth(y, memory) {
-  if (!memory) return y;
-  const result = new Float64Array(y.length);
-  let sum = 0;
-  let weight = 0;
-  for (let i = 0; i < y.length; i++) {
-    sum = memory * sum + (1 - memory) * y[i];
-    weight = memory * weight + (1 - memory);
-    result[i] = sum / weight;
-  }
-  return result;
 }
 
 /** Indices, ascending, of points that draw the same picture as all do: the lowest and highest of each of `pixels` pixels
@@ -79,8 +67,9 @@ export function thin(x, y, from, to, pixels, scale = (value) => value) {
   return chosen.sort((a, b) => a - b).filter((each, i, all) => !i || each !== all[i - 1]);
 }
 
-/** Round numbers between `low` and `high`, about `count` of them; on a logarithmic axis powers of ten, or of them 1, 2, 5. */
-export function ticks(low, high, count, isLog = false) {
+/** Round numbers between `low` and `high`, about `count` of them and at least `least` apart; on a logarithmic axis powers of
+ *  ten, or of them 1, 2, 5. */
+export function ticks(low, high, count, isLog = false, least = 0) {
   if (!(high > low)) return [low];
   if (isLog && high / low >= 10) {
     const decades = Math.log10(high / low);
@@ -97,7 +86,7 @@ export function ticks(low, high, count, isLog = false) {
   }
   const rough = (high - low) / Math.max(1, count);
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((each) => each * power).find((each) => each >= rough) ?? 10 * power;
+  const step = Math.max(least, [1, 2, 5, 10].map((each) => each * power).find((each) => each >= rough) ?? 10 * power);
   const result = [];
   for (let i = Math.ceil(low / step); i * step <= high && result.length < 100; i++) result.push(Number((i * step).toPrecision(12)));
   return result;
@@ -114,7 +103,7 @@ export function format(value) {
 
 /** A time as an axis shows it: seconds as a span, or as a date. */
 export function formatSeconds(value, isDate) {
-  if (isDate) return new Date(1e3 * value).toLocaleString([], { month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit" });
+  if (isDate) return DATE.format(new Date(1e3 * value));
   const minutes = value / 60;
   if (minutes < 2) return `${format(value)} s`;
   return minutes < 120 ? `${format(minutes)} min` : minutes < 2880 ? `${format(minutes / 60)} h` : `${format(minutes / 1440)} d`;
@@ -125,13 +114,15 @@ export function formatSeconds(value, isDate) {
 /** Charts that share the x axis: its view, its scale and the cursor. `onView(view)` is told when somebody has changed what
  *  is to be seen: [from, to], or null for all, which follows curves as they grow. While it is not null, nothing moves it. */
 export class ChartGroup {
-  constructor({ onView = () => {}, formatX = format } = {}) {
+  constructor({ onView = () => {}, formatX = format, describeX = formatX } = {}) {
     this.charts = [];
     this.view = null;
     this.cursor = null;
     this.logX = false;
+    this.leastTick = 0;
     this.onView = onView;
     this.formatX = formatX;
+    this.describeX = describeX;
   }
 
   /** From the first to the last point of all charts. */
@@ -208,6 +199,7 @@ export class Chart {
     this.curves = [];
     this.marks = [];
     this.element = element;
+    this.style = getComputedStyle(element);
     this.canvas = document.createElement("canvas");
     this.canvas.tabIndex = 0;
     this.canvas.setAttribute("role", "img");
@@ -217,21 +209,28 @@ export class Chart {
     this.readout.setAttribute("aria-live", "off");
     this.details = document.createElement("details");
     this.details.className = "chart-table";
-    this.details.append(Object.assign(document.createElement("summary"), { textContent: `${title}: table` }));
+    const summary = Object.assign(document.createElement("summary"), { textContent: "Table" });
+    summary.setAttribute("aria-label", `Table of ${title}`);
+    this.details.append(summary);
     this.details.addEventListener("toggle", () => this.fillTable());
     element.append(this.canvas, this.readout, this.details);
     this.listen();
     group.charts.push(this);
-    this.observer = new ResizeObserver(() => this.redraw());
-    this.observer.observe(this.canvas);
+    this.resized = new ResizeObserver(() => this.redraw());
+    this.resized.observe(this.canvas);
+    this.scrolled = new IntersectionObserver(([{ isIntersecting }]) => {
+      this.isSeen = isIntersecting;
+      if (this.isDue) this.redraw();
+    });
+    this.scrolled.observe(this.canvas);
     this.scheme = matchMedia("(prefers-color-scheme: dark)");
     this.onScheme = () => this.redraw();
     this.scheme.addEventListener("change", this.onScheme);
     this.describe();
   }
 
-  /** `curves`: {label, x, y, colour (a number), faint, points}, x ascending, y finite. `marks`: {label, x, colour}, places
-   *  on the x axis. The view stays as it is. */
+  /** `curves`: {label, x, y, colour (a number), faint, points}, x ascending, y finite; a faint one lies behind the one with
+   *  the same label. `marks`: {label, x, colour}, places on the x axis. The view stays as it is. */
   setCurves(curves, marks = []) {
     this.curves = curves;
     this.marks = marks;
@@ -241,22 +240,29 @@ export class Chart {
   }
 
   remove() {
-    this.observer.disconnect();
+    this.resized.disconnect();
+    this.scrolled.disconnect();
     this.scheme.removeEventListener("change", this.onScheme);
     this.group.charts = this.group.charts.filter((each) => each !== this);
     this.element.replaceChildren();
   }
 
-  /** At most one drawing a frame, however many reasons there are. */
+  /** At most one drawing a frame, however many reasons there are; after the first, none while nobody sees it. */
   redraw() {
+    this.isDue = true;
+    if (!this.isSeen && this.isDrawn) return;
     this.frame ??= requestAnimationFrame(() => {
       this.frame = null;
       this.draw();
     });
   }
 
-  colour(index) {
-    return getComputedStyle(this.element).getPropertyValue(`--chart-${index % 10}`).trim() || COLOURS[index % 10];
+  colour(name) {
+    return this.style.getPropertyValue(`--chart-${name}`).trim();
+  }
+
+  colourOf(curve) {
+    return this.colour(curve % 10) || COLOURS[curve % 10];
   }
 
   describe() {
@@ -279,12 +285,13 @@ export class Chart {
   draw() {
     const { clientWidth: width, clientHeight: height } = this.canvas;
     if (!width || !height) return;
+    this.isDue = false;
+    this.isDrawn = this.curves.some((each) => each.x.length);
     const ratio = devicePixelRatio || 1;
     if (this.canvas.width !== Math.round(width * ratio) || this.canvas.height !== Math.round(height * ratio)) {
       this.canvas.width = Math.round(width * ratio);
       this.canvas.height = Math.round(height * ratio);
     }
-    const style = getComputedStyle(this.element);
     const context = this.canvas.getContext("2d");
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, width, height);
@@ -300,19 +307,19 @@ export class Chart {
     const scaleY = this.logY ? Math.log : (value) => value;
     const inner = Math.max(1, height - PADDING.top - PADDING.bottom);
     const toY = (y) => PADDING.top + (1 - (scaleY(y) - scaleY(low)) / (scaleY(high) - scaleY(low))) * inner;
-    this.drawAxes(context, style, axis, toY, [from, to], [low, high], width, height);
+    this.drawAxes(context, axis, toY, [from, to], [low, high], width, height);
     context.save();
     context.beginPath();
     context.rect(PADDING.left, PADDING.top, axis.inner, inner);
     context.clip();
     this.curves.forEach((curve, i) => this.drawCurve(context, curve, pictures[i], axis.toPixel, toY));
     for (const mark of this.marks) {
-      context.fillStyle = this.colour(mark.colour);
+      context.fillStyle = this.colourOf(mark.colour);
       const places = new Set(mark.x.filter((x) => x >= from && x <= to).map((x) => Math.round(axis.toPixel(x))));
       for (const place of places) context.fillRect(place - 0.5, height - PADDING.bottom - 7, 1, 7);
     }
     context.restore();
-    this.drawCursor(context, style, axis, toY, height);
+    this.drawCursor(context, axis, toY, width, height);
   }
 
   /** Of what is seen, without the points beyond the picture's sides, and with a margin. */
@@ -326,14 +333,15 @@ export class Chart {
     if (!(low <= high)) return this.logY ? [1, 10] : [0, 1];
     const least = this.logY ? 1 / LARGEST : -LARGEST; // so that what is computed from these is finite
     [low, high] = [low, high].map((each) => Math.min(Math.max(each, least), LARGEST));
+    if (high - low <= SAME * Math.abs(high)) low = high;
     if (this.logY) return low < high ? [low / (high / low) ** 0.04, high * (high / low) ** 0.04] : [low / 2, high * 2];
     const margin = 0.04 * (high - low) || 0.05 * Math.abs(high) || 0.5;
     return [low - margin, high + margin];
   }
 
-  drawAxes(context, style, axis, toY, [from, to], [low, high], width, height) {
-    context.strokeStyle = style.getPropertyValue("--chart-grid").trim() || "#8884";
-    context.fillStyle = style.getPropertyValue("--chart-text").trim() || style.color;
+  drawAxes(context, axis, toY, [from, to], [low, high], width, height) {
+    context.strokeStyle = this.colour("grid") || "#8884";
+    context.fillStyle = this.colour("text") || "#888";
     context.lineWidth = 1;
     context.beginPath();
     context.textAlign = "right";
@@ -346,7 +354,7 @@ export class Chart {
     }
     context.textAlign = "center";
     context.textBaseline = "top";
-    for (const value of ticks(from, to, Math.max(2, axis.inner / 80), this.group.logX)) {
+    for (const value of ticks(from, to, Math.max(2, axis.inner / 80), this.group.logX, this.group.leastTick)) {
       const x = Math.round(axis.toPixel(value)) + 0.5;
       context.moveTo(x, PADDING.top);
       context.lineTo(x, height - PADDING.bottom);
@@ -362,7 +370,7 @@ export class Chart {
   }
 
   drawCurve(context, curve, chosen, toX, toY) {
-    context.strokeStyle = context.fillStyle = this.colour(curve.colour);
+    context.strokeStyle = context.fillStyle = this.colourOf(curve.colour);
     context.globalAlpha = curve.faint ? FAINT : 1;
     context.lineWidth = curve.faint ? 1 : 1.5;
     context.beginPath();
@@ -383,33 +391,36 @@ export class Chart {
     });
   }
 
-  drawCursor(context, style, axis, toY, height) {
+  drawCursor(context, axis, toY, width, height) {
     const x = this.group.cursor;
     if (x === null) {
       this.readout.replaceChildren();
       return;
     }
     const place = Math.round(axis.toPixel(x)) + 0.5;
-    context.strokeStyle = style.getPropertyValue("--chart-text").trim() || style.color;
+    context.strokeStyle = this.colour("text") || "#888";
     context.globalAlpha = 0.5;
     context.beginPath();
     context.moveTo(place, PADDING.top);
     context.lineTo(place, height - PADDING.bottom);
     context.stroke();
     context.globalAlpha = 1;
-    const lines = this.valuesAt(x).map(({ curve, x: at, y }) => {
-      context.fillStyle = this.colour(curve.colour);
+    const values = this.valuesAt(x);
+    const lines = values.filter(({ curve }) => !curve.faint).map(({ curve, x: at, y }) => {
+      context.fillStyle = this.colourOf(curve.colour);
       context.beginPath();
       context.arc(axis.toPixel(at), toY(y), 3, 0, 7);
       context.fill();
       const line = document.createElement("div");
       const dot = Object.assign(document.createElement("span"), { textContent: "● " });
-      dot.style.color = this.colour(curve.colour);
-      line.append(dot, `${curve.label} ${format(y)}`);
+      dot.style.color = this.colourOf(curve.colour);
+      const raw = values.find((each) => each.curve.faint && each.curve.label === curve.label);
+      line.append(dot, `${curve.label} ${format(y)}${raw ? `, raw ${format(raw.y)}` : ""}`);
       return line;
     });
-    const at = Object.assign(document.createElement("div"), { textContent: this.group.formatX(x) });
+    const at = Object.assign(document.createElement("div"), { textContent: this.group.describeX(x) });
     this.readout.replaceChildren(at, ...lines);
+    this.readout.dataset.side = place > width / 2 ? "left" : "right"; // where it hides nothing near the cursor
   }
 
   // --- pointer and keys ----------------------------------------------------------------------------------------------
@@ -476,24 +487,13 @@ export class Chart {
 
   // --- for others ----------------------------------------------------------------------------------------------------
 
-  /** What is seen, every point of it, as CSV: one row a point. */
-  csv() {
-    const [from, to] = this.group.range();
-    const quoted = (text) => `"${String(text).replaceAll('"', '""')}"`;
-    const rows = ["curve,x,y"];
-    for (const { label, x, y } of this.curves) {
-      for (let i = lowerBound(x, from); i < x.length && x[i] <= to; i++) rows.push(`${quoted(label)},${x[i]},${y[i]}`);
-    }
-    return `${rows.join("\n")}\n`;
-  }
-
   /** The picture, with its background, as a Blob of PNG. */
   png() {
     this.draw();
     const copy = document.createElement("canvas");
     [copy.width, copy.height] = [this.canvas.width, this.canvas.height];
     const context = copy.getContext("2d");
-    context.fillStyle = getComputedStyle(this.element).getPropertyValue("--chart-back").trim() || "white";
+    context.fillStyle = this.colour("back") || "white";
     context.fillRect(0, 0, copy.width, copy.height);
     context.drawImage(this.canvas, 0, 0);
     return new Promise((resolve) => copy.toBlob(resolve, "image/png"));

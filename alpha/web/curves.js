@@ -1,9 +1,10 @@
 // The curves of one run: a thinned picture of all, a finer one of what is looked at, and new rows at the end as they come.
 
-import { lowerBound } from "/web/charts.js";
+import { lowerBound, thin } from "/web/charts.js";
 import { address, askJson } from "/web/server.js";
 
 const PIXELS = 1200;
+const MOST_POINTS = 8 * PIXELS;
 const MARKS = ["clipped", "skipped"];
 const AXIS_COLUMNS = { step: (row) => row("step"), tokens: (row) => row("tokens"), elapsed: (row) => row("elapsed_ms") / 1e3, time: (row) => row("time") };
 
@@ -92,6 +93,10 @@ function push(picture, x, y) {
   picture.x.push(x);
   picture.y.push(y);
   picture.count++;
+  if (picture.x.length < MOST_POINTS) return;
+  const chosen = thin(picture.x, picture.y, picture.x[0], x, PIXELS); // of a run that goes on for days
+  picture.x = chosen.map((i) => picture.x[i]);
+  picture.y = chosen.map((i) => picture.y[i]);
 }
 
 function merged(whole, detail, [from, to]) {

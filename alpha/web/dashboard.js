@@ -2,11 +2,9 @@
 
 import { askForKey, report } from "/web/server.js";
 
-const VIEWS = { "/runs": "runs", "/run": "run", "/compare": "compare", "/models": "models", "/domains": "domains" };
-
 askForKey();
 try {
-  const view = await import(`/web/view_${VIEWS[location.pathname]}.js`);
+  const view = await import(`/web/view_${location.pathname.slice(1)}.js`);
   document.title = `${view.title} – Alpha`;
   await view.show(document.getElementById("view"));
 } catch (error) {

@@ -2,6 +2,13 @@
 
 import { format } from "/web/charts.js";
 
+const SLOWNESS = 150;
+const LONGEST_PAUSE_SECONDS = 5;
+const WHOLE = new Intl.NumberFormat("en");
+const DAY = { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+const DATE = new Intl.DateTimeFormat([], DAY);
+const DATE_WITH_YEAR = new Intl.DateTimeFormat([], { ...DAY, year: "numeric" });
+
 /** An element: properties where it has them, else attributes; children are elements or texts. */
 export function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
@@ -28,7 +35,7 @@ export function loss(value) {
 }
 
 export function whole(value) {
-  return value === null || value === undefined ? "" : value.toLocaleString("en");
+  return value === null || value === undefined ? "" : WHOLE.format(value);
 }
 
 /** The value of an option. */
@@ -54,8 +61,7 @@ export function bytes(count) {
 export function date(text) {
   const time = new Date(text);
   if (Number.isNaN(time.getTime())) return "";
-  const year = time.getFullYear() === new Date().getFullYear() ? {} : { year: "numeric" };
-  return time.toLocaleString([], { ...year, month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
+  return (time.getFullYear() === new Date().getFullYear() ? DATE : DATE_WITH_YEAR).format(time);
 }
 
 export function parameters(count) {
@@ -66,6 +72,24 @@ export function parameters(count) {
 export function status(run) {
   const word = run.status === "running" && run.phase && run.phase !== "training" ? `running, ${run.phase}` : run.status;
   return element("span", { className: "status", "data-status": run.status }, word);
+}
+
+/** A function that calls `work`, which draws, soon after it is called, once however often; and so seldom that it and the frame
+ *  that it makes take less than a hundredth of the time. */
+export function seldom(work) {
+  let timer = null;
+  let next = 0;
+  const now = () => {
+    timer = null;
+    requestAnimationFrame(() => {
+      const begin = performance.now();
+      setTimeout(() => { // the frame has been made
+        next = begin + Math.min(SLOWNESS * (performance.now() - begin), 1000 * LONGEST_PAUSE_SECONDS);
+      });
+    });
+    work();
+  };
+  return () => { timer ??= setTimeout(now, Math.max(0, next - performance.now())); };
 }
 
 export function title(run) {

@@ -1,22 +1,24 @@
 // Charts with what belongs to them: a title, a legend, buttons, and the controls that all of them share.
 
 import { Chart, ChartGroup, format, formatSeconds } from "/web/charts.js";
-import { choice, element, toggle } from "/web/elements.js";
-import { save } from "/web/server.js";
+import { choice, element, toggle, whole } from "/web/elements.js";
+import { address, download, report, save } from "/web/server.js";
 
 const AXES = [["step", "Steps"], ["tokens", "Tokens"], ["elapsed", "Time of training"], ["time", "Date"]];
+const COUNTED = ["step", "tokens"];
 const REFINE_MILLISECONDS = 150;
 export const SMOOTHING = 0.9;
 
 /** Charts in one group. `view` is {axis, logX, logY, smoothing, range}, as the page's address has it; `onChange(what)` is told
- *  when it is another one: "load" (other curves are needed), "refine" (finer ones) or "draw". */
+ *  when it is another one: "load" (other curves are needed), "refine" (finer ones) or "draw". `numbersOf(title)` are the
+ *  numbers behind a chart, {run: ids, column: names}. */
 export class Panel {
-  constructor(view, onChange) {
-    this.view = view;
-    this.onChange = onChange;
-    this.group = new ChartGroup({ onView: (range) => this.setRange(range), formatX: (x) => this.formatX(x) });
+  constructor(view, onChange, numbersOf) {
+    Object.assign(this, { view, onChange, numbersOf });
+    this.group = new ChartGroup({ onView: (range) => this.setRange(range), formatX: (x) => this.formatX(x), describeX: (x) => this.describeX(x) });
     this.group.logX = view.logX;
     this.group.view = view.range;
+    this.group.leastTick = COUNTED.includes(view.axis) ? 1 : 0;
     this.charts = new Map();
     this.grid = element("div", { className: "charts" });
     this.element = element("section", { className: "panel", "aria-label": "Curves" }, this.controls(), this.grid);
@@ -36,12 +38,12 @@ export class Panel {
     slider.value = 1 - Math.sqrt(1 - view.smoothing);
     this.reset = element("button", { disabled: !view.range, onclick: () => this.group.setView(null) }, "Show all");
     return element("div", { className: "controls" },
-      choice("Over", AXES, view.axis, (axis) => { view.axis = axis; this.group.view = view.range = null; this.markRange(); this.onChange("load"); }),
+      choice("Over", AXES, view.axis, (axis) => { view.axis = axis; this.group.leastTick = COUNTED.includes(axis) ? 1 : 0; this.group.view = view.range = null; this.markRange(); this.onChange("load"); }),
       toggle("Log x", view.logX, (isLog) => { view.logX = isLog; this.group.setLogX(isLog); this.onChange("load"); }),
       toggle("Log y", view.logY, (isLog) => { view.logY = isLog; for (const { chart } of this.charts.values()) chart.logY = isLog; this.group.redraw(); this.onChange("draw"); }),
       element("label", {}, "Smoothing", slider, shown),
       this.reset,
-      element("span", { className: "hint" }, "Drag to zoom, double click for all."),
+      element("span", { className: "hint" }, "Drag to zoom, Shift and drag to move, double click for all."),
     );
   }
 
@@ -53,8 +55,9 @@ export class Panel {
     const name = title.toLowerCase().replaceAll(" ", "-");
     const figure = element("figure", {},
       element("figcaption", {}, element("h3", {}, title), legend,
-        element("button", { "aria-label": `${title} as CSV`, onclick: () => save(url(chart.csv(), "text/csv"), `${name}.csv`) }, "CSV"),
-        element("button", { "aria-label": `${title} as PNG`, onclick: async () => save(URL.createObjectURL(await chart.png()), `${name}.png`) }, "PNG")),
+        element("span", { className: "exports" },
+          element("button", { "aria-label": `${title} as CSV`, title: "Every row of what is seen", onclick: () => this.saveNumbers(title, name).catch(report) }, "CSV"),
+          element("button", { "aria-label": `${title} as PNG`, onclick: async () => save(URL.createObjectURL(await chart.png()), `${name}.png`) }, "PNG"))),
       place);
     this.grid.append(figure);
     const chart = new Chart(place, this.group, { title, logY: this.view.logY });
@@ -78,6 +81,12 @@ export class Panel {
     chart.setCurves(curves, marks);
   }
 
+  /** Not the points of the picture, but all that there are. */
+  saveNumbers(title, name) {
+    const { axis, range } = this.view;
+    return download(address("/api/csv", { ...this.numbersOf(title), axis, from: range?.[0], to: range?.[1] }), `${name}.csv`);
+  }
+
   setRange(range) {
     this.view.range = range;
     this.markRange();
@@ -92,7 +101,14 @@ export class Panel {
   formatX(x) {
     const { axis } = this.view;
     if (axis === "time" || axis === "elapsed") return formatSeconds(x, axis === "time");
-    return format(Math.abs(x) < 100 ? x : Math.round(x)); // a cursor between two steps
+    return format(x);
+  }
+
+  /** Where the cursor is, with its unit. */
+  describeX(x) {
+    const { axis } = this.view;
+    if (axis === "step") return `step ${whole(Math.round(x))}`;
+    return axis === "tokens" ? `${format(Math.round(x))} tokens` : this.formatX(x);
   }
 }
 
@@ -124,8 +140,4 @@ export function queryOf({ axis, logX, logY, smoothing, range }) {
 /** What `Curves.load` needs of a view. */
 export function asked({ axis, smoothing, logX }) {
   return { axis, smoothing, log: logX };
-}
-
-function url(text, type) {
-  return URL.createObjectURL(new Blob([text], { type }));
 }

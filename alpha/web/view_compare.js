@@ -1,12 +1,14 @@
 // Several runs over the same axes, a colour each, and the options in which they differ.
 
-import { element, loss, setText, spelled, status, title as titleOf, whole } from "/web/elements.js";
+import { element, loss, seldom, setText, spelled, title as titleOf, whole } from "/web/elements.js";
 import { Curves } from "/web/curves.js";
 import { Panel, asked, queryOf, viewOf } from "/web/panel.js";
 import { address, askJson, follow, remember, report } from "/web/server.js";
 
-const NAMES = ["loss", "valLoss"];
-const SMOOTHED = ["loss"];
+const CHARTS = [["Training loss", "loss"], ["Validation loss", "valLoss"], ["Learning rate", "lr"], ["Gradient norm", "gradNorm"],
+  ["Tokens per second", "tokens_per_sec"], ["Device memory in MB", "gpuMemory"]];
+const NAMES = CHARTS.map(([, name]) => name);
+const SMOOTHED = ["loss", "gradNorm", "tokens_per_sec"];
 const NEWEST = 5;
 const MOST = 50;
 const AT_A_TIME = 4;
@@ -21,7 +23,12 @@ export async function show(main) {
   const asks = { run: query.getAll("run"), group: query.get("group") ?? "", newest: Number(query.get("newest")) || 0 };
   const ids = idsOf(asks, listed);
   const runs = ids.map((id, colour) => ({ id, colour, run: listed.find((each) => each.runId === id), curves: new Curves(id, NAMES, SMOOTHED) }));
-  const panel = new Panel(view, (what) => reload(what).catch(report));
+  const columns = Object.fromEntries(CHARTS);
+  const panel = new Panel(view, (what) => reload(what).catch(report), (chart) => ({ run: shown().map(({ id }) => id), column: columns[chart] }));
+  const drawSoon = seldom(() => {
+    for (const each of runs) if (each.run) legend.set(each, each.run);
+    draw();
+  });
   panel.grid.classList.add("pair");
   const legend = new Legend(runs, hidden, () => { rememberAll(); draw(); });
   const options = element("section", {}, element("h2", {}, "Options that differ"));
@@ -46,15 +53,24 @@ export async function show(main) {
     draw();
   }
 
+  function shown() {
+    return runs.filter(({ id }) => !hidden.has(id));
+  }
+
   function draw() {
-    const shown = runs.filter(({ id }) => !hidden.has(id));
-    const label = ({ run, id }) => (run ? titleOf(run) : id);
-    const training = shown.flatMap((each) => {
-      const of = (isMean, faint) => ({ label: faint ? `${label(each)}, not smoothed` : label(each), colour: each.colour, faint, ...each.curves.curve("loss", isMean) });
-      return view.smoothing > 0 ? [of(false, true), of(true, false)] : [of(false, false)];
-    });
-    panel.setCurves("Training loss", training, [], false);
-    panel.setCurves("Validation loss", shown.map((each) => ({ label: label(each), colour: each.colour, points: true, ...each.curves.curve("valLoss") })), [], false);
+    for (const [chart, name] of CHARTS) {
+      const isMean = view.smoothing > 0 && SMOOTHED.includes(name);
+      const drawn = shown().flatMap(({ id, run, colour, curves }) => {
+        const of = (more) => ({ label: run ? titleOf(run) : id, colour, points: name === "valLoss", ...curves.curve(name, isMean), ...more });
+        // Other curves behind those of several runs would hide more than they show.
+        return isMean && name === "loss" ? [of({ faint: true, ...curves.curve(name) }), of()] : [of()];
+      });
+      if (name === "gpuMemory") {
+        if (!drawn.some(({ x }) => x.length)) continue;
+        for (const each of drawn) each.y = each.y.map((bytes) => bytes / 1e6);
+      }
+      panel.setCurves(chart, drawn, [], false);
+    }
   }
 
   await follow(address("/api/events", { run: ids }), (event) => {
@@ -63,13 +79,14 @@ export async function show(main) {
       legend.gone(changed);
       return;
     }
-    legend.set(changed, event.run);
+    changed.run = event.run;
     if (event.reset) {
+      legend.set(changed, event.run);
       changed.curves.load(asked(view)).then((isLast) => isLast && view.range && changed.curves.refine(view.range)).then(draw).catch(report);
-    } else if (event.metrics.step) {
-      changed.curves.append(event);
-      draw();
+      return;
     }
+    changed.curves.append(event);
+    drawSoon();
   });
 }
 
@@ -116,9 +133,7 @@ class Legend {
 
   set({ id }, run) {
     const { facts } = this.lines.get(id);
-    const text = `at ${whole(run.step ?? 0)}, loss ${loss(run.loss) || "\u2013"}${run.valLoss === null ? "" : `, val ${loss(run.valLoss)}`}`;
-    if (facts.dataset.key !== text + run.status) facts.replaceChildren(status(run), ` ${text}`);
-    facts.dataset.key = text + run.status;
+    setText(facts, `${run.status} at ${whole(run.step ?? 0)}, loss ${loss(run.loss) || "\u2013"}${run.valLoss === null ? "" : `, val ${loss(run.valLoss)}`}`);
   }
 
   gone({ id }) {

@@ -23,11 +23,11 @@ export async function show(main) {
       { name: "run", label: "Run", sort: nameOf, text: nameOf, node: (each) => element("a", { href: address("/run", { id: each.runId }) }, nameOf(each)) },
       { name: "step", label: "Step", numeric: true, sort: (each) => each.step, text: (each) => whole(each.step) },
       { name: "val", label: "Val loss", numeric: true, sort: (each) => each.valLoss, text: (each) => loss(each.valLoss) },
-      { name: "parameters", label: "Parameters", numeric: true, sort: (each) => each.parameters, text: (each) => (each.parameters ? parameters(each.parameters) : "") },
-      { name: "shape", label: "Shape", sort: (each) => each.model?.dim ?? null, text: (each) => each.problem ?? shapeOf(each), node: (each) => element("span", { className: each.problem ? "error" : "" }, each.problem ?? shapeOf(each)) },
+      { name: "parameters", minor: true, label: "Parameters", numeric: true, sort: (each) => each.parameters, text: (each) => (each.parameters ? parameters(each.parameters) : "") },
+      { name: "shape", minor: true, label: "Shape", sort: (each) => each.model?.dim ?? null, text: (each) => each.problem ?? shapeOf(each), node: (each) => element("span", { className: each.problem ? "error" : "" }, each.problem ?? shapeOf(each)) },
       { name: "tokenizer", minor: true, label: "Tokenizer", sort: (each) => each.tokenizer ?? null, text: (each) => each.tokenizer ?? "" },
       { name: "domain", minor: true, label: "Domain", sort: (each) => each.domain || null, text: (each) => each.domain },
-      { name: "size", label: "Size", numeric: true, sort: (each) => each.bytes ?? null, text: (each) => (each.bytes ? bytes(each.bytes) : "") },
+      { name: "size", minor: true, label: "Size", numeric: true, sort: (each) => each.bytes ?? null, text: (each) => (each.bytes ? bytes(each.bytes) : "") },
       { name: "written", minor: true, label: "Written", sort: (each) => each.written ?? null, text: (each) => date(each.written) },
       { name: "use", label: "Use", text: (each) => each.name, node: (each) => (each.problem ? "" : uses(each)) },
     ],
@@ -43,7 +43,7 @@ export async function show(main) {
     const words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
     const shown = models.filter((each) => words.every((word) => `${each.runId} ${each.runName} ${each.domain} ${each.tokenizer} ${each.step}`.toLowerCase().includes(word)));
     table.setRows(shown);
-    setText(count, models.length ? `${shown.length} of ${models.length}` : "There is no checkpoint yet: alpha train makes them.");
+    setText(count, models.length ? `${shown.length === models.length ? "" : `${shown.length} of `}${models.length} ${models.length === 1 ? "checkpoint" : "checkpoints"}` : "There is no checkpoint yet: alpha train makes them.");
     table.element.hidden = !models.length;
   }
 

@@ -1,12 +1,14 @@
 // One run, while it goes on: its curves, samples, checkpoints, options and log.
 
-import { bytes, date, duration, element, loss, number, parameters, setText, spelled, status, title as titleOf, whole } from "/web/elements.js";
+import { bytes, date, duration, element, loss, parameters, seldom, setText, spelled, status, title as titleOf, whole } from "/web/elements.js";
 import { Curves } from "/web/curves.js";
 import { Panel, asked, queryOf, viewOf } from "/web/panel.js";
 import { address, askJson, change, download, follow, remember, report, token } from "/web/server.js";
 
 const NAMES = ["loss", "valLoss", "lr", "gradNorm", "tokens_per_sec", "gpuMemory", "gpuMemoryPeak"];
 const SMOOTHED = ["loss", "gradNorm", "tokens_per_sec"];
+const COLUMNS = { Loss: ["loss", "valLoss"], "Learning rate": ["lr"], "Gradient norm": ["gradNorm", "clipped", "skipped"],
+  "Tokens per second": ["tokens_per_sec"], "Device memory in MB": ["gpuMemory", "gpuMemoryPeak"] };
 const MOST_LOG_LINES = 1000;
 
 export const title = "Run";
@@ -17,14 +19,19 @@ export async function show(main) {
   const path = `/api/runs/${encodeURIComponent(id)}`;
   const view = viewOf(query);
   const curves = new Curves(id, NAMES, SMOOTHED);
-  const panel = new Panel(view, (what) => reload(what).catch(report));
+  const panel = new Panel(view, (what) => reload(what).catch(report), (chart) => ({ run: [id], column: COLUMNS[chart] }));
+  let news = null;
+  const drawSoon = seldom(() => {
+    head.set(news.run, news.share);
+    draw();
+  });
   const head = new Head(id, path);
   const samples = new Samples();
   const checkpoints = new Checkpoints(id, path);
   const options = element("section", {}, element("h2", {}, "Options"));
   const log = new Log();
   main.append(head.element, panel.element,
-    element("div", { className: "columns" }, samples.element, element("div", {}, checkpoints.element, options)), log.element);
+    element("div", { className: "columns" }, element("div", {}, samples.element, log.element), element("div", {}, checkpoints.element, options)));
   draw();
 
   async function reload(what) {
@@ -35,7 +42,7 @@ export async function show(main) {
   }
 
   function draw() {
-    const both = (name, label, colour) => [{ label: view.smoothing > 0 ? `${label}, not smoothed` : label, colour, faint: view.smoothing > 0, ...curves.curve(name) },
+    const both = (name, label, colour) => [{ label, colour, faint: view.smoothing > 0, ...curves.curve(name) },
       ...(view.smoothing > 0 ? [{ label, colour, ...curves.curve(name, true) }] : [])];
     panel.setCurves("Loss", [...both("loss", "training", 0), { label: "validation", colour: 1, points: true, ...curves.curve("valLoss") }]);
     panel.setCurves("Learning rate", [{ label: "learning rate", colour: 0, ...curves.curve("lr") }]);
@@ -50,7 +57,7 @@ export async function show(main) {
   }
 
   async function loadAll() {
-    const [run, told, lines] = await Promise.all([askJson(path), askJson(`${path}/samples`), askJson(`${path}/log`), reload("load"), checkpoints.load()]);
+    const [, run, told, lines] = await Promise.all([reload("load"), askJson(path), askJson(`${path}/samples`), askJson(`${path}/log`), checkpoints.load()]);
     options.replaceChildren(element("h2", {}, "Options"), ...describeOptions(run));
     samples.set(told.samples);
     log.set(lines.lines);
@@ -61,21 +68,24 @@ export async function show(main) {
       report(new Error("This run is not there any more."));
       return;
     }
-    head.set(event.run, event.share);
+    news = event;
     if (event.reset) {
+      head.set(event.run, event.share);
       loadAll().catch(report);
       return;
     }
-    if (event.metrics.step) {
-      curves.append(event);
-      draw();
-    }
+    curves.append(event);
+    drawSoon();
     if (event.samples.length) samples.add(event.samples);
     if (event.log.length) {
       log.add(event.log);
       checkpoints.load().catch(report);
     }
-  }).catch((error) => { throw error.status === 404 ? new Error(`There is no run ${id}.`) : error; });
+  }).catch((error) => {
+    if (error.status !== 404) throw error;
+    main.replaceChildren(element("h2", {}, "Run"), element("p", {}, "The ", element("a", { href: "/runs" }, "table of runs"), " has those that there are."));
+    throw new Error(`There is no run ${id}.`);
+  });
 }
 
 // --- parts ---------------------------------------------------------------------------------------------------------------
@@ -100,14 +110,23 @@ class Head {
       ["Step", `${whole(run.step ?? 0)}${run.iters ? ` of ${whole(run.iters)}` : ""}`],
       ["Loss", loss(run.loss)],
       ["Validation loss", loss(run.valLoss)],
-      ["Tokens per second", number(run.tokensPerSec)],
+      ["Tokens per second", run.tokensPerSec === null ? "" : whole(Math.round(run.tokensPerSec))],
       ["Time left", duration(run.secondsLeft)],
       ["Domain", run.domain],
       ["Group", run.group],
       ["Begun", date(run.created)],
       ["Read so far", share < 1 ? `${Math.floor(100 * share)} %` : ""],
     ];
-    this.facts.replaceChildren(...facts.filter(([, value]) => value !== "").map(([term, value]) => element("div", {}, element("dt", {}, term), element("dd", {}, value))));
+    const known = facts.filter(([, value]) => value !== "");
+    const terms = known.map(([term]) => term).join();
+    if (this.facts.dataset.terms !== terms) {
+      this.facts.dataset.terms = terms;
+      this.facts.replaceChildren(...known.map(([term]) => element("div", {}, element("dt", {}, term), element("dd"))));
+    }
+    known.forEach(([, value], place) => {
+      const cell = this.facts.children[place].lastElementChild;
+      if (cell.textContent !== (value.textContent ?? value)) cell.replaceChildren(value);
+    });
     this.error.hidden = !run.error;
     setText(this.error, run.error);
     setText(this.notes, run.notes);
@@ -172,7 +191,7 @@ class Checkpoints {
   constructor(id, path) {
     Object.assign(this, { id, path });
     this.body = element("tbody");
-    const heads = ["Step", "Val loss", "Size", "Written", "Use"].map((text) => element("th", { scope: "col" }, text));
+    const heads = ["Step", "Val loss", "Size", "Written", "Use"].map((text, i) => element("th", { scope: "col", className: ["numeric", "numeric", "numeric", "minor", ""][i] }, text));
     this.table = element("table", {}, element("caption", { className: "unseen" }, "Checkpoints"), element("thead", {}, element("tr", {}, ...heads)), this.body);
     this.shape = element("p", { className: "hint" });
     this.element = element("section", { hidden: true }, element("h2", {}, "Checkpoints"), this.shape, element("div", { className: "table" }, this.table));
@@ -182,16 +201,17 @@ class Checkpoints {
     const { checkpoints } = await askJson(`${this.path}/checkpoints`);
     this.element.hidden = !checkpoints.length;
     const known = checkpoints.find((each) => each.parameters);
-    setText(this.shape, known ? `${parameters(known.parameters)} parameters, tokenizer ${known.tokenizer}` : "");
+    setText(this.shape, known ? `${parameters(known.parameters)} parameters${known.tokenizer && `, tokenizer ${known.tokenizer}`}` : "");
     this.body.replaceChildren(...checkpoints.map((each) => this.row(each)));
   }
 
   row(checkpoint) {
     const { name, step, problem } = checkpoint;
-    if (problem) return element("tr", {}, element("th", { scope: "row" }, whole(step)), element("td", { colSpan: 4, className: "error" }, problem));
+    if (problem) return element("tr", {}, element("th", { scope: "row", className: "numeric" }, whole(step)), element("td", { colSpan: 4, className: "error" }, problem));
     const file = `${this.path}/checkpoints/${encodeURIComponent(name)}`;
-    return element("tr", {}, element("th", { scope: "row" }, whole(step)), element("td", {}, loss(checkpoint.valLoss)), element("td", {}, bytes(checkpoint.bytes)),
-      element("td", {}, date(checkpoint.written)),
+    const number = (tag, text, more) => element(tag, { className: "numeric", ...more }, text);
+    return element("tr", {}, number("th", whole(step), { scope: "row" }), number("td", loss(checkpoint.valLoss)), number("td", bytes(checkpoint.bytes)),
+      element("td", { className: "minor" }, date(checkpoint.written)),
       element("td", {}, element("a", { href: address("/", { model: `${this.id}@${step}` }) }, "Play"), " ",
         element("button", { className: "link", "aria-label": `Download the checkpoint of step ${step}`, onclick: () => download(file, `${this.id}-${name}`).catch(report) }, "Download")));
   }

@@ -1,6 +1,6 @@
 // All runs in a folder, the newest first, while they go on.
 
-import { choice, date, duration, element, loss, number, setText, sparkline, status, title as titleOf, whole } from "/web/elements.js";
+import { choice, date, duration, element, loss, setText, sparkline, status, title as titleOf, whole } from "/web/elements.js";
 import { address, askJson, change, follow, remember, report, token } from "/web/server.js";
 import { Table } from "/web/table.js";
 
@@ -31,15 +31,15 @@ export async function show(main) {
     columns: [
       { name: "choose", label: "Choose", hidesLabel: true, text: (run) => run.runId, node: (run) => chooser(run) },
       { name: "run", label: "Run", sort: titleOf, text: (run) => titleOf(run), node: (run) => link(run) },
-      { name: "status", label: "Status", sort: (run) => run.status, text: (run) => `${run.status} ${run.phase} ${run.error}`, node: (run) => element("span", { title: run.error }, status(run)) },
+      { name: "status", label: "Status", sort: (run) => run.status, text: (run) => `${run.status} ${run.phase} ${run.error} ${shareOf(run)}`, node: (run) => progress(run) },
       { name: "group", minor: true, label: "Group", sort: (run) => run.group || null, text: (run) => run.group },
       { name: "domain", minor: true, label: "Domain", sort: (run) => run.domain || null, text: (run) => run.domain },
-      { name: "step", label: "Step", numeric: true, sort: (run) => run.step, text: (run) => `${whole(run.step)}/${whole(run.iters)}`, node: (run) => progress(run) },
+      { name: "step", minor: true, label: "Step", numeric: true, sort: (run) => run.step, text: (run) => (run.iters ? `${whole(run.step ?? 0)} / ${whole(run.iters)}` : whole(run.step)) },
       { name: "loss", label: "Loss", numeric: true, sort: (run) => run.loss, text: (run) => loss(run.loss) },
       { name: "val", label: "Val loss", numeric: true, sort: (run) => run.valLoss, text: (run) => loss(run.valLoss) },
-      { name: "curve", label: "Curve", text: (run) => sparklines.version(run), node: (run) => sparklines.picture(run) },
-      { name: "pace", label: "Tokens/s", numeric: true, sort: (run) => run.tokensPerSec, text: (run) => whole(run.tokensPerSec && Math.round(run.tokensPerSec)) },
-      { name: "left", label: "Time left", numeric: true, sort: (run) => run.secondsLeft, text: (run) => duration(run.secondsLeft) },
+      { name: "curve", minor: true, label: "Curve", text: (run) => sparklines.version(run), node: (run) => sparklines.picture(run) },
+      { name: "pace", minor: true, label: "Tokens/s", numeric: true, sort: (run) => run.tokensPerSec, text: (run) => whole(run.tokensPerSec && Math.round(run.tokensPerSec)) },
+      { name: "left", minor: true, label: "Time left", numeric: true, sort: (run) => run.secondsLeft, text: (run) => duration(run.secondsLeft) },
       { name: "created", minor: true, label: "Begun", sort: (run) => run.created || run.updated, text: (run) => date(run.created || run.updated) },
     ],
   });
@@ -110,10 +110,14 @@ function link(run) {
   return run.name ? element("span", {}, made, element("small", {}, run.runId)) : made;
 }
 
+function shareOf(run) {
+  return run.status === "running" && run.iters ? Math.floor((100 * (run.step ?? 0)) / run.iters) : "";
+}
+
 function progress(run) {
-  const text = run.iters ? `${whole(run.step ?? 0)} / ${whole(run.iters)}` : number(run.step);
-  if (run.status !== "running" || !run.iters) return element("span", {}, text);
-  return element("span", {}, text, element("progress", { max: run.iters, value: run.step ?? 0, "aria-label": "Share of the steps" }));
+  const share = shareOf(run);
+  const bar = share === "" ? [] : [element("progress", { max: 100, value: share, "aria-label": "Share of the steps" })];
+  return element("span", { title: run.error }, status(run), ...bar);
 }
 
 /** Small curves, only of rows that are on the screen. */
