@@ -1,4 +1,5 @@
-"""Byte-level byte-pair encoding: every text and every sequence of bytes has an encoding that decodes back exactly.
+"""Byte-level byte-pair encoding: every text and every sequence of bytes has an encoding that decodes back exactly, but
+where the vocabulary of others lacks bytes.
 
 Source: Sennrich, Haddow and Birch, "Neural Machine Translation of Rare Words with Subword Units", ACL 2016, on bytes as
 in Radford et al., 2019. A text is divided into pieces; each piece starts as single bytes; while two neighbours have a
@@ -38,6 +39,8 @@ _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 BYTE_ORDER = bytes(_PRINTABLE + [byte for byte in range(256) if byte not in _PRINTABLE])
 """The bytes in the order of GPT-2's first 256 ids: printable ones, then the others."""
 
+_PLAIN = (*b"\n", *range(0x20, 0x7F))
+
 _CHARACTERS = [chr(byte) for byte in _PRINTABLE] + [chr(256 + index) for index in range(256 - len(_PRINTABLE))]
 _TO_CHARACTER = dict(zip(BYTE_ORDER, _CHARACTERS, strict=True))
 _FROM_CHARACTER = {ord(character): byte for byte, character in _TO_CHARACTER.items()}
@@ -76,8 +79,9 @@ class BpeTokenizer(Tokenizer):
 
         With `whole_pieces`, a piece that is a token is that token whatever the merges say (`ignore_merges` of the
         ecosystem). `composes`: text is brought to Unicode's form NFC first. `prefixes`: a text that does not begin with
-        a space gets one. `added_tokens` are verbatim, too, and found in every text before it is divided. AlphaError
-        names `source` when a token or merge is impossible.
+        a space gets one. `added_tokens` are verbatim, too, and found in every text before it is divided. Bytes that
+        have no token, rare ones in vocabularies of others, are left out, as the `tokenizers` package does. AlphaError
+        names `source` when a token or merge is impossible, or a byte of plain text has no token.
         """
         added = frozenset(added_tokens)
         verbatim = {*special_tokens, *added}
@@ -92,6 +96,7 @@ class BpeTokenizer(Tokenizer):
         self.added_tokens = {token: index for index, token in enumerate(tokens) if token in added}
         ids = {token: index for index, token in enumerate(tokens) if token not in verbatim}
         self._byte_ids = _byte_ids(ids, source)
+        self._lacks_bytes = min(self._byte_ids) < 0
         self._ranks, self._products = rank_merges(merges, ids, source)
         self._whole = {token_bytes[index]: index for index in ids.values()} if whole_pieces else {}
         self.cuts = _BEFORE_SPACE if prefixes else BYTE_LEVEL_PATTERNS[pattern].cuts
@@ -155,6 +160,8 @@ class BpeTokenizer(Tokenizer):
         if whole is not None:
             return array("I", [whole]).tobytes()
         ids = list(map(self._byte_ids.__getitem__, content))
+        if self._lacks_bytes:
+            ids = [token for token in ids if token >= 0]
         merge = merge_by_scanning if len(ids) < _LONG_PIECE else merge_by_heap
         return array("I", merge(ids, self._ranks, self._products)).tobytes()
 
@@ -286,10 +293,12 @@ def _token_bytes(tokens: list[str], verbatim: Collection[str], source: str) -> l
 
 
 def _byte_ids(ids: dict[str, int], source: str) -> list[int]:
-    missing = [byte for byte in range(256) if spell(bytes([byte])) not in ids]
+    """The token of each byte, or -1."""
+    found = [ids.get(spell(bytes([byte])), -1) for byte in range(256)]
+    missing = [byte for byte in _PLAIN if found[byte] < 0]
     if missing:
-        raise malformed(source, f"it has no token for byte {missing[0]}, so it cannot write every text")
-    return [ids[spell(bytes([byte]))] for byte in range(256)]
+        raise malformed(source, f"it has no token for byte {missing[0]}, so it cannot write plain text")
+    return found
 
 
 def rank_merges(

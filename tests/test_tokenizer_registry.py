@@ -141,7 +141,7 @@ ECOSYSTEM = {name: to_tokenizer_json(build(name, CORPUS)) for name in ("char", "
         ("bpe", {"merges": [{"a": 1, "b": 2}]}, "not a merge"),
         ("bpe", {"merges": ["q q"]}, "merge 0"),
         ("bpe", {"merges": ["a t", "a t"]}, "merges are the same"),
-        ("bpe", {"tokens": ["a", "<|endoftext|>"], "special_tokens": {"<|endoftext|>": 1}}, "no token for byte 0"),
+        ("bpe", {"tokens": ["a", "<|endoftext|>"], "special_tokens": {"<|endoftext|>": 1}}, "no token for byte 10"),
         ("bpe", {"tokens": ["猫", "<|endoftext|>"], "special_tokens": {"<|endoftext|>": 1}}, "byte-level"),
     ],
 )

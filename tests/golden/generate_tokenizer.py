@@ -13,7 +13,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from alpha.rng import random_bits, stream_of
-from alpha.tokenizer_bpe import build_bpe
+from alpha.tokenizer_bpe import build_bpe, spell
 from alpha.tokenizer_json import to_tokenizer_json
 from alpha.tokenizer_pattern import LLAMA3, QWEN
 from alpha.tokenizer_sentencepiece import SPACE
@@ -87,6 +87,7 @@ def published() -> dict[str, tokenizers.Tokenizer]:
     result["qwen"].normalizer = normalizers.NFC()
     result["qwen"].add_tokens([AddedToken(each, special=False, normalized=False) for each in ("<think>", "<think>>")])
     result["smollm"].add_tokens([AddedToken("<think>", special=False)])
+    result["lacking"] = without_bytes(result["smollm"], {*range(9), *range(11, 32), 0x7F, *range(0xF5, 0x100)})
     older = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
     result["llama2"] = of_characters(older, None)
     for scheme, split in (("always", False), ("first", False), ("never", True), ("always", True)):
@@ -94,6 +95,18 @@ def published() -> dict[str, tokenizers.Tokenizer]:
         result[name] = of_characters(None, pre_tokenizers.Metaspace(SPACE, scheme, split))
     result["gemma"] = of_characters(normalizers.Replace(" ", SPACE), pre_tokenizers.Split(" ", "merged_with_previous"))
     return result
+
+
+def without_bytes(whole: tokenizers.Tokenizer, lacking: set[int]) -> tokenizers.Tokenizer:
+    """The same without tokens for some bytes, as where a vocabulary was learned without an alphabet to begin with."""
+    model = json.loads(whole.to_str())["model"]
+    dropped = {spell(bytes([byte])) for byte in lacking}
+    tokens = [token for token in sorted(model["vocab"], key=model["vocab"].get) if token not in dropped]
+    merges = [tuple(merge) for merge in model["merges"] if not dropped & {*merge}]
+    tokenizer = tokenizers.Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
+    tokenizer.pre_tokenizer, tokenizer.decoder = whole.pre_tokenizer, whole.decoder
+    tokenizer.add_special_tokens([AddedToken("<|endoftext|>", special=True, normalized=False)])
+    return tokenizer
 
 
 def of_characters(normalizer: Any, pre_tokenizer: Any) -> tokenizers.Tokenizer:
