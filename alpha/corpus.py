@@ -405,9 +405,10 @@ def _divide(texts: Iterator[str | None], size: int, cuts: Cuts) -> Iterator[Sect
             yield Section(buffer[start:end], ended and end == len(buffer), inside)
             starts_document = False
             start = end
-        buffer = buffer[start:]
-        parts = [_cut(part, start, part.end) for part in parts if part.end > start]
-        roles = [place - start for place in roles if place >= start]
+        if start:  # not for each text of a long conversation, which has many
+            buffer = buffer[start:]
+            parts = [_cut(part, start, part.end) for part in parts if part.end > start]
+            roles = [place - start for place in roles if place >= start]
         if ended:
             starts_document, is_conversation = True, False
 

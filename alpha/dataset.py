@@ -307,18 +307,22 @@ def _ids(section: corpus.Section, tokenizer: Encoder) -> tuple[Ids, Flags | None
         ids.append(added)
         answers.append(np.full(len(added), is_answer))
 
+    def add_text(text: str, is_answer: bool) -> None:
+        if text:
+            add(tokenizer.encode_to_array(text), is_answer)
+
     text, said = "", False  # what is to be encoded in one go, and whose it is
     for part in section.parts:
         here = section.text[part.start : part.end]
         marker = tokenizer.special_tokens.get(here) if part.is_marker else None
         if marker is not None or part.is_answer != said:
-            add(tokenizer.encode_to_array(text), said)
+            add_text(text, said)
             text, said = "", part.is_answer
         if marker is None:
             text += here
         else:
             add(np.array([marker], np.uint32), part.is_answer)
-    add(tokenizer.encode_to_array(text), said)
+    add_text(text, said)
     return np.concatenate(ids), np.concatenate(answers)
 
 

@@ -181,3 +181,17 @@ def test_conversations_are_written_with_the_chat_template_of_the_weights(tmp_pat
     run.close()
     file = trainer.mixture.parts[0].data.train
     assert trainer.tokenizer.decode(file.tokens[: file.ends[0] - 1]) == "abbbac"
+
+
+def test_a_conversation_of_many_turns_takes_no_more_time_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = [{"role": role, "content": "Why?"} for _ in range(500) for role in ("user", "assistant")]
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps({"messages": turns}) + "\n")
+    calls: list[object] = []
+    cut = corpus._cut
+    monkeypatch.setattr(corpus, "_cut", lambda *part: calls.append(part) or cut(*part))
+    (section,) = corpus.sections(corpus_files.find(str(path)).files, 1 << 20)
+    assert len(section.parts) > 2 * len(turns)
+    assert len(calls) < 2 * len(section.parts)
