@@ -49,6 +49,7 @@ from alpha.server_connection import (
     STREAM_HEADERS,
     Answer,
     Connection,
+    allow_connections,
     is_foreign,
     read_body,
     while_there,
@@ -73,6 +74,9 @@ OPEN_PATHS = ("/health", *server_pages.ADDRESSES)
 MEASURED_PATHS = frozenset(
     ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/models", "/health", "/metrics")
 )
+
+LONGEST_TEXT = 1 << 20
+"""Characters that /tokenize takes at a time."""
 
 _ENTRY_BYTES = 32
 """What a log-probability takes in an answer, about."""
@@ -150,6 +154,7 @@ async def serve(
     )
     # The thread that computes waits less for the one that sends: 64 streams are a tenth faster than with 5 ms.
     sys.setswitchinterval(SWITCH_SECONDS)
+    allow_connections(asyncio.get_running_loop())
     try:
         await models.start()
         ready()
@@ -254,10 +259,16 @@ class _Api:
         model = await self._models.get(fields.text("model"))
         if fields.get("prompt") is None:
             raise fields.wrong("prompt", "text")
-        text, tokenizer = fields.text("prompt"), model.loaded.tokenizer
-        # As the prompt of a completion is read.
-        ids = await worked_on(len(text), lambda: tokenizer.encode(text, allow_special=True))
-        return Answer({"tokens": ids, "count": len(ids), "max_model_len": model.loaded.context})
+        text, loaded = fields.text("prompt"), model.loaded
+        if len(text) > LONGEST_TEXT:
+            raise RefusedError(f"prompt may have {LONGEST_TEXT:,} characters at most; divide it.", "prompt")
+
+        def answer() -> Response:
+            # As the prompt of a completion is read.
+            ids = loaded.tokenizer.encode(text, allow_special=True)
+            return Answer({"tokens": ids, "count": len(ids), "max_model_len": loaded.context})
+
+        return await worked_on(len(text), answer)
 
     async def detokenize(self, request: Request) -> Response:
         fields = await read_body(request)

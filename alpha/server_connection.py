@@ -1,7 +1,9 @@
 """A connection to a client: JSON in and out, within limits of size and time, while the client is there."""
 
 import asyncio
+import errno
 import json
+import resource
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -12,6 +14,7 @@ from starlette.types import Receive
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from alpha.server_fields import Fields, RefusedError, read_fields
+from alpha.terminal import print_warning
 
 T = TypeVar("T")
 
@@ -34,6 +37,29 @@ STREAM_HEADERS = [
     (b"x-accel-buffering", b"no"),
 ]
 """Of server-sent events, which nothing on their way may keep for later."""
+
+
+MOST_FILES = 1 << 16
+"""Files and connections that the server has open at a time, at most, if the system lets it."""
+
+
+def allow_connections(loop: asyncio.AbstractEventLoop) -> None:
+    """Let the process have as many connections as it may, and say once, not for each try, when there are no more."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = MOST_FILES if most == resource.RLIM_INFINITY else min(most, MOST_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+    warned = False
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal warned
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+            loop.default_exception_handler(context)
+        elif not warned:
+            warned = True
+            print_warning(f"There are too many connections; others wait until some of {limit:,} are closed.")
+
+    loop.set_exception_handler(handle)
 
 
 class Connection(H11Protocol):

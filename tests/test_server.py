@@ -1,9 +1,11 @@
 """alpha serve as its clients see it: the official one, lm-evaluation-harness's requests, and hostile ones."""
 
+import errno
 import http.client
 import json
 import math
 import re
+import resource
 import socket
 import threading
 import time
@@ -19,7 +21,7 @@ from serving import FailingBackend, Serving, SlowBackend, eventually, serving
 from alpha import server as server_module
 from alpha import server_completions, server_connection
 from alpha.sampling import log_softmax
-from alpha.server import Access, application
+from alpha.server import LONGEST_TEXT, Access, application
 from alpha.server_connection import BODY_LIMIT, LONG_WORK
 from alpha.server_models import Limits
 
@@ -521,6 +523,26 @@ def test_a_head_that_does_not_come_ends_the_connection(
         assert silent.recv(1000) == b""
 
 
+def test_too_many_connections_are_told_once(
+    server: Serving, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(number: int) -> None:
+        context = {"message": "socket.accept() out of system resource", "exception": OSError(number, "no more")}
+        server.loop.call_soon_threadsafe(server.loop.call_exception_handler, context)
+        assert server.ask("/health")[0] == 200
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert soft == min(hard, 1 << 16)
+    for _ in range(3):
+        fail(errno.EMFILE)
+    told = capfd.readouterr().err
+    assert told.startswith("alpha: warning: There are too many connections;")
+    assert told.count("\n") == 1
+    assert caplog.text == ""
+    fail(errno.EIO)
+    assert "no more" in caplog.text
+
+
 def test_who_leaves_while_sending_is_no_fault(
     server: Serving, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -679,6 +701,7 @@ def test_text_and_ids_as_the_harness_asks_for_them(server: Serving) -> None:
     status, _, content = server.ask("/tokenizer_info")
     assert (status, json.loads(content)["eos_token"]) == (200, "<|endoftext|>")
     assert server.refused("/tokenize")["param"] == "prompt"
+    assert server.refused("/tokenize", prompt="a" * (LONGEST_TEXT + 1))["param"] == "prompt"
     for wrong in (None, "a", [-1], [10**9], [True]):
         assert server.refused("/detokenize", tokens=wrong)["param"] == "tokens"
 
