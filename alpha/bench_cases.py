@@ -397,15 +397,14 @@ def training_step(subject: Subject) -> Work:
 
 
 def evaluation(subject: Subject) -> Work:
-    """The loss of one batch."""
+    """The losses of one batch, as `evaluation` has them."""
 
     def prepare(backend: Backend) -> Callable[[], object]:
         model = subject.model(backend)
         tokens = subject.random_tokens(subject.tokens + 1).astype(np.int32)
-        ids, targets = (
-            backend.from_numpy(each.reshape(subject.batch, subject.block)) for each in (tokens[:-1], tokens[1:])
-        )
-        return lambda: backend.to_numpy(model.loss(ids, targets).data)
+        batch = [each.reshape(subject.batch, subject.block) for each in (tokens[:-1], tokens[1:])]
+        losses = backend.record(model.losses)
+        return lambda: backend.to_numpy(losses(*map(backend.from_numpy, batch)))
 
     return Work(str(subject), subject.tokens, "tokens/s", prepare)
 
@@ -462,7 +461,8 @@ def served(subject: Subject, requests: int, prompt: int, steps: int, is_shared: 
         return run
 
     amount = requests * (prompt if steps == 1 else steps)
-    return Work(f"{requests} x {prompt} + {steps} tokens", amount, "tokens/s", prepare)
+    how = ", one prompt" if is_shared else f", one in {every} steps" if every else ""
+    return Work(f"{requests} x {prompt} + {steps} tokens{how}", amount, "tokens/s", prepare)
 
 
 def tokenizer(name: str, text_bytes: int = TEXT_BYTES) -> Work:

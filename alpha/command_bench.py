@@ -41,10 +41,11 @@ class BenchOptions:
 
 OPTIONS = (BenchOptions,)
 DETAILS = """
-Suites: ops, the operations of training; e2e, prefill, decoding, evaluation and tokenizers; serve, an
-engine with many requests; train, whole steps.
-Each case is repeated before it is measured: for 0.1 s, on a GPU for 0.5 s.
-Columns: the median of the repetitions, the median distance from it, and for operations the time in a training step.
+Suites: ops, the operations of training; e2e, prefill, decoding, evaluation and tokenizers; serve,
+an engine with many requests, of which one reads so many tokens and draws so many; train, whole
+steps. Each case is repeated before it is measured: for 0.1 s, on a GPU for 0.5 s. Columns: the
+median of the repetitions, the median distance from it, and for operations the time in a training
+step. The rate of decoding and of the mixture counts tokens drawn, the others tokens read.
 
 Examples:
   alpha bench --suite=train --threads=1

@@ -169,6 +169,15 @@ def test_a_shared_prompt_is_computed_once_and_changes_no_bit() -> None:
     assert (engine.read_tokens, engine.continued_tokens) == (64 + 7, 8 * 7)
 
 
+def test_a_prompt_of_512_tokens_that_32_share_is_read_about_once() -> None:
+    engine = Engine(small_model(block=520), 32)
+    asked = [engine.submit(Request(ids_of(512), 8, SamplingOptions(1.0, 0, seed=seed))) for seed in range(32)]
+    run(engine)
+    assert [len(each.ids) for each in asked] == [8] * 32
+    assert 512 < engine.read_tokens <= 1.1 * 512
+    assert engine.continued_tokens == 32 * 7
+
+
 def test_a_text_that_goes_on_finds_its_beginning() -> None:
     model = small_model()
     engine = Engine(model)
