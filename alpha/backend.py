@@ -68,6 +68,11 @@ class Backend(Primitives):
         """Bytes of a device's own memory that this process uses, and may use in all; None where that is not known."""
         return None
 
+    def replacement(self) -> "Backend":
+        """What to go on with after a failure: this backend, or where its device is lost, one on the same device opened
+        anew, which has none of the arrays. Raises AlphaError when that cannot be had."""
+        return self
+
     def plan(self, program: Callable[..., Any], *operands: Array) -> int:
         """Take the memory that a recorded program needs for such operands; returns how many bytes that is.
 

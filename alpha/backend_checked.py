@@ -20,7 +20,17 @@ from alpha.errors import AlphaError
 TOLERANCES = {"f32": 1e-4, "f16": 2e-2, "bf16": 1e-1}
 """The largest difference allowed, relative to the largest magnitude, for each precision of matrix products."""
 
-_MEMORY = ("from_numpy", "to_numpy", "empty", "record", "plan", "shared_zeros", "memory_in_use")
+_MEMORY = (
+    "from_numpy",
+    "to_numpy",
+    "empty",
+    "record",
+    "record_inference",
+    "plan",
+    "shared_zeros",
+    "memory_in_use",
+    "replacement",
+)
 _DIVISION = ("thread_choices", "batch_parts", "side_by_side")
 
 
@@ -40,6 +50,7 @@ class _CheckedMemory(Backend):
         self.reference = reference
         self.name = device.name
         self.smoke_test_failed = device.smoke_test_failed
+        self.precision = precision
         self.tolerance = TOLERANCES[precision]
 
     def from_numpy(self, values: npt.NDArray[Any]) -> Array:
@@ -56,6 +67,10 @@ class _CheckedMemory(Backend):
 
     def memory_in_use(self) -> tuple[int, int] | None:
         return self.device.memory_in_use()
+
+    def replacement(self) -> Backend:
+        device = self.device.replacement()
+        return self if device is self.device else type(self)(device, self.reference, self.precision)
 
     def operation(self, name: str, takes_training: bool, operands: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Run an operation on both sides and compare. Raises AlphaError when they differ."""

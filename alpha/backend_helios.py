@@ -24,7 +24,7 @@ from alpha.backend import Backend
 from alpha.backend_cpu_ref_primitives import NumpyPrimitives
 from alpha.backend_helios_attention import Attention
 from alpha.backend_helios_cached import Cached
-from alpha.backend_helios_device import Device, DeviceInfo, choose_device
+from alpha.backend_helios_device import Device, DeviceInfo, DeviceLost, choose_device
 from alpha.backend_helios_kernels import read_bundle
 from alpha.backend_helios_loss import Loss
 from alpha.backend_helios_matmul import Products
@@ -52,6 +52,16 @@ class Helios(Attention, Cached, Loss, Products, Rowwise, Update):
         super().__init__(device, precision)
         self.steps_in_flight = environment.read("ALPHA_STEPS_IN_FLIGHT")
         self.steps_together = environment.read("ALPHA_ADAPTIVE_SYNC_MIN_INTERVAL")
+        self._replacement: Helios | None = None
+
+    def replacement(self) -> Helios:
+        try:
+            self.device.completed()
+        except DeviceLost:
+            if self._replacement is None:
+                self._replacement = open_helios(self.device_info.index, self.precision)
+            return self._replacement.replacement()
+        return self
 
 
 def open_helios(device: int = -1, precision: str = "f32") -> Helios:

@@ -146,7 +146,7 @@ def _converse(
         max_sequences=1,
         request_tokens=context,
         threads=generator.threads,
-        reload=lambda: load_model(options.checkpoint, model.backend).model,
+        reload=lambda: load_model(options.checkpoint, model.backend.replacement()).model,
     )
     talk = conversation(loaded, context, options.stop_at_end, options.stop)
     if isinstance(talk, Chat) and "steps" not in given:

@@ -383,6 +383,9 @@ class Models:
 
     async def _loaded_now(self, thread: EngineThread, name: str, path: Path) -> ServedModel:
         """The model, whose files are read while the thread goes on with what others asked."""
+        backend = await thread.call(self._backend.replacement)
+        if backend is not self._backend:  # and what is shared went with its device
+            self._backend, self._shared = backend, weakref.WeakValueDictionary()
         parts = await asyncio.to_thread(read_parts, path, self._shared)
         turns = place_in_turn(parts, self._backend, self._shared)
 
@@ -416,7 +419,7 @@ class Models:
                 )
 
         def reload() -> GPT:
-            return load_model(str(loaded.path), self._backend).model
+            return load_model(str(loaded.path), loaded.model.backend.replacement()).model
 
         return Engine(
             loaded.model,

@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 from backend_case import Composition
 from backend_cases import ONE_OF_EACH
+from test_engine import DRAWN, VOCABULARY, alone
+from test_gpt import SMALL_SET, model_of
 from test_training_step import batch_of, make_step, run_step
 
 from alpha.backend_checked import CheckedBackend
 from alpha.backend_cpu_ref import CpuRef
+from alpha.config import resolve_model
+from alpha.engine import Request
 from alpha.errors import AlphaError
 
 
@@ -28,6 +32,17 @@ def test_a_training_step_is_the_same_when_it_is_checked() -> None:
     plain, watched = make_step(backend=CpuRef()), make_step(backend=checked(CpuRef()))
     for index in range(2):
         assert run_step(plain, batch_of(index), 0.01).read() == run_step(watched, batch_of(index), 0.01).read()
+
+
+def test_texts_and_losses_are_the_same_when_they_are_checked() -> None:
+    results = []
+    for backend in (CpuRef(), checked(CpuRef())):
+        model = model_of(resolve_model(SMALL_SET["gpt2"]), np.float32, backend, VOCABULARY)
+        made = alone(model, Request([1, 2, 3], 4, DRAWN, logprobs=2))
+        ids = np.arange(8, dtype=np.int32).reshape(2, 4)
+        losses = backend.to_numpy(backend.record(model.losses)(*map(backend.from_numpy, (ids, ids + 1))))
+        results.append((made.ids, made.logprobs, losses.tolist()))
+    assert results[0] == results[1]
 
 
 class WrongTanh(Composition):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exchange_models import make_checkpoint
 from small_training import bits_of, newest, resume, rows_of, train, write_corpus
 from test_training_step import MODEL
 
@@ -232,6 +233,57 @@ use()
         for call in ("QueueSubmit2", "WaitSemaphores", "GetSemaphoreCounterValue")
     ]
     assert all("the system's log (dmesg) may say why" in line for line in printed[1:])
+
+
+@pytest.mark.parametrize("call", ["vkQueueSubmit2", "vkWaitSemaphores"])
+def test_an_engine_whose_device_is_lost_goes_on_once_with_the_device_opened_anew(
+    call: str, run: Run, tmp_path: Path
+) -> None:
+    path = make_checkpoint(tmp_path, "gpt2")
+    script = f"""
+from alpha import backends
+from alpha.engine import Engine, Request
+from alpha.errors import AlphaError
+from alpha.model_loading import load_model
+
+def again():
+    fault("")
+    return load_model("{path}", backend.replacement()).model
+
+def step(engine):
+    list(map(tell, engine.step()))
+
+def tell(event):
+    if event.reason:
+        print(event.reason, len(event.generation.ids), event.generation.message)
+
+backend = backends.create("helios")
+engine = Engine(load_model("{path}", backend).model, 1, reload=again)
+whole = [engine.submit(Request([3, 4, 5], 6)) for _ in range(2)]
+while engine.is_busy:
+    step(engine)
+hit, waiting = (engine.submit(Request([3, 4, 5], 6)) for _ in range(2))
+step(engine)
+fault("{call}:-4")
+while hit.reason is None:
+    step(engine)
+while engine.is_busy:
+    step(engine)
+print(waiting.ids == whole[0].ids, engine.model.backend is not backend, backend.replacement() is engine.model.backend)
+engine.submit(Request([3, 4, 5], 6))
+fault("{call}:-4")
+while engine.is_busy:
+    step(engine)
+fault("")
+try:
+    engine.submit(Request([3], 1))
+except AlphaError as error:
+    print(error)
+"""
+    lost = rf"The device failed while this was computed: {call} returned VK_ERROR_DEVICE_LOST; .*"
+    expected = rf"length 6 \nlength 6 \nerror \d {lost}\nlength 6 \nTrue True True\nerror \d {lost}\n"
+    ending = rf"The model cannot be used any more: {call} returned VK_ERROR_DEVICE_LOST; .*\n"
+    assert re.fullmatch(expected + ending, run(script))
 
 
 @pytest.mark.parametrize("call", ["vkQueueSubmit2", "vkWaitSemaphores"])
