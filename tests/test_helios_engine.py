@@ -5,7 +5,18 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from helios_device import helios
-from test_engine import DRAWN, VARIANTS, VOCABULARY, alone, ids_of, requests_of, result, run, true_log_probs
+from test_engine import (
+    DRAWN,
+    VARIANTS,
+    VOCABULARY,
+    alone,
+    assert_not_finite_outputs_end_one_request,
+    ids_of,
+    requests_of,
+    result,
+    run,
+    true_log_probs,
+)
 from test_gpt import SMALL_SET, model_of
 
 from alpha import rng
@@ -117,6 +128,10 @@ def test_a_request_has_the_bits_that_it_has_alone(name: str, precision: str, log
         generations = [engine.submit(each) for each in [*others[:place], subject, *others[place:]]]
         run(engine)
         assert result(generations[place]) == expected, crowd
+
+
+def test_not_finite_outputs_end_one_request_only() -> None:
+    assert_not_finite_outputs_end_one_request(models("gpt2-untied")[1])
 
 
 def test_ids_are_exact_where_logits_have_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
