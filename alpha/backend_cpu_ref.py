@@ -30,6 +30,7 @@ from alpha.workers import WorkerPool, WorkerProcesses, available_cpus, startable
 BLOCK_BYTES = 1 << 19  # fits the cache; with smaller ones threads wait more for the interpreter lock
 PART_FLOPS = 1 << 27
 SMALLEST_PART = 512
+STACK_FLOPS = 1 << 24  # of a stack of small products, a part
 FLAT_BLOCK = 1 << 18
 BATCH_PARTS = {2: 512, 4: 8192, 8: 16384}  # parts of a batch, and from how many tokens on they are worth it
 HEAD_CHUNK = 1 << 24
@@ -104,10 +105,23 @@ class CpuRef(NumpyPrimitives):
     # --- products -----------------------------------------------------------------------------------------------------
 
     def matmul(self, a: NumpyArray, b: NumpyArray) -> NumpyArray:
+        if a.ndim == b.ndim == 3 and len(a) == len(b):
+            return self._products(a, b)
         if a.ndim != 2 or b.ndim != 2:
             return np.matmul(a, b)
         out = np.empty((a.shape[0], b.shape[1]), np.result_type(a, b))
         self.run_parts(_product_parts(a, b, out))
+        return out
+
+    def _products(self, a: NumpyArray, b: NumpyArray) -> NumpyArray:
+        """a [N, R, K] @ b [N, K, C], some of the N at a time."""
+        out = np.empty((len(a), a.shape[1], b.shape[2]), np.result_type(a, b))
+
+        def part(block: slice) -> None:
+            np.matmul(a[block], b[block], out=out[block])
+
+        flops_each = max(1, 2 * out.shape[1] * out.shape[2] * a.shape[2])
+        self.run_parts([(part, block) for block in _slices(len(a), max(1, STACK_FLOPS // flops_each))])
         return out
 
     def linear(

@@ -26,6 +26,8 @@ ADAFACTOR_CLIPPING_THRESHOLD = 1.0
 
 MUON_MOMENTUM = 0.95
 MUON_UPDATE_SCALE = 0.2
+MUON_STACK = 1 << 22
+"""Elements of the matrices that are made orthogonal together."""
 NEWTON_SCHULZ_STEPS = 5
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_EPSILON = 1e-7
@@ -304,10 +306,21 @@ class Muon(Optimizer, name="muon"):
         self._adamw = AdamW(parameters, training, chosen=lambda spec: not orthogonalized(spec))
 
     def update(self, control: UpdateControl) -> None:
+        """m = 0.95 m + g;  p = p - lr weight_decay p - lr scale orthogonalize(g + 0.95 m), of each matrix by itself."""
+        backend = self.backend
         for group, momentum in self._momenta:
-            parts = zip(group.views(group.values), group.views(group.gradients), group.views(momentum), strict=True)
-            for (spec, values), (_, gradient), (_, matrix_momentum) in parts:
-                self._update(values, gradient, matrix_momentum, spec.parts or (spec.shape[1],), control)
+            g = backend.multiply(group.gradients, control.gradient_scale)
+            m = backend.add(backend.multiply(momentum, MUON_MOMENTUM), g)
+            backend.copy_into_if(control.accept, momentum, m)
+            step = backend.add(g, backend.multiply(m, MUON_MOMENTUM))
+            for stack in self._stacks(group, step):
+                rows, columns = stack[0].shape
+                together = backend.concatenate([backend.reshape(each, (1, rows, columns)) for each in stack], 0)
+                scale = MUON_UPDATE_SCALE * math.sqrt(columns)
+                orthogonal = backend.multiply(orthogonalize(backend, together), scale)
+                for index, each in enumerate(stack):
+                    backend.copy_into(each, backend.reshape(backend.narrow(orthogonal, 0, index, 1), (rows, columns)))
+            backend.decayed_step(group.values, step, control, group.weight_decay(self.weight_decay))
         self._adamw.update(control)
 
     def state(self) -> dict[str, Array]:
@@ -316,23 +329,26 @@ class Muon(Optimizer, name="muon"):
             arrays |= group.named("momentum", momentum)
         return arrays
 
-    def _update(
-        self, values: Array, gradient: Array, momentum: Array, widths: tuple[int, ...], control: UpdateControl
-    ) -> None:
-        """m = 0.95 m + g;  p = p - lr weight_decay p - lr scale orthogonalize(g + 0.95 m), of each part by itself."""
-        backend = self.backend
-        g = backend.multiply(gradient, control.gradient_scale)
-        m = backend.add(backend.multiply(momentum, MUON_MOMENTUM), g)
-        backend.copy_into_if(control.accept, momentum, m)
-        whole = backend.add(g, backend.multiply(m, MUON_MOMENTUM))
-        steps, start = [], 0
-        for width in widths:
-            part = backend.narrow(whole, 1, start, width)
-            scale = MUON_UPDATE_SCALE * math.sqrt(max(part.shape))
-            steps.append(backend.multiply(orthogonalize(backend, part), scale))
-            start += width
-        step = backend.concatenate(steps, 1) if len(steps) > 1 else steps[0]
-        backend.decayed_step(values, step, control, self.weight_decay)
+    def _stacks(self, group: ParameterGroup, flat: Array) -> list[list[Array]]:
+        """The matrices in a flat array, shorter side first: those of one shape together, as many as MUON_STACK holds.
+
+        Small ones are made orthogonal together, which costs fewer operations.
+        """
+        stacks: list[list[Array]] = []
+        newest: dict[tuple[int, ...], list[Array]] = {}
+        for spec, view in group.views(flat):
+            start = 0
+            for width in spec.parts or (spec.shape[1],):
+                matrix = self.backend.narrow(view, 1, start, width)
+                start += width
+                if matrix.shape[0] > width:
+                    matrix = self.backend.transpose(matrix, (1, 0))
+                stack = newest.get(matrix.shape, [])
+                if not stack or (len(stack) + 1) * math.prod(matrix.shape) > MUON_STACK:
+                    stack = newest[matrix.shape] = []
+                    stacks.append(stack)
+                stack.append(matrix)
+        return stacks
 
 
 def orthogonalized(spec: ParameterSpec) -> bool:
@@ -340,18 +356,21 @@ def orthogonalized(spec: ParameterSpec) -> bool:
     return len(spec.shape) == 2 and spec.name.partition(".")[0] not in EMBEDDINGS
 
 
-def orthogonalize(backend: Backend, matrix: Array) -> Array:
-    """About U V^T of a matrix's singular value decomposition U S V^T: singular values come out near 1."""
+def orthogonalize(backend: Backend, matrices: Array) -> Array:
+    """About U V^T of each one's singular value decomposition U S V^T: singular values come out near 1.
+
+    matrices [N, R, C], R <= C: the Gram matrix is of the shorter side.
+    """
     a, b, c = NEWTON_SCHULZ_COEFFICIENTS
-    wide = matrix.shape[0] <= matrix.shape[1]
-    x = matrix if wide else backend.transpose(matrix, (1, 0))  # the Gram matrix is of the shorter side
-    norm = backend.sqrt(backend.sum_of_squares(matrix))
-    x = backend.divide(x, backend.add(norm, NEWTON_SCHULZ_EPSILON))
+    norm = backend.sqrt(backend.sum(backend.multiply(matrices, matrices), (1, 2), keep=True))
+    x = backend.divide(matrices, backend.add(norm, NEWTON_SCHULZ_EPSILON))
+    one = backend.from_numpy(np.eye(x.shape[1], dtype=x.dtype))
     for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = backend.matmul(x, backend.transpose(x, (1, 0)))
-        polynomial = backend.add(backend.multiply(gram, b), backend.multiply(backend.matmul(gram, gram), c))
-        x = backend.add(backend.multiply(x, a), backend.matmul(polynomial, x))
-    return x if wide else backend.transpose(x, (1, 0))
+        gram = backend.matmul(x, backend.transpose(x, (0, 2, 1)))
+        square = backend.matmul(gram, backend.transpose(gram, (0, 2, 1)))  # which libraries know to be symmetric, too
+        polynomial = backend.add(backend.multiply(gram, b), backend.multiply(square, c))
+        x = backend.matmul(backend.add(polynomial, backend.multiply(one, a)), x)
+    return x
 
 
 def make_optimizer(parameters: Parameters, training: TrainingConfig) -> Optimizer:

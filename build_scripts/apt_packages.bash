@@ -24,13 +24,12 @@ apt_install() {
     fi
 }
 
-# apt_unpack FOLDER "SUITE..." [OPTION...] PACKAGE...: unpacks packages of these Debian suites, with all that they need
-# down to the C library, into FOLDER/root; the system stays as it is. Prints why where that fails. FOLDER/complete marks
-# the end. DEBIAN_MIRROR names another mirror.
-apt_unpack() {
-    local folder=$1 suites=$2 keyring=/usr/share/keyrings/debian-archive-keyring.gpg suite package
+# apt_lists FOLDER "SUITE...": sets `apt` to an apt-get that knows the packages of these Debian suites alone and keeps all
+# it has in FOLDER, with no need of root; the system stays as it is. Prints why where that fails. DEBIAN_MIRROR names
+# another mirror.
+apt_lists() {
+    local folder=$1 suites=$2 keyring=/usr/share/keyrings/debian-archive-keyring.gpg suite
     local mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
-    shift 2
     command -v apt-get >/dev/null || { echo "apt-get is needed to fetch Debian's packages."; return 1; }
     [ "$(dpkg --print-architecture)" = amd64 ] || { echo "only amd64 processors are supported."; return 1; }
     [ -e "$keyring" ] || { echo "the package debian-archive-keyring is needed, to check signatures."; return 1; }
@@ -40,13 +39,21 @@ apt_unpack() {
     for suite in $suites; do
         printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$mirror" "$suite"
     done >"$folder/sources.list"
-    local apt=(apt-get -q -o "Dir::Etc::SourceList=$folder/sources.list" -o Dir::Etc::SourceParts=/dev/null
+    apt=(apt-get -q -o "Dir::Etc::SourceList=$folder/sources.list" -o Dir::Etc::SourceParts=/dev/null
         -o "Dir::State::Lists=$folder/lists" -o "Dir::State::status=$folder/status"
         -o "Dir::Cache::Archives=$folder/archives" -o "Dir::Cache::pkgcache=" -o "Dir::Cache::srcpkgcache="
         -o APT::Install-Recommends=false -o APT::Sandbox::User= -o Debug::NoLocking=true)
     "${apt[@]}" update >"$folder/log" 2>&1 || { echo "$mirror cannot be read; $folder/log says why."; return 1; }
+}
+
+# apt_unpack FOLDER "SUITE..." [OPTION...] PACKAGE...: unpacks packages of these Debian suites, with all that they need
+# down to the C library, into FOLDER/root, see apt_lists. FOLDER/complete marks the end.
+apt_unpack() {
+    local folder=$1 package apt
+    apt_lists "$1" "$2" || return 1
+    shift 2
     "${apt[@]}" install --yes --download-only "$@" >>"$folder/log" 2>&1 ||
-        { echo "$* cannot be fetched from $mirror; $folder/log says why."; return 1; }
+        { echo "$* cannot be fetched; $folder/log says why."; return 1; }
     for package in "$folder"/archives/*.deb; do
         dpkg-deb --extract "$package" "$folder/root"
     done

@@ -1,17 +1,28 @@
-"""PyTorch's side of perf/compare_train.sh and perf/compare_ops.sh, on a CUDA device; needs torch and nothing of Alpha.
+"""PyTorch's side of comparisons with Alpha; needs torch and nothing of Alpha.
 
     PYTHON_WITH_TORCH perf/torch_peer.py train|ops MODE SHAPE
+    PYTHON_WITH_TORCH perf/torch_peer.py learn MODE RECIPE
 
-SHAPE is a JSON object with layers, heads, dim, block, batch and vocabulary. MODE is a precision, fp32 or bf16
-(autocast; operations have bf16 operands), followed by -compile for torch.compile and -graph for a step that is one CUDA
-graph. For each line that it reads it measures once more, and prints a line: a JSON object of seconds by name.
+The first is that of perf/compare_train.sh and perf/compare_ops.sh, on a CUDA device. SHAPE is a JSON object with
+layers, heads, dim, block, batch and vocabulary. MODE is a precision, fp32 or bf16 (autocast; operations have bf16
+operands), followed by -compile for torch.compile and -graph for a step that is one CUDA graph. For each line that it
+reads it measures once more, and prints a line: a JSON object of seconds by name.
+
+The second trains on the CPU as nanoGPT does (AdamW with decay 0.1 of matrices and betas 0.9 and 0.99, clipping at 1, a
+cosine from lr to lr/10 after a twentieth of the steps as warm-up, deviations 0.02 and for projections into the residual
+stream 0.02/sqrt(2 layers), no biases) on the bytes of a text, and predicts those of another. MODE is fp32 or
+fp32-compile. RECIPE is a JSON object with layers, heads, dim, block, batch, lr, seed, data and heldOut (paths), and
+either steps or seconds, for which trial steps say how many they are (compiling does not count); threads, if it is not
+to be PyTorch's choice. Prints a JSON object with bitsPerByte, steps, tokens and seconds.
 """
 
 import json
+import math
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,17 +32,18 @@ from torch.nn import functional
 WARM_UP_SECONDS = 0.5
 SECONDS = 1.0
 BATCHES = 4
+TRIAL_STEPS = 40
 
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, bias: bool = True) -> None:
         super().__init__()
         self.heads = heads
-        self.ln_1, self.ln_2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.c_attn, self.c_proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.c_fc, self.mlp_proj = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+        self.ln_1, self.ln_2 = nn.LayerNorm(dim, bias=bias), nn.LayerNorm(dim, bias=bias)
+        self.c_attn, self.c_proj = nn.Linear(dim, 3 * dim, bias), nn.Linear(dim, dim, bias)
+        self.c_fc, self.mlp_proj = nn.Linear(dim, 4 * dim, bias), nn.Linear(4 * dim, dim, bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, T, C = x.shape
@@ -45,11 +57,11 @@ class Block(nn.Module):
 class Model(nn.Module):
     """GPT-2 with tied embeddings and its mean loss."""
 
-    def __init__(self, layers: int, heads: int, dim: int, block: int, vocabulary: int) -> None:
+    def __init__(self, layers: int, heads: int, dim: int, block: int, vocabulary: int, bias: bool = True) -> None:
         super().__init__()
         self.wte, self.wpe = nn.Embedding(vocabulary, dim), nn.Embedding(block, dim)
-        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(layers))
-        self.ln_f = nn.LayerNorm(dim)
+        self.blocks = nn.ModuleList(Block(dim, heads, bias) for _ in range(layers))
+        self.ln_f = nn.LayerNorm(dim, bias=bias)
 
     def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1], device=ids.device))
@@ -151,9 +163,85 @@ def seconds_of(run: Callable[[], object]) -> float:
     return statistics.median(found)
 
 
+class Learning:
+    """A model that learns the bytes of a text by nanoGPT's recipe."""
+
+    def __init__(self, recipe: dict[str, Any], mode: str) -> None:
+        self.recipe = recipe
+        self.bytes = torch.frombuffer(bytearray(Path(recipe["data"]).read_bytes()), dtype=torch.uint8).long()
+        shape = {name: recipe[name] for name in ("layers", "heads", "dim", "block")}
+        self.model = Model(**shape, vocabulary=256, bias=False)
+        self.forward = torch.compile(self.model) if "compile" in mode else self.model
+        self.begin()
+
+    def begin(self) -> None:
+        """Draw the weights, and forget what was learned."""
+        recipe = self.recipe
+        torch.manual_seed(recipe["seed"])
+        for name, parameter in self.model.named_parameters():
+            into_stream = name.endswith(("c_proj.weight", "mlp_proj.weight"))
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, 0.0, 0.02 / (2 * recipe["layers"]) ** 0.5 if into_stream else 0.02)
+            else:
+                nn.init.ones_(parameter)
+        parameters = list(self.model.parameters())
+        groups = [
+            {"params": [each for each in parameters if each.ndim == 2], "weight_decay": 0.1},
+            {"params": [each for each in parameters if each.ndim != 2], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=recipe["lr"], betas=(0.9, 0.99), fused=True)
+
+    def step(self, lr: float) -> None:
+        """One step on windows from anywhere in the text."""
+        block, batch = self.recipe["block"], self.recipe["batch"]
+        starts = torch.randint(len(self.bytes) - block, (batch,))
+        windows = torch.stack([self.bytes[start : start + block + 1] for start in starts.tolist()])
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.forward(windows[:, :-1].contiguous(), windows[:, 1:].contiguous()).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def train(self, steps: int) -> float:
+        """All steps; returns the seconds that they take."""
+        begin, warm_up, peak = time.perf_counter(), max(1, steps // 20), self.recipe["lr"]
+        for step in range(steps):
+            part = (step - warm_up) / max(1, steps - warm_up)
+            decayed = 0.1 + 0.45 * (1.0 + math.cos(math.pi * part))
+            self.step(peak * ((step + 1) / warm_up if step < warm_up else decayed))
+        return time.perf_counter() - begin
+
+    @torch.no_grad()
+    def bits_per_byte(self) -> float:
+        """Of the held-out text in windows that follow each other, its first byte excepted."""
+        text, block = Path(self.recipe["heldOut"]).read_bytes(), self.recipe["block"]
+        total = 0.0
+        for start in range(0, len(text) - 1, block):
+            window = torch.tensor(list(text[start : start + block + 1]))
+            total += float(self.model(window[None, :-1], window[None, 1:])) * (len(window) - 1)
+        return total / (len(text) - 1) / math.log(2.0)
+
+
+def learn(recipe: dict[str, Any], mode: str) -> dict[str, float]:
+    """What a recipe gives; see above."""
+    if threads := recipe.get("threads"):
+        torch.set_num_threads(threads)
+    learning = Learning(recipe, mode)
+    learning.train(TRIAL_STEPS)  # compiles
+    steps = recipe.get("steps") or round(recipe["seconds"] * TRIAL_STEPS / learning.train(TRIAL_STEPS))
+    learning.begin()
+    seconds = learning.train(steps)
+    tokens = steps * recipe["batch"] * recipe["block"]
+    return {"bitsPerByte": learning.bits_per_byte(), "steps": steps, "tokens": tokens, "seconds": seconds}
+
+
 def main() -> None:
-    """Measure once for each line."""
+    """Measure once for each line, or learn."""
     what, mode, shape = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+    if what == "learn":
+        print(json.dumps(learn(shape, mode)))
+        return
     runs = {"step": training_step(shape, mode)} if what == "train" else operations(shape, mode)
     for _ in sys.stdin:
         print(json.dumps({name: seconds_of(run) for name, run in runs.items()}), flush=True)

@@ -196,6 +196,7 @@ def reductions_and_products() -> Iterator[Case]:
         "batch-broadcast": (normal(2, 1, 4, 5), normal(3, 5, 6)),
         "batch-by-matrix": (normal(2, 3, 4, 5), normal(5, 6)),
         "batch-swapped": (normal(2, 3, 4, 5).swapped(), normal(2, 3, 5, 6).swapped()),
+        "stack": (normal(9, 40, 30), normal(9, 30, 7)),
         "tall": (normal(1030, 65), normal(65, 150)),
         "broad": (normal(65, 130), normal(130, 1030)),
     }
