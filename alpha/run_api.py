@@ -159,7 +159,7 @@ class RunsApi:
         for run in runs:
             while not run.update(_READING_SECONDS):
                 yield ""  # others are answered meanwhile
-            if run.problem:
+            if not run.has_metrics:
                 raise AlphaError(run.problem)
             x = run.axis(view.axis)
             columns = [x if name == view.axis else run.metrics.columns.column(name) for name in names]
@@ -217,7 +217,7 @@ class RunsApi:
         configs = [run.config for run in runs if run.config is not None]
         if len(configs) < len(runs):
             unreadable = next(run for run in runs if run.config is None)
-            raise AlphaError(unreadable.problem or f"The run {unreadable.folder} cannot be read.")
+            raise AlphaError(unreadable.problem)
         return {"runs": list(run_ids), "options": differing_options(configs)}
 
     def event(self, run_id: str, event_id: str = "") -> tuple[str, dict[str, Any]]:

@@ -44,7 +44,7 @@ class ComparedRun:
         self._followed = FollowedRun(folder)
         while not self._followed.update():
             pass
-        if self._followed.problem:
+        if not self._followed.has_metrics:
             raise AlphaError(self._followed.problem)
         self.metrics = self._followed.metrics
 

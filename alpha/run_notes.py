@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alpha.checkpoint import list_checkpoints
 from alpha.errors import AlphaError
-from alpha.files import TEMPORARY_NAME, read_json, sync_folder, write_json
+from alpha.files import TEMPORARY_NAME, open_regular, read_json, sync_folder, write_json
 from alpha.run import CONFIG, LOCK, LOG, METRICS, SAMPLES, STATUS, holding, read_config
 from alpha.terminal import escape_line
 
@@ -54,6 +54,12 @@ def write_notes(folder: Path, **changes: str) -> Notes:
             raise AlphaError(f"A run's {key} is one line without control characters, and without spaces around it.")
     if not (folder / CONFIG).is_file():
         raise AlphaError(f"There is no run in {folder} any more.")
+    try:
+        open_regular(folder / NOTES).close()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # what cannot be read is not replaced
+        raise AlphaError(f"Cannot read the notes {folder / NOTES}: {error.strerror or error}.") from error
     notes = replace(read_notes(folder), **changes)
     write_json(folder / NOTES, {"name": notes.name, "group": notes.group, "notes": notes.notes})
     return notes

@@ -154,7 +154,7 @@ class RunIndex:
 class FollowedRun:
     """One run whose files are read as they grow. Call `update` now and then.
 
-    What cannot be read is empty, and `problem` says why.
+    A file that cannot be read is empty, and `problem` says why; `has_metrics` is False when that are the metrics.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -164,23 +164,35 @@ class FollowedRun:
         self.log = FollowedLines(folder / LOG)
         self.config: RunConfig | None = None
         self.problem = ""
+        self.has_metrics = True
+        self._config_problem = ""
         self._config_state: object = ()
 
     def update(self, seconds: float = 0.05) -> bool:
         """Read on for about so long; returns whether all is read."""
+        self._read_config()
+        self.problem, is_all = self._config_problem, True
+        for lines in (self.samples, self.log):
+            try:
+                lines.update()
+            except AlphaError as error:
+                self.problem = str(error)
         try:
-            state = file_state(self.folder / CONFIG)
-            if state != self._config_state:
-                self._config_state, self.config = state, None
-                self.config = read_config(self.folder)
-            self.samples.update()
-            self.log.update()
             is_all = self.metrics.update(seconds)
+            self.has_metrics = True
         except AlphaError as error:
-            self.problem = str(error)
-            return True
-        self.problem = ""
+            self.problem, self.has_metrics = str(error), False
         return is_all
+
+    def _read_config(self) -> None:
+        state = file_state(self.folder / CONFIG)
+        if state == self._config_state:
+            return
+        self._config_state, self.config, self._config_problem = state, None, ""
+        try:
+            self.config = read_config(self.folder)
+        except AlphaError as error:
+            self._config_problem = str(error)
 
     def axis(self, name: str) -> Curve:
         """As `RunMetrics.axis`, with what rows of earlier versions do not say."""

@@ -57,6 +57,7 @@ class RunPages:
     def __init__(self, root: Path, allow_edit: bool = False) -> None:
         self._api = RunsApi(root, allow_edit)
         self._thread = ThreadPoolExecutor(1, "runs")
+        self._thread.submit(self._api.runs)  # the first list takes longest, and may be there before somebody asks
         self._closing = asyncio.Event()
         self._streams = 0
         self.token = secrets.token_urlsafe() if allow_edit else ""

@@ -183,21 +183,28 @@ def browsing() -> Iterator[Any]:
         browser.close()
 
 
-def opened(root: Path, path: str, ready: str, browser: Any) -> dict[str, list[float]]:
-    """Seconds until a page is there, of a server that has just been started, and again; three servers."""
-    seconds: dict[str, list[float]] = {"first": [], "again": []}
+def opened(server: subprocess.Popen[bytes], address: str, ready: str, browser: Any) -> list[float]:
+    """Seconds until a page is there: of the clock, that the page was busy, that the server computed."""
+    page, used = Page(browser), cpu_seconds(server.pid)
+    seconds = page.open(address, ready)
+    busy, used = page.busy_seconds(), cpu_seconds(server.pid) - used
+    page.page.close()
+    return [seconds, round(busy, 3), round(used, 3)]
+
+
+def opened_anew(root: Path, path: str, ready: str, browser: Any) -> dict[str, list[list[float]]]:
+    """What `opened` measures of a server that has just been started, and again; three servers."""
+    results: dict[str, list[list[float]]] = {"first": [], "again": []}
     for _ in range(3):
-        with served(root) as (_, address):
-            for each in seconds.values():
-                page = Page(browser)
-                each.append(page.open(f"{address}{path}", ready))
-                page.page.close()
-    return seconds
+        with served(root) as (server, address):
+            for each in results.values():
+                each.append(opened(server, f"{address}{path}", ready, browser))
+    return results
 
 
 def listing(many: Path) -> dict[str, Any]:
     with browsing() as browser:
-        results: dict[str, Any] = {"page: list": opened(many, "/runs", "tbody tr:nth-child(100)", browser)}
+        results: dict[str, Any] = {"page: list": opened_anew(many, "/runs", "tbody tr:nth-child(100)", browser)}
         with served(many) as (server, address):
             page = Page(browser)
             page.open(f"{address}/runs", "tbody tr:nth-child(100)")
@@ -209,16 +216,15 @@ def listing(many: Path) -> dict[str, Any]:
 
 def long_run(long: Path) -> dict[str, Any]:
     with browsing() as browser:
-        results: dict[str, Any] = {"page: long run, a sketch": opened(long, "/run?id=long", LOSS, browser)}
-        with served(long) as (_, address):
+        results: dict[str, Any] = {"page: long run, a sketch": opened_anew(long, "/run?id=long", LOSS, browser)}
+        with served(long) as (server, address):
             page = Page(browser)
             page.open(f"{address}/run?id=long", LOSS)
             while json.load(urllib.request.urlopen(f"{address}/api/runs/long", timeout=60))["share"] < 1:
                 time.sleep(0.5)
             page.page.wait_for_timeout(3000)
-            results["page: long run, all of it"] = [
-                Page(browser).open(f"{address}/run?id=long", LOSS) for _ in range(3)
-            ]
+            again = [opened(server, f"{address}/run?id=long", LOSS, browser) for _ in range(3)]
+            results["page: long run, all of it"] = again
     return results
 
 

@@ -306,12 +306,13 @@ def test_it_serves_models_pages_and_runs(contents: Any, bare_root: Path) -> None
                 ) as answer:
                     return answer.read()
 
-            for page in ("/", "/runs", "/compare", "/models", "/domains"):
+            for page in ("/", "/runs", "/run?id=first", "/compare", "/models", "/domains"):
                 assert b"<!doctype html>" in ask(page)[:20].lower()
             for path in (ROOT / "alpha" / "web").glob("*.[cj]s*"):
                 assert ask(f"/web/{path.name}") == path.read_bytes()
             assert b"alpha_running" in ask("/metrics")
             assert json.loads(ask("/api/runs"))["runs"][0]["runId"] == "first"
+            assert ask("/api/csv?run=first").startswith(b"step,loss,valLoss\n1,")
             first = {"prompt": "the ", "max_tokens": 5, "seed": 1, "logprobs": 5}
             answers = [json.loads(ask("/v1/completions", model=name, **first)) for name in ("first", "first@20")]
             assert answers[0]["choices"] == answers[1]["choices"]

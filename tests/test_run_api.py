@@ -1,5 +1,8 @@
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,10 @@ from small_checkpoint import MODEL, TRAINING, small_checkpoint
 from alpha.errors import AlphaError, UsageError
 from alpha.run import Run
 from alpha.run_api import EditingNotAllowedError, RunNotFoundError, RunsApi, View
+from alpha.run_notes import read_notes, write_notes
 from alpha.run_reader import FollowedRun
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def make(root: Path, name: str, steps: int = 100) -> Path:
@@ -202,3 +208,66 @@ def test_runs_that_were_not_asked_about_lately_are_forgotten(api: RunsApi, monke
         api.run(run_id)
     assert followed == ["a", "b", "a"]
     assert np.isfinite(api.metrics("a", ["loss"], View())["extent"]).all()
+
+
+_ASKING = """
+import json, sys
+from pathlib import Path
+from alpha.errors import AlphaError
+from alpha.run_api import RunsApi, View
+api = RunsApi(Path(sys.argv[1]), allow_edit=True)
+def told(ask, *arguments):
+    try:
+        return ask(*arguments)
+    except AlphaError as error:
+        return str(error)
+print(json.dumps({
+    "runs": [run["runId"] for run in api.runs()["runs"]],
+    "of": {name: {
+        "problem": told(api.run, name)["problem"],
+        "loss": told(api.metrics, name, ["loss"], View()),
+        "checkpoints": told(api.checkpoints, name),
+        "csv": told(lambda: list(api.csv([name], ["loss"], View()))),
+    } for name in ("config.json", "metrics.jsonl", "log.txt", "samples.jsonl", "list", "checkpoint-20.safetensors")},
+    "compared": told(api.compare, ["config.json", "log.txt"]),
+    "written": told(api.write, "notes.json", {"group": "g"}),
+    "models": len(api.models()["models"]),
+}))
+"""
+
+
+def test_what_is_not_ours_to_read_is_said_and_hides_nothing_else(tmp_path: Path) -> None:
+    """As a user who is not root, or as root without that power."""
+    names = ("config.json", "metrics.jsonl", "log.txt", "samples.jsonl", "notes.json", "checkpoint-20.safetensors")
+    for name in names:
+        folder = make(tmp_path, name, steps=20)
+        write_notes(folder, name="kept")
+        (folder / name).chmod(0)
+    make(tmp_path, "folder", steps=20).chmod(0)
+    make(tmp_path, "list", steps=20).chmod(0o311)
+    powerless = [
+        "setpriv",
+        "--bounding-set=-dac_override,-dac_read_search",
+        "--inh-caps=-dac_override,-dac_read_search",
+    ]
+    command = [*(powerless if os.getuid() == 0 else []), sys.executable, "-c", _ASKING, str(tmp_path)]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        assert answer.returncode == 0, answer.stderr
+    finally:
+        for name in ("folder", "list"):
+            (tmp_path / name).chmod(0o755)
+    told = json.loads(answer.stdout)
+    assert set(told["runs"]) == {*names, "list"}
+    for name, of in told["of"].items():
+        is_read = name in ("config.json", "metrics.jsonl", "log.txt", "samples.jsonl")
+        assert of["problem"].endswith(f"{tmp_path / name / name}: Permission denied.") == is_read, name
+        assert len(of["loss"]["columns"]["loss"]["x"]) == (0 if name == "metrics.jsonl" else 20), name
+        assert isinstance(of["csv"], str) == (name == "metrics.jsonl"), name
+        assert isinstance(of["checkpoints"], str) == (name == "list"), name
+    assert "Permission denied" in told["of"]["checkpoint-20.safetensors"]["checkpoints"]["checkpoints"][0]["problem"]
+    assert "Permission denied" in told["compared"]
+    assert "Permission denied" in told["written"]
+    (tmp_path / "notes.json" / "notes.json").chmod(0o644)
+    assert read_notes(tmp_path / "notes.json").name == "kept"
+    assert told["models"] == len(names)

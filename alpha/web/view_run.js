@@ -57,7 +57,7 @@ export async function show(main) {
   }
 
   async function loadAll() {
-    const [, run, told, lines] = await Promise.all([reload("load"), askJson(path), askJson(`${path}/samples`), askJson(`${path}/log`), checkpoints.load()]);
+    const [, run, told, lines] = await Promise.all([reload("load"), askJson(path), askJson(`${path}/samples`), askJson(`${path}/log`), checkpoints.load().catch(report)]);
     options.replaceChildren(element("h2", {}, "Options"), ...describeOptions(run));
     samples.set(told.samples);
     log.set(lines.lines);
@@ -243,11 +243,13 @@ class Log {
 }
 
 function describeOptions({ changed, model, training, history, problem }) {
-  if (problem) return [element("p", { className: "error" }, problem)];
+  const problems = problem ? [element("p", { className: "error" }, problem)] : [];
+  if (!Object.keys(model).length) return problems;
   const table = (values, caption) => element("table", {}, element("caption", { className: "unseen" }, caption),
     element("tbody", {}, ...Object.entries(values).map(([name, value]) => element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, spelled(value))))));
   const all = { ...model, ...training };
   const parts = [
+    ...problems,
     Object.keys(changed).length ? table(changed, "Options that differ from the defaults") : element("p", {}, "All options have their defaults."),
     element("details", {}, element("summary", {}, `All ${Object.keys(all).length} options`), table(all, "All options")),
   ];
