@@ -329,6 +329,22 @@ def test_a_run_that_is_not_there_is_said(browser: Any, server: Serving) -> None:
         page.wait_for_selector("#problem:has-text('There is no run')")
 
 
+def test_a_run_that_vanishes_while_somebody_looks_is_said_and_shown_when_it_is_back(
+    browser: Any, server: Serving, root: Path, tmp_path: Path
+) -> None:
+    make(root, "vanishing", 20)
+    with page_of(browser, origin(server)) as page, page_of(browser, origin(server)) as other:
+        page.goto(f"{origin(server)}/run?id=vanishing")
+        other.goto(f"{origin(server)}/compare?run=first&run=vanishing")
+        page.wait_for_selector(LOSS)
+        other.wait_for_selector("ul.runs li:has-text('vanishing'):has-text('finished')")
+        (root / "vanishing").rename(tmp_path / "vanishing")
+        page.wait_for_selector("#problem:has-text('not there any more')")
+        other.wait_for_selector("li:has-text('vanishing'):has-text('not there any more')")
+        (tmp_path / "vanishing").rename(root / "vanishing")
+        wait_until(page, "!document.getElementById('problem').textContent")
+
+
 def test_a_training_is_watched_while_it_runs(browser: Any, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(text_of())
     command = [*ALPHA, "train", "--data=text.txt", "--backend=cpu_ref", "--tokenizer=char", "--iters=100000",

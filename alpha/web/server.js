@@ -82,8 +82,8 @@ export async function follow(path, onEvent) {
   const take = (id, event) => {
     if (id) last = id;
     if (event.error) throw new RefusedError(event.error.message, 503);
-    onEvent(event);
     find("problem").textContent = "";
+    onEvent(event);
   };
   for (;;) {
     await visible();
@@ -91,7 +91,7 @@ export async function follow(path, onEvent) {
       await stream(path, last, take);
     } catch (error) {
       if (error.status === 401 || error.status === 404) throw error;
-      await poll(path, last, take).catch(report);
+      await poll(path, last, take).catch((again) => report(again instanceof TypeError ? new Error("The server does not answer; it is asked again and again.") : again));
     }
     if (!document.hidden) await new Promise((resolve) => setTimeout(resolve, 1000 * POLL_SECONDS));
   }

@@ -26,7 +26,7 @@ export async function show(main) {
   const columns = Object.fromEntries(CHARTS);
   const panel = new Panel(view, (what) => reload(what).catch(report), (chart) => ({ run: shown().map(({ id }) => id), column: columns[chart] }));
   const drawSoon = seldom(() => {
-    for (const each of runs) if (each.run) legend.set(each, each.run);
+    for (const each of runs) if (each.run && !each.isGone) legend.set(each, each.run);
     draw();
   });
   panel.grid.classList.add("pair");
@@ -75,6 +75,7 @@ export async function show(main) {
 
   await follow(address("/api/events", { run: ids }), (event) => {
     const changed = runs.find(({ id }) => id === event.runId);
+    changed.isGone = Boolean(event.gone);
     if (event.gone) {
       legend.gone(changed);
       return;
