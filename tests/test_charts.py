@@ -112,6 +112,10 @@ def test_round_numbers_on_axes(page: Any) -> None:
     assert page.evaluate("charts.ticks(0, 10, 5)") == [0, 2, 4, 6, 8, 10]
     assert page.evaluate("charts.ticks(1, 1000, 4, true)") == [1, 3, 10, 30, 100, 300, 1000]
     assert page.evaluate("charts.ticks(5, 5, 4)") == [5]
+    assert page.evaluate("charts.timeTicks(10, 7300, 5, false)") == [1800, 3600, 5400, 7200]
+    assert page.evaluate("charts.timeTicks(0, 0.5, 2, false)") == [0, 0.5]
+    dates = "charts.timeTicks(1.8e9, 1.8e9 + 90, 4, true).map((at) => new Date(1e3 * at).getSeconds())"
+    assert page.evaluate(dates) == [0, 30, 0, 30]
     assert page.evaluate("charts.ticks(0.5, 3.5, 9, false, 1)") == [1, 2, 3]  # of what is counted
     assert page.evaluate("[0, 1234567, 0.00001, NaN, 2.34567].map(charts.format)") == [
         "0", "1.235 M", "1.00e-5", "\u2013", "2.3457"

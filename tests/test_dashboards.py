@@ -337,7 +337,7 @@ def test_a_run_that_vanishes_while_somebody_looks_is_said_and_shown_when_it_is_b
         page.goto(f"{origin(server)}/run?id=vanishing")
         other.goto(f"{origin(server)}/compare?run=first&run=vanishing")
         page.wait_for_selector(LOSS)
-        other.wait_for_selector("ul.runs li:has-text('vanishing'):has-text('finished')")
+        other.wait_for_selector("ul.runs li:has-text('vanishing'):has-text('loss')")
         (root / "vanishing").rename(tmp_path / "vanishing")
         page.wait_for_selector("#problem:has-text('not there any more')")
         other.wait_for_selector("li:has-text('vanishing'):has-text('not there any more')")

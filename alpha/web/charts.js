@@ -11,7 +11,11 @@ const TABLE_ROWS = 50;
 const ZOOM_STEP = 1.25;
 const LARGEST = 1e150;
 const SAME = 1e-9;
-const DATE = new Intl.DateTimeFormat([], { month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const MINUTE = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+const DATE = new Intl.DateTimeFormat([], { month: "2-digit", day: "2-digit", ...MINUTE });
+const TIME = new Intl.DateTimeFormat([], MINUTE);
+const SECOND = new Intl.DateTimeFormat([], { ...MINUTE, second: "2-digit" });
+const ROUND_SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400];
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#a6761d", "#666699", "#b2182b"];
 
 // --- numbers ---------------------------------------------------------------------------------------------------------
@@ -92,6 +96,17 @@ export function ticks(low, high, count, isLog = false, least = 0) {
   return result;
 }
 
+/** Round times between `low` and `high`, in seconds; of dates they are round where the reader is. */
+export function timeTicks(low, high, count, isDate) {
+  const rough = (high - low) / Math.max(1, count);
+  const step = ROUND_SECONDS.find((each) => each >= rough);
+  if (rough < 1 || !step) return ticks(low, high, count);
+  const offset = isDate ? 60 * new Date(1e3 * low).getTimezoneOffset() : 0;
+  const result = [];
+  for (let at = Math.ceil((low - offset) / step) * step + offset; at <= high; at += step) result.push(at);
+  return result;
+}
+
 /** A number in few characters. */
 export function format(value) {
   if (!Number.isFinite(value)) return "–";
@@ -101,9 +116,9 @@ export function format(value) {
   return String(Number(value.toPrecision(5)));
 }
 
-/** A time as an axis shows it: seconds as a span, or as a date. */
-export function formatSeconds(value, isDate) {
-  if (isDate) return DATE.format(new Date(1e3 * value));
+/** A time as an axis of `span` seconds shows it: seconds as a span, or as a date. */
+export function formatSeconds(value, isDate, span = Infinity) {
+  if (isDate) return (span < 600 ? SECOND : span < 86400 ? TIME : DATE).format(new Date(1e3 * value));
   const minutes = value / 60;
   if (minutes < 2) return `${format(value)} s`;
   return minutes < 120 ? `${format(minutes)} min` : minutes < 2880 ? `${format(minutes / 60)} h` : `${format(minutes / 1440)} d`;
@@ -119,7 +134,7 @@ export class ChartGroup {
     this.view = null;
     this.cursor = null;
     this.logX = false;
-    this.leastTick = 0;
+    this.ticksX = ticks;
     this.onView = onView;
     this.formatX = formatX;
     this.describeX = describeX;
@@ -354,7 +369,7 @@ export class Chart {
     }
     context.textAlign = "center";
     context.textBaseline = "top";
-    for (const value of ticks(from, to, Math.max(2, axis.inner / 80), this.group.logX, this.group.leastTick)) {
+    for (const value of this.group.ticksX(from, to, Math.max(2, axis.inner / 80), this.group.logX)) {
       const x = Math.round(axis.toPixel(value)) + 0.5;
       context.moveTo(x, PADDING.top);
       context.lineTo(x, height - PADDING.bottom);

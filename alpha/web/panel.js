@@ -1,11 +1,11 @@
 // Charts with what belongs to them: a title, a legend, buttons, and the controls that all of them share.
 
-import { Chart, ChartGroup, format, formatSeconds } from "/web/charts.js";
+import { Chart, ChartGroup, format, formatSeconds, ticks, timeTicks } from "/web/charts.js";
 import { choice, element, toggle, whole } from "/web/elements.js";
 import { address, download, report, save } from "/web/server.js";
 
 const AXES = [["step", "Steps"], ["tokens", "Tokens"], ["elapsed", "Time of training"], ["time", "Date"]];
-const COUNTED = ["step", "tokens"];
+const OF_TIME = ["elapsed", "time"];
 const REFINE_MILLISECONDS = 150;
 export const SMOOTHING = 0.9;
 
@@ -18,7 +18,7 @@ export class Panel {
     this.group = new ChartGroup({ onView: (range) => this.setRange(range), formatX: (x) => this.formatX(x), describeX: (x) => this.describeX(x) });
     this.group.logX = view.logX;
     this.group.view = view.range;
-    this.group.leastTick = COUNTED.includes(view.axis) ? 1 : 0;
+    this.group.ticksX = (...arguments_) => this.ticksX(...arguments_);
     this.charts = new Map();
     this.grid = element("div", { className: "charts" });
     this.element = element("section", { className: "panel", "aria-label": "Curves" }, this.controls(), this.grid);
@@ -38,7 +38,7 @@ export class Panel {
     slider.value = 1 - Math.sqrt(1 - view.smoothing);
     this.reset = element("button", { disabled: !view.range, onclick: () => this.group.setView(null) }, "Show all");
     return element("div", { className: "controls" },
-      choice("Over", AXES, view.axis, (axis) => { view.axis = axis; this.group.leastTick = COUNTED.includes(axis) ? 1 : 0; this.group.view = view.range = null; this.markRange(); this.onChange("load"); }),
+      choice("Over", AXES, view.axis, (axis) => { view.axis = axis; this.group.view = view.range = null; this.markRange(); this.onChange("load"); }),
       toggle("Log x", view.logX, (isLog) => { view.logX = isLog; this.group.setLogX(isLog); this.onChange("load"); }),
       toggle("Log y", view.logY, (isLog) => { view.logY = isLog; for (const { chart } of this.charts.values()) chart.logY = isLog; this.group.redraw(); this.onChange("draw"); }),
       element("label", {}, "Smoothing", slider, shown),
@@ -100,8 +100,14 @@ export class Panel {
 
   formatX(x) {
     const { axis } = this.view;
-    if (axis === "time" || axis === "elapsed") return formatSeconds(x, axis === "time");
+    const [from, to] = this.group.range();
+    if (OF_TIME.includes(axis)) return formatSeconds(x, axis === "time", to - from);
     return format(x);
+  }
+
+  ticksX(low, high, count, isLog) {
+    const { axis } = this.view;
+    return OF_TIME.includes(axis) && !isLog ? timeTicks(low, high, count, axis === "time") : ticks(low, high, count, isLog, 1);
   }
 
   /** Where the cursor is, with its unit. */
