@@ -435,7 +435,7 @@ export class Chart {
     });
     const at = Object.assign(document.createElement("div"), { textContent: this.group.describeX(x) });
     this.readout.replaceChildren(at, ...lines);
-    this.readout.dataset.side = place > width / 2 ? "left" : "right"; // where it hides nothing near the cursor
+    this.readout.dataset.side = place > 0.6 * width ? "left" : "right"; // where it hides nothing near the cursor
   }
 
   // --- pointer and keys ----------------------------------------------------------------------------------------------
