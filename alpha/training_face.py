@@ -43,6 +43,7 @@ class TrainingFace:
         self._terminal: list[Any] | None = None
         self._total = self._step = 0
         self._looked_at = 0.0
+        self._metrics: dict[str, Any] | None = None
         self._warnings: deque[str] = deque(maxlen=_KEPT_WARNINGS)
 
     @property
@@ -65,7 +66,7 @@ class TrainingFace:
     def step(self, metrics: dict[str, Any]) -> None:
         if not self._is_there():
             self._plain.step(metrics)
-        self._step = metrics["step"]
+        self._step, self._metrics = metrics["step"], metrics
 
     def message(self, text: str) -> None:
         if not self._is_there():
@@ -104,6 +105,8 @@ class TrainingFace:
             return True
         code = self._end()
         self._plain.start(self._total, self._step)
+        if self._metrics is not None:
+            self._plain.step(self._metrics)  # there may be no further one
         for warning in self._warnings:
             self._plain.warning(warning)
         if code == STOP_TRAINING:

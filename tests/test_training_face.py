@@ -67,6 +67,21 @@ def test_training_goes_on_without_its_dashboard(
     assert bits_of(folder) == bits_of(whole)
 
 
+def test_the_plain_display_begins_with_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_face, "_LOOK_SECONDS", 0.0)
+    plain = PlainDisplay()
+    program = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen(program) as process:
+        face = TrainingFace(plain, lambda _folder: process)
+        face.follow(tmp_path)
+        face.start(8)
+        face.step({"step": 3, "loss": 1.0})
+        process.terminate()
+        process.wait()
+        face.message("stopped")
+    assert (plain.started, plain.rows, plain.messages) == ([(8, 3)], [{"step": 3, "loss": 1.0}], ["stopped"])
+
+
 def test_after_the_last_step_the_dashboard_stays_until_it_is_left(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
