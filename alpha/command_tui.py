@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from alpha.errors import AlphaError
@@ -32,10 +31,10 @@ def run(given: dict[str, Any]) -> None:
     """Show the dashboard until it is left."""
     options = TuiOptions(**given)
     require()
-    from alpha.run_reader import find_run
+    from alpha.run_reader import find_run, root_of
     from alpha.tui import Dashboard
 
-    root = Path(options.dir)
+    root = root_of(given)
     first = find_run(options.run, root).name if options.run else ""
     sys.exit(Dashboard(root, first, options.of_training).run() or 0)
 
