@@ -75,7 +75,7 @@ def write_space(folder: Path, saved: Checkpoint, title: str) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
         for name, text in texts.items():
-            files.write_bytes(new / name, text.encode())
+            files.write_bytes(new / name, text.encode(errors="backslashreplace"))  # a file's name may have any bytes
 
 
 def _requirements() -> list[str]:

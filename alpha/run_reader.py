@@ -104,7 +104,8 @@ def resolve(text: str, root: Path = RUNS_FOLDER) -> Path:
             return Path(text)
         ids = [folder.name for folder in _run_folders(root)]
     except (OSError, ValueError) as error:
-        raise AlphaError(f"Cannot use {text!r} as a run or a checkpoint: {error}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise AlphaError(f"Cannot use {text!r} as a run or a checkpoint: {reason}.") from error
     if text in ids:
         return root / text
     if not ids:
