@@ -1,5 +1,7 @@
 """`alpha tui`: the runs in a folder, live, in a terminal."""
 
+import asyncio
+import signal
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +38,25 @@ def run(given: dict[str, Any]) -> None:
 
     root = root_of(given)
     first = find_run(options.run, root).name if options.run else ""
-    sys.exit(Dashboard(root, first, options.of_training).run() or 0)
+    dashboard = Dashboard(root, first, options.of_training)
+    is_stopped = False
+
+    def stop() -> None:
+        nonlocal is_stopped
+        is_stopped = True
+        dashboard.call_after_refresh(dashboard.exit)
+
+    async def show() -> int | None:
+        # As a KeyboardInterrupt it would end whichever of the dashboard's tasks happens to run.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                asyncio.get_running_loop().add_signal_handler(number, stop)
+        return await dashboard.run_async()
+
+    code = asyncio.run(show())
+    if is_stopped:
+        raise KeyboardInterrupt
+    sys.exit(code or 0)
 
 
 def require() -> None:

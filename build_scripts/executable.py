@@ -155,9 +155,8 @@ def check_tools() -> None:
             "build_scripts/exe), and so have pyenv's and what python.org's sources give."
         )
     if missing:
-        raise fail(
-            f"building needs {', '.join(missing)}; on Debian or Ubuntu: sudo apt-get install {' '.join(missing.values())}."
-        )
+        packages = " ".join(missing.values())
+        raise fail(f"building needs {', '.join(missing)}; on Debian or Ubuntu: sudo apt-get install {packages}.")
     if shutil.which("ccache") is None:
         say("ccache is not installed, so every build compiles everything; on Debian or Ubuntu: apt-get install ccache")
 
