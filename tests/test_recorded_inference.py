@@ -91,7 +91,15 @@ def test_a_step_that_fails_while_it_is_recorded_leaves_the_backend_as_it_was() -
 
 def test_every_operation_is_one_that_is_watched_or_one_that_inference_has_not() -> None:
     watched = {*recording.VIEWS, *recording.CHANGES, *recording.IN_PARTS, *recording.OTHERS}
-    of_training = {"adapted_linear", "attention", "copy_into_if", "cross_entropy", "dropout", "random_uint16", "row_losses"}
+    of_training = {
+        "adapted_linear",
+        "attention",
+        "copy_into_if",
+        "cross_entropy",
+        "dropout",
+        "random_uint16",
+        "row_losses",
+    }
     of_training |= {"decayed_step", "sum_of_squares"}
     no_operations = {"batch_parts", "memory_in_use", "plan", "record", "record_inference", "run_parts", "shared_zeros"}
     no_operations |= {"side_by_side", "thread_choices", "from_numpy", "to_numpy", "empty"}
