@@ -67,9 +67,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _BROKEN_PIPE
     except KeyboardInterrupt:
-        print("alpha: interrupted", file=sys.stderr)
-        return _INTERRUPTED
+        return _interrupted()
+    except RuntimeError as error:
+        # Python 3.11 makes that of what is raised in the middle of a class statement, as when a module is imported.
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        return _interrupted()
     return 0
+
+
+def _interrupted() -> int:
+    print("alpha: interrupted", file=sys.stderr)
+    return _INTERRUPTED
 
 
 def overview() -> str:

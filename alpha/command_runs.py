@@ -65,7 +65,10 @@ Examples:
 
 def run(given: dict[str, Any]) -> None:
     """Print the list, or do what is asked with one run; an empty folder is no error."""
+    from alpha.run_reader import root_of
+
     options = RunsOptions(**given)
+    root = root_of(given)
     texts = {
         key: given[option]
         for key, option in (("name", "rename"), ("group", "group"), ("notes", "notes"))
@@ -73,19 +76,19 @@ def run(given: dict[str, Any]) -> None:
     }
     if options.compare:
         _refuse(given, "compare", "run", "rename", "group", "notes", "delete")
-        _compare(options)
+        _compare(options, root)
     elif options.run and options.delete:
         _refuse(given, "delete", "rename", "group", "notes", "csv", "json")
-        _delete(options)
+        _delete(options, root)
     elif options.run and texts:
         _refuse(given, "run", "csv")
-        _write(options, texts)
+        _write(options, root, texts)
     elif options.run:
-        _show(options)
+        _show(options, root)
     elif options.delete or options.rename or options.notes:
         raise UsageError("Say which run with --run.")
     else:
-        _list(options)
+        _list(options, root)
 
 
 def _refuse(given: dict[str, Any], flag: str, *others: str) -> None:
@@ -97,12 +100,12 @@ def _refuse(given: dict[str, Any], flag: str, *others: str) -> None:
 # --- the list ---------------------------------------------------------------------------------------------------------
 
 
-def _list(options: RunsOptions) -> None:
+def _list(options: RunsOptions, root: Path) -> None:
     from alpha.run_api import describe
     from alpha.run_csv import csv_text
     from alpha.run_reader import list_runs
 
-    summaries = list_runs(Path(options.dir))
+    summaries = list_runs(root)
     if options.group:
         summaries = [each for each in summaries if each.notes.group == options.group]
     if options.json:
@@ -112,7 +115,7 @@ def _list(options: RunsOptions) -> None:
         print_part(csv_text([list(rows[0]) if rows else ["runId"], *(list(row.values()) for row in rows)]))
     elif not summaries:
         of_group = f" of the group {options.group!r}" if options.group else "; alpha train makes one"
-        print_text(f"There are no runs in {options.dir}{of_group}.")
+        print_text(f"There are no runs in {root}{of_group}.")
     else:
         _print_list(summaries)
 
@@ -138,14 +141,14 @@ def _print_list(summaries: "Sequence[RunSummary]") -> None:
 # --- one run ----------------------------------------------------------------------------------------------------------
 
 
-def _show(options: RunsOptions) -> None:
+def _show(options: RunsOptions, root: Path) -> None:
     from alpha.checkpoint import list_checkpoints
     from alpha.run import read_config
     from alpha.run_api import describe
     from alpha.run_compare import ComparedRun, changed_options
     from alpha.run_reader import find_run, summarize
 
-    folder = find_run(options.run, Path(options.dir))
+    folder = find_run(options.run, root)
     if options.csv:
         _print_metrics([ComparedRun(folder)])
         return
@@ -175,12 +178,12 @@ def _show(options: RunsOptions) -> None:
     print_table(("run", summary.run_id), [row for row in rows if row[1]], styles=_STYLES)
 
 
-def _write(options: RunsOptions, texts: dict[str, str]) -> None:
+def _write(options: RunsOptions, root: Path, texts: dict[str, str]) -> None:
     from alpha.run_api import describe
     from alpha.run_notes import write_notes
     from alpha.run_reader import find_run, summarize
 
-    folder = find_run(options.run, Path(options.dir))
+    folder = find_run(options.run, root)
     notes = write_notes(folder, **texts)
     if options.json:
         print_json(describe(summarize(folder)))
@@ -189,11 +192,11 @@ def _write(options: RunsOptions, texts: dict[str, str]) -> None:
     print_text(f"{folder.name}: {written}.")
 
 
-def _delete(options: RunsOptions) -> None:
+def _delete(options: RunsOptions, root: Path) -> None:
     from alpha.run_notes import delete_run
     from alpha.run_reader import find_run, summarize
 
-    folder = find_run(options.run, Path(options.dir))
+    folder = find_run(options.run, root)
     if not options.yes:
         if sys.stdin is None or not sys.stdin.isatty():
             raise UsageError("Deleting asks first, and there is no terminal to answer at; give --yes.")
@@ -213,11 +216,10 @@ def _delete(options: RunsOptions) -> None:
 # --- several runs -----------------------------------------------------------------------------------------------------
 
 
-def _compare(options: RunsOptions) -> None:
+def _compare(options: RunsOptions, root: Path) -> None:
     from alpha.run_compare import ComparedRun, compare, differing_options
     from alpha.run_reader import find_run
 
-    root = Path(options.dir)
     runs = [ComparedRun(find_run(text, root)) for text in options.compare.split(",")]
     if len(runs) < 2:
         raise UsageError("--compare needs two runs or more: --compare A B, or --compare=A,B,C.")

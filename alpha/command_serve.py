@@ -4,7 +4,6 @@ import asyncio
 import os
 import socket
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from alpha import environment
@@ -74,12 +73,14 @@ def run(given: dict[str, Any]) -> None:
             raise
         raise missing_package("alpha serve", error.name, "serve") from error
     from alpha import backends
+    from alpha.run_reader import has_runs, root_of
     from alpha.server_models import Limits, Models
     from alpha.server_runs import RunPages
 
     names = [name for name in options.checkpoint.split(",") if name]
     if options.checkpoint and not names:
         raise UsageError("--checkpoint names no model.")
+    root = root_of(given)
     cache_memory = parse_size(options.cache_memory, "--cacheMemory") if options.cache_memory else None
     api_key = options.api_key or os.environ.get(environment.API_KEY, "")
     with _listening(options.host, options.port) as listening:
@@ -87,8 +88,10 @@ def run(given: dict[str, Any]) -> None:
         if options.backend == "auto":
             print_note(backends.choice(backend.name))
         limits = Limits(options.max_batch, options.max_queue, cache_memory, options.threads, options.max_models)
-        models = Models(backend, limits, names, Path(options.dir))
-        what = ", ".join(names) if names else f"the runs in {options.dir}/"
+        models = Models(backend, limits, names, root)
+        what = ", ".join(names) if names else f"the runs in {root}/"
+        if not names and not has_runs(root):
+            print_note(f"There are no runs in {root}/ yet; those that will be there are served, too.")
         is_local = listening.getsockname()[0] in ("127.0.0.1", "::1")
         if not is_local and not api_key:
             print_warning(
@@ -97,7 +100,7 @@ def run(given: dict[str, Any]) -> None:
         # What others can reach has names that nobody here knows, behind a proxy for instance.
         access = Access(api_key, options.cors_origin, (options.host,) if is_local else None)
         address = _address(options.host, listening)
-        runs = None if names else RunPages(Path(options.dir), options.allow_edit)
+        runs = None if names else RunPages(root, options.allow_edit)
         asyncio.run(serve(models, access, listening, lambda: print_text(f"Serving {what} at {address}/v1"), runs))
 
 

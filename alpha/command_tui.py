@@ -1,8 +1,9 @@
 """`alpha tui`: the runs in a folder, live, in a terminal."""
 
+import asyncio
+import signal
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from alpha.errors import AlphaError
@@ -32,12 +33,30 @@ def run(given: dict[str, Any]) -> None:
     """Show the dashboard until it is left."""
     options = TuiOptions(**given)
     require()
-    from alpha.run_reader import find_run
+    from alpha.run_reader import find_run, root_of
     from alpha.tui import Dashboard
 
-    root = Path(options.dir)
+    root = root_of(given)
     first = find_run(options.run, root).name if options.run else ""
-    sys.exit(Dashboard(root, first, options.of_training).run() or 0)
+    dashboard = Dashboard(root, first, options.of_training)
+    is_stopped = False
+
+    def stop() -> None:
+        nonlocal is_stopped
+        is_stopped = True
+        dashboard.call_after_refresh(dashboard.exit)
+
+    async def show() -> int | None:
+        # As a KeyboardInterrupt it would end whichever of the dashboard's tasks happens to run.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                asyncio.get_running_loop().add_signal_handler(number, stop)
+        return await dashboard.run_async()
+
+    code = asyncio.run(show())
+    if is_stopped:
+        raise KeyboardInterrupt
+    sys.exit(code or 0)
 
 
 def require() -> None:

@@ -20,6 +20,7 @@ from alpha.errors import AlphaError
 from alpha.exchange_card import model_card
 from alpha.exchange_weights import Exported, Imported
 from alpha.files import Progress
+from alpha.new_folder import filling
 from alpha.safetensors_file import BFLOAT16, PICKLE_SUFFIXES, Array, SafetensorsFile
 from alpha.tokenizer import CHAT_TOKENS, Tokenizer, shown
 
@@ -64,12 +65,11 @@ def write_folder(folder: Path, checkpoint: Checkpoint, dtype: str, progress: Pro
     """Write a folder that transformers loads; returns the architecture's name. `dtype` is one of DTYPES.
 
     Raises AlphaError when no architecture says the same, when the folder is not empty, when a weight does not fit the
-    dtype, or when the operating system refuses. config.json is written last: without it, a folder is not one.
+    dtype, or when the operating system refuses; there is then no folder.
     """
     config = checkpoint.model
     architecture = exchange.architecture_of(config)
     tokenizer = tokenizer_registry.from_mapping(checkpoint.tokenizer, "the checkpoint")
-    require_empty(folder)
     weights = Exported(architecture, config, tokenizer.vocab_size, architecture.weights, checkpoint.tensors)
     stored = DTYPES[dtype]
     declared = {name: (stored, piece.shape) for name, piece in weights.pieces.items()}
@@ -78,34 +78,26 @@ def write_folder(folder: Path, checkpoint: Checkpoint, dtype: str, progress: Pro
     def make(name: str) -> Array:
         return as_float16(name, made(name)) if stored == "float16" else made(name)
 
-    # The key "format" is what transformers looks for.
-    safetensors_file.write_in_turn(folder / _WEIGHTS, declared, make, lambda: {"format": "pt"})
-    tokenizer_registry.save_tokenizer_json(folder / _TOKENIZER, tokenizer)
-    files.write_json(
-        folder / _TOKENIZER_CONFIG, _tokenizer_config(tokenizer, config, template_of(tokenizer, checkpoint.state))
-    )
-    files.write_json(folder / "generation_config.json", _generation_config(tokenizer))
     values = exchange.to_config(architecture, config, tokenizer.vocab_size)
-    if caps := exchange.soft_caps(config):
-        from alpha.exchange_modeling import FILE_NAME, auto_map, modeling_source
-
-        files.write_bytes(folder / FILE_NAME, modeling_source(architecture).encode())
-        values["auto_map"] = auto_map()
+    ids = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
+    caps = exchange.soft_caps(config)
     own = model_card(checkpoint, architecture, tokenizer, weights.size, bool(caps))
     card = imported_text(checkpoint.state, "card") or own
-    files.write_bytes(folder / CARD, card.encode(errors="backslashreplace"))  # a file's name may have any bytes
-    ids = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
-    files.write_json(folder / CONFIG, {**values, **ids, "dtype": stored})
+    template = template_of(tokenizer, checkpoint.state)
+    with filling(folder) as new:
+        # The key "format" is what transformers looks for.
+        safetensors_file.write_in_turn(new / _WEIGHTS, declared, make, lambda: {"format": "pt"})
+        tokenizer_registry.save_tokenizer_json(new / _TOKENIZER, tokenizer)
+        files.write_json(new / _TOKENIZER_CONFIG, _tokenizer_config(tokenizer, config, template))
+        files.write_json(new / "generation_config.json", _generation_config(tokenizer))
+        if caps:
+            from alpha.exchange_modeling import FILE_NAME, auto_map, modeling_source
+
+            files.write_bytes(new / FILE_NAME, modeling_source(architecture).encode())
+            values["auto_map"] = auto_map()
+        files.write_bytes(new / CARD, card.encode(errors="backslashreplace"))  # a file's name may have any bytes
+        files.write_json(new / CONFIG, {**values, **ids, "dtype": stored})
     return architecture.name
-
-
-def require_empty(folder: Path) -> None:
-    """AlphaError unless the folder is missing or empty: old files beside new ones would be another model."""
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise AlphaError(f"--out={folder} is not an empty folder; name another one, or remove it.")
-    except OSError as error:
-        raise AlphaError(f"Cannot write to {folder}: {error.strerror or error}.") from error
 
 
 def as_float16(name: str, array: Array) -> Array:

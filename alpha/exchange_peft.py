@@ -20,11 +20,11 @@ from alpha import exchange, files, safetensors_file
 from alpha.checkpoint import BASE, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig
 from alpha.errors import AlphaError
-from alpha.exchange_folder import require_empty
 from alpha.exchange_weights import Piece, pieces, widened_parameter
 from alpha.gpt import parameter_specs
 from alpha.lora import MODULES, A, B, Lora
 from alpha.model_source import ModelSource, base_state, read_source
+from alpha.new_folder import filling
 from alpha.parameters import ParameterSpec
 from alpha.safetensors_file import Array, SafetensorsFile
 from alpha.tokenizer import Tokenizer, shown
@@ -65,7 +65,6 @@ def write_folder(folder: Path, saved: Checkpoint, tokenizer: Tokenizer, lora: Lo
     Raises AlphaError when no architecture says the same as the base, or when the folder is not empty.
     """
     architecture = exchange.architecture_of(saved.model)
-    require_empty(folder)
     wide = exchange.widened(architecture, saved.model)
     specs = {spec.name: spec for spec in parameter_specs(wide, tokenizer.vocab_size)}
     matrices = {}
@@ -87,7 +86,6 @@ def write_folder(folder: Path, saved: Checkpoint, tokenizer: Tokenizer, lora: Lo
         chosen = np.argsort(~used[name], kind="stable")[:rank]
         tensors[_PREFIX + name + A] = np.ascontiguousarray(narrow[chosen], np.float32)
         tensors[_PREFIX + name + B] = np.ascontiguousarray(broad[chosen].T, np.float32)
-    safetensors_file.write(folder / WEIGHTS, tensors, {"format": "pt"})
     base = saved.state.get(BASE)
     values = {
         "peft_type": "LORA",
@@ -101,7 +99,9 @@ def write_folder(folder: Path, saved: Checkpoint, tokenizer: Tokenizer, lora: Lo
         "fan_in_fan_out": not architecture.weights.transposed,
         "bias": "none",
     }
-    files.write_json(folder / CONFIG, values)
+    with filling(folder) as new:
+        safetensors_file.write(new / WEIGHTS, tensors, {"format": "pt"})
+        files.write_json(new / CONFIG, values)
     return architecture.name
 
 

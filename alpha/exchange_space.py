@@ -12,7 +12,7 @@ from pathlib import Path
 from alpha import checkpoint, files, installation
 from alpha.checkpoint import OPTIMIZER_PREFIX, Checkpoint
 from alpha.errors import AlphaError
-from alpha.exchange_folder import require_empty
+from alpha.new_folder import filling
 
 CHECKPOINT = "model.safetensors"
 PORT = 7860
@@ -59,26 +59,23 @@ def write_space(folder: Path, saved: Checkpoint, title: str) -> None:
     """Write the folder, which must be empty or missing. Raises AlphaError when it cannot be."""
     if installation.IS_EXECUTABLE:
         raise AlphaError("A Space is made of Alpha's sources, which the executable does not have; install it with pip.")
-    require_empty(folder)
     weights = {name: array for name, array in saved.tensors.items() if not name.startswith(OPTIMIZER_PREFIX)}
     declared = {name: (array.dtype.name, array.shape) for name, array in weights.items()}
-    checkpoint.write_in_turn(folder / CHECKPOINT, saved, declared, weights.__getitem__)
-    try:
-        for pattern in _PACKAGE_FILES:
-            for path in sorted(installation.PACKAGE.glob(pattern)):
-                target = folder / path.relative_to(installation.PACKAGE.parent)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
-    except OSError as error:
-        raise AlphaError(f"Cannot write {folder}: {error.strerror or error}.") from error
     command = ", ".join(f'"{part}"' for part in START)
     texts = {
         "requirements.txt": "".join(f"{each}\n" for each in _requirements()),
         "Dockerfile": _DOCKERFILE.format(port=PORT, command=command),
         "README.md": _README.format(port=PORT, title=title, quoted_title=json.dumps(title)),
     }
-    for name, text in texts.items():
-        files.write_bytes(folder / name, text.encode())
+    with filling(folder) as new:
+        checkpoint.write_in_turn(new / CHECKPOINT, saved, declared, weights.__getitem__)
+        for pattern in _PACKAGE_FILES:
+            for path in sorted(installation.PACKAGE.glob(pattern)):
+                target = new / path.relative_to(installation.PACKAGE.parent)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+        for name, text in texts.items():
+            files.write_bytes(new / name, text.encode(errors="backslashreplace"))  # a file's name may have any bytes
 
 
 def _requirements() -> list[str]:

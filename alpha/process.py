@@ -6,7 +6,10 @@ The installed `alpha` and `python alpha.py` begin here.
 import io
 import os
 import sys
-from typing import Any
+
+TYPE_CHECKING = False  # that of typing, whose import is long enough to be stopped in
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def start() -> int:
@@ -51,7 +54,7 @@ def _open_standard_streams() -> None:
 class _StandardError(io.FileIO):
     """What cannot be written there is lost; the result of a command does not depend on it."""
 
-    def write(self, content: Any) -> int:
+    def write(self, content: "Any") -> int:
         try:
             return super().write(content)
         except OSError:

@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from alpha.errors import AlphaError
 from alpha.files import Row, read_json, read_rows_backwards
 from alpha.followed_files import FollowedLines
 from alpha.option import LARGEST_INTEGER, nearest
-from alpha.run import CONFIG, LOG, METRICS, RUNS_FOLDER, SAMPLES, STATUS, RunConfig, is_locked, read_config
+from alpha.run import CONFIG, LOCK, LOG, METRICS, RUNS_FOLDER, SAMPLES, STATUS, RunConfig, is_locked, read_config
 from alpha.run_metrics import RunMetrics
 from alpha.run_notes import NOTES, Notes, read_notes
 from alpha.series import Curve
@@ -83,6 +84,19 @@ class RunSummary:
         return self.notes.name or self.run_id
 
 
+def root_of(given: Mapping[str, Any]) -> Path:
+    """The folder of runs that a command is told by --dir, which must be there: AlphaError for a misspelled one. The
+    default need not, since the first training makes it."""
+    if "dir" not in given:
+        return RUNS_FOLDER
+    root = Path(given["dir"])
+    try:
+        os.scandir(root).close()
+    except (OSError, ValueError) as error:
+        raise _cannot_list(root, error) from error
+    return root
+
+
 def resolve(text: str, root: Path = RUNS_FOLDER) -> Path:
     """The file or folder that `--checkpoint=` or `--resume=` means: a path, or the id of a run in `root`."""
     try:
@@ -90,7 +104,8 @@ def resolve(text: str, root: Path = RUNS_FOLDER) -> Path:
             return Path(text)
         ids = [folder.name for folder in _run_folders(root)]
     except (OSError, ValueError) as error:
-        raise AlphaError(f"Cannot use {text!r} as a run or a checkpoint: {error}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise AlphaError(f"Cannot use {text!r} as a run or a checkpoint: {reason}.") from error
     if text in ids:
         return root / text
     if not ids:
@@ -119,6 +134,11 @@ def folder_of(run_id: str, root: Path) -> Path | None:
         return None
     folder = root / run_id
     return folder if _is_run(folder) else None
+
+
+def has_runs(root: Path) -> bool:
+    """Whether there is one in a folder, which may be missing."""
+    return bool(_listed(root))
 
 
 def list_runs(root: Path = RUNS_FOLDER) -> list[RunSummary]:
@@ -247,7 +267,11 @@ def _listed(root: Path) -> list[Path]:
     try:
         return _run_folders(root)
     except OSError as error:
-        raise AlphaError(f"Cannot list the runs in {root}: {error.strerror}.") from error
+        raise _cannot_list(root, error) from error
+
+
+def _cannot_list(root: Path, error: OSError | ValueError) -> AlphaError:
+    return AlphaError(f"Cannot list the runs in {root}: {getattr(error, 'strerror', None) or error}.")
 
 
 def _run_folders(root: Path) -> list[Path]:
@@ -259,8 +283,9 @@ def _run_folders(root: Path) -> list[Path]:
 
 
 def _is_run(folder: Path) -> bool:
+    """Folders of models from elsewhere have a config.json, too; a run has had a lock and rows before it had that."""
     try:
-        return (folder / CONFIG).is_file()
+        return (folder / CONFIG).is_file() and ((folder / METRICS).exists() or (folder / LOCK).exists())
     except OSError:  # not ours to read
         return False
 

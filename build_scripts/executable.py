@@ -138,19 +138,25 @@ def inputs() -> dict[str, Any]:
 
 
 def check_tools() -> None:
-    """Raises SystemExit with what to install, where something is missing."""
-    for tool, package in (("gcc", "gcc"), ("objdump", "binutils"), ("ldd", "libc-bin")):
-        if shutil.which(tool) is None:
-            raise fail(f"there is no {tool}; on Debian or Ubuntu: sudo apt-get install {package}.")
-    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+    """Raises SystemExit with all that is to be installed, or with what else this Python cannot do."""
+    tools = {"gcc": "gcc libc6-dev", "objdump": "binutils", "ldd": "libc-bin"}
+    missing = {tool: package for tool, package in tools.items() if shutil.which(tool) is None}
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    library = Path(sysconfig.get_config_var("LIBPL"), sysconfig.get_config_var("LIBRARY"))
+    absent = [path for path in (headers, library) if not path.is_file()]
+    if absent and shutil.which("dpkg-query") and sys.base_prefix == "/usr":
         version = ".".join(platform.python_version_tuple()[:2])
-        raise fail(f"Python's headers are missing; on Debian or Ubuntu: sudo apt-get install python{version}-dev.")
-    if not Path(sysconfig.get_config_var("LIBPL"), sysconfig.get_config_var("LIBRARY")).is_file():
+        missing["Python's headers"] = f"python{version}-dev"
+    elif absent:
         raise fail(
-            f"{sys.base_prefix} has no static library of Python, and the executable could not find a shared one where "
-            "/proc is not mounted; use Debian's or Ubuntu's python3 with python3-dev, or one that pyenv or the sources "
-            "of python.org give."
+            f"the Python of {sys.base_prefix} has no {absent[0].name}. The executable holds Python's static library, "
+            "since it could not find a shared one where /proc is not mounted. Those of Debian and Ubuntu have one "
+            "(sudo apt-get install python3-venv python3-dev, then PYTHON=/usr/bin/python3 VENV=.venv-exe "
+            "build_scripts/exe), and so have pyenv's and what python.org's sources give."
         )
+    if missing:
+        packages = " ".join(missing.values())
+        raise fail(f"building needs {', '.join(missing)}; on Debian or Ubuntu: sudo apt-get install {packages}.")
     if shutil.which("ccache") is None:
         say("ccache is not installed, so every build compiles everything; on Debian or Ubuntu: apt-get install ccache")
 

@@ -610,3 +610,14 @@ def test_no_arguments_give_a_traceback(name: str, words: list[str], with_command
     assert code in (0, 2)
     assert err.getvalue().count("\n") == (1 if code else 0)
     assert err.getvalue() == "" or err.getvalue().startswith("alpha: error: ")
+
+
+def test_ctrl_c_in_the_middle_of_a_class_statement_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_given: object) -> None:
+        raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
+
+    monkeypatch.setattr("alpha.cli._dispatch", interrupted)
+    assert main(["runs"]) == 130
+    assert capsys.readouterr().err == "alpha: interrupted\n"

@@ -69,6 +69,24 @@ def test_runs_beside_each_other(runs: str, capsys: pytest.CaptureFixture[str]) -
     assert last_of_tokens[3:] == [f"{2 + 2 / 100:.4f}", f"{1 + 2 / 40:.4f}"]
 
 
+def test_a_model_from_elsewhere_is_no_run(runs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "llama").mkdir()
+    (tmp_path / "llama" / "config.json").write_text('{"model_type": "llama"}')
+    assert [line.split()[0] for line in printed(capsys, runs).splitlines()] == ["run", "large", "small"]
+    assert "There is no run 'llama'" in refused(capsys, runs, "--run=llama", "--rename=mine")
+    assert [path.name for path in (tmp_path / "llama").iterdir()] == ["config.json"]
+
+
+def test_a_misspelled_folder_is_an_error(
+    runs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for arguments in ((), ("--json",), ("--run=small",), ("--compare=small,large",)):
+        message = refused(capsys, f"{runs}x", *arguments)
+        assert message == f"alpha: error: Cannot list the runs in {tmp_path}x: No such file or directory.\n"
+    monkeypatch.chdir(tmp_path)
+    assert printed(capsys) == "There are no runs in runs; alpha train makes one.\n"  # the default need not be there
+
+
 def test_comparing_as_json_and_csv(runs: str, capsys: pytest.CaptureFixture[str]) -> None:
     values = json.loads(printed(capsys, runs, "--compare=small,large", "--json"))
     assert values["runs"] == ["small", "large"]

@@ -42,6 +42,18 @@ def test_it_serves_until_it_is_told_to_stop(tmp_path: Path, number: signal.Signa
         assert process.stdout.read() + process.stderr.read() == ""
 
 
+def test_a_folder_without_runs_is_said(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*SCRIPT, f"--dir={tmp_path}", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(f"Serving the runs in {tmp_path}/ at http://127.0.0.1:")
+        os.kill(process.pid, signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert errors == f"alpha: There are no runs in {tmp_path}/ yet; those that will be there are served, too.\n"
+
+
 def test_what_cannot_be_served_is_said_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = make_checkpoint(tmp_path / "toy", "gpt2")
     other = make_checkpoint(tmp_path / "other" / "toy", "gpt2")
@@ -50,6 +62,7 @@ def test_what_cannot_be_served_is_said_in_a_line(tmp_path: Path, capsys: pytest.
     assert "need 8,192 bytes at least" in refused(capsys, f"--checkpoint={path}", "--port=0", "--cacheMemory=7kB")
     assert "There is no file" in refused(capsys, "--checkpoint=nowhere", "--port=0")
     assert "Not a directory" in refused(capsys, f"--dir={path}", "--port=0")
+    assert "No such file or directory" in refused(capsys, f"--dir={tmp_path}/misspelled", "--port=0")
     assert "same name, toy@10" in refused(capsys, f"--checkpoint={path},{other}", "--port=0")
     assert "Cannot listen at no.such.host.invalid" in refused(
         capsys, f"--checkpoint={path}", "--host=no.such.host.invalid"

@@ -97,10 +97,37 @@ def test_an_unknown_argument_is_refused(build: ModuleType) -> None:
         build.main(["--fast"])
 
 
-def test_a_missing_compiler_is_named_with_its_package(build: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(SystemExit, match=r"there is no gcc; on Debian or Ubuntu: sudo apt-get install gcc\."):
+def test_what_is_missing_is_named_with_the_packages_in_one_command(
+    build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit) as error:
         build.main([])
+    packages = "gcc libc6-dev binutils libc-bin"
+    assert str(error.value).startswith("exe: error: ")
+    assert str(error.value).endswith(
+        f"building needs gcc, objdump, ldd; on Debian or Ubuntu: sudo apt-get install {packages}."
+    )
+    # Debian's Python without its package of headers and static library.
+    (tmp_path / "dpkg-query").write_text("#!/bin/sh\n")
+    (tmp_path / "dpkg-query").chmod(0o755)
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+    monkeypatch.setattr(build.sysconfig, "get_config_var", lambda name: str(tmp_path / "missing"))
+    with pytest.raises(SystemExit, match=r"Python's headers; .* libc-bin python3\.\d+-dev\.$"):
+        build.check_tools()
+
+
+def test_a_python_without_a_static_library_is_refused_with_another_to_use(
+    build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    monkeypatch.setattr(build.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(build.sysconfig, "get_config_var", {"LIBPL": str(tmp_path), "LIBRARY": "libpython3.13.a"}.get)
+    (tmp_path / "Python.h").write_text("")
+    with pytest.raises(SystemExit) as error:
+        build.check_tools()
+    assert f"the Python of {tmp_path} has no libpython3.13.a." in str(error.value)
+    assert "PYTHON=/usr/bin/python3 VENV=.venv-exe build_scripts/exe" in str(error.value)
 
 
 def test_a_failure_of_nuitka_is_shown(

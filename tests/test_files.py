@@ -23,6 +23,7 @@ from alpha.files import (
     write_bytes,
     write_json,
 )
+from alpha.new_folder import filling
 
 LEFT = f".alpha-{'0' * 32}.tmp"
 OTHERS = (".alpha-0.tmp", f".alpha-{'0' * 32}.tmp2", f"x.alpha-{'0' * 32}.tmp", f".alpha-{'G' * 32}.tmp", "note.tmp")
@@ -151,6 +152,58 @@ def test_what_a_killed_writer_leaves_is_removed_and_nothing_else(tmp_path: Path)
     writer.communicate()
     write_bytes(tmp_path / "b", b"")
     assert names(tmp_path) == sorted([*kept, "b"])
+
+
+FILLER = """
+import sys, time
+from pathlib import Path
+from alpha.new_folder import filling
+with filling(Path(sys.argv[1])) as folder:
+    (folder / "half").touch()
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_is_filled_by_one_process_and_with_all_or_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    with pytest.raises(AlphaError, match=f"^Cannot write {folder}/a/b: Is a directory"), filling(folder) as staged:
+        (staged / "a" / "b").mkdir(parents=True)
+        (staged / "c").touch()
+        raise AlphaError(f"Cannot write {staged}/a/b: Is a directory.")
+    assert names(tmp_path / "new") == []
+    folder.mkdir()
+    with pytest.raises(KeyboardInterrupt), filling(folder) as staged:
+        (staged / "c").touch()
+        raise KeyboardInterrupt
+    assert names(folder) == []
+    filler = subprocess.Popen([sys.executable, "-c", FILLER, str(folder)], stdout=subprocess.PIPE)
+    assert filler.stdout is not None
+    assert filler.stdout.readline() == b"writing\n"
+    with pytest.raises(AlphaError, match=r"Another process writes into .*folder; name another"), filling(folder):
+        pass
+    filler.kill()
+    filler.communicate()
+    assert len(names(folder)) == 1
+    with filling(folder) as staged:
+        (staged / "a").mkdir()
+        (staged / "a" / "b").write_text("whole")
+        assert "a" not in names(folder)
+    assert (folder / "a" / "b").read_text() == "whole"
+    assert names(folder) == ["a"]
+
+
+def test_only_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / LEFT).symlink_to("elsewhere")  # of our name, but nothing that we leave
+    (tmp_path / "link").symlink_to("missing")
+    for name in ("file", "folder", "link"):
+        message = f"^--out={tmp_path}/{name} is not an empty folder"
+        with pytest.raises(AlphaError, match=message), filling(tmp_path / name):
+            pass
+    assert names(tmp_path) == ["file", "folder", "link"]
+    assert names(tmp_path / "folder") == [LEFT]
 
 
 def test_a_file_taken_for_a_leftover_before_it_was_locked_is_made_again(

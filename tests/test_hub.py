@@ -144,6 +144,12 @@ def test_a_space_is_a_folder_that_starts_alpha_serve(served):
     assert fake.files["me/space"]["Dockerfile"].decode() == dockerfile
 
 
+def test_a_space_may_have_a_name_that_is_not_utf8(served):
+    folder = served[2] / os.fsdecode(b"space\xff")
+    alpha(served, "space", f"--checkpoint={make_checkpoint(served[2], 'llama')}", f"--out={folder}")
+    assert (folder / "README.md").read_text().startswith('---\ntitle: "space\\udcff"\n')
+
+
 def test_a_space_goes_to_one_place(served):
     path = make_checkpoint(served[2], "llama")
     alpha(served, "space", f"--checkpoint={path}", code=2)

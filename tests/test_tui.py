@@ -337,6 +337,17 @@ def test_without_colour_there_is_none_not_even_grey(tmp_path: Path) -> None:
     assert styles <= {0, 1, 2, 4, 7, 39, 49}
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_it_starts_gives_the_terminal_back_in_a_line(runs: Path, number: int) -> None:
+    with on_a_terminal(runs) as (process, _, screen):
+        shows(screen, b"\x1b[?1049h")
+        process.send_signal(number)
+        assert process.wait(60) == 130
+        shows(screen, b"interrupted\r\n")
+    _, after = bytes(screen).split(b"\x1b[?1049l")
+    assert re.sub(rb"\x1b\[[?<0-9]*[a-z]", b"", after) == b"alpha: interrupted\r\n"
+
+
 @pytest.mark.parametrize("end", ["q", "SIGTERM"])
 def test_a_terminal_is_left_as_it_was_whatever_stops_it_meanwhile(runs: Path, end: str) -> None:
     with on_a_terminal(runs) as (process, terminal, screen):
