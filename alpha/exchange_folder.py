@@ -239,12 +239,7 @@ class HuggingFaceFolder:
         pickles = sorted(path.name for path in self._folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
         if not pickles:
             return AlphaError(f"{self._folder} has neither {_WEIGHTS} nor {_INDEX}.")
-        return AlphaError(
-            f"{self._folder} has its weights as pickles ({pickles[0]}), which can run code when they are opened, so "
-            "Alpha does not. If you trust the folder, convert it where transformers and PyTorch are installed: "
-            'python -c "from transformers import AutoModelForCausalLM as A; '
-            "A.from_pretrained('FOLDER').save_pretrained('FOLDER')\""
-        )
+        return pickled(self._folder / pickles[0])
 
     def _read_tokenizer(self) -> tuple[Tokenizer, str | None]:
         """The tokenizer, with an id for each row of the embedding, and the chat template where there is one."""
@@ -269,6 +264,16 @@ class HuggingFaceFolder:
             return files.read_bytes(path, "text", _TEXT_LIMIT).decode()
         except UnicodeDecodeError as error:
             raise AlphaError(f"{path} is not UTF-8 text: {error}.") from error
+
+
+def pickled(path: Path) -> AlphaError:
+    """The error for weights that are a pickle."""
+    return AlphaError(
+        f"{path.parent} has its weights as pickles ({path.name}), which can run code when they are opened, so "
+        "Alpha does not. If you trust the folder, convert it where transformers and PyTorch are installed: "
+        'python -c "from transformers import AutoModelForCausalLM as A; '
+        "A.from_pretrained('FOLDER').save_pretrained('FOLDER')\""
+    )
 
 
 def _read_json(path: Path, what: str) -> Any:

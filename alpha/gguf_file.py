@@ -223,7 +223,7 @@ class GgufFile:
         shape = self._unpack(f"<{count}Q")[::-1]
         number, place = self._unpack("<IQ")
         if number not in _NAMES:
-            raise ValueError(f"the tensor {name!r} has type {number}; Alpha reads {', '.join(TYPES)}")
+            raise ValueError(f"the tensor {name!r} has type {number}; take the file in one of {', '.join(TYPES)}")
         if not all(shape):
             raise ValueError(f"the tensor {name!r} has shape {list(shape)}")
         return name, TensorEntry(_NAMES[number], shape, place, size_of(_NAMES[number], shape))

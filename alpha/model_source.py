@@ -12,7 +12,7 @@ from alpha import checkpoint, tokenizer_registry
 from alpha.checkpoint import BASE, IMPORTED, Checkpoint, weights_digest
 from alpha.config import ModelConfig, resolve_model
 from alpha.errors import AlphaError, UsageError
-from alpha.exchange_folder import CONFIG, HuggingFaceFolder
+from alpha.exchange_folder import CONFIG, HuggingFaceFolder, pickled
 from alpha.exchange_gguf import GgufModel
 from alpha.gpt import parameter_specs
 from alpha.lora import Lora, adapter_specs, lora_of, merged
@@ -20,7 +20,7 @@ from alpha.option import flag_of, spelled
 from alpha.parameters import check_weights
 from alpha.run import METRICS
 from alpha.run_reader import resolve
-from alpha.safetensors_file import Array
+from alpha.safetensors_file import PICKLE_SUFFIXES, Array
 from alpha.tokenizer import Tokenizer
 
 GGUF_SUFFIX = ".gguf"
@@ -184,7 +184,13 @@ def model_options(name: str, given: Mapping[str, Any]) -> ModelConfig:
 
 def foreign_model(path: Path) -> HuggingFaceFolder | GgufModel:
     """A model in a format of others', open for reading; use it in a `with` statement."""
-    return HuggingFaceFolder(path) if path.is_dir() else GgufModel(path)
+    if path.is_dir():
+        return HuggingFaceFolder(path)
+    if path.is_file() and path.suffix in PICKLE_SUFFIXES:
+        raise pickled(path)
+    if path.is_file() and path.suffix == ".safetensors":
+        raise AlphaError(f"{path} is a file with weights; of a model of transformers, name the folder, {path.parent}.")
+    return GgufModel(path)
 
 
 def _is_foreign(path: Path) -> bool:

@@ -231,9 +231,15 @@ def test_a_tied_head_that_differs_is_refused(tmp_path, capsys):
 def test_pickles_are_refused_with_the_way_to_convert_them(tmp_path, capsys):
     folder = golden_folder("llama", tmp_path / "in")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    error = refused(folder, tmp_path, capsys)
-    assert "pytorch_model.bin" in error
-    assert "save_pretrained" in error
+    for place in (folder, folder / "pytorch_model.bin"):
+        error = refused(place, tmp_path, capsys)
+        assert "pytorch_model.bin" in error
+        assert "save_pretrained" in error
+
+
+def test_the_weights_alone_are_no_model(tmp_path, capsys):
+    folder = golden_folder("llama", tmp_path / "in")
+    assert f"name the folder, {folder}." in refused(folder / "model.safetensors", tmp_path, capsys)
 
 
 @pytest.mark.parametrize("shard", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", 5, "model.bin"])
