@@ -135,12 +135,13 @@ class LineInput:
 
     def _kept(self) -> list[str]:
         """The entries of earlier times; lines that are damaged are passed over."""
-        if not self._most or not self._history.exists():
+        if not self._most:
             return []
         try:
             lines = files.read_bytes(self._history, "history", _LARGEST_FILE).splitlines()
         except AlphaError as error:
-            print_warning(str(error))
+            if not isinstance(error.__cause__, FileNotFoundError):
+                print_warning(str(error))
             return []
         entries = []
         for line in lines:

@@ -1,6 +1,6 @@
 """The engine on the Vulkan backend: against the full forward pass of the reference, and against itself in company."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from test_engine import (
 from test_gpt import SMALL_SET, model_of
 
 from alpha import rng
+from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_cpu_ref_primitives import NumpyPrimitives
 from alpha.backend_helios_core import HeliosCore
@@ -146,23 +147,37 @@ def test_ids_are_exact_where_logits_have_16_bits(monkeypatch: pytest.MonkeyPatch
     assert any(each > 2048 and each % 2 for each in ids)
 
 
-def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
-    draws, vocabulary = 3_000, 24
+@pytest.mark.parametrize("make", [CpuRef, helios])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingOptions(1.0, 0),
+        SamplingOptions(0.7, 12),
+        SamplingOptions(1.3, 0, top_p=0.8),
+        SamplingOptions(1.0, 0, min_p=0.08),
+    ],
+    ids=str,
+)
+def test_tokens_are_drawn_as_often_as_they_are_likely(make: Callable[[], Backend], sampling: SamplingOptions) -> None:
+    draws, vocabulary, backend = 3_000, 24, make()
     logits = 2 * rng.normal(vocabulary, 1, 0).astype(np.float32)
-    for temperature, top_k in ((1.0, 0), (0.7, 12)):
-        sampling = SamplingOptions(temperature, top_k)
-        options = np.array([[temperature, 1, 0, random_number(sampling, 0, step)] for step in range(draws)], np.float32)
-        backend = helios()
-        operands = np.tile(logits, (draws, 1)), options, np.full(draws, top_k, np.int32)
-        ids = backend.to_numpy(backend.choose(*map(backend.from_numpy, operands)))
-        likely = np.argsort(-logits)[: top_k or None]
-        weights = np.exp(logits[likely].astype(np.float64) / temperature)
-        expected = draws * weights / weights.sum()
-        counts = np.bincount(ids, minlength=vocabulary)
-        assert counts[likely].sum() == draws
-        # The sum of squares has a mean of its degrees of freedom, and a deviation of the root of twice as many.
-        freedom = len(likely) - 1
-        assert ((counts[likely] - expected) ** 2 / expected).sum() < freedom + 4 * np.sqrt(2 * freedom)
+    fixed = sampling.temperature, sampling.top_p, sampling.min_p
+    options = np.array([[*fixed, random_number(sampling, 0, step)] for step in range(draws)], np.float32)
+    operands = np.tile(logits, (draws, 1)), options, np.full(draws, sampling.top_k, np.int32)
+    ids = backend.to_numpy(backend.choose(*map(backend.from_numpy, operands)))
+    ranked = np.argsort(-logits)
+    weights = np.exp(logits[ranked].astype(np.float64) / sampling.temperature)
+    shares = weights / weights.sum()
+    kept = np.cumsum(shares) - shares < sampling.top_p  # up to the one with which the sum reaches it
+    kept &= shares >= sampling.min_p * shares[0]
+    kept[sampling.top_k or vocabulary :] = False
+    likely, expected = ranked[kept], draws * shares[kept] / shares[kept].sum()
+    assert sampling == SamplingOptions(1.0, 0) or 2 < len(likely) < vocabulary
+    counts = np.bincount(ids, minlength=vocabulary)
+    assert counts[likely].sum() == draws
+    # The sum of squares has a mean of its degrees of freedom, and a deviation of the root of twice as many.
+    freedom = len(likely) - 1
+    assert ((counts[likely] - expected) ** 2 / expected).sum() < freedom + 4 * np.sqrt(2 * freedom)
 
 
 def test_choosing_from_many_logits_takes_what_the_cpu_takes() -> None:
