@@ -45,14 +45,15 @@ class Cached(HeliosPrimitives):
         if not target.is_contiguous or target.itemsize != 4:
             super().put_rows(target, ids, rows)
             return
-        rows = self.reshape(self.cast_element(rows, target.element), (count, width))
+        widens = target.element == "f32" and rows.itemsize == 2
+        rows = self.reshape(rows if widens else self.cast_element(rows, target.element), (count, width))
         if rows.strides[1] != 1 and width > 1:
             rows = self.contiguous(rows)
         stride = rows.strides[0]
         unit = 1 if width % 4 or stride % 4 or rows.offset % 4 or target.offset % 4 else 4
         self.dispatch(
             "put_rows",
-            "bits32" if unit == 1 else "bits32x4",
+            (rows.element if widens else "bits32") + ("" if unit == 1 else "x4"),
             groups_for(count * width // unit),
             {},
             target=target,

@@ -112,6 +112,81 @@ def _converting(backend: DispatchMaker, maker: Dispatch, wide: HeliosArray) -> D
     return backend.make_dispatch(maker.kernel.name, variant, groups_for(wide.size // unit), {}, **arguments)
 
 
+# --- operands ---------------------------------------------------------------------------------------------------------
+# A norm of few rows, or the attention that is put together from its parts, is computed by what multiplies it.
+
+
+def fold_operands(
+    backend: DispatchMaker, dispatches: Sequence[Dispatch], planned: Sequence[Storage], result: Storage
+) -> list[Dispatch]:
+    """The dispatches without those whose results are left operands of matmul_few, and nothing else."""
+    uses = _uses(dispatches)
+    new = {id(each) for each in planned} - {id(result)}
+    folded: list[Dispatch | None] = list(dispatches)
+    for position, dispatch in enumerate(dispatches):
+        left = dispatch.arguments.get("a")
+        if dispatch.kernel.name != "matmul_few" or not isinstance(left, HeliosArray) or id(left.storage) not in new:
+            continue
+        place, *others = uses[id(left.storage)]
+        maker = folded[place]
+        if others != [position] or maker is None or maker.kernel.name not in _OPERANDS:
+            continue
+        read = [array for direction, array in maker.arrays() if direction == "in"]
+        between = [each for each in folded[place + 1 : position] if each is not None]
+        changed = _OPERANDS[maker.kernel.name](backend, maker, dispatch, left)
+        if changed is None or any(
+            direction != "in" and _meet(array, each)
+            for it in between
+            for direction, array in it.arrays()
+            for each in read
+        ):
+            continue
+        folded[place], folded[position] = None, changed
+    return [each for each in folded if each is not None]
+
+
+def _with_norm(backend: DispatchMaker, maker: Dispatch, product: Dispatch, left: HeliosArray) -> Dispatch | None:
+    """`product`, which multiplies `left`, as it computes the norm itself that `maker` is; None where it cannot."""
+    x, y, constants = maker.arguments["x"], maker.arguments["y"], maker.constants
+    assert isinstance(x, HeliosArray) and isinstance(y, HeliosArray)
+    if x.element != "f32" or not x.is_contiguous or not _same_place(y, left) or constants["SAVE"]:
+        return None
+    if constants["WIDTH"] != product.arguments["depth"] or product.constants["THREADS"] % constants["LANES"]:
+        return None
+    taken = {name: constants[name] for name in ("WIDTH", "LANES", "VECTOR", "CENTERED")}
+    taken |= {"SOURCE": 1, "NORM_BIAS": constants["HAS_BIAS"], "A_VECTOR": int(constants["VECTOR"] == 4)}
+    arguments = {"norm_weight": maker.arguments["weight"], "norm_bias": maker.arguments["bias"]}
+    return _reading(backend, product, taken, a=x, **arguments, epsilon=maker.arguments["epsilon"])
+
+
+def _with_attention(backend: DispatchMaker, maker: Dispatch, product: Dispatch, left: HeliosArray) -> Dispatch | None:
+    """`product` as it puts attention together itself."""
+    attended = maker.arguments["attended"]
+    if not (isinstance(attended, HeliosArray) and _same_place(attended, left)):
+        return None
+    taken = {"SOURCE": 2, "HEAD": maker.constants["WIDTH"]}
+    arguments = {name: maker.arguments[name] for name in ("partial", "statistics", "splits")}
+    partial, statistics, splits = arguments.values()
+    return _reading(backend, product, taken, a=partial, statistics=statistics, parts=splits)
+
+
+def _reading(
+    backend: DispatchMaker, product: Dispatch, constants: dict[str, float], /, **arguments: Argument
+) -> Dispatch:
+    """`product` with another left operand, of float32."""
+    kernel, variant = product.kernel, product.kernel.variant
+    if variant != "f32":
+        *precision, _, bits = variant.split("_")
+        variant = "_".join([*precision, "32", bits])
+    return backend.make_dispatch(
+        kernel.name, variant, product.groups, {**product.constants, **constants}, product.operations,
+        **(product.arguments | arguments),
+    )  # fmt: skip
+
+
+_OPERANDS = {"norm": _with_norm, "attention_combine": _with_attention}
+
+
 # --- additions --------------------------------------------------------------------------------------------------------
 # Where a tensor is used twice its gradients are added up: behind a residual connection, for tied embeddings. Embeddings
 # of tokens and positions are added up, too. Some kernels take the other operand, their `addend`, and write the sum.

@@ -17,9 +17,9 @@ from alpha.activation import activation_named
 from alpha.backend import INDEPENDENT_ROWS, Saved
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_device import MOST_GROUPS
-from alpha.backend_helios_layout import THREADS, groups_for
+from alpha.backend_helios_layout import THREADS, groups_for, power_of_two
 from alpha.backend_helios_primitives import HeliosPrimitives
-from alpha.backend_helios_tiles import Division, Hardware, Problem, choose, hardware, threads
+from alpha.backend_helios_tiles import Division, Few, Hardware, Problem, choose, few_of, hardware, threads
 
 _HALF_OPERATIONS = 2e10
 """Products of more operations read operands in 16 bits: then rounding them first, once, saves more than it costs."""
@@ -212,6 +212,10 @@ class Products(HeliosPrimitives):
             shape, first = (problem.batches * rows, columns), (i * inner + j) * rows * columns
             run = _Run(self, problem, inner_count, left.from_batch(i, j), right.from_batch(i, j), scale)
             division = forced or choose(problem, device, few_rows)
+            few = few_of(division, problem, device) if few_rows and scale == 1.0 and not left.swapped else None
+            if few is not None:
+                run.few(few, division, device, result.view(shape, (columns, 1), first), epilogue.part(shape, first))
+                continue
             run(result.view(shape, (columns, 1), first), epilogue.part(shape, first), column_sums, division)
         return result
 
@@ -467,6 +471,32 @@ class _Run:
                 parts = self.backend.new((division.splits, *column_sums.shape), "f32")
             self._dispatch(division, device, sums, NOTHING, parts)
             self.backend.reduce_splits(sums, result, epilogue, parts, column_sums)
+
+    def few(self, few: Few, division: Division, device: Hardware, result: HeliosArray, epilogue: Epilogue) -> None:
+        """The product of few rows in one dispatch, with the bits of the division."""
+        problem, left, right = self.problem, self.left, self.right
+        constants = epilogue.constants(problem.columns, result)
+        is_matrix = division.tile.kernel == "matmul_matrix"
+        unit = 16 // right.array.itemsize if is_matrix else 4
+        constants |= {
+            "THREADS": few.threads, "TEAM": few.team, "TILE_K": few.k, "TILE_ROWS": power_of_two(problem.rows),
+            "B_ALONG_K": int(right.swapped), "A_VECTOR": int(left.can_read(4, problem.depth)),
+            "B_VECTOR": int(right.can_read(unit, problem.depth if right.swapped else problem.columns)),
+            "C_VECTOR": min(4, constants["C_VECTOR"]),
+        }  # fmt: skip
+        variant = self.backend.product_variant(left.array, right.array)
+        if is_matrix:
+            assert device.fragment is not None
+            constants |= dict(zip(("FRAGMENT_M", "FRAGMENT_N", "FRAGMENT_K"), device.fragment, strict=True))
+            variant = f"matrix_{variant}"
+        self.backend.say_choice(f"matrix product {problem} in {few.teams} parts of one workgroup")
+        columns = 16 if is_matrix else 4 * few.team
+        self.backend.dispatch(
+            "matmul_few", variant, math.ceil(problem.columns / columns), constants, problem.operations, a=left.array,
+            b=right.array, **epilogue.arguments(result), norm_weight=None, norm_bias=None, statistics=None,
+            rows=problem.rows, columns=problem.columns, depth=problem.depth, a_stride=left.stride,
+            b_stride=right.stride, split_depth=division.split_depth, parts=0, epsilon=0.0,
+        )  # fmt: skip
 
     def _dispatch(
         self,

@@ -13,7 +13,13 @@ import numpy as np
 
 from alpha.backend_helios_array import HeliosArray, Storage, contiguous_strides
 from alpha.backend_helios_device import BARRIER, Device, dispatch_command
-from alpha.backend_helios_folding import fold_additions, fold_conversions, fold_gradients, forward_copies
+from alpha.backend_helios_folding import (
+    fold_additions,
+    fold_conversions,
+    fold_gradients,
+    fold_operands,
+    forward_copies,
+)
 from alpha.backend_helios_memory import DeviceMemory, aligned
 from alpha.backend_helios_planner import (
     Dispatch,
@@ -150,6 +156,7 @@ class RecordedProgram:
         self._forms = [(each.shape, each.element) for each in operands]
         self._result, dispatches, planned = backend.trace(lambda: self._program(*self._operands))
         dispatches, planned = forward_copies(dispatches, planned, self._result.storage)
+        dispatches = fold_operands(backend, dispatches, planned, self._result.storage)
         dispatches = fold_conversions(backend, dispatches, planned, self._result.storage)
         dispatches = fold_additions(dispatches, planned, self._result.storage)
         dispatches = fold_gradients(backend, dispatches, planned, self._result.storage)

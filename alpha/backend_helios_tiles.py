@@ -107,6 +107,13 @@ class Division:
         return self.tile.name + (f" split {self.splits}" if self.splits > 1 else "")
 
 
+FEW_ROWS = 16
+"""Up to so many rows, a product takes as long as reading its right operand does."""
+
+_CPU_FEW_ROWS = 1
+"""The same on a driver that computes on the processor, which takes long to compile a kernel for each size."""
+
+_FEW_TEAM = 16
 _TILED, _MATRIX = "matmul_tiled", "matmul_matrix"
 _BOTH = ("f32", "f16")
 
@@ -178,6 +185,40 @@ def shared_bytes(tile: Tile, device: Hardware) -> int:
     line = (2 if columns % 2 == 0 else 1) * device.fragment[1] + 4
     results = 4 * tile.down * tile.across * device.fragment[0] * line
     return max(a_bytes, results) + b_bytes + column_sums
+
+
+@dataclass(frozen=True)
+class Few:
+    """How matmul_few divides a product: `teams` of `team` threads, one for each part of the sum; `k` steps of it at a
+    time."""
+
+    team: int
+    teams: int
+    k: int
+
+    @property
+    def threads(self) -> int:
+        return self.team * self.teams
+
+
+def few_of(division: Division, problem: Problem, device: Hardware) -> Few | None:
+    """How matmul_few computes a product with the bits of a division; None where a workgroup cannot do that."""
+    is_matrix = division.tile.kernel == _MATRIX
+    few = Few(device.subgroup if is_matrix else _FEW_TEAM, division.splits, 0)
+    most = _CPU_FEW_ROWS if device.is_processor else FEW_ROWS
+    if problem.rows > most or problem.batches != 1 or few.threads > device.invocations:
+        return None
+    if is_matrix and device.fragment is not None and any(16 % each for each in device.fragment):
+        return None
+    for k in (32, 16):
+        if is_matrix:
+            each = 16 * (max(FEW_ROWS * (k // 8 + 1), 64) + max(k * 3, 16 * (k // 8 + 1)))
+        else:
+            each = 4 * FEW_ROWS * k
+        shared = few.teams * each + 16 * FEW_ROWS * _FEW_TEAM + 8 * few.threads + 4096  # 4096: what kernels share
+        if shared <= device.shared_memory:
+            return dataclasses.replace(few, k=k)
+    return None
 
 
 def fits(tile: Tile, problem: Problem, device: Hardware) -> bool:

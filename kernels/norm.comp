@@ -14,8 +14,7 @@ layout(local_size_x_id = 0) in;
 #include "rows.glsl"
 #include "lanes.glsl"
 #include "vectors.glsl"
-
-const uint COUNT = (WIDTH + LANES * VECTOR - 1) / (LANES * VECTOR);
+#include "norm_row.glsl"
 
 void main() {
     uint thread = thread_index();
@@ -24,31 +23,19 @@ void main() {
         uint row = first + thread / LANES;
         bool live = row < rows;
         uint start = row_start(min(row, rows - 1), inner, outer_stride, inner_stride);
-        vec4 values[COUNT];
-        float sum = 0.0;
-        [[unroll]] for (uint k = 0; k < COUNT; ++k) {
+        vec4 values[NORM_VECTORS];
+        [[unroll]] for (uint k = 0; k < NORM_VECTORS; ++k) {
             uint column = (k * LANES + lane) * VECTOR;
             values[k] = column < WIDTH ? load_T(x, start + column) : vec4(0.0);
-            sum += dot(values[k], vec4(1.0));
         }
-        float center = 0.0;
-        if (CENTERED == 1) {
-            center = row_sum(sum) * (1.0 / float(WIDTH));
-        }
-        float squares = 0.0;
-        [[unroll]] for (uint k = 0; k < COUNT; ++k) {
-            uint column = (k * LANES + lane) * VECTOR;
-            values[k] -= center;
-            vec4 inside = column < WIDTH ? used(values[k]) : vec4(0.0);
-            squares += dot(inside, inside);
-        }
-        float factor = 1.0 / sqrt(row_sum(squares) * (1.0 / float(WIDTH)) + epsilon);
-        [[unroll]] for (uint k = 0; k < COUNT; ++k) {
+        vec2 norm = norm_of_row(values, lane, epsilon);
+        float center = norm.x, factor = norm.y;
+        [[unroll]] for (uint k = 0; k < NORM_VECTORS; ++k) {
             uint column = (k * LANES + lane) * VECTOR;
             if (live && column < WIDTH) {
-                vec4 result = values[k] * factor * load_f32(weight, column);
+                vec4 result = normalized(values[k], factor, load_f32(weight, column));
                 if (HAS_BIAS == 1) {
-                    result += load_f32(bias, column);
+                    result = shifted(result, load_f32(bias, column));
                 }
                 store_R(y, row * WIDTH + column, result);
             }

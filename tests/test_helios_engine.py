@@ -7,6 +7,7 @@ import pytest
 from helios_device import helios
 from test_engine import (
     DRAWN,
+    GREEDY,
     VARIANTS,
     VOCABULARY,
     alone,
@@ -111,6 +112,40 @@ def test_matrices_are_stored_in_sixteen_bits_and_read_so(name: str, precision: s
     products = [each for each in steps.dispatches if each.kernel.name.startswith("matmul_") and "b" in each.arguments]
     assert products
     assert {each.arguments["b"].itemsize for each in products} == {2}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("precision", ["f16", "bf16"])
+@pytest.mark.parametrize("width", [8, 7])
+def test_rows_of_sixteen_bits_are_put_where_there_are_float32(precision: str, width: int) -> None:
+    backend = helios(precision)
+    target = backend.zeros((9, width))
+    rows = backend.cast(
+        backend.from_numpy(rng.normal(5 * 24, 1, 1).reshape(5, 24).astype(np.float32)), backend.weight_dtype
+    )
+    part = backend.narrow(rows, 1, 8, width)
+    backend.put_rows(target, backend.from_numpy(np.array([8, 0, 3, 2, -1], np.int32)), part)
+    expected = np.zeros((9, width), np.float32)
+    expected[[8, 0, 3, 2]] = backend.to_numpy(part)[:4]
+    np.testing.assert_array_equal(backend.to_numpy(target), expected)
+
+
+@pytest.mark.parametrize(("name", "each"), [("gpt2", 7), ("modern", 11)])
+def test_a_layer_of_a_decode_step_is_few_dispatches(name: str, each: int, steps: Steps) -> None:
+    """Norms, and the end of attention that is divided, are computed by the products that read them."""
+    counts = []
+    for layers in (1, 2):
+        _, model = stored_model("f16", name, layers=layers, block=512)
+        engine = Engine(model, 1)
+        engine.submit(Request([1], 2, GREEDY))
+        run(engine)
+        recorded = [dispatch.kernel.name for dispatch in steps.programs[-1]]
+        assert recorded.count("matmul_few") == 4 * layers + 1
+        assert not {"attention_combine", "matmul_reduce", "matmul_tiled", "matmul_matrix"} & set(recorded)
+        norms = 2 * layers if name == "modern" else 0  # of queries and keys
+        assert recorded.count("norm") == norms + 1  # the last one is of rows that are picked afterwards
+        counts.append(len(recorded))
+    casts = 1 if model.backend.has_halves else 0  # attention reads the query in float32
+    assert counts[1] - counts[0] == each + casts
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ sums, epilogues, batches that no grid can number. `build_scripts/lavapipe-matrix
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import numpy.typing as npt
 import pytest
 from helios_device import helios
 
-from alpha import backend_helios_matmul, backend_helios_tiles
+from alpha import backend_helios_matmul, backend_helios_tiles, rng
 from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from alpha.backend import INDEPENDENT_ROWS
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_helios import Helios
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_matmul import Epilogue
+from alpha.backend_helios_planner import Dispatch
 from alpha.backend_helios_tiles import (
     DEFAULT_UNITS,
     MATRIX,
@@ -32,6 +34,7 @@ from alpha.backend_helios_tiles import (
     division_of,
     fits,
     hardware,
+    tiles_for,
 )
 
 Values = npt.NDArray[np.float32]
@@ -352,3 +355,55 @@ def test_few_rows_are_summed_up_as_one_row_is(device: Hardware, depth: int, colu
         division = choose(Problem(1, rows, columns, depth), device, few_rows=True)
         sums.add((division.splits, division.split_depth, division.tile.k))
     assert len(sums) == 1
+
+
+@pytest.mark.matrix_units
+@pytest.mark.parametrize(
+    ("precision", "depth", "columns", "splits", "is_transposed"),
+    [
+        *(("f32", 200, 70, 3, False), ("f32", 192, 72, 2, True), ("f16", 200, 70, 3, True), ("f16", 192, 72, 2, False)),
+        ("bf16", 192, 72, 2, True),
+    ],
+)
+def test_few_rows_have_the_bits_that_they_have_among_many(
+    precision: str, depth: int, columns: int, splits: int, is_transposed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a norm, a product and its epilogue, which are one dispatch for few rows."""
+    backend = helios(precision)
+    monkeypatch.setattr(
+        backend_helios_matmul,
+        "choose",
+        lambda problem, device, few_rows: division_of(tiles_for(problem, device)[0], splits, problem),
+    )
+    monkeypatch.setattr(backend_helios_tiles, "_CPU_FEW_ROWS", 16)
+    recorded: list[str] = []
+    made = backend.make_program
+
+    def make_program(dispatches: Sequence[Dispatch], repeated: bool = True) -> int:
+        recorded.extend(each.kernel.name for each in dispatches if repeated)
+        return made(dispatches, repeated)
+
+    monkeypatch.setattr(backend, "make_program", make_program)
+    scale, shift, bias, x, residual = (
+        backend.from_numpy(rng.normal(int(np.prod(shape)), 5, stream).reshape(shape).astype(np.float32))
+        for stream, shape in enumerate([(depth,), (depth,), (columns,), (40, depth), (40, columns)])
+    )
+    stored = rng.normal(depth * columns, 5, 9).reshape((columns, depth) if is_transposed else (depth, columns))
+    weight = backend.cast(backend.from_numpy(stored.astype(np.float32)), backend.weight_dtype)
+    weight = backend.transpose(weight, (1, 0)) if is_transposed else weight
+
+    def program(x: HeliosArray, residual: HeliosArray) -> HeliosArray:
+        normed = backend.layer_norm(x, scale, shift, 1e-5)[0]
+        first = backend.linear(normed, weight, bias, "gelu")[0]
+        second = backend.linear(backend.rms_norm(x, scale, 1e-5)[0], weight, None, "", residual)[0]
+        third = backend.linear(x, weight, bias)[0]
+        return backend.concatenate([backend.cast(each, np.float32) for each in (first, second, third)], 1)
+
+    wanted = backend.to_numpy(program(x, residual))
+    for rows in (1, 7):
+        recorded.clear()
+        operands = (backend.contiguous(backend.narrow(each, 0, 40 - rows, rows)) for each in (x, residual))
+        got = backend.to_numpy(backend.record(program)(*operands))
+        assert got.tobytes() == wanted[40 - rows :].tobytes(), rows
+        assert recorded.count("matmul_few") == 3
+        assert "norm" not in recorded
