@@ -32,7 +32,10 @@ apt_lists() {
     local mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
     command -v apt-get >/dev/null || { echo "apt-get is needed to fetch Debian's packages."; return 1; }
     [ "$(dpkg --print-architecture)" = amd64 ] || { echo "only amd64 processors are supported."; return 1; }
-    [ -e "$keyring" ] || { echo "the package debian-archive-keyring is needed, to check signatures."; return 1; }
+    [ -e "$keyring" ] || {
+        echo "signatures of Debian's packages cannot be checked; sudo apt-get install debian-archive-keyring."
+        return 1
+    }
     rm -rf "$folder"
     mkdir -p "$folder/lists/partial" "$folder/archives/partial" "$folder/root"
     : >"$folder/status"

@@ -183,6 +183,10 @@ def test_what_the_system_lacks_is_brought_or_named_with_the_command(checkout: Pa
     result = script(checkout, "system")
     assert (result.returncode, result.stderr) == (0, "")
     assert (checkout / "calls").read_text().splitlines()[1].endswith(" gcc libc6-dev")
+    (checkout / "bin" / "chromium").unlink()
+    result = script(checkout, "system")  # a package without the program, as Ubuntu's
+    assert (checkout / "calls").read_text().splitlines()[3].endswith(" chromium")
+    assert result.stderr == "system: without Chromium THE PAGES ARE NOT TESTED\n"
 
 
 def test_a_python_that_is_to_be_unpacked_needs_patchelf(checkout: Path) -> None:
