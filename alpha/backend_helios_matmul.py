@@ -1,4 +1,4 @@
-"""Matrix products of the Vulkan backend: matmul, and the linear layer with all that can ride along in a product.
+"""Matrix products of the Vulkan backend, with all that can ride along in one, and operands rounded to 16 bits.
 
 A product takes its operands as they lie, transposed or not, in float32 or in 16 bits; anything else is first made
 contiguous on the device. How it is divided is decided in `backend_helios_tiles`.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from alpha.activation import activation_named
-from alpha.backend import INDEPENDENT_ROWS, Saved
+from alpha.backend import INDEPENDENT_ROWS
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_device import MOST_GROUPS
 from alpha.backend_helios_layout import THREADS, groups_for, power_of_two
@@ -130,37 +130,8 @@ def _chunks(outer: int, inner: int) -> Iterator[tuple[int, int, int, int]]:
             yield i, min(outer_count, outer - i), j, min(inner_count, inner - j)
 
 
-@dataclass(frozen=True)
-class _SavedLinear:
-    """What the backward pass of a linear layer needs: its operands [M, K] and [K, N], what its own simple activation
-    was of, or what a gated one saved. Of an `x` that such an activation made, `x` is what that was of, and is activated
-    again, which takes less memory than keeping both. `x` is None where `normalize` computes it again, as a norm did."""
-
-    x: HeliosArray | None
-    x_activation: str
-    weight: HeliosArray
-    shape: tuple[int, ...]
-    has_bias: bool
-    preactivation: HeliosArray | None
-    activation: str
-    gated: Saved
-    normalize: Callable[[], HeliosArray] | None = None
-
-
-@dataclass(frozen=True)
-class _SavedAdapted:
-    """What the backward pass of an adapted linear layer needs: what `linear` saved, with the layer's own weight, the
-    adapter, and `narrow`, x @ down [M, r]."""
-
-    linear: _SavedLinear
-    down: HeliosArray
-    up: HeliosArray
-    scale: float
-    narrow: HeliosArray
-
-
 class Products(HeliosPrimitives):
-    """Matrix products and linear layers; see `Backend` for what each of them means."""
+    """Matrix products; see `Backend` for what each of them means."""
 
     # --- products -----------------------------------------------------------------------------------------------------
 
@@ -252,160 +223,13 @@ class Products(HeliosPrimitives):
             column_sums=parts, b_sums=column_sums, elements=result.size, columns=columns, splits=sums.shape[0],
         )  # fmt: skip
 
-    # --- linear layers ------------------------------------------------------------------------------------------------
-
-    def linear(
-        self,
-        x: HeliosArray,
-        weight: HeliosArray,
-        bias: HeliosArray | None = None,
-        activation: str = "",
-        residual: HeliosArray | None = None,
-        training: bool = False,
-    ) -> tuple[HeliosArray, Saved]:
-        """activation(x @ weight + bias) + residual; x [..., K], weight [K, N], bias [N].
-
-        Raises ValueError when there is no such activation.
-        """
-        rows, (depth, columns) = math.prod(x.shape[:-1]), weight.shape
-        problem = Problem(1, rows, columns, depth)
-        flat = self.rounded_operand(self.reshape(x, (rows, depth)), problem)
-        weight = self.rounded_weight(weight, problem, training)
-        gated = bool(activation) and activation_named(activation).gated
-        shape = (*x.shape[:-1], columns)
-        preactivation = None
-        if training and activation and not gated:
-            preactivation = self.new(shape, self.precision)
-        added = None if residual is None or gated else self.contiguous(self.cast_element(residual, "f32"))
-        bias = None if bias is None else self.contiguous(bias)
-        # A residual in 16 bits is no residual stream, but an adapter's part of this very result.
-        y = self.new(shape, self.activation_element if residual is None else residual.element)
-        epilogue = Epilogue(bias, "" if gated else activation, preactivation, added)
-        few_rows = not training and rows <= INDEPENDENT_ROWS
-        self.product(flat, weight, self.reshape(y, (rows, columns)), epilogue, few_rows=few_rows)
-        saved_activation = None
-        if gated:
-            y, saved_activation = self.activation(y, activation, training)
-            y = y if residual is None else self.add(self.cast_element(y, "f32"), residual)
-        if not training:
-            return y, None
-        kept, kept_activation = self.derived.get(flat.storage, (flat, ""))
-        if not kept_activation or kept.shape != flat.shape or not flat.is_contiguous:
-            kept, kept_activation = flat, ""
-        if preactivation is not None and residual is None and y.element == preactivation.element:
-            self.derived[y.storage] = self.reshape(preactivation, (rows, columns)), activation
-        return y, _SavedLinear(
-            kept, kept_activation, weight, x.shape, bias is not None, preactivation, activation, saved_activation
-        )
-
-    def linear_backward(
-        self,
-        dy: HeliosArray,
-        saved: _SavedLinear,
-        weight_gradient: HeliosArray | None = None,
-        need_input: bool = True,
-        need_weight: bool = True,
-    ) -> tuple[HeliosArray | None, HeliosArray | None, HeliosArray | None]:
-        """(dx, dweight, dbias)"""
-        dh = self._gradient_of_sums(dy, saved)
-        columns = dh.shape[1]
-        dx = self._input_gradient(dh, saved.weight, saved.shape) if need_input else None
-        if not need_weight:
-            return dx, None, None
-        out = weight_gradient if weight_gradient is not None and _can_be_written(weight_gradient) else None
-        dbias = self.new((columns,), "f32") if saved.has_bias else None
-        dweight = self.product(self.transpose(self._input_of(saved), (1, 0)), dh, out, column_sums=dbias)
-        if weight_gradient is not None and out is None:
-            self.copy_into(weight_gradient, dweight)
-            dweight = weight_gradient
-        return dx, dweight, dbias
-
-    def _gradient_of_sums(self, dy: HeliosArray, saved: _SavedLinear) -> HeliosArray:
-        """The gradient [M, N] of x @ weight + bias, as products are to read it."""
-        if saved.gated is not None:
-            dy = self.activation_backward(dy, saved.gated)
-        depth, columns = saved.weight.shape
-        rows = math.prod(saved.shape[:-1])
-        dh = self.contiguous(self.reshape(dy, (rows, columns)))
-        # In a recorded program rounding is left to what makes dy, where that can: then it costs next to nothing.
-        rounds = self.has_halves or self._wants_halves(Problem(1, rows, columns, depth))
-        if saved.preactivation is not None or (dh.element == "f32" and rounds):
-            dh = self._rounded_gradient(dh, saved.preactivation, saved.activation)
-        return dh
-
-    def _input_gradient(self, dh: HeliosArray, weight: HeliosArray, shape: tuple[int, ...]) -> HeliosArray:
-        """dh [M, N] @ weight^T, in the shape of x."""
-        dx = self.new(shape, self.activation_element)
-        self.product(dh, self.transpose(weight, (1, 0)), self.reshape(dx, (dh.shape[0], shape[-1])))
-        return dx
-
-    def _input_of(self, saved: _SavedLinear) -> HeliosArray:
-        """x [M, K], computed again where it is not kept."""
-        if saved.x is None:
-            assert saved.normalize is not None
-            return self.reshape(saved.normalize(), (math.prod(saved.shape[:-1]), saved.shape[-1]))
-        return self.activation(saved.x, saved.x_activation)[0] if saved.x_activation else saved.x
-
-    # --- adapted linear layers ----------------------------------------------------------------------------------------
-
-    def adapted_linear(
-        self,
-        x: HeliosArray,
-        weight: HeliosArray,
-        down: HeliosArray,
-        up: HeliosArray,
-        scale: float,
-        bias: HeliosArray | None = None,
-        activation: str = "",
-        residual: HeliosArray | None = None,
-        training: bool = False,
-    ) -> tuple[HeliosArray, Saved]:
-        """`linear` by weight + scale * down @ up.
-
-        What the low-rank gradients read of a norm's result is not kept, but computed again.
-        """
-        rows, (depth, columns) = math.prod(x.shape[:-1]), weight.shape
-        flat = self.rounded_operand(self.reshape(x, (rows, depth)), Problem(1, rows, columns, depth))
-        adapted = self._adapted_weight(weight, down, up, scale, rows)
-        y, saved = self.linear(self.reshape(flat, x.shape), adapted, bias, activation, residual, training)
-        if not training:
-            return y, None
-        whole = flat.is_contiguous and flat.nbytes == flat.storage.nbytes
-        normalize = self.norms.get(flat.storage) if whole else None
-        saved = dataclasses.replace(saved, weight=weight, x=saved.x if normalize is None else None, normalize=normalize)
-        return y, _SavedAdapted(saved, down, up, scale, self.product(flat, down))
-
-    def adapted_linear_backward(
-        self, dy: HeliosArray, saved: _SavedAdapted, need_input: bool = True
-    ) -> tuple[HeliosArray | None, HeliosArray, HeliosArray]:
-        """(dx, ddown, dup)"""
-        linear, scale = saved.linear, saved.scale
-        dh = self._gradient_of_sums(dy, linear)
-        dx = None
-        if need_input:
-            adapted = self._adapted_weight(linear.weight, saved.down, saved.up, scale, dh.shape[0])
-            dx = self._input_gradient(dh, adapted, linear.shape)
-        dnarrow = self.product(dh, self.transpose(saved.up, (1, 0)))
-        dup = self.product(self.transpose(saved.narrow, (1, 0)), dh, scale=scale)
-        ddown = self.product(self.transpose(self._input_of(linear), (1, 0)), dnarrow, scale=scale)
-        return dx, ddown, dup
-
-    def _adapted_weight(
-        self, weight: HeliosArray, down: HeliosArray, up: HeliosArray, scale: float, rows: int
-    ) -> HeliosArray:
-        """weight + scale * down @ up, as products of so many rows read it."""
-        depth, columns = weight.shape
-        halves = self.has_halves or self._wants_halves(Problem(1, rows, columns, depth))
-        adapted = self.new(weight.shape, self.precision if halves else "f32")
-        return self.product(down, up, adapted, Epilogue(residual=self.contiguous(weight)), scale)
-
     # --- operands in 16 bits ------------------------------------------------------------------------------------------
 
     def rounded_operand(self, x: HeliosArray, problem: Problem) -> HeliosArray:
         """`x` in the precision's 16 bits, when that makes a product of this size faster, else `x` itself."""
-        if not self._wants_halves(problem) or x.element != "f32" or not x.is_contiguous:
+        if not self.wants_halves(problem) or x.element != "f32" or not x.is_contiguous:
             return x
-        return self._rounded_gradient(x)
+        return self.rounded_gradient(x)
 
     def rounded_weight(self, weight: HeliosArray, problem: Problem, training: bool) -> HeliosArray:
         """The same for a weight. In a recorded program whose products have many rows, all that lies in memory with it
@@ -418,11 +242,12 @@ class Products(HeliosPrimitives):
             return self.rounded_operand(weight, problem)
         if storage not in self.derived:
             whole = HeliosArray(storage, (storage.nbytes // 4,), (1,), "f32")
-            self.derived[storage] = self._rounded_gradient(whole), ""
+            self.derived[storage] = self.rounded_gradient(whole), ""
         halves, _ = self.derived[storage]
         return HeliosArray(halves.storage, weight.shape, weight.strides, halves.element, weight.offset)
 
-    def _wants_halves(self, problem: Problem) -> bool:
+    def wants_halves(self, problem: Problem) -> bool:
+        """Whether rounding the operands makes a product of this size faster."""
         return self.precision != "f32" and problem.operations >= _HALF_OPERATIONS
 
     @property
@@ -430,7 +255,7 @@ class Products(HeliosPrimitives):
         """Whether layers write 16 bits for each other."""
         return self.activation_element != "f32"
 
-    def _rounded_gradient(
+    def rounded_gradient(
         self, dy: HeliosArray, preactivation: HeliosArray | None = None, activation: str = ""
     ) -> HeliosArray:
         """dy, times the activation's slope where there is one, rounded to the precision's element."""
@@ -550,7 +375,3 @@ def _matrix_constants(
         "SUBGROUP_SIZE": device.subgroup, "SUBGROUPS_M": tile.down, "SUBGROUPS_N": tile.across, "FRAGMENT_M": m,
         "FRAGMENT_N": n, "FRAGMENT_K": k, "STAGES": tile.stages, "EDGES": edges, "DIRECT": int(direct),
     }  # fmt: skip
-
-
-def _can_be_written(x: HeliosArray) -> bool:
-    return x.is_contiguous and x.element == "f32"

@@ -1,0 +1,198 @@
+"""Linear layers of the Vulkan backend, plain and adapted, forward and backward: what rides along in their products, and
+what is kept or computed again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from alpha.activation import activation_named
+from alpha.backend import INDEPENDENT_ROWS, Saved
+from alpha.backend_helios_array import HeliosArray
+from alpha.backend_helios_matmul import Epilogue, Products
+from alpha.backend_helios_tiles import Problem
+
+
+@dataclass(frozen=True)
+class _SavedLinear:
+    """What the backward pass of a linear layer needs: its operands [M, K] and [K, N], what its own simple activation
+    was of, or what a gated one saved. Of an `x` that such an activation made, `x` is what that was of, and is activated
+    again, which takes less memory than keeping both. `x` is None where `normalize` computes it again, as a norm did."""
+
+    x: HeliosArray | None
+    x_activation: str
+    weight: HeliosArray
+    shape: tuple[int, ...]
+    has_bias: bool
+    preactivation: HeliosArray | None
+    activation: str
+    gated: Saved
+    normalize: Callable[[], HeliosArray] | None = None
+
+
+@dataclass(frozen=True)
+class _SavedAdapted:
+    """What the backward pass of an adapted linear layer needs: what `linear` saved, with the layer's own weight, the
+    adapter, and `narrow`, x @ down [M, r]."""
+
+    linear: _SavedLinear
+    down: HeliosArray
+    up: HeliosArray
+    scale: float
+    narrow: HeliosArray
+
+
+class Linear(Products):
+    """Linear layers; see `Backend` for what each of them means."""
+
+    def linear(
+        self,
+        x: HeliosArray,
+        weight: HeliosArray,
+        bias: HeliosArray | None = None,
+        activation: str = "",
+        residual: HeliosArray | None = None,
+        training: bool = False,
+    ) -> tuple[HeliosArray, Saved]:
+        """activation(x @ weight + bias) + residual; x [..., K], weight [K, N], bias [N].
+
+        Raises ValueError when there is no such activation.
+        """
+        rows, (depth, columns) = math.prod(x.shape[:-1]), weight.shape
+        problem = Problem(1, rows, columns, depth)
+        flat = self.rounded_operand(self.reshape(x, (rows, depth)), problem)
+        weight = self.rounded_weight(weight, problem, training)
+        gated = bool(activation) and activation_named(activation).gated
+        shape = (*x.shape[:-1], columns)
+        preactivation = None
+        if training and activation and not gated:
+            preactivation = self.new(shape, self.precision)
+        added = None if residual is None or gated else self.contiguous(self.cast_element(residual, "f32"))
+        bias = None if bias is None else self.contiguous(bias)
+        # A residual in 16 bits is no residual stream, but an adapter's part of this very result.
+        y = self.new(shape, self.activation_element if residual is None else residual.element)
+        epilogue = Epilogue(bias, "" if gated else activation, preactivation, added)
+        few_rows = not training and rows <= INDEPENDENT_ROWS
+        self.product(flat, weight, self.reshape(y, (rows, columns)), epilogue, few_rows=few_rows)
+        saved_activation = None
+        if gated:
+            y, saved_activation = self.activation(y, activation, training)
+            y = y if residual is None else self.add(self.cast_element(y, "f32"), residual)
+        if not training:
+            return y, None
+        kept, kept_activation = self.derived.get(flat.storage, (flat, ""))
+        if not kept_activation or kept.shape != flat.shape or not flat.is_contiguous:
+            kept, kept_activation = flat, ""
+        if preactivation is not None and residual is None and y.element == preactivation.element:
+            self.derived[y.storage] = self.reshape(preactivation, (rows, columns)), activation
+        return y, _SavedLinear(
+            kept, kept_activation, weight, x.shape, bias is not None, preactivation, activation, saved_activation
+        )
+
+    def linear_backward(
+        self,
+        dy: HeliosArray,
+        saved: _SavedLinear,
+        weight_gradient: HeliosArray | None = None,
+        need_input: bool = True,
+        need_weight: bool = True,
+    ) -> tuple[HeliosArray | None, HeliosArray | None, HeliosArray | None]:
+        """(dx, dweight, dbias)"""
+        dh = self._gradient_of_sums(dy, saved)
+        columns = dh.shape[1]
+        dx = self._input_gradient(dh, saved.weight, saved.shape) if need_input else None
+        if not need_weight:
+            return dx, None, None
+        out = weight_gradient if weight_gradient is not None and _can_be_written(weight_gradient) else None
+        dbias = self.new((columns,), "f32") if saved.has_bias else None
+        dweight = self.product(self.transpose(self._input_of(saved), (1, 0)), dh, out, column_sums=dbias)
+        if weight_gradient is not None and out is None:
+            self.copy_into(weight_gradient, dweight)
+            dweight = weight_gradient
+        return dx, dweight, dbias
+
+    def _gradient_of_sums(self, dy: HeliosArray, saved: _SavedLinear) -> HeliosArray:
+        """The gradient [M, N] of x @ weight + bias, as products are to read it."""
+        if saved.gated is not None:
+            dy = self.activation_backward(dy, saved.gated)
+        depth, columns = saved.weight.shape
+        rows = math.prod(saved.shape[:-1])
+        dh = self.contiguous(self.reshape(dy, (rows, columns)))
+        # In a recorded program rounding is left to what makes dy, where that can: then it costs next to nothing.
+        rounds = self.has_halves or self.wants_halves(Problem(1, rows, columns, depth))
+        if saved.preactivation is not None or (dh.element == "f32" and rounds):
+            dh = self.rounded_gradient(dh, saved.preactivation, saved.activation)
+        return dh
+
+    def _input_gradient(self, dh: HeliosArray, weight: HeliosArray, shape: tuple[int, ...]) -> HeliosArray:
+        """dh [M, N] @ weight^T, in the shape of x."""
+        dx = self.new(shape, self.activation_element)
+        self.product(dh, self.transpose(weight, (1, 0)), self.reshape(dx, (dh.shape[0], shape[-1])))
+        return dx
+
+    def _input_of(self, saved: _SavedLinear) -> HeliosArray:
+        """x [M, K], computed again where it is not kept."""
+        if saved.x is None:
+            assert saved.normalize is not None
+            return self.reshape(saved.normalize(), (math.prod(saved.shape[:-1]), saved.shape[-1]))
+        return self.activation(saved.x, saved.x_activation)[0] if saved.x_activation else saved.x
+
+    # --- adapted linear layers ----------------------------------------------------------------------------------------
+
+    def adapted_linear(
+        self,
+        x: HeliosArray,
+        weight: HeliosArray,
+        down: HeliosArray,
+        up: HeliosArray,
+        scale: float,
+        bias: HeliosArray | None = None,
+        activation: str = "",
+        residual: HeliosArray | None = None,
+        training: bool = False,
+    ) -> tuple[HeliosArray, Saved]:
+        """`linear` by weight + scale * down @ up.
+
+        What the low-rank gradients read of a norm's result is not kept, but computed again.
+        """
+        rows, (depth, columns) = math.prod(x.shape[:-1]), weight.shape
+        flat = self.rounded_operand(self.reshape(x, (rows, depth)), Problem(1, rows, columns, depth))
+        adapted = self._adapted_weight(weight, down, up, scale, rows)
+        y, saved = self.linear(self.reshape(flat, x.shape), adapted, bias, activation, residual, training)
+        if not training:
+            return y, None
+        whole = flat.is_contiguous and flat.nbytes == flat.storage.nbytes
+        normalize = self.norms.get(flat.storage) if whole else None
+        saved = dataclasses.replace(saved, weight=weight, x=saved.x if normalize is None else None, normalize=normalize)
+        return y, _SavedAdapted(saved, down, up, scale, self.product(flat, down))
+
+    def adapted_linear_backward(
+        self, dy: HeliosArray, saved: _SavedAdapted, need_input: bool = True
+    ) -> tuple[HeliosArray | None, HeliosArray, HeliosArray]:
+        """(dx, ddown, dup)"""
+        linear, scale = saved.linear, saved.scale
+        dh = self._gradient_of_sums(dy, linear)
+        dx = None
+        if need_input:
+            adapted = self._adapted_weight(linear.weight, saved.down, saved.up, scale, dh.shape[0])
+            dx = self._input_gradient(dh, adapted, linear.shape)
+        dnarrow = self.product(dh, self.transpose(saved.up, (1, 0)))
+        dup = self.product(self.transpose(saved.narrow, (1, 0)), dh, scale=scale)
+        ddown = self.product(self.transpose(self._input_of(linear), (1, 0)), dnarrow, scale=scale)
+        return dx, ddown, dup
+
+    def _adapted_weight(
+        self, weight: HeliosArray, down: HeliosArray, up: HeliosArray, scale: float, rows: int
+    ) -> HeliosArray:
+        """weight + scale * down @ up, as products of so many rows read it."""
+        depth, columns = weight.shape
+        halves = self.has_halves or self.wants_halves(Problem(1, rows, columns, depth))
+        adapted = self.new(weight.shape, self.precision if halves else "f32")
+        return self.product(down, up, adapted, Epilogue(residual=self.contiguous(weight)), scale)
+
+
+def _can_be_written(x: HeliosArray) -> bool:
+    return x.is_contiguous and x.element == "f32"
