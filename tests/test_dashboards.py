@@ -285,6 +285,7 @@ def test_whatever_lies_among_runs_breaks_no_page(browser: Any, tmp_path: Path) -
     for name, content in (("damaged", "{"), ("list", "[]")):
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(content)
+        (folder / name / "metrics.jsonl").touch()
     os.mkfifo(make(folder, "pipe", 3) / "log.fifo")
     (folder / "pipe" / "metrics.jsonl").unlink()
     os.mkfifo(folder / "pipe" / "metrics.jsonl")
@@ -296,6 +297,7 @@ def test_whatever_lies_among_runs_breaks_no_page(browser: Any, tmp_path: Path) -
     for i in range(2000):
         (folder / f"many-{i:04}").mkdir()
         (folder / f"many-{i:04}" / "config.json").write_text(config)
+        (folder / f"many-{i:04}" / "metrics.jsonl").touch()
     locked.chmod(0)
     try:
         with serving(tmp_path, root=folder) as server, page_of(browser, origin(server)) as page:
