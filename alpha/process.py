@@ -11,6 +11,9 @@ TYPE_CHECKING = False  # that of typing, whose import is long enough to be stopp
 if TYPE_CHECKING:
     from typing import Any
 
+RETRY_SECONDS = 0.002
+"""After Ctrl-C in the middle of an import."""
+
 
 def start() -> int:
     """Run the command line of this process; returns the exit code. Ctrl-C in it is one line, never a traceback."""
@@ -19,9 +22,12 @@ def start() -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _open_standard_streams()
     try:
-        from signal import SIG_UNBLOCK, SIGINT, pthread_sigmask
+        import signal
 
-        pthread_sigmask(SIG_UNBLOCK, [SIGINT])  # the executable starts with it blocked
+        if "__compiled__" in globals():
+            signal.signal(signal.SIGINT, _interrupt)
+            signal.signal(signal.SIGALRM, _interrupt)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # the executable starts with it blocked
         from alpha.cli import main
 
         return main()
@@ -32,7 +38,18 @@ def start() -> int:
         # What is left is Python's own, and to be stopped in it is no news.
         import signal
 
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _interrupt(*_: object) -> None:
+    """Answer Ctrl-C as Python does, but in the executable not in the middle of an import, which Nuitka's loader answers
+    by aborting: then a timer asks again."""
+    if not sys.modules["_frozen_importlib"]._module_locks:  # one for each module that is being imported
+        raise KeyboardInterrupt
+    import signal
+
+    signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
 
 
 def _open_standard_streams() -> None:
