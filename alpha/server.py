@@ -137,7 +137,7 @@ async def serve(
     runs: RunPages | None = None,
 ) -> None:
     """Serve at a socket until a signal says to stop, or the surrounding task is cancelled; then let the answers under
-    way end, for SHUTDOWN_SECONDS at most. `ready` is called when the models are loaded.
+    way end, for SHUTDOWN_SECONDS at most. `ready` is called when the models are loaded and signals end it so.
 
     Raises AlphaError when a model cannot be used.
     """
@@ -157,8 +157,7 @@ async def serve(
     allow_connections(asyncio.get_running_loop())
     try:
         await models.start()
-        ready()
-        server = _Server(config, models, runs)
+        server = _Server(config, models, runs, ready)
         serving = asyncio.ensure_future(server.serve([listening]))
         try:
             await asyncio.shield(serving)
@@ -174,10 +173,17 @@ class _Server(uvicorn.Server):
     """A server for which a signal is an ordinary end, and which ends the streams of `runs` then, and those of `models`
     that take too long."""
 
-    def __init__(self, config: uvicorn.Config, models: Models, runs: RunPages | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, models: Models, runs: RunPages | None, ready: Callable[[], None]
+    ) -> None:
         super().__init__(config)
         self._models = models
         self._runs = runs
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._runs:
