@@ -34,7 +34,7 @@ from alpha.server_fields import RefusedError
 T = TypeVar("T")
 
 TOKEN_HEADER = "x-alpha-token"
-EVENT_SECONDS = 1.0
+EVENT_SECONDS = 2.0
 """How often a stream looks for news."""
 
 QUIET_SECONDS = 15.0

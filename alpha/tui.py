@@ -36,9 +36,9 @@ from alpha.tui_monitor import SMOOTHINGS, Monitor, Scales
 from alpha.tui_tables import CheckpointTable, RunTable
 
 _TICK_SECONDS = 0.25
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 2.0
 _LIST_SECONDS = 2.0
-_SLOWNESS = 150
+_SLOWNESS = 300
 """What is done unasked takes at most one part in so many of a core,"""
 _LONGEST_PAUSE_SECONDS = 5.0
 """or is done as seldom as this."""

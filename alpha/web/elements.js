@@ -2,7 +2,7 @@
 
 import { format } from "/web/charts.js";
 
-const SLOWNESS = 250;
+const SLOWNESS = 400;
 const LONGEST_PAUSE_SECONDS = 5;
 const WHOLE = new Intl.NumberFormat("en");
 const DAY = { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
