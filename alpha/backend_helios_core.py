@@ -390,5 +390,7 @@ def _view_of(flat: npt.NDArray[Any], array: HeliosArray) -> npt.NDArray[Any]:
     """The elements of an array, given those of its whole storage."""
     if not array.size:
         return np.empty(array.shape, flat.dtype)
+    if array.is_contiguous:
+        return flat[array.offset : array.offset + array.size].reshape(array.shape)
     strides = [stride * flat.itemsize for stride in array.strides]
     return np.lib.stride_tricks.as_strided(flat[array.offset :], array.shape, strides)

@@ -28,7 +28,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -37,7 +37,7 @@ from alpha.backend import INDEPENDENT_ROWS
 from alpha.engine_steps import Draw, Step, Steps
 from alpha.errors import AlphaError
 from alpha.gpt import GPT
-from alpha.sampling import Choices, Logits, LogProbs, SamplingOptions, adjusted, choose, log_probs, random_number
+from alpha.sampling import Choices, Logits, LogProbs, SamplingOptions, adjusted, choose, log_probs, random_stream
 from alpha.scheduler import BLOCK_TOKENS, BlockPool, Piece, Scheduler, Stream
 from alpha.thread_choice import ThreadChoice
 
@@ -92,8 +92,7 @@ class Generation:
     reused: int = 0
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """A generation has a new token, or has ended, or both; `token` is None where it ended without one."""
 
     generation: Generation
@@ -139,6 +138,9 @@ class Engine:
         self._cancelled: deque[tuple[Generation, Reason]] = deque()
         self._streams: dict[Generation, Stream] = {}
         self._generations: dict[Stream, Generation] = {}
+        self._draws: dict[Stream, Draw] = {}
+        self._watched: set[Stream] = set()
+        """Those of requests for which the host has to see logits, now or later."""
         # Steps that the backend was given and whose tokens are not known yet.
         self._under_way: deque[Step] = deque()
         self.read_tokens = self.continued_tokens = 0
@@ -186,7 +188,7 @@ class Engine:
         if self.failure:
             raise AlphaError(self.failure)
         total = self._check(request)
-        generation = Generation(request)
+        generation = Generation(request, prompt_logprobs=[] if request.prompt_logprobs is None else [None])
         stream = Stream([int(token) for token in request.prompt], total, reuse=request.prompt_logprobs is None)
         needed = scheduler.blocks_of(stream.end)
         if needed > self._blocks:
@@ -223,8 +225,7 @@ class Engine:
             submitted, self._submitted = self._submitted, deque()
             cancelled, self._cancelled = self._cancelled, deque()
         for generation, stream in submitted:
-            self._streams[generation], self._generations[stream] = stream, generation
-            self._scheduler.add(stream)
+            self._begin(generation, stream)
         for generation, reason in cancelled:
             if generation in self._streams:
                 events.append(self._end(generation, reason))
@@ -245,102 +246,121 @@ class Engine:
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
+    def _begin(self, generation: Generation, stream: Stream) -> None:
+        self._streams[generation], self._generations[stream] = stream, generation
+        self._draws[stream] = self._draw_of(generation.request)
+        if _needs_logits(generation.request):
+            self._watched.add(stream)
+        self._scheduler.add(stream)
+
     def _start(self, pieces: Sequence[Piece]) -> None:
         """Give the backend what was planned."""
-        is_decode = all(piece.count == 1 for piece in pieces)
-        measured = self._threads.measured() if self._threads and is_decode else contextlib.nullcontext()
-        scored = [self._scored(piece) for piece in pieces]
+        scored: list[range] = []
+        has_logits = False
+        if self._watched:
+            scored = [self._scored(piece) for piece in pieces]
+            has_logits = any(scored) or any(piece.draws and self._is_watched(piece) for piece in pieces)
+        is_measured = self._threads is not None and all(piece.count == 1 for piece in pieces)
+        measured = self._threads.measured() if self._threads and is_measured else contextlib.nullcontext()
         # Where the backend is numpy, it warns of what overflows; `choose` finds it.
         with measured, np.errstate(all="ignore"):
-            self._under_way.append(self._given(pieces, scored))
-
-    def _given(self, pieces: Sequence[Piece], scored: Sequence[range]) -> Step:
-        """The step of these pieces, given to the backend."""
-        drawing = [piece for piece in pieces if piece.draws]
-        has_logits = any(scored) or any(
-            self._is_adjusted(piece) or self._generations[piece.stream].request.logprobs is not None
-            for piece in drawing
-        )
-        draws = [self._drawn(piece) if piece.draws and not self._is_adjusted(piece) else None for piece in pieces]
-        return self._steps.give(pieces, scored, draws, has_logits, self._scheduler.running)
+            self._under_way.append(self._steps.give(pieces, self._draws, scored if any(scored) else (), has_logits))
 
     def _end_step(self, step: Step) -> list[Event]:
         """Wait for a step, note its tokens, and end what has ended."""
         values = self._model.backend.to_numpy(step.result)[: step.outputs]
-        tokens = iter((values[:, -1] if step.has_logits else values).astype(int).tolist())
-        logits = iter(values[:, :-1] if step.has_logits else [None] * step.outputs)
+        tokens = (values[:, -1].astype(int) if step.has_logits else values).tolist()
+        logits = values[:, :-1] if step.has_logits else [None] * step.outputs
+        last = zip(logits, tokens, strict=True)
+        before = zip(logits[step.drawn :], tokens[step.drawn :], strict=True)
         events: list[Event] = []
-        for piece, places in zip(step.pieces, step.scored, strict=True):
-            prompt = [(next(logits), next(tokens)) for _ in places]
-            last = (next(logits), next(tokens)) if piece.draws else None
-            if piece.stream not in self._generations:  # it has ended since then
+        generations = self._generations
+        for index, piece in enumerate(step.pieces):
+            stream = piece.stream
+            generation = generations.get(stream)
+            row, token = next(last) if piece.draws else (None, 0)
+            noted = [next(before) for _ in step.scored[index]] if step.scored else []
+            if generation is None:  # it has ended since then
                 continue
-            if piece.start < len(self._generations[piece.stream].request.prompt):
+            if piece.start < len(generation.request.prompt):
                 self.read_tokens += piece.count
+                generation.reused = stream.reused or 0
             else:
                 self.continued_tokens += piece.count
-            if any(token < 0 for _, token in (*prompt, *([] if last is None else [last]))):
-                events.append(self._spoiled(piece.stream))
+            if token < 0 or (noted and min(token for _, token in noted) < 0):
+                events.append(self._spoiled(generation))
                 continue
-            generation = self._generations[piece.stream]
-            ids, count = generation.request.prompt, generation.request.prompt_logprobs
-            if count is not None:
-                known = generation.prompt_logprobs
-                known.extend([None] * (not known))
-                known += [log_probs(row, ids[place + 1], count) for place, (row, _) in zip(places, prompt, strict=True)]
-            if last is not None:
-                events.append(self._draw(piece.stream, *last))
-            elif not piece.stream.remaining:  # nothing was to be drawn
+            if noted:
+                self._note_prompt(generation, step.scored[index], noted)
+            if piece.draws:
+                events.append(self._draw(generation, stream, row, token))
+            elif not stream.remaining:  # nothing was to be drawn
                 events.append(self._end(generation, "length"))
         return events
+
+    def _note_prompt(self, generation: Generation, places: range, noted: Sequence[tuple[Logits, int]]) -> None:
+        ids, count = generation.request.prompt, generation.request.prompt_logprobs or 0
+        generation.prompt_logprobs += [
+            log_probs(row, ids[place + 1], count) for place, (row, _) in zip(places, noted, strict=True)
+        ]
 
     def _scored(self, piece: Piece) -> range:
         """The positions of a piece whose outputs say how likely the prompt's next token was, if that was asked for."""
         generation = self._generations[piece.stream]
         if generation.request.prompt_logprobs is None:
             return range(0)
-        known = max(0, len(generation.prompt_logprobs) - 1)  # after an interruption, some are
+        known = len(generation.prompt_logprobs) - 1  # after an interruption, some are
         last = min(piece.start + piece.count, len(generation.request.prompt) - 1)
         return range(max(piece.start, known), last)
 
-    def _is_adjusted(self, piece: Piece) -> bool:
-        """Whether the token after this piece is chosen here, because something changes its logits before."""
+    def _is_watched(self, piece: Piece) -> bool:
+        """Whether the host has to see the logits after this piece."""
         request = self._generations[piece.stream].request
         is_first = piece.start + piece.count == len(request.prompt)
-        return request.sampling.changes_logits or (request.first is not None and is_first)
+        return (
+            request.logprobs is not None or request.sampling.changes_logits or (request.first is not None and is_first)
+        )
 
-    def _drawn(self, piece: Piece) -> Draw:
-        """How the backend is to draw the token after this piece."""
-        request = self._generations[piece.stream].request
+    def _draw_of(self, request: Request) -> Draw:
+        """How the backend is to draw the tokens of a request."""
         sampling = request.sampling
-        step = request.first_step + piece.start + piece.count - len(request.prompt)
-        number = random_number(sampling, request.row, step)
         # Beyond these temperatures nothing changes any more.
         temperature = 0.0 if sampling.temperature < 1e-30 else min(sampling.temperature, 1e30)
-        return Draw(temperature, sampling.top_p, sampling.min_p, number, min(sampling.top_k, self._model.vocab_size))
+        return Draw(
+            temperature,
+            sampling.top_p,
+            sampling.min_p,
+            min(sampling.top_k, self._model.vocab_size),
+            sampling.seed,
+            random_stream(request.row),
+            request.first_step - len(request.prompt),
+        )
 
-    def _draw(self, stream: Stream, logits: Logits | None, token: int) -> Event:
+    def _draw(self, generation: Generation, stream: Stream, logits: Logits | None, token: int) -> Event:
         """The next token of a stream; it is chosen here from logits [V] if the request changes them."""
-        generation = self._generations[stream]
-        request, sampling = generation.request, generation.request.sampling
-        step, is_first = request.first_step + len(generation.ids), not generation.ids
-        if logits is not None and (sampling.changes_logits or (request.first is not None and is_first)):
-            scores = adjusted(logits, sampling, request.prompt, generation.ids) if sampling.changes_logits else logits
-            if request.first is not None and is_first:
-                token = int(request.first[choose(scores[request.first], sampling, request.row, step)])
-            else:
-                token = choose(scores, sampling, request.row, step)
+        request, noted = generation.request, None
+        if logits is not None and stream in self._watched:
+            token = self._chosen(generation, logits, token)
+            if request.logprobs is not None:
+                noted = log_probs(logits, token, request.logprobs)
+                generation.logprobs.append(noted)
         self._scheduler.append(stream, token)
         generation.ids.append(token)
-        generation.reused = stream.reused or 0
-        noted = None if request.logprobs is None or logits is None else log_probs(logits, token, request.logprobs)
-        if noted:
-            generation.logprobs.append(noted)
         if token in request.stop_ids:
             return self._end(generation, "stop", token, noted)
         if len(stream.ids) == stream.total:
             return self._end(generation, "length", token, noted)
         return Event(generation, token, noted, None)
+
+    def _chosen(self, generation: Generation, logits: Logits, token: int) -> int:
+        """The next token: the one that the backend chose from the logits, unless they are to be changed before."""
+        request, sampling = generation.request, generation.request.sampling
+        step, is_first = request.first_step + len(generation.ids), not generation.ids
+        if sampling.changes_logits:
+            logits = adjusted(logits, sampling, request.prompt, generation.ids)
+        if request.first is not None and is_first:
+            return int(request.first[choose(logits[request.first], sampling, request.row, step)])
+        return choose(logits, sampling, request.row, step) if sampling.changes_logits else token
 
     # --- ends ---------------------------------------------------------------------------------------------------------
 
@@ -348,13 +368,13 @@ class Engine:
         self, generation: Generation, reason: Reason, token: int | None = None, noted: LogProbs | None = None
     ) -> Event:
         stream = self._streams.pop(generation)
-        del self._generations[stream]
+        del self._generations[stream], self._draws[stream]
+        self._watched.discard(stream)
         self._scheduler.remove(stream)
         generation.reason = reason
         return Event(generation, token, noted, reason)
 
-    def _spoiled(self, stream: Stream) -> Event:
-        generation = self._generations[stream]
+    def _spoiled(self, generation: Generation) -> Event:
         generation.message = "The model's outputs are not finite: its training went wrong; use an earlier checkpoint."
         return self._end(generation, "error")
 
@@ -410,6 +430,16 @@ class Engine:
             raise RequestError(f"max_tokens is {request.max_tokens}, but must be at least {least}.", "max_tokens")
         room = block + 1 - count  # the last token is not read
         return count + (room if request.max_tokens is None else min(room, request.max_tokens))
+
+
+def _needs_logits(request: Request) -> bool:
+    """Whether the host has to see logits of this request."""
+    return (
+        request.logprobs is not None
+        or request.prompt_logprobs is not None
+        or request.first is not None
+        or request.sampling.changes_logits
+    )
 
 
 def token_bytes(model: GPT) -> int:

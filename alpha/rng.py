@@ -32,26 +32,28 @@ Counters = npt.NDArray[np.uint64]
 def philox(counters: tuple[Counters, Counters, Counters, Counters], key: tuple[int, int]) -> npt.NDArray[np.uint32]:
     """Philox4x32-10 of four counter words (uint64 arrays that hold 32-bit values, any one shape); returns [..., 4]."""
     even, odd = np.stack(counters[0::2]), np.stack(counters[1::2])
-    _philox_in_place(even, odd, key, np.empty_like(even), np.empty_like(even))
+    _philox_in_place(even, odd, np.array(key, np.uint64), np.empty_like(even), np.empty_like(even))
     return np.stack([even[0], odd[0], even[1], odd[1]], axis=-1).astype(np.uint32)
 
 
-def _philox_in_place(even: Counters, odd: Counters, key: tuple[int, int], products: Counters, high: Counters) -> None:
+def _philox_in_place(even: Counters, odd: Counters, key: Counters, products: Counters, high: Counters) -> None:
     """Turns words 0 and 2 (`even` [2, ...]) and 1 and 3 (`odd`) of counters into those of random words.
 
-    The two others, of the same shape, are written over. Half of each round is one operation on both halves of an array.
+    `key` [2], or [2, ...] for a key of each counter. The two others, of the shape of `even`, are written over. Half of
+    each round is one operation on both halves of an array.
     """
     last_axes = (1,) * (even.ndim - 1)
-    multipliers = np.array(MULTIPLIERS, np.uint64).reshape(2, *last_axes)
-    k0, k1 = key
+    multipliers, increments = (
+        np.array(each, np.uint64).reshape(2, *last_axes) for each in (MULTIPLIERS, KEY_INCREMENTS)
+    )
+    key = key.reshape(2, *last_axes) if key.ndim == 1 else key
     for _ in range(ROUNDS):
         np.multiply(even, multipliers, out=products)
         np.right_shift(products, _SHIFT, out=high)
         np.bitwise_xor(high[::-1], odd, out=even)
-        even ^= np.array([k0, k1], np.uint64).reshape(2, *last_axes)
+        even ^= key
         np.bitwise_and(products[::-1], _LOW, out=odd)
-        k0 = (k0 + KEY_INCREMENTS[0]) & 0xFFFFFFFF
-        k1 = (k1 + KEY_INCREMENTS[1]) & 0xFFFFFFFF
+        key = (key + increments) & _LOW
 
 
 def _philox_once(counter: tuple[int, int, int, int], key: tuple[int, int]) -> list[int]:
@@ -85,6 +87,14 @@ def random_bits(count: int, seed: int, stream: int, step: int = 0, start: int = 
     constant = np.zeros_like(blocks)
     words = philox((blocks & _LOW, blocks >> _SHIFT, constant + np.uint64(stream), constant + np.uint64(step)), key)
     return words.reshape(-1)[offset : offset + count]
+
+
+def first_random_bits(seeds: Counters, streams: Counters, steps: Counters) -> npt.NDArray[np.uint32]:
+    """Element 0 of each sequence (seed, stream, step); the arrays have one shape."""
+    even, odd = np.zeros((2, 2, *seeds.shape), np.uint64)
+    even[1], odd[1] = streams, steps
+    _philox_in_place(even, odd, np.stack([seeds & _LOW, seeds >> _SHIFT]), np.empty_like(even), np.empty_like(even))
+    return even[0].astype(np.uint32)
 
 
 def random_uint16(count: int, seed: int, stream: int, step: int = 0, start: int = 0) -> npt.NDArray[np.uint16]:
@@ -135,7 +145,8 @@ def normal_into(
     np.right_shift(even[0], _SHIFT, out=odd[0])
     even[0] &= _LOW
     even[1], odd[1] = stream, step
-    _philox_in_place(even, odd, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF), products, high)
+    key = np.array([seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF], np.uint64)
+    _philox_in_place(even, odd, key, products, high)
     # In the memory of the integers: of a pair, the first uniform number gives the radius, the other one the angle.
     radius, angle, first = high.view(np.float64), products.view(np.float64), even.view(np.float64)
     np.add(even, 0.5, out=radius)

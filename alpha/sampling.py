@@ -100,8 +100,20 @@ def choose(logits: Logits, sampling: SamplingOptions, row: int, step: int) -> in
 
 def random_number(sampling: SamplingOptions, row: int, step: int) -> float:
     """The number in [0, 1) with which step `step` of sequence `row` is drawn, of 24 bits."""
-    bits = rng.random_bits(1, sampling.seed, rng.stream_of("sample", row), step)[0]
+    bits = rng.random_bits(1, sampling.seed, random_stream(row), step)[0]
     return int(bits >> 8) / 2.0**24
+
+
+def random_numbers(
+    seeds: npt.NDArray[np.uint64], streams: npt.NDArray[np.uint64], steps: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.float64]:
+    """`random_number` of many; streams are those of `random_stream`."""
+    return (rng.first_random_bits(seeds, streams, steps) >> np.uint32(8)) / 2.0**24
+
+
+def random_stream(row: int) -> int:
+    """The stream of random numbers that sequence `row` draws with."""
+    return rng.stream_of("sample", row)
 
 
 def log_probs(logits: Logits, token: int, count: int) -> LogProbs:

@@ -92,31 +92,32 @@ class BlockPool:
 class Stream:
     """A sequence that grows: the ids of its prompt and those that were drawn.
 
-    `total` is how many ids it has in the end, at most; the last of them is never read. Of the `pending` ids after those
-    it is known that they will be drawn, but not yet which they are. Keys and values of the first `computed` ids stand
-    in `blocks`, or will when the steps that were planned are done. Without `reuse`, everything is computed for this
-    stream.
+    `total` is how many ids it has in the end, at most; the last of them is never read. `length` counts also those of
+    which it is known that they will be drawn, but not yet which they are. Keys and values of the first `computed` ids
+    stand in `blocks`, or will when the steps that were planned are done. Without `reuse`, everything is computed for
+    this stream. While it runs, no other one has its `slot`, a number below the scheduler's `max_streams`.
     """
 
     ids: list[int]
     total: int
     reuse: bool = True
-    pending: int = 0
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
+    slot: int = -1
     names: list[bytes] = field(default_factory=list)
     named: int = 0
     reused: int | None = None
     """Ids that did not have to be computed when it first ran."""
 
     def __post_init__(self) -> None:
+        self.length = len(self.ids)
         self.end = max(len(self.ids), self.total - 1)
         """How many ids are computed in the end, at most."""
 
     @property
-    def length(self) -> int:
-        """Ids that it has, or will have when the steps that were planned are done."""
-        return len(self.ids) + self.pending
+    def pending(self) -> int:
+        """Ids that will be drawn in the steps that were planned."""
+        return self.length - len(self.ids)
 
     @property
     def remaining(self) -> int:
@@ -132,7 +133,7 @@ class Stream:
         return self.names
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Piece:
     """Compute the ids `start` to `start + count` of a stream; with `draws`, the id after them is drawn then.
 
@@ -161,6 +162,8 @@ class Scheduler:
         self.waiting: deque[Stream] = deque()
         self.reused = 0
         """Ids of prompts that did not have to be computed."""
+        self._slots = list(range(max_streams))
+        """Those that nobody has."""
 
     def add(self, stream: Stream) -> None:
         """Let a stream wait for its turn. Raises ValueError when there are too few blocks for it ever to end."""
@@ -178,22 +181,23 @@ class Scheduler:
 
     def append(self, stream: Stream, token: int) -> None:
         """The first of a stream's pending ids is known now."""
-        stream.pending -= 1
         stream.ids.append(token)
-        self._name_blocks(stream)
+        if len(stream.ids) // BLOCK_TOKENS > stream.named:
+            self._name_blocks(stream)
 
     def plan(self) -> list[Piece]:
         """The pieces of the next step; the streams are then as they will be after it."""
         pieces: list[Piece] = []
         left = self.budget
-        for stream in list(self.running):
+        for stream in self.running:  # an interruption takes the last ones away, and nothing before them
             if stream.remaining == 1 and self._has_room(stream):
                 pieces.append(self._advance(stream, 1))
-                left -= 1
-        for stream in self.running:
-            if left and stream.remaining > 1:
-                pieces.append(self._advance(stream, min(stream.remaining, left)))
-                left -= pieces[-1].count
+        left -= len(pieces)
+        if len(pieces) < len(self.running):
+            for stream in self.running:
+                if left and stream.remaining > 1:
+                    pieces.append(self._advance(stream, min(stream.remaining, left)))
+                    left -= pieces[-1].count
         while left and self.waiting and len(self.running) < self.max_streams:
             stream = self.waiting[0]
             if not self._start(stream):
@@ -205,8 +209,6 @@ class Scheduler:
 
     def _has_room(self, stream: Stream) -> bool:
         """Find a place for the next id of a running stream, at the cost of the one that came last, or of itself."""
-        if stream not in self.running:  # another one took its blocks, just now
-            return False
         if stream.computed < len(stream.blocks) * BLOCK_TOKENS:
             return True
         while not self.pool.free:
@@ -234,6 +236,7 @@ class Scheduler:
         # What is drawn needs the outputs at the last id, so that one is computed in any case.
         stream.computed = min(len(found) * BLOCK_TOKENS, len(stream.ids) - 1)
         stream.named = len(found)
+        stream.slot = self._slots.pop()
         self.reused += stream.computed
         if stream.reused is None:
             stream.reused = stream.computed
@@ -242,10 +245,11 @@ class Scheduler:
 
     def _advance(self, stream: Stream, count: int, shared: int = 0) -> Piece:
         start = stream.computed
-        stream.computed += count
-        draws = stream.computed == stream.length < stream.total
-        stream.pending += draws
-        self._name_blocks(stream)
+        stream.computed = end = start + count
+        draws = end == stream.length < stream.total
+        stream.length += draws
+        if end // BLOCK_TOKENS > stream.named:
+            self._name_blocks(stream)
         return Piece(stream, start, count, draws, shared)
 
     def _name_blocks(self, stream: Stream) -> None:
@@ -258,6 +262,7 @@ class Scheduler:
 
     def _give_back(self, stream: Stream) -> None:
         self.pool.release(stream.blocks)
+        self._slots.append(stream.slot)
         stream.blocks, stream.computed, stream.named = [], 0, 0
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -256,6 +257,33 @@ def test_rows_of_a_seed_are_different_and_the_first_token_can_be_restricted() ->
     whole = alone(model, Request(ids_of(5), 12, DRAWN)).ids
     half = alone(model, Request([*ids_of(5), *whole[:6]], 6, DRAWN, first_step=6)).ids
     assert half == whole[6:]
+
+
+def test_a_step_takes_few_calls_for_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        CpuRef, "choose", lambda self, logits, *_: np.zeros(len(logits), np.int32)
+    )  # a call for each row
+
+    def calls(requests: int) -> float:
+        """Calls of functions in a step that continues so many texts, on the average."""
+        engine, counted, steps = Engine(small_model(block=200), requests), 0, 100
+
+        def count(frame: object, event: str, argument: object) -> None:
+            nonlocal counted
+            counted += event in ("call", "c_call")
+
+        for row in range(requests):
+            engine.submit(Request([1], row=row))
+        for _ in range(4):
+            engine.step()
+        sys.setprofile(count)
+        for _ in range(steps):
+            engine.step()
+        sys.setprofile(None)
+        return counted / steps
+
+    few, many = calls(16), calls(64)
+    assert (many - few) / 48 < 30
 
 
 # --- how a request ends -----------------------------------------------------------------------------------------------

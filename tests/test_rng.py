@@ -56,6 +56,15 @@ def test_an_element_is_a_word_of_the_block_that_its_number_names(start: int) -> 
         assert value == scalar_philox(counter, (seed % (1 << 32), seed >> 32))[index % 4]
 
 
+def test_first_elements_of_many_sequences_are_those_of_each() -> None:
+    seeds, streams, steps = np.random.default_rng(1).integers(0, 1 << 64, (3, 4, 5), dtype=np.uint64)
+    streams, steps = streams >> np.uint64(32), steps >> np.uint64(40)
+    expected = [
+        int(rng.random_bits(1, *map(int, each))[0]) for each in zip(seeds.flat, streams.flat, steps.flat, strict=True)
+    ]
+    assert rng.first_random_bits(seeds, streams, steps).ravel().tolist() == expected
+
+
 @pytest.mark.parametrize("start", [0, 1, 2, 3, 4, 97])
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 50])
 def test_a_part_of_a_sequence_equals_that_part_of_the_whole(start: int, count: int) -> None:
