@@ -16,6 +16,9 @@ from alpha.backend_helios_layout import THREADS, VECTOR, Rows, groups_for, vecto
 from alpha.backend_helios_primitives import HeliosPrimitives
 from alpha.backend_primitives import RandomKey
 
+ACTIVATION_VECTORS = 4
+"""Vectors that a thread has on their way at a time, EACH in kernels/activation.comp."""
+
 SOFTMAX_ELEMENTS = 16
 """Elements of a row that one thread takes, if the row is not wider than a workgroup can take that way."""
 
@@ -55,12 +58,13 @@ class Rowwise(HeliosPrimitives):
         rows = self.rows_of(x)
         width = x.shape[-1] // 2 if activation_named(kind).gated else x.shape[-1]
         y = self.new((*x.shape[:-1], width), x.element)
-        vector = vector_of(rows.array, multiples=(width, *rows.strides))
+        flat = rows.array.is_contiguous and width == rows.width
+        vector = vector_of(rows.array, multiples=(y.size,) if flat else (width, *rows.strides))
         self.dispatch(
             "activation",
             x.element,
-            groups_for(y.size, THREADS * vector),
-            _activation_constants(kind, vector),
+            groups_for(y.size, THREADS * ACTIVATION_VECTORS * vector),
+            {**_activation_constants(kind, vector), "FLAT": int(flat)},
             x=rows.array,
             y=y,
             rows=rows.count,

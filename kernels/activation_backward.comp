@@ -11,7 +11,11 @@
 layout(local_size_x_id = 0) in;
 #include "rows.glsl"
 #include "vectors.glsl"
+#if T_BITS == 32
 #include "accurate.glsl"
+#else
+#include "approximate.glsl"
+#endif
 #include "activation.glsl"
 
 void main() {
