@@ -204,12 +204,17 @@ class DispatchMaker(Protocol):
 
 
 def is_scalar(dispatch: Dispatch) -> bool:
-    """Whether a dispatch does nothing but compute one element of 32 bits from others."""
-    return (
+    """Whether a dispatch does nothing but compute one element of 32 bits, from others or as the sum of an array."""
+    return _is_sum(dispatch) or (
         dispatch.kernel.name in _INSTRUCTIONS
         and dispatch.kernel.variant == "bits32"
         and dispatch.arguments["count"] == dispatch.constants.get("WIDTH", 1) == 1
     )
+
+
+def _is_sum(dispatch: Dispatch) -> bool:
+    """Whether it adds up a few partial sums."""
+    return dispatch.kernel.name == "sum_of_squares" and not dispatch.constants["SQUARED"]
 
 
 def gather_scalars(
@@ -258,12 +263,13 @@ class ScalarRun:
         self._sources: dict[int, HeliosArray | int] = {}  # by slot: what is there before the first instruction
         self._results: dict[int, HeliosArray] = {}
         self._instructions: list[tuple[int, int, int, int]] = []
-        for independent in arrange(dispatches):
+        self._sums = [(each.arguments["x"], self._result(each, "parts")) for each in dispatches if _is_sum(each)]
+        for independent in arrange([each for each in dispatches if not _is_sum(each)]):
             instructions = [_INSTRUCTIONS[each.kernel.name](self, each) for each in independent]
             codes, a, b, y = instructions[0]
             self._instructions += [(codes, a, b | len(instructions) << 16, y), *instructions[1:]]
         self._targets = {slot: each for slot, each in self._results.items() if id(each.storage) not in private}
-        groups = len(self._slots) + len(self._instructions)
+        groups = len(self._slots) + len(self._instructions) + len(self._sums)
         self._table = backend.new((_GROUP_WORDS * groups + len(self._sources),), "i32")
         made = backend.make_dispatch(
             "scalars",
@@ -277,8 +283,10 @@ class ScalarRun:
             table=self._table,
             slots=len(self._slots),
             instructions=len(self._instructions),
+            sums=len(self._sums),
         )
-        reads = [("in", each) for each in self._sources.values() if isinstance(each, HeliosArray)]
+        sources = (*self._sources.values(), *(each for each, _ in self._sums))
+        reads = [("in", each) for each in sources if isinstance(each, HeliosArray)]
         writes = [("out", each) for each in self._targets.values()]
         self.dispatch = Dispatch(
             made.kernel, made.pipeline, made.groups, made.arguments, constants=made.constants, also=(*reads, *writes)
@@ -288,8 +296,12 @@ class ScalarRun:
         """Write the kernel's table, now that all arrays have addresses."""
         addresses = np.zeros((len(self._slots), 2), np.uint64)
         instructions = np.array(self._instructions, np.uint32)
+        sums = np.zeros(len(self._sums), [("address", np.uint64), ("count", np.uint32), ("slot", np.uint32)])
+        for place, (x, slot) in enumerate(self._sums):
+            assert isinstance(x, HeliosArray)
+            sums[place] = x.address, x.size, slot
         numbers: list[int] = []
-        after = self._table.address + 4 * _GROUP_WORDS * (len(addresses) + len(instructions))
+        after = self._table.address + 4 * _GROUP_WORDS * (len(addresses) + len(instructions) + len(sums))
         for slot, source in self._sources.items():
             if isinstance(source, HeliosArray):
                 addresses[slot, 0] = source.address
@@ -298,7 +310,7 @@ class ScalarRun:
                 numbers.append(source)
         for slot, target in self._targets.items():
             addresses[slot, 1] = target.address
-        words = np.concatenate([addresses.view(np.uint32).reshape(-1), instructions.reshape(-1)])
+        words = np.concatenate([each.reshape(-1).view(np.uint32) for each in (addresses, instructions, sums)])
         numbers += [0] * (self._table.size - len(words) - len(numbers))
         values = np.concatenate([words, np.array(numbers, np.uint32)]).view(np.int32)
         backend.copy_into(self._table, backend.from_numpy(values))

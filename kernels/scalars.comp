@@ -4,18 +4,20 @@
 // and the address it is stored at after the last one, 0 for none; then `instructions` instructions:
 //     operation | integer << 8 | element of a << 12 | of b << 16 | of the result << 20;  slot of a;
 //     slot of b | instructions of the round << 16;  slot of the result | slot of the condition << 16
-// They come in rounds, each of as many as its first one says, which need nothing of each other: every subgroup does one at
-// a time, so that different operations do not wait for each other. Operations are those of operations.glsl, and WHERE,
-// which takes a where the condition is true and else b. A slot holds 32 bits of any element type. SLOTS and INSTRUCTIONS
-// are at least as many as there are.
+// then `sums` sums: the address of an array of float32, how many elements it has, and the slot that their sum is put in
+// before the first instruction. Instructions come in rounds, each of as many as its first one says, which need nothing of
+// each other: every subgroup does one at a time, so that different operations do not wait for each other. Operations are
+// those of operations.glsl, and WHERE, which takes a where the condition is true and else b. A slot holds 32 bits of any
+// element type. SLOTS and INSTRUCTIONS are at least as many as there are.
 //
-// numpy: add(a, b), where(condition, a, b) ... for arrays of size 1
+// numpy: add(a, b), where(condition, a, b) ... for arrays of size 1; sum(x)
 
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
 #include "elements.glsl"
 #include "operations.glsl"
+#include "subgroup_sum.glsl"
 layout(local_size_x_id = 0) in;
 
 #define WHERE 255u
@@ -44,6 +46,11 @@ void main() {
     }
     for (uint i = gl_LocalInvocationID.x; i < instructions; i += THREADS) {
         program[i] = groups.at[slots + i];
+    }
+    for (uint i = gl_SubgroupID; i < sums; i += gl_NumSubgroups) {
+        uvec4 array = groups.at[slots + instructions + i];
+        float sum = sum_by_subgroup(f32_buffer(packUint2x32(array.xy)), array.z);
+        if (subgroupElect()) slot_bits[array.w] = floatBitsToUint(sum);
     }
     barrier();
     uint begin = 0;
