@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from alpha.backend import Saved
 from alpha.backend_helios_array import ELEMENTS, HeliosArray, narrowed, transposed
-from alpha.backend_helios_layout import THREADS, groups_for, vector_of
+from alpha.backend_helios_layout import THREADS, groups_for, power_of_two, vector_of
 from alpha.backend_helios_matmul import Epilogue, Products
 from alpha.backend_helios_tiles import Problem
 
@@ -27,6 +27,9 @@ CHUNK_MULTIPLE = 128
 
 ROW_VECTORS = 8
 """Vectors of a row of logits for each thread, if the row is not wider than a workgroup can take that way."""
+
+HELD_BYTES = 112
+"""Bytes of a row that a thread keeps in registers, at most; of a longer part it reads the row twice."""
 
 MEAN_THREADS = 1024
 """Invocations of the one workgroup that adds up all losses, if the device allows so many."""
@@ -159,17 +162,24 @@ class Loss(Products):
         """The losses of a chunk, and the gradients of its logits unless `dlogits` is None."""
         rows, width = logits.shape
         vector = vector_of(logits, multiples=(width,))
-        lanes = self.lanes_for(-(-width // vector), ROW_VECTORS)
+        vectors = -(-width // vector)
+        lanes, threads = self.lanes_for(vectors, ROW_VECTORS), THREADS
+        groups = groups_for(rows, threads // lanes)
+        if lanes == THREADS:  # as many as a workgroup can have, so that more of the row fits their registers
+            lanes = threads = power_of_two(self.device_info.max_workgroup_invocations // 2 + 1)
+            groups = groups_for(rows)
+        held = -(-vectors // lanes)
         self.dispatch(
             "cross_entropy",
             f"{logits.element}_{'f32' if dlogits is None else dlogits.element}",
-            groups_for(rows, THREADS // lanes),
+            groups,
             {
-                "THREADS": THREADS,
+                "THREADS": threads,
                 "LANES": lanes,
                 "VECTOR": vector,
                 "CAPPED": int(soft_cap != 0.0),
                 "TRAINING": int(dlogits is not None),
+                "HELD": held if held * 4 * logits.itemsize <= HELD_BYTES else 0,
             },
             logits=logits,
             targets=targets,

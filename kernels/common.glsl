@@ -76,6 +76,8 @@ void store(out vec4 target, vec4 value) { target = value; }
 #ifdef SIXTEEN_BITS
 #define f16_value float16_t
 #define bf16_value uint16_t
+#define f16x4_value f16vec4
+#define bf16x4_value u16vec4
 
 BUFFER(f16, float16_t, 2)
 BUFFER(f16x2, f16vec2, 4)

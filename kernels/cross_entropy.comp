@@ -4,8 +4,10 @@
 // A row whose target is negative does not count: loss and gradient 0. A target that no column has gives NaN.
 //
 // logits [rows, stride] of which `width` columns count; targets, losses [rows]; dlogits [rows, stride], which may be
-// logits. LANES threads share a row and read it twice: the maximum and the sum of exponentials come from one pass, in
-// which the sum is rescaled whenever the maximum grows (Milakov and Gimelshein 2018).
+// logits. LANES threads share a row. The maximum and the sum of exponentials come from one pass, in which the sum is
+// rescaled whenever the maximum grows (Milakov and Gimelshein 2018). With HELD vectors for each lane it keeps the row
+// as it was stored, and reads it once; otherwise it reads it twice, the second time out of the cache if few workgroups
+// are at work.
 //
 // numpy: e = np.exp(c - c.max(-1, keepdims=True)); total = e.sum(-1, keepdims=True)
 //        losses = np.log(total)[:, 0] - (c - c.max(-1, keepdims=True))[rows, targets]
@@ -17,7 +19,9 @@ layout(local_size_x_id = 0) in;
 #include "vectors.glsl"
 #include "accurate.glsl"
 
-#define load_L JOIN(load_, L)
+// What a lane has of a row at a time.
+const uint EACH = HELD == 0 ? 4 : HELD;
+#define STORED JOIN(L, x4_value)
 
 vec4 capped(vec4 logit) {
     if (CAPPED == 0) {
@@ -27,53 +31,87 @@ vec4 capped(vec4 logit) {
     return soft_cap * vec4(accurate_tanh(ratio.x), accurate_tanh(ratio.y), accurate_tanh(ratio.z), accurate_tanh(ratio.w));
 }
 
+STORED stored(uint index, bool whole) {
+    if (VECTOR == 4 && whole) return JOIN(L, x4_buffer)(logits).at[index / 4];
+    return STORED(logits.at[index]);
+}
+
+// The lane's part of the row from place `base` on. One load is as good as another where the row has ended.
+void read(uint start, uint base, uint lane, uint places, out STORED held[EACH]) {
+    [[unroll]] for (uint k = 0; k < EACH; ++k) {
+        bool whole;
+        uint column = place_start(min(base + k * LANES + lane, places - 1), uint(width), whole);
+        held[k] = stored(start + column, whole);
+    }
+}
+
 void main() {
     uint thread = thread_index();
     uint lane = thread % LANES;
+    uint places = place_count(uint(width));
     for (uint first = gl_WorkGroupID.x * (THREADS / LANES); first < rows; first += gl_NumWorkGroups.x * (THREADS / LANES)) {
         bool live = first + thread / LANES < rows;
         uint row = min(first + thread / LANES, rows - 1);
         uint start = row * stride;
-        uint places = live ? place_count(uint(width)) : 0;
         int target = targets.at[row];
         bool counts = target >= 0;
-        // Read before any lane overwrites it: the reductions below lie between.
-        float chosen = counts && target < width ? capped(vec4(load(logits.at[start + target]))).x : 0.0;
+        STORED held[EACH];
         vec2 sum = vec2(LOWEST, 0.0);
-        for (uint place = lane; place < places; place += LANES) {
-            bool whole;
-            uint column = place_start(place, uint(width), whole);
-            vec4 value = capped(load_L(logits, start + column, whole));
-            if (VECTOR == 1 || !whole) {
-                sum = add_exponentials(sum, vec2(value.x, 1.0));
-            } else {
-                float largest = max(max(value.x, value.y), max(value.z, value.w));
-                vec4 exponentials = exp(value - largest);
-                sum = add_exponentials(sum, vec2(largest, dot(exponentials, vec4(1.0))));
+        float chosen = 0.0;
+        bool has_target = lane == 0 && !(counts && target < width);  // this lane writes the loss
+        for (uint base = 0; base < places; base += EACH * LANES) {
+            read(start, base, lane, places, held);
+            float largest = LOWEST;
+            [[unroll]] for (uint k = 0; k < EACH; ++k) {
+                bool whole;
+                uint place = base + k * LANES + lane;
+                uint column = place_start(place, uint(width), whole);
+                if (place >= places) continue;
+                vec4 value = capped(load(held[k]));
+                bool four = VECTOR == 4 && whole;
+                largest = max(largest, four ? max(max(value.x, value.y), max(value.z, value.w)) : value.x);
+                uint hit = uint(target) - column;  // wraps around where the target is no column of this place
+                if (counts && hit < (four ? 4 : 1)) {
+                    chosen = value[hit];
+                    has_target = true;
+                }
+            }
+            if (largest > sum.x) sum = vec2(largest, sum.y * exp(sum.x - largest));
+            [[unroll]] for (uint k = 0; k < EACH; ++k) {
+                bool whole;
+                uint place = base + k * LANES + lane;
+                place_start(place, uint(width), whole);
+                if (place >= places) continue;
+                vec4 exponentials = exp(capped(load(held[k])) - sum.x);
+                sum.y += VECTOR == 4 && whole ? dot(exponentials, vec4(1.0)) : exponentials.x;
             }
         }
         sum = row_exponentials(sum);
-        if (live && lane == 0) {
+        if (live && has_target) {
             float loss = target < width ? (sum.x - chosen) + accurate_log(sum.y) : uintBitsToFloat(0x7fc00000u);
             losses.at[row] = counts ? loss : 0.0;
         }
-        if (TRAINING == 1) {
-            subgroupBarrier();
+        if (TRAINING == 1 && live) {
             float factor = counts ? scale / sum.y : 0.0;
-            for (uint place = lane; place < places; place += LANES) {
-                bool whole;
-                uint column = place_start(place, uint(width), whole);
-                vec4 logit = capped(load_L(logits, start + column, whole));
-                vec4 gradient = factor * exp(logit - sum.x);
-                uint hit = uint(target) - column;  // wraps around where the target is no column of this place
-                if (counts && hit < 4) {
-                    gradient[hit] -= scale;
+            for (uint base = 0; base < places; base += EACH * LANES) {
+                if (HELD == 0) read(start, base, lane, places, held);
+                [[unroll]] for (uint k = 0; k < EACH; ++k) {
+                    bool whole;
+                    uint place = base + k * LANES + lane;
+                    uint column = place_start(place, uint(width), whole);
+                    if (place >= places) continue;
+                    vec4 logit = capped(load(held[k]));
+                    vec4 gradient = factor * exp(logit - sum.x);
+                    uint hit = uint(target) - column;
+                    if (counts && hit < 4) {
+                        gradient[hit] -= scale;
+                    }
+                    if (CAPPED == 1) {
+                        vec4 tanh_logit = logit / soft_cap;
+                        gradient *= 1.0 - tanh_logit * tanh_logit;
+                    }
+                    store_T(dlogits, start + column, counts ? gradient : vec4(0.0), whole);
                 }
-                if (CAPPED == 1) {
-                    vec4 tanh_logit = logit / soft_cap;
-                    gradient *= 1.0 - tanh_logit * tanh_logit;
-                }
-                store_T(dlogits, start + column, counts ? gradient : vec4(0.0), whole);
             }
         }
     }

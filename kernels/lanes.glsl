@@ -25,9 +25,15 @@ shared vec2 row_parts[THREADS];
                 row_parts[gl_SubgroupID] = value;                                       \
             }                                                                           \
             barrier();                                                                  \
-            value = row_parts[first];                                                   \
-            for (uint part = 1; part < parts; ++part) {                                 \
+            uint count = min(parts, gl_SubgroupSize);                                   \
+            uint part = gl_SubgroupInvocationID % count;                                \
+            value = row_parts[first + part];                                            \
+            for (part += count; part < parts; part += count) {                          \
                 value = COMBINE(value, row_parts[first + part]);                        \
+            }                                                                           \
+            for (uint mask = 1; mask < count; mask *= 2) {                              \
+                vec2 other = subgroupShuffleXor(value, mask);                           \
+                value = COMBINE(value, other);                                          \
             }                                                                           \
         }                                                                               \
         return value;                                                                   \

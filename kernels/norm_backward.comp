@@ -22,6 +22,10 @@ const uint SLOTS = THREADS / LANES;
 
 shared vec4 slot_sums[THREADS];
 
+bool is_inside(uint column) {
+    return WIDTH % (LANES * VECTOR) == 0 || column < WIDTH;  // the first is known when the kernel is compiled
+}
+
 // Writes the sums over the workgroup's slots of one column (VECTOR columns) each.
 void store_sum(vec4 value, uint thread, uint column, uint place) {
     barrier();
@@ -40,15 +44,27 @@ void main() {
     uint lane = thread % LANES;
     vec4 dweight[COUNT];
     vec4 dbias[COUNT];
+    vec4 weights[COUNT];
     [[unroll]] for (uint k = 0; k < COUNT; ++k) {
+        uint column = (k * LANES + lane) * VECTOR;
         dweight[k] = vec4(0.0);
         dbias[k] = vec4(0.0);
+        weights[k] = is_inside(column) ? load_f32(weight, column) : vec4(0.0);
     }
     for (uint first = gl_WorkGroupID.x * SLOTS; first < rows; first += gl_NumWorkGroups.x * SLOTS) {
         uint row = min(first + thread / LANES, rows - 1);
         bool live = first + thread / LANES < rows;
         uint x_start = row_start(row, x_inner, x_outer_stride, x_inner_stride);
         uint dy_start = row_start(row, dy_inner, dy_outer_stride, dy_inner_stride);
+        // All that is read of a row is on its way before the first of it is used.
+        vec4 x_row[COUNT], dy_row[COUNT], addend_row[COUNT];
+        [[unroll]] for (uint k = 0; k < COUNT; ++k) {
+            uint column = (k * LANES + lane) * VECTOR;
+            x_row[k] = is_inside(column) ? load_T(x, x_start + column) : vec4(0.0);
+            dy_row[k] = is_inside(column) ? load_R(dy, dy_start + column) : vec4(0.0);
+            addend_row[k] = vec4(0.0);
+            if (uint64_t(addend) != 0 && is_inside(column)) addend_row[k] = load_T(addend, row * WIDTH + column);
+        }
         float center = CENTERED == 1 ? mean.at[row] : 0.0;
         float factor = scale.at[row];
         vec4 normalized[COUNT];
@@ -58,12 +74,11 @@ void main() {
             uint column = (k * LANES + lane) * VECTOR;
             normalized[k] = vec4(0.0);
             dn[k] = vec4(0.0);
-            if (live && column < WIDTH) {
-                vec4 dy_k = load_R(dy, dy_start + column);
-                normalized[k] = used((load_T(x, x_start + column) - center) * factor);
-                dn[k] = dy_k * load_f32(weight, column);
-                dweight[k] += dy_k * normalized[k];
-                dbias[k] += dy_k;
+            if (live && is_inside(column)) {
+                normalized[k] = used((x_row[k] - center) * factor);
+                dn[k] = dy_row[k] * weights[k];
+                dweight[k] += dy_row[k] * normalized[k];
+                dbias[k] += dy_row[k];
                 sums += vec2(dot(dn[k], vec4(1.0)), dot(dn[k], normalized[k]));
             }
         }
@@ -73,10 +88,10 @@ void main() {
         }
         [[unroll]] for (uint k = 0; k < COUNT; ++k) {
             uint column = (k * LANES + lane) * VECTOR;
-            if (live && column < WIDTH) {
+            if (live && is_inside(column)) {
                 // As if the sum were a kernel of its own: no product is rounded together with it.
                 precise vec4 value = (dn[k] - sums.x - normalized[k] * sums.y) * factor;
-                if (uint64_t(addend) != 0) value += load_T(addend, row * WIDTH + column);
+                if (uint64_t(addend) != 0) value += addend_row[k];
                 store_T(dx, row * WIDTH + column, value);
                 if (uint64_t(rounded) != 0) store_R(rounded, row * WIDTH + column, value);
             }
