@@ -293,6 +293,7 @@ def test_whatever_lies_among_runs_breaks_no_page(browser: Any, tmp_path: Path) -
     (make(folder, "future", 3) / "metrics.jsonl").touch()
     os.utime(folder / "future" / "metrics.jsonl", (1e11, 1e11))
     locked = make(folder, "locked", 3)
+    make(folder, os.fsdecode(b"not utf-8 \xe9"), 3)
     config = (folder / "future" / "config.json").read_text()
     for i in range(2000):
         (folder / f"many-{i:04}").mkdir()
@@ -312,6 +313,13 @@ def test_whatever_lies_among_runs_breaks_no_page(browser: Any, tmp_path: Path) -
             assert page.inner_text("h2 >> nth=0") == "<b>x</b>"
             assert page.inner_text(".sample b") == "<script>alert(2)</script>"
             assert page.inner_text(".error >> nth=0") == "<i>e</i>"
+            page.goto(f"{origin(server)}/runs")
+            page.fill("input[type=search]", "not utf-8")
+            page.click("tbody a")
+            page.wait_for_selector(LOSS)
+            assert page.inner_text("h2 >> nth=0") == "not utf-8 \\xe9"
+            page.goto(page.url.replace("/run?id=", "/compare?run=pipe&run="))
+            page.wait_for_selector("canvas[aria-label^='Training loss: '][aria-label*='not utf-8']")
             for name in ("damaged", "list", "pipe", "future"):
                 page.goto(f"{origin(server)}/run?id={name}")
                 page.wait_for_selector("pre")
