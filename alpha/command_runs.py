@@ -181,7 +181,7 @@ def _show(options: RunsOptions, root: Path) -> None:
 def _write(options: RunsOptions, root: Path, texts: dict[str, str]) -> None:
     from alpha.run_api import describe
     from alpha.run_notes import write_notes
-    from alpha.run_reader import find_run, summarize
+    from alpha.run_reader import find_run, id_of, summarize
 
     folder = find_run(options.run, root)
     notes = write_notes(folder, **texts)
@@ -189,12 +189,12 @@ def _write(options: RunsOptions, root: Path, texts: dict[str, str]) -> None:
         print_json(describe(summarize(folder)))
         return
     written = ", ".join(f"{key} {getattr(notes, key)!r}" if getattr(notes, key) else f"no {key}" for key in texts)
-    print_text(f"{folder.name}: {written}.")
+    print_text(f"{id_of(folder)}: {written}.")
 
 
 def _delete(options: RunsOptions, root: Path) -> None:
     from alpha.run_notes import delete_run
-    from alpha.run_reader import find_run, summarize
+    from alpha.run_reader import find_run, id_of, summarize
 
     folder = find_run(options.run, root)
     if not options.yes:
@@ -203,7 +203,7 @@ def _delete(options: RunsOptions, root: Path) -> None:
         summary = summarize(folder)
         named = f" ({escape_line(summary.notes.name)})" if summary.notes.name else ""
         print_part(
-            f"Delete the run {escape_line(folder.name)}{named}, {summary.status} at step {summary.step or 0}? [y/N] "
+            f"Delete the run {escape_line(id_of(folder))}{named}, {summary.status} at step {summary.step or 0}? [y/N] "
         )
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise AlphaError(f"The run {folder} stays as it is.")
@@ -218,7 +218,7 @@ def _delete(options: RunsOptions, root: Path) -> None:
 
 def _compare(options: RunsOptions, root: Path) -> None:
     from alpha.run_compare import ComparedRun, compare, differing_options
-    from alpha.run_reader import find_run
+    from alpha.run_reader import find_run, id_of
 
     runs = [ComparedRun(find_run(text, root)) for text in options.compare.split(",")]
     if len(runs) < 2:
@@ -231,7 +231,7 @@ def _compare(options: RunsOptions, root: Path) -> None:
     names = [each.title for each in runs]
     if options.json:
         print_json(
-            {"runs": [each.folder.name for each in runs], "options": differing}
+            {"runs": [id_of(each.folder) for each in runs], "options": differing}
             | {f"by{axis.capitalize()}": _losses_as_rows(table, axis) for axis, table in losses.items()}
         )
         return
@@ -279,9 +279,10 @@ def _print_losses(axis: str, names: Sequence[str], losses: "Losses") -> None:
 def _print_metrics(runs: "Sequence[ComparedRun]") -> None:
     """The metrics of runs, one after the other."""
     from alpha.run_csv import csv_parts
+    from alpha.run_reader import id_of
 
     names = list(dict.fromkeys(name for each in runs for name in each.metrics.columns.names))
-    tables = {each.folder.name: [each.metrics.columns.column(name) for name in names] for each in runs}
+    tables = {id_of(each.folder): [each.metrics.columns.column(name) for name in names] for each in runs}
     for part in csv_parts(names, tables):
         print_part(part)
 

@@ -33,11 +33,11 @@ def run(given: dict[str, Any]) -> None:
     """Show the dashboard until it is left."""
     options = TuiOptions(**given)
     require()
-    from alpha.run_reader import find_run, root_of
+    from alpha.run_reader import find_run, id_of, root_of
     from alpha.tui import Dashboard
 
     root = root_of(given)
-    first = find_run(options.run, root).name if options.run else ""
+    first = id_of(find_run(options.run, root)) if options.run else ""
     dashboard = Dashboard(root, first, options.of_training)
     is_stopped = False
 

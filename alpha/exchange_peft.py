@@ -188,6 +188,12 @@ def _parts(
                 f"The adapter to {layer!r} in {file.path} has the shapes {[list(each) for each in shapes]}, but this "
                 f"model needs [r, {inputs}] and [{piece.width}, r]."
             )
+        said = _value_for(layer, values, "rank_pattern", "r", path)
+        if said != rank:
+            raise AlphaError(
+                f"{path} cannot be used: it says that r is {said:g} for {layer!r}, but the adapter to it in "
+                f"{file.path} has a rank of {rank}."
+            )
         narrow, broad = (file.read(_name(layer, each)).astype(np.float32, copy=False) for each in (A, B))
         alpha = _value_for(layer, values, "alpha_pattern", "lora_alpha", path)
         yield _Part(piece, narrow, broad, alpha / (math.sqrt(rank) if values.get("use_rslora") else rank))

@@ -85,28 +85,44 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A new file, open for writing, that takes the place of `path` when the `with` block ends; folders are made.
 
     It has a name that no other process can have, and is on the disk before it gets its own. When the block raises, it
-    is removed and `path` keeps what it held. Raises AlphaError naming `path` when the disk is full, the folder is
-    read-only, `path` is a link or no regular file, or for anything else that the operating system refuses.
+    is removed, with the folders that were made, and `path` keeps what it held. Raises AlphaError naming `path` when the
+    disk is full, the folder is read-only, `path` is a link or no regular file, or for anything else that the operating
+    system refuses.
     """
     try:
         _require_name(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            _require_regular(path.lstat())
-        remove_leftovers(path.parent)
-        temporary, file = _create(path.parent, mode)
-        try:
-            with file:  # the lock on it lasts until it has its name
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-                temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+        with making_folder(path.parent):
+            with contextlib.suppress(FileNotFoundError):
+                _require_regular(path.lstat())
+            remove_leftovers(path.parent)
+            temporary, file = _create(path.parent, mode)
+            try:
+                with file:  # the lock on it lasts until it has its name
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                    temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            sync_folder(path.parent)
     except OSError as error:
         raise _cannot_write(path, error) from error
+
+
+@contextmanager
+def making_folder(folder: Path) -> Iterator[None]:
+    """Make a folder, with those above it that are missing. When the `with` block raises, what was made goes again,
+    unless somebody has put something into it."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for each in missing:
+            with contextlib.suppress(OSError):
+                each.rmdir()
+        raise
 
 
 def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:

@@ -10,42 +10,37 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from alpha.errors import AlphaError
-from alpha.files import TEMPORARY_NAME
+from alpha.files import TEMPORARY_NAME, making_folder
 
 
 @contextmanager
 def filling(folder: Path) -> Iterator[Path]:
     """A folder to write files into that are in `folder`, which must be missing or empty, when the `with` block ends.
 
-    When the block raises, `folder` is what it was. Raises AlphaError when there is something in it, another process
-    fills it, too, or the operating system refuses.
+    When the block raises, `folder` and those above it are what they were. Raises AlphaError when there is something in
+    it, another process fills it, too, or the operating system refuses.
     """
     try:
-        is_new = not folder.exists()
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(parents=True, exist_ok=True)
-        if not folder.is_dir():
+        if os.path.lexists(folder) and not folder.is_dir():
             raise _not_empty(folder)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            _lock_to_fill(folder, descriptor)
-            staged = folder / f".alpha-{secrets.token_hex(16)}.tmp"
-            staged.mkdir()
+        with making_folder(folder):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                yield staged
-                for path in sorted(staged.iterdir()):
-                    path.replace(folder / path.name)
-            except AlphaError as error:
-                error.args = (str(error).replace(str(staged), str(folder)),)  # where the file would have been
-                raise
+                _lock_to_fill(folder, descriptor)
+                staged = folder / f".alpha-{secrets.token_hex(16)}.tmp"
+                staged.mkdir()
+                try:
+                    yield staged
+                    for path in sorted(staged.iterdir()):
+                        path.replace(folder / path.name)
+                except AlphaError as error:
+                    error.args = (str(error).replace(str(staged), str(folder)),)  # where the file would have been
+                    raise
+                finally:
+                    shutil.rmtree(staged, ignore_errors=True)
+                os.fsync(descriptor)
             finally:
-                shutil.rmtree(staged, ignore_errors=True)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-            if is_new:
-                with contextlib.suppress(OSError):  # it has its files
-                    folder.rmdir()
+                os.close(descriptor)
     except (OSError, ValueError) as error:  # ValueError: no file can have this name
         raise AlphaError(f"Cannot write {folder}: {getattr(error, 'strerror', None) or error}.") from error
 

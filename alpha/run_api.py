@@ -21,7 +21,7 @@ from alpha.run_compare import changed_options, differing_options
 from alpha.run_csv import csv_parts
 from alpha.run_metrics import AXES, preview
 from alpha.run_notes import Notes, delete_run, write_notes
-from alpha.run_reader import FollowedRun, RunIndex, RunSummary, file_state, folder_of, read_samples
+from alpha.run_reader import FollowedRun, RunIndex, RunSummary, file_state, folder_of, id_of, read_samples
 from alpha.series import Curve, pixel_edges, smooth, thin
 
 MOST_PIXELS = 4096
@@ -166,7 +166,7 @@ class RunsApi:
             own = [column for name, column in zip(names, columns, strict=True) if name not in ("step", view.axis)]
             low, high = (-np.inf if view.low is None else view.low), (np.inf if view.high is None else view.high)
             chosen = (x >= low) & (x <= high) & ~np.isnan(own or [x]).all(axis=0)
-            tables[run.folder.name] = [column[chosen] for column in columns]
+            tables[id_of(run.folder)] = [column[chosen] for column in columns]
         yield from csv_parts(names, tables)
 
     def samples(self, run_id: str, after: int = -1) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from alpha.errors import AlphaError, UsageError
 from alpha.option import options_of, to_mapping
 from alpha.run import RunConfig, read_config
 from alpha.run_notes import read_notes
-from alpha.run_reader import FollowedRun
+from alpha.run_reader import FollowedRun, id_of
 from alpha.series import Curve, smooth
 
 SMOOTHING = 0.95
@@ -39,7 +39,7 @@ class ComparedRun:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.title = read_notes(folder).name or folder.name
+        self.title = read_notes(folder).name or id_of(folder)
         self.config = read_config(folder)
         self._followed = FollowedRun(folder)
         while not self._followed.update():

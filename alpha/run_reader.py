@@ -8,6 +8,7 @@ import difflib
 import itertools
 import math
 import os
+import re
 import socket
 import sys
 import time
@@ -26,6 +27,8 @@ from alpha.run import CONFIG, LOCK, LOG, METRICS, RUNS_FOLDER, SAMPLES, STATUS, 
 from alpha.run_metrics import RunMetrics
 from alpha.run_notes import NOTES, Notes, read_notes
 from alpha.series import Curve
+
+_ESCAPED_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
 
 Status = Literal["running", "finished", "failed", "interrupted", "empty", "damaged"]
 
@@ -102,38 +105,45 @@ def resolve(text: str, root: Path = RUNS_FOLDER) -> Path:
     try:
         if text and Path(text).exists():
             return Path(text)
-        ids = [folder.name for folder in _run_folders(root)]
+        folder = folder_of(text, root)
+        ids = [id_of(each) for each in _run_folders(root)]
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise AlphaError(f"Cannot use {text!r} as a run or a checkpoint: {reason}.") from error
-    if text in ids:
-        return root / text
+    if folder is not None:
+        return folder
     if not ids:
         raise AlphaError(f"There is no file, folder or run {text!r}, and {root}/ has no runs.")
     raise AlphaError(f"There is no file, folder or run {text!r}. {_suggest(text, ids)}")
 
 
+def id_of(folder: Path) -> str:
+    """The id of the run in a folder: the folder's name. Bytes in it that are not UTF-8, which neither JSON nor the
+    address of a page can hold, are spelled as in `caf\\xe9`."""
+    return os.fsencode(folder.name).decode(errors="backslashreplace")
+
+
 def find_run(text: str, root: Path) -> Path:
     """The folder of the run in `root` that has this id, or as the only one this name. Never a folder elsewhere."""
-    folders = {folder.name: folder for folder in _listed(root)}
-    if text in folders:
-        return folders[text]
-    named = [folder for folder in folders.values() if text and read_notes(folder).name == text]
+    if (folder := folder_of(text, root)) is not None:
+        return folder
+    folders = _listed(root)
+    named = [folder for folder in folders if text and read_notes(folder).name == text]
     if len(named) == 1:
         return named[0]
     if named:
-        raise AlphaError(f"{len(named)} runs have the name {text!r}; give the id: {', '.join(f.name for f in named)}.")
+        raise AlphaError(f"{len(named)} runs have the name {text!r}; give the id: {', '.join(map(id_of, named))}.")
     if not folders:
         raise AlphaError(f"There is no run {text!r}: {root}/ has no runs.")
-    raise AlphaError(f"There is no run {text!r} in {root}/. {_suggest(text, list(folders))}")
+    raise AlphaError(f"There is no run {text!r} in {root}/. {_suggest(text, list(map(id_of, folders)))}")
 
 
 def folder_of(run_id: str, root: Path) -> Path | None:
     """The folder in `root` of the run that has exactly this id; None where there is none. Never a folder elsewhere."""
     if run_id in ("", ".", "..") or "\0" in run_id or Path(run_id).name != run_id:
         return None
-    folder = root / run_id
-    return folder if _is_run(folder) else None
+    folders = (root / run_id, root / _ESCAPED_BYTE.sub(lambda found: chr(0xDC00 + int(found[1], 16)), run_id))
+    return next((folder for folder in folders if _is_run(folder)), None)
 
 
 def has_runs(root: Path) -> bool:
@@ -333,7 +343,7 @@ def summarize(folder: Path) -> RunSummary:
     iters = config.training.iters if config else None
     status = "running" if is_running else _status(config, heartbeat, step is not None, saved_step)
     return RunSummary(
-        run_id=folder.name,
+        run_id=id_of(folder),
         folder=folder,
         status=status,
         domain=config.training.domain if config else "",

@@ -23,7 +23,7 @@ from alpha.errors import AlphaError
 from alpha.gpt import GPT
 from alpha.model_loading import LoadedModel, SharedModels, load_model, place_in_turn, read_parts
 from alpha.option import nearest
-from alpha.run_reader import find_run, list_runs, resolve
+from alpha.run_reader import find_run, id_of, list_runs, resolve
 from alpha.scheduler import BLOCK_TOKENS
 from alpha.server_fields import RefusedError
 from alpha.thread_choice import ThreadChoice
@@ -445,8 +445,8 @@ def _id_of(path: Path) -> str:
     except OSError as error:
         raise AlphaError(f"Cannot read {path}: {error.strerror}.") from error
     if path.is_dir():
-        return path.name
-    return f"{path.parent.name}@{path.stem.removeprefix('checkpoint-')}"
+        return id_of(path)
+    return f"{id_of(path.parent)}@{path.stem.removeprefix('checkpoint-')}"
 
 
 def _refusal(error: RequestError, prompt: str) -> RefusedError:

@@ -1,7 +1,7 @@
 /* A Vulkan loader that fails when it is told to: the one that REAL_VULKAN names, but the function that the environment
  * variable VULKAN_FAULT names returns the VkResult behind its colon, as in "vkAllocateMemory:-2". It also counts
- * instances, remembers what pipeline caches and buffers are made from, and adds the extension that VULKAN_EXTENSION names
- * to those of each device. */
+ * instances and remembers what pipeline caches and buffers are made from. Of the extensions that count multiprocessors
+ * each device has the one that VULKAN_EXTENSION names, whatever the driver has. */
 #define VK_NO_PROTOTYPES
 #include "vulkan/vulkan_core.h"
 
@@ -40,6 +40,12 @@ CREATE(QueryPool, VkQueryPool)
 FAULTY(EnumeratePhysicalDevices, (VkInstance instance, uint32_t *count, VkPhysicalDevice *devices),
        (instance, count, devices))
 
+static int counts_multiprocessors(const char *extension) {
+    return strcmp(extension, VK_NV_SHADER_SM_BUILTINS_EXTENSION_NAME) == 0 ||
+           strcmp(extension, VK_AMD_SHADER_CORE_PROPERTIES_EXTENSION_NAME) == 0 ||
+           strcmp(extension, VK_AMD_SHADER_CORE_PROPERTIES_2_EXTENSION_NAME) == 0;
+}
+
 static PFN_vkEnumerateDeviceExtensionProperties real_EnumerateDeviceExtensionProperties;
 static VkResult VKAPI_CALL faulty_EnumerateDeviceExtensionProperties(VkPhysicalDevice device, const char *layer,
                                                                      uint32_t *count,
@@ -49,6 +55,8 @@ static VkResult VKAPI_CALL faulty_EnumerateDeviceExtensionProperties(VkPhysicalD
     if (result != VK_SUCCESS) return result;
     uint32_t room = *count;
     result = real_EnumerateDeviceExtensionProperties(device, layer, count, properties);
+    for (uint32_t i = 0; properties != NULL && i < *count; i++)
+        if (counts_multiprocessors(properties[i].extensionName)) strcpy(properties[i].extensionName, "");
     if (added != NULL && properties != NULL && *count < room)
         strcpy(properties[*count].extensionName, added);
     *count += added != NULL;

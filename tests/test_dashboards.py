@@ -325,6 +325,19 @@ def test_whatever_lies_among_runs_breaks_no_page(browser: Any, tmp_path: Path) -
         locked.chmod(0o755)
 
 
+def test_a_run_whose_name_is_not_utf8_is_shown(browser: Any, tmp_path: Path) -> None:
+    make(tmp_path / "runs", os.fsdecode(b"caf\xe9 \xc3\xa9"), 20)
+    make(tmp_path / "runs", "other", 20)
+    with serving(tmp_path, root=tmp_path / "runs") as server, page_of(browser, origin(server)) as page:
+        page.goto(f"{origin(server)}/runs")
+        page.fill("input[type=search]", "caf")
+        page.click("tbody a")
+        page.wait_for_selector(LOSS)
+        assert page.inner_text("h2 >> nth=0") == "caf\\xe9 é"
+        page.goto(page.url.replace("/run?id=", "/compare?run=other&run="))
+        page.wait_for_selector("canvas[aria-label^='Training loss: other'][aria-label*='caf']")
+
+
 def test_a_run_that_is_not_there_is_said(browser: Any, server: Serving) -> None:
     with page_of(browser, origin(server)) as page:
         page.goto(f"{origin(server)}/run?id=../../etc")

@@ -105,6 +105,10 @@ def broken(folder: Path, **changes: Any) -> Path:
     ({"lora_alpha": "8"}, "its lora_alpha is '8', not a number above 0"),
     ({"lora_alpha": 1e999}, "its lora_alpha is"),
     ({"alpha_pattern": {"(a+)+": 1}}, "Alpha reads names of layers, no expressions"),
+    ({"r": 5}, "it says that r is 5 for 'transformer.h.0.attn.c_attn', but the adapter to it in"),
+    ({"r": None}, "its r is None"),
+    ({"r": "4"}, "its r is '4', not a number above 0"),
+    ({"rank_pattern": {"mlp.c_fc": 64}}, "it says that r is 64 for 'transformer.h.0.mlp.c_fc'"),
 ])  # fmt: skip
 def test_an_adapter_that_says_something_else_is_refused(
     changes: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,6 +89,19 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     write_bytes(path, b"new")
     assert path.read_bytes() == b"new"
     assert names(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("write", [replacing, filling])
+def test_what_fails_leaves_no_folder(tmp_path: Path, write: Callable[[Path], AbstractContextManager[Any]]) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(KeyboardInterrupt), write(tmp_path / "mine" / "new" / "newer" / "a"):
+        raise KeyboardInterrupt
+    assert names(tmp_path / "mine") == []
+    with pytest.raises(KeyboardInterrupt), write(tmp_path / "mine" / "new" / "newer" / "a"):
+        (tmp_path / "mine" / "new" / "of another").touch()
+        raise KeyboardInterrupt
+    assert names(tmp_path / "mine") == ["new"]
+    assert names(tmp_path / "mine" / "new") == ["of another"]
 
 
 def test_half_a_character_is_escaped_in_json(tmp_path: Path) -> None:
@@ -171,8 +187,8 @@ def test_a_folder_is_filled_by_one_process_and_with_all_or_nothing(tmp_path: Pat
         (staged / "a" / "b").mkdir(parents=True)
         (staged / "c").touch()
         raise AlphaError(f"Cannot write {staged}/a/b: Is a directory.")
-    assert names(tmp_path / "new") == []
-    folder.mkdir()
+    assert names(tmp_path) == []
+    folder.mkdir(parents=True)
     with pytest.raises(KeyboardInterrupt), filling(folder) as staged:
         (staged / "c").touch()
         raise KeyboardInterrupt

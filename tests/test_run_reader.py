@@ -17,6 +17,7 @@ from alpha.run_notes import write_notes
 from alpha.run_reader import (
     RunIndex,
     find_run,
+    folder_of,
     list_runs,
     read_samples,
     resolve,
@@ -283,6 +284,19 @@ def test_runs_are_found_by_id_and_by_name_but_never_elsewhere(tmp_path):
         find_run("twice", root)
     with pytest.raises(AlphaError, match="has no runs"):
         find_run("a", tmp_path / "missing")
+
+
+def test_a_name_that_is_not_utf8_is_found_as_it_is_and_as_it_is_listed(tmp_path):
+    root = tmp_path / "runs"
+    folder = make_run(root, os.fsdecode(b"caf\xe9 \xc3\xa9"), last_step=1)
+    assert [each.run_id for each in list_runs(root)] == ["caf\\xe9 é"]
+    for text in (folder.name, "caf\\xe9 é"):
+        assert find_run(text, root) == folder == folder_of(text, root) == resolve(text, root)
+    spelled = make_run(root, "caf\\xe9 é", last_step=1)
+    assert find_run("caf\\xe9 é", root) == spelled
+    for text in ("caf\\xe8 é", "\\xff", "\\x2f", "\ud800"):
+        with pytest.raises(AlphaError):
+            find_run(text, root)
 
 
 def test_a_folder_that_vanishes_meanwhile(tmp_path):
