@@ -33,7 +33,7 @@ class DisplayOptions:
 
 OPTIONS = (ModelConfig, TrainingConfig, DisplayOptions)
 DETAILS = """
-What is not given comes from the file of --config, then the preset of --domain,
+What is not given comes from the file of --config, then the preset of --domain or --recipe,
 then --arch.
 
 Ctrl-C saves a checkpoint and says how to go on; a second Ctrl-C stops at once. So do the
@@ -53,6 +53,7 @@ learned stands between ⟦ and ⟧.
 Examples:
   alpha train --data=corpus.txt --tokenizer=char --layers=4 --dim=128 --heads=4
   alpha train --data=novels/ --domain=novels --iters=5000
+  alpha train --data=notes/ --recipe=cpu-20-minutes
   alpha train --resume=runs/20261123-101500-3f2a1b
 """
 

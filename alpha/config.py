@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from alpha.errors import UsageError
 from alpha.option import option, to_mapping
+from alpha.recipe import RECIPES
 
 OPTIMIZERS = ("adamw", "lion", "adafactor", "sgd", "muon")
 BACKENDS = ("cpu_ref", "helios", "auto")
@@ -105,7 +106,10 @@ class TrainingConfig:
     val_data: str = option(
         "", "Validation corpus; otherwise a part of the data is held out.", group=_DATA, metavar="PATHS"
     )
-    domain: str = option("", "Preset of tokenizer, shape and schedule.", group=_DATA, metavar="ID")
+    domain: str = option("", "Preset of tokenizer, shape and schedule by the kind of text.", group=_DATA, metavar="ID")
+    recipe: str = option(
+        "", f"Preset of these and of --minutes by the time there is: {', '.join(RECIPES)}.", group=_DATA, metavar="NAME"
+    )
     tokenizer: str = option("bpe", "char, word, bpe, bpe-4k to bpe-64k, bpe-chat-4k.", group=_DATA, metavar="NAME")
     vocab_size: int = option(
         0, "Vocabulary size for word and bpe tokenizers; 0 = by the tokenizer's name.", group=_DATA, minimum=0
@@ -137,7 +141,7 @@ class TrainingConfig:
     iters: int = option(1000, "Optimizer steps.", group=_OPTIMIZATION, minimum=1, aliases=("steps",))
     minutes: float = option(
         0.0,
-        "Make as many steps as this machine makes in this time, as a trial shows; 0 = iters.",
+        "Make as many steps as this machine makes in this time, as a trial and the first ones show; 0 = iters.",
         group=_OPTIMIZATION,
         minimum=0,
         maximum=1e6,

@@ -11,6 +11,7 @@ from typing import Any
 
 from alpha.errors import UsageError
 from alpha.option import nearest
+from alpha.recipe import LEARNING, LEARNING_RATES
 
 SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
 """The chat markers that bpe-chat-4k reserves."""
@@ -52,6 +53,9 @@ def messages(text: str) -> list[tuple[str, str]]:
 _MESSAGE = re.compile("(" + "|".join(map(re.escape, (SYSTEM, USER, ASSISTANT))) + ")(.*)", re.DOTALL)
 
 
+_TRAINING = {name: value for name, value in LEARNING.items() if name != "arch"}
+
+
 def _preset(
     id: str,
     description: str,
@@ -66,8 +70,8 @@ def _preset(
     return Preset(
         id,
         description,
-        {"block": block, "layers": layers, "dim": dim, "heads": heads} | (model or {}),
-        {"tokenizer": tokenizer} | (training or {}),
+        {"block": block, "layers": layers, "dim": dim, "heads": heads, "arch": LEARNING["arch"]} | (model or {}),
+        {"tokenizer": tokenizer, "lr": LEARNING_RATES[dim], **_TRAINING} | (training or {}),
         prompts,
     )
 
@@ -76,8 +80,6 @@ def _questions(*texts: str) -> tuple[str, ...]:
     return tuple(dialogue([(USER, text)], reply=True) for text in texts)
 
 
-# A preset with a warm-up of its own sets `iters` too: five times the warm-up, the ratio that automatic warm-up has, so
-# that the peak learning rate is reached.
 PRESETS = {
     preset.id: preset
     for preset in (
@@ -126,7 +128,6 @@ PRESETS = {
             "bpe-4k",
             (128, 6, 128, 8),
             ("The ", "def ", "| name | ", "1. ", "Dear ", "2024-"),
-            training={"lr": 5e-4},
         ),
         _preset(
             "concordance",
@@ -134,7 +135,7 @@ PRESETS = {
             "bpe-64k",
             (1024, 12, 768, 12),
             ("river\n", "said\n", "afternoon\n", "square\n"),
-            training={"lr": 6e-4, "batch": 4},
+            training={"batch": 4},
         ),
         _preset(
             "chat",
@@ -143,7 +144,7 @@ PRESETS = {
             (256, 6, 256, 8),
             _questions("Hello!", "What is 12 + 30?", "How many minutes are 3 hours?", "Which is larger, 371 or 317?"),
             model={"dropout": 0.1},
-            training={"lr": 5e-5, "lr_min": 5e-6, "warmup_iters": 1000, "iters": 5000, "batch": 16},
+            training={"iters": 5000, "batch": 16},
         ),
         _preset(
             "super_chat",
@@ -156,9 +157,6 @@ PRESETS = {
             ),
             model={"dropout": 0.1, "activation": "silu"},
             training={
-                "lr": 8e-5,
-                "lr_min": 8e-6,
-                "warmup_iters": 2000,
                 "iters": 10_000,
                 "batch": 10,
                 "accum_steps": 2,
@@ -178,9 +176,6 @@ PRESETS = {
             ),
             model={"activation": "swiglu"},
             training={
-                "lr": 3e-4,
-                "lr_min": 3e-5,
-                "warmup_iters": 500,
                 "iters": 2500,
                 "batch": 4,
                 "accum_steps": 4,
@@ -200,7 +195,7 @@ PRESETS = {
                 "The population of ",
                 "A triangle ",
             ),
-            training={"lr": 6e-4, "lr_min": 6e-5, "warmup_iters": 500, "iters": 2500, "beta2": 0.999},
+            training={"iters": 2500, "beta2": 0.999},
         ),
     )
 }

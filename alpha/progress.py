@@ -64,6 +64,10 @@ class TrainingProgress:
             self._live = Live(get_renderable=self._render, console=self._console, auto_refresh=False)
             self._show(self._live.start)
 
+    def set_total(self, total: int) -> None:
+        """The run has another number of steps from now on."""
+        self._total = total
+
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Take in a row of metrics.jsonl; keys that are absent keep their last value on the display."""
         self._step = metrics["step"]

@@ -1,7 +1,7 @@
 """Putting together what a training run is to do, from every place that may say so.
 
-Later ones win: the defaults, what `--arch` sets, what `--domain` sets, the file of `--config`, the command line. With
-`--init` the model's options are those of the model that is named, in place of the first three.
+Later ones win: the defaults, what `--arch` sets, what `--domain` or `--recipe` sets, the file of `--config`, the
+command line. With `--init` the model's options are those of the model that is named, in place of the first three.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alpha import domain
+from alpha import domain, recipe
 from alpha.config import ARCHITECTURES, ModelConfig, TrainingConfig
 from alpha.errors import UsageError
 from alpha.files import read_json
@@ -40,12 +40,15 @@ def merge(given: Mapping[str, Any]) -> tuple[ModelConfig, TrainingConfig]:
     if explicit.get("tokenizer_artifacts") or explicit.get("init"):
         explicit.setdefault("tokenizer", "")  # whichever there is: no preset and no default contradicts it
     asked = {name: value for name, value in explicit.items() if name in _MODEL_FIELDS}
+    if explicit.get("domain") and explicit.get("recipe"):
+        raise UsageError("--domain and --recipe set the same options; leave out one of them.")
     if explicit.get("domain"):
         preset = domain.get(explicit["domain"])
-        training_values = dict(preset.training)
-        if explicit.get("minutes"):  # the preset's warm-up is a part of the preset's number of steps
-            training_values = {name: each for name, each in training_values.items() if name != "warmup_iters"}
-        explicit = {**preset.model, **training_values, **explicit}
+        explicit = {**preset.model, **preset.training, **explicit}
+    if explicit.get("recipe"):
+        if "iters" in explicit:
+            explicit.setdefault("minutes", 0.0)
+        explicit = {**recipe.get(explicit["recipe"]), **explicit}
     architecture = ARCHITECTURES[explicit.get("arch", ModelConfig.arch)]
     values = {**architecture, **explicit}
     model = {name: value for name, value in values.items() if name in _MODEL_FIELDS}

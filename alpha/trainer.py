@@ -3,6 +3,7 @@
 Knows nothing about how a run is configured or displayed; see `training_setup` and `progress`.
 """
 
+import bisect
 import dataclasses
 import logging
 import math
@@ -36,7 +37,7 @@ from alpha.sampling import SamplingOptions
 from alpha.text_stream import BEGINNING, continuation, known_prompts
 from alpha.thread_choice import ThreadChoice
 from alpha.tokenizer import Tokenizer
-from alpha.training_step import MemoryWatch, PhaseTimer, StepResult, TrainingStep, learning_rate
+from alpha.training_step import MemoryWatch, PhaseTimer, StepResult, TrainingStep, learning_rate, stable_until
 
 SAMPLE_TOKENS = 100
 SKIPPED_LIMIT = 100
@@ -46,6 +47,11 @@ SKIPPED_AT_THE_END = 10
 TRIAL_STEPS = 10
 TRIAL_SHARE = 0.02
 """A trial that shows how many steps a time is makes at least so many, and takes at least this part of that time."""
+
+FIRST_LOOK = 8
+"""The number of steps is looked at again after this part of those before the decay, and then after twice as many."""
+NOTABLE_CHANGE = 0.01
+"""It is left as it is where a smaller part of it would change."""
 
 FIRST_SAVE_SECONDS = 60.0
 """A run that has no checkpoint after this time gets one, however long its intervals are."""
@@ -64,6 +70,8 @@ class Display(Protocol):
     def lost(self) -> Exception | None: ...
 
     def start(self, total: int, initial: int = 0) -> None: ...
+
+    def set_total(self, total: int) -> None: ...
 
     def step(self, metrics: dict[str, Any]) -> None: ...
 
@@ -99,6 +107,21 @@ class _StepUnderWay:
     tokens: int
     threads: int
     result: StepResult
+
+
+@dataclass
+class _TimeLimit:
+    """When a run is to end, by time.perf_counter(); the seconds that evaluations and samples take for each step, and
+    once after the last."""
+
+    end: float
+    beside: float
+    after: float
+    next_look: int = 0
+
+    def steps(self, seconds: float) -> int:
+        """How many steps of so many seconds are left."""
+        return max(0, math.floor((self.end - self.after - time.perf_counter()) / (seconds + self.beside)))
 
 
 class Trainer:
@@ -157,6 +180,7 @@ class Trainer:
         self._first_step = 0  # of this process, and how many windows had been drawn before it
         self._first_window = 0
         self._began = 0.0
+        self._limit: _TimeLimit | None = None
         self._validation_loss: float | None = None  # measured at this very step
         self._losses_of_parts: dict[str, float] = {}  # and then
         self._kept: dict[str, Any] = {}
@@ -175,7 +199,7 @@ class Trainer:
         """Set the number of steps to what is made in so many minutes, evaluations, samples and this trial included.
 
         The trial makes real steps on the run's own batches, and afterwards everything is as it was, so that the run has
-        the bits of one with that number of `iters`.
+        the bits of one that is given the same options. It has them, too, where `_fit_again` changes the number.
         """
         start, limit = time.perf_counter(), 60 * minutes
         training = self.training
@@ -196,12 +220,42 @@ class Trainer:
         self.model.parameters.load(weights)
         self._step.load_state(state)
         self.steps_done, self._elapsed = 0, 0.0
-        left = limit - (time.perf_counter() - start) - evaluating - sampling  # both are made after the last step, too
-        iters = max(1, math.floor(left / (step + share)))
+        after = evaluating + sampling  # both are made after the last step, too
+        self._limit = _TimeLimit(start + limit, share, after)
+        iters = max(1, self._limit.steps(step))
         self.training = resolve_training(dataclasses.replace(training, iters=iters, minutes=0.0))
+        self._limit.next_look = max(1, stable_until(self.training) // FIRST_LOOK)
         self.display.message(
             f"A step takes {1e3 * step:.3g} ms here, so {minutes:g} minutes are {spelled('iters', iters)}."
         )
+
+    def _fit_again(self, run: Run) -> None:
+        """Change the number of steps to what the time allows by now.
+
+        Only before the learning rate decays, and only so far that all steps that were started keep theirs.
+        """
+        limit, training = self._limit, self.training
+        if limit is None or self.steps_done < limit.next_look:
+            return
+        limit.next_look *= 2
+        started = self.steps_done + len(self._under_way)
+        if stable_until(training) < started:
+            self._limit = None
+            return
+        step = self._elapsed / self.steps_done
+        iters = self.steps_done + limit.steps(step)
+        if stable_until(dataclasses.replace(training, iters=iters)) < started:
+            numbers = range(training.iters + 1)
+            iters = bisect.bisect_left(
+                numbers, started, key=lambda number: stable_until(dataclasses.replace(training, iters=number))
+            )
+        iters = max(iters, started)
+        if abs(iters - training.iters) < NOTABLE_CHANGE * training.iters:
+            return
+        self.training = dataclasses.replace(training, iters=iters)
+        run.configure(run.config.model, self.training, self.steps_done)
+        self.display.set_total(iters)
+        self.display.message(f"A step takes {1e3 * step:.3g} ms by now, so the time is {spelled('iters', iters)}.")
 
     def train(self, run: Run) -> bool:
         """Run the steps that are left and keep the results in `run`; False when a signal asked to stop before the end.
@@ -233,15 +287,15 @@ class Trainer:
         return self.steps_done == self.training.iters
 
     def _run_steps(self, run: Run, stop: StopRequest) -> None:
-        training = self.training
-        while self.steps_done < training.iters:
+        while self.steps_done < self.training.iters:
             pauses = self._is_first_save_due() or self._leaves(stop)
             run.beat("training")
             self._start_steps(1 if pauses else self.model.backend.steps_in_flight)
             row = self._finish_step()
+            self._fit_again(run)
             row |= self._evaluate_when_due(run)
             self._memory.after_step()
-            if self.steps_done % training.log_every == 0 or "valLoss" in row:
+            if self.steps_done % self.training.log_every == 0 or "valLoss" in row:
                 row |= self._memory.report()
                 run.add_metrics(row)
             self.display.step(row)

@@ -63,6 +63,10 @@ class TrainingFace:
         self._terminal = _terminal_state()
         self._face = self._start_face(self._folder)
 
+    def set_total(self, total: int) -> None:
+        self._total = total
+        self._plain.set_total(total)
+
     def step(self, metrics: dict[str, Any]) -> None:
         if not self._is_there():
             self._plain.step(metrics)

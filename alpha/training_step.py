@@ -392,11 +392,17 @@ def learning_rate(step: int, training: TrainingConfig) -> float:
     warmup = max(training.warmup_iters, 1)
     if step < warmup:
         return training.lr * ((step + 1) / warmup)
-    decay_start = warmup
-    if training.schedule == "wsd":
-        decay_start = max(warmup, training.iters - round(training.decay_fraction * training.iters))
+    decay_start = stable_until(training)
     if step < decay_start or decay_start >= training.iters:
         return training.lr
     progress = min((step + 1 - decay_start) / (training.iters - decay_start), 1.0)
     share = 1.0 - progress if training.schedule == "wsd" else 0.5 * (1.0 + math.cos(math.pi * progress))
     return training.lr * share + training.lr_min * (1.0 - share)
+
+
+def stable_until(training: TrainingConfig) -> int:
+    """The step with which the learning rate begins to decay: those before it have theirs whatever `iters` is."""
+    warmup = max(training.warmup_iters, 1)
+    if training.schedule != "wsd":
+        return warmup
+    return max(warmup, training.iters - round(training.decay_fraction * training.iters))

@@ -8,12 +8,13 @@ layers, heads, dim, block, batch and vocabulary. MODE is a precision, fp32 or bf
 operands), followed by -compile for torch.compile and -graph for a step that is one CUDA graph. For each line that it
 reads it measures once more, and prints a line: a JSON object of seconds by name.
 
-The second trains on the CPU as nanoGPT does (AdamW with decay 0.1 of matrices and betas 0.9 and 0.99, clipping at 1, a
+The second trains as nanoGPT does (AdamW with decay 0.1 of matrices and betas 0.9 and 0.99, clipping at 1, a
 cosine from lr to lr/10 after a twentieth of the steps as warm-up, deviations 0.02 and for projections into the residual
-stream 0.02/sqrt(2 layers), no biases) on the bytes of a text, and predicts those of another. MODE is fp32 or
-fp32-compile. RECIPE is a JSON object with layers, heads, dim, block, batch, lr, seed, data and heldOut (paths), and
-either steps or seconds, for which trial steps say how many they are (compiling does not count); threads, if it is not
-to be PyTorch's choice. Prints a JSON object with bitsPerByte, steps, tokens and seconds.
+stream 0.02/sqrt(2 layers), no biases) on the bytes of a text, and predicts those of another. MODE is as above; bf16 is
+for CUDA. RECIPE is a JSON object with layers, heads, dim, block, batch, lr, seed, data and heldOut (paths), and either
+steps or seconds, for which trial steps say how many they are (compiling does not count); if need be device (cpu),
+threads (PyTorch's choice), and, where both files have tokens, two bytes each, vocabulary and bytes, as many as the
+held-out text has. Prints a JSON object with bitsPerByte, steps, tokens and seconds.
 """
 
 import json
@@ -33,6 +34,8 @@ WARM_UP_SECONDS = 0.5
 SECONDS = 1.0
 BATCHES = 4
 TRIAL_STEPS = 40
+BATCH = 32
+"""Windows of the held-out text that are predicted together."""
 
 
 class Block(nn.Module):
@@ -164,15 +167,23 @@ def seconds_of(run: Callable[[], object]) -> float:
 
 
 class Learning:
-    """A model that learns the bytes of a text by nanoGPT's recipe."""
+    """A model that learns the bytes or the tokens of a text by nanoGPT's recipe."""
 
     def __init__(self, recipe: dict[str, Any], mode: str) -> None:
         self.recipe = recipe
-        self.bytes = torch.frombuffer(bytearray(Path(recipe["data"]).read_bytes()), dtype=torch.uint8).long()
+        self.device = torch.device(recipe.get("device", "cpu"))
+        self.autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled="bf16" in mode)
+        self.text = self.read("data")
         shape = {name: recipe[name] for name in ("layers", "heads", "dim", "block")}
-        self.model = Model(**shape, vocabulary=256, bias=False)
+        self.model = Model(**shape, vocabulary=recipe.get("vocabulary", 256), bias=False).to(self.device)
         self.forward = torch.compile(self.model) if "compile" in mode else self.model
         self.begin()
+
+    def read(self, name: str) -> torch.Tensor:
+        """A file's bytes, or its tokens."""
+        dtype = torch.uint16 if "vocabulary" in self.recipe else torch.uint8
+        content = torch.frombuffer(bytearray(Path(self.recipe[name]).read_bytes()), dtype=dtype)
+        return content.to(self.device, torch.int32).long()
 
     def begin(self) -> None:
         """Draw the weights, and forget what was learned."""
@@ -194,11 +205,13 @@ class Learning:
     def step(self, lr: float) -> None:
         """One step on windows from anywhere in the text."""
         block, batch = self.recipe["block"], self.recipe["batch"]
-        starts = torch.randint(len(self.bytes) - block, (batch,))
-        windows = torch.stack([self.bytes[start : start + block + 1] for start in starts.tolist()])
+        starts = torch.randint(len(self.text) - block, (batch, 1), device=self.device)
+        windows = self.text[starts + torch.arange(block + 1, device=self.device)]
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.forward(windows[:, :-1].contiguous(), windows[:, 1:].contiguous()).backward()
+        with self.autocast:
+            loss = self.forward(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
+        loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -210,17 +223,22 @@ class Learning:
             part = (step - warm_up) / max(1, steps - warm_up)
             decayed = 0.1 + 0.45 * (1.0 + math.cos(math.pi * part))
             self.step(peak * ((step + 1) / warm_up if step < warm_up else decayed))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
         return time.perf_counter() - begin
 
     @torch.no_grad()
     def bits_per_byte(self) -> float:
-        """Of the held-out text in windows that follow each other, its first byte excepted."""
-        text, block = Path(self.recipe["heldOut"]).read_bytes(), self.recipe["block"]
-        total = 0.0
-        for start in range(0, len(text) - 1, block):
-            window = torch.tensor(list(text[start : start + block + 1]))
-            total += float(self.model(window[None, :-1], window[None, 1:])) * (len(window) - 1)
-        return total / (len(text) - 1) / math.log(2.0)
+        """Of the held-out text in windows that follow each other, its first byte or token excepted; in float32."""
+        text, block = self.read("heldOut"), self.recipe["block"]
+        predicted = len(text) - 1
+        whole = predicted // block * block
+        ids, targets = (text[first : first + whole].view(-1, block).split(BATCH) for first in (0, 1))
+        batches = list(zip(ids, targets, strict=True))
+        if whole < predicted:
+            batches.append((text[None, whole:-1], text[None, whole + 1 :]))
+        total = sum(float(self.model(*each)) * each[0].numel() for each in batches)
+        return total / self.recipe.get("bytes", predicted) / math.log(2.0)
 
 
 def learn(recipe: dict[str, Any], mode: str) -> dict[str, float]:

@@ -50,6 +50,9 @@ class RecordingDisplay:
     def start(self, total: int, initial: int = 0) -> None:
         self.started.append((total, initial))
 
+    def set_total(self, total: int) -> None:
+        self.started.append((total, len(self.rows) + 1))
+
     def step(self, metrics: dict[str, Any]) -> None:
         self.rows.append(metrics)
         if metrics["step"] == self.stop_after:

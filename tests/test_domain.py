@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from alpha import domain
+from alpha import domain, recipe
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.datagen import GENERATORS, document
 from alpha.errors import UsageError
@@ -48,10 +48,17 @@ def test_training_of_the_table() -> None:
     assert training["fine_corpus"]["beta2"] == 0.999
     assert domain.get("super_chat").model["activation"] == "silu"
     assert domain.get("nanochat").model["activation"] == "swiglu"
-    rates = {name: (each["lr"], each["lr_min"]) for name, each in training.items() if "lr_min" in each}
-    assert rates == {
-        "chat": (5e-5, 5e-6), "super_chat": (8e-5, 8e-6), "nanochat": (3e-4, 3e-5), "fine_corpus": (6e-4, 6e-5),
-    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_recipe_is_that_of_the_quick_start(name: str) -> None:
+    preset = domain.get(name)
+    values = {**preset.model, **preset.training}
+    learning = recipe.RECIPES["cpu-2-minutes"]
+    shared = ["arch", "optim", "schedule", "decay_fraction", "warmup_iters", "lr_min"]
+    if values["dim"] == learning["dim"]:
+        shared.append("lr")
+    assert {each: values[each] for each in shared} == {each: learning[each] for each in shared}
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from alpha import domain
-from alpha.config import ARCHITECTURES, ModelConfig, TrainingConfig
+from alpha import domain, recipe
+from alpha.config import ARCHITECTURES, ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.errors import AlphaError, UsageError
 from alpha.option import convert, options_of, to_mapping
 from alpha.settings import merge, read_file
@@ -104,7 +104,28 @@ def test_unknown_domain_is_a_usage_error() -> None:
 
 def test_presets_and_architectures_hold_valid_values() -> None:
     declared = {each.name: each for kind in (ModelConfig, TrainingConfig) for each in options_of(kind)}
-    presets = [*ARCHITECTURES.values(), *(preset.model | preset.training for preset in domain.PRESETS.values())]
+    domains = [preset.model | preset.training for preset in domain.PRESETS.values()]
+    presets: list[dict[str, Any]] = [*ARCHITECTURES.values(), *domains, *recipe.RECIPES.values()]
     for preset in presets:
         for name, value in preset.items():
             assert convert(declared[name], value, name) == value
+
+
+@pytest.mark.parametrize("name", recipe.RECIPES)
+def test_a_recipe_is_a_valid_configuration_of_a_time(name: str) -> None:
+    model, training = merge({"recipe": name})
+    assert resolve_model(model).head_width >= 32
+    assert resolve_training(training).minutes == training.minutes > 0
+    _, shorter = merge({"recipe": name, "iters": 5, "lr": 1e-3})
+    assert (shorter.minutes, shorter.iters, shorter.lr, shorter.optim) == (0, 5, 1e-3, "muon")
+
+
+def test_a_recipe_must_be_known_and_the_only_preset() -> None:
+    with pytest.raises(UsageError, match="Did you mean 'cpu-2-minutes'"):
+        merge({"recipe": "cpu-2-minute"})
+    with pytest.raises(UsageError, match="--domain and --recipe"):
+        merge({"recipe": "cpu-2-minutes", "domain": "novels"})
+
+
+def test_a_presets_warm_up_holds_for_a_number_of_minutes_too() -> None:
+    assert merge({"domain": "novels", "minutes": 1.0})[1].warmup_iters == domain.get("novels").training["warmup_iters"]

@@ -1,6 +1,7 @@
 """The training loop: exact resume, stops and kills at any instant, skipped steps, full disks, what it writes."""
 
 import errno
+import itertools
 import json
 import math
 import os
@@ -98,11 +99,38 @@ def test_the_steps_that_a_time_is_are_those_of_a_run_of_so_many_steps(
     display = RecordingDisplay()
     timed = train(corpus, tmp_path / "timed", display, model=DROPPED, minutes=2e-2, **options)
     steps = len(display.rows)
-    assert any(message.endswith(f"so 0.02 minutes are --iters={steps}.") for message in display.messages)
+    assert [message for message in display.messages if message.endswith(f" --iters={steps}.")]
     with Run.open(timed) as run:
         config = run.config.training
-    assert (config.iters, config.minutes, config.warmup_iters) == (steps, 0.0, steps // 5)
-    whole = train(corpus, tmp_path / "whole", model=DROPPED, **options, iters=steps)
+    assert (config.iters, config.minutes) == (steps, 0.0)
+    whole = train(corpus, tmp_path / "whole", model=DROPPED, **options, iters=steps, warmup_iters=config.warmup_iters)
+    assert bits_of(timed) == bits_of(whole)
+    assert rows_of(timed) == rows_of(whole)
+
+
+@pytest.mark.parametrize(
+    ("left", "numbers"),
+    [
+        ([30, *[30] * 9], [30, 31, 32, 34, 38, 46]),
+        # After 8 steps there is time for one more, but then the rate of the last ones should have decayed already.
+        ([64, 60, 1], [64, 16]),
+    ],
+)
+def test_rates_that_do_not_decay_yet_leave_the_number_of_steps_open(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: list[int], numbers: list[int]
+) -> None:
+    """`left` is how many steps there is time for, at the trial and at each later look."""
+    schedule: dict[str, Any] = {"schedule": "wsd", "decay_fraction": 0.5, "warmup_iters": 2}
+    answers = iter(left)
+    monkeypatch.setattr(trainer._TimeLimit, "steps", lambda *_: next(answers))
+    display = RecordingDisplay()
+    timed = train(corpus, tmp_path / "timed", display, model=DROPPED, minutes=2e-2, **schedule)
+    assert [total for total, _ in display.started] == numbers
+    with Run.open(timed) as run:
+        assert run.config.training.iters == len(display.rows) == numbers[-1]
+        changes = [each["changes"]["iters"] for each in run.config.history]
+    assert changes == [{"from": old, "to": new} for old, new in itertools.pairwise(numbers)]
+    whole = train(corpus, tmp_path / "whole", model=DROPPED, **schedule, iters=numbers[-1])
     assert bits_of(timed) == bits_of(whole)
     assert rows_of(timed) == rows_of(whole)
 

@@ -1,0 +1,58 @@
+"""What learns most in a given time: the options that `--recipe` sets, which perf/LOG.md measures on held-out text.
+
+A recipe is data, like the preset of a domain, whose learning it shares; whoever builds the configuration decides what
+wins over it.
+"""
+
+from typing import Any
+
+from alpha.errors import UsageError
+from alpha.option import nearest
+
+LEARNING: dict[str, Any] = {
+    "arch": "modern",
+    "optim": "muon",
+    "schedule": "wsd",
+    "decay_fraction": 0.7,
+    "warmup_iters": 20,
+    "lr_min": 1e-5,
+}
+LEARNING_RATES = {64: 8e-3, 128: 6e-3, 192: 4e-3, 256: 4e-3, 384: 3e-3, 512: 2.5e-3, 768: 1.5e-3}
+"""By the model's width."""
+
+
+def _recipe(
+    minutes: float, vocab_size: int, shape: tuple[int, int, int, int], batch: int, **more: Any
+) -> dict[str, Any]:
+    block, layers, dim, heads = shape
+    return {
+        **LEARNING,
+        "minutes": minutes,
+        "tokenizer": "bpe",
+        "vocab_size": vocab_size,
+        "block": block,
+        "layers": layers,
+        "dim": dim,
+        "heads": heads,
+        "batch": batch,
+        "lr": LEARNING_RATES[dim],
+        "min_tokens_per_param": 0.0,
+        **more,
+    }
+
+
+RECIPES = {
+    "cpu-2-minutes": _recipe(1.8, 4096, (128, 4, 128, 4), 16),
+    "cpu-20-minutes": _recipe(20.0, 4096, (256, 4, 192, 6), 8),
+    "gpu-1-minute": _recipe(1.0, 8192, (256, 6, 384, 6), 64, dtype="f16"),
+}
+"""By name: the fields of ModelConfig and TrainingConfig that each sets. The CPUs are two cores of a server of 2026, the
+GPU is an H100."""
+
+
+def get(name: str) -> dict[str, Any]:
+    """What a recipe sets. Raises UsageError that names the nearest valid name."""
+    try:
+        return RECIPES[name]
+    except KeyError:
+        raise UsageError(f"There is no recipe {name!r}. {nearest(name, RECIPES)}") from None
