@@ -164,10 +164,9 @@ class Loss(Products):
         vector = vector_of(logits, multiples=(width,))
         vectors = -(-width // vector)
         lanes, threads = self.lanes_for(vectors, ROW_VECTORS), THREADS
-        groups = groups_for(rows, threads // lanes)
         if lanes == THREADS:  # as many as a workgroup can have, so that more of the row fits their registers
             lanes = threads = power_of_two(self.device_info.max_workgroup_invocations // 2 + 1)
-            groups = groups_for(rows)
+        groups = groups_for(rows, threads // lanes)
         held = -(-vectors // lanes)
         self.dispatch(
             "cross_entropy",

@@ -113,6 +113,17 @@ def test_the_loss_in_chunks_and_in_every_precision(
     check(backend, [loss, *gradients, plain], wanted, ROUNDING[precision])
 
 
+def test_each_row_that_takes_a_workgroup_has_one() -> None:
+    backend = helios()
+
+    def losses() -> HeliosArray:
+        x, weight = backend.empty((300, 8)), backend.empty((20000, 8))
+        return backend.cross_entropy(x, weight, backend.zeros((300,), np.int32), training=True)[0]
+
+    (found,) = (each for each in backend.trace(losses)[1] if each.kernel.name == "cross_entropy")
+    assert (found.constants["LANES"], found.groups) == (found.constants["THREADS"], (300, 1, 1))
+
+
 def test_small_probabilities_count_in_half_precision() -> None:
     """With equal logits each of 50,000 probabilities is 2e-5, which float16 stores with an error of 0.1 %."""
     backend = helios("f16")
