@@ -7,8 +7,7 @@
             ...  # event.generation, event.token, and in the end event.generation.reason
 
 A step gives the backend its work, and tells which tokens an earlier one has drawn: a device may have several steps
-under way, each taking its ids from the one before. Requests that want probabilities, or whose logits are changed before
-tokens are drawn, are waited for.
+under way, each taking its ids from the one before. Requests that want probabilities are waited for.
 
 One thread calls `step`; `submit` and `cancel` may be called by any, at any time, and return at once. `submit` raises
 RequestError for what can never be done, in a sentence for whoever asked. Requests run side by side, joining and leaving
@@ -37,7 +36,7 @@ from alpha.backend import INDEPENDENT_ROWS
 from alpha.engine_steps import Draw, Step, Steps
 from alpha.errors import AlphaError
 from alpha.gpt import GPT
-from alpha.sampling import Choices, Logits, LogProbs, SamplingOptions, adjusted, choose, log_probs, random_stream
+from alpha.sampling import Choices, Logits, LogProbs, SamplingOptions, log_probs
 from alpha.scheduler import BLOCK_TOKENS, BlockPool, Piece, Scheduler, Stream
 from alpha.thread_choice import ThreadChoice
 
@@ -140,7 +139,7 @@ class Engine:
         self._generations: dict[Stream, Generation] = {}
         self._draws: dict[Stream, Draw] = {}
         self._watched: set[Stream] = set()
-        """Those of requests for which the host has to see logits, now or later."""
+        """Those of requests that want log-probabilities."""
         # Steps that the backend was given and whose tokens are not known yet.
         self._under_way: deque[Step] = deque()
         self.read_tokens = self.continued_tokens = 0
@@ -248,8 +247,11 @@ class Engine:
 
     def _begin(self, generation: Generation, stream: Stream) -> None:
         self._streams[generation], self._generations[stream] = stream, generation
-        self._draws[stream] = self._draw_of(generation.request)
-        if _needs_logits(generation.request):
+        request = generation.request
+        self._draws[stream] = Draw(
+            request.sampling, len(request.prompt), request.row, request.first_step, request.first
+        )
+        if request.logprobs is not None or request.prompt_logprobs is not None:
             self._watched.add(stream)
         self._scheduler.add(stream)
 
@@ -259,7 +261,9 @@ class Engine:
         has_logits = False
         if self._watched:
             scored = [self._scored(piece) for piece in pieces]
-            has_logits = any(scored) or any(piece.draws and self._is_watched(piece) for piece in pieces)
+            has_logits = any(scored) or any(
+                piece.draws and self._generations[piece.stream].request.logprobs is not None for piece in pieces
+            )
         is_measured = self._threads is not None and all(piece.count == 1 for piece in pieces)
         measured = self._threads.measured() if self._threads and is_measured else contextlib.nullcontext()
         # Where the backend is numpy, it warns of what overflows; `choose` finds it.
@@ -313,37 +317,12 @@ class Engine:
         last = min(piece.start + piece.count, len(generation.request.prompt) - 1)
         return range(max(piece.start, known), last)
 
-    def _is_watched(self, piece: Piece) -> bool:
-        """Whether the host has to see the logits after this piece."""
-        request = self._generations[piece.stream].request
-        is_first = piece.start + piece.count == len(request.prompt)
-        return (
-            request.logprobs is not None or request.sampling.changes_logits or (request.first is not None and is_first)
-        )
-
-    def _draw_of(self, request: Request) -> Draw:
-        """How the backend is to draw the tokens of a request."""
-        sampling = request.sampling
-        # Beyond these temperatures nothing changes any more.
-        temperature = 0.0 if sampling.temperature < 1e-30 else min(sampling.temperature, 1e30)
-        return Draw(
-            temperature,
-            sampling.top_p,
-            sampling.min_p,
-            min(sampling.top_k, self._model.vocab_size),
-            sampling.seed,
-            random_stream(request.row),
-            request.first_step - len(request.prompt),
-        )
-
     def _draw(self, generation: Generation, stream: Stream, logits: Logits | None, token: int) -> Event:
-        """The next token of a stream; it is chosen here from logits [V] if the request changes them."""
+        """The next token of a stream, chosen from logits [V] if they came with it."""
         request, noted = generation.request, None
-        if logits is not None and stream in self._watched:
-            token = self._chosen(generation, logits, token)
-            if request.logprobs is not None:
-                noted = log_probs(logits, token, request.logprobs)
-                generation.logprobs.append(noted)
+        if logits is not None and request.logprobs is not None:
+            noted = log_probs(logits, token, request.logprobs)
+            generation.logprobs.append(noted)
         self._scheduler.append(stream, token)
         generation.ids.append(token)
         if token in request.stop_ids:
@@ -351,16 +330,6 @@ class Engine:
         if len(stream.ids) == stream.total:
             return self._end(generation, "length", token, noted)
         return Event(generation, token, noted, None)
-
-    def _chosen(self, generation: Generation, logits: Logits, token: int) -> int:
-        """The next token: the one that the backend chose from the logits, unless they are to be changed before."""
-        request, sampling = generation.request, generation.request.sampling
-        step, is_first = request.first_step + len(generation.ids), not generation.ids
-        if sampling.changes_logits:
-            logits = adjusted(logits, sampling, request.prompt, generation.ids)
-        if request.first is not None and is_first:
-            return int(request.first[choose(logits[request.first], sampling, request.row, step)])
-        return choose(logits, sampling, request.row, step) if sampling.changes_logits else token
 
     # --- ends ---------------------------------------------------------------------------------------------------------
 
@@ -430,16 +399,6 @@ class Engine:
             raise RequestError(f"max_tokens is {request.max_tokens}, but must be at least {least}.", "max_tokens")
         room = block + 1 - count  # the last token is not read
         return count + (room if request.max_tokens is None else min(room, request.max_tokens))
-
-
-def _needs_logits(request: Request) -> bool:
-    """Whether the host has to see logits of this request."""
-    return (
-        request.logprobs is not None
-        or request.prompt_logprobs is not None
-        or request.first is not None
-        or request.sampling.changes_logits
-    )
 
 
 def token_bytes(model: GPT) -> int:

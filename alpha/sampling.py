@@ -1,11 +1,11 @@
-"""How the next token is chosen from logits: penalties, truncation, one random number; and log-probabilities.
+"""How the next token is to be chosen from logits, and with which random number; and log-probabilities.
 
 Pure functions of their arguments, in numpy. A random number depends on (seed, row, step) alone, so that what a
 sequence draws depends on nothing that is done beside it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,7 +59,7 @@ class SamplingOptions:
 
     @property
     def changes_logits(self) -> bool:
-        """Whether `adjusted` does anything."""
+        """Whether tokens are drawn from other logits than the model's."""
         return bool(
             self.logit_bias or self.repetition_penalty != 1.0 or self.presence_penalty or self.frequency_penalty
         )
@@ -77,37 +77,11 @@ class LogProbs:
     values: list[float]
 
 
-def adjusted(logits: Logits, sampling: SamplingOptions, prompt: Sequence[int], text: Sequence[int]) -> Logits:
-    """Logits [V] after bias and penalties, as a new array; `text` is what came after the prompt."""
-    logits = logits.astype(np.float64)
-    for token, bias in sampling.logit_bias.items():
-        logits[token] += bias
-    if sampling.repetition_penalty != 1.0:
-        seen = np.unique(np.array([*prompt, *text], np.int64))
-        values = logits[seen]
-        logits[seen] = np.where(values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty)
-    if text and (sampling.presence_penalty or sampling.frequency_penalty):
-        seen, counts = np.unique(np.array(text, np.int64), return_counts=True)
-        logits[seen] -= sampling.presence_penalty + sampling.frequency_penalty * counts
-    return logits
-
-
-def choose(logits: Logits, sampling: SamplingOptions, row: int, step: int) -> int:
-    """The next token from logits [V], a pure function of its arguments. Of equal logits the first is the likelier."""
-    number = random_number(sampling, row, step)
-    return choice.choose(logits, sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, number)
-
-
-def random_number(sampling: SamplingOptions, row: int, step: int) -> float:
-    """The number in [0, 1) with which step `step` of sequence `row` is drawn, of 24 bits."""
-    bits = rng.random_bits(1, sampling.seed, random_stream(row), step)[0]
-    return int(bits >> 8) / 2.0**24
-
-
 def random_numbers(
     seeds: npt.NDArray[np.uint64], streams: npt.NDArray[np.uint64], steps: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.float64]:
-    """`random_number` of many; streams are those of `random_stream`."""
+    """The numbers in [0, 1), of 24 bits, with which these steps of sequences are drawn; streams are those of
+    `random_stream`, and the arrays have one shape."""
     return (rng.first_random_bits(seeds, streams, steps) >> np.uint32(8)) / 2.0**24
 
 

@@ -18,7 +18,7 @@ from alpha.config import ModelConfig, resolve_model
 from alpha.engine import Engine, Event, Generation, Request, RequestError
 from alpha.errors import AlphaError
 from alpha.gpt import GPT
-from alpha.sampling import SamplingOptions
+from alpha.sampling import SamplingOptions, random_numbers, random_stream
 
 VOCABULARY = 29
 GREEDY = SamplingOptions(temperature=0.0)
@@ -61,6 +61,12 @@ def true_log_probs(model: GPT, ids: Sequence[int]) -> npt.NDArray[np.float64]:
     shifted = logits - logits.max(-1, keepdims=True)
     result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     return result
+
+
+def random_number(sampling: SamplingOptions, row: int, step: int) -> float:
+    """The number with which a step of a sequence is drawn."""
+    words = (sampling.seed, random_stream(row), step)
+    return float(random_numbers(*(np.array([each], np.uint64) for each in words))[0])
 
 
 # --- the model's probabilities ----------------------------------------------------------------------------------------
@@ -246,6 +252,51 @@ def test_penalties_keep_tokens_from_coming_again() -> None:
     assert not set(repeated.ids) & set(ids_of(5))
 
 
+CHANGING = (
+    SamplingOptions(0.0, repetition_penalty=1.3, logit_bias={3: 0.5, 11: -1.0}),
+    SamplingOptions(0.0, presence_penalty=0.4, frequency_penalty=0.2),
+    SamplingOptions(0.0, repetition_penalty=0.8, presence_penalty=-0.2, frequency_penalty=0.5, logit_bias={0: -2.0}),
+)
+
+
+def changed(logits: npt.NDArray[Any], sampling: SamplingOptions, prompt: Sequence[int], text: Sequence[int]) -> Any:
+    """Logits after bias and penalties, by definition."""
+    made = []
+    for token, logit in enumerate(logits.astype(np.float64).tolist()):
+        value, count = logit + sampling.logit_bias.get(token, 0.0), text.count(token)
+        if token in prompt or count:
+            value = value / sampling.repetition_penalty if value > 0 else value * sampling.repetition_penalty
+        made.append(value - sampling.frequency_penalty * count - sampling.presence_penalty * (count > 0))
+    return np.array(made)
+
+
+def test_logits_are_changed_by_definition_also_after_an_interruption() -> None:
+    model, prompt = small_model(), ids_of(20)
+    # So few blocks that the second one is interrupted, and one more that changes nothing.
+    engine = Engine(model, 3, cache_tokens=112)
+    made = [engine.submit(Request(prompt, 30, sampling, logprobs=0)) for sampling in (*CHANGING, GREEDY)]
+    run(engine)
+    assert made[3].ids == alone(model, Request(prompt, 30, GREEDY)).ids
+    for generation, sampling in zip(made, CHANGING, strict=False):
+        ids = [*prompt, *generation.ids]
+        logits = model.logits(np.array([ids], np.int32)).data[0]
+        for place in range(len(prompt), len(ids)):
+            text = ids[len(prompt) : place]
+            assert ids[place] == np.argmax(changed(logits[place - 1], sampling, prompt, text))
+        assert generation.ids == alone(model, Request(prompt, 30, sampling)).ids
+        # The model's own probabilities are told, not the changed ones.
+        own = true_log_probs(model, ids)
+        for place, noted in enumerate(generation.logprobs, len(prompt)):
+            assert noted.chosen == pytest.approx(own[place - 1, ids[place]], abs=2e-4)
+
+
+def test_a_bias_may_be_as_large_as_numbers_are() -> None:
+    sampling = SamplingOptions(0.0, logit_bias={5: 1e300, 7: -1e300}, frequency_penalty=1e300, presence_penalty=-1e300)
+    made = alone(small_model(), Request(ids_of(5), 6, sampling))
+    assert made.reason == "length"
+    assert made.ids[0] == 5
+
+
 def test_rows_of_a_seed_are_different_and_the_first_token_can_be_restricted() -> None:
     model = small_model()
     rows = [alone(model, Request(ids_of(5), 12, DRAWN, row=row)).ids for row in range(4)]
@@ -253,6 +304,9 @@ def test_rows_of_a_seed_are_different_and_the_first_token_can_be_restricted() ->
     allowed = np.array([2, 9])
     firsts = {alone(model, Request(ids_of(5), 1, DRAWN, first=allowed, row=row)).ids[0] for row in range(20)}
     assert firsts <= {2, 9}
+    # Also by a bias, which is none for the second token.
+    biased = SamplingOptions(0.0, logit_bias={4: 1000.0, 9: 10.0})
+    assert alone(model, Request(ids_of(5), 3, biased, first=allowed)).ids == [9, 4, 4]
     # The second half of a text is drawn as if it had been drawn at once.
     whole = alone(model, Request(ids_of(5), 12, DRAWN)).ids
     half = alone(model, Request([*ids_of(5), *whole[:6]], 6, DRAWN, first_step=6)).ids

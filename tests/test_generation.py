@@ -10,16 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from definitions import initial_values
+from test_engine import random_number
 
-from alpha import engine, generation, rng
-from alpha import sampling as sampling_module
+from alpha import generation, rng
 from alpha.backend_cpu_ref import CpuRef
+from alpha.choice import choose
 from alpha.config import ARCHITECTURES, ModelConfig, resolve_model
 from alpha.engine_steps import Step, Steps
 from alpha.errors import AlphaError
 from alpha.generation import Generator, Timing
 from alpha.gpt import GPT
-from alpha.sampling import SamplingOptions, choose
+from alpha.sampling import SamplingOptions
 from alpha.scheduler import Piece
 from alpha.thread_choice import ThreadChoice
 
@@ -104,15 +105,21 @@ def test_a_token_is_chosen_by_the_logits_of_the_whole_forward_pass(
     rows, steps = 3, 3 * BLOCK
     script = [ids_of(steps, f"row {row}") for row in range(rows)]
     seen: dict[tuple[int, int], npt.NDArray[np.floating[Any]]] = {}
+    places = {random_number(SamplingOptions(), row, step): (row, step) for row in range(rows) for step in range(steps)}
+    assert len(places) == rows * steps
 
-    def choose_by_script(logits: npt.NDArray[np.floating[Any]], _: SamplingOptions, row: int, step: int) -> int:
-        seen[row, step] = logits
-        return script[row][step]
+    def choose_by_script(_: CpuRef, logits: Any, options: Any, top_k: Any) -> Any:
+        chosen = np.zeros(len(logits), np.int32)
+        for index, number in enumerate(options[:, 3].tolist()):
+            if number in places:
+                row, step = places[number]
+                seen[row, step] = logits[index].copy()
+                chosen[index] = script[row][step]
+        return chosen
 
-    monkeypatch.setattr(engine, "choose", choose_by_script)
+    monkeypatch.setattr(CpuRef, "choose", choose_by_script)
     model, prompt = model_of(arch), ids_of(length)
-    chosen_by_engine = SamplingOptions(0.0, logit_bias={0: 0.0})
-    assert generated(model, prompt, steps, chosen_by_engine, sequences=rows) == script
+    assert generated(model, prompt, steps, SamplingOptions(), sequences=rows) == script
     for row in range(rows):
         ids, start = list(prompt), max(0, length - BLOCK)
         for step in range(steps):
@@ -288,16 +295,17 @@ def distribution(sampling: SamplingOptions) -> list[float]:
     return [weights[token] / total if token in nucleus else 0.0 for token in range(len(LOGITS))]
 
 
+def chosen(logits: npt.NDArray[np.float32], sampling: SamplingOptions, number: float) -> int:
+    return choose(logits, sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, number)
+
+
 @pytest.mark.parametrize("sampling", CASES, ids=str)
-def test_every_id_has_its_share_of_the_random_numbers(
-    sampling: SamplingOptions, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_id_has_its_share_of_the_random_numbers(sampling: SamplingOptions) -> None:
     # Evenly spaced numbers in place of random ones, so that shares are exact but for one draw.
     draws = 500
-    monkeypatch.setattr(sampling_module, "random_number", lambda options, row, step: (step + 0.5) / draws)
     counts = [0] * len(LOGITS)
     for step in range(draws):
-        counts[choose(LOGITS, sampling, row=0, step=step)] += 1
+        counts[chosen(LOGITS, sampling, (step + 0.5) / draws)] += 1
     for count, probability in zip(counts, distribution(sampling), strict=True):
         assert abs(count - draws * probability) <= 1.0
         assert (count == 0) == (probability == 0) or probability < 1 / draws
@@ -306,7 +314,8 @@ def test_every_id_has_its_share_of_the_random_numbers(
 def test_draws_are_as_spread_as_their_distribution() -> None:
     sampling = SamplingOptions(temperature=1.0, top_k=0)
     draws = 1500
-    counts = np.bincount([choose(LOGITS, sampling, step % 5, step // 5) for step in range(draws)], minlength=8)
+    numbers = [random_number(sampling, step % 5, step // 5) for step in range(draws)]
+    counts = np.bincount([chosen(LOGITS, sampling, number) for number in numbers], minlength=8)
     expected = draws * np.array(distribution(sampling))
     chi_square = float(np.sum((counts - expected) ** 2 / expected))
     assert chi_square < 24.3  # the 99.9 % quantile for 7 degrees of freedom
@@ -316,7 +325,8 @@ def test_draws_are_as_spread_as_their_distribution() -> None:
 def test_temperatures_near_zero_take_the_likeliest_id(temperature: float) -> None:
     logits = LOGITS.copy()
     logits[4] += 0.001
-    assert {choose(logits, SamplingOptions(temperature=temperature), 0, step) for step in range(20)} == {4}
+    sampling = SamplingOptions(temperature=temperature)
+    assert {chosen(logits, sampling, number) for number in np.arange(20) / 20} == {4}
 
 
 # --- beam search ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helios_device import helios
 from test_engine import (
+    CHANGING,
     DRAWN,
     GREEDY,
     VARIANTS,
@@ -13,6 +14,7 @@ from test_engine import (
     alone,
     assert_not_finite_outputs_end_one_request,
     ids_of,
+    random_number,
     requests_of,
     result,
     run,
@@ -28,8 +30,9 @@ from alpha.backend_helios_core import HeliosCore
 from alpha.backend_helios_planner import Dispatch
 from alpha.config import ModelConfig, resolve_model
 from alpha.engine import Engine, Request
+from alpha.engine_steps import changed_logits, count_tokens
 from alpha.gpt import GPT
-from alpha.sampling import SamplingOptions, random_number
+from alpha.sampling import SamplingOptions
 
 
 class Steps:
@@ -164,6 +167,42 @@ def test_a_request_has_the_bits_that_it_has_alone(name: str, precision: str, log
         generations = [engine.submit(each) for each in [*others[:place], subject, *others[place:]]]
         run(engine)
         assert result(generations[place]) == expected, crowd
+
+
+def test_logits_are_changed_on_the_device_and_only_tokens_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, model = models("gpt2")
+    backend = model.backend
+    monkeypatch.setattr(backend, "steps_in_flight", 3)
+    requests = [Request(ids_of(9), 30, sampling) for sampling in CHANGING]
+    expected = [alone(reference, each).ids for each in requests]
+    engine, read, under_way, whole = Engine(model, 4), [], [], backend.to_numpy
+    monkeypatch.setattr(backend, "to_numpy", lambda array: (read.append(array.shape), whole(array))[1])
+    made = [engine.submit(each) for each in requests]
+    while engine.is_busy:
+        engine.step()
+        under_way.append(len(engine._under_way))
+    assert [each.ids for each in made] == expected
+    assert max(under_way) == 2
+    assert set(read) == {(4,)}
+
+
+def test_logits_are_changed_with_the_bits_of_the_reference() -> None:
+    draw = np.random.default_rng(1)
+    slots, tokens = np.array([2, 0, 3, 3], np.int32), np.array([4, 1, 6, -1], np.int32)
+    logits, state = 9 * draw.normal(size=(4, 7)).astype(np.float32), draw.integers(0, 3, (4, 21)).astype(np.float32)
+    state[3] = 0  # nobody's
+    penalties = np.array([[1.3, 1 / 1.3, 0.1, 0.7], [0.6, 1 / 0.6, -0.3, 0], [1, 1, 0, 0], [1, 1, 0, 0]], np.float32)
+    bits = []
+    for backend in (CpuRef(), helios()):
+        arrays = [backend.from_numpy(each) for each in (logits, state, slots, penalties, tokens)]
+        made = backend.to_numpy(changed_logits(backend, *arrays[:4]))
+        np.testing.assert_array_equal(made[2:], logits[2:])
+        count_tokens(backend, arrays[1], arrays[2], arrays[4])
+        bits.append((made.tobytes(), backend.to_numpy(arrays[1]).tobytes()))
+    assert bits[0] == bits[1]
+    state[2, 14 + 4] += 1
+    state[0, 14 + 1] += 1
+    assert bits[0][1] == state.tobytes()
 
 
 def test_not_finite_outputs_end_one_request_only() -> None:
