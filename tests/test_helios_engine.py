@@ -158,9 +158,21 @@ def test_a_layer_of_a_decode_step_is_few_dispatches(name: str, each: int, steps:
 @pytest.mark.parametrize("logprobs", [None, 2])  # without, several steps are under way
 def test_a_request_has_the_bits_that_it_has_alone(name: str, precision: str, logprobs: int | None) -> None:
     _, model = stored_model(precision, name)
-    subject = Request(ids_of(37), 30, SamplingOptions(1.0, 0, seed=5), logprobs=logprobs)
+    assert_the_same_in_company(model, Request(ids_of(37), 30, SamplingOptions(1.0, 0, seed=5), logprobs=logprobs), 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["f32", "f16", "bf16"])
+def test_a_request_has_its_bits_in_two_hundred_crowds_on_a_gpu(precision: str) -> None:
+    _, model = stored_model(precision)
+    if helios(precision).device_info.kind == "cpu":
+        pytest.skip("TWO HUNDRED CROWDS ARE TESTED ON A GPU ONLY: a processor computes for minutes")
+    assert_the_same_in_company(model, Request(ids_of(37), 30, SamplingOptions(1.0, 0, seed=5)), 200)
+
+
+def assert_the_same_in_company(model: GPT, subject: Request, crowds: int) -> None:
     expected = result(alone(model, subject))
-    for crowd in range(6):
+    for crowd in range(crowds):
         others = requests_of(crowd, 1 + crowd % 7, 70)
         engine = Engine(model, 2 + crowd % 4, 5 + 13 * (crowd % 3), cache_tokens=96 + 16 * (crowd % 5))
         place = crowd % (len(others) + 1)
