@@ -2,6 +2,7 @@
 
     PYTHON_WITH_TORCH perf/torch_peer.py train|ops MODE SHAPE
     PYTHON_WITH_TORCH perf/torch_peer.py learn MODE RECIPE
+    PYTHON_WITH_TORCH perf/torch_peer.py decode fp32 SHAPE
 
 The first is that of perf/compare_train.sh and perf/compare_ops.sh, on a CUDA device. SHAPE is a JSON object with
 layers, heads, dim, block, batch and vocabulary. MODE is a precision, fp32 or bf16 (autocast; operations have bf16
@@ -15,6 +16,10 @@ for CUDA. RECIPE is a JSON object with layers, heads, dim, block, batch, lr, see
 steps or seconds, for which trial steps say how many they are (compiling does not count); if need be device (cpu),
 threads (PyTorch's choice), and, where both files have tokens, two bytes each, vocabulary and bytes, as many as the
 held-out text has. Prints a JSON object with bitsPerByte, steps, tokens and seconds.
+
+The third is that of perf/decode.py: an eager loop on the CPU with a cache of keys and values that grows in place, under
+`inference_mode`, which takes the likeliest token. For each line that it reads, a JSON array of texts side by side,
+tokens of each and threads, it prints a line: tokens a second.
 """
 
 import json
@@ -254,11 +259,44 @@ def learn(recipe: dict[str, Any], mode: str) -> dict[str, float]:
     return {"bitsPerByte": learning.bits_per_byte(), "steps": steps, "tokens": tokens, "seconds": seconds}
 
 
+@torch.inference_mode()
+def decode(shape: dict[str, int]) -> None:
+    """Texts that a model with random weights continues, from one token; see above."""
+    H, C, T = shape["heads"], shape["dim"], shape["block"]
+    model = Model(shape["layers"], H, C, T, shape["vocabulary"])
+
+    def run(texts: int, tokens: int) -> None:
+        keys, values = torch.zeros(2, shape["layers"], texts, H, T, C // H)
+        ids = torch.arange(texts)[:, None] % shape["vocabulary"]
+        for place in range(tokens):
+            x = model.wte(ids) + model.wpe.weight[place]
+            for block, key, value in zip(model.blocks, keys, values, strict=True):
+                parts = block.c_attn(block.ln_1(x)).view(texts, 1, 3, H, C // H).permute(2, 0, 3, 1, 4)
+                key[:, :, place : place + 1], value[:, :, place : place + 1] = parts[1], parts[2]
+                so_far = slice(0, place + 1)
+                y = functional.scaled_dot_product_attention(parts[0], key[:, :, so_far], value[:, :, so_far])
+                x = x + block.c_proj(y.transpose(1, 2).reshape(texts, 1, C))
+                x = x + block.mlp_proj(functional.gelu(block.c_fc(block.ln_2(x)), approximate="tanh"))
+            ids = functional.linear(model.ln_f(x), model.wte.weight)[:, -1].argmax(-1, keepdim=True)
+            ids.tolist()  # whoever asked gets each token at once
+
+    for line in sys.stdin:
+        texts, tokens, threads = json.loads(line)
+        torch.set_num_threads(threads)
+        run(texts, 8)
+        begin = time.perf_counter()
+        run(texts, tokens)
+        print(texts * tokens / (time.perf_counter() - begin), flush=True)
+
+
 def main() -> None:
     """Measure once for each line, or learn."""
     what, mode, shape = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     if what == "learn":
         print(json.dumps(learn(shape, mode)))
+        return
+    if what == "decode":
+        decode(shape)
         return
     runs = {"step": training_step(shape, mode)} if what == "train" else operations(shape, mode)
     for _ in sys.stdin:
