@@ -170,7 +170,7 @@ class CpuRef(NumpyPrimitives):
         rows, N = self._rows(x), weight.shape[1]
         y = np.empty((rows.shape[0], N), x.dtype)
         late = None if activation or residual is None else self._rows(residual)
-        self.run_parts(native.linear_parts(rows, weight, bias, late, y, self.threads))
+        self.run_parts([native.linear_part(rows, weight, bias, late, y, self.threads)])
         if activation:
             y, _ = self.activation(y, activation)
             if residual is not None:
@@ -385,7 +385,7 @@ class CpuRef(NumpyPrimitives):
             query, keys, values, sequences, positions, tables, np.empty(query.shape, query.dtype), soft_cap
         )
         if native.can_do(query, keys, values):
-            self.run_parts(native.attention_parts(call, self.threads))
+            self.run_parts([native.attention_part(call, self.threads)])
         else:
             part = functools.partial(attention_parts.cached, call)
             self.run_parts([(part, rows) for rows in call.parts()])

@@ -19,12 +19,33 @@ from alpha.errors import AlphaError
 from alpha.installation import library_files
 
 COLUMNS = 64
-PART_WEIGHTS = 1 << 17
-"""Elements of a weight in one part, which take longer to read than a thread to wake."""
+APART = 256
+"""Elements between the sums of two threads: processors fetch the lines of a cache that come next, too."""
+PART_WEIGHTS = 1 << 14
+"""Elements of a weight in one part, which take longer to read than a thread to begin."""
 PART_ROWS = 16
 """Most rows of attention in one part."""
 
 Part = tuple[Callable[[Any], None], Any]
+
+
+def _structure(name: str, pointers: str, numbers: str, *others: tuple[str, Any]) -> type[ctypes.Structure]:
+    fields = [(each, ctypes.c_void_p) for each in pointers.split()] + [
+        (each, ctypes.c_ssize_t) for each in numbers.split()
+    ]
+    return type(name, (ctypes.Structure,), {"_fields_": [*fields, *others]})
+
+
+# As in `native/rows.h`.
+_Product = _structure(
+    "_Product",
+    "x weight bias residual sums out",
+    "x_stride weight_stride sums_stride out_stride transposed rows depth columns",
+)
+_Attended = _structure(
+    "_Attended", "query keys values sequences positions tables scores out",
+    "query_stride pages rows heads key_heads width tokens", ("soft_cap", ctypes.c_float),
+)  # fmt: skip
 
 
 @functools.cache
@@ -40,9 +61,9 @@ def library() -> ctypes.CDLL | None:
         return None
     array, number, real, flag = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_float, ctypes.c_int
     signatures = {
-        "rows_linear": (array, number, array, number, flag, array, array, array, number, number, number, number),
+        "rows_linear_parts": (array, number, number),
         "rows_norm": (array, array, array, real, flag, array, number, number),
-        "rows_attention": (array, number, *[array] * 5, number, real, array, array, *[number] * 5),
+        "rows_attention_parts": (array, number, number),
     }
     for name, arguments in signatures.items():
         if not hasattr(found, name):
@@ -57,16 +78,16 @@ def can_do(*arrays: NumpyArray) -> bool:
     return library() is not None and all(each.dtype.char == "f" for each in arrays)
 
 
-def linear_parts(
+def linear_part(
     x: NumpyArray,
     weight: NumpyArray,
     bias: NumpyArray | None,
     residual: NumpyArray | None,
     out: NumpyArray,
     threads: int,
-) -> list[Part]:
-    """out = x @ weight + bias + residual, in parts that can be done side by side; x [M, K], weight [K, N], bias [N],
-    residual and out [M, N], out contiguous."""
+) -> Part:
+    """out = x @ weight + bias + residual on so many threads; x [M, K], weight [K, N], bias [N], residual [M, N]; out
+    [M, N] is contiguous."""
     (M, K), N, size = x.shape, weight.shape[1], 4
     x = np.ascontiguousarray(x)
     residual = None if residual is None else np.ascontiguousarray(residual)
@@ -74,23 +95,23 @@ def linear_parts(
     if not is_transposed and not weight.strides[1] == size <= N * size <= weight.strides[0]:
         weight = np.ascontiguousarray(weight)
     stride = weight.strides[1 if is_transposed else 0] // size
-    function = _function("rows_linear")
-    parts: list[Part] = []
-    for columns in _column_parts(K, N, threads):
-        first, count = columns.start, columns.stop - columns.start
-        arguments = (
-            _address(x), K, _address(weight) + first * weight.strides[1], stride, is_transposed,
-            _address(bias, first), _address(residual, first), _address(out, first), N, M, K, count,
-        )  # fmt: skip
-        parts.append((_call, (function, arguments, (x, weight, bias, residual, out))))
-    return parts
+    parts = _column_parts(K, N, threads)
+    width = parts[0][1]
+    sums = np.empty((len(parts), M * width + APART), np.float32) if len(parts) > 1 else out
+    products = [
+        _Product(
+            _address(x), _address(weight[:, first:]), _address(bias, first), _address(residual, first),
+            _address(own), _address(out, first), K, stride, width, N, is_transposed, M, K, last - first,
+        ) for (first, last), own in zip(parts, sums if len(parts) > 1 else [out], strict=True)
+    ]  # fmt: skip
+    return _part("rows_linear_parts", _Product, products, threads, (x, weight, bias, residual, sums, out))
 
 
 @functools.lru_cache(1024)
-def _column_parts(K: int, N: int, threads: int) -> list[slice]:
+def _column_parts(K: int, N: int, threads: int) -> list[tuple[int, int]]:
     wanted = max(1, min(threads, K * N // PART_WEIGHTS))
     width = -(-N // (wanted * COLUMNS)) * COLUMNS
-    return [slice(start, min(start + width, N)) for start in range(0, N, width)]
+    return [(start, min(start + width, N)) for start in range(0, N, width)]
 
 
 def norm_part(
@@ -102,25 +123,30 @@ def norm_part(
     return _call, (_function("rows_norm"), arguments, (x, weight, bias, out))
 
 
-def attention_parts(call: CachedCall, threads: int) -> list[Part]:
-    """`cached_attention`, in parts that can be done side by side."""
+def attention_part(call: CachedCall, threads: int) -> Part:
+    """`cached_attention` on so many threads."""
     (N, H, D), (_, tokens, G, _), pages = call.query.shape, call.keys.shape, call.tables.shape[1]
     query = call.query if call.query.strides[1:] == (4 * D, 4) else np.ascontiguousarray(call.query)
     sequences, positions, tables = (
         np.ascontiguousarray(each, np.int32) for each in (call.sequences, call.positions, call.tables)
     )
-    function = _function("rows_attention")
     count = min(PART_ROWS, -(-N // threads))
-    parts: list[Part] = []
-    for first in range(0, N, count):
-        scores = np.empty(pages * tokens, np.float32)
-        arguments = (
-            _address(query, first), query.strides[0] // 4, _address(call.keys), _address(call.values),
-            _address(sequences, first), _address(positions, first), _address(tables), pages, call.soft_cap,
-            _address(scores), _address(call.out, first), min(count, N - first), H, G, D, tokens,
-        )  # fmt: skip
-        parts.append((_call, (function, arguments, (call, query, sequences, positions, tables, scores))))
-    return parts
+    starts = range(0, N, count)
+    scores = np.empty((len(starts), pages * tokens), np.float32)
+    parts = [
+        _Attended(
+            _address(query, first), _address(call.keys), _address(call.values), _address(sequences, first),
+            _address(positions, first), _address(tables), _address(each), _address(call.out, first),
+            query.strides[0] // 4, pages, min(count, N - first), H, G, D, tokens, call.soft_cap,
+        ) for first, each in zip(starts, scores, strict=True)
+    ]  # fmt: skip
+    return _part("rows_attention_parts", _Attended, parts, threads, (call, query, sequences, positions, tables, scores))
+
+
+def _part(name: str, kind: type[ctypes.Structure], parts: list[Any], threads: int, arrays: object) -> Part:
+    """A call of a function that shares out parts of its own; `arrays` are those that they point to."""
+    together = (kind * len(parts))(*parts)
+    return _call, (_function(name), (ctypes.addressof(together), len(parts), threads), (together, arrays))
 
 
 def _call(call: tuple[Callable[..., None], tuple[Any, ...], object]) -> None:

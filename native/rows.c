@@ -1,6 +1,7 @@
 /* Inference on the CPU, a row at a time: the parts of rows.h, and which vectors the processor has for them. */
 #include "internal.h"
 
+#include "crew.h"
 #include "rows.h"
 
 #include <math.h>
@@ -73,11 +74,10 @@
 #define CHOSEN(name) name##_plain
 #endif
 
-EXPORT void rows_linear(const float *x, ptrdiff_t x_stride, const float *weight, ptrdiff_t weight_stride, int transposed,
-                        const float *bias, const float *residual, float *out, ptrdiff_t out_stride, ptrdiff_t rows,
-                        ptrdiff_t depth, ptrdiff_t columns) {
-    CHOSEN(linear)
-    (x, x_stride, weight, weight_stride, transposed, bias, residual, out, out_stride, rows, depth, columns);
+static void product(const void *part) { CHOSEN(linear)(part); }
+
+EXPORT void rows_linear_parts(const rows_product *parts, ptrdiff_t count, ptrdiff_t threads) {
+    share_out(product, parts, sizeof *parts, (size_t)count, (size_t)threads);
 }
 
 EXPORT void rows_norm(const float *x, const float *weight, const float *bias, float epsilon, int centered, float *out,
@@ -94,15 +94,19 @@ EXPORT void rows_norm(const float *x, const float *weight, const float *bias, fl
     }
 }
 
-EXPORT void rows_attention(const float *query, ptrdiff_t query_stride, const float *keys, const float *values,
-                           const int32_t *sequences, const int32_t *positions, const int32_t *tables, ptrdiff_t pages,
-                           float soft_cap, float *scores, float *out, ptrdiff_t rows, ptrdiff_t heads, ptrdiff_t key_heads,
-                           ptrdiff_t width, ptrdiff_t tokens) {
-    for (ptrdiff_t row = 0; row < rows; row++)
-        for (ptrdiff_t head = 0; head < heads; head++) {
-            ptrdiff_t offset = head / (heads / key_heads) * width;
+static void attended(const void *of) {
+    const rows_attended *part = of;
+    ptrdiff_t width = part->width;
+    for (ptrdiff_t row = 0; row < part->rows; row++)
+        for (ptrdiff_t head = 0; head < part->heads; head++) {
+            ptrdiff_t offset = head / (part->heads / part->key_heads) * width;
             CHOSEN(attend)
-            (query + row * query_stride + head * width, keys + offset, values + offset, tables + sequences[row] * pages,
-             positions[row] + 1, soft_cap, scores, out + (row * heads + head) * width, width, tokens, key_heads * width);
+            (part->query + row * part->query_stride + head * width, part->keys + offset, part->values + offset,
+             part->tables + part->sequences[row] * part->pages, part->positions[row] + 1, part->soft_cap, part->scores,
+             part->out + (row * part->heads + head) * width, width, part->tokens, part->key_heads * width);
         }
+}
+
+EXPORT void rows_attention_parts(const rows_attended *parts, ptrdiff_t count, ptrdiff_t threads) {
+    share_out(attended, parts, sizeof *parts, (size_t)count, (size_t)threads);
 }

@@ -1,8 +1,8 @@
 /* What a step of inference computes on the CPU, in float32: functions in which the bits of a row do not depend on how many
  * rows there are. They may depend on the kind of processor.
  *
- * Strides are in elements, and 1 within a row. Every function may be called from any thread, and each of its rows, heads or
- * columns may be computed by a call of its own. */
+ * Strides are in elements, and 1 within a row. Every function may be called from any thread, and each row and column may
+ * be a part of its own. */
 #ifndef ROWS_H
 #define ROWS_H
 
@@ -11,10 +11,16 @@
 
 /* out = x @ weight + bias + residual: x [rows, depth], weight [depth, columns], out [rows, columns]; bias [columns] and
  * residual, which lies as out does, may be NULL. With `transposed`, weight is the transpose of a matrix [columns, depth]
- * that has this stride. Each element is one sum over the depth, in a fixed order. */
-void rows_linear(const float *x, ptrdiff_t x_stride, const float *weight, ptrdiff_t weight_stride, int transposed,
-                 const float *bias, const float *residual, float *out, ptrdiff_t out_stride, ptrdiff_t rows,
-                 ptrdiff_t depth, ptrdiff_t columns);
+ * that has this stride. Each element is one sum over the depth, in a fixed order, which comes to stand in `sums`
+ * [rows, columns]: that may be out, but threads that do parts side by side hold each other up where theirs are neighbours. */
+typedef struct rows_product {
+    const float *x, *weight, *bias, *residual;
+    float *sums, *out;
+    ptrdiff_t x_stride, weight_stride, sums_stride, out_stride, transposed, rows, depth, columns;
+} rows_product;
+
+/* Products that are parts of one, on up to `threads` threads. */
+void rows_linear_parts(const rows_product *parts, ptrdiff_t count, ptrdiff_t threads);
 
 /* out = (x - mean) / sqrt(variance + epsilon) * weight + bias for each row of x [rows, width]; bias may be NULL. Unless
  * `centered`, the mean counts as 0. */
@@ -25,9 +31,15 @@ void rows_norm(const float *x, const float *weight, const float *bias, float eps
  * [blocks, tokens, key_heads, width] of position p stand in block tables[sequence][p / tokens], which has `pages` entries
  * for each sequence. Scores are capped by soft_cap * tanh(score / soft_cap) unless that is 0. `scores` has room for
  * positions[row] + 1 numbers; out lies as [rows, heads, width]. */
-void rows_attention(const float *query, ptrdiff_t query_stride, const float *keys, const float *values,
-                    const int32_t *sequences, const int32_t *positions, const int32_t *tables, ptrdiff_t pages,
-                    float soft_cap, float *scores, float *out, ptrdiff_t rows, ptrdiff_t heads, ptrdiff_t key_heads,
-                    ptrdiff_t width, ptrdiff_t tokens);
+typedef struct rows_attended {
+    const float *query, *keys, *values;
+    const int32_t *sequences, *positions, *tables;
+    float *scores, *out;
+    ptrdiff_t query_stride, pages, rows, heads, key_heads, width, tokens;
+    float soft_cap;
+} rows_attended;
+
+/* Rows that are parts of all, on up to `threads` threads. */
+void rows_attention_parts(const rows_attended *parts, ptrdiff_t count, ptrdiff_t threads);
 
 #endif

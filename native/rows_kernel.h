@@ -143,19 +143,21 @@ TARGET static void NAMED(along_depth)(const float *x, ptrdiff_t x_stride, const 
                            out + row * out_stride + n, out_stride, depth);
 }
 
-TARGET static void NAMED(linear)(const float *x, ptrdiff_t x_stride, const float *weight, ptrdiff_t weight_stride,
-                                 int transposed, const float *bias, const float *residual, float *out,
-                                 ptrdiff_t out_stride, ptrdiff_t rows, ptrdiff_t depth, ptrdiff_t columns) {
-    if (transposed)
-        NAMED(along_depth)(x, x_stride, weight, weight_stride, out, out_stride, rows, depth, columns);
+TARGET static void NAMED(linear)(const rows_product *part) {
+    if (part->transposed)
+        NAMED(along_depth)(part->x, part->x_stride, part->weight, part->weight_stride, part->sums, part->sums_stride,
+                           part->rows, part->depth, part->columns);
     else
-        NAMED(along_columns)(x, x_stride, weight, weight_stride, out, out_stride, rows, depth, columns);
-    for (ptrdiff_t row = 0; row < rows; row++) {
-        float *y = out + row * out_stride;
+        NAMED(along_columns)(part->x, part->x_stride, part->weight, part->weight_stride, part->sums, part->sums_stride,
+                             part->rows, part->depth, part->columns);
+    for (ptrdiff_t row = 0; row < part->rows; row++) {
+        const float *sums = part->sums + row * part->sums_stride, *bias = part->bias;
+        float *y = part->out + row * part->out_stride;
+        if (y != sums) memcpy(y, sums, (size_t)part->columns * sizeof *y);
         if (bias)
-            for (ptrdiff_t n = 0; n < columns; n++) y[n] += bias[n];
-        if (residual)
-            for (ptrdiff_t n = 0; n < columns; n++) y[n] += residual[row * out_stride + n];
+            for (ptrdiff_t n = 0; n < part->columns; n++) y[n] += bias[n];
+        if (part->residual)
+            for (ptrdiff_t n = 0; n < part->columns; n++) y[n] += part->residual[row * part->out_stride + n];
     }
 }
 

@@ -162,6 +162,7 @@ def test_a_request_has_the_bits_that_it_has_alone(name: str, precision: str, log
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("precision", ["f32", "f16", "bf16"])
 def test_a_request_has_its_bits_in_two_hundred_crowds_on_a_gpu(precision: str) -> None:
     _, model = stored_model(precision)

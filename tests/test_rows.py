@@ -1,6 +1,9 @@
 """Inference of the reference backend, with the native sidecar and without it: right, and each row by itself."""
 
 import _ctypes
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +80,24 @@ def test_a_row_of_attention_has_the_bits_that_it_has_alone_on_any_number_of_thre
         sees = (sequences == 0) & (positions >= 37)
         assert np.isnan(spoiled[sees]).all()
         assert np.array_equal(spoiled[~sees], whole[~sees])
+
+
+def test_products_are_right_where_many_threads_ask_for_them_and_in_a_forked_process(backend: CpuRef) -> None:
+    x, weight = normal(3, 300), normal(300, 1000)
+    expected = backend.linear(x, weight)[0].tobytes()
+
+    def compute(threads: int) -> bool:
+        own = CpuRef(threads)
+        return all(own.linear(x, weight)[0].tobytes() == expected for _ in range(200))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(compute, (1, 2, 3, 5)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a process with threads is forked, as training does
+        process = os.fork()
+    if not process:
+        os._exit(not compute(3))
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
 
 
 def test_a_sidecar_of_another_version_is_an_error_to_act_on(monkeypatch: pytest.MonkeyPatch) -> None:
