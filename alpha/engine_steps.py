@@ -101,7 +101,7 @@ class Steps:
             layout.outputs[1, : layout.drawn] = self._top_k[layout.slots]
             layout.options[: layout.drawn, :3] = self._options[layout.slots]
             layout.penalties = self._changes.of(layout)
-            self._layout = layout if is_decode else None
+            self._layout = layout if is_decode and not layout.shared else None
         _, _, positions, places, sequences = layout.rows
         np.multiply(self._tables[sequences, positions // BLOCK_TOKENS], BLOCK_TOKENS, out=places)
         places += positions % BLOCK_TOKENS

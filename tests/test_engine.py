@@ -110,7 +110,8 @@ def result(generation: Generation) -> tuple[object, ...]:
 
 
 def requests_of(crowd: int, count: int, block: int) -> list[Request]:
-    """Requests of all kinds; some begin alike."""
+    """Requests of all kinds; some begin alike. Every other crowd wants no probabilities, so that several steps may be
+    under way."""
     numbers = [int(bits) for bits in rng.random_bits(8 * count, 3, rng.stream_of("crowd", crowd))]
     made = []
     for a, b, c, d, e, f, g, h in np.array(numbers).reshape(count, 8).tolist():
@@ -123,9 +124,9 @@ def requests_of(crowd: int, count: int, block: int) -> list[Request]:
                 1.0, repetition_penalty=1.2, presence_penalty=0.3, frequency_penalty=0.2, logit_bias={3: -1}, seed=d
             ),
         )[e % 4]
-        asked = 2 if f % 4 == 0 else None
+        noted, asked = (1, 2 if f % 4 == 0 else None) if crowd % 2 else (None, None)
         made.append(
-            Request(prompt, 1 + g % 25, sampling, frozenset({h % VOCABULARY}), logprobs=1, prompt_logprobs=asked)
+            Request(prompt, 1 + g % 25, sampling, frozenset({h % VOCABULARY}), logprobs=noted, prompt_logprobs=asked)
         )
     return made
 
@@ -135,9 +136,10 @@ def requests_of(crowd: int, count: int, block: int) -> list[Request]:
 def test_a_request_has_the_bits_that_it_has_alone(config: ModelConfig, crowds: range) -> None:
     block = 70
     model = model_of(resolve_model(ModelConfig(**(config.__dict__ | {"block": block}))), np.float32, None, VOCABULARY)
-    subject = Request(ids_of(37), 30, SamplingOptions(1.0, 0, seed=5), logprobs=2)
-    expected = result(alone(model, subject))
+    subjects = [Request(ids_of(37), 30, SamplingOptions(1.0, 0, seed=5), logprobs=count) for count in (None, 2)]
+    results = [result(alone(model, each)) for each in subjects]
     for crowd in crowds:
+        subject, expected = subjects[crowd % 2], results[crowd % 2]
         others = requests_of(crowd, 1 + crowd % 7, block)
         # Few sequences, small steps and a cache so small that requests interrupt each other.
         engine = Engine(model, 2 + crowd % 4, 5 + 13 * (crowd % 3), cache_tokens=96 + 16 * (crowd % 5))
@@ -163,10 +165,11 @@ def test_an_interrupted_request_goes_on_with_the_same_bits() -> None:
     assert [result(each) for each in generations] == expected
 
 
-def test_a_shared_prompt_is_computed_once_and_changes_no_bit() -> None:
+@pytest.mark.parametrize("logprobs", [None, 1])
+def test_a_shared_prompt_is_computed_once_and_changes_no_bit(logprobs: int | None) -> None:
     model = small_model(block=80)
     prompt = ids_of(64)
-    requests = [Request(prompt, 8, SamplingOptions(1.0, 0, seed=seed), logprobs=1) for seed in range(8)]
+    requests = [Request(prompt, 8, SamplingOptions(1.0, 0, seed=seed), logprobs=logprobs) for seed in range(8)]
     expected = [result(alone(model, each)) for each in requests]
     engine = Engine(model, 8, 16)
     generations = [engine.submit(each) for each in requests]
