@@ -1,4 +1,4 @@
-"""Dispatches saved by others: what only moves, adds, rounds or multiplies a result is left to what makes it.
+"""Dispatches saved by others: what only moves, adds, rounds or multiplies a result is left to what makes or reads it.
 
 These are decisions about a recorded list of dispatches, before it is arranged in rounds (`backend_helios_planner`).
 """
