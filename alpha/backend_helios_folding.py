@@ -1,4 +1,4 @@
-"""Dispatches saved by others: what only moves, adds, rounds or multiplies a result is left to what makes it.
+"""Dispatches saved by others: what only moves, adds, rounds or multiplies a result is left to what makes or reads it.
 
 These are decisions about a recorded list of dispatches, before it is arranged in rounds (`backend_helios_planner`).
 """
@@ -273,6 +273,38 @@ def _meet(first: HeliosArray, second: HeliosArray) -> bool:
     """Whether two arrays may have a byte in common."""
     (key, span), (other_key, other_span) = place_of(first), place_of(second)
     return key == other_key and span.meets(other_span)
+
+
+# --- scales -----------------------------------------------------------------------------------------------------------
+# The gradient of the output head's input is of the summed loss, until it is multiplied by two numbers. The norm
+# before the head can do that when it reads it.
+
+
+def fold_scales(dispatches: Sequence[Dispatch], planned: Sequence[Storage], result: Storage) -> list[Dispatch]:
+    """The dispatches without those of scale whose result is the gradient that a norm goes on with, and nothing else."""
+    uses = _uses(dispatches)
+    new = {id(each) for each in planned} - {id(result)}
+    folded: list[Dispatch | None] = list(dispatches)
+    for position, dispatch in enumerate(dispatches):
+        if dispatch.kernel.name != "scale":
+            continue
+        x, y, first, second = (dispatch.arguments[name] for name in ("x", "y", "first", "second"))
+        assert isinstance(x, HeliosArray) and isinstance(y, HeliosArray)
+        place, *users = uses[id(y.storage)]
+        if id(y.storage) not in new or place != position or len(users) != 1:
+            continue
+        user = dispatches[users[0]]
+        dy = user.arguments.get("dy")
+        if user.kernel.name != "norm_backward" or not isinstance(dy, HeliosArray) or not _same_place(y, dy):
+            continue
+        read = [each for each in (x, first, second) if isinstance(each, HeliosArray)]
+        between = (array for each in dispatches[position + 1 : users[0]] for use, array in each.arrays() if use != "in")
+        if x.offset * x.itemsize % VECTOR_BYTES or any(_meet(array, each) for array in between for each in read):
+            continue
+        scaled = HeliosArray(x.storage, dy.shape, dy.strides, x.element, x.offset)
+        changed = {"dy": scaled, "first_scale": first, "second_scale": second, "dy_scale": dispatch.arguments["factor"]}
+        folded[position], folded[users[0]] = None, dataclasses.replace(user, arguments=user.arguments | changed)
+    return [each for each in folded if each is not None]
 
 
 # --- gradients --------------------------------------------------------------------------------------------------------

@@ -37,15 +37,19 @@ MEAN_THREADS = 1024
 GRADIENT_SCALES = {"f32": 1.0, "f16": 4096.0, "bf16": 1.0}
 """What gradients of logits are multiplied by when they are stored: float16 would lose small probabilities."""
 
+INPUT_SCALES = {"f32": 1.0, "f16": 64.0, "bf16": 1.0}
+"""The same for the gradient of the head's input, by the element that it is stored as: sums of the former, which a large
+weight must not take out of range."""
+
 
 @dataclass(frozen=True)
 class _SavedHead:
-    """Gradients of the summed loss times `scale`, and 1 / the number of targets that count, shape [1]."""
+    """Gradients of the summed loss, times INPUT_SCALES and GRADIENT_SCALES, and 1 / the number of targets that count,
+    shape [1]."""
 
     dx: HeliosArray
     dweight: HeliosArray | None
     inverse_count: HeliosArray
-    scale: float
 
 
 class Loss(Products):
@@ -61,7 +65,7 @@ class Loss(Products):
         need_weight: bool = True,
     ) -> tuple[HeliosArray, Saved]:
         targets = self.contiguous(targets)
-        dx = self.new(x.shape if training else (0,), "f32")
+        dx = self.new(x.shape if training else (0,), self.activation_element)
         dweight = self.new(weight.shape, "f32") if training and need_weight else None
         losses = self._losses_of_rows(x, weight, targets, soft_cap, dx if training else None, dweight)
         loss, inverse_count = self.new((), "f32"), self.new((1,), "f32")
@@ -79,19 +83,18 @@ class Loss(Products):
             inverse_count=inverse_count,
             rows=x.shape[0],
         )
-        scale = GRADIENT_SCALES[self.precision]
-        return loss, (_SavedHead(dx, dweight, inverse_count, scale) if training else None)
+        return loss, (_SavedHead(dx, dweight, inverse_count) if training else None)
 
     def cross_entropy_backward(
         self, dloss: HeliosArray, saved: Saved, weight_gradient: HeliosArray | None = None
     ) -> tuple[HeliosArray, HeliosArray | None]:
         head: _SavedHead = saved
-        dx, dweight = self.new(head.dx.shape, self.activation_element), None
-        scaled_parts = [(head.dx, dx)]
+        dx, dweight = self.new(head.dx.shape, head.dx.element), None
+        scaled_parts = [(head.dx, dx, INPUT_SCALES[dx.element])]
         if head.dweight is not None:
             dweight = self.new(head.dweight.shape, "f32") if weight_gradient is None else weight_gradient
-            scaled_parts.append((head.dweight, dweight))
-        for source, target in scaled_parts:
+            scaled_parts.append((head.dweight, dweight, GRADIENT_SCALES[self.precision]))
+        for source, target, scale in scaled_parts:
             scaled = target if target.is_contiguous else self.new(target.shape, target.element)
             vector = vector_of(source, scaled)
             self.dispatch(
@@ -104,7 +107,7 @@ class Loss(Products):
                 first=dloss,
                 second=head.inverse_count,
                 count=source.size,
-                factor=1.0 / head.scale,
+                factor=1.0 / scale,
             )
             if scaled is not target:
                 self.copy_into(target, scaled)
@@ -124,8 +127,8 @@ class Loss(Products):
         dx: HeliosArray | None,
         dweight: HeliosArray | None,
     ) -> HeliosArray:
-        """The loss of each row [M], 0 where the target is negative; writes the scaled gradients of their sum to dx and
-        dweight, the second only with the first."""
+        """The loss of each row [M], 0 where the target is negative; writes the gradients of their sum, times their
+        scales, to dx and dweight, the second only with the first."""
         (M, C), V, element, training = x.shape, weight.shape[0], self.precision, dx is not None
         losses = self.new((M,), "f32")
         if not M and dweight is not None:
@@ -145,7 +148,8 @@ class Loss(Products):
             its_targets, its_losses = (narrowed(each, 0, start, length) for each in (targets, losses))
             self._rows_of_logits(logits, its_targets, its_losses, dlogits if training else None, soft_cap)
             if dx is not None:
-                self.product(dlogits, weight, narrowed(dx, 0, start, length))
+                scale = INPUT_SCALES[dx.element] / GRADIENT_SCALES[self.precision]
+                self.product(dlogits, weight, narrowed(dx, 0, start, length), scale=scale)
             if dweight is not None:
                 so_far = Epilogue(residual=dweight if start else None)
                 self.product(transposed(dlogits, (1, 0)), rows, dweight, so_far)
@@ -186,7 +190,6 @@ class Loss(Products):
             dlogits=dlogits,
             rows=rows,
             width=width,
-            stride=width,
             soft_cap=soft_cap,
             scale=GRADIENT_SCALES[self.precision],
         )

@@ -18,6 +18,7 @@ from alpha.backend_helios_folding import (
     fold_conversions,
     fold_gradients,
     fold_operands,
+    fold_scales,
     forward_copies,
 )
 from alpha.backend_helios_memory import DeviceMemory, aligned
@@ -158,6 +159,7 @@ class RecordedProgram:
         dispatches, planned = forward_copies(dispatches, planned, self._result.storage)
         dispatches = fold_operands(backend, dispatches, planned, self._result.storage)
         dispatches = fold_conversions(backend, dispatches, planned, self._result.storage)
+        dispatches = fold_scales(dispatches, planned, self._result.storage)
         dispatches = fold_additions(dispatches, planned, self._result.storage)
         dispatches = fold_gradients(backend, dispatches, planned, self._result.storage)
         rounds, scalar_runs = gather_scalars(backend, arrange(dispatches, is_scalar), planned, self._result.storage)

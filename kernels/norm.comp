@@ -16,6 +16,9 @@ layout(local_size_x_id = 0) in;
 #include "vectors.glsl"
 #include "norm_row.glsl"
 
+// Few enough vectors for a lane to have weight and bias on their way with the row, so that memory waits once.
+const bool EARLY = NORM_VECTORS <= 4;
+
 void main() {
     uint thread = thread_index();
     uint lane = thread % LANES;
@@ -23,19 +26,23 @@ void main() {
         uint row = first + thread / LANES;
         bool live = row < rows;
         uint start = row_start(min(row, rows - 1), inner, outer_stride, inner_stride);
-        vec4 values[NORM_VECTORS];
+        vec4 values[NORM_VECTORS], weights[NORM_VECTORS], biases[NORM_VECTORS];
         [[unroll]] for (uint k = 0; k < NORM_VECTORS; ++k) {
             uint column = (k * LANES + lane) * VECTOR;
             values[k] = column < WIDTH ? load_T(x, start + column) : vec4(0.0);
+            if (EARLY && column < WIDTH) {
+                weights[k] = load_f32(weight, column);
+                if (HAS_BIAS == 1) biases[k] = load_f32(bias, column);
+            }
         }
         vec2 norm = norm_of_row(values, lane, epsilon);
         float center = norm.x, factor = norm.y;
         [[unroll]] for (uint k = 0; k < NORM_VECTORS; ++k) {
             uint column = (k * LANES + lane) * VECTOR;
             if (live && column < WIDTH) {
-                vec4 result = normalized(values[k], factor, load_f32(weight, column));
+                vec4 result = normalized(values[k], factor, EARLY ? weights[k] : load_f32(weight, column));
                 if (HAS_BIAS == 1) {
-                    result = shifted(result, load_f32(bias, column));
+                    result = shifted(result, EARLY ? biases[k] : load_f32(bias, column));
                 }
                 store_R(y, row * WIDTH + column, result);
             }

@@ -2,6 +2,7 @@
 //     dx = (dn - mean(dn) - normalized * mean(dn * normalized)) * scale, without mean(dn) if CENTERED = 0
 // to which `addend` is added where there is one, and which is written to `rounded` as well where that is there;
 //     dweight = sum over rows of dy * normalized;  dbias = sum over rows of dy
+// dy is what is stored, times first_scale * second_scale * dy_scale where there are such numbers on the device.
 //
 // x, dy [rows, WIDTH], strided (see rows.glsl); weight [WIDTH]; mean, scale [rows]; dx, addend, rounded [rows, WIDTH].
 // Each workgroup sums over its own rows only: parts [workgroups, SUMS * WIDTH] holds dweight and, with SUMS = 2, dbias
@@ -51,9 +52,10 @@ void main() {
         dbias[k] = vec4(0.0);
         weights[k] = is_inside(column) ? load_f32(weight, column) : vec4(0.0);
     }
-    for (uint first = gl_WorkGroupID.x * SLOTS; first < rows; first += gl_NumWorkGroups.x * SLOTS) {
-        uint row = min(first + thread / LANES, rows - 1);
-        bool live = first + thread / LANES < rows;
+    float dy_factor = uint64_t(first_scale) != 0 ? first_scale.at[0] * second_scale.at[0] * dy_scale : 1.0;
+    for (uint start = gl_WorkGroupID.x * SLOTS; start < rows; start += gl_NumWorkGroups.x * SLOTS) {
+        uint row = min(start + thread / LANES, rows - 1);
+        bool live = start + thread / LANES < rows;
         uint x_start = row_start(row, x_inner, x_outer_stride, x_inner_stride);
         uint dy_start = row_start(row, dy_inner, dy_outer_stride, dy_inner_stride);
         // All that is read of a row is on its way before the first of it is used.
@@ -66,7 +68,7 @@ void main() {
             if (uint64_t(addend) != 0 && is_inside(column)) addend_row[k] = load_T(addend, row * WIDTH + column);
         }
         float center = CENTERED == 1 ? mean.at[row] : 0.0;
-        float factor = scale.at[row];
+        float row_scale = scale.at[row];
         vec4 normalized[COUNT];
         vec4 dn[COUNT];
         vec2 sums = vec2(0.0);
@@ -75,10 +77,12 @@ void main() {
             normalized[k] = vec4(0.0);
             dn[k] = vec4(0.0);
             if (live && is_inside(column)) {
-                normalized[k] = used((x_row[k] - center) * factor);
-                dn[k] = dy_row[k] * weights[k];
-                dweight[k] += dy_row[k] * normalized[k];
-                dbias[k] += dy_row[k];
+                // As if scaling were a kernel of its own.
+                precise vec4 dy_k = dy_row[k] * dy_factor;
+                normalized[k] = used((x_row[k] - center) * row_scale);
+                dn[k] = dy_k * weights[k];
+                dweight[k] += dy_k * normalized[k];
+                dbias[k] += dy_k;
                 sums += vec2(dot(dn[k], vec4(1.0)), dot(dn[k], normalized[k]));
             }
         }
@@ -90,7 +94,7 @@ void main() {
             uint column = (k * LANES + lane) * VECTOR;
             if (live && is_inside(column)) {
                 // As if the sum were a kernel of its own: no product is rounded together with it.
-                precise vec4 value = (dn[k] - sums.x - normalized[k] * sums.y) * factor;
+                precise vec4 value = (dn[k] - sums.x - normalized[k] * sums.y) * row_scale;
                 if (uint64_t(addend) != 0) value += addend_row[k];
                 store_T(dx, row * WIDTH + column, value);
                 if (uint64_t(rounded) != 0) store_R(rounded, row * WIDTH + column, value);

@@ -1,4 +1,4 @@
-// y = x * first * second * factor, two scalars that live on the device and one that does not; y is of type T.
+// y = x * first * second * factor, two scalars that live on the device and one that does not; x is of type R, y of T.
 //
 // x, y [count]; first, second [1].
 //
@@ -14,6 +14,6 @@ void main() {
     for (uint place = gl_GlobalInvocationID.x; place < place_count(count); place += GRID_THREADS) {
         bool whole;
         uint i = place_start(place, count, whole);
-        store_T(y, i, load_f32(x, i, whole) * product, whole);
+        store_T(y, i, load_R(x, i, whole) * product, whole);
     }
 }

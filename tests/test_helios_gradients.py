@@ -11,7 +11,7 @@ from helios_device import helios
 from test_helios_addends import array, dispatch, normal
 
 from alpha.backend_helios_array import HeliosArray
-from alpha.backend_helios_folding import fold_gradients
+from alpha.backend_helios_folding import fold_gradients, fold_scales
 from alpha.backend_helios_planner import RECOMPUTING, Dispatch, arrange
 
 
@@ -86,6 +86,31 @@ def test_a_product_multiplies_by_the_slope_of_the_activation_before_it(name: str
     wide = array()
     assert not folds(product(wide), gradient(wide, dh, slope), new=[wide, dh]), "it would not be rounded in between"
     assert not folds(product(dy), gradient(dy, dh), new=[dy, dh]), "there is nothing to multiply by"
+
+
+def test_a_norm_scales_the_gradient_that_it_reads() -> None:
+    x, y, first, second = array(), array(), array(4096), array(8192)
+
+    def scale(y: HeliosArray) -> Dispatch:
+        arrays = {"x": ("in", x), "y": ("out", y), "first": ("in", first), "second": ("in", second)}
+        made = dispatch("scale", {}, **arrays)
+        made.arguments["factor"] = 0.5
+        return made
+
+    def left(*dispatches: Dispatch, new: list[HeliosArray], result: HeliosArray | None = None) -> list[Dispatch]:
+        return fold_scales(list(dispatches), [each.storage for each in new], (result or array(0)).storage)
+
+    user, dx = norm(array(12288), y), array(12288)
+    (folded,) = left(scale(y), user, new=[x, y])
+    assert folded.arguments["dy"].storage is x.storage
+    assert [folded.arguments[name] for name in ("first_scale", "second_scale", "dy_scale")] == [first, second, 0.5]
+    assert len(left(scale(y), reader(dx), user, new=[x, y])) == 2
+    assert len(left(scale(y), reader(y), user, new=[x, y])) == 3, "somebody needs it as it is"
+    assert len(left(scale(y), writer(x), user, new=[x, y])) == 3, "it is changed in between"
+    assert len(left(scale(y), writer(second), user, new=[x, y])) == 3, "one of the numbers is"
+    assert len(left(scale(y), user, new=[x])) == 2, "the place was there before"
+    assert len(left(scale(y), user, new=[x, y], result=y)) == 2
+    assert len(left(scale(y), reader(y), new=[x, y])) == 2, "that kernel cannot"
 
 
 @pytest.mark.parametrize("kernel", RECOMPUTING)
