@@ -149,11 +149,12 @@ class NumpyPrimitives(Backend):
         return np.take_along_axis(x, ids[..., None], axis=-1)[..., 0]
 
     def choose(self, logits: NumpyArray, options: NumpyArray, top_k: NumpyArray) -> NumpyArray:
-        finite = [bool(np.isfinite(row).all()) for row in logits]
+        # What is not a number is both the least and the largest.
+        finite = np.isfinite(logits.min(-1)) & np.isfinite(logits.max(-1))
         chosen = [
             choice.choose(row, temperature, k, top_p, min_p, number) if is_finite else -1
             for row, is_finite, (temperature, top_p, min_p, number), k in zip(
-                logits, finite, options.tolist(), top_k.tolist(), strict=True
+                logits, finite.tolist(), options.tolist(), top_k.tolist(), strict=True
             )
         ]
         return np.array(chosen, np.int32)

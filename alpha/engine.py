@@ -7,7 +7,7 @@
             ...  # event.generation, event.token, and in the end event.generation.reason
 
 A step gives the backend its work, and tells which tokens an earlier one has drawn: a device may have several steps
-under way, each taking its ids from the one before. Requests that want probabilities are waited for.
+under way, each taking its ids from the one before.
 
 One thread calls `step`; `submit` and `cancel` may be called by any, at any time, and return at once. `submit` raises
 RequestError for what can never be done, in a sentence for whoever asked. Requests run side by side, joining and leaving
@@ -23,9 +23,10 @@ its prompt is computed, and whether it was interrupted or found a beginning comp
 """
 
 import contextlib
+import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -33,10 +34,11 @@ import numpy as np
 
 from alpha import machine, scheduler
 from alpha.backend import INDEPENDENT_ROWS
-from alpha.engine_steps import Draw, Step, Steps
+from alpha.engine_steps import Step, Steps
 from alpha.errors import AlphaError
 from alpha.gpt import GPT
-from alpha.sampling import Choices, Logits, LogProbs, SamplingOptions, log_probs
+from alpha.sampling import Choices, Logits, LogProbs, SamplingOptions
+from alpha.sampling_device import Draw
 from alpha.scheduler import BLOCK_TOKENS, BlockPool, Piece, Scheduler, Stream
 from alpha.thread_choice import ThreadChoice
 
@@ -231,11 +233,7 @@ class Engine:
         try:
             if pieces := self._scheduler.plan():
                 self._start(pieces)
-            while self._under_way and (
-                not pieces
-                or len(self._under_way) >= self._model.backend.steps_in_flight
-                or self._under_way[-1].has_logits
-            ):
+            while self._under_way and (not pieces or len(self._under_way) >= self._model.backend.steps_in_flight):
                 events += self._end_step(self._under_way.popleft())
                 if not pieces:
                     break
@@ -258,32 +256,30 @@ class Engine:
     def _start(self, pieces: Sequence[Piece]) -> None:
         """Give the backend what was planned."""
         scored: list[range] = []
-        has_logits = False
+        likeliest: int | None = None
         if self._watched:
             scored = [self._scored(piece) for piece in pieces]
-            has_logits = any(scored) or any(
-                piece.draws and self._generations[piece.stream].request.logprobs is not None for piece in pieces
-            )
+            likeliest = max(itertools.chain.from_iterable(map(self._likeliest, pieces, scored)), default=None)
         is_measured = self._threads is not None and all(piece.count == 1 for piece in pieces)
         measured = self._threads.measured() if self._threads and is_measured else contextlib.nullcontext()
         # Where the backend is numpy, it warns of what overflows; `choose` finds it.
         with measured, np.errstate(all="ignore"):
-            self._under_way.append(self._steps.give(pieces, self._draws, scored if any(scored) else (), has_logits))
+            self._under_way.append(self._steps.give(pieces, self._draws, scored if any(scored) else (), likeliest))
 
     def _end_step(self, step: Step) -> list[Event]:
         """Wait for a step, note its tokens, and end what has ended."""
         values = self._model.backend.to_numpy(step.result)[: step.outputs]
-        tokens = (values[:, -1].astype(int) if step.has_logits else values).tolist()
-        logits = values[:, :-1] if step.has_logits else [None] * step.outputs
-        last = zip(logits, tokens, strict=True)
-        before = zip(logits[step.drawn :], tokens[step.drawn :], strict=True)
+        tokens = (values if step.likeliest is None else values[:, -1].astype(int)).tolist()
+        before = [None] * step.outputs if step.likeliest is None else values[:, :-1]
+        last = zip(before, tokens, strict=True)
+        others = zip(before[step.drawn :], tokens[step.drawn :], strict=True)
         events: list[Event] = []
         generations = self._generations
         for index, piece in enumerate(step.pieces):
             stream = piece.stream
             generation = generations.get(stream)
             row, token = next(last) if piece.draws else (None, 0)
-            noted = [next(before) for _ in step.scored[index]] if step.scored else []
+            noted = [next(others) for _ in step.scored[index]] if step.scored else []
             if generation is None:  # it has ended since then
                 continue
             if piece.start < len(generation.request.prompt):
@@ -295,18 +291,34 @@ class Engine:
                 events.append(self._spoiled(generation))
                 continue
             if noted:
-                self._note_prompt(generation, step.scored[index], noted)
+                self._note_prompt(step, generation, step.scored[index], noted)
             if piece.draws:
-                events.append(self._draw(generation, stream, row, token))
-            elif not stream.remaining:  # nothing was to be drawn
+                count = generation.request.logprobs
+                likely = None if row is None or count is None else step.log_probs(row, token, count)
+                events.append(self._draw(generation, stream, token, likely))
+            elif piece.start + piece.count == stream.end:  # nothing was to be drawn
                 events.append(self._end(generation, "length"))
         return events
 
-    def _note_prompt(self, generation: Generation, places: range, noted: Sequence[tuple[Logits, int]]) -> None:
-        ids, count = generation.request.prompt, generation.request.prompt_logprobs or 0
-        generation.prompt_logprobs += [
-            log_probs(row, ids[place + 1], count) for place, (row, _) in zip(places, noted, strict=True)
-        ]
+    def _note_prompt(
+        self, step: Step, generation: Generation, places: range, noted: Sequence[tuple[Logits, int]]
+    ) -> None:
+        ids, count, known = (
+            generation.request.prompt,
+            generation.request.prompt_logprobs or 0,
+            generation.prompt_logprobs,
+        )
+        for place, (values, _) in zip(places, noted, strict=True):
+            if place == len(known) - 1:  # after an interruption, some may come twice
+                known.append(step.log_probs(values, ids[place + 1], count))
+
+    def _likeliest(self, piece: Piece, scored: range) -> Iterator[int]:
+        """Of how many of the likeliest tokens log-probabilities are wanted after a piece, and in it."""
+        request = self._generations[piece.stream].request
+        if piece.draws and request.logprobs is not None:
+            yield request.logprobs
+        if scored and request.prompt_logprobs is not None:
+            yield request.prompt_logprobs
 
     def _scored(self, piece: Piece) -> range:
         """The positions of a piece whose outputs say how likely the prompt's next token was, if that was asked for."""
@@ -317,11 +329,10 @@ class Engine:
         last = min(piece.start + piece.count, len(generation.request.prompt) - 1)
         return range(max(piece.start, known), last)
 
-    def _draw(self, generation: Generation, stream: Stream, logits: Logits | None, token: int) -> Event:
-        """The next token of a stream, chosen from logits [V] if they came with it."""
-        request, noted = generation.request, None
-        if logits is not None and request.logprobs is not None:
-            noted = log_probs(logits, token, request.logprobs)
+    def _draw(self, generation: Generation, stream: Stream, token: int, noted: LogProbs | None) -> Event:
+        """The next token of a stream, with its log-probabilities if they were asked for."""
+        request = generation.request
+        if noted:
             generation.logprobs.append(noted)
         self._scheduler.append(stream, token)
         generation.ids.append(token)

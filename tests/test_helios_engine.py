@@ -30,9 +30,9 @@ from alpha.backend_helios_core import HeliosCore
 from alpha.backend_helios_planner import Dispatch
 from alpha.config import ModelConfig, resolve_model
 from alpha.engine import Engine, Request
-from alpha.engine_steps import changed_logits, count_tokens
 from alpha.gpt import GPT
 from alpha.sampling import SamplingOptions
+from alpha.sampling_device import changed_logits, count_tokens
 
 
 class Steps:
@@ -197,6 +197,24 @@ def test_logits_are_changed_on_the_device_and_only_tokens_come_back(monkeypatch:
     assert [each.ids for each in made] == expected
     assert max(under_way) == 2
     assert set(read) == {(4,)}
+
+
+def test_log_probabilities_come_back_without_logits_while_other_steps_are_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, model = models("gpt2")
+    backend = model.backend
+    monkeypatch.setattr(backend, "steps_in_flight", 3)
+    engine, read, under_way, whole = Engine(model, 2, 8), [], [], backend.to_numpy
+    monkeypatch.setattr(backend, "to_numpy", lambda array: (read.append(array.shape[1]), whole(array))[1])
+    made = [engine.submit(Request(ids_of(9, name), 30, DRAWN, logprobs=5, prompt_logprobs=2)) for name in "ab"]
+    while engine.is_busy:
+        engine.step()
+        under_way.append(len(engine._under_way))
+    assert [len(each.logprobs) for each in made] == [30, 30]
+    assert [len(each.prompt_logprobs) for each in made] == [9, 9]
+    assert max(under_way) == 2
+    assert set(read) <= {1 + 2 * 2 + 1, 1 + 2 * 8 + 1}
 
 
 def test_logits_are_changed_with_the_bits_of_the_reference() -> None:

@@ -37,6 +37,7 @@ BOUNDARIES = {
     "dataset": "gpt sampler trainer",
     "domain": "datagen",
     "engine": "tokenizer corpus dataset files",
+    "sampling_device": "engine gpt scheduler",
     "engine_steps": "engine tokenizer corpus files",
     "followed_files": "run",
     "gpt": "tokenizer corpus optimizer files",
