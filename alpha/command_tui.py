@@ -8,6 +8,7 @@ from typing import Any
 
 from alpha.errors import AlphaError
 from alpha.installation import missing_package
+from alpha.interrupt import SIGNALS
 from alpha.option import option
 from alpha.terminal import terminal_width
 
@@ -48,7 +49,7 @@ def run(given: dict[str, Any]) -> None:
 
     async def show() -> int | None:
         # As a KeyboardInterrupt it would end whichever of the dashboard's tasks happens to run.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 asyncio.get_running_loop().add_signal_handler(number, stop)
         return await dashboard.run_async()

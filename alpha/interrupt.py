@@ -55,13 +55,12 @@ class StopRequest:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP raise KeyboardInterrupt as SIGINT does, so that temporary files are removed.
+    """Inside, the other signals raise KeyboardInterrupt as SIGINT does, so that temporary files are removed.
 
     What comes after the first is ignored, so that removing them is not cut short, and so is what was ignored before
     (nohup). Only for the main thread.
     """
-    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    numbers = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
+    numbers = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
     def stop(number: int, frame: FrameType | None) -> None:
         for each in numbers:

@@ -23,7 +23,7 @@ from alpha.errors import AlphaError
 from alpha.gpt import GPT
 from alpha.model_loading import LoadedModel, SharedModels, load_model, place_in_turn, read_parts
 from alpha.option import nearest
-from alpha.run_reader import find_run, id_of, list_runs, resolve
+from alpha.run_reader import find_run, folder_of, id_of, list_runs, resolve
 from alpha.scheduler import BLOCK_TOKENS
 from alpha.server_fields import RefusedError
 from alpha.thread_choice import ThreadChoice
@@ -344,7 +344,9 @@ class Models:
         """The run or the checkpoint that a name means; AlphaError when there is none."""
         if name in self._named:
             return self._named[name]
-        run, _, step = name.partition("@")
+        if self._root is not None and (folder := folder_of(name, self._root)) is not None:
+            return folder  # also one whose own name has an @
+        run, _, step = name.rpartition("@") if "@" in name else (name, "", "")
         if self._root is not None:
             folder = find_run(run, self._root)
         elif run in self._named and self._named[run].is_dir():

@@ -1,6 +1,7 @@
 """From a configuration to a trainer: tokenizer, data, backend, run folder, in the order in which errors are cheap."""
 
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Callable, Mapping
@@ -389,12 +390,13 @@ def _mixture(
     def least(file: TokenFile) -> int:
         return 2 if packs(file) else block + 1
 
+    warn = functools.cache(display.warning)  # what is true of several token files is said once
     datasets, total = [], sum(sources.shares.values())
     for index, selection in enumerate(sources.parts):
         if sources.shares:
             name, share = list(sources.shares.items())[index]
             display.message(f"{percent(share / total)} of the windows are from {name}.")
-        datasets.append(_dataset(selection, sources, tokenizer, least, write, display))
+        datasets.append(_dataset(selection, sources, tokenizer, least, write, warn, display))
     mixture = mixture_of(datasets, sources.shares, one_validation=sources.val_data is not None)
     return mixture, dataclasses.replace(training, pack_documents=any(packs(each.train) for each in datasets))
 
@@ -405,6 +407,7 @@ def _dataset(
     tokenizer: Tokenizer,
     least: Callable[[TokenFile], int],
     write: chat_format.TemplateWriter | None,
+    warn: Callable[[str], None],
     display: Display,
 ) -> Dataset:
     data = dataset.prepare(
@@ -414,7 +417,7 @@ def _dataset(
         token_cache.folder(),
         least,
         progress=display.count,
-        warn=display.warning,
+        warn=warn,
         write=write,
     )
     validation = 0 if data.validation is None else len(data.validation.tokens)

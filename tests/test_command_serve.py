@@ -13,6 +13,7 @@ import pytest
 from exchange_models import make_checkpoint
 
 from alpha.cli import main
+from alpha.interrupt import SIGNALS
 
 SCRIPT = [sys.executable, str(Path(__file__).resolve().parent.parent / "alpha.py"), "serve", "--backend=cpu_ref"]
 
@@ -42,13 +43,14 @@ def test_it_serves_until_it_is_told_to_stop(tmp_path: Path, number: signal.Signa
         assert process.stdout.read() + process.stderr.read() == ""
 
 
-def test_a_folder_without_runs_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_folder_without_runs_is_said_and_left_at_once(tmp_path: Path, number: signal.Signals) -> None:
     with subprocess.Popen(
         [*SCRIPT, f"--dir={tmp_path}", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith(f"Serving the runs in {tmp_path}/ at http://127.0.0.1:")
-        os.kill(process.pid, signal.SIGTERM)
+        os.kill(process.pid, number)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 0
     assert errors == f"alpha: There are no runs in {tmp_path}/ yet; those that will be there are served, too.\n"

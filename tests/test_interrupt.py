@@ -90,7 +90,7 @@ sys.exit(cli.main())
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("command", ["train --data=a.txt", "tokenizer build --input=a.txt --out=b.json"])
 def test_whatever_stops_a_command_the_cursor_comes_back(tmp_path: Path, command: str, number: int) -> None:
     (tmp_path / "a.txt").write_text("a text")

@@ -37,10 +37,11 @@ def test_runs_are_loaded_when_they_are_asked_for_and_followed(tmp_path: Path) ->
                  ("gpt2", "llama", "qwen3", "gpt2")}  # fmt: skip
         assert len(set(texts.values())) == 3
         assert [model.name for model in server.models.loaded] == ["qwen3", "gpt2"]
-        (tmp_path / "qwen3").rename(tmp_path / os.fsdecode(b"caf\xe9"))  # not UTF-8
-        assert "caf\\xe9" in {each["id"] for each in json.loads(server.ask("/v1/models")[2])["data"]}
-        assert server.post(COMPLETIONS, model="caf\\xe9", **options)["choices"][0]["text"] == texts["qwen3"]
-        (tmp_path / os.fsdecode(b"caf\xe9")).rename(tmp_path / "qwen3")
+        (tmp_path / "qwen3").rename(tmp_path / os.fsdecode(b"caf\xe9@5"))  # not UTF-8, and with a mark of steps
+        assert "caf\\xe9@5" in {each["id"] for each in json.loads(server.ask("/v1/models")[2])["data"]}
+        for name in ("caf\\xe9@5", "caf\\xe9@5@10"):
+            assert server.post(COMPLETIONS, model=name, **options)["choices"][0]["text"] == texts["qwen3"]
+        (tmp_path / os.fsdecode(b"caf\xe9@5")).rename(tmp_path / "qwen3")
         for wrong in ("gpt3", "gpt2@11", "../gpt2", "@10"):
             assert server.refused(COMPLETIONS, 404, model=wrong)["code"] == "model_not_found"
         assert "gpt2" in server.refused(COMPLETIONS)["message"]

@@ -345,6 +345,20 @@ def test_unknown_characters_are_warned_of_with_their_share(corpus: Path, tmp_pat
     ]
 
 
+def test_a_cache_that_cannot_be_written_is_said_once(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    other = tmp_path / "other.txt"
+    other.write_text(text_of(20_000, "other"))
+    display = RecordingDisplay()
+    options = {"val_data": str(other), "max_dataset_passes": 99}
+    begin(corpus, tmp_path / "run", display, **options)[0].close()
+    assert [each for each in display.warnings if "XDG_CACHE_HOME" in each] == display.warnings
+    assert len(display.warnings) == 1
+
+
 def test_unknown_characters_are_looked_for_in_a_bounded_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = tmp_path / "tokenizer.json"
     tokenizer_registry.save(artifact, build_char([text_of()]))
