@@ -48,6 +48,8 @@ def merge(given: Mapping[str, Any]) -> tuple[ModelConfig, TrainingConfig]:
     if explicit.get("recipe"):
         if "iters" in explicit:
             explicit.setdefault("minutes", 0.0)
+        if "tokenizer" in explicit:
+            explicit.setdefault("vocab_size", 0)
         explicit = {**recipe.get(explicit["recipe"]), **explicit}
     architecture = ARCHITECTURES[explicit.get("arch", ModelConfig.arch)]
     values = {**architecture, **explicit}

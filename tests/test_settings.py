@@ -120,6 +120,12 @@ def test_a_recipe_is_a_valid_configuration_of_a_time(name: str) -> None:
     assert (shorter.minutes, shorter.iters, shorter.lr, shorter.optim) == (0, 5, 1e-3, "muon")
 
 
+@pytest.mark.parametrize("given", [{"tokenizer": "char"}, {"tokenizer_artifacts": "tokenizer.json"}])
+def test_another_tokenizer_than_a_recipes_has_its_own_vocabulary(given: dict[str, Any]) -> None:
+    assert merge({"recipe": "cpu-2-minutes", **given})[1].vocab_size == 0
+    assert merge({"recipe": "cpu-2-minutes", "vocab_size": 512, **given})[1].vocab_size == 512
+
+
 def test_a_recipe_must_be_known_and_the_only_preset() -> None:
     with pytest.raises(UsageError, match="Did you mean 'cpu-2-minutes'"):
         merge({"recipe": "cpu-2-minute"})
