@@ -190,6 +190,7 @@ class Loss(Products):
             dlogits=dlogits,
             rows=rows,
             width=width,
+            stride=width,
             soft_cap=soft_cap,
             scale=GRADIENT_SCALES[self.precision],
         )

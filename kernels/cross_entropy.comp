@@ -3,10 +3,10 @@
 //     dlogits = scale (exp(c) / sum(exp(c)) - [column is the target]) (1 - (c / cap)^2)
 // A row whose target is negative does not count: loss and gradient 0. A target that no column has gives NaN.
 //
-// logits [rows, width]; targets, losses [rows]; dlogits [rows, width], which may be logits; width is a multiple of VECTOR.
-// LANES threads share a row. The maximum and the sum of exponentials come from one pass, in which the sum is rescaled
-// whenever the maximum grows (Milakov and Gimelshein 2018). With HELD vectors for each lane it keeps the row as it was
-// stored, and reads it once; otherwise it reads it twice.
+// logits [rows, stride] of which `width` columns count; targets, losses [rows]; dlogits [rows, stride], which may be
+// logits. LANES threads share a row. The maximum and the sum of exponentials come from one pass, in which the sum is
+// rescaled whenever the maximum grows (Milakov and Gimelshein 2018). With HELD vectors for each lane it keeps the row
+// as it was stored, and reads it once; otherwise it reads it twice.
 //
 // numpy: e = np.exp(c - c.max(-1, keepdims=True)); total = e.sum(-1, keepdims=True)
 //        losses = np.log(total)[:, 0] - (c - c.max(-1, keepdims=True))[rows, targets]
@@ -30,78 +30,87 @@ vec4 capped(vec4 logit) {
     return soft_cap * vec4(accurate_tanh(ratio.x), accurate_tanh(ratio.y), accurate_tanh(ratio.z), accurate_tanh(ratio.w));
 }
 
-vec4 gradient_of(vec4 logit, float factor, float largest, float target_part) {
-    vec4 gradient = factor * exp(logit - largest) - target_part;
-    if (CAPPED == 1) {
-        vec4 tanh_logit = logit / soft_cap;
-        gradient *= 1.0 - tanh_logit * tanh_logit;
-    }
-    return gradient;
+STORED stored(uint index, bool whole) {
+    if (VECTOR == 4 && whole) return JOIN(L, x4_buffer)(logits).at[index / 4];
+    return STORED(logits.at[index]);
 }
 
-// The lane's part of the row, from place `base` on. One load is as good as another where the row has ended.
+// The lane's part of the row from place `base` on. One load is as good as another where the row has ended.
 void read(uint start, uint base, uint lane, uint places, out STORED held[EACH]) {
     [[unroll]] for (uint k = 0; k < EACH; ++k) {
-        uint index = start + min(base + k * LANES + lane, places - 1) * VECTOR;
-        if (VECTOR == 4) held[k] = JOIN(L, x4_buffer)(logits).at[index / 4];
-        else held[k] = STORED(logits.at[index]);
+        bool whole;
+        uint column = place_start(min(base + k * LANES + lane, places - 1), uint(width), whole);
+        held[k] = stored(start + column, whole);
     }
-}
-
-// Whether a place is one of the row; of a row that is held all are but the last.
-bool is_inside(uint k, uint place, uint places) {
-    return (HELD != 0 && k + 1 < HELD) || place < places;
 }
 
 void main() {
     uint thread = thread_index();
     uint lane = thread % LANES;
-    uint places = width / VECTOR;
+    uint places = place_count(uint(width));
     for (uint first = gl_WorkGroupID.x * (THREADS / LANES); first < rows; first += gl_NumWorkGroups.x * (THREADS / LANES)) {
         bool live = first + thread / LANES < rows;
         uint row = min(first + thread / LANES, rows - 1);
-        uint start = row * width;
+        uint start = row * stride;
         int target = targets.at[row];
-        bool counts = target >= 0, exists = counts && target < int(width);
-        // Read before any lane overwrites it: the reductions below lie between.
-        float chosen = exists ? capped(vec4(load(logits.at[start + target]))).x : 0.0;
+        bool counts = target >= 0;
         STORED held[EACH];
         vec2 sum = vec2(LOWEST, 0.0);
+        float chosen = 0.0;
+        bool has_target = lane == 0 && !(counts && target < width);  // this lane writes the loss
         for (uint base = 0; base < places; base += EACH * LANES) {
             read(start, base, lane, places, held);
-            vec4 most = vec4(LOWEST);
+            float largest = LOWEST;
             [[unroll]] for (uint k = 0; k < EACH; ++k) {
-                if (is_inside(k, base + k * LANES + lane, places)) most = max(most, capped(load(held[k])));
-            }
-            float largest = VECTOR == 4 ? max(max(most.x, most.y), max(most.z, most.w)) : most.x;
-            if (largest > sum.x) sum = vec2(largest, sum.y * exp(sum.x - largest));
-            vec4 exponentials = vec4(0.0);
-            [[unroll]] for (uint k = 0; k < EACH; ++k) {
-                if (is_inside(k, base + k * LANES + lane, places)) exponentials += exp(capped(load(held[k])) - sum.x);
-            }
-            sum.y += VECTOR == 4 ? dot(exponentials, vec4(1.0)) : exponentials.x;
-        }
-        sum = row_exponentials(sum);
-        if (live && lane == 0) {
-            float loss = exists ? (sum.x - chosen) + accurate_log(sum.y) : uintBitsToFloat(0x7fc00000u);
-            losses.at[row] = counts ? loss : 0.0;
-        }
-        if (TRAINING == 1) {
-            subgroupBarrier();
-            float factor = counts ? scale / sum.y : 0.0;
-            for (uint base = 0; live && base < places; base += EACH * LANES) {
-                if (HELD == 0) read(start, base, lane, places, held);
-                [[unroll]] for (uint k = 0; k < EACH; ++k) {
-                    uint place = base + k * LANES + lane;
-                    vec4 gradient = gradient_of(capped(load(held[k])), factor, sum.x, 0.0);
-                    if (is_inside(k, place, places)) {
-                        store_T(dlogits, start + place * VECTOR, counts ? gradient : vec4(0.0));
-                    }
+                bool whole;
+                uint place = base + k * LANES + lane;
+                uint column = place_start(place, uint(width), whole);
+                if (place >= places) continue;
+                vec4 value = capped(load(held[k]));
+                bool four = VECTOR == 4 && whole;
+                largest = max(largest, four ? max(max(value.x, value.y), max(value.z, value.w)) : value.x);
+                uint hit = uint(target) - column;  // wraps around where the target is no column of this place
+                if (counts && hit < (four ? 4 : 1)) {
+                    chosen = value[hit];
+                    has_target = true;
                 }
             }
-            // The target's once more, by the lane that wrote it.
-            if (live && exists && target / VECTOR % LANES == lane) {
-                store(dlogits.at[start + target], gradient_of(vec4(chosen), factor, sum.x, scale).x);
+            if (largest > sum.x) sum = vec2(largest, sum.y * exp(sum.x - largest));
+            [[unroll]] for (uint k = 0; k < EACH; ++k) {
+                bool whole;
+                uint place = base + k * LANES + lane;
+                place_start(place, uint(width), whole);
+                if (place >= places) continue;
+                vec4 exponentials = exp(capped(load(held[k])) - sum.x);
+                sum.y += VECTOR == 4 && whole ? dot(exponentials, vec4(1.0)) : exponentials.x;
+            }
+        }
+        sum = row_exponentials(sum);
+        if (live && has_target) {
+            float loss = target < width ? (sum.x - chosen) + accurate_log(sum.y) : uintBitsToFloat(0x7fc00000u);
+            losses.at[row] = counts ? loss : 0.0;
+        }
+        if (TRAINING == 1 && live) {
+            float factor = counts ? scale / sum.y : 0.0;
+            for (uint base = 0; base < places; base += EACH * LANES) {
+                if (HELD == 0) read(start, base, lane, places, held);
+                [[unroll]] for (uint k = 0; k < EACH; ++k) {
+                    bool whole;
+                    uint place = base + k * LANES + lane;
+                    uint column = place_start(place, uint(width), whole);
+                    if (place >= places) continue;
+                    vec4 logit = capped(load(held[k]));
+                    vec4 gradient = factor * exp(logit - sum.x);
+                    uint hit = uint(target) - column;
+                    if (counts && hit < 4) {
+                        gradient[hit] -= scale;
+                    }
+                    if (CAPPED == 1) {
+                        vec4 tanh_logit = logit / soft_cap;
+                        gradient *= 1.0 - tanh_logit * tanh_logit;
+                    }
+                    store_T(dlogits, start + column, counts ? gradient : vec4(0.0), whole);
+                }
             }
         }
     }
