@@ -1,4 +1,4 @@
-"""What learns most in a given time: the options that `--recipe` sets, which perf/LOG.md measures on held-out text.
+"""What learns much in a given time: the options that `--recipe` sets; perf/LOG.md says what is measured of them.
 
 A recipe is data, like the preset of a domain, whose learning it shares; whoever builds the configuration decides what
 wins over it.
@@ -47,7 +47,7 @@ RECIPES = {
     "gpu-1-minute": _recipe(1.0, 8192, (256, 6, 384, 6), 64, dtype="f16"),
 }
 """By name: the fields of ModelConfig and TrainingConfig that each sets. The CPUs are two cores of a server of 2026, the
-GPU is an H100."""
+GPU is an H100. The first is measured; the others have its learning, and shapes by how loss scales."""
 
 
 def get(name: str) -> dict[str, Any]:
