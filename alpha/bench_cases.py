@@ -364,9 +364,10 @@ class Subject:
             f"{self.parameters:,} parameters"
         )
 
-    def model(self, backend: Backend) -> GPT:
-        """A new model of this shape."""
-        model = GPT(backend, self.config, self.vocabulary, _SEED)
+    def model(self, backend: Backend, trained: bool = True) -> GPT:
+        """A new model of this shape; one that is not `trained` is stored as one that is loaded."""
+        dtype = None if trained else backend.weight_dtype
+        model = GPT(backend, self.config, self.vocabulary, _SEED, trained=lambda spec: trained, matrix_dtype=dtype)
         model.parameters.initialize()
         return model
 
@@ -413,7 +414,7 @@ def prefill(subject: Subject) -> Work:
     """The first token after a prompt that fills the context."""
 
     def prepare(backend: Backend) -> Callable[[], object]:
-        engine = Generator(subject.model(backend))
+        engine = Generator(subject.model(backend, trained=False))
         prompt = subject.random_tokens(subject.block).tolist()
         return lambda: list(engine.generate(prompt, 1, SamplingOptions()))
 
@@ -425,7 +426,7 @@ def decode(subject: Subject, sequences: int) -> Work:
     steps = min(DECODED_TOKENS, subject.block - 1)
 
     def prepare(backend: Backend) -> Callable[[], object]:
-        engine = Generator(subject.model(backend))
+        engine = Generator(subject.model(backend, trained=False))
         prompt = subject.random_tokens(1).tolist()
         return lambda: list(engine.generate(prompt, steps, SamplingOptions(), sequences))
 
@@ -440,7 +441,7 @@ def served(subject: Subject, requests: int, prompt: int, steps: int, is_shared: 
     """
 
     def prepare(backend: Backend) -> Callable[[], object]:
-        engine = Engine(subject.model(backend), requests)
+        engine = Engine(subject.model(backend, trained=False), requests)
         rounds = itertools.count()
 
         def ids(number: int) -> list[int]:

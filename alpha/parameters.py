@@ -124,7 +124,7 @@ class Parameters:
         pool = task_threads("alpha-draw")
         try:
             for spec in self.specs:
-                values = np.empty(spec.size, self._tensors[spec.name].dtype)
+                values = np.empty(spec.size, self.values.dtype)
                 parts = [(start, values[start : start + NORMAL_PART]) for start in range(0, spec.size, NORMAL_PART)]
                 drawn.append((values, [(len(part), pool.submit(spec.initial, part, start)) for start, part in parts]))
             drawn.reverse()

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helios_device import helios
 
 from alpha import bench, bench_cases
 from alpha.backend_cpu_ref import CpuRef
@@ -208,6 +209,15 @@ def test_the_table_has_the_operations_of_a_training_step_as_often_as_a_step_does
         "add": calls["position.forward"] + calls["add_gradients"],
         "adamw_update": calls["adamw_update"] * TINY.parameters,
     }
+
+
+@pytest.mark.parametrize("precision", ["f16", "bf16"])
+def test_a_model_that_is_served_is_stored_as_one_that_is_loaded(precision: str) -> None:
+    backend = helios(precision)
+    model, trained = (TINY.model(backend, trained).parameters for trained in (False, True))
+    assert model["wte.weight"].data.itemsize == 2 and trained["wte.weight"].data.itemsize == 4
+    rounded = backend.cast(trained["wte.weight"].data, backend.weight_dtype)
+    assert backend.to_numpy(rounded).tobytes() == backend.to_numpy(model["wte.weight"].data).tobytes()
 
 
 def test_decoding_counts_the_tokens_that_are_made() -> None:
