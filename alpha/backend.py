@@ -58,6 +58,11 @@ class Backend(Primitives):
     weight_dtype: npt.DTypeLike = np.float32
     """What matrices that are only used are stored as: the type that products round them to."""
 
+    @property
+    def activation_dtype(self) -> npt.DTypeLike | None:
+        """What layers write for each other; None where that is what a model computes with."""
+        return None
+
     smoke_test_failed: bool = False
     """Whether results were found wrong at the start, and the user chose to go on."""
 
@@ -376,6 +381,11 @@ class Backend(Primitives):
         put = self.scatter_add_rows(ids, flat, count)
         kept = self.reshape(target, (count, width))
         self.copy_into(target, self.reshape(self.where(self.greater(there, 0.5), put, kept), target.shape))
+
+    def newest_ids(self, newest: Array, slots: Array, given: Array) -> Array:
+        """newest[slots[i]], or given[i] where that slot is the last one; int32 newest [S], slots and given [N]."""
+        of_slots = self.reshape(self.gather_rows(self.reshape(newest, (newest.shape[0], 1)), slots), slots.shape)
+        return self.where(self.greater(newest.shape[0] - 1, slots), of_slots, given)
 
     def _ones(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         ones = self.empty(shape, dtype)

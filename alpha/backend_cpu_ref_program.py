@@ -26,8 +26,8 @@ IN_PARTS = ("activation", "cached_attention", "layer_norm", "linear", "rms_norm"
 """Operations that, where their operands lie in order, do nothing but the parts that they hand to `run_parts`."""
 OTHERS = (
     *("absolute", "add", "cast", "choose", "concatenate", "divide", "equal", "erf", "exp", "gather_rows", "greater"),
-    *("isfinite", "log", "logical_and", "matmul", "max", "maximum", "minimum", "multiply", "pick", "scatter_add_rows"),
-    *("sign", "softmax", "sqrt", "subtract", "sum", "tanh", "where", "zeros"),
+    *("isfinite", "log", "logical_and", "matmul", "max", "maximum", "minimum", "multiply", "newest_ids", "pick"),
+    *("scatter_add_rows", "sign", "softmax", "sqrt", "subtract", "sum", "tanh", "where", "zeros"),
 )
 
 Part = tuple[Callable[..., None], Any]

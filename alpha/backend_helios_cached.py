@@ -1,7 +1,7 @@
 """What decoding needs on the Vulkan backend: keys and values in blocks, attention to them, and the choice of tokens.
 
-The kernels are put_rows, attention_cached, attention_combine and choose in kernels/; see `Backend` for what they mean.
-Everything that differs from step to step is in arrays, so that a step can be recorded once.
+The kernels are newest_ids, put_rows, attention_cached, attention_combine and choose in kernels/; see `Backend` for what
+they mean. Everything that differs from step to step is in arrays, so that a step can be recorded once.
 """
 
 import math
@@ -11,12 +11,14 @@ from alpha.backend_helios_layout import groups_for
 from alpha.backend_helios_primitives import HeliosPrimitives
 
 CACHED_THREADS = 128
+"""Positions that are worth a workgroup of their own have a thread each. The number must not depend on how many rows
+there are."""
+
 CACHED_WIDTH = 4 * CACHED_THREADS
 """Up to this width each quad of a result has a thread; wider heads are composed."""
 
-SPLIT_TOKENS = 256
-"""Positions that are worth a workgroup of their own. It must not depend on how many rows there are."""
-
+MANY_ROWS, ROWS_TOGETHER = 128, 4
+"""So many rows are mostly those of prompts: neighbours of one sequence, which read its keys together."""
 
 CHOOSING_THREADS = 1024
 
@@ -29,10 +31,10 @@ class Cached(HeliosPrimitives):
         ids = self.new((count,), "i32")
         self.dispatch(
             "choose",
-            "f32",
+            logits.element,
             (count, 1, 1),
             {"THREADS": min(CHOOSING_THREADS, self.device_info.max_workgroup_invocations)},
-            logits=self.contiguous(self.cast_element(logits, "f32")),
+            logits=self.contiguous(logits),
             options=self.contiguous(options),
             top_k=self.contiguous(top_k),
             ids=ids,
@@ -40,20 +42,35 @@ class Cached(HeliosPrimitives):
         )
         return ids
 
+    def newest_ids(self, newest: HeliosArray, slots: HeliosArray, given: HeliosArray) -> HeliosArray:
+        ids = self.new(slots.shape, "i32")
+        self.dispatch(
+            "newest_ids",
+            "i32",
+            groups_for(ids.size),
+            {},
+            newest=self.contiguous(newest),
+            slots=self.contiguous(slots),
+            given=self.contiguous(given),
+            y=ids,
+            count=ids.size,
+            slot_count=newest.size,
+        )
+        return ids
+
     def put_rows(self, target: HeliosArray, ids: HeliosArray, rows: HeliosArray) -> None:
         count, width = ids.shape[0], math.prod(target.shape[1:])
-        if not target.is_contiguous or target.itemsize != 4:
+        if not target.is_contiguous:
             super().put_rows(target, ids, rows)
             return
-        widens = target.element == "f32" and rows.itemsize == 2
-        rows = self.reshape(rows if widens else self.cast_element(rows, target.element), (count, width))
+        rows = self.reshape(self.cast_element(rows, target.element), (count, width))
         if rows.strides[1] != 1 and width > 1:
             rows = self.contiguous(rows)
         stride = rows.strides[0]
         unit = 1 if width % 4 or stride % 4 or rows.offset % 4 or target.offset % 4 else 4
         self.dispatch(
             "put_rows",
-            (rows.element if widens else "bits32") + ("" if unit == 1 else "x4"),
+            f"bits{8 * target.itemsize}" + ("" if unit == 1 else "x4"),
             groups_for(count * width // unit),
             {},
             target=target,
@@ -76,21 +93,23 @@ class Cached(HeliosPrimitives):
         soft_cap: float = 0.0,
     ) -> HeliosArray:
         (N, H, D), (_, tokens, G, _), pages = query.shape, keys.shape, tables.shape[1]
-        stores_lie = keys.is_contiguous and values.is_contiguous and keys.element == values.element == "f32"
+        stores_lie = keys.is_contiguous and values.is_contiguous and keys.element == values.element
         if D > CACHED_WIDTH or not stores_lie:
             return super().cached_attention(query, keys, values, sequences, positions, tables, soft_cap)
-        query = self.cast_element(query, "f32")
+        element = query.element
+        query = self.cast_element(query, keys.element)
         if query.strides[1:] != (D, 1):
             query = self.contiguous(query)
-        splits = max(1, -(-pages * tokens // SPLIT_TOKENS))
-        out = self.new((N, H, D), "f32")
+        splits = max(1, -(-pages * tokens // CACHED_THREADS))
+        out = self.new((N, H, D), query.element)
         partial = self.new((N, H, splits, D), "f32") if splits > 1 else None
         statistics = self.new((N, H, splits, 2), "f32") if splits > 1 else None
+        together = ROWS_TOGETHER if N >= MANY_ROWS else 1
         is_aligned = not (D % 4 or query.strides[0] % 4 or any(each.offset % 4 for each in (query, keys, values)))
         self.dispatch(
             "attention_cached",
-            "f32",
-            (splits, H, N),
+            query.element,
+            (splits, H, -(-N // together)),
             {
                 "THREADS": CACHED_THREADS,
                 "WIDTH": D,
@@ -101,6 +120,7 @@ class Cached(HeliosPrimitives):
                 "SCALE": 1.0 / math.sqrt(D),
                 "SOFT_CAP": float(soft_cap),
                 "SPLIT": int(splits > 1),
+                "ROWS": together,
             },
             query=query,
             keys=keys,
@@ -108,16 +128,17 @@ class Cached(HeliosPrimitives):
             sequences=self.contiguous(sequences),
             positions=self.contiguous(positions),
             tables=self.contiguous(tables),
-            attended=out if partial is None else partial,
+            attended=out if partial is None else None,
+            partial=partial,
             statistics=statistics,
             query_stride=query.strides[0],
             pages=pages,
-            split_tokens=SPLIT_TOKENS,
+            rows=N,
         )
         if partial is not None:
             self.dispatch(
                 "attention_combine",
-                "f32",
+                out.element,
                 (H, N, 1),
                 {"THREADS": 64, "WIDTH": D},
                 partial=partial,
@@ -125,4 +146,4 @@ class Cached(HeliosPrimitives):
                 attended=out,
                 splits=splits,
             )
-        return out
+        return self.cast_element(out, element)

@@ -243,6 +243,10 @@ class HeliosCore(Backend):
         kernel_and_pipeline = self.pipelines.get(kernel, variant, constants)
         return Dispatch(*kernel_and_pipeline, extent, arguments, constants=constants, operations=operations)
 
+    @property
+    def activation_dtype(self) -> npt.DTypeLike | None:
+        return None if self.activation_element == "f32" else ELEMENTS[self.activation_element].dtype
+
     def lanes_for(self, items: int, most: int) -> int:
         """Threads that share a row of `items` vectors: a subgroup at most, unless each would then have over `most`."""
         lanes = min(power_of_two(items), self.device_info.subgroup_size)

@@ -151,7 +151,7 @@ def _with_norm(backend: DispatchMaker, maker: Dispatch, product: Dispatch, left:
     assert isinstance(x, HeliosArray) and isinstance(y, HeliosArray)
     if x.element != "f32" or not x.is_contiguous or not _same_place(y, left) or constants["SAVE"]:
         return None
-    if constants["WIDTH"] != product.arguments["depth"] or product.constants["THREADS"] % constants["LANES"]:
+    if constants["WIDTH"] != product.arguments["depth"] or product.constants["THREADS"] < constants["LANES"]:
         return None
     taken = {name: constants[name] for name in ("WIDTH", "LANES", "VECTOR", "CENTERED")}
     taken |= {"SOURCE": 1, "NORM_BIAS": constants["HAS_BIAS"], "A_VECTOR": int(constants["VECTOR"] == 4)}
@@ -185,6 +185,89 @@ def _reading(
 
 
 _OPERANDS = {"norm": _with_norm, "attention_combine": _with_attention}
+
+
+# --- keys and values --------------------------------------------------------------------------------------------------
+# Where keys and values are columns of a product of few rows, it writes them where they are kept.
+
+
+def fold_puts(
+    backend: DispatchMaker, dispatches: Sequence[Dispatch], planned: Sequence[Storage], result: Storage
+) -> list[Dispatch]:
+    """The dispatches without pairs of put_rows whose rows are the last columns of what matmul_few makes, and used by
+    nothing else."""
+    uses = _uses(dispatches)
+    new = {id(each) for each in planned} - {id(result)}
+    folded: list[Dispatch | None] = list(dispatches)
+    for place, product in enumerate(dispatches):
+        made = product.arguments.get("c")
+        if product.kernel.name != "matmul_few" or not isinstance(made, HeliosArray) or id(made.storage) not in new:
+            continue
+        positions = sorted(set(uses[id(made.storage)][1:]))
+        puts = [each for each in positions if dispatches[each].kernel.name == "put_rows"]
+        changed = _putting(backend, product, made, [dispatches[each] for each in puts])
+        if changed is None:
+            continue
+        begin = changed.arguments["put_begin"]
+        readers = [array for each in positions if each not in puts for _, array in dispatches[each].arrays()]
+        if any(not _is_before(array, made, begin) for array in readers if array.storage is made.storage):
+            continue
+        written = [array for direction, array in changed.arrays() if direction == "inout"]
+        read = changed.arguments["put_slots"]
+        assert isinstance(read, HeliosArray)
+        between = [each for each in dispatches[place + 1 : max(puts)] if each not in [dispatches[put] for put in puts]]
+        if any(
+            any(_meet(array, each) for each in written) or (direction != "in" and _meet(array, read))
+            for it in between
+            for direction, array in it.arrays()
+        ):
+            continue
+        folded[place] = changed
+        for each in puts:
+            folded[each] = None
+    return [each for each in folded if each is not None]
+
+
+def _putting(backend: DispatchMaker, product: Dispatch, made: HeliosArray, puts: Sequence[Dispatch]) -> Dispatch | None:
+    """`product` as it puts its last columns, keys and then values, where `puts` do; None where it cannot."""
+    if len(puts) != 2 or product.constants["C_VECTOR"] == 0 or product.constants["ACTIVATION"]:
+        return None
+    keys, values = (each.arguments["rows"] for each in puts)
+    targets = [each.arguments["target"] for each in puts]
+    slots, columns = puts[0].arguments["ids"], product.arguments["columns"]
+    assert isinstance(keys, HeliosArray) and isinstance(values, HeliosArray) and isinstance(columns, int)
+    width = keys.shape[1]
+    begin = columns - 2 * width
+    are_last = begin >= 0 and (keys.offset - made.offset, values.offset - made.offset) == (begin, begin + width)
+    if (
+        not are_last
+        or keys.shape != values.shape
+        or any(each.strides[1] != 1 or (each.strides[0] != columns and each.shape[0] > 1) for each in (keys, values))
+    ):
+        return None
+    other = puts[1].arguments["ids"]
+    assert isinstance(slots, HeliosArray) and isinstance(other, HeliosArray)
+    if not _same_place(slots, other) or width % 4 or begin % 4 or product.constants["HAS_RESIDUAL"]:
+        return None
+    if any(not isinstance(each, HeliosArray) or each.element != made.element or each.offset % 4 for each in targets):
+        return None
+    arguments = {
+        "put_keys": targets[0], "put_values": targets[1], "put_slots": slots, "put_begin": begin, "put_width": width,
+        "put_rows": puts[0].arguments["target_rows"],
+    }  # fmt: skip
+    return backend.make_dispatch(
+        product.kernel.name, product.kernel.variant, product.groups, {**product.constants, "PUTS": 1},
+        product.operations, **(product.arguments | arguments),
+    )  # fmt: skip
+
+
+def _is_before(array: HeliosArray, whole: HeliosArray, column: Argument) -> bool:
+    """Whether an array has nothing of the columns of a matrix from this one on."""
+    assert isinstance(column, int)
+    if array.offset != whole.offset or (array.strides[0] != whole.shape[1] and array.shape[0] > 1):
+        return False
+    inner = zip(array.shape[1:], array.strides[1:], strict=True)
+    return sum((length - 1) * stride for length, stride in inner) < column
 
 
 # --- additions --------------------------------------------------------------------------------------------------------

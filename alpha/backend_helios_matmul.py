@@ -19,7 +19,17 @@ from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_device import MOST_GROUPS
 from alpha.backend_helios_layout import THREADS, groups_for, power_of_two
 from alpha.backend_helios_primitives import HeliosPrimitives
-from alpha.backend_helios_tiles import Division, Few, Hardware, Problem, choose, few_of, hardware, threads
+from alpha.backend_helios_tiles import (
+    Division,
+    Few,
+    Hardware,
+    Problem,
+    choose,
+    few_of,
+    few_part,
+    hardware,
+    threads,
+)
 
 _HALF_OPERATIONS = 2e10
 """Products of more operations read operands in 16 bits: then rounding them first, once, saves more than it costs."""
@@ -154,8 +164,9 @@ class Products(HeliosPrimitives):
 
         `out`, the residual and the preactivation are contiguous and have the shape of the result; the residual may be
         `out` itself. `out` is float32 or of the precision's 16 bits. `forced` is a division to take instead of the
-        chosen one, and `few_rows` how that is chosen. `column_sums` [N], for one product whose right operand is
-        contiguous, becomes the sum of that operand's rows.
+        chosen one;
+        with `few_rows` a row's bits do not depend on how many there are. `column_sums` [N], for one product whose right
+        operand is contiguous, becomes the sum of that operand's rows.
         """
         a, b = self._readable(a), self._readable(b)
         batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
@@ -182,11 +193,12 @@ class Products(HeliosPrimitives):
             )  # fmt: skip
             shape, first = (problem.batches * rows, columns), (i * inner + j) * rows * columns
             run = _Run(self, problem, inner_count, left.from_batch(i, j), right.from_batch(i, j), scale)
-            division = forced or choose(problem, device, few_rows)
-            few = few_of(division, problem, device) if few_rows and scale == 1.0 and not left.swapped else None
+            part = few_part(depth, device) if few_rows else 0
+            few = few_of(problem, device, part) if part and scale == 1.0 and not left.swapped else None
             if few is not None:
-                run.few(few, division, device, result.view(shape, (columns, 1), first), epilogue.part(shape, first))
+                run.few(few, device, result.view(shape, (columns, 1), first), epilogue.part(shape, first))
                 continue
+            division = forced or choose(problem, device, part)
             run(result.view(shape, (columns, 1), first), epilogue.part(shape, first), column_sums, division)
         return result
 
@@ -297,30 +309,34 @@ class _Run:
             self._dispatch(division, device, sums, NOTHING, parts)
             self.backend.reduce_splits(sums, result, epilogue, parts, column_sums)
 
-    def few(self, few: Few, division: Division, device: Hardware, result: HeliosArray, epilogue: Epilogue) -> None:
-        """The product of few rows in one dispatch, with the bits of the division."""
+    def few(self, few: Few, device: Hardware, result: HeliosArray, epilogue: Epilogue) -> None:
+        """The product of few rows in one dispatch."""
         problem, left, right = self.problem, self.left, self.right
         constants = epilogue.constants(problem.columns, result)
-        is_matrix = division.tile.kernel == "matmul_matrix"
+        is_matrix = device.fragment is not None
         unit = 16 // right.array.itemsize if is_matrix else 4
+        a_unit = next((each for each in (8, 4) if left.can_read(each, problem.depth)), 0)
+        edges = (problem.columns % few.columns != 0) + 2 * (problem.depth % few.part != 0)
         constants |= {
-            "THREADS": few.threads, "TEAM": few.team, "TILE_K": few.k, "TILE_ROWS": power_of_two(problem.rows),
-            "B_ALONG_K": int(right.swapped), "A_VECTOR": int(left.can_read(4, problem.depth)),
+            "THREADS": few.threads, "TEAM": few.team, "TILE_ROWS": power_of_two(problem.rows), "TILE_N": few.columns,
+            "TILE_K": few.k, "SLICE": few.slice, "LOADED": few.loaded, "PART": few.part,
+            "B_ALONG_K": int(right.swapped), "B_EDGES": edges,
+            "A_VECTOR": a_unit if is_matrix and left.array.itemsize == 2 else min(4, a_unit),
             "B_VECTOR": int(right.can_read(unit, problem.depth if right.swapped else problem.columns)),
             "C_VECTOR": min(4, constants["C_VECTOR"]),
         }  # fmt: skip
         variant = self.backend.product_variant(left.array, right.array)
         if is_matrix:
-            assert device.fragment is not None
-            constants |= dict(zip(("FRAGMENT_M", "FRAGMENT_N", "FRAGMENT_K"), device.fragment, strict=True))
+            constants |= dict(zip(("FRAGMENT_M", "FRAGMENT_N", "FRAGMENT_K"), device.fragment or (), strict=True))
             variant = f"matrix_{variant}"
         self.backend.say_choice(f"matrix product {problem} in {few.teams} parts of one workgroup")
-        columns = 16 if is_matrix else 4 * few.team
+        arrays = {name: each for name, each in epilogue.arguments(result).items() if name in ("bias", "residual", "c")}
         self.backend.dispatch(
-            "matmul_few", variant, math.ceil(problem.columns / columns), constants, problem.operations, a=left.array,
-            b=right.array, **epilogue.arguments(result), norm_weight=None, norm_bias=None, statistics=None,
+            "matmul_few", variant, math.ceil(problem.columns / few.columns), constants, problem.operations,
+            a=left.array, b=right.array, **arrays, norm_weight=None, norm_bias=None, statistics=None,
+            put_keys=None, put_values=None, put_slots=None, put_begin=0, put_width=0, put_rows=0,
             rows=problem.rows, columns=problem.columns, depth=problem.depth, a_stride=left.stride,
-            b_stride=right.stride, split_depth=division.split_depth, parts=0, epsilon=0.0,
+            b_stride=right.stride, parts=0, epsilon=0.0,
         )  # fmt: skip
 
     def _dispatch(
@@ -339,6 +355,7 @@ class _Run:
             "THREADS": threads(tile, device), "TILE_M": tile.m, "TILE_N": tile.n, "TILE_K": tile.k,
             "A_ALONG_M": int(left.swapped), "B_ALONG_K": int(right.swapped), "HAS_SUMS": int(column_sums is not None),
             "A_VECTOR": int(left.can_read(a_unit, a_length)), "B_VECTOR": int(right.can_read(b_unit, b_length)),
+            "PART_STEPS": division.part // tile.k,
         }  # fmt: skip
         if tile.kernel == "matmul_tiled":
             constants |= {"GROUPS_M": tile.down, "GROUPS_N": tile.across}

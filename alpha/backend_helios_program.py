@@ -18,6 +18,7 @@ from alpha.backend_helios_folding import (
     fold_conversions,
     fold_gradients,
     fold_operands,
+    fold_puts,
     fold_scales,
     forward_copies,
 )
@@ -158,6 +159,7 @@ class RecordedProgram:
         self._result, dispatches, planned = backend.trace(lambda: self._program(*self._operands))
         dispatches, planned = forward_copies(dispatches, planned, self._result.storage)
         dispatches = fold_operands(backend, dispatches, planned, self._result.storage)
+        dispatches = fold_puts(backend, dispatches, planned, self._result.storage)
         dispatches = fold_conversions(backend, dispatches, planned, self._result.storage)
         dispatches = fold_scales(dispatches, planned, self._result.storage)
         dispatches = fold_additions(dispatches, planned, self._result.storage)

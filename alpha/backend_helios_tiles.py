@@ -97,14 +97,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class Division:
-    """A tile, the number of parts of the sum over k, and how long each part is."""
+    """A tile, the number of workgroups that share the sum over k, and how long the part of each is. Where `part` is not
+    0, a workgroup adds its sum up in parts so long, whose sums are added up in order."""
 
     tile: Tile
     splits: int
     split_depth: int
+    part: int = 0
 
     def __str__(self) -> str:
-        return self.tile.name + (f" split {self.splits}" if self.splits > 1 else "")
+        split = f" split {self.splits}" if self.splits > 1 else ""
+        return self.tile.name + split + (f" in parts of {self.part}" if self.part else "")
 
 
 FEW_ROWS = 16
@@ -113,7 +116,16 @@ FEW_ROWS = 16
 _CPU_FEW_ROWS = 1
 """The same on a driver that computes on the processor, which takes long to compile a kernel for each size."""
 
+_FEW_COLUMNS = 16
+_FEW_PART = 64
+_MOST_FEW_TEAMS = 24
+_MOST_PARTS_SUMS = 64
+"""Sums that a thread of a matrix product has, where there have to be as many of the parts before."""
+
 _FEW_TEAM = 16
+_COMMON_SHARED = 4096
+"""Bytes of shared memory that kernels/common.glsl has."""
+
 _TILED, _MATRIX = "matmul_tiled", "matmul_matrix"
 _BOTH = ("f32", "f16")
 
@@ -190,35 +202,54 @@ def shared_bytes(tile: Tile, device: Hardware) -> int:
 
 @dataclass(frozen=True)
 class Few:
-    """How matmul_few divides a product: `teams` of `team` threads, one for each part of the sum; `k` steps of it at a
-    time."""
+    """How matmul_few divides a product: into workgroups of `columns` columns, with `teams` of `team` threads, one for
+    each `part` of the sum, of which `loaded` is read at a time. `k` of the left operand, and a `slice` of the right
+    one, pass through shared memory at a time."""
 
     team: int
     teams: int
+    part: int
+    columns: int
+    loaded: int
     k: int
+    slice: int
 
     @property
     def threads(self) -> int:
         return self.team * self.teams
 
 
-def few_of(division: Division, problem: Problem, device: Hardware) -> Few | None:
-    """How matmul_few computes a product with the bits of a division; None where a workgroup cannot do that."""
-    is_matrix = division.tile.kernel == _MATRIX
-    few = Few(device.subgroup if is_matrix else _FEW_TEAM, division.splits, 0)
-    most = _CPU_FEW_ROWS if device.is_processor else FEW_ROWS
-    if problem.rows > most or problem.batches != 1 or few.threads > device.invocations:
+def few_part(depth: int, device: Hardware) -> int:
+    """How long the parts are in which a sum of few rows is added up: those of one workgroup, which may not have too
+    many. It must depend on nothing else, so that a row has the same bits among however many."""
+    teams = max(1, min(_MOST_FEW_TEAMS, device.invocations // max(device.subgroup, _FEW_TEAM)))
+    return _FEW_PART * math.ceil(depth / (_FEW_PART * teams))
+
+
+def few_of(problem: Problem, device: Hardware, part: int) -> Few | None:
+    """How matmul_few computes a product in parts so long; None where there are too many rows, or a workgroup cannot."""
+    is_matrix = device.fragment is not None
+    teams = max(1, math.ceil(problem.depth / part))
+    team = device.subgroup if is_matrix else _FEW_TEAM
+    whole = max(1, device.subgroup // team)
+    teams = -(-teams // whole) * whole  # whole subgroups; some may have nothing to do
+    if problem.batches != 1 or teams * team > device.invocations:
         return None
-    if is_matrix and device.fragment is not None and any(16 % each for each in device.fragment):
+    if problem.rows > (_CPU_FEW_ROWS if device.is_processor else FEW_ROWS):
         return None
-    for k in (32, 16):
+    if device.fragment is not None and any(16 % each for each in device.fragment):
+        return None
+    loaded = next(each for each in (128, 96, 64, 32) if part % each == 0)
+    rows = 1 << (problem.rows - 1).bit_length()
+    for k, slice_ in ((loaded, 32), (loaded, 16), (loaded // 2, 16), (32, 16), (16, 16)):
         if is_matrix:
-            each = 16 * (max(FEW_ROWS * (k // 8 + 1), 64) + max(k * 3, 16 * (k // 8 + 1)))
+            b_units = max(slice_ * (_FEW_COLUMNS // 8 + 1), _FEW_COLUMNS * (slice_ // 8 + 1))
+            a_units = k // 8 + 1
+            units = max(teams * rows * a_units + max(teams * b_units, 16 * a_units), teams * 64)
         else:
-            each = 4 * FEW_ROWS * k
-        shared = few.teams * each + 16 * FEW_ROWS * _FEW_TEAM + 8 * few.threads + 4096  # 4096: what kernels share
-        if shared <= device.shared_memory:
-            return dataclasses.replace(few, k=k)
+            units = teams * (rows * k // 4 + team)
+        if 16 * units + 8 * (teams * team + rows) + _COMMON_SHARED <= device.shared_memory:
+            return Few(team, teams, part, _FEW_COLUMNS if is_matrix else 4 * team, loaded, k, slice_)
     return None
 
 
@@ -301,17 +332,12 @@ def candidates(problem: Problem, device: Hardware) -> Iterator[Division]:
 
 
 @functools.lru_cache(maxsize=4096)
-def choose(problem: Problem, device: Hardware, few_rows: bool = False) -> Division:
+def choose(problem: Problem, device: Hardware, part: int = 0) -> Division:
     """The division with the lowest estimate. Raises AlphaError when a product is too large for any.
 
-    With `few_rows`, the sums are divided as they would be for one row, so that the bits of a row do not depend on how
-    many there are.
+    With `part` the sum is added up in parts so long, by as many workgroups or by one.
     """
-    divisions = list(candidates(problem, device))
-    if few_rows and problem.rows > 1:
-        alone = choose(dataclasses.replace(problem, rows=1), device)
-        tiles = [tile for tile in tiles_for(problem, device) if tile.k == alone.tile.k]
-        divisions = [Division(tile, alone.splits, alone.split_depth) for tile in tiles]
+    divisions = in_parts(problem, device, part) if part else candidates(problem, device)
     best = min(divisions, key=lambda division: estimate(division, problem, device), default=None)
     if best is None:
         raise AlphaError(
@@ -319,3 +345,18 @@ def choose(problem: Problem, device: Hardware, few_rows: bool = False) -> Divisi
             "large for one dispatch of this GPU; use a smaller batch."
         )
     return best
+
+
+def in_parts(problem: Problem, device: Hardware, part: int) -> Iterator[Division]:
+    """The divisions that give the bits of a sum in parts so long."""
+    parts = math.ceil(problem.depth / part)
+    for tile in tiles_for(problem, device):
+        if part % tile.k:
+            continue
+        if parts <= 1:
+            yield division_of(tile, 1, problem)
+            continue
+        if problem.batches * parts <= MOST_GROUPS:
+            yield Division(tile, parts, part)
+        if tile.m * tile.n <= _MOST_PARTS_SUMS * threads(tile, device):
+            yield dataclasses.replace(division_of(tile, 1, problem), part=part)

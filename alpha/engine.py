@@ -416,7 +416,7 @@ def token_bytes(model: GPT) -> int:
     """What the keys and values of a token take."""
     config = model.config
     numbers = 2 * config.layers * config.kv_heads * config.head_width
-    return numbers * int(model.parameters.values.dtype.itemsize)
+    return numbers * np.dtype(model.cache_dtype).itemsize
 
 
 def affordable_tokens(model: GPT) -> int:

@@ -60,15 +60,14 @@ class Steps:
 
     def __init__(self, model: GPT, sequences: int, pages: int, blocks: int) -> None:
         self.model = model
-        dtype = model.parameters.values.dtype
-        self._cache = BlockCache(model.backend, model.config, blocks + 1, BLOCK_TOKENS, dtype)
+        self._cache = BlockCache(model.backend, model.config, blocks + 1, BLOCK_TOKENS, model.cache_dtype)
         # Each has a place for each sequence; the last one is nobody's.
         self._newest = model.backend.zeros((sequences + 1, 1), np.int32)
         self._tables = np.full((sequences + 1, pages), SCRATCH_BLOCK, np.int32)
         self._options = np.zeros((sequences + 1, 3), np.float32)
         self._top_k = np.zeros(sequences + 1, np.int32)
         self._numbers = Numbers(sequences)
-        self._exact = np.float64 if dtype == np.float64 else np.float32
+        self._exact = np.float64 if model.parameters.values.dtype == np.float64 else np.float32
         self._changes = Changes(model.backend, model.vocab_size, sequences, self._exact)
         self._blocks: list[Sequence[int]] = [()] * sequences
         self._lengths = [0] * sequences
@@ -165,7 +164,7 @@ class _Layout:
         owners = np.repeat(np.arange(len(pieces)), counts)
         self._positions[:total] = np.arange(total) - (ends - counts - starts)[owners]
         sequences[:total], sequences[total:] = slots[owners], nobody
-        self._newest[:] = -1
+        self._newest[:] = nobody
         self.shared: list[int] = []
         for piece, end in zip(pieces, ends.tolist(), strict=True):
             known = piece.stream.ids[piece.start : piece.start + piece.count]
@@ -213,8 +212,7 @@ def _program(
     backend = model.backend
     ids, slots, positions, places, sequences = _rows_of(backend, rows)
     wanted, top_k, targets, changed, asked, offsets = _rows_of(backend, outputs)
-    of_slots = backend.reshape(backend.gather_rows(newest, backend.maximum(slots, 0)), slots.shape)
-    ids = backend.where(backend.greater(slots, -1), of_slots, ids)
+    ids = backend.newest_ids(backend.reshape(newest, (newest.shape[0],)), slots, ids)
     hidden = model.hidden_of_rows(ids, CachedRows(backend, cache, positions, places, sequences, tables))
     logits = model.logits_of_rows(backend.gather_rows(hidden, wanted))
     if changes is None or penalties is None:

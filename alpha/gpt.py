@@ -120,6 +120,11 @@ class GPT:
         return twin
 
     @property
+    def cache_dtype(self) -> npt.DTypeLike:
+        """What keys and values are stored as: what layers write for each other, so that they lose nothing."""
+        return self.backend.activation_dtype or self.parameters.values.dtype
+
+    @property
     def has_dropout(self) -> bool:
         return bool(self.config.dropout or (self.lora and self.lora.dropout))
 
@@ -191,7 +196,7 @@ class GPT:
         return self._norm(x, "ln_f")
 
     def hidden_of_rows(self, ids: Array, rows: CachedRows) -> Array:
-        """The normalized last hidden state [N, C] of ids [N] whose keys and values, and those before, are in a
+        """The last hidden state [N, C], before its norm, of ids [N] whose keys and values, and those before, are in a
         cache."""
         backend, config = self.backend, self.config
         x = self._computed(ops.embedding(self.parameters["wte.weight"], ids)).data
@@ -202,7 +207,7 @@ class GPT:
         hidden = Tensor(backend, backend.reshape(x, (1, *x.shape)))
         for layer in range(config.layers):
             hidden = self._block(layer, angles, rows)(hidden)
-        return backend.reshape(self._norm(hidden, "ln_f").data, x.shape)
+        return backend.reshape(hidden.data, x.shape)
 
     def _computed(self, rows: Tensor) -> Tensor:
         """Rows of a matrix in the type that is computed with, from that in which it is stored if it is not trained."""
@@ -212,6 +217,7 @@ class GPT:
     def logits_of_rows(self, hidden: Array) -> Array:
         """Logits [N, V] of rows of `hidden_of_rows`."""
         backend = self.backend
+        hidden = self._norm(Tensor(backend, hidden), "ln_f").data
         logits, _ = backend.linear(hidden, backend.transpose(self._head().data, (1, 0)))
         return ops.soft_cap(Tensor(backend, logits), self.config.logit_soft_cap).data
 

@@ -4,9 +4,10 @@
 // `Backend.choose`. A column that is kept has the weight exp((logit - largest) / temperature). -1 where a logit is not
 // finite. Of equal logits the first ones are kept. numpy: choice.choose, row by row.
 //
-// The row is read once for its largest logit, and once for how many columns are how far below that. Where top_k or top_p
-// need no more than LIST of the first of these, those are put in a list, in order, and each counts those before it.
-// Where they need more, the least key that is kept, a number that has the order of the logits, is found bit by bit.
+// The row is read once for its largest logit. With top_k, columns as likely as the top_k likeliest of each thread's own
+// likeliest one are enough, and hardly more; with top_p alone the row is read again for how many columns are how far below
+// the largest. Where these are no more than LIST, they are put in a list, in order, and each counts those before it.
+// Where more are needed, the least key that is kept, a number that has the order of the logits, is found bit by bit.
 
 #version 460
 #include "common.glsl"
@@ -15,11 +16,36 @@
 layout(local_size_x_id = 0) in;
 
 const uint BINS = 2048, LIST = 512, GROUPS = 32;
+const uint AHEAD = 4;  // groups of four columns that a thread reads at a time
+const uint LISTED = (LIST + THREADS - 1) / THREADS;  // of the list, what a thread has
 
 shared float sums[THREADS];  // of each thread's columns, which are neighbours
 shared float group_sums[GROUPS];
 shared uint scratch[BINS];  // how many columns are in which bin; and then a list: logits, columns, weights
 shared uint listed, last_bin;
+
+#define LOGIT(i) load(logits.at[start + (i)])
+
+const uint f32_bytes = 4, f16_bytes = 2, bf16_bytes = 2, BYTES = JOIN(T, _bytes);
+
+// A row is read in groups of four columns that begin at a multiple of their bytes: the first `before` of them, and those
+// from `width` on, are no columns of this row, but there.
+struct Groups {
+    uint64_t base;
+    uint before, count;
+};
+
+Groups groups_of(uint start) {
+    const uint64_t address = uint64_t(logits) + uint64_t(BYTES) * start;
+    const uint before = uint(address / BYTES) & 3u;
+    return Groups(address - BYTES * before, before, (before + width + 3) / 4);
+}
+
+// Groups first, first + THREADS ..., the last one instead of those that there are not.
+void read_ahead(Groups groups, uint first, out vec4 values[AHEAD]) {
+    [[unroll]] for (uint k = 0; k < AHEAD; ++k)
+        values[k] = load(JOIN(T, x4_buffer)(groups.base).at[min(first + k * THREADS, groups.count - 1)]);
+}
 
 #define LISTED_LOGIT(i) uintBitsToFloat(scratch[i])
 #define LISTED_COLUMN(i) scratch[LIST + (i)]
@@ -66,16 +92,20 @@ bool is_drawn(float target, vec3 around) {
 }
 
 // Draws from the columns that are nearest to the largest logit, where these are few and all that may be drawn.
-bool choose_from_list(uint row, uint top, float largest) {
+bool choose_from_list(uint row, uint top, float largest, float own) {
     const uint thread = gl_LocalInvocationIndex, start = row * width;
     const float temperature = options.at[row * 4], top_p = options.at[row * 4 + 1], min_p = options.at[row * 4 + 2];
     for (uint i = thread; i < BINS; i += THREADS) scratch[i] = 0u;
     barrier();
     float weights = 0.0;  // of the whole row
-    for (uint i = thread; i < width; i += THREADS) {
-        const float value = logits.at[start + i];
-        atomicAdd(scratch[bin_of(value, largest)], 1u);
-        if (top == width) weights += accurate_exp((value - largest) / temperature);
+    if (top < width) {
+        atomicAdd(scratch[bin_of(own, largest)], 1u);
+    } else {
+        for (uint i = thread; i < width; i += THREADS) {
+            const float value = LOGIT(i);
+            atomicAdd(scratch[bin_of(value, largest)], 1u);
+            weights += accurate_exp((value - largest) / temperature);
+        }
     }
     // With top_k the first bins that have enough; without, as many as there is room for.
     barrier();
@@ -92,27 +122,52 @@ bool choose_from_list(uint row, uint top, float largest) {
                                          : after <= float(LIST) && next > float(LIST) && after > 0.0;
         if (is_last) {
             last_bin = i;
-            listed = uint(after);
+            listed = 1u;
         }
         before = after;
     }
     barrier();
-    const uint count = listed, border = last_bin;
-    if (count == 0u || count > LIST) return false;
-
-    const uint share = (width + THREADS - 1) / THREADS;
-    const uint first = min(width, thread * share), last = min(width, first + share);
-    uint own = 0u;
-    for (uint i = first; i < last; ++i) own += uint(bin_of(logits.at[start + i], largest) <= border);
-    uint place = uint(sums_around(float(own)).x);
-    if (own > 0u)
-        for (uint i = first; i < last; ++i) {
-            const float value = logits.at[start + i];
-            if (bin_of(value, largest) <= border) {
-                scratch[place] = floatBitsToUint(value);
-                LISTED_COLUMN(place) = i;
-                ++place;
+    const uint border = last_bin;
+    const bool has_border = listed != 0u;
+    barrier();
+    if (!has_border) return false;
+    if (thread == 0) listed = 0u;
+    barrier();
+    const Groups groups = groups_of(start);
+    for (uint first = thread; first < groups.count; first += AHEAD * THREADS) {
+        vec4 values[AHEAD];
+        read_ahead(groups, first, values);
+        [[unroll]] for (uint k = 0; k < AHEAD; ++k)
+            [[unroll]] for (uint e = 0; e < 4; ++e) {
+                const uint group = first + k * THREADS, i = group * 4 + e - groups.before;
+                if (group < groups.count && i < width && bin_of(values[k][e], largest) <= border) {
+                    const uint place = atomicAdd(listed, 1u);
+                    if (place < LIST) {
+                        scratch[place] = floatBitsToUint(values[k][e]);
+                        LISTED_COLUMN(place) = i;
+                    }
+                }
             }
+    }
+    barrier();
+    const uint count = listed;
+    if (count > LIST) return false;
+    uint columns[LISTED], bits[LISTED], places[LISTED];
+    [[unroll]] for (uint n = 0; n < LISTED; ++n) {
+        const uint i = thread + n * THREADS;
+        places[n] = LIST;
+        if (i < count) {
+            columns[n] = LISTED_COLUMN(i);
+            bits[n] = scratch[i];
+            places[n] = 0u;
+            for (uint j = 0; j < count; ++j) places[n] += uint(LISTED_COLUMN(j) < columns[n]);
+        }
+    }
+    barrier();
+    [[unroll]] for (uint n = 0; n < LISTED; ++n)
+        if (places[n] < LIST) {
+            scratch[places[n]] = bits[n];
+            LISTED_COLUMN(places[n]) = columns[n];
         }
     barrier();
 
@@ -132,7 +187,7 @@ bool choose_from_list(uint row, uint top, float largest) {
     if (top_p < 1.0) {
         if (kept < wanted) return false;
         barrier();
-        float drawn[(LIST + THREADS - 1) / THREADS];
+        float drawn[LISTED];
         for (uint i = thread, n = 0; i < count; i += THREADS, ++n) {
             const float value = LISTED_LOGIT(i);
             float likelier = 0.0;
@@ -182,13 +237,20 @@ void main() {
 
     uint spoiled = 0u, likeliest = width;
     float largest = uintBitsToFloat(0xff800000u);
-    for (uint i = thread; i < width; i += THREADS) {
-        float value = logits.at[start + i];
-        spoiled += is_finite(value) ? 0u : 1u;
-        if (value > largest) {
-            largest = value;
-            likeliest = i;
-        }
+    const Groups groups = groups_of(start);
+    for (uint first = thread; first < groups.count; first += AHEAD * THREADS) {
+        vec4 values[AHEAD];
+        read_ahead(groups, first, values);
+        [[unroll]] for (uint k = 0; k < AHEAD; ++k)
+            [[unroll]] for (uint e = 0; e < 4; ++e) {
+                const uint group = first + k * THREADS, i = group * 4 + e - groups.before;
+                if (group >= groups.count || i >= width) continue;
+                spoiled += is_finite(values[k][e]) ? 0u : 1u;
+                if (values[k][e] > largest) {
+                    largest = values[k][e];
+                    likeliest = i;
+                }
+            }
     }
     if (workgroup_count(spoiled) != 0u) {
         if (thread == 0) ids.at[row] = -1;
@@ -202,9 +264,8 @@ void main() {
         if (thread == 0) ids.at[row] = int(first);
         return;
     }
-#define LOGIT(i) logits.at[start + (i)]
 #define WEIGHT(value) accurate_exp(((value) - largest) / temperature)
-    if ((top < width || top_p < 1.0) && choose_from_list(row, top, largest)) return;
+    if ((top < width || top_p < 1.0) && choose_from_list(row, top, largest, own)) return;
 
     // Kept are the columns above the key `least`, and the first `ties` of those at it.
     uint least = 0u, ties = width;

@@ -106,17 +106,28 @@ void store_one(uint64_t index, uint column, float value) {
     put_one(uint64_t(c), index, value, C_HALF != 0);
 }
 
+vec4 bias_of(uint column) { return floats4(uint64_t(bias)).at[column / 4]; }
+
+vec4 residual_of(uint64_t index) { return f32x4_buffer(uint64_t(residual) + 4 * index).at[0]; }
+
 // Four neighbours of one row, finished; `index` is the position of the first in c, residual, preactivation and factor.
-vec4 finished(uint64_t index, uint column, vec4 value, out vec4 before) {
-    if (HAS_BIAS != 0) value += floats4(uint64_t(bias)).at[column / 4];
+vec4 finished(uint64_t index, vec4 value, vec4 bias4, vec4 residual4, out vec4 before) {
+    if (HAS_BIAS != 0) value += bias4;
     before = value;
     if (ACTIVATION != 0) value = activate(ACTIVATION - 1, value);
-    if (HAS_RESIDUAL != 0) value += f32x4_buffer(uint64_t(residual) + 4 * index).at[0];
+    if (HAS_RESIDUAL != 0) value += residual4;
 #ifdef SIXTEEN_BITS
     if (FACTOR != 0)
         value *= activation_slope(FACTOR - 1, unpack_halves4(words2(uint64_t(factor) + 2 * index).at[0]));
 #endif
     return value;
+}
+
+vec4 finished(uint64_t index, uint column, vec4 value, out vec4 before) {
+    vec4 bias4 = vec4(0.0), residual4 = vec4(0.0);
+    if (HAS_BIAS != 0) bias4 = bias_of(column);
+    if (HAS_RESIDUAL != 0) residual4 = residual_of(index);
+    return finished(index, value, bias4, residual4, before);
 }
 
 void store_results(uint64_t index, uint column, vec4 value) {

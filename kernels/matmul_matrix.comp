@@ -9,6 +9,7 @@
 // A workgroup of SUBGROUPS_M x SUBGROUPS_N subgroups computes a tile of TILE_M x TILE_N. Slices of TILE_K are fetched
 // to registers while the slice before is multiplied; with STAGES = 2 shared memory holds two slices, which saves a
 // barrier a slice. Lines of shared memory are padded by 16 bytes, so that eight lines begin in different banks.
+// PART_STEPS is as in matmul_tiled.
 // Without DIRECT results pass through the shared memory of A, two fragments at a time, so that neighbours are stored
 // together. With it they go from the matrix units to c; only for whole tiles, and 16-bit results in float16.
 #version 460
@@ -145,9 +146,9 @@ void main() {
     uint64_t b_step = B_BYTES * uint64_t(TILE_K) * (B_ALONG_K != 0 ? 1 : b_stride);
     uint subgroup_row = gl_SubgroupID / SUBGROUPS_N * ROWS, subgroup_column = gl_SubgroupID % SUBGROUPS_N * COLUMNS;
 
-    C_MATRIX sums[ROWS][COLUMNS];
+    C_MATRIX sums[ROWS][COLUMNS], totals[ROWS][COLUMNS];  // of a part, and of those before, with PART_STEPS
     [[unroll]] for (uint i = 0; i < ROWS; i++)
-        [[unroll]] for (uint j = 0; j < COLUMNS; j++) sums[i][j] = C_MATRIX(0.0);
+        [[unroll]] for (uint j = 0; j < COLUMNS; j++) sums[i][j] = totals[i][j] = C_MATRIX(0.0);
     A_READ a_next[A_UNITS];
     B_READ b_next[B_UNITS];
     vec4 b_sum[B_UNIT / 4];  // THREADS is a multiple of the units of a line, so all that a thread fetches is one column
@@ -197,6 +198,13 @@ void main() {
                         sums[i][j] = coopMatMulAdd(a_part[i], b_part, sums[i][j]);
                 }
             }
+            if (PART_STEPS != 0 && (step % PART_STEPS == 0 || step == steps)) {
+                [[unroll]] for (uint i = 0; i < ROWS; i++)
+                    [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
+                        totals[i][j] += sums[i][j];
+                        sums[i][j] = C_MATRIX(0.0);
+                    }
+            }
             if (STAGES == 1) barrier();
         }
         if (step < steps) {
@@ -215,6 +223,9 @@ void main() {
         }
     }
 
+    if (PART_STEPS != 0)
+        [[unroll]] for (uint i = 0; i < ROWS; i++)
+            [[unroll]] for (uint j = 0; j < COLUMNS; j++) sums[i][j] = totals[i][j];
     if (DIRECT == 0 && STAGES == 2) barrier();  // a_shared may still be read
     uint64_t plane = uint64_t(split) * (gl_NumWorkGroups.z / splits) + batch;
     uint lines = gl_SubgroupID * FRAGMENT_M * C_STRIDE;

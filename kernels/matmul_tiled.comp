@@ -13,7 +13,8 @@
 // numpy    c = activation(scale * (a @ b) + bias) + residual
 //
 // A workgroup computes a tile of TILE_M x TILE_N. Slices of TILE_K are fetched to registers while the slice before is
-// multiplied from shared memory; each thread holds 4 GROUPS_M x 4 GROUPS_N sums.
+// multiplied from shared memory; each thread holds 4 GROUPS_M x 4 GROUPS_N sums. With PART_STEPS each so many slices are
+// a part of the sum, and parts are added up in order: the bits are those of splits as long as that, and matmul_reduce.
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
@@ -88,9 +89,9 @@ void main() {
     uint64_t b_step = B_BYTES * uint64_t(TILE_K) * (B_ALONG_K != 0 ? 1 : b_stride);
     uint thread_row = gl_LocalInvocationID.x / THREAD_COLUMNS, thread_column = gl_LocalInvocationID.x % THREAD_COLUMNS;
 
-    vec4 sums[4 * GROUPS_M][GROUPS_N];
+    vec4 sums[4 * GROUPS_M][GROUPS_N], totals[4 * GROUPS_M][GROUPS_N];  // of a part, and of those before, with PART_STEPS
     [[unroll]] for (uint i = 0; i < 4 * GROUPS_M; i++)
-        [[unroll]] for (uint j = 0; j < GROUPS_N; j++) sums[i][j] = vec4(0.0);
+        [[unroll]] for (uint j = 0; j < GROUPS_N; j++) sums[i][j] = totals[i][j] = vec4(0.0);
     vec4 a_next[A_UNITS], b_next[B_UNITS];
     vec4 b_sum = vec4(0.0);  // THREADS is a multiple of the units of a line, so all that a thread fetches is one column
 
@@ -124,6 +125,13 @@ void main() {
                     [[unroll]] for (uint j = 0; j < GROUPS_N; j++)
                         sums[i][j] = fma(vec4(a_part[i / 4][i % 4]), b_part[j], sums[i][j]);
             }
+            if (PART_STEPS != 0 && (step % PART_STEPS == 0 || step == steps)) {
+                [[unroll]] for (uint i = 0; i < 4 * GROUPS_M; i++)
+                    [[unroll]] for (uint j = 0; j < GROUPS_N; j++) {
+                        totals[i][j] += sums[i][j];
+                        sums[i][j] = vec4(0.0);
+                    }
+            }
             barrier();
         }
         if (step < steps) {
@@ -153,7 +161,8 @@ void main() {
         [[unroll]] for (uint j = 0; j < GROUPS_N; j++) {
             uint column = column0 + (j * THREAD_COLUMNS + thread_column) * 4;
             if (row < rows && column < columns)
-                store_results((plane * rows + row) * columns + column, column, scale * sums[i][j]);
+                store_results((plane * rows + row) * columns + column, column,
+                              scale * (PART_STEPS != 0 ? totals[i][j] : sums[i][j]));
         }
     }
     if (HAS_SUMS != 0 && tile.y == 0)

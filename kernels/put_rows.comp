@@ -1,8 +1,8 @@
 // target[ids[i], :] = rows[i, :], in place.
 //
 // target: rows of `width` units, one right after the other, `target_rows` of them; ids: `count`; rows: `count`, `stride`
-// units apart. A unit, T, is four elements or one; only its size matters, unless WIDEN turns 16-bit numbers, R, into
-// float32. An id out of range goes nowhere. Of several rows with one id, any one may come to stand there.
+// units apart. A unit, T, is four elements or one; only its size matters. An id out of range goes nowhere. Of several rows
+// with one id, any one may come to stand there.
 // numpy: target[ids] = rows
 
 #version 460
@@ -15,11 +15,6 @@ void main() {
     for (uint place = gl_GlobalInvocationID.x; place < total; place += GRID_THREADS) {
         uint i = place / width, unit = place - i * width;
         uint id = uint(ids.at[i]);
-        if (id < target_rows)
-#if WIDEN
-            target.at[id * width + unit] = floatBitsToUint(load(rows.at[i * stride + unit]));
-#else
-            target.at[id * width + unit] = rows.at[i * stride + unit];
-#endif
+        if (id < target_rows) target.at[id * width + unit] = rows.at[i * stride + unit];
     }
 }

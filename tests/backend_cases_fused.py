@@ -276,6 +276,17 @@ def put_rows() -> Iterator[Case]:
     yield case("many", 500, list(range(3, 480, 2)), 2, 3)
 
 
+def newest_ids() -> Iterator[Case]:
+    def run(backend: Backend, slots: Array) -> list[Array]:
+        newest, given = (backend.from_numpy(np.arange(start, start + 9, dtype=np.int32)) for start in (50, 70))
+        return [backend.newest_ids(newest, slots, given)]
+
+    def definition(slots: Values) -> Values:
+        return np.where(slots < 8, 50 + slots, 70 + np.arange(9))
+
+    yield Case("newest_ids", run, (ids(9, 9),), definition, 0.0, True)
+
+
 def attentions() -> Iterator[Case]:
     def case(
         name: str, B: int, Tq: int, H: int, D: int, Tk: int = 0, G: int = 0, soft_cap: float = 0.0,
@@ -530,7 +541,7 @@ def updates() -> Iterator[Case]:
 
 def fused() -> list[Case]:
     families = (
-        activations, linears, adapted_linears, norms, attentions, cached_attentions, put_rows, softmaxes, rotaries,
-        dropouts, losses, updates,
+        activations, linears, adapted_linears, norms, attentions, cached_attentions, put_rows, newest_ids, softmaxes,
+        rotaries, dropouts, losses, updates,
     )  # fmt: skip
     return [case for family in families for case in family()]

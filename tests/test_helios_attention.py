@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from alpha import rng
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_helios import Helios
-from alpha.backend_helios_cached import SPLIT_TOKENS
+from alpha.backend_helios_cached import CACHED_THREADS
 from alpha.backend_helios_device import Device
 from alpha.backend_primitives import RandomKey
 
@@ -84,6 +84,33 @@ def test_wide_heads_decode(width: int) -> None:
             return on.to_numpy(on.attention(*(on.from_numpy(normal(i, *each)) for i, each in enumerate(shapes)))[0])
 
         assert difference(out(helios()).astype(np.float64), out(CpuRef())) < 2e-6
+
+
+@pytest.mark.parametrize("element", ["f32", "f16"])
+def test_queries_that_read_keys_together_have_the_bits_that_they_have_alone(element: str) -> None:
+    """Of neighbours of one sequence, in order and not, and of others between them; against the reference as well."""
+    backend, N, H, G, D, pages = helios(), 150, 4, 2, 20, 20
+    dtype = np.float32 if element == "f32" else np.float16
+    sequences = np.repeat(np.arange(5, dtype=np.int32), (70, 1, 2, 60, 17))
+    sequences[20:30:3] = 4
+    positions = (np.arange(N, dtype=np.int32) * 7) % (16 * pages)
+    tables = np.random.default_rng(3).permutation(5 * pages).astype(np.int32).reshape(5, pages)
+    query, keys, values = (
+        normal(index, *shape).astype(dtype).astype(np.float32)
+        for index, shape in enumerate([(N, H, D), (5 * pages, 16, G, D), (5 * pages, 16, G, D)])
+    )
+
+    def attended(on: Backend, rows: slice, dtype: Any = np.float32) -> Values:
+        arrays = [on.cast(on.from_numpy(each), dtype) for each in (query[rows], keys, values)]
+        places = [on.from_numpy(each) for each in (sequences[rows], positions[rows], tables)]
+        return on.to_numpy(on.cached_attention(*arrays, *places)).astype(np.float32)
+
+    together = attended(backend, slice(None), dtype)
+    assert difference(together.astype(np.float64), attended(CpuRef(), slice(None))) < (
+        2e-6 if element == "f32" else 1e-3
+    )
+    for row in range(0, N, 11):
+        assert attended(backend, slice(row, row + 1), dtype).tobytes() == together[row : row + 1].tobytes(), row
 
 
 @pytest.mark.parametrize("shared_memory", [16 << 10, 48 << 10])
@@ -164,7 +191,7 @@ def test_one_query_against_many_keys_is_divided_among_workgroups() -> None:
         operands = (query, keys, values, np.zeros(5, np.int32)[rows], positions[rows], tables)
         return on.to_numpy(on.cached_attention(*map(on.from_numpy, operands), 3.0))
 
-    assert tables.size * 16 > 2 * SPLIT_TOKENS
+    assert tables.size * 16 > 2 * CACHED_THREADS
     together = out(backend)
     assert difference(together.astype(np.float64), out(reference)) < 2e-6
     for row in range(5):

@@ -32,9 +32,11 @@ from alpha.backend_helios_tiles import (
     candidates,
     choose,
     division_of,
+    few_of,
+    few_part,
     fits,
     hardware,
-    tiles_for,
+    in_parts,
 )
 
 Values = npt.NDArray[np.float32]
@@ -350,32 +352,45 @@ def test_the_plan_of_every_measured_product_is_among_the_fastest() -> None:
 @pytest.mark.parametrize("device", [LAPTOP, dataclasses.replace(LAPTOP, fragment=None, units=16)])
 @pytest.mark.parametrize(("depth", "columns"), [(768, 2304), (768, 768), (3072, 768), (768, 50257), (64, 65)])
 def test_few_rows_are_summed_up_as_one_row_is(device: Hardware, depth: int, columns: int) -> None:
-    sums = set()
-    for rows in (1, 2, 3, 16, 17, 64, 100, 511, INDEPENDENT_ROWS):
-        division = choose(Problem(1, rows, columns, depth), device, few_rows=True)
-        sums.add((division.splits, division.split_depth, division.tile.k))
-    assert len(sums) == 1
+    part = few_part(depth, device)
+    ways = set()
+    for rows in (1, 2, 3, 16, 17, 32, 64, 100, 511, INDEPENDENT_ROWS):
+        problem = Problem(1, rows, columns, depth, 16, 16)
+        few = few_of(problem, device, part)
+        assert (few is not None) == (rows <= 16)
+        for division in in_parts(problem, device, part):
+            assert (division.part or division.split_depth) == part or depth <= part
+            assert part % division.tile.k == 0
+            ways.add(division.splits > 1)
+        assert few is None or (few.part == part and few.part * few.teams >= depth)
+    assert len(ways) == 1 + (depth > part)
 
 
 @pytest.mark.matrix_units
+@pytest.mark.parametrize("is_split", [True, False])
 @pytest.mark.parametrize(
-    ("precision", "depth", "columns", "splits", "is_transposed"),
+    ("precision", "depth", "columns", "is_transposed"),
     [
-        *(("f32", 200, 70, 3, False), ("f32", 192, 72, 2, True), ("f16", 200, 70, 3, True), ("f16", 192, 72, 2, False)),
-        ("bf16", 192, 72, 2, True),
+        *(("f32", 200, 70, False), ("f32", 192, 72, True), ("f16", 200, 70, True), ("f16", 640, 72, False)),
+        *(("bf16", 192, 64, True), ("f16", 24, 40, False)),  # and of one team, whose threads are fewer than its results
     ],
 )
 def test_few_rows_have_the_bits_that_they_have_among_many(
-    precision: str, depth: int, columns: int, splits: int, is_transposed: bool, monkeypatch: pytest.MonkeyPatch
+    precision: str, depth: int, columns: int, is_transposed: bool, is_split: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a norm, a product and its epilogue, which are one dispatch for few rows."""
     backend = helios(precision)
-    monkeypatch.setattr(
-        backend_helios_matmul,
-        "choose",
-        lambda problem, device, few_rows: division_of(tiles_for(problem, device)[0], splits, problem),
-    )
+
+    def chosen(problem: Problem, device: Hardware, part: int) -> Division:
+        divisions = list(in_parts(problem, device, part))
+        return next((each for each in divisions if (each.splits > 1) == is_split), divisions[0])
+
+    monkeypatch.setattr(backend_helios_matmul, "choose", chosen)
     monkeypatch.setattr(backend_helios_tiles, "_CPU_FEW_ROWS", 16)
+    is_processor = backend.device_info.kind == "cpu"  # which takes minutes to compile long parts for many rows
+    if is_processor:
+        monkeypatch.setattr(backend_helios_tiles, "_FEW_PART", 32)
+        monkeypatch.setattr(backend_helios_tiles, "_MOST_FEW_TEAMS", 8)
     recorded: list[str] = []
     made = backend.make_program
 
@@ -384,9 +399,10 @@ def test_few_rows_have_the_bits_that_they_have_among_many(
         return made(dispatches, repeated)
 
     monkeypatch.setattr(backend, "make_program", make_program)
+    most = 40
     scale, shift, bias, x, residual = (
         backend.from_numpy(rng.normal(int(np.prod(shape)), 5, stream).reshape(shape).astype(np.float32))
-        for stream, shape in enumerate([(depth,), (depth,), (columns,), (40, depth), (40, columns)])
+        for stream, shape in enumerate([(depth,), (depth,), (columns,), (most, depth), (most, columns)])
     )
     stored = rng.normal(depth * columns, 5, 9).reshape((columns, depth) if is_transposed else (depth, columns))
     weight = backend.cast(backend.from_numpy(stored.astype(np.float32)), backend.weight_dtype)
@@ -400,10 +416,10 @@ def test_few_rows_have_the_bits_that_they_have_among_many(
         return backend.concatenate([backend.cast(each, np.float32) for each in (first, second, third)], 1)
 
     wanted = backend.to_numpy(program(x, residual))
-    for rows in (1, 7):
+    for rows in (1, 7) if is_processor else (1, 7, 16):
         recorded.clear()
-        operands = (backend.contiguous(backend.narrow(each, 0, 40 - rows, rows)) for each in (x, residual))
+        operands = (backend.contiguous(backend.narrow(each, 0, most - rows, rows)) for each in (x, residual))
         got = backend.to_numpy(backend.record(program)(*operands))
-        assert got.tobytes() == wanted[40 - rows :].tobytes(), rows
+        assert got.tobytes() == wanted[most - rows :].tobytes(), rows
         assert recorded.count("matmul_few") == 3
         assert "norm" not in recorded
