@@ -1,6 +1,7 @@
 """How dispatches reach the device: what was only needed for a while comes back, and replays use their slots again."""
 
 import numpy as np
+import pytest
 from helios_device import helios
 
 
@@ -23,3 +24,21 @@ def test_replays_use_the_same_slots_while_their_results_are_let_go() -> None:
     held = [program(backend.from_numpy(np.full(5, number, np.float32))) for number in range(6)]
     assert [backend.to_numpy(each)[0] for each in held] == [0.0, 3.0, 6.0, 9.0, 12.0, 15.0]
     assert len(program._slots) >= 6
+
+
+def test_a_program_that_is_forgotten_while_it_runs_keeps_what_it_reads_and_writes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend = helios()
+    program = backend.record(lambda x: backend.multiply(x, 3.0))
+    program(backend.from_numpy(np.ones(5, np.float32)))
+    (slot,) = program._slots
+    used = slot.operands.address, slot._result.address
+    with monkeypatch.context() as patched:
+        spaces = backend.memory.upload_space, backend.memory.read_back_space
+        done = slot.done
+        patched.setattr(backend.device, "completed", lambda: done - 1)
+        del program, slot
+        assert [take(20).address == address for take, address in zip(spaces, used, strict=True)] == [False, False]
+    backend.synchronize()
+    assert [take(20).address == address for take, address in zip(spaces, used, strict=True)] == [True, True]
