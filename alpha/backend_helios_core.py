@@ -105,7 +105,6 @@ class HeliosCore(Backend):
         self._running: deque[tuple[int, int]] = deque()  # programs to be freed at a value of the timeline
         self._uploads: list[Storage] = []
         self._most_upload_bytes = environment.read("ALPHA_ADAPTIVE_SYNC_DEFERRED_THRESHOLD") << 20
-        self._submitted = 0  # the timeline's value after everything that was submitted
         self._debug = environment.read("ALPHA_DEBUG")
         self._said: set[str] = set()
         self._timed: dict[int, Sequence[Dispatch]] = {}  # by program
@@ -297,8 +296,6 @@ class HeliosCore(Backend):
         value = self.submit([program])
         self._pending.clear()
         self._running.append((value, program))
-        for storage in self._uploads:
-            self.memory.return_after(value, storage)
         self._uploads.clear()
 
     def make_program(self, dispatches: Sequence[Dispatch], repeated: bool = True) -> int:
@@ -321,13 +318,13 @@ class HeliosCore(Backend):
         """Run programs one after the other; returns the value that the device's timeline will have then."""
         if self._running or self.memory.is_waiting:  # which in a steady run of recorded steps neither is
             self._collect(self.device.completed())
-        self._submitted = self.device.submit(*programs)
+        value = self.device.submit(*programs)
         if self._debug >= SHOW_TIMES:
-            self.device.wait(self._submitted)
+            self.device.wait(value)
             for program in programs:
                 dispatches = self._timed[program]
                 self._profile.add(dispatches, self.device.timestamps(program, len(dispatches)))
-        return self._submitted
+        return value
 
     def _collect(self, completed: int) -> None:
         """Take back what was only needed up to a value of the timeline."""
@@ -349,7 +346,7 @@ class HeliosCore(Backend):
     def synchronize(self) -> None:
         """Wait until everything asked for has been done."""
         self.flush()
-        self.device.wait(self._submitted)
+        self.device.wait(self.device.submitted)
         if self.device.validate and (messages := self.device.messages()):
             raise VulkanError("The Vulkan validation layers report: " + "; ".join(messages))
 

@@ -236,6 +236,8 @@ class Device:
         flags = _VALIDATE if self.validate else 0
         _check(self._library.helios_open(info.index, flags, path, ctypes.byref(handle)))
         self._handle = handle
+        self.submitted = 0
+        """The timeline's value after everything that was submitted."""
         self._finalizer = weakref.finalize(self, _close, self._library, handle, os.getpid())
 
     def __enter__(self) -> Self:
@@ -328,7 +330,8 @@ class Device:
         value = ctypes.c_uint64()
         array = (ctypes.c_uint64 * len(programs))(*programs)
         self._call("helios_submit", array, len(programs), ctypes.byref(value))
-        return value.value
+        self.submitted = value.value
+        return self.submitted
 
     def wait(self, timeline_value: int, seconds: float | None = None) -> bool:
         """Wait for a value that `submit` returned; False if that took longer than `seconds`. Raises DeviceLost.

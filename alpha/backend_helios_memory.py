@@ -166,7 +166,7 @@ class DeviceMemory:
         return Storage(nbytes, block.memory.address + start, lambda: self._local.give_back(block, start, nbytes))
 
     def upload(self, values: npt.NDArray[Any]) -> Storage:
-        """Storage that the device can read, holding the bytes of `values`; see `return_after`."""
+        """Storage that the device can read, holding the bytes of `values`."""
         storage = self._mapped(self._upload, values.nbytes)
         assert storage.mapped is not None
         storage.mapped[:] = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data if values.size else b""
@@ -184,18 +184,17 @@ class DeviceMemory:
         self.collect(self._device.completed())
         block, start = pool.take(nbytes)
         assert block.memory.view is not None
+
+        def release() -> None:
+            """The host touches this memory: it comes back when what was submitted, which may use it, has been done."""
+            self._returns.append((self._device.submitted, lambda: pool.give_back(block, start, nbytes)))
+
         return Storage(
             nbytes,
             block.memory.address + start,
-            lambda: pool.give_back(block, start, nbytes),
+            release,
             mapped=block.memory.view[start : start + nbytes],
         )
-
-    def return_after(self, value: int, storage: Storage) -> None:
-        """Let a storage that the host touches come back only when the device's timeline has reached `value`."""
-        release, storage.release = storage.release, None
-        assert release is not None
-        self._returns.append((value, release))
 
     @property
     def is_waiting(self) -> bool:

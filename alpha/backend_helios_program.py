@@ -5,7 +5,6 @@ Knows nothing about what the kernels compute.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -85,28 +84,16 @@ class _Slot:
     """What one replay needs for itself: space for its operands and for its result, and the copies to and from there."""
 
     def __init__(self, backend: Recorder, operands: HeliosArray, result: HeliosArray) -> None:
-        self.done = 0
-        """The timeline's value after its last replay."""
-        self.is_held = False
-        """Whether somebody still has the result of its last replay."""
-        self._memory = backend.memory
-        self._spaces: list[Storage] = []
-        self.operands = self._kept(backend.memory.upload_space(operands.nbytes))
-        self._result = self._kept(backend.memory.read_back_space(result.nbytes))
+        self.operands = backend.memory.upload_space(operands.nbytes)
+        self._result = backend.memory.read_back_space(result.nbytes)
         self._like = result
         uploaded = HeliosArray(self.operands, operands.shape, operands.strides, operands.element)
         self.upload = backend.make_program([backend.copy_dispatch(operands, uploaded)])
         self.read_back = backend.make_program([backend.copy_dispatch(self._array(self._result), result)])
-
-    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        """The last replay may be under way: what it reads and writes comes back when it has ended."""
-        if not is_finalizing():
-            for space in self._spaces:
-                self._memory.return_after(self.done, space)
-
-    def _kept(self, space: Storage) -> Storage:
-        self._spaces.append(space)
-        return space
+        self.done = 0
+        """The timeline's value after its last replay."""
+        self.is_held = False
+        """Whether somebody still has the result of its last replay."""
 
     def hand_out(self, done: int) -> HeliosArray:
         """The result of a replay that will have ended at `done`; the slot is held until it is forgotten."""
