@@ -8,6 +8,7 @@ line that a crash leaves behind is cut when the file is next opened.
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -114,7 +115,7 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
 def making_folder(folder: Path) -> Iterator[None]:
     """Make a folder, with those above it that are missing. When the `with` block raises, what was made goes again,
     unless somebody has put something into it."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    missing = list(itertools.takewhile(lambda each: not each.exists(), (folder, *folder.parents)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield

@@ -21,6 +21,15 @@ _INSISTING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 """Those that are sent by hand; the others come several times by themselves."""
 
 
+def reasons_to_stop(signals: Sequence[signal.Signals] = SIGNALS) -> list[signal.Signals]:
+    """The signals without that of a terminal that goes, where this is ignored: under nohup.
+
+    Shells let what they start in the background ignore SIGINT and SIGQUIT, which says nothing about who sends one to
+    this very process.
+    """
+    return [each for each in signals if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
+
+
 class StopRequest:
     """Inside `with StopRequest() as stop:`, `stop.requested` becomes true at the first of the signals.
 
@@ -33,11 +42,7 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in self._signals:
-            # Under nohup a terminal that goes is no reason to stop. (Shells let what they start in the background
-            # ignore SIGINT and SIGQUIT, which says nothing about who sends one to this very process.)
-            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
-                continue
+        for number in reasons_to_stop(self._signals):
             self._previous[number] = signal.signal(number, self._note)
         return self
 

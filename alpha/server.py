@@ -34,7 +34,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from alpha import __version__, server_pages
 from alpha.chat_format import chat_format
 from alpha.errors import AlphaError
-from alpha.interrupt import SIGNALS
+from alpha.interrupt import reasons_to_stop
 from alpha.server_chat import ChatShape, read_chat
 from alpha.server_completions import (
     Asked,
@@ -200,9 +200,7 @@ class _Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        # Under nohup a terminal that goes is no reason to stop.
-        wanted = [each for each in SIGNALS if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN]
-        previous = {number: signal.signal(number, self.handle_exit) for number in wanted}
+        previous = {number: signal.signal(number, self.handle_exit) for number in reasons_to_stop()}
         try:
             yield
         finally:
