@@ -84,7 +84,7 @@ def run(given: dict[str, Any]) -> None:
     names = {each.name for each in options_of(DrawingOptions)}
     drawing = DrawingOptions(**{name: value for name, value in given.items() if name in names})
     options = SampleOptions(**{name: value for name, value in given.items() if name not in names})
-    _check(options)
+    _check(options, drawing)
     backend = backends.create(options.backend, options.device, options.dtype)
     start = time.perf_counter()
     loaded = load_model(options.checkpoint, backend)
@@ -114,8 +114,10 @@ def run(given: dict[str, Any]) -> None:
     _print_timing(generator.timing)
 
 
-def _check(options: SampleOptions) -> None:
+def _check(options: SampleOptions, drawing: DrawingOptions) -> None:
     """Raises UsageError for options that do not go together."""
+    if options.beam > 1 and drawing.repetition_penalty != 1:
+        raise UsageError("--beam searches for the likeliest text as it is; leave out --repetitionPenalty, or --beam.")
     if options.beam > 1 and options.n > 1:
         raise UsageError("--beam searches for one text; leave out --n, or --beam.")
     if "" in options.stop:
@@ -186,14 +188,13 @@ def _texts(
     options: SampleOptions, drawing: DrawingOptions, generator: "Generator", asked: "Continuation"
 ) -> Iterator[Iterator[str]]:
     """Each text as an iterator over its parts; a single one is made while it is read."""
-    from alpha.sampling import SamplingOptions
+    from alpha.generation import sampling_of
 
     if options.beam > 1:
         tokens, _ = generator.beam_search(asked.ids, drawing.steps, options.beam, asked.ends, asked.first)
         yield asked.parts(tokens)
         return
-    sampling = SamplingOptions(drawing.temp, drawing.topk, drawing.topp, seed=drawing.seed)
-    drawn = generator.generate(asked.ids, drawing.steps, sampling, options.n, asked.ends, asked.first)
+    drawn = generator.generate(asked.ids, drawing.steps, sampling_of(drawing), options.n, asked.ends, asked.first)
     rows = drawn if options.n == 1 else list(drawn)
     for row in range(options.n):
         yield asked.parts(token for step in rows if (token := step[row]) is not None)

@@ -239,6 +239,20 @@ class DrawingOptions:
     topp: float = option(
         1.0, "Choose among the likeliest tokens of this total probability.", group=_DRAWING, minimum=0, maximum=1
     )
+    minp: float = option(
+        0.0,
+        "Leave out tokens less likely than this share of the likeliest one's.",
+        group=_DRAWING,
+        minimum=0,
+        maximum=1,
+    )
+    repetition_penalty: float = option(
+        1.0,
+        "Above 1, tokens that the text has already become less likely; 1 = off.",
+        group=_DRAWING,
+        minimum=0.01,
+        maximum=100,
+    )
     seed: int = option(42, "Seed of every random choice.", group=_DRAWING, minimum=0, maximum=(1 << 64) - 1)
 
 

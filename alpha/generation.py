@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from alpha.config import DrawingOptions
 from alpha.engine import Engine, Event, Generation, Request
 from alpha.errors import AlphaError
 from alpha.gpt import GPT
@@ -24,6 +25,18 @@ Ends = Callable[[Sequence[int]], bool]
 
 SIDE_BY_SIDE = 256
 """Texts that are made at a time, where there is memory for them."""
+
+
+def sampling_of(options: DrawingOptions) -> SamplingOptions:
+    """How tokens are chosen where texts are drawn with these options."""
+    return SamplingOptions(
+        options.temp,
+        options.topk,
+        options.topp,
+        min_p=options.minp,
+        repetition_penalty=options.repetition_penalty,
+        seed=options.seed,
+    )
 
 
 def never(ids: Sequence[int]) -> bool:

@@ -12,11 +12,10 @@ from typing import Any
 from alpha.config import DrawingOptions
 from alpha.conversation import Chat, Conversation, Text
 from alpha.errors import AlphaError, UsageError
-from alpha.generation import Generator
+from alpha.generation import Generator, sampling_of
 from alpha.interrupt import StopRequest
 from alpha.line_input import InterruptedLineError, LineInput
 from alpha.option import convert, nearest, options_of
-from alpha.sampling import SamplingOptions
 from alpha.terminal import TextPrinter, print_aside, print_text
 
 COMMANDS = {
@@ -142,7 +141,7 @@ class Session:
         room = conversation.room(asked)
         steps = options.steps if room is None else min(options.steps, room)
         seed = (options.seed + self._answers) % (1 << 64)  # each answer has its own
-        sampling = SamplingOptions(options.temp, options.topk, options.topp, seed=seed)
+        sampling = sampling_of(dataclasses.replace(options, seed=seed))
         drawn = self._generator.generate(asked.ids, steps, sampling, ends=asked.ends, first=asked.first)
         self._answers += 1
         ids: list[int] = []

@@ -77,6 +77,7 @@ HABITS = {
     "out": "output output_file",
     "prompt": "start text",
     "recompute": "gradient_checkpointing activation_checkpointing",
+    "repetitionPenalty": "repeat_penalty presence_penalty frequency_penalty",
     "resume": "resume_from_checkpoint init_from",
     "ropeBase": "rope_theta rotary_emb_base theta",
     "runDir": "out_dir output_dir",

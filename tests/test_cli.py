@@ -574,8 +574,14 @@ def test_from_a_corpus_to_a_sample(
         json.loads(printed(f"{begun} {more}"))["texts"] for more in ("--slide=false", "--steps=14", "--steps=15")
     )
     assert full == fourteen != fifteen  # three tokens, and of the last one nothing is read
-    assert main(["sample", "--checkpoint=a", "--stop="]) == 2
-    assert "--stop must be text" in capsys.readouterr().err
+    (unlike,) = json.loads(printed(f"{begun} --steps=4 --temp=0 --repetitionPenalty=100"))["texts"]
+    assert len(set("Key" + unlike)) == 7
+    assert json.loads(printed(f"{begun} --steps=9 --temp=1 --minp=1"))["texts"] == [
+        json.loads(printed(f"{begun} --steps=9 --temp=0"))["texts"][0]
+    ]
+    for wrong, message in (("--stop=", "--stop must be text"), ("--beam=2 --repetitionPenalty=2", "--beam searches")):
+        assert main(["sample", "--checkpoint=a", *wrong.split()]) == 2
+        assert message in capsys.readouterr().err
     evaluated = json.loads(printed("eval --checkpoint=a --data=chords.txt --nBatches=2 --json"))
     assert evaluated["perplexity"] == pytest.approx(math.exp(evaluated["loss"]))
     assert printed("eval --checkpoint=a --data=chords.txt --evalIters=2").startswith(f"loss {evaluated['loss']:.4f} ")

@@ -184,7 +184,7 @@ def test_ctrl_c_stops_the_answer_and_twice_ends(base: Path, terminal: Callable[.
     screen.type("\x03")
     screen.until(r"Ctrl-C again, or Ctrl-D, ends\.\n> ")
     screen.type("/set\r")
-    screen.until("seed 42\n> ")  # then it is no longer the second in a row
+    screen.until("minp 0   repetitionPenalty 1   seed 42\n> ")  # then it is no longer the second in a row
     screen.type("\x03")
     screen.until("again.*\n> ")
     screen.type("\x03")
