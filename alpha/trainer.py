@@ -315,13 +315,17 @@ class Trainer:
         return self._saved_step == 0 and time.monotonic() - self._began > FIRST_SAVE_SECONDS
 
     def _require_a_good_end(self) -> None:
-        """Raises AlphaError when the run is over and its last steps changed nothing."""
+        """Raises AlphaError when the run is over and its last steps changed nothing, or it cannot be used."""
         count, steps = self._skipped_in_a_row, self.training.iters
-        if self.steps_done == steps and count >= min(SKIPPED_AT_THE_END, (steps + 1) // 2):
+        if self.steps_done < steps:
+            return
+        if count >= min(SKIPPED_AT_THE_END, (steps + 1) // 2):
             raise AlphaError(
                 f"The last {count} of {steps} steps were all skipped, so the weights are those of step "
                 f"{steps - count}; {self._remedy()}, when it is resumed with more --iters."
             )
+        if self._validation_loss is not None and not math.isfinite(self._validation_loss):
+            raise AlphaError(f"The model's outputs are not finite after step {steps}; {self._remedy()}.")
 
     def _remedy(self) -> str:
         threshold = self.training.spike_threshold

@@ -493,7 +493,7 @@ def test_a_poisoned_batch_is_skipped_and_counted(tmp_path: Path, monkeypatch: py
     sampler = Sampler(training.mixture.parts[0].data.train.tokens, MODEL.block, 4, training.training.seed, packed=False)
     poisoned = [step + 1 for step in range(12) if (sampler.batch_at(step)[:, :-1] == 2).any()]
     assert 0 < len(poisoned) < 12
-    with run:
+    with run, pytest.raises(AlphaError, match=r"outputs are not finite after step 12; try a lower --lr"):
         training.train(run)
     rows = strict_rows(run.folder)
     assert [row["step"] for row in rows if row.get("skipped")] == poisoned
@@ -589,6 +589,12 @@ def test_a_run_that_ends_in_skipped_steps_is_not_done(
         else:
             assert training.train(run)
     assert steps_saved(run.folder) == [iters]
+
+
+def test_a_run_that_ends_with_outputs_that_are_not_finite_is_not_done(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(AlphaError, match=r"outputs are not finite after step 1; try a lower --lr.*up to step 1"):
+        train(corpus, tmp_path / "run", iters=1, lr=1e38)
+    assert steps_saved(tmp_path / "run") == [1]
 
 
 # --- machines that refuse ---------------------------------------------------------------------------------------------
