@@ -66,19 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except BrokenPipeError:
         return _BROKEN_PIPE
-    except KeyboardInterrupt:
-        return _interrupted()
-    except RuntimeError as error:
-        # Python 3.11 makes that of what is raised in the middle of a class statement, as when a module is imported.
-        if not isinstance(error.__cause__, KeyboardInterrupt):
+    except OSError as error:
+        # Whether a file is there can be asked anywhere, and be refused: its name too long, its folder another user's.
+        if error.filename is None:
             raise
-        return _interrupted()
+        return _report(AlphaError(f"Cannot reach {os.fsdecode(error.filename)}: {error.strerror}."), _wants_traceback())
+    except (KeyboardInterrupt, RuntimeError) as error:
+        # Python 3.11 makes a RuntimeError of it in the middle of a class statement, as when a module is imported.
+        if not isinstance(error if isinstance(error, KeyboardInterrupt) else error.__cause__, KeyboardInterrupt):
+            raise
+        print("alpha: interrupted", file=sys.stderr)
+        return _INTERRUPTED
     return 0
-
-
-def _interrupted() -> int:
-    print("alpha: interrupted", file=sys.stderr)
-    return _INTERRUPTED
 
 
 def overview() -> str:

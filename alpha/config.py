@@ -23,6 +23,9 @@ THREADS_HELP = "CPU threads; 0 = the number that the first steps show to be fast
 EVAL_ITERS_HELP = "Evaluate this many times 4 windows of block tokens, whatever the batch; 0 = all of the text."
 DTYPE_HELP = "What matrix products round their operands to; f16 and bf16 need helios."
 
+LARGEST = 1e38
+"""What a number that takes part in float32 arithmetic may be at most."""
+
 _MODEL = "Model"
 _DATA = "Data"
 _OPTIMIZATION = "Optimization"
@@ -79,9 +82,11 @@ class ModelConfig:
     )
     qk_norm: bool = option(False, "RMS-normalize queries and keys per head.", group=_MODEL)
     attention_soft_cap: float = option(
-        0.0, "Cap attention scores smoothly at this value; 0 = off.", group=_MODEL, minimum=0
+        0.0, "Cap attention scores smoothly at this value; 0 = off.", group=_MODEL, minimum=0, maximum=LARGEST
     )
-    logit_soft_cap: float = option(0.0, "Cap logits smoothly at this value; 0 = off.", group=_MODEL, minimum=0)
+    logit_soft_cap: float = option(
+        0.0, "Cap logits smoothly at this value; 0 = off.", group=_MODEL, minimum=0, maximum=LARGEST
+    )
     bias: bool = option(True, "Biases in linear layers and layer norms.", group=_MODEL)
     tied: bool = option(True, "Output head shares the token embedding.", group=_MODEL)
     dropout: float = option(0.0, "Dropout probability.", group=_MODEL, minimum=0, maximum=0.95)
@@ -148,8 +153,8 @@ class TrainingConfig:
     )
     batch: int = option(64, "Sequences per micro-batch (B).", group=_OPTIMIZATION, minimum=1, maximum=1 << 16)
     accum_steps: int = option(1, "Micro-batches per optimizer step.", group=_OPTIMIZATION, minimum=1, maximum=1 << 16)
-    lr: float = option(3e-4, "Peak learning rate.", group=_OPTIMIZATION, minimum=0)
-    lr_min: float = option(0.0, "Final learning rate; 0 = lr/10.", group=_OPTIMIZATION, minimum=0)
+    lr: float = option(3e-4, "Peak learning rate.", group=_OPTIMIZATION, minimum=0, maximum=LARGEST)
+    lr_min: float = option(0.0, "Final learning rate; 0 = lr/10.", group=_OPTIMIZATION, minimum=0, maximum=LARGEST)
     warmup_iters: int = option(0, "Steps of linear warm-up; 0 = min(2000, iters/5).", group=_OPTIMIZATION, minimum=0)
     schedule: str = option(
         "cosine", "Learning rate after warm-up: cosine, or wsd (stable, then linear decay).",
@@ -161,8 +166,12 @@ class TrainingConfig:
     optim: str = option("adamw", "Optimizer.", group=_OPTIMIZATION, choices=OPTIMIZERS)
     beta1: float = option(0.9, "First moment decay, or momentum.", group=_OPTIMIZATION, minimum=0, maximum=0.99999)
     beta2: float = option(0.95, "Second moment decay.", group=_OPTIMIZATION, minimum=0, maximum=0.99999)
-    eps: float = option(1e-8, "Added to the denominator of the update.", group=_OPTIMIZATION, minimum=0)
-    weight_decay: float = option(0.1, "Decoupled weight decay, on matrices only.", group=_OPTIMIZATION, minimum=0)
+    eps: float = option(
+        1e-8, "Added to the denominator of the update.", group=_OPTIMIZATION, minimum=0, maximum=LARGEST
+    )
+    weight_decay: float = option(
+        0.1, "Decoupled weight decay, on matrices only.", group=_OPTIMIZATION, minimum=0, maximum=LARGEST
+    )
     grad_clip: float = option(1.0, "Largest global gradient norm; 0 = no clipping.", group=_OPTIMIZATION, minimum=0)
     spike_threshold: float = option(
         0.0, "Skip a step whose gradient norm is above this; 0 = off.", group=_OPTIMIZATION, minimum=0
@@ -209,7 +218,11 @@ class TrainingConfig:
         maximum=4096,
     )
     lora_alpha: float = option(
-        0.0, "The adapter's part counts this over the rank; 0 = twice the rank.", group=_ADAPTER, minimum=0
+        0.0,
+        "The adapter's part counts this over the rank; 0 = twice the rank.",
+        group=_ADAPTER,
+        minimum=0,
+        maximum=LARGEST,
     )
     lora_targets: str = option(
         "attn",

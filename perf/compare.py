@@ -20,41 +20,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from ratio import paired  # noqa: E402  (it lies in this folder)
+from peer import LineProcess, RunError  # noqa: E402  (these lie in this folder)
+from ratio import paired  # noqa: E402
 
-from alpha.bench_cases import GPU_SUBJECTS, SUBJECTS, Subject  # noqa: E402
+from alpha.bench_cases import GPU_SUBJECTS, SUBJECTS  # noqa: E402
 
 MODELS = {name: subject for name, subject in (SUBJECTS | GPU_SUBJECTS).items() if not name.startswith("cpu-")}
 LATENCY_BOUND = ("quickstart", "chars10m-b8", "chars10m")
 
 Seconds = dict[str, float]
-
-
-class RunError(Exception):
-    """A side that gave no figure; the message says which."""
-
-
-class Peer:
-    """PyTorch, which stays loaded and measures when it is asked."""
-
-    def __init__(self, python: str, what: str, mode: str, subject: Subject) -> None:
-        command = [python, str(ROOT / "perf" / "torch_peer.py"), what, mode, json.dumps(asdict(subject))]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def measure(self) -> Seconds:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
-            print("once more", file=self._process.stdin, flush=True)
-        except BrokenPipeError:
-            raise RunError("PyTorch's side ended before it was asked; what it says stands above.") from None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RunError("PyTorch's side gave no figure; what it says stands above.")
-        return dict(json.loads(line))
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
 
 
 def alpha_step(name: str, dtype: str) -> Seconds:
@@ -81,11 +55,11 @@ def _output(command: Sequence[str]) -> str:
     return done.stdout
 
 
-def compare(measure: Callable[[], Seconds], peer: Peer, rounds: int) -> dict[str, list[tuple[float, float]]]:
+def compare(measure: Callable[[], Seconds], peer: LineProcess, rounds: int) -> dict[str, list[tuple[float, float]]]:
     """(Alpha's, PyTorch's) seconds of each round, for each thing that both measure; each goes first in turn."""
     found: dict[str, list[tuple[float, float]]] = {}
     for number in range(rounds):
-        sides = [measure, peer.measure][:: 1 if number % 2 else -1]
+        sides = [measure, lambda: peer.ask("once more")][:: 1 if number % 2 else -1]
         first, second = sides[0](), sides[1]()
         ours, theirs = (first, second) if number % 2 else (second, first)
         for name in ours.keys() & theirs.keys():
@@ -116,14 +90,16 @@ def main() -> int:
         side = alpha_step if arguments.what == "train" else alpha_operations
         peer = None
         try:
-            peer = Peer(arguments.python, arguments.what, mode, MODELS[name])
+            shape = json.dumps(asdict(MODELS[name]))
+            torch_peer = str(ROOT / "perf" / "torch_peer.py")
+            peer = LineProcess([arguments.python, torch_peer, arguments.what, mode, shape])
             pairs = compare(functools.partial(side, name, arguments.dtype), peer, arguments.rounds)
         except (RunError, OSError) as error:
             print(f"compare: error: {error}", file=sys.stderr)
             return 1
         finally:
             if peer is not None:
-                peer.close()
+                peer.end()
         everything[name] = {"mode": mode, "dtype": arguments.dtype, "seconds": pairs}
         for what, rounds in sorted(pairs.items()):
             ratio = paired([theirs / ours for ours, theirs in rounds])

@@ -16,7 +16,6 @@ import json
 import os
 import pstats
 import random
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "perf"))
 
-from peer import REMOVED_VARIABLES, Side, compare  # noqa: E402  (it lies beside this file)
+from peer import LineProcess, RunError, Side, compare  # noqa: E402  (it lies beside this file)
 
 from alpha.backend_cpu_ref import CpuRef  # noqa: E402  (the package lies beside this folder)
 from alpha.bench_cases import SUBJECTS  # noqa: E402
@@ -59,37 +58,12 @@ class Alpha:
         return texts * tokens / (time.perf_counter() - begin)
 
 
-class Process:
-    """A side in a process that answers a line for each line."""
-
-    def __init__(self, command: list[str]) -> None:
-        self._command = command
-        environment = {name: value for name, value in os.environ.items() if name not in REMOVED_VARIABLES}
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
-        )
-
-    def rate(self, *numbers: int) -> float:
-        """Tokens a second of so many texts and tokens on so many threads."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{json.dumps(numbers)}\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"decode: error: {self._command[0]} has ended.")
-        return float(line)
-
-    def end(self) -> None:
-        self._process.communicate()
-
-
-def measured(processes: dict[str, Process], texts: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def measured(processes: dict[str, LineProcess], texts: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """The rounds of so many texts side by side."""
 
-    def side(name: str, process: Process) -> Side:
+    def side(name: str, process: LineProcess) -> Side:
         def run(threads: int) -> dict[str, float]:
-            return {"rate": process.rate(texts, arguments.tokens, threads)}
+            return {"rate": process.ask([texts, arguments.tokens, threads])}
 
         return Side(name, run, {threads: [] for threads in arguments.threads})
 
@@ -134,20 +108,27 @@ def main() -> int:
     subject = SUBJECTS[arguments.config]
     names = ("layers", "heads", "dim", "block", "vocabulary")
     shape = json.dumps({name: getattr(subject, name) for name in names})
-    processes = {"alpha": Process([sys.executable, __file__, "--answer", f"--config={arguments.config}"])}
+    processes = {"alpha": LineProcess([sys.executable, __file__, "--answer", f"--config={arguments.config}"])}
     if arguments.peer:
-        processes["eager"] = Process([arguments.peer, str(ROOT / "perf" / "torch_peer.py"), "decode", "fp32", shape])
+        processes["eager"] = LineProcess(
+            [arguments.peer, str(ROOT / "perf" / "torch_peer.py"), "decode", "fp32", shape]
+        )
     print(f"load average of the last minute: {os.getloadavg()[0]:.2f}")
-    for texts in arguments.batch:
-        result = measured(processes, texts, arguments)
-        for name, rates in result["rates"].items():
-            middle = {threads: round(sorted(each)[len(each) // 2]) for threads, each in rates.items()}
-            print(
-                f"{texts} texts, {name}: " + ", ".join(f"{rate:,} tokens/s ({each})" for each, rate in middle.items())
-            )
-        print(json.dumps(result), flush=True)
-    for process in processes.values():
-        process.end()
+    try:
+        for texts in arguments.batch:
+            result = measured(processes, texts, arguments)
+            for name, rates in result["rates"].items():
+                middle = {threads: round(sorted(each)[len(each) // 2]) for threads, each in rates.items()}
+                print(
+                    f"{texts} texts, {name}: "
+                    + ", ".join(f"{rate:,} tokens/s ({each})" for each, rate in middle.items())
+                )
+            print(json.dumps(result), flush=True)
+    except RunError as error:
+        raise SystemExit(f"decode: error: {error}") from None
+    finally:
+        for process in processes.values():
+            process.end()
     return 0
 
 

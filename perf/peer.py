@@ -12,6 +12,7 @@ processes were busy, which is asked of the load average at first and of idle mom
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -39,6 +40,32 @@ Row = dict[str, Any]
 
 class RunError(Exception):
     """A run that gave no figure; the message says which and why."""
+
+
+class LineProcess:
+    """A program that stays loaded and answers each line of JSON with a line of JSON."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        environment = {name: value for name, value in os.environ.items() if name not in REMOVED_VARIABLES}
+        self._name = " ".join(command[:3])
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+        )
+
+    def ask(self, question: Any) -> Any:
+        """The answer. Raises RunError when the program has ended."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer either
+            print(json.dumps(question), file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            raise RunError(f"{self._name} ended without a figure; what it says stands above.")
+        return json.loads(line)
+
+    def end(self) -> None:
+        """Whatever it does."""
+        self._process.kill()
+        self._process.wait()
 
 
 @dataclass

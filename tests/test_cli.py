@@ -149,6 +149,21 @@ def test_a_programming_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch
         main(["env"])
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["import --from=@ --out=model", "import --from=model --out=@", "tokenizer build --input=text.txt --out=@",
+     "sample --checkpoint=@", "bench --out=@", "runs --dir=@", "serve --dir=@", "merge --checkpoint=@ --out=model"],
+)  # fmt: skip
+def test_a_path_that_the_system_refuses_is_one_line(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    code, message = fails(capsys, *command.replace("@", "x" * 300).split())
+    assert code == 1
+    assert "x" * 300 in message
+
+
 def test_a_reader_that_goes_away_ends_the_command_silently() -> None:
     reading, writing = os.pipe()
     os.close(reading)
