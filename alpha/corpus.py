@@ -4,7 +4,8 @@ Plain files: a document is the whole file, or each part of it between `<|endofte
 the text). One that begins with `<|system|>`, `<|user|>` or `<|assistant|>` is a conversation, in which these and
 `<|end|>` are markers, as `alpha datagen` writes it. JSON lines: a document is the `text` of an object, in which nothing
 is a separator or a marker, or its `messages`, objects of `role` and `content`, a conversation whose contents are text
-whatever they spell; other forms of both are in `corpus_forms`. Documents without text are left out.
+whatever they spell; other forms of both are in `corpus_forms`. A JSON array has the same objects. Documents without
+text are left out.
 
 Text is streamed as sections of bounded size, cut where the caller's expressions allow, so that neither a file larger
 than memory nor a document of that size is ever held whole.
@@ -12,6 +13,7 @@ than memory nor a document of that size is ever held whole.
 
 import bisect
 import codecs
+import functools
 import gzip
 import io
 import json
@@ -22,7 +24,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from alpha.corpus_files import CorpusFile
 from alpha.corpus_forms import BAD_LINE, ROLE_MARKERS, Line, Turns, read_line
@@ -51,6 +53,7 @@ _CONTROLS = bytes({*range(32), 127} - {*b"\t\n\v\f\r\x1b"})
 _ASSISTANT, _END_MARKER = CHAT_TOKENS[1], CHAT_TOKENS[-1]
 _MARKERS = re.compile("(" + "|".join(map(re.escape, CHAT_TOKENS)) + ")")
 _LOOKED_AT = 1 << 10  # characters of a document in which a conversation must begin
+_BEFORE_ITEM = re.compile(r"\s*([\[,\]])\s*")
 _LONGEST_MARKER = max(map(len, CHAT_TOKENS))
 
 ReadReport = Callable[[int], None]
@@ -182,7 +185,7 @@ def _texts(file: CorpusFile, on_read: ReadReport, forms: Counter[str], write: Wr
             # The gzip reader decompresses only as much as is asked for, so a small file of huge content stays small.
             stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER_BYTES) if file.compressed else raw
             report = _reporter(raw, on_read)
-            if file.json_lines:
+            if file.json_lines or file.json_array:
                 yield from _json_texts(file, stream, report, forms, write)
             else:
                 yield from _conversations(_plain_texts(file, stream, report))
@@ -266,6 +269,28 @@ def _decoded_chunks(file: CorpusFile, stream: BinaryIO, report: Callable[[], Non
 def _json_texts(
     file: CorpusFile, stream: BinaryIO, report: Callable[[], None], forms: Counter[str], write: Writer | None
 ) -> Iterator[str | None]:
+    for where, read in (_json_items if file.json_array else _json_lines)(file, stream, report):
+        try:
+            value = read()
+            said = None if value is None else read_line(value, where, file.text_field)
+            pieces = [] if said is None else _pieces(said, write, where)
+        except AlphaError:
+            if not file.skip_bad_lines:
+                raise
+            forms[BAD_LINE] += 1
+            said = None
+        if said is not None:
+            forms[said.form] += 1
+            yield from pieces
+            yield None
+
+
+_Values = Iterator[tuple[str, Callable[[], Any]]]
+"""Where a value stands, and what reads it, which raises AlphaError."""
+
+
+def _json_lines(file: CorpusFile, stream: BinaryIO, report: Callable[[], None]) -> _Values:
+    """The values of JSON lines, None for an empty one."""
     offset = 0
     number = 0
     next_report = 0
@@ -277,20 +302,47 @@ def _json_texts(
         where = f"Line {number} of {file.path}"
         if len(line) > _LONGEST_JSON_LINE:
             raise AlphaError(f"{where} is longer than {_LONGEST_JSON_LINE >> 20} MiB; divide it.")
-        try:
-            said = _json_line(file, line, offset, where)
-            pieces = [] if said is None else _pieces(said, write, where)
-        except AlphaError:
-            if not file.skip_bad_lines:
-                raise
-            forms[BAD_LINE] += 1
-            said = None
+        yield where, functools.partial(_json_line, file, line, offset, where)
         offset += len(line)
-        if said is not None:
-            forms[said.form] += 1
-            yield from pieces
-            yield None
     report()
+
+
+def _json_items(file: CorpusFile, stream: BinaryIO, report: Callable[[], None]) -> _Values:
+    """The values of one JSON array, of which no more is held than the one that is read."""
+    decoder = json.JSONDecoder()
+    text, place, number = "", 0, 0
+    before, problem = "[", ""
+    for chunk in _decoded_chunks(file, stream, report):
+        text, place = text[place:] + chunk, 0
+        while before and (gap := _BEFORE_ITEM.match(text, place)):
+            if gap[1] == "]" and number:
+                before, place = "", gap.end()
+                break
+            where = f"Item {number + 1} of {file.path}"
+            if gap[1] != before:
+                raise AlphaError(f"{where} is not valid JSON.")
+            try:
+                value, end = decoder.raw_decode(text, gap.end())
+            except (ValueError, RecursionError) as error:  # or the rest of it is in the next chunk
+                problem = f"{where} is not valid JSON: {error}."
+                break
+            if not _BEFORE_ITEM.match(text, end):
+                problem = f"What follows item {number + 1} of {file.path} is not valid JSON."
+                break
+            number, place, before = number + 1, end, ","
+            yield where, functools.partial(_itself, value)
+        if not before and text[place:].strip():
+            raise AlphaError(f"{file.path} is not valid JSON: there is something after its array.")
+        if len(text) - place > _LONGEST_JSON_LINE:
+            raise AlphaError(
+                f"Item {number + 1} of {file.path} is longer than {_LONGEST_JSON_LINE >> 20} MiB; divide it."
+            )
+    if before:
+        raise AlphaError(problem)
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 def _pieces(said: Line, write: Writer | None, where: str) -> list[str]:
@@ -300,17 +352,16 @@ def _pieces(said: Line, write: Writer | None, where: str) -> list[str]:
         raise AlphaError(f"{where}: {error}") from error
 
 
-def _json_line(file: CorpusFile, line: bytes, offset: int, where: str) -> Line | None:
-    """What a line says; None where it is empty."""
+def _json_line(file: CorpusFile, line: bytes, offset: int, where: str) -> Any:
+    """The value of a line; None where it is empty."""
     content, _ = _decode(file, line, offset, final=True)
     content = content.removeprefix(_BYTE_ORDER_MARK) if offset == 0 else content
     if not content.strip():
         return None
     try:
-        value = json.loads(content)
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise AlphaError(f"{where} is not valid JSON: {error}.") from error
-    return read_line(value, where, file.text_field)
 
 
 def _conversation(turns: Turns) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Which files belong to a corpus: what `--data` names, how each is read, and what is passed over.
 
-What a file says plays no part, but for the first line of one whose name does not tell how to read it.
+What a file says plays no part, but for the beginning of one whose name does not tell how to read it.
 """
 
 import atexit
@@ -58,8 +58,8 @@ _NO_TEXT = (".arrow", ".feather", ".npy", ".npz", ".safetensors", ".docx", ".odt
 class CorpusFile:
     """One file of a corpus and how to read it; of a pipe, `spool` is the file that it was read into.
 
-    Of JSON lines, `text_field` is the key of the text, empty for what the line itself says, and `skip_bad_lines` says
-    whether bad ones are counted or refused.
+    Of JSON, in lines or in one array, `text_field` is the key of the text, empty for what an object itself says, and
+    `skip_bad_lines` says whether bad ones are counted or refused.
     """
 
     path: Path
@@ -68,6 +68,7 @@ class CorpusFile:
     spool: BinaryIO | None = field(default=None, compare=False)
     text_field: str = ""
     skip_bad_lines: bool = False
+    json_array: bool = False
 
     def open(self) -> BinaryIO:
         """The file, from its first byte. Raises OSError; of a pipe, only the newest of several may be read from."""
@@ -221,8 +222,7 @@ def _named_file(path: Path, text_field: str, notes: list[str]) -> CorpusFile:
     file = _recognize(path)
     if file is None:
         with files.open_regular(path) as opened:
-            json_lines, compressed = _look(opened, text_field)
-        file = CorpusFile(path, json_lines, compressed)
+            file = _look(path, opened, text_field)
         notes.append(_note(str(path), file))
     return file
 
@@ -276,28 +276,34 @@ def _spooled(path: Path, stream: BinaryIO, name: str, text_field: str, notes: li
                 f"{name} gave no text; a corpus that comes through a pipe must be given again at every start."
             )
         spool.seek(0)
-        json_lines, compressed = _look(spool, text_field)
+        file = replace(_look(path, spool, text_field), spool=spool)
         atexit.register(opened.pop_all().close)
-    file = CorpusFile(path, json_lines, compressed, spool)
     notes.append(_note(name, file))
     _SPOOLED[status.st_dev, status.st_ino] = file
     return file
 
 
-def _look(stream: BinaryIO, text_field: str) -> tuple[bool, bool]:
-    """Whether a file is JSON lines, and whether it is compressed, by how it begins."""
+def _look(path: Path, stream: BinaryIO, text_field: str) -> CorpusFile:
+    """How to read a file, by how it begins."""
     compressed = stream.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
     stream.seek(0)
+    value, is_array = None, False
     try:
         source = io.BufferedReader(gzip.GzipFile(fileobj=stream)) if compressed else stream
-        value = json.loads(source.readline(_LOOKED_AT))
+        begun = source.read(_LOOKED_AT).decode("utf-8-sig", "replace").lstrip()
+        is_array = begun.startswith("[")
+        if is_array:
+            value, _ = json.JSONDecoder().raw_decode(begun[1:].lstrip())
+        else:
+            value = json.loads(begun.partition("\n")[0])
     except (ValueError, RecursionError, EOFError, zlib.error, gzip.BadGzipFile):
-        return False, compressed
-    return isinstance(value, dict) and (text_field in value or form_of(value) is not None), compressed
+        pass  # plain text
+    is_json = isinstance(value, dict) and (text_field in value or form_of(value) is not None)
+    return CorpusFile(path, is_json and not is_array, compressed, json_array=is_json and is_array)
 
 
 def _note(name: str, file: CorpusFile) -> str:
-    kind = "JSON lines" if file.json_lines else "plain text"
+    kind = "JSON lines" if file.json_lines else "a JSON array" if file.json_array else "plain text"
     return f"{name} is read as {'compressed ' if file.compressed else ''}{kind}."
 
 

@@ -16,9 +16,13 @@ TEXT = "text"
 BAD_LINE = "bad line"
 
 _USER, _ASSISTANT, _SYSTEM = ROLE_MARKERS
+_ROLES = {"user": _USER, "assistant": _ASSISTANT, "system": _SYSTEM, "developer": _SYSTEM}
 _SHAREGPT_ROLES = {
     "human": _USER, "user": _USER, "gpt": _ASSISTANT, "assistant": _ASSISTANT, "chatgpt": _ASSISTANT, "system": _SYSTEM,
 }  # fmt: skip
+
+_WITHOUT: dict[str, tuple[Any, ...]] = {"tool_calls": (None, []), "function_call": (None,), "weight": (None, 1)}
+"""Keys of a message that change what is to be learned, and the values that do not."""
 
 Turns = list[tuple[str, str]]
 """The marker of a role, and what is said; in order."""
@@ -75,26 +79,43 @@ def _messages(value: Mapping[str, Any], where: str, key: str = "messages") -> Tu
 
 
 def _message(message: Any, where: str) -> tuple[str, str]:
-    role = message.get("role") if isinstance(message, dict) else None
-    content = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(role, str) or f"<|{role}|>" not in ROLE_MARKERS or not isinstance(content, str):
-        roles = ", ".join(marker.strip("<|>") for marker in ROLE_MARKERS)
-        raise AlphaError(f'{where} is not an object with a "role" ({roles}) and a string "content".')
-    return f"<|{role}|>", _unicode(content, "content", where)
+    if not isinstance(message, dict):
+        raise AlphaError(f'{where} is not an object with a "role" and a "content".')
+    for key, harmless in _WITHOUT.items():
+        if message.get(key) not in harmless:
+            raise AlphaError(f'{where} has "{key}", which is not known here; leave such lines out with --skipBadLines.')
+    role = _role(message.get("role"), "role", _ROLES, where)
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(_part(part, where) for part in content)
+    if not isinstance(content, str):
+        raise AlphaError(f'{where} has no text as its "content".')
+    return role, _unicode(content, "content", where)
+
+
+def _role(role: Any, key: str, known: Mapping[str, str], where: str) -> str:
+    if not isinstance(role, str) or role not in known:
+        said = f'the "{key}" {shown(role)}' if isinstance(role, str) else f'no "{key}"'
+        raise AlphaError(f"{where} has {said}; known are {', '.join(known)}.")
+    return known[role]
+
+
+def _part(part: Any, where: str) -> str:
+    """The text of a part of a content that is a list."""
+    text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+    if not isinstance(text, str):
+        raise AlphaError(f'{where} has a part of its "content" that is no text.')
+    return text
 
 
 def _sharegpt(value: Mapping[str, Any], where: str) -> Turns:
     turns = []
     for number, each in enumerate(value["conversations"]):
         here = f"Message {number + 1} in {where}"
-        role = each.get("from") if isinstance(each, dict) else None
-        content = each.get("value") if isinstance(each, dict) else None
-        if not isinstance(role, str) or role not in _SHAREGPT_ROLES or not isinstance(content, str):
-            said = f", but {shown(role)}" if isinstance(role, str) and role not in _SHAREGPT_ROLES else ""
-            raise AlphaError(
-                f'{here} is not an object with a "from" ({", ".join(_SHAREGPT_ROLES)}{said}) and a string "value".'
-            )
-        turns.append((_SHAREGPT_ROLES[role], _unicode(content, "value", here)))
+        if not isinstance(each, dict) or not isinstance(each.get("value"), str):
+            raise AlphaError(f'{here} is not an object with a "from" and a string "value".')
+        role = _role(each.get("from"), "from", _SHAREGPT_ROLES, here)
+        turns.append((role, _unicode(each["value"], "value", here)))
     return turns
 
 

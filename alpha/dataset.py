@@ -388,7 +388,14 @@ def _key(
     on_read: corpus.ReadReport,
 ) -> str:
     contents = [
-        [file.json_lines, file.compressed, file.text_field, file.skip_bad_lines, _content_hash(file, on_read)]
+        [
+            file.json_lines,
+            file.json_array,
+            file.compressed,
+            file.text_field,
+            file.skip_bad_lines,
+            _content_hash(file, on_read),
+        ]
         for file in corpus_files
     ]
     dependencies = {

@@ -149,12 +149,9 @@ class TestErrors:
     def test_bad_line_is_named_by_file_and_number(self, write: Write, line: str, message: str) -> None:
         self.fails(write("a.jsonl", '{"text": "fine"}\n\n' + line + "\n"), rf"Line 3 of .*a\.jsonl {message}")
 
-    @pytest.mark.parametrize(
-        "message", ["1", "{}", '{"role": "tool", "content": "a"}', '{"role": "user", "content": ["a"]}']
-    )
-    def test_bad_message_is_named_by_its_number(self, write: Write, message: str) -> None:
+    def test_bad_message_is_named_by_its_number(self, write: Write) -> None:
         good = '{"role": "user", "content": "a"}'
-        self.fails(write("a.jsonl", f'{{"messages": [{good}, {message}]}}'), r'Message 2 in line 1 of .* with a "role"')
+        self.fails(write("a.jsonl", f'{{"messages": [{good}, 1]}}'), r'Message 2 in line 1 of .* with a "role"')
 
     @pytest.mark.parametrize(
         ("content", "advice"),

@@ -32,6 +32,13 @@ LINES: dict[str, tuple[Any, str, list[tuple[str, str]]]] = {
         {"messages": [said("system", "Be kind."), said("user", "Hi"), said("assistant", "Hello.")]},
         "conversation", [SYSTEM, ASKED, ANSWERED],
     ),
+    "messages as OpenAI's API has them": (
+        {"messages": [
+            {"role": "developer", "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "kind."}]},
+            {**said("user", "Hi"), "name": "Ann"}, {**said("assistant", "Hello."), "weight": 1, "tool_calls": []},
+        ]},
+        "conversation", [SYSTEM, ASKED, ANSWERED],
+    ),
     "ShareGPT": (
         {"id": "7", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]},
         "ShareGPT conversation", [ASKED, ANSWERED],
@@ -67,8 +74,22 @@ def test_each_form_is_the_same_conversation(value: Any, form: str, turns: list[t
 BAD = {
     "a list": ([1], "Line 3 of x is not an object with a string \"text\""),
     "no form": ({"body": "Hi"}, "--textField names another field"),
-    "role": ({"messages": [said("tool", "Hi")]}, "Message 1 in line 3 of x is not an object with a \"role\""),
-    "ShareGPT's role": ({"conversations": [{"from": "tool", "value": "Hi"}]}, "Message 1 in line 3 of x .*but 'tool'"),
+    "message": ({"messages": ["Hi"]}, "Message 1 in line 3 of x is not an object with a \"role\""),
+    "role": ({"messages": [said("tool", "Hi")]}, "Message 1 in line 3 of x has the \"role\" 'tool'; known are user"),
+    "no role": ({"messages": [{"content": "Hi"}]}, "Message 1 in line 3 of x has no \"role\""),
+    "content": ({"messages": [{"role": "assistant", "content": None}]}, "has no text as its \"content\""),
+    "an image": (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+        "has a part of its \"content\" that is no text",
+    ),
+    "a call of a tool": (
+        {"messages": [said("user", "Hi"), {**said("assistant", ""), "tool_calls": [{"id": "1"}]}]},
+        "Message 2 in line 3 of x has \"tool_calls\", which is not known here",
+    ),
+    "an answer not to learn": ({"messages": [{**said("assistant", "Hi"), "weight": 0}]}, "has \"weight\""),
+    "ShareGPT's role": (
+        {"conversations": [{"from": "tool", "value": "Hi"}]}, "has the \"from\" 'tool'; known are human",
+    ),
     "ShareGPT's value": ({"conversations": [{"from": "gpt", "value": 7}]}, "a string \"value\""),
     "ShareGPT's message": ({"conversations": ["Hi"]}, "Message 1 in line 3 of x"),
     "output": ({"instruction": "Hi", "output": 7}, "The \"output\" in line 3 of x is not a string"),
@@ -127,6 +148,55 @@ def test_a_file_of_unknown_ending_is_known_by_the_keys_of_its_first_line(tmp_pat
     assert corpus_files.find(str(path), "body").files[0].json_lines
 
 
+def array_of(folder: Path, text: str) -> corpus_files.CorpusFile:
+    path = folder / "chats.json"
+    path.write_text(text)
+    [file] = corpus_files.find(str(path)).files
+    return file
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_an_array_has_the_documents_of_its_lines(
+    tmp_path: Path, indent: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The form in which Alpaca and ShareGPT are published; read in chunks that end anywhere."""
+    values = [value for value, *_ in LINES.values()]
+    lines = tmp_path / "chats.jsonl"
+    lines.write_text("".join(json.dumps(value) + "\n" for value in values))
+    wanted = [section.text for section in corpus.sections(corpus_files.find(str(lines)).files)]
+    for size in (1 << 20, 97, 1):
+        monkeypatch.setattr(corpus, "_CHUNK_BYTES", size)
+        file = array_of(tmp_path, f"\ufeff \n{json.dumps(values, indent=indent)}\n")
+        assert [section.text for section in corpus.sections([file])] == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[%s, {]", "Item 2 of .*chats.json is not valid JSON: Expecting property name"),
+        ("[%s, 7]", "Item 2 of .*chats.json is not an object"),
+        ("[%s", "What follows item 1 of .*chats.json is not valid JSON"),
+        ("[%s,", "Item 2 of .*chats.json is not valid JSON"),
+        ("[%s] x", "something after its array"),
+        ("[%s %s]", "What follows item 1 of .*chats.json is not valid JSON"),
+        ("[%s, " + "[" * 200_000, "Item 2 of .*chats.json is not valid JSON: maximum recursion"),
+    ],
+)
+def test_what_is_wrong_with_an_array_is_said(tmp_path: Path, text: str, message: str) -> None:
+    good = json.dumps(LINES["prompt"][0])
+    file = array_of(tmp_path, text.replace("%s", good))
+    with pytest.raises(AlphaError, match=message):
+        list(corpus.sections([file]))
+
+
+def test_a_long_item_of_an_array_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "_LONGEST_JSON_LINE", 1000)
+    monkeypatch.setattr(corpus, "_CHUNK_BYTES", 100)
+    good = json.dumps(LINES["prompt"][0])
+    with pytest.raises(AlphaError, match=r"Item 2 of .* is longer than"):
+        list(corpus.sections([array_of(tmp_path, f'[{good}, "{"a" * 5000}"]')]))
+
+
 def mixed(folder: Path) -> Path:
     """Lines of every form, and two bad ones."""
     path = folder / "mixed.jsonl"
@@ -143,7 +213,7 @@ def test_what_was_recognized_is_said_also_from_the_cache(tmp_path: Path) -> None
         run, _ = begin(path, tmp_path / f"run-{number}", display, skip_bad_lines=True)
         run.close()
         assert (
-            "Lines of the corpus: 2 Alpaca instructions, 2 ShareGPT conversations, 1 conversation, "
+            "Lines of the corpus: 2 Alpaca instructions, 2 ShareGPT conversations, 2 conversations, "
             "2 prompt-completion pairs, 1 text." in display.messages
         )
         assert display.warnings == [
