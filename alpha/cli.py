@@ -58,26 +58,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _wants_traceback()
         can_be_asked = True
         _dispatch(given)
-    except AlphaError as error:
-        return _report(error, can_be_asked and _wants_traceback())  # a file of --envFile may have changed it
-    except MemoryError:
-        return _report(
-            AlphaError("There is not enough memory for this; use a smaller model, --batch or --block."), False
-        )
     except BrokenPipeError:
         return _BROKEN_PIPE
-    except OSError as error:
-        # Whether a file is there can be asked anywhere, and be refused: its name too long, its folder another user's.
-        if error.filename is None:
+    except (AlphaError, MemoryError, OSError, RuntimeError, KeyboardInterrupt) as error:
+        # Python 3.11 makes a RuntimeError of Ctrl-C in the middle of a class statement, as when a module is imported.
+        if isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt):
+            print("alpha: interrupted", file=sys.stderr)
+            return _INTERRUPTED
+        explained = _explained(error)
+        if explained is None:
             raise
-        return _report(AlphaError(f"Cannot reach {os.fsdecode(error.filename)}: {error.strerror}."), _wants_traceback())
-    except (KeyboardInterrupt, RuntimeError) as error:
-        # Python 3.11 makes a RuntimeError of it in the middle of a class statement, as when a module is imported.
-        if not isinstance(error if isinstance(error, KeyboardInterrupt) else error.__cause__, KeyboardInterrupt):
-            raise
-        print("alpha: interrupted", file=sys.stderr)
-        return _INTERRUPTED
+        return _report(explained, can_be_asked and _wants_traceback())  # a file of --envFile may have changed it
     return 0
+
+
+def _explained(error: BaseException) -> AlphaError | None:
+    """The error as one that the user can act on; None when it is the program's own."""
+    if isinstance(error, AlphaError):
+        return error
+    if isinstance(error, MemoryError):
+        return AlphaError("There is not enough memory for this; use a smaller model, --batch or --block.")
+    if isinstance(error, OSError) and error.filename is not None:
+        # Whether a file is there can be asked anywhere, and be refused: its name too long, its folder another user's.
+        return AlphaError(f"Cannot reach {os.fsdecode(error.filename)}: {error.strerror}.")
+    if isinstance(error, BlockingIOError) or "start new thread" in str(error):
+        return AlphaError("Another process or thread cannot start: this user or container has as many as it may have.")
+    return None
 
 
 def overview() -> str:

@@ -72,7 +72,10 @@ def commit_of(folder: Path) -> str:
 
     def ask(*arguments: str) -> str | None:
         command = [git, "-C", str(folder), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError:  # no process can be started
+            return None
         return done.stdout.strip() if done.returncode == 0 else None
 
     is_tracked = ask("ls-files", "--error-unmatch", "__init__.py") is not None

@@ -60,17 +60,20 @@ class StopRequest:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, the other signals raise KeyboardInterrupt as SIGINT does, so that temporary files are removed.
+    """Inside, the other signals do what SIGINT does, raise KeyboardInterrupt, so that temporary files are removed.
 
     What comes after the first is ignored, so that removing them is not cut short, and so is what was ignored before
     (nohup). Only for the main thread.
     """
     numbers = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    answer = signal.getsignal(signal.SIGINT)
 
     def stop(number: int, frame: FrameType | None) -> None:
         for each in numbers:
             signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
+        if not callable(answer):
+            raise KeyboardInterrupt
+        answer(number, frame)
 
     previous = {number: signal.signal(number, stop) for number in numbers}
     try:

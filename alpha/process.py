@@ -24,7 +24,7 @@ def start() -> int:
     try:
         import signal
 
-        if "__compiled__" in globals():
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _interrupt)
             signal.signal(signal.SIGALRM, _interrupt)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # the executable starts with it blocked
@@ -43,8 +43,8 @@ def start() -> int:
 
 
 def _interrupt(*_: object) -> None:
-    """Answer Ctrl-C as Python does, but in the executable not in the middle of an import, which Nuitka's loader answers
-    by aborting: then a timer asks again."""
+    """Answer Ctrl-C as Python does, but not in the middle of an import, which numpy answers by an ImportError and
+    Nuitka's loader by aborting: then a timer asks again."""
     if not sys.modules["_frozen_importlib"]._module_locks:  # one for each module that is being imported
         raise KeyboardInterrupt
     import signal

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import errno
 import importlib
 import io
 import json
@@ -212,6 +213,51 @@ def test_the_terminals_encoding_may_lack_characters() -> None:
     assert result.returncode == 2
     assert "\\u2603" in result.stdout
     assert result.stderr.startswith("alpha: error: The environment variable ALPHA_CALLBACK_YIELD_EVERY must be")
+
+
+@pytest.mark.parametrize(
+    ("context", "number"),
+    [("contextlib.nullcontext", signal.SIGINT), ("interruptible", signal.SIGINT), ("interruptible", signal.SIGTERM)],
+)
+def test_an_interrupt_waits_until_an_import_is_done(context: str, number: int, tmp_path: Path) -> None:
+    (tmp_path / "as_numpy.py").write_text(
+        "import os, time\ntry:\n    os.kill(os.getpid(), number)\n    time.sleep(0.05)\n"
+        "except KeyboardInterrupt:\n    raise ImportError('the C extensions failed')\n".replace(
+            "number", str(int(number))
+        )
+    )
+    code = (
+        "import contextlib, sys, time; from alpha import cli; from alpha.interrupt import interruptible\n"
+        f"from alpha.process import start; sys.path.insert(0, {str(tmp_path)!r})\n"
+        f"def run(name, arguments):\n    with {context}():\n        import as_numpy\n        time.sleep(60)\n"
+        "cli._run = run; sys.exit(start())"
+    )
+    command = [sys.executable, "-c", code, "env"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "alpha: interrupted\n")
+
+
+def test_no_process_and_no_thread_more_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = "Another process or thread cannot start: this user or container has as many as it may have."
+    for error in (
+        BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+        RuntimeError("can't start new thread"),
+    ):
+        replace_run(monkeypatch, error)
+        assert fails(capsys, "env") == (1, limit)
+
+
+def test_the_version_needs_no_other_process(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "run", refuse)
+    assert main(["--version"]) == 0
+    assert "commit   unknown\n" in capsys.readouterr().out
 
 
 def test_an_interrupt_of_the_process() -> None:
