@@ -37,6 +37,7 @@ from alpha.files import (
     LineFile,
     Row,
     json_text,
+    making_folder,
     open_in_place,
     read_json,
     sync_folder,
@@ -102,17 +103,14 @@ class Run:
             check_new(folder)
         now = datetime.now(UTC)
         run_id = f"{now:%Y%m%d-%H%M%S}-{config_hash(model, training)[:6]}"
-        if folder is None:
-            folder = _make_unique_folder(root, run_id)
-            run_id = folder.name
-        else:
-            _make_folder(folder)
-        with ExitStack() as resources:
-            resources.callback(os.close, _lock(folder))
-            _require_empty(folder)
-            config = RunConfig(run_id, now.isoformat(timespec="seconds"), model, training)
-            _write_config(folder, config)
-            return cls(folder, config, resources)
+        with ExitStack() as resources, _new_folder(folder, root, run_id) as made:
+            resources.callback(os.close, _lock(made))
+            _require_empty(made)
+            with _unlocked_unless_done(made):
+                run_id = run_id if folder else made.name
+                config = RunConfig(run_id, now.isoformat(timespec="seconds"), model, training)
+                _write_config(made, config)
+            return cls(made, config, resources)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -389,27 +387,42 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _make_folder(folder: Path) -> None:
+@contextlib.contextmanager
+def _new_folder(folder: Path | None, root: Path, run_id: str) -> Iterator[Path]:
+    """Make `folder`, or a new one in `root` named by the run; it goes again when the `with` block raises and leaves it
+    empty."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        sync_folder(folder.parent)
+        with making_folder(folder or root):
+            made = folder or _made_by_name(root, run_id)
+            try:
+                sync_folder(made.parent)
+                yield made
+            except BaseException:
+                if made != folder:
+                    with contextlib.suppress(OSError):
+                        made.rmdir()
+                raise
     except OSError as error:
-        raise AlphaError(f"Cannot make the folder {folder}: {error.strerror}.") from error
+        raise AlphaError(f"Cannot make the folder {folder or root / run_id}: {error.strerror}.") from error
 
 
-def _make_unique_folder(root: Path, run_id: str) -> Path:
-    _make_folder(root)
+def _made_by_name(root: Path, run_id: str) -> Path:
     for count in itertools.count(1):
         folder = root / (run_id if count == 1 else f"{run_id}-{count}")
-        try:
+        with contextlib.suppress(FileExistsError):
             folder.mkdir()
-            sync_folder(root)
             break
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise AlphaError(f"Cannot make the folder {folder}: {error.strerror}.") from error
     return folder
+
+
+@contextlib.contextmanager
+def _unlocked_unless_done(folder: Path) -> Iterator[None]:
+    """When the `with` block raises, the lock that this process holds goes, and its folder is as empty as it was."""
+    try:
+        yield
+    except BaseException:
+        (folder / LOCK).unlink(missing_ok=True)
+        raise
 
 
 def _lock(folder: Path) -> int:

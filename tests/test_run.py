@@ -149,6 +149,23 @@ def test_what_a_file_says_reaches_the_log_harmless(opened):
     assert "Opened run a\\n\\x1b[31mred with Alpha" in lines[-1]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, AlphaError("Cannot write: No space left on device.")])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_run_that_is_not_begun_leaves_no_folder(tmp_path, monkeypatch, error, named):
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr(run, "_write_config", refuse)
+    folder = tmp_path / "runs" / "first" if named else None
+    with pytest.raises(error if isinstance(error, type) else AlphaError):
+        Run.create(MODEL, TRAINING, folder, tmp_path / "runs")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    with pytest.raises(error if isinstance(error, type) else AlphaError):
+        Run.create(MODEL, TRAINING, folder, tmp_path / "runs")
+    assert list((tmp_path / "runs" / "first").iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     for arguments in ({"folder": tmp_path / "file"}, {"folder": tmp_path / "file" / "x"}, {"root": tmp_path / "file"}):
