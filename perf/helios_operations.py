@@ -26,18 +26,10 @@ from alpha.backend_helios_device import Device, choose_device  # noqa: E402
 from alpha.backend_helios_planner import Dispatch  # noqa: E402
 from alpha.backend_helios_program import commands  # noqa: E402
 from alpha.bench import DEVICE_WARM_UP_SECONDS, UNITS, Case, keep_busy  # noqa: E402
-from alpha.bench_cases import (  # noqa: E402
-    Subject,
-    operation_cases,
-    other_operation_cases,
-)
+from alpha.bench_cases import GPU_SUBJECTS, SUBJECTS, operation_cases, other_operation_cases  # noqa: E402
 from alpha.installation import commit  # noqa: E402
 
-SUBJECTS = {
-    "quickstart": Subject(layers=4, heads=4, dim=128, block=128, batch=16, vocabulary=96),
-    "chars10m": Subject(layers=6, heads=6, dim=384, block=256, batch=64, vocabulary=65),
-    "gpt2-124m": Subject(layers=12, heads=12, dim=768, block=1024, batch=32, vocabulary=50304),
-}
+MODELS = {"quickstart": SUBJECTS["quickstart"], **GPU_SUBJECTS}
 TRIES = 3
 MOST_IN_CHAIN = 4000
 
@@ -136,7 +128,7 @@ def cases(matches: Sequence[str]) -> list[Case]:
     """The cases whose names contain one of the texts; the bare products are measured by perf/helios_matmul.py."""
     every = [
         case
-        for name, subject in SUBJECTS.items()
+        for name, subject in MODELS.items()
         for case in (*operation_cases(name, subject), *other_operation_cases(name, subject))
         if "/products/" not in case.name
     ]

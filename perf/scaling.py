@@ -28,7 +28,8 @@ from plot import COLOURS, LEFT, PANEL, RIGHT, TOP, WIDTH, line, text
 from alpha import backends
 from alpha.backend import Backend
 from alpha.bench import Case, Limits, keep_busy, measure, warm_up_seconds
-from alpha.bench_cases import GPU_SUBJECTS, SUBJECTS, Subject, normal, training_step
+from alpha.bench_cases import GPU_SUBJECTS, SUBJECTS, Subject, training_step
+from alpha.bench_operations import normal
 from alpha.config import TrainingConfig, resolve_training
 from alpha.installation import commit
 from alpha.machine import processor

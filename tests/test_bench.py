@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from helios_device import helios
 
-from alpha import bench, bench_cases
+from alpha import bench, bench_cases, bench_operations
 from alpha.backend_cpu_ref import CpuRef
 from alpha.bench import Case, Limits, Measurement, Work
 from alpha.bench_cases import Subject
@@ -149,14 +149,14 @@ def test_a_device_is_kept_busy_for_half_a_second_after_the_first_time_which_comp
 
 
 def test_amounts_are_the_operations_that_the_formula_needs() -> None:
-    works = bench_cases.linear(2, 3, 5)
+    works = bench_operations.linear(2, 3, 5)
     assert {half: work.amount for half, work in works.items()} == {"forward": 60, "backward": 120}
-    works = bench_cases.attention(2, 4, 3, 5)
+    works = bench_operations.attention(2, 4, 3, 5)
     assert works["forward"].amount == 2 * (2 * 2 * 3 * 4 * 4 * 5) / 2
-    assert bench_cases.cross_entropy(2, 3, 5)[""].amount == 3 * 60
-    assert bench_cases.adamw_update(10)[""].amount == 280
-    assert bench_cases.layer_norm(2, 3)["backward"].amount == 72
-    assert bench_cases.activation(2, 6, "swiglu")["forward"].amount == 4 * 2 * (6 + 3)
+    assert bench_operations.cross_entropy(2, 3, 5)[""].amount == 3 * 60
+    assert bench_operations.adamw_update(10)[""].amount == 280
+    assert bench_operations.layer_norm(2, 3)["backward"].amount == 72
+    assert bench_operations.activation(2, 6, "swiglu")["forward"].amount == 4 * 2 * (6 + 3)
 
 
 class Counting(CpuRef):
