@@ -49,7 +49,7 @@ _TABLES = {".csv": _CSV % "", ".tsv": _CSV % ', delimiter="\\t"', ".parquet": _P
 _PIPED = "Pipe its content: {command} | alpha train --data=-"
 _COMMANDS = {
     ".zst": "zstd -dc {name}", ".xz": "xz -dc {name}", ".bz2": "bzip2 -dc {name}", ".lz4": "lz4 -dc {name}",
-    ".zip": "unzip -p {name}", ".pdf": "pdftotext {name} -",
+    ".zip": "unzip -p {name}", ".tar": "tar -xOf {name}", ".tgz": "tar -xOf {name}", ".pdf": "pdftotext {name} -",
 }  # fmt: skip
 _NO_TEXT = (".arrow", ".feather", ".npy", ".npz", ".safetensors", ".docx", ".odt", ".epub", ".7z", ".rar")
 
@@ -309,8 +309,12 @@ def _note(name: str, file: CorpusFile) -> str:
 
 def _advice(path: Path) -> str:
     """What to do with a file that is not text by its name; empty for others."""
-    ending = path.suffix.lower()
+    *_, inner, ending = ["", "", *map(str.lower, path.suffixes)]
     name = shlex.quote(str(path))
+    if ending == ".gz" and inner == ".tar":
+        ending = inner
+    if ending == ".gz" and inner in {*_TABLES, *_COMMANDS, *_NO_TEXT}:
+        return f"Decompress it first: gunzip -k {name}"
     if ending in _TABLES:
         return _TABLE.format(program=_TABLES[ending], name=name)
     if ending in _COMMANDS:

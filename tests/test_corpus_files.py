@@ -113,6 +113,8 @@ class TestFind:
             ("a b.csv", r"as JSON lines.* python3 -c '.*' .*a b\.csv' > corpus\.jsonl"),
             ("a.parquet", "pandas.read_parquet"),
             ("a.txt.zst", r"zstd -dc .*a\.txt\.zst \| alpha train --data=-"),
+            ("a.csv.gz", r"gunzip -k .*a\.csv\.gz"),
+            ("a.tar.gz", r"tar -xOf .*a\.tar\.gz \| alpha train --data=-"),
             ("a.docx", "Convert it to plain text"),
         ],
     )
