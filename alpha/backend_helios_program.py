@@ -81,19 +81,31 @@ class ProgramSize:
 
 
 class _Slot:
-    """What one replay needs for itself: space for its operands and for its result, and the copies to and from there."""
+    """What one replay needs for itself: space for its operands and for its result, and the program that also copies
+    from and to there."""
 
-    def __init__(self, backend: Recorder, operands: HeliosArray, result: HeliosArray) -> None:
+    def __init__(
+        self, backend: Recorder, operands: HeliosArray, dispatches: Sequence[Dispatch], result: HeliosArray
+    ) -> None:
+        self._backend = backend
         self.operands = backend.memory.upload_space(operands.nbytes)
         self._result = backend.memory.read_back_space(result.nbytes)
         self._like = result
         uploaded = HeliosArray(self.operands, operands.shape, operands.strides, operands.element)
-        self.upload = backend.make_program([backend.copy_dispatch(operands, uploaded)])
-        self.read_back = backend.make_program([backend.copy_dispatch(self._array(self._result), result)])
+        self._upload = backend.copy_dispatch(operands, uploaded)
+        self._others = [*dispatches, backend.copy_dispatch(self._array(self._result), result)]
+        self._programs: dict[bool, int] = {}
         self.done = 0
         """The timeline's value after its last replay."""
         self.is_held = False
         """Whether somebody still has the result of its last replay."""
+
+    def program(self, uploads: bool) -> int:
+        """The program of a replay, with or without the copy of operands that the host has written to the slot."""
+        if uploads not in self._programs:
+            dispatches = [self._upload, *self._others] if uploads else self._others
+            self._programs[uploads] = self._backend.make_program(dispatches)
+        return self._programs[uploads]
 
     def hand_out(self, done: int) -> HeliosArray:
         """The result of a replay that will have ended at `done`; the slot is held until it is forgotten."""
@@ -111,8 +123,9 @@ class _Slot:
 class RecordedProgram:
     """A program of arrays that is traced once, before its first run, and replayed from then on.
 
-    A replay is one submission: the operands are copied from where the host put them, the recorded dispatches run, and
-    the result is copied to where the host can read it. Nothing waits for anything.
+    A replay is one submission of one program: the operands are copied from where the host put them, the recorded
+    dispatches run, and the result is copied to where the host can read it, beside the last of them where it is there
+    before. Nothing waits for anything.
     """
 
     def __init__(self, backend: Recorder, program: Callable[..., HeliosArray]) -> None:
@@ -126,15 +139,14 @@ class RecordedProgram:
     def __call__(self, *operands: HeliosArray) -> HeliosArray:
         self.prepare(*operands)
         slot = self._free_slot()
-        programs = [self._main, slot.read_back]
-        if all(_is_fresh(each) for each in operands):
+        uploads = all(_is_fresh(each) for each in operands)
+        if uploads:
             self._write(slot, operands)
-            programs.insert(0, slot.upload)
         else:
             for target, source in zip(self._operands, operands, strict=True):
                 self._backend.copy_into(target, source)
         self._backend.flush()
-        return slot.hand_out(self._backend.submit(programs))
+        return slot.hand_out(self._backend.submit([slot.program(uploads)]))
 
     def prepare(self, *operands: HeliosArray) -> ProgramSize:
         """Trace the program and take its memory, unless that has been done. Raises OutOfDeviceMemory."""
@@ -174,7 +186,9 @@ class RecordedProgram:
         for each_run in scalar_runs:
             each_run.upload(backend)
         backend.flush()
-        self._main = backend.make_program(dispatches)
+        self._dispatches = dispatches
+        self._slots = [_Slot(backend, self._inputs, dispatches, self._result)]
+        self._slots[0].program(all(_is_fresh(each) for each in operands))
         # What the dispatches refer to stays alive, and in its place, as long as the program.
         self._kept = [arena, [array.storage for each in dispatches for _, array in each.arrays()]]
         return ProgramSize(size, end, len(dispatches), sum(needs_barrier(dispatches)))
@@ -198,7 +212,7 @@ class RecordedProgram:
         if len(unheld) >= MOST_SLOTS_WAITING:
             self._backend.device.wait(unheld[0].done)
             return unheld[0]
-        self._slots.append(_Slot(self._backend, self._inputs, self._result))
+        self._slots.append(_Slot(self._backend, self._inputs, self._dispatches, self._result))
         return self._slots[-1]
 
 

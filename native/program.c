@@ -91,8 +91,8 @@ static void record_commands(const helios_device *device, const program *into, co
     uint32_t query = 0;
     if (into->timestamps != VK_NULL_HANDLE)
         vk->CmdResetQueryPool(into->commands, into->timestamps, 0, 2 * into->dispatches);
-    record_barrier(device, into->commands, COMPUTE | HOST, SHADER_WRITE | VK_ACCESS_2_HOST_WRITE_BIT, COMPUTE,
-                   SHADER_READ | SHADER_WRITE);
+    /* What the host has written is seen without a barrier: submitting does that. */
+    record_barrier(device, into->commands, COMPUTE, SHADER_WRITE, COMPUTE, SHADER_READ | SHADER_WRITE);
     for (uint64_t i = 0; i < count; i++) {
         const helios_command *each = &commands[i];
         if (each->kind == HELIOS_BARRIER) {
