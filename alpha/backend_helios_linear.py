@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from alpha.activation import activation_named
 from alpha.backend import INDEPENDENT_ROWS, Saved
 from alpha.backend_helios_array import HeliosArray
+from alpha.backend_helios_layout import THREADS, groups_for, vector_of
 from alpha.backend_helios_matmul import Epilogue, Products
 from alpha.backend_helios_tiles import Problem
+
+ADAPTED_ROWS = 4
+"""Rows of a weight that a thread has, ROWS in kernels/adapted_weight.comp."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +195,17 @@ class Linear(Products):
         depth, columns = weight.shape
         halves = self.has_halves or self.wants_halves(Problem(1, rows, columns, depth))
         adapted = self.new(weight.shape, self.precision if halves else "f32")
-        return self.product(down, up, adapted, Epilogue(residual=self.contiguous(weight)), scale)
+        if weight.element not in ("f32", adapted.element):
+            weight = self.cast_element(weight, "f32")
+        weight, down, up = (self.contiguous(each) for each in (weight, down, up))
+        vector = vector_of(weight, up, multiples=(columns,))
+        self.dispatch(
+            "adapted_weight", f"{weight.element}_{adapted.element}",
+            groups_for(math.ceil(depth / ADAPTED_ROWS) * (columns // vector)),
+            {"THREADS": THREADS, "VECTOR": vector},
+            weight=weight, down=down, up=up, y=adapted, height=depth, width=columns, rank=down.shape[1], factor=scale,
+        )  # fmt: skip
+        return adapted
 
 
 def _can_be_written(x: HeliosArray) -> bool:

@@ -180,11 +180,13 @@ class GPT:
         backend, positions = self.backend, None
         if begins is not None:
             positions = backend.subtract(backend.from_numpy(np.arange(count, dtype=np.int32)), begins)
-        x = self._computed(ops.embedding(weights["wte.weight"], ids))
+        added = None
         if config.position == "learned":
             table = weights["wpe.weight"]
             rows = ops.narrow(table, 0, 0, count) if positions is None else ops.embedding(table, positions)
-            x = ops.add(x, self._computed(rows))
+            added = self._computed(rows)
+        x = self._computed(ops.embedding(weights["wte.weight"], ids))
+        x = x if added is None else ops.add(x, added)
         x = self._drop(x, dropout, "embedding")
         angles = self._rotary and tuple(
             backend.narrow(table, 0, 0, count) if positions is None else backend.gather_rows(table, positions)

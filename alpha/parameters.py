@@ -99,6 +99,11 @@ class Parameters:
         """The elements of these parameters and those of the base."""
         return self.size + (self.base.size_in_all if self.base else 0)
 
+    @property
+    def bytes_in_all(self) -> int:
+        """The memory that these parameters and those of the base take."""
+        return sum(math.prod(each.shape) * each.dtype.itemsize for each in self._tensors.values())
+
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
 

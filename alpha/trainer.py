@@ -148,7 +148,10 @@ class Trainer:
         self.display = display
         self.training = training
         lora = lora_of(training)
-        self.model = GPT(backend, model, tokenizer.vocab_size, training.seed, trained=lambda spec: lora is None)
+        self.model = GPT(
+            backend, model, tokenizer.vocab_size, training.seed,
+            trained=lambda spec: lora is None, matrix_dtype=backend.weight_dtype,
+        )  # fmt: skip
         if lora is not None and base is not None:
             self.model.parameters.load(base)
             self.model = self.model.adapted(lora, training.seed)

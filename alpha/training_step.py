@@ -232,7 +232,7 @@ class TrainingStep:
             return {}
         parameters, itemsize = self.model.parameters, self._one.dtype.itemsize
         optimizer = sum(math.prod(each.shape) * each.dtype.itemsize for each in self.optimizer.state().values())
-        weights, gradients = parameters.size_in_all * itemsize, parameters.trained_size * itemsize
+        weights, gradients = parameters.bytes_in_all, parameters.trained_size * itemsize
         return {"weights": weights, "gradients": gradients, "optimizer": optimizer, "activations": work}
 
     def _operands(self, tokens: Sequence[Tokens], learning_rate: float) -> tuple[Array, ...]:

@@ -35,7 +35,10 @@ def step_of(subject: Subject, backend: Backend, **options: object) -> TrainingSt
     """A step that trains all weights, or with the options of an adapter, that."""
     training = resolve_training(TrainingConfig(batch=subject.batch, init="weights", **options))
     lora = lora_of(training)
-    model = GPT(backend, subject.config, subject.vocabulary, trained=lambda spec: lora is None)
+    model = GPT(
+        backend, subject.config, subject.vocabulary,
+        trained=lambda spec: lora is None, matrix_dtype=backend.weight_dtype,
+    )  # fmt: skip
     model.parameters.initialize()
     if lora is not None:
         model = model.adapted(lora)

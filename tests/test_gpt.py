@@ -68,9 +68,12 @@ def model_of(
     backend: Backend | None = None,
     vocabulary: int = VOCABULARY,
     trained: bool = True,
+    matrix_dtype: npt.DTypeLike | None = None,
 ) -> GPT:
     """A model with parameters large enough that everything in it shows in the logits."""
-    model = GPT(backend or CpuRef(), config, vocabulary, dtype=dtype, trained=lambda spec: trained)
+    model = GPT(
+        backend or CpuRef(), config, vocabulary, dtype=dtype, trained=lambda spec: trained, matrix_dtype=matrix_dtype
+    )
     values = {}
     for spec in model.parameters.specs:
         noise = rng.normal(spec.size, 1, rng.stream_of("test", spec.name)).reshape(spec.shape)

@@ -143,7 +143,7 @@ def adapted_step(backend: Backend, model: ModelConfig = MODEL, **options: Any) -
     """A step that trains an adapter, in two micro-steps."""
     given = {"lora_targets": "attn,mlp", **options}
     training = resolve_training(TrainingConfig(lora=3, init="base", accum_steps=2, **given))
-    base = model_of(resolve_model(model), np.float32, backend, trained=False)
+    base = model_of(resolve_model(model), np.float32, backend, trained=False, matrix_dtype=backend.weight_dtype)
     lora = lora_of(training)
     assert lora is not None
     adapted = base.adapted(lora, 5)
