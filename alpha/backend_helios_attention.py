@@ -81,6 +81,9 @@ class Tiling:
 
 
 # The first that fits the device's shared memory is taken.
+PRODUCTS = {"forward": 2, "query": 3, "key": 4}
+"""Of a block of queries with a block of keys, in each kernel."""
+
 FORWARD_TILINGS = tuple(Tiling(*each) for each in ((128, 8, 4), (128, 8, 2), (64, 4, 2), (64, 4, 1), (32, 4, 1)))
 QUERY_TILINGS = tuple(
     Tiling(*each) for each in ((128, 8, 2), (64, 4, 2), (64, 4, 1), (32, 4, 1), (16, 4, 1), (8, 2, 1))
@@ -304,12 +307,14 @@ class Attention(HeliosPrimitives):
 
     def _divide(self, call: AttentionCall, kernel: str, constants: Constants, arguments: Arguments) -> None:
         """Run one of the call's kernels, for all tiles of queries, or of keys."""
-        B, Tq, Tk, H, G, _ = call.dimensions
+        B, Tq, Tk, H, G, D = call.dimensions
         division = call.divisions[kernel]
         tokens, heads = (Tk, G) if kernel == "key" else (Tq, H)
         variant = f"{self.precision}_{call.query.element}" if division.on_matrix_units else "f32"
         grid = (-(-tokens // division.rows), heads, B)
-        self.dispatch(division.kernel, variant, grid, constants | division.constants, **arguments)
+        pairs = B * H * Tq * (Tk - Tq / 2)  # of a query with a key that it sees
+        operations = PRODUCTS[kernel] * 2 * pairs * D
+        self.dispatch(division.kernel, variant, grid, constants | division.constants, operations, **arguments)
 
     def attention_backward(self, dy: HeliosArray, saved: Saved) -> tuple[HeliosArray, HeliosArray, HeliosArray]:
         """dquery, dkey and dvalue.
