@@ -150,6 +150,8 @@ MATRIX = (
     Tile(_MATRIX, 32, 64, 64, 1, 2, cost=Cost(2, (0.6, 0.02), (0.22, 0.23), 1.056)),
     Tile(_MATRIX, 64, 32, 64, 2, 1, cost=Cost(6, (2.09, 1.208), (0.0593, 0.112), 0.02)),
     Tile(_MATRIX, 32, 32, 64, 1, 1, cost=Cost(6, (0.0572, 1.04), (0.372, 0.0267), 0.766)),
+    # For results as narrow as those of an adapter's products; not fitted, but such that no others take it.
+    Tile(_MATRIX, 64, 16, 128, 4, 1, cost=Cost(4, (1.0, 0.5), (0.5, 0.25), 2.0)),
 )
 _CPU_TILES = {_TILED: (Tile(_TILED, 32, 32, 16, 1, 1),), _MATRIX: (Tile(_MATRIX, 32, 32, 16, 2, 2),)}
 """On a driver that computes on the processor one size is enough, and small ones are compiled sooner."""
