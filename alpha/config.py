@@ -146,7 +146,7 @@ class TrainingConfig:
     iters: int = option(1000, "Optimizer steps.", group=_OPTIMIZATION, minimum=1, aliases=("steps",))
     minutes: float = option(
         0.0,
-        "Make as many steps as this machine makes in this time, as a trial and the first ones show; 0 = iters.",
+        "Make as many steps as end in this time from now, as a trial and the first ones show; 0 = iters.",
         group=_OPTIMIZATION,
         minimum=0,
         maximum=1e6,

@@ -198,13 +198,15 @@ class Trainer:
         else:
             self.model.parameters.initialize(_each_second(display, "Drawing the initial weights"))
 
-    def fit(self, minutes: float) -> None:
+    def fit(self, minutes: float, begin: float) -> None:
         """Set the number of steps to what is made in so many minutes, evaluations, samples and this trial included.
+
+        The time began at `begin`, by time.perf_counter(), so that it has what the data took until now, too.
 
         The trial makes real steps on the run's own batches, and afterwards everything is as it was, so that the run has
         the bits of one that is given the same options. It has them, too, where `_fit_again` changes the number.
         """
-        start, limit = time.perf_counter(), 60 * minutes
+        limit = 60 * minutes
         training = self.training
         weights = {name: values.copy() for name, values in self.model.parameters.to_numpy().items()}
         state = {name: self.model.backend.to_numpy(array).copy() for name, array in self._step.state().items()}
@@ -224,7 +226,7 @@ class Trainer:
         self._step.load_state(state)
         self.steps_done, self._elapsed = 0, 0.0
         after = evaluating + sampling  # both are made after the last step, too
-        self._limit = _TimeLimit(start + limit, share, after)
+        self._limit = _TimeLimit(begin + limit, share, after)
         iters = max(1, self._limit.steps(step))
         self.training = resolve_training(dataclasses.replace(training, iters=iters, minutes=0.0))
         self._limit.next_look = max(1, stable_until(self.training) // FIRST_LOOK)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,19 +77,20 @@ def new_run(model: ModelConfig, training: TrainingConfig, display: Display) -> t
 
     Raises AlphaError or UsageError; the folder is made last, when nothing else can go wrong.
     """
+    begin = time.perf_counter()
     model, training = resolve_model(model), resolve_training(training)
     if not training.data:
         raise UsageError("Say what to train on with --data=PATHS; `alpha datagen` can make a corpus.")
     training = _with_backend(training, display)
     folder = Path(training.run_dir) if training.run_dir else None
     check_new(folder)
-    trainer = _from_the_start(model, training, display)
+    trainer = _from_the_start(model, training, display, begin)
     return Run.create(model, trainer.training, folder), trainer
 
 
-def _from_the_start(model: ModelConfig, training: TrainingConfig, display: Display) -> Trainer:
+def _from_the_start(model: ModelConfig, training: TrainingConfig, display: Display, begin: float) -> Trainer:
     """What trains a run from its first step; its configuration says which tokenizer it has, and whether documents share
-    windows."""
+    windows. `begin` is when the time of `minutes` begins, by time.perf_counter()."""
     lora = lora_of(training)  # refuses what is wrong with it before anything is read
     source = read_source(training.init) if training.init else None
     beginning, base = None, None
@@ -104,7 +106,7 @@ def _from_the_start(model: ModelConfig, training: TrainingConfig, display: Displ
     sources = _Sources(training, display)
     backend = backends.create(training.backend, training.device, training.dtype)
     tokenizer, training = _tokenizer(training, sources.data, display, source)
-    return _trainer(model, training, tokenizer, sources, backend, display, beginning, base)
+    return _trainer(model, training, tokenizer, sources, backend, display, begin, beginning, base)
 
 
 def examples(
@@ -157,12 +159,13 @@ def resumed_run(given: Mapping[str, Any], display: Display) -> tuple[Run, Traine
         if name not in ("resume", *RESUMABLE):
             flag = camel_case(name)
             raise UsageError(f"--{flag} cannot be changed when a run is resumed; leave it out, or start a new run.")
+    begin = time.perf_counter()
     changes = {name: value for name, value in given.items() if name != "resume"}
     named = resolve(given["resume"])
     run = Run.open(named)
     try:
         if named.is_dir() and not checkpoint.list_checkpoints(named):
-            return run, _started_over(run, changes, display)
+            return run, _started_over(run, changes, display, begin)
         path = checkpoint.find(named)
         saved = checkpoint.load(path)
         training = _with_backend(_changed(saved.training, saved.step, changes), display)
@@ -171,7 +174,7 @@ def resumed_run(given: Mapping[str, Any], display: Display) -> tuple[Run, Traine
         backend = backends.create(training.backend, training.device, training.dtype)
         model = resolve_model(saved.model)
         base = base_of(saved, path).weights_for(model) if training.lora else None
-        trainer = _trainer(model, training, tokenizer, sources, backend, display, saved, base)
+        trainer = _trainer(model, training, tokenizer, sources, backend, display, begin, saved, base)
         run.configure(saved.model, training, saved.step)
         run.rewind(saved.step)
         display.message(f"Resuming {run.folder} after step {saved.step} of {training.iters}.")
@@ -182,10 +185,10 @@ def resumed_run(given: Mapping[str, Any], display: Display) -> tuple[Run, Traine
     return run, trainer
 
 
-def _started_over(run: Run, changes: Mapping[str, Any], display: Display) -> Trainer:
+def _started_over(run: Run, changes: Mapping[str, Any], display: Display, begin: float) -> Trainer:
     """What trains a run that ended before its first checkpoint: it begins again, as its configuration says."""
     model, training = run.config.model, _with_backend(_changed(run.config.training, 0, changes), display)
-    trainer = _from_the_start(resolve_model(model), training, display)
+    trainer = _from_the_start(resolve_model(model), training, display, begin)
     run.configure(model, trainer.training, 0)
     run.rewind(0)
     display.message(f"The run {run.folder} has no checkpoint yet: it starts over from its configuration, at step 0.")
@@ -322,6 +325,7 @@ def _trainer(
     sources: _Sources,
     backend: Backend,
     display: Display,
+    begin: float,
     start: Checkpoint | Beginning | None = None,
     base: Mapping[str, Array] | None = None,
 ) -> Trainer:
@@ -360,7 +364,7 @@ def _trainer(
     try:
         trainer = Trainer(model, training, tokenizer, mixture, backend, display, start, base, sources.prompts)
         if training.minutes:
-            trainer.fit(training.minutes)
+            trainer.fit(training.minutes, begin)
             warn(trainer.training)
         return trainer
     except MemoryError as error:

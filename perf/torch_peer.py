@@ -14,8 +14,8 @@ cosine from lr to lr/10 after a twentieth of the steps as warm-up, deviations 0.
 stream 0.02/sqrt(2 layers), no biases) on the bytes of a text, and predicts those of another. MODE is as above; bf16 is
 for CUDA. RECIPE is a JSON object with layers, heads, dim, block, batch, lr, seed, data and heldOut (paths), and either
 steps or seconds, for which trial steps say how many they are (compiling does not count); if need be device (cpu),
-threads (PyTorch's choice), and, where both files have tokens, two bytes each, vocabulary and bytes, as many as the
-held-out text has. Prints a JSON object with bitsPerByte, steps, tokens and seconds.
+threads (PyTorch's choice), dropout (0), and, where both files have tokens, two bytes each, vocabulary and bytes,
+as many as the held-out text has. Prints a JSON object with bitsPerByte, steps, tokens and seconds.
 
 The third is that of perf/decode.py: an eager loop on the CPU with a cache of keys and values that grows in place, under
 `inference_mode`, which takes the likeliest token. For each line that it reads, a JSON array of texts side by side,
@@ -46,9 +46,9 @@ BATCH = 32
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, dim: int, heads: int, bias: bool = True) -> None:
+    def __init__(self, dim: int, heads: int, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.dropout = heads, dropout
         self.ln_1, self.ln_2 = nn.LayerNorm(dim, bias=bias), nn.LayerNorm(dim, bias=bias)
         self.c_attn, self.c_proj = nn.Linear(dim, 3 * dim, bias), nn.Linear(dim, dim, bias)
         self.c_fc, self.mlp_proj = nn.Linear(dim, 4 * dim, bias), nn.Linear(4 * dim, dim, bias)
@@ -57,22 +57,35 @@ class Block(nn.Module):
         B, T, C = x.shape
         parts = self.c_attn(self.ln_1(x)).split(C, 2)
         query, key, value = (each.view(B, T, self.heads, C // self.heads).transpose(1, 2) for each in parts)
-        attended = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        x = x + self.c_proj(attended.transpose(1, 2).reshape(B, T, C))
-        return x + self.mlp_proj(functional.gelu(self.c_fc(self.ln_2(x)), approximate="tanh"))
+        dropout = self.dropout if self.training else 0.0
+        attended = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        x = x + functional.dropout(self.c_proj(attended.transpose(1, 2).reshape(B, T, C)), dropout)
+        hidden = functional.gelu(self.c_fc(self.ln_2(x)), approximate="tanh")
+        return x + functional.dropout(self.mlp_proj(hidden), dropout)
 
 
 class Model(nn.Module):
     """GPT-2 with tied embeddings and its mean loss."""
 
-    def __init__(self, layers: int, heads: int, dim: int, block: int, vocabulary: int, bias: bool = True) -> None:
+    def __init__(
+        self,
+        layers: int,
+        heads: int,
+        dim: int,
+        block: int,
+        vocabulary: int,
+        bias: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.dropout = dropout
         self.wte, self.wpe = nn.Embedding(vocabulary, dim), nn.Embedding(block, dim)
-        self.blocks = nn.ModuleList(Block(dim, heads, bias) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(dim, heads, bias, dropout) for _ in range(layers))
         self.ln_f = nn.LayerNorm(dim, bias=bias)
 
     def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1], device=ids.device))
+        x = functional.dropout(x, self.dropout, self.training)
         for block in self.blocks:
             x = block(x)
         logits = functional.linear(self.ln_f(x), self.wte.weight)
@@ -180,7 +193,8 @@ class Learning:
         self.autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled="bf16" in mode)
         self.text = self.read("data")
         shape = {name: recipe[name] for name in ("layers", "heads", "dim", "block")}
-        self.model = Model(**shape, vocabulary=recipe.get("vocabulary", 256), bias=False).to(self.device)
+        vocabulary, dropout = recipe.get("vocabulary", 256), recipe.get("dropout", 0.0)
+        self.model = Model(**shape, vocabulary=vocabulary, bias=False, dropout=dropout).to(self.device)
         self.forward = torch.compile(self.model) if "compile" in mode else self.model
         self.begin()
 
@@ -235,6 +249,7 @@ class Learning:
     @torch.no_grad()
     def bits_per_byte(self) -> float:
         """Of the held-out text in windows that follow each other, its first byte or token excepted; in float32."""
+        self.model.eval()
         text, block = self.read("heldOut"), self.recipe["block"]
         predicted = len(text) - 1
         whole = predicted // block * block

@@ -32,7 +32,7 @@ from small_training import (
     write_corpus,
 )
 
-from alpha import checkpoint, domain, files, ops, safetensors_file, trainer
+from alpha import checkpoint, corpus_files, domain, files, ops, safetensors_file, trainer
 from alpha.autograd import Tensor
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_primitives import Array
@@ -106,6 +106,25 @@ def test_the_steps_that_a_time_is_are_those_of_a_run_of_so_many_steps(
     whole = train(corpus, tmp_path / "whole", model=DROPPED, **options, iters=steps, warmup_iters=config.warmup_iters)
     assert bits_of(timed) == bits_of(whole)
     assert rows_of(timed) == rows_of(whole)
+
+
+def test_the_time_begins_before_the_data_is_read(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[float] = []
+    find, fit = corpus_files.find, Trainer.fit
+
+    def note_reading(*arguments: Any) -> Any:
+        read.append(time.perf_counter())
+        return find(*arguments)
+
+    def check(self: Trainer, minutes: float, begin: float) -> None:
+        assert started < begin < read[0]
+        fit(self, minutes, begin - 60 * minutes)
+
+    monkeypatch.setattr(corpus_files, "find", note_reading)
+    monkeypatch.setattr(Trainer, "fit", check)
+    display, started = RecordingDisplay(), time.perf_counter()
+    train(corpus, tmp_path / "run", display, minutes=0.1)
+    assert len(display.rows) == 1  # no time was left
 
 
 @pytest.mark.parametrize(
