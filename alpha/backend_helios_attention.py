@@ -80,10 +80,10 @@ class Tiling:
         return Division(name, self.keys if kernel == "key" else self.queries, constants, on_matrix_units=False)
 
 
-# The first that fits the device's shared memory is taken.
 PRODUCTS = {"forward": 2, "query": 3, "key": 4}
 """Of a block of queries with a block of keys, in each kernel."""
 
+# The first that fits the device's shared memory is taken.
 FORWARD_TILINGS = tuple(Tiling(*each) for each in ((128, 8, 4), (128, 8, 2), (64, 4, 2), (64, 4, 1), (32, 4, 1)))
 QUERY_TILINGS = tuple(
     Tiling(*each) for each in ((128, 8, 2), (64, 4, 2), (64, 4, 1), (32, 4, 1), (16, 4, 1), (8, 2, 1))
