@@ -201,9 +201,10 @@ def suggestion(name: str, declared: Mapping[str, Option], see: str) -> str:
 def spelled(flag: str, value: Any) -> str:
     """`--flag=value` as it is to be typed into a shell."""
     text = str(value)
-    if text.isprintable():
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    if text.isprintable() and text.encode(encoding, "replace").decode(encoding, "replace") == text:
         return f"--{flag}={shlex.quote(text)}"
-    # What a terminal must not be sent is spelled as bash and its kin read it.
+    # What a terminal must not be sent, or cannot show, is spelled as bash and its kin read it.
     plain = "".join(
         chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}" for byte in os.fsencode(text)
     )

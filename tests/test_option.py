@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import io
 import math
 import os
 import subprocess
@@ -206,6 +207,12 @@ def test_what_is_to_be_typed_into_a_shell_is_quoted(value: str) -> None:
     assert typed.isprintable()
     result = subprocess.run(["bash", "-c", f"printf %s {typed}"], capture_output=True, check=True)
     assert result.stdout == os.fsencode(f"--resume={value}")
+
+
+def test_what_the_terminals_encoding_lacks_is_spelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert spelled("resume", "r\u00fcn") == "--resume='r\u00fcn'"
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    assert spelled("resume", "r\u00fcn") == "--resume=$'r\\xc3\\xbcn'"
 
 
 def test_nearest_lists_few_and_refers_for_many() -> None:
