@@ -75,6 +75,8 @@ def run(given: dict[str, Any]) -> None:
             _show_data(given, count, display)
         elif not _train(given, TrainingFace(display) if has_face else display):
             sys.exit(_INTERRUPTED)
+        if display.lost is not None:
+            raise display.lost
 
 
 def _show_data(given: dict[str, Any], count: int, display: "TrainingProgress") -> None:

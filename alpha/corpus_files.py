@@ -160,6 +160,12 @@ def _candidates(part: str, skipped: set[Path]) -> Iterator[tuple[Path, bool]]:
             matches = _walk(path, skipped) if path.is_dir() else [path]
             yield from ((each, False) for each in matches)
     else:
+        try:
+            Path(part).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise AlphaError(f"Cannot read {part}: {error.strerror}.") from error
         raise AlphaError(f"There is no file or folder {part!r}; check the path of the corpus.")
 
 

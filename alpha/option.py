@@ -64,17 +64,22 @@ HABITS = {
     "headDim": "head_size d_head d_k head_width",
     "heads": "n_head n_heads num_heads num_attention_heads",
     "init": "init_from_checkpoint base_model pretrained finetune_from from_pretrained",
+    "interactive": "chat conversation",
     "iters": "max_iters max_steps num_steps num_iterations train_steps lr_decay_iters epochs num_train_epochs",
     "keep": "save_total_limit",
     "kvHeads": "n_kv_head num_key_value_heads",
     "layers": "n_layer n_layers num_layers num_hidden_layers depth",
     "logEvery": "log_interval logging_steps",
+    "lora": "lora_r lora_rank rank",
+    "loraTargets": "target_modules lora_target_modules lora_target",
+    "lossOn": "assistant_only_loss train_on_inputs completion_only_loss",
     "lr": "learning_rate",
     "lrMin": "min_lr min_learning_rate",
     "n": "num_samples num_return_sequences",
     "normEps": "layer_norm_eps layer_norm_epsilon layernorm_epsilon norm_epsilon rms_norm_eps",
     "optim": "optimizer",
     "out": "output output_file",
+    "packed": "packing",
     "prompt": "start text",
     "recompute": "gradient_checkpointing activation_checkpointing",
     "repetitionPenalty": "repeat_penalty presence_penalty frequency_penalty",
@@ -83,9 +88,11 @@ HABITS = {
     "runDir": "out_dir output_dir",
     "sampleInterval": "sample_every",
     "schedule": "lr_scheduler_type",
-    "steps": "max_new_tokens max_length max_tokens num_tokens",
+    "steps": "max_new_tokens max_length max_tokens num_tokens num_predict n_predict",
+    "stop": "stop_sequences stop_strings",
     "temp": "temperature",
     "threads": "num_threads n_threads",
+    "tied": "tie_word_embeddings tie_embeddings",
     "tokenizer": "tokenizer_name",
     "valData": "validation_file val_file eval_file",
     "warmupIters": "warmup warmup_steps",
@@ -194,9 +201,10 @@ def suggestion(name: str, declared: Mapping[str, Option], see: str) -> str:
 def spelled(flag: str, value: Any) -> str:
     """`--flag=value` as it is to be typed into a shell."""
     text = str(value)
-    if text.isprintable():
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    if text.isprintable() and text.encode(encoding, "replace").decode(encoding, "replace") == text:
         return f"--{flag}={shlex.quote(text)}"
-    # What a terminal must not be sent is spelled as bash and its kin read it.
+    # What a terminal must not be sent, or cannot show, is spelled as bash and its kin read it.
     plain = "".join(
         chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}" for byte in os.fsencode(text)
     )

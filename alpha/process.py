@@ -24,7 +24,7 @@ def start() -> int:
     try:
         import signal
 
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
             signal.signal(signal.SIGINT, _interrupt)
             signal.signal(signal.SIGALRM, _interrupt)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # the executable starts with it blocked

@@ -16,6 +16,34 @@ print_help() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; }
 
 is_number() { [[ $1 =~ ^[1-9][0-9]{0,8}$ ]]; }
 
+# read_common OPTION: takes an option of those that measure; another one is refused, with 1.
+backend=cpu_ref device=-1 workload='' out=$perf limit=600 build_limit=1800 least_seconds=1 commit='' alpha_path=${ALPHA:-}
+read_common() {
+    case $1 in
+    --alpha=*) alpha_path=${1#*=} ;;
+    --backend=*) backend=${1#*=} ;;
+    --device=*) device=${1#*=} ;;
+    --workload=*) workload=${1#*=} ;;
+    --out=*) out=${1#*=} ;;
+    --timeout=*) limit=${1#*=} ;;
+    --buildTimeout=*) build_limit=${1#*=} ;;
+    --leastSeconds=*) least_seconds=${1#*=} ;;
+    --commit=*) commit=${1#*=} ;;
+    --help | -h) print_help; exit 0 ;;
+    *) return 1 ;;
+    esac
+}
+
+# Ends the script where one of them, or `steps`, is wrong.
+check_common() {
+    { is_number "$steps" && [ "$steps" -ge 20 ]; } || fail "the number of steps must be at least 20, not '$steps'." 2
+    [[ $device =~ ^(-1|[0-9]{1,3})$ ]] || fail "--device must be a number, not '$device'." 2
+    is_number "$limit" || fail "--timeout must be a number of seconds, not '$limit'." 2
+    is_number "$build_limit" || fail "--buildTimeout must be a number of seconds, not '$build_limit'." 2
+    [[ $least_seconds =~ ^[0-9]*\.?[0-9]+$ ]] || fail "--leastSeconds must be a number, not '$least_seconds'." 2
+    [ -z "$workload" ] || shape_of "$workload" || fail "there is no workload '$workload'; valid: $workloads." 2
+}
+
 milliseconds() { printf '%s\n' $((${EPOCHREALTIME/[.,]/} / 1000)); }
 
 # The interpreter for the computations here and for Alpha's sources; they need Python 3.11 and no package.

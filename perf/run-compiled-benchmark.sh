@@ -22,39 +22,23 @@ set -euo pipefail
 # shellcheck source=perf/library.sh
 source "$(dirname "$0")/library.sh"
 
-steps=100 backend=cpu_ref device=-1 workload='' threads=0 env_file='' out=$perf limit=600 build_limit=1800 retries=2
-least_seconds=1 commit='' alpha_path=${ALPHA:-}
+steps=100 threads=0 env_file='' retries=2
 extra=()
 read_arguments() {
     while [ $# -gt 0 ]; do
         case $1 in
-        --alpha=*) alpha_path=${1#*=} ;;
-        --backend=*) backend=${1#*=} ;;
-        --device=*) device=${1#*=} ;;
-        --workload=*) workload=${1#*=} ;;
         --threads=*) threads=${1#*=} ;;
         --envFile=*) env_file=${1#*=} ;;
-        --out=*) out=${1#*=} ;;
-        --timeout=*) limit=${1#*=} ;;
-        --buildTimeout=*) build_limit=${1#*=} ;;
         --retries=*) retries=${1#*=} ;;
-        --leastSeconds=*) least_seconds=${1#*=} ;;
-        --commit=*) commit=${1#*=} ;;
-        --help | -h) print_help; exit 0 ;;
         --) shift; extra=("$@"); break ;;
-        -*) fail "unknown option '$1'; see --help." 2 ;;
+        -*) read_common "$1" || fail "unknown option '$1'; see --help." 2 ;;
         *) steps=$1 ;;
         esac
         shift
     done
-    { is_number "$steps" && [ "$steps" -ge 20 ]; } || fail "the number of steps must be at least 20, not '$steps'." 2
-    [[ $device =~ ^(-1|[0-9]{1,3})$ ]] || fail "--device must be a number, not '$device'." 2
-    is_number "$limit" || fail "--timeout must be a number of seconds, not '$limit'." 2
-    is_number "$build_limit" || fail "--buildTimeout must be a number of seconds, not '$build_limit'." 2
+    check_common
     [[ $retries =~ ^[0-9]$ ]] || fail "--retries must be from 0 to 9, not '$retries'." 2
     [[ $threads =~ ^[0-9]{1,4}$ ]] || fail "--threads must be a whole number, not '$threads'." 2
-    [[ $least_seconds =~ ^[0-9]*\.?[0-9]+$ ]] || fail "--leastSeconds must be a number, not '$least_seconds'." 2
-    [ -z "$workload" ] || shape_of "$workload" || fail "there is no workload '$workload'; valid: $workloads." 2
     [ -z "$env_file" ] || [ -f "$env_file" ] || fail "there is no file '$env_file'." 2
 }
 

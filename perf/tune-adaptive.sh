@@ -21,36 +21,20 @@ set -euo pipefail
 # shellcheck source=perf/library.sh
 source "$(dirname "$0")/library.sh"
 
-steps='' loops='' backend=cpu_ref device=-1 workload='' out=$perf limit=600 build_limit=1800 least_seconds=1 commit=''
-alpha_path=${ALPHA:-}
+steps='' loops=''
 extra=()
 read_arguments() {
     while [ $# -gt 0 ]; do
         case $1 in
-        --alpha=*) alpha_path=${1#*=} ;;
-        --backend=*) backend=${1#*=} ;;
-        --device=*) device=${1#*=} ;;
-        --workload=*) workload=${1#*=} ;;
-        --out=*) out=${1#*=} ;;
-        --timeout=*) limit=${1#*=} ;;
-        --buildTimeout=*) build_limit=${1#*=} ;;
-        --leastSeconds=*) least_seconds=${1#*=} ;;
-        --commit=*) commit=${1#*=} ;;
-        --help | -h) print_help; exit 0 ;;
         --) shift; extra=("$@"); break ;;
-        -*) fail "unknown option '$1'; see --help." 2 ;;
+        -*) read_common "$1" || fail "unknown option '$1'; see --help." 2 ;;
         *) if [ -z "$steps" ]; then steps=$1; else loops=$1; fi ;;
         esac
         shift
     done
     steps=${steps:-100} loops=${loops:-20}
-    { is_number "$steps" && [ "$steps" -ge 20 ]; } || fail "the number of steps must be at least 20, not '$steps'." 2
+    check_common
     is_number "$loops" || fail "the number of loops must be at least 1, not '$loops'." 2
-    [[ $device =~ ^(-1|[0-9]{1,3})$ ]] || fail "--device must be a number, not '$device'." 2
-    is_number "$limit" || fail "--timeout must be a number of seconds, not '$limit'." 2
-    is_number "$build_limit" || fail "--buildTimeout must be a number of seconds, not '$build_limit'." 2
-    [[ $least_seconds =~ ^[0-9]*\.?[0-9]+$ ]] || fail "--leastSeconds must be a number, not '$least_seconds'." 2
-    [ -z "$workload" ] || shape_of "$workload" || fail "there is no workload '$workload'; valid: $workloads." 2
 }
 
 # shellcheck disable=SC2329  # called by a trap

@@ -175,9 +175,20 @@ def test_a_reader_that_goes_away_ends_the_command_silently() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_output_that_cannot_be_written_is_an_error() -> None:
+@pytest.mark.parametrize("command", ["env", "train --data=text.txt --tokenizer=char --block=8 --showData=2"])
+def test_output_that_cannot_be_written_is_an_error(command: str, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("a b c d\n" * 200)
+    environment = ENVIRONMENT | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     with Path("/dev/full").open("w") as full:
-        process = subprocess.run([*SCRIPT, "env"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        process = subprocess.run(
+            [*SCRIPT, *command.split()],
+            cwd=tmp_path,
+            env=environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
     assert process.returncode == 1
     assert process.stderr == "alpha: error: Cannot write to standard output: No space left on device.\n"
 

@@ -85,6 +85,8 @@ class TestFind:
     def test_missing_path(self, write: Write, tmp_path: Path) -> None:
         with pytest.raises(AlphaError, match=r"no file or folder .*absent\.txt"):
             corpus_files.find(f"{write('a.txt')},{tmp_path}/absent.txt")
+        with pytest.raises(AlphaError, match=r"^Cannot read x+: File name too long\.$"):
+            corpus_files.find("x" * 300)
 
     def test_no_matching_file_says_how_many_were_skipped(self, write: Write, tmp_path: Path) -> None:
         write("a.png")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import io
 import math
 import os
 import subprocess
@@ -176,6 +177,9 @@ def test_nearest_ignores_case_and_dashes() -> None:
         ("train", "--gradient-checkpointing", "--recompute"),
         ("sample", "--temperature", "--temp"),
         ("sample", "--max_new_tokens", "--steps"),
+        ("sample", "--n_predict", "--steps"),
+        ("sample", "--repeat-penalty", "--repetitionPenalty"),
+        ("train", "--tie_word_embeddings", "--tied"),
         ("sample", "--num_return_sequences", "--n"),
         ("sample", "--model", "--checkpoint"),
         ("eval", "--batch_size", "--batch"),
@@ -203,6 +207,12 @@ def test_what_is_to_be_typed_into_a_shell_is_quoted(value: str) -> None:
     assert typed.isprintable()
     result = subprocess.run(["bash", "-c", f"printf %s {typed}"], capture_output=True, check=True)
     assert result.stdout == os.fsencode(f"--resume={value}")
+
+
+def test_what_the_terminals_encoding_lacks_is_spelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert spelled("resume", "r\u00fcn") == "--resume='r\u00fcn'"
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    assert spelled("resume", "r\u00fcn") == "--resume=$'r\\xc3\\xbcn'"
 
 
 def test_nearest_lists_few_and_refers_for_many() -> None:
