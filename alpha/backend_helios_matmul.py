@@ -29,6 +29,7 @@ from alpha.backend_helios_tiles import (
     few_part,
     hardware,
     threads,
+    workgroups,
 )
 
 _HALF_OPERATIONS = 2e10
@@ -360,14 +361,9 @@ class _Run:
         if tile.kernel == "matmul_tiled":
             constants |= {"GROUPS_M": tile.down, "GROUPS_N": tile.across}
         else:
-            constants |= _matrix_constants(division, problem, device, epilogue, result)
-            constants["DIRECT"] &= int(constants["C_VECTOR"] != 0)
+            constants |= _matrix_constants(division, problem, device)
         variant = self.backend.product_variant(left.array, right.array)
-        grid = (
-            math.ceil(problem.columns / tile.n),
-            math.ceil(problem.rows / tile.m),
-            problem.batches * division.splits,
-        )
+        grid = workgroups(division, problem, device)
         self.backend.dispatch(
             tile.kernel, variant, grid, constants, problem.operations, a=left.array, b=right.array,
             **epilogue.arguments(result), b_sums=column_sums, rows=problem.rows, columns=problem.columns,
@@ -377,18 +373,13 @@ class _Run:
         )  # fmt: skip
 
 
-def _matrix_constants(
-    division: Division, problem: Problem, device: Hardware, epilogue: Epilogue, result: HeliosArray
-) -> dict[str, int]:
+def _matrix_constants(division: Division, problem: Problem, device: Hardware) -> dict[str, int]:
     """The constants of matmul_matrix that matmul_tiled has not."""
     tile = division.tile
     assert device.fragment is not None
     m, n, k = device.fragment
     edges = (problem.rows % tile.m != 0) + 2 * (problem.columns % tile.n != 0) + 4 * (problem.depth % tile.k != 0)
-    written = [each for each in (result, epilogue.preactivation) if each is not None]
-    starts = all(each.itemsize == 4 or each.offset % 8 == 0 for each in written)  # halves at multiples of 16 bytes
-    direct = not edges & 3 and starts and all(each.element in tile.direct for each in written)
     return {
         "SUBGROUP_SIZE": device.subgroup, "SUBGROUPS_M": tile.down, "SUBGROUPS_N": tile.across, "FRAGMENT_M": m,
-        "FRAGMENT_N": n, "FRAGMENT_K": k, "STAGES": tile.stages, "EDGES": edges, "DIRECT": int(direct),
+        "FRAGMENT_N": n, "FRAGMENT_K": k, "EDGES": edges,
     }  # fmt: skip

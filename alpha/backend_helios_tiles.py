@@ -32,9 +32,7 @@ class Cost:
 class Tile:
     """What one workgroup computes: m x n results, k steps of the sum at a time.
 
-    For matmul_matrix, `across` and `down` say how many subgroups share the tile, `stages` how many slices shared memory
-    holds, and `direct` which results matrix units write themselves where tiles are whole, f32 or f16: a line of a
-    fragment is 64 or 32 bytes, so others are put together in shared memory first; for matmul_tiled, how many groups of
+    For matmul_matrix, `across` and `down` say how many subgroups share the tile; for matmul_tiled, how many groups of
     four rows and of four columns a thread has.
     """
 
@@ -44,17 +42,11 @@ class Tile:
     k: int
     down: int
     across: int
-    stages: int = 1
-    direct: tuple[str, ...] = ("f32",)
     cost: Cost = Cost()
 
     @property
     def name(self) -> str:
-        return (
-            f"{self.m}x{self.n}x{self.k}/{self.down}x{self.across}"
-            + "d" * (self.stages - 1)
-            + {("f32",): "", ("f32", "f16"): "h"}.get(self.direct, "s")
-        )
+        return f"{self.m}x{self.n}x{self.k}/{self.down}x{self.across}"
 
 
 @dataclass(frozen=True)
@@ -127,7 +119,6 @@ _COMMON_SHARED = 4096
 """Bytes of shared memory that kernels/common.glsl has."""
 
 _TILED, _MATRIX = "matmul_tiled", "matmul_matrix"
-_BOTH = ("f32", "f16")
 
 TILED = (
     Tile(_TILED, 128, 128, 8, 2, 2, cost=Cost(2, (1.5, 1.5), (0.544, 0.544), 0.00513)),
@@ -140,10 +131,9 @@ TILED = (
     Tile(_TILED, 32, 32, 16, 1, 1, cost=Cost(6, (0.255, 0.255), (0.138, 0.138), 1.48)),
 )
 MATRIX = (
-    Tile(_MATRIX, 128, 128, 32, 2, 2, direct=_BOTH, cost=Cost(2, (1.09, 0.951), (0.0232, 0.229), 4.62)),
-    Tile(_MATRIX, 128, 128, 64, 2, 2, direct=_BOTH, cost=Cost(3, (3.28, 0.315), (2.71, 1.02), 5.51)),
-    Tile(_MATRIX, 96, 128, 32, 2, 2, direct=_BOTH, cost=Cost(4, (1.86, 1.3), (0.0586, 0.387), 1.58)),
-    Tile(_MATRIX, 64, 128, 32, 1, 2, direct=_BOTH, cost=Cost(3, (0.932, 0.605), (0.0229, 0.272), 3.35)),
+    Tile(_MATRIX, 128, 128, 32, 2, 2, cost=Cost(2, (0.671, 0.586), (0.0361, 0.357), 0.633)),
+    Tile(_MATRIX, 96, 128, 32, 2, 2, cost=Cost(2, (0.841, 0.588), (0.0483, 0.319), 0.346)),
+    Tile(_MATRIX, 64, 128, 32, 1, 2, cost=Cost(3, (0.932, 0.605), (0.0199, 0.236), 1.03)),
     Tile(_MATRIX, 64, 64, 64, 2, 2, cost=Cost(5, (9.0, 0.042), (9.0, 0.414), 0.604)),
     Tile(_MATRIX, 64, 64, 32, 1, 2, cost=Cost(5, (0.661, 0.445), (0.163, 0.147), 5.44)),
     Tile(_MATRIX, 32, 64, 128, 2, 2, cost=Cost(4, (9.0, 0.032), (9.0, 0.792), 0.026)),
@@ -156,7 +146,8 @@ MATRIX = (
 _CPU_TILES = {_TILED: (Tile(_TILED, 32, 32, 16, 1, 1),), _MATRIX: (Tile(_MATRIX, 32, 32, 16, 2, 2),)}
 """On a driver that computes on the processor one size is enough, and small ones are compiled sooner."""
 
-# Microseconds, measured on an H100 with perf/helios_matmul.py, as are the tiles' costs.
+# Microseconds, measured on an H100 with perf/helios_matmul.py, as are the tiles' costs, but on an H200 those of the
+# first three tiles for matrix units.
 _DISPATCH = 3.4
 _REDUCTION = 2.3
 _WRITTEN_RESULT = 2.2e-6
@@ -189,13 +180,22 @@ def threads(tile: Tile, device: Hardware) -> int:
     return tile.m * tile.n // (16 * tile.down * tile.across)
 
 
+def workgroups(division: Division, problem: Problem, device: Hardware) -> tuple[int, int, int]:
+    """The grid of a division. Workgroups of matmul_matrix take tiles in turn where there are more of them."""
+    tile, planes = division.tile, problem.batches * division.splits
+    columns, rows = math.ceil(problem.columns / tile.n), math.ceil(problem.rows / tile.m)
+    if tile.kernel == _TILED:
+        return columns, rows, planes
+    return min(columns * rows, MOST_GROUPS), 1, planes
+
+
 def shared_bytes(tile: Tile, device: Hardware) -> int:
     """Shared memory of a workgroup, for whichever way the operands lie, with sums of columns, and ways of storing."""
     column_sums = 16 * threads(tile, device)
     if tile.kernel == _TILED:
         return 4 * tile.k * (tile.m + 4 + tile.n + 4) + column_sums
     assert device.fragment is not None
-    a_bytes, b_bytes = (2 * tile.stages * max(each * (tile.k + 8), tile.k * (each + 8)) for each in (tile.m, tile.n))
+    a_bytes, b_bytes = (2 * max(each * (tile.k + 8), tile.k * (each + 8)) for each in (tile.m, tile.n))
     columns = tile.n // (tile.across * device.fragment[1])
     line = (2 if columns % 2 == 0 else 1) * device.fragment[1] + 4
     results = 4 * tile.down * tile.across * device.fragment[0] * line

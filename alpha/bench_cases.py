@@ -230,19 +230,26 @@ GPU_SUBJECTS = {
 }
 """Models that are trained on a GPU only: on a CPU a single step would take minutes."""
 
+MORE_GPU_SUBJECTS = {
+    "gpt2-124m-b8": Subject(layers=12, heads=12, dim=768, block=1024, batch=8, vocabulary=50304),
+    "gpt2-124m-block4096": Subject(layers=12, heads=12, dim=768, block=4096, batch=8, vocabulary=50304),
+    "gpt2-350m": Subject(layers=24, heads=16, dim=1024, block=1024, batch=16, vocabulary=50304),
+}
+"""Other batches, blocks and sizes, of which only training steps are measured."""
+
 TOKENIZERS = ("char", "word", "bpe")
 
 
 def all_cases(backend: str = "cpu_ref") -> list[Case]:
     """Every case of every suite that a backend is measured with."""
-    trained = SUBJECTS if backend == "cpu_ref" else SUBJECTS | GPU_SUBJECTS
+    trained, more = (SUBJECTS, {}) if backend == "cpu_ref" else (SUBJECTS | GPU_SUBJECTS, MORE_GPU_SUBJECTS)
     return [
         *(case for name, subject in SUBJECTS.items() for case in operation_cases(name, subject)),
         *other_operation_cases("quickstart", SUBJECTS["quickstart"]),
         *(case for name, subject in SUBJECTS.items() for case in end_to_end_cases(name, subject)),
         *(Case(f"e2e/tokenizer/{name}", tokenizer(name)) for name in TOKENIZERS),
         *(case for name, subject in trained.items() for case in serving_cases(name, subject)),
-        *(Case(f"train/{name}", training_step(subject)) for name, subject in trained.items()),
+        *(Case(f"train/{name}", training_step(subject)) for name, subject in (trained | more).items()),
     ]
 
 

@@ -28,7 +28,7 @@ class BenchOptions:
     """The options of `alpha bench`."""
 
     suite: str = option(ALL, "What to measure.", choices=SUITES)
-    match: str = option("", "Only the cases whose name contains this.")
+    match: str = option("", "Only the case of this name, or those whose names contain it.")
     iters: int = option(100, "Repetitions of each measurement, at most.", minimum=1)
     seconds: float = option(2.0, "Time for the repetitions of each measurement; three are made anyway.", minimum=0)
     backend: str = option("auto", BACKEND_HELP, choices=BACKENDS)
@@ -85,8 +85,9 @@ def run(given: dict[str, Any]) -> None:
 def _chosen(options: BenchOptions) -> "list[Case]":
     from alpha.bench_cases import all_cases
 
-    cases = [
-        case for case in all_cases(options.backend) if options.suite in (case.suite, ALL) and options.match in case.name
+    cases = [case for case in all_cases(options.backend) if options.suite in (case.suite, ALL)]
+    cases = [case for case in cases if case.name == options.match] or [
+        case for case in cases if options.match in case.name
     ]
     if not cases:
         raise UsageError(f"No case of --suite={options.suite} has {options.match!r} in its name; leave out --match.")

@@ -38,12 +38,10 @@ uvec2 pack_halves4(vec4 value) { return uvec2(pack_halves(value.xy), pack_halves
 vec4 unpack_halves4(uvec2 bits) { return vec4(unpack_halves(bits.x), unpack_halves(bits.y)); }
 #endif
 
-// The tile of C that a workgroup computes. Bands of eight tile rows are walked column by column, so that workgroups
+// The place of the tile of C with this number. Bands of eight tile rows are walked column by column, so that workgroups
 // that run at the same time read the same parts of A and B.
-uvec2 tile_of_workgroup() {
+uvec2 tile_of(uint index, uint tile_rows, uint tile_columns) {
     const uint BAND = 8;
-    uint tile_rows = gl_NumWorkGroups.y, tile_columns = gl_NumWorkGroups.x;
-    uint index = gl_WorkGroupID.y * tile_columns + gl_WorkGroupID.x;
     uint band = index / (BAND * tile_columns), within = index % (BAND * tile_columns);
     uint height = min(BAND, tile_rows - band * BAND);
     return uvec2(within / height, band * BAND + within % height);
@@ -110,42 +108,58 @@ vec4 bias_of(uint column) { return floats4(uint64_t(bias)).at[column / 4]; }
 
 vec4 residual_of(uint64_t index) { return f32x4_buffer(uint64_t(residual) + 4 * index).at[0]; }
 
-// Four neighbours of one row, finished; `index` is the position of the first in c, residual, preactivation and factor.
-vec4 finished(uint64_t index, vec4 value, vec4 bias4, vec4 residual4, out vec4 before) {
-    if (HAS_BIAS != 0) value += bias4;
+// What four neighbours need of memory besides their sums.
+struct Beside {
+    vec4 bias, residual;
+    uvec2 factor;
+};
+
+Beside beside(uint64_t index, uint column) {
+    Beside it = Beside(vec4(0.0), vec4(0.0), uvec2(0));
+    if (HAS_BIAS != 0) it.bias = bias_of(column);
+    if (HAS_RESIDUAL != 0) it.residual = residual_of(index);
+    if (FACTOR != 0) it.factor = words2(uint64_t(factor) + 2 * index).at[0];
+    return it;
+}
+
+// Four neighbours of one row, finished.
+vec4 finished(vec4 value, Beside it, out vec4 before) {
+    if (HAS_BIAS != 0) value += it.bias;
     before = value;
     if (ACTIVATION != 0) value = activate(ACTIVATION - 1, value);
-    if (HAS_RESIDUAL != 0) value += residual4;
+    if (HAS_RESIDUAL != 0) value += it.residual;
 #ifdef SIXTEEN_BITS
-    if (FACTOR != 0)
-        value *= activation_slope(FACTOR - 1, unpack_halves4(words2(uint64_t(factor) + 2 * index).at[0]));
+    if (FACTOR != 0) value *= activation_slope(FACTOR - 1, unpack_halves4(it.factor));
 #endif
     return value;
 }
 
-vec4 finished(uint64_t index, uint column, vec4 value, out vec4 before) {
-    vec4 bias4 = vec4(0.0), residual4 = vec4(0.0);
-    if (HAS_BIAS != 0) bias4 = bias_of(column);
-    if (HAS_RESIDUAL != 0) residual4 = residual_of(index);
-    return finished(index, value, bias4, residual4, before);
+vec4 finished(uint64_t index, vec4 value, vec4 bias4, vec4 residual4, out vec4 before) {
+    return finished(value, Beside(bias4, residual4, uvec2(0)), before);
 }
 
-void store_results(uint64_t index, uint column, vec4 value) {
+// `index` is the position of the first in c, residual, preactivation and factor.
+void store_results(uint64_t index, uint column, vec4 value, Beside it) {
     if (C_VECTOR == 0) {
         for (uint i = 0; i < 4 && column + i < columns; i++) store_one(index + i, column + i, value[i]);
         return;
     }
     vec4 before;
-    value = finished(index, column, value, before);
+    value = finished(value, it, before);
     put_four(uint64_t(c), index, value, C_HALF != 0);
     if (HAS_PREACTIVATION != 0) put_four(uint64_t(preactivation), index, before, S_BITS == 16);
 }
 
+void store_results(uint64_t index, uint column, vec4 value) {
+    if (C_VECTOR == 0) store_results(index, column, value, Beside(vec4(0.0), vec4(0.0), uvec2(0)));
+    else store_results(index, column, value, beside(index, column));
+}
+
 // Eight neighbours, with C_VECTOR = 8.
-void store_results(uint64_t index, uint column, vec4 first, vec4 second) {
+void store_results(uint64_t index, uint column, vec4 first, vec4 second, Beside of_first, Beside of_second) {
     vec4 before, other;
-    first = finished(index, column, first, before);
-    second = finished(index + 4, column + 4, second, other);
+    first = finished(first, of_first, before);
+    second = finished(second, of_second, other);
     put_eight(uint64_t(c), index, first, second, C_HALF != 0);
     if (HAS_PREACTIVATION != 0) put_eight(uint64_t(preactivation), index, before, other, S_BITS == 16);
 }

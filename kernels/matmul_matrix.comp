@@ -6,12 +6,13 @@
 // variant's 16-bit type on their way to shared memory, the others are copied.
 // numpy    c = activation(scale * (rounded(a) @ rounded(b)) + bias) + residual
 //
-// A workgroup of SUBGROUPS_M x SUBGROUPS_N subgroups computes a tile of TILE_M x TILE_N. Slices of TILE_K are fetched
-// to registers while the slice before is multiplied; with STAGES = 2 shared memory holds two slices, which saves a
-// barrier a slice. Lines of shared memory are padded by 16 bytes, so that eight lines begin in different banks.
+// A workgroup of SUBGROUPS_M x SUBGROUPS_N subgroups computes tiles of TILE_M x TILE_N, one after the other where there
+// are more of them than workgroups. A slice of TILE_K is fetched to registers while the one before is multiplied, the
+// first of the next tile, too, and from there goes to shared memory, whose lines are padded by 16 bytes, so that eight of
+// them begin in different banks. While a FRAGMENT_K of a slice is multiplied, the fragments of the next are read.
 // PART_STEPS is as in matmul_tiled.
-// Without DIRECT results pass through the shared memory of A, two fragments at a time, so that neighbours are stored
-// together. With it they go from the matrix units to c; only for whole tiles, and 16-bit results in float16.
+// Results pass through the shared memory of A, two fragments at a time, so that a thread stores 16 bytes: what matrix
+// units store in memory themselves, compilers store element by element.
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
@@ -61,10 +62,11 @@ const uint ROWS = TILE_M / (SUBGROUPS_M * FRAGMENT_M), COLUMNS = TILE_N / (SUBGR
 const uint C_FRAGMENTS = COLUMNS % 2 == 0 ? 2 : 1;
 const uint C_LINE = C_FRAGMENTS * FRAGMENT_N, C_UNIT = C_VECTOR == 8 ? 8 : 4;
 const uint C_STRIDE = C_LINE / 4 + 1, C_GROUPS = SUBGROUPS_M * SUBGROUPS_N * FRAGMENT_M * C_STRIDE;
-const uint WORDS = 8 / A_UNIT;  // of a_shared in a group
-const uint A_SLICES = STAGES * A_LINES * A_STRIDE, B_SLICES = STAGES * B_LINES * B_STRIDE;
-const uint C_WORDS = DIRECT != 0 ? 0 : C_GROUPS * WORDS;
-const uint A_SIZE = A_SLICES > C_WORDS ? A_SLICES : C_WORDS;
+const uint LANES = THREADS / (SUBGROUPS_M * SUBGROUPS_N);
+const uint C_UNITS = (FRAGMENT_M * C_LINE / C_UNIT + LANES - 1) / LANES;  // that a thread stores of C_FRAGMENTS
+const uint WORDS = 8 / A_UNIT;                                            // of a_shared in a group
+const uint A_SLICE = A_LINES * A_STRIDE, A_SIZE = A_SLICE > C_GROUPS * WORDS ? A_SLICE : C_GROUPS * WORDS;
+const uint PARTS = TILE_K / FRAGMENT_K;
 const int A_LAYOUT = A_ALONG_M != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl_CooperativeMatrixLayoutRowMajor;
 const int B_LAYOUT = B_ALONG_K != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl_CooperativeMatrixLayoutRowMajor;
 
@@ -73,48 +75,29 @@ const int B_LAYOUT = B_ALONG_K != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl
 #define C_MATRIX coopmat<float, gl_ScopeSubgroup, FRAGMENT_M, FRAGMENT_N, gl_MatrixUseAccumulator>
 
 shared A_WORD a_shared[A_SIZE];
-shared B_WORD b_shared[B_SLICES];
+shared B_WORD b_shared[B_LINES * B_STRIDE];
 
-#define STORE_FLOATS(MATRIX, ADDRESS, INDEX)                                                                         \
-    coopMatStore(MATRIX, f32_buffer(uint64_t(ADDRESS) + 4 * (INDEX)).at, 0, columns, gl_CooperativeMatrixLayoutRowMajor)
-#if BFLOAT
-#define STORE_16_BITS(MATRIX, ADDRESS, INDEX)  // never with DIRECT
-#define MULTIPLY_16_BITS(MATRIX, ADDRESS, INDEX)
-#else
-#define HALF_MATRIX coopmat<float16_t, gl_ScopeSubgroup, FRAGMENT_M, FRAGMENT_N, gl_MatrixUseAccumulator>
-#define STORE_16_BITS(MATRIX, ADDRESS, INDEX)                                                                        \
-    coopMatStore(HALF_MATRIX(MATRIX), f16_buffer(uint64_t(ADDRESS) + 2 * (INDEX)).at, 0, columns,                    \
-                 gl_CooperativeMatrixLayoutRowMajor)
-#define MULTIPLY_16_BITS(MATRIX, ADDRESS, INDEX)                                                                     \
-    {                                                                                                                \
-        HALF_MATRIX factors;                                                                                         \
-        coopMatLoad(factors, f16_buffer(uint64_t(ADDRESS) + 2 * (INDEX)).at, 0, columns,                             \
-                    gl_CooperativeMatrixLayoutRowMajor);                                                             \
-        C_MATRIX wide = C_MATRIX(factors);                                                                           \
-        [[unroll]] for (uint e = 0; e < MATRIX.length(); e++) MATRIX[e] *= activation_slope(FACTOR - 1, wide[e]);    \
+// One unit of the line `line` from `start`, which is `skipped` lines further in the slice; zeros outside of `lines` x
+// `length`, where that is checked.
+#define DEFINE_FETCH_FLOATS(NAME, VECTOR)                                                                              \
+    vec4 NAME(uint64_t base, uint stride, uint line, uint start, uint skipped, uint lines, uint length) {              \
+        if (skipped + line >= lines || start >= length) return vec4(0.0);                                              \
+        uint index = line * stride + start;                                                                            \
+        if (VECTOR != 0) return floats4(base).at[index / 4];                                                           \
+        vec4 value = vec4(0.0);                                                                                        \
+        [[unroll]] for (uint i = 0; i < 4; i++)                                                                        \
+            if (start + i < length) value[i] = floats1(base).at[index + i];                                            \
+        return value;                                                                                                  \
     }
-#endif
-
-// One unit of the line `line` from `start`; zeros outside of `lines` x `length`, where that is checked.
-#define DEFINE_FETCH_FLOATS(NAME, VECTOR)                                                                            \
-    vec4 NAME(uint64_t base, uint stride, uint line, uint start, uint lines, uint length) {                           \
-        if (line >= lines || start >= length) return vec4(0.0);                                                       \
-        uint index = line * stride + start;                                                                           \
-        if (VECTOR != 0) return floats4(base).at[index / 4];                                                          \
-        vec4 value = vec4(0.0);                                                                                       \
-        [[unroll]] for (uint i = 0; i < 4; i++)                                                                       \
-            if (start + i < length) value[i] = floats1(base).at[index + i];                                           \
-        return value;                                                                                                 \
-    }
-#define DEFINE_FETCH_HALVES(NAME, VECTOR)                                                                            \
-    uvec4 NAME(uint64_t base, uint stride, uint line, uint start, uint lines, uint length) {                          \
-        if (line >= lines || start >= length) return uvec4(0);                                                        \
-        uint index = line * stride + start;                                                                           \
-        if (VECTOR != 0) return words4(base).at[index / 8];                                                           \
-        uvec4 value = uvec4(0);                                                                                       \
-        [[unroll]] for (uint i = 0; i < 8; i++)                                                                       \
-            if (start + i < length) value[i / 2] |= uint(shorts1(base).at[index + i]) << 16 * (i % 2);                \
-        return value;                                                                                                 \
+#define DEFINE_FETCH_HALVES(NAME, VECTOR)                                                                              \
+    uvec4 NAME(uint64_t base, uint stride, uint line, uint start, uint skipped, uint lines, uint length) {             \
+        if (skipped + line >= lines || start >= length) return uvec4(0);                                               \
+        uint index = line * stride + start;                                                                            \
+        if (VECTOR != 0) return words4(base).at[index / 8];                                                            \
+        uvec4 value = uvec4(0);                                                                                        \
+        [[unroll]] for (uint i = 0; i < 8; i++)                                                                        \
+            if (start + i < length) value[i / 2] |= uint(shorts1(base).at[index + i]) << 16 * (i % 2);                 \
+        return value;                                                                                                  \
     }
 #if A_BITS == 32
 DEFINE_FETCH_FLOATS(fetch_a, A_VECTOR)
@@ -127,154 +110,221 @@ DEFINE_FETCH_FLOATS(fetch_b, B_VECTOR)
 DEFINE_FETCH_HALVES(fetch_b, B_VECTOR)
 #endif
 
+// What a thread fetches with number `i` is a unit of a line of the slice. Where lines divide the threads evenly, the
+// place of the first says where the others are, and no thread computes that anew in each step.
+#define DEFINE_PLACES(NAME, UNITS_OF_LINE)                                                                             \
+    const uint NAME##_PASS = THREADS % (UNITS_OF_LINE) == 0 ? THREADS / (UNITS_OF_LINE) : 0;  /* lines */              \
+    uint NAME##_line(uint i) {                                                                                         \
+        if (NAME##_PASS != 0) return gl_LocalInvocationID.x / (UNITS_OF_LINE);                                         \
+        return (i * THREADS + gl_LocalInvocationID.x) / (UNITS_OF_LINE);                                               \
+    }                                                                                                                  \
+    uint NAME##_start(uint i) {                                                                                        \
+        return (NAME##_PASS != 0 ? gl_LocalInvocationID.x : i * THREADS + gl_LocalInvocationID.x) % (UNITS_OF_LINE);   \
+    }
+DEFINE_PLACES(a, A_LINE / A_UNIT)
+DEFINE_PLACES(b, B_LINE / B_UNIT)
+
 void main() {
-    uvec2 tile = tile_of_workgroup();
-    uint row0 = tile.y * TILE_M, column0 = tile.x * TILE_N;
+    const uint A_BYTES = A_BITS / 8, B_BYTES = B_BITS / 8;
+    uint tile_rows = (rows + TILE_M - 1) / TILE_M, tile_columns = (columns + TILE_N - 1) / TILE_N;
+    uint tiles = tile_rows * tile_columns;
     uint split = gl_WorkGroupID.z % splits, batch = gl_WorkGroupID.z / splits;
-    uint outer_batch = batch / inner, inner_batch = batch % inner;
     uint begin = split * split_depth, end = min(depth, begin + split_depth);
     uint steps = end > begin ? (end - begin + TILE_K - 1) / TILE_K : 0;
-    // What there is of the operands from the tile's corner on; without EDGES tiles are whole, and nothing is compared.
-    uint rows_left = (EDGES & 1) != 0 ? rows - row0 : ~0u, columns_left = (EDGES & 2) != 0 ? columns - column0 : ~0u;
-
-    const uint A_BYTES = A_BITS / 8, B_BYTES = B_BITS / 8;
-    uint64_t a_base = uint64_t(a) + A_BYTES * (uint64_t(outer_batch) * a_outer + uint64_t(inner_batch) * a_inner +
-                      (A_ALONG_M != 0 ? row0 + uint64_t(begin) * a_stride : begin + uint64_t(row0) * a_stride));
-    uint64_t b_base = uint64_t(b) + B_BYTES * (uint64_t(outer_batch) * b_outer + uint64_t(inner_batch) * b_inner +
-                      (B_ALONG_K != 0 ? begin + uint64_t(column0) * b_stride : column0 + uint64_t(begin) * b_stride));
+    uint64_t a_batch = uint64_t(a) + A_BYTES * (uint64_t(batch / inner) * a_outer + uint64_t(batch % inner) * a_inner +
+                                                uint64_t(begin) * (A_ALONG_M != 0 ? a_stride : 1));
+    uint64_t b_batch = uint64_t(b) + B_BYTES * (uint64_t(batch / inner) * b_outer + uint64_t(batch % inner) * b_inner +
+                                                uint64_t(begin) * (B_ALONG_K != 0 ? 1 : b_stride));
     uint64_t a_step = A_BYTES * uint64_t(TILE_K) * (A_ALONG_M != 0 ? a_stride : 1);
     uint64_t b_step = B_BYTES * uint64_t(TILE_K) * (B_ALONG_K != 0 ? 1 : b_stride);
+    uint64_t a_pass = A_BYTES * uint64_t(a_PASS) * a_stride, b_pass = B_BYTES * uint64_t(b_PASS) * b_stride;
+    uint64_t plane = uint64_t(split) * (gl_NumWorkGroups.z / splits) + batch;
     uint subgroup_row = gl_SubgroupID / SUBGROUPS_N * ROWS, subgroup_column = gl_SubgroupID % SUBGROUPS_N * COLUMNS;
+    uint lines = gl_SubgroupID * FRAGMENT_M * C_STRIDE;
 
-    C_MATRIX sums[ROWS][COLUMNS], totals[ROWS][COLUMNS];  // of a part, and of those before, with PART_STEPS
-    [[unroll]] for (uint i = 0; i < ROWS; i++)
-        [[unroll]] for (uint j = 0; j < COLUMNS; j++) sums[i][j] = totals[i][j] = C_MATRIX(0.0);
     A_READ a_next[A_UNITS];
     B_READ b_next[B_UNITS];
-    vec4 b_sum[B_UNIT / 4];  // THREADS is a multiple of the units of a line, so all that a thread fetches is one column
-    [[unroll]] for (uint i = 0; i < B_UNIT / 4; i++) b_sum[i] = vec4(0.0);
+    uint64_t a_at, b_at;  // of the slice that is fetched next, which is the step `ahead` of a tile from row0 and column0
+    uint ahead, row0, column0;
+    uvec2 tile;
 
-    for (uint step = 0; step <= steps; step++) {
-        if (step < steps) {
-            uint depth_left = (EDGES & 4) != 0 ? end - begin - step * TILE_K : ~0u;
-            [[unroll]] for (uint i = 0; i < A_UNITS; i++) {
-                uint unit = i * THREADS + gl_LocalInvocationID.x;
-                uint line = unit / (A_LINE / A_UNIT), start = unit % (A_LINE / A_UNIT) * A_UNIT;
-                a_next[i] = fetch_a(a_base, a_stride, line, start, A_ALONG_M != 0 ? depth_left : rows_left,
-                                    A_ALONG_M != 0 ? rows_left : depth_left);
-            }
-            [[unroll]] for (uint i = 0; i < B_UNITS; i++) {
-                uint unit = i * THREADS + gl_LocalInvocationID.x;
-                uint line = unit / (B_LINE / B_UNIT), start = unit % (B_LINE / B_UNIT) * B_UNIT;
-                b_next[i] = fetch_b(b_base, b_stride, line, start, B_ALONG_K != 0 ? columns_left : depth_left,
-                                    B_ALONG_K != 0 ? depth_left : columns_left);
-                if (HAS_SUMS != 0 && tile.y == 0) {
+#define BEGIN_TILE(INDEX)                                                                                              \
+    {                                                                                                                  \
+        tile = tile_of(INDEX, tile_rows, tile_columns);                                                                \
+        row0 = tile.y * TILE_M;                                                                                        \
+        column0 = tile.x * TILE_N;                                                                                     \
+        a_at = a_batch + A_BYTES * uint64_t(row0) * (A_ALONG_M != 0 ? 1 : a_stride);                                   \
+        b_at = b_batch + B_BYTES * uint64_t(column0) * (B_ALONG_K != 0 ? b_stride : 1);                                \
+        ahead = 0;                                                                                                     \
+    }
+// What there is of the operands from the slice's corner on; without EDGES tiles are whole, and nothing is compared.
+#define FETCH()                                                                                                        \
+    {                                                                                                                  \
+        uint rows_left = (EDGES & 1) != 0 ? rows - row0 : ~0u;                                                         \
+        uint columns_left = (EDGES & 2) != 0 ? columns - column0 : ~0u;                                                \
+        uint depth_left = (EDGES & 4) != 0 ? end - begin - ahead * TILE_K : ~0u;                                       \
+        [[unroll]] for (uint i = 0; i < A_UNITS; i++)                                                                  \
+            a_next[i] = fetch_a(a_at + i * a_pass, a_stride, a_line(i), a_start(i) * A_UNIT, i * a_PASS,               \
+                                A_ALONG_M != 0 ? depth_left : rows_left, A_ALONG_M != 0 ? rows_left : depth_left);     \
+        [[unroll]] for (uint i = 0; i < B_UNITS; i++)                                                                  \
+            b_next[i] = fetch_b(b_at + i * b_pass, b_stride, b_line(i), b_start(i) * B_UNIT, i * b_PASS,               \
+                                B_ALONG_K != 0 ? columns_left : depth_left, B_ALONG_K != 0 ? depth_left : columns_left);\
+    }
+
+// Where the results of fragments `N` go, and what they need of memory, on its way.
+#define PLACE(N)                                                                                                       \
+    [[unroll]] for (uint e = 0; e < C_UNITS; e++) {                                                                    \
+        uint unit = e * LANES + gl_SubgroupInvocationID, number = (N) * C_FRAGMENTS;                                   \
+        uint row = first_row + number / COLUMNS * FRAGMENT_M + unit / (C_LINE / C_UNIT);                               \
+        uint column = first_column + number % COLUMNS * FRAGMENT_N + unit % (C_LINE / C_UNIT) * C_UNIT;                \
+        bool there = (FRAGMENT_M * C_LINE / C_UNIT % LANES == 0 || unit < FRAGMENT_M * C_LINE / C_UNIT) &&             \
+                     ((EDGES & 1) == 0 || row < rows) && ((EDGES & 2) == 0 || column < columns);                       \
+        uint64_t place = (plane * rows + row) * columns + column;                                                      \
+        places[(N) % 2][e] = place;                                                                                    \
+        at_columns[(N) % 2][e] = column;                                                                               \
+        is_there[(N) % 2][e] = there;                                                                                  \
+        if (C_VECTOR != 0 && there) {                                                                                  \
+            firsts[(N) % 2][e] = beside(place, column);                                                                \
+            if (C_UNIT == 8) seconds[(N) % 2][e] = beside(place + 4, column + 4);                                      \
+        }                                                                                                              \
+    }
+
+// What was fetched, to shared memory.
+#define PUT()                                                                                                          \
+    {                                                                                                                  \
+        [[unroll]] for (uint i = 0; i < A_UNITS; i++)                                                                  \
+            a_shared[(i * a_PASS + a_line(i)) * A_STRIDE + a_start(i)] = A_PACK(a_next[i]);                            \
+        [[unroll]] for (uint i = 0; i < B_UNITS; i++) {                                                                \
+            b_shared[(i * b_PASS + b_line(i)) * B_STRIDE + b_start(i)] = B_PACK(b_next[i]);                            \
+            if (HAS_SUMS != 0 && this_tile.y == 0) ADD_TO_SUMS(b_next[i]);                                             \
+        }                                                                                                              \
+    }
 #if B_BITS == 32
-                    b_sum[0] += b_next[i];
+#define ADD_TO_SUMS(UNIT) b_sum[0] += UNIT
 #else
-                    b_sum[0] += unpack_halves4(b_next[i].xy);
-                    b_sum[1] += unpack_halves4(b_next[i].zw);
+#define ADD_TO_SUMS(UNIT)                                                                                              \
+    {                                                                                                                  \
+        b_sum[0] += unpack_halves4(UNIT.xy);                                                                           \
+        b_sum[1] += unpack_halves4(UNIT.zw);                                                                           \
+    }
 #endif
-                }
-            }
-            a_base += a_step;
-            b_base += b_step;
+// What follows the slice in `a_next` and `b_next`, of this tile or the workgroup's next.
+#define FETCH_NEXT()                                                                                                   \
+    {                                                                                                                  \
+        bool same = ahead + 1 < steps;                                                                                 \
+        if (same) {                                                                                                    \
+            a_at += a_step;                                                                                            \
+            b_at += b_step;                                                                                            \
+            ahead++;                                                                                                   \
+        } else if (following < tiles) {                                                                                \
+            BEGIN_TILE(following);                                                                                     \
+        }                                                                                                              \
+        if (same || following < tiles) FETCH();                                                                        \
+    }
+// The fragments of A and B for the FRAGMENT_K from K of the slice.
+#define LOAD(TO, K)                                                                                                    \
+    {                                                                                                                  \
+        [[unroll]] for (uint i = 0; i < ROWS; i++) {                                                                   \
+            uint m = (subgroup_row + i) * FRAGMENT_M;                                                                  \
+            uint at = A_ALONG_M != 0 ? (K) * A_STRIDE + m / A_UNIT : m * A_STRIDE + (K) / A_UNIT;                      \
+            coopMatLoad(a_part[TO][i], a_shared, at, A_STRIDE, A_LAYOUT);                                              \
+        }                                                                                                              \
+        [[unroll]] for (uint j = 0; j < COLUMNS; j++) {                                                                \
+            uint n = (subgroup_column + j) * FRAGMENT_N;                                                               \
+            uint at = B_ALONG_K != 0 ? n * B_STRIDE + (K) / B_UNIT : (K) * B_STRIDE + n / B_UNIT;                      \
+            coopMatLoad(b_part[TO][j], b_shared, at, B_STRIDE, B_LAYOUT);                                              \
+        }                                                                                                              \
+    }
+
+    uint index = gl_WorkGroupID.x;
+    BEGIN_TILE(index);
+    if (steps != 0) FETCH();
+    for (; index < tiles; index += gl_NumWorkGroups.x) {
+        uint following = index + gl_NumWorkGroups.x;
+        uvec2 this_tile = tile;
+        C_MATRIX sums[ROWS][COLUMNS], totals[ROWS][COLUMNS];  // of a part, and of those before, with PART_STEPS
+        [[unroll]] for (uint i = 0; i < ROWS; i++)
+            [[unroll]] for (uint j = 0; j < COLUMNS; j++) sums[i][j] = totals[i][j] = C_MATRIX(0.0);
+        // THREADS is a multiple of the units of a line, so all that a thread fetches is one column.
+        vec4 b_sum[B_UNIT / 4];
+        [[unroll]] for (uint i = 0; i < B_UNIT / 4; i++) b_sum[i] = vec4(0.0);
+
+        // Compilers copy all sums in each step where multiplying is conditional, so it is not.
+        A_MATRIX a_part[2][ROWS];
+        B_MATRIX b_part[2][COLUMNS];
+        if (steps != 0) {
+            PUT();
+            FETCH_NEXT();
         }
-        if (step > 0) {
-            uint stage = STAGES == 2 ? (step - 1) % 2 : 0;
-            [[unroll]] for (uint k = 0; k < TILE_K; k += FRAGMENT_K) {
-                A_MATRIX a_part[ROWS];
-                [[unroll]] for (uint i = 0; i < ROWS; i++) {
-                    uint m = (subgroup_row + i) * FRAGMENT_M;
-                    uint at = A_ALONG_M != 0 ? k * A_STRIDE + m / A_UNIT : m * A_STRIDE + k / A_UNIT;
-                    coopMatLoad(a_part[i], a_shared, stage * A_LINES * A_STRIDE + at, A_STRIDE, A_LAYOUT);
+        barrier();
+        LOAD(0, 0);
+        for (uint step = 0; step < steps; step++) {
+            [[unroll]] for (uint part = 0; part < PARTS; part++) {
+                if (part + 1 < PARTS) {
+                    LOAD((part + 1) % 2, (part + 1) * FRAGMENT_K);
+                } else {
+                    barrier();  // all have read the slice
+                    if (step + 1 < steps) {
+                        PUT();
+                        FETCH_NEXT();
+                    }
+                    barrier();
+                    LOAD(PARTS % 2, 0);
                 }
-                [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
-                    B_MATRIX b_part;
-                    uint n = (subgroup_column + j) * FRAGMENT_N;
-                    uint at = B_ALONG_K != 0 ? n * B_STRIDE + k / B_UNIT : k * B_STRIDE + n / B_UNIT;
-                    coopMatLoad(b_part, b_shared, stage * B_LINES * B_STRIDE + at, B_STRIDE, B_LAYOUT);
+                [[unroll]] for (uint j = 0; j < COLUMNS; j++)
                     [[unroll]] for (uint i = 0; i < ROWS; i++)
-                        sums[i][j] = coopMatMulAdd(a_part[i], b_part, sums[i][j]);
-                }
+                        sums[i][j] = coopMatMulAdd(a_part[part % 2][i], b_part[part % 2][j], sums[i][j]);
             }
-            if (PART_STEPS != 0 && (step % PART_STEPS == 0 || step == steps)) {
+            if (PARTS % 2 != 0) {
+                [[unroll]] for (uint i = 0; i < ROWS; i++) a_part[0][i] = a_part[1][i];
+                [[unroll]] for (uint j = 0; j < COLUMNS; j++) b_part[0][j] = b_part[1][j];
+            }
+            if (PART_STEPS != 0 && ((step + 1) % PART_STEPS == 0 || step + 1 == steps)) {
                 [[unroll]] for (uint i = 0; i < ROWS; i++)
                     [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
                         totals[i][j] += sums[i][j];
                         sums[i][j] = C_MATRIX(0.0);
                     }
             }
-            if (STAGES == 1) barrier();
         }
-        if (step < steps) {
-            uint stage = STAGES == 2 ? step % 2 : 0;
-            [[unroll]] for (uint i = 0; i < A_UNITS; i++) {
-                uint unit = i * THREADS + gl_LocalInvocationID.x;
-                uint line = unit / (A_LINE / A_UNIT), start = unit % (A_LINE / A_UNIT);
-                a_shared[(stage * A_LINES + line) * A_STRIDE + start] = A_PACK(a_next[i]);
-            }
-            [[unroll]] for (uint i = 0; i < B_UNITS; i++) {
-                uint unit = i * THREADS + gl_LocalInvocationID.x;
-                uint line = unit / (B_LINE / B_UNIT), start = unit % (B_LINE / B_UNIT);
-                b_shared[(stage * B_LINES + line) * B_STRIDE + start] = B_PACK(b_next[i]);
-            }
-            barrier();
-        }
-    }
 
-    if (PART_STEPS != 0)
-        [[unroll]] for (uint i = 0; i < ROWS; i++)
-            [[unroll]] for (uint j = 0; j < COLUMNS; j++) sums[i][j] = totals[i][j];
-    if (DIRECT == 0 && STAGES == 2) barrier();  // a_shared may still be read
-    uint64_t plane = uint64_t(split) * (gl_NumWorkGroups.z / splits) + batch;
-    uint lines = gl_SubgroupID * FRAGMENT_M * C_STRIDE;
-    [[unroll]] for (uint i = 0; i < ROWS; i++) {
-        uint row = row0 + (subgroup_row + i) * FRAGMENT_M;
-        [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
-            uint column = column0 + (subgroup_column + j) * FRAGMENT_N;
-            if (DIRECT != 0) {
-                C_MATRIX value = sums[i][j];
-                uint64_t index = (plane * rows + row) * columns + column;
-                [[unroll]] for (uint e = 0; e < value.length(); e++) value[e] = scale * value[e];
-                if (HAS_BIAS != 0) {
-                    C_MATRIX other;
-                    coopMatLoad(other, floats1(uint64_t(bias)).at, column, 0, gl_CooperativeMatrixLayoutRowMajor);
-                    value += other;
-                }
-                if (HAS_PREACTIVATION != 0) STORE_16_BITS(value, preactivation, index);
-                if (ACTIVATION != 0)
-                    [[unroll]] for (uint e = 0; e < value.length(); e++) value[e] = activate(ACTIVATION - 1, value[e]);
-                if (HAS_RESIDUAL != 0) {
-                    C_MATRIX other;
-                    coopMatLoad(other, f32_buffer(uint64_t(residual) + 4 * index).at, 0, columns,
-                                gl_CooperativeMatrixLayoutRowMajor);
-                    value += other;
-                }
-                if (FACTOR != 0) MULTIPLY_16_BITS(value, factor, index);
-                if (C_HALF != 0) STORE_16_BITS(value, c, index);
-                else STORE_FLOATS(value, c, index);
-                continue;
+        barrier();  // a_shared may still be read
+        uint first_row = this_tile.y * TILE_M + subgroup_row * FRAGMENT_M;
+        uint first_column = this_tile.x * TILE_N + subgroup_column * FRAGMENT_N;
+        // Of these fragments, and of those after, whose reads are on their way: where a thread's results go, and what
+        // else they need of memory.
+        uint64_t places[2][C_UNITS];
+        uint at_columns[2][C_UNITS];
+        bool is_there[2][C_UNITS];
+        Beside firsts[2][C_UNITS], seconds[2][C_UNITS];
+        PLACE(0);
+        [[unroll]] for (uint n = 0; n < ROWS * COLUMNS / C_FRAGMENTS; n++) {
+            if (n + 1 < ROWS * COLUMNS / C_FRAGMENTS) PLACE(n + 1);
+            [[unroll]] for (uint j = 0; j < C_FRAGMENTS; j++) {
+                uint i = n * C_FRAGMENTS / COLUMNS, at = n * C_FRAGMENTS % COLUMNS + j;
+                if (PART_STEPS != 0) sums[i][at] = totals[i][at];
+                coopMatStore(sums[i][at], a_shared, (lines + j * (FRAGMENT_N / 4)) * WORDS, C_STRIDE * WORDS,
+                             gl_CooperativeMatrixLayoutRowMajor);
             }
-            coopMatStore(sums[i][j], a_shared, (lines + j % C_FRAGMENTS * (FRAGMENT_N / 4)) * WORDS, C_STRIDE * WORDS,
-                         gl_CooperativeMatrixLayoutRowMajor);
-            if ((j + 1) % C_FRAGMENTS != 0) continue;
             subgroupMemoryBarrierShared();
             subgroupBarrier();
-            uint first = column0 + (subgroup_column + j + 1 - C_FRAGMENTS) * FRAGMENT_N;
-            for (uint e = gl_SubgroupInvocationID; e < FRAGMENT_M * C_LINE / C_UNIT; e += gl_SubgroupSize) {
-                uint line = e / (C_LINE / C_UNIT), start = e % (C_LINE / C_UNIT) * C_UNIT;
-                uint group = lines + line * C_STRIDE + start / 4, column = first + start;
-                if (row + line >= rows || column >= columns) continue;
-                uint64_t index = (plane * rows + row + line) * columns + column;
-                if (C_UNIT == 8) store_results(index, column, scale * A_FLOATS(group), scale * A_FLOATS(group + 1));
-                else store_results(index, column, scale * A_FLOATS(group));
+            [[unroll]] for (uint e = 0; e < C_UNITS; e++) {
+                uint unit = e * LANES + gl_SubgroupInvocationID;
+                uint group = lines + unit / (C_LINE / C_UNIT) * C_STRIDE + unit % (C_LINE / C_UNIT) * (C_UNIT / 4);
+                if (!is_there[n % 2][e]) continue;
+                if (C_UNIT == 8)
+                    store_results(places[n % 2][e], at_columns[n % 2][e], scale * A_FLOATS(group),
+                                  scale * A_FLOATS(group + 1), firsts[n % 2][e], seconds[n % 2][e]);
+                else store_results(places[n % 2][e], at_columns[n % 2][e], scale * A_FLOATS(group), firsts[n % 2][e]);
             }
             subgroupBarrier();
         }
-    }
-    if (HAS_SUMS != 0 && tile.y == 0) {
-        [[unroll]] for (uint i = 0; i < B_UNIT / 4; i++)
-            store_column_sums(b_sum[i], TILE_N / B_UNIT, column0 + gl_LocalInvocationID.x * B_UNIT + 4 * i, plane);
+        if (HAS_SUMS != 0 && this_tile.y == 0) {
+            uint first = this_tile.x * TILE_N + gl_LocalInvocationID.x * B_UNIT;
+            [[unroll]] for (uint i = 0; i < B_UNIT / 4; i++)
+                store_column_sums(b_sum[i], TILE_N / B_UNIT, first + 4 * i, plane);
+        }
+        barrier();
+        if (steps == 0 && following < tiles) BEGIN_TILE(following);
     }
 }

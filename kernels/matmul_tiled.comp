@@ -73,7 +73,8 @@ DEFINE_FETCH_HALVES(fetch_b, B_VECTOR)
 #endif
 
 void main() {
-    uvec2 tile = tile_of_workgroup();
+    uint number = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
+    uvec2 tile = tile_of(number, gl_NumWorkGroups.y, gl_NumWorkGroups.x);
     uint row0 = tile.y * TILE_M, column0 = tile.x * TILE_N;
     uint split = gl_WorkGroupID.z % splits, batch = gl_WorkGroupID.z / splits;
     uint outer_batch = batch / inner, inner_batch = batch % inner;

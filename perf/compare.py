@@ -2,9 +2,10 @@
 
     python perf/compare.py train|ops --python=PYTHON [--dtype=bf16] [--mode=MODE] [--rounds=5] [--json=FILE] [MODEL]...
 
-PYTHON is an interpreter that has torch. MODEL is quickstart, chars10m (both without one) or gpt2-124m; MODE says how
-PyTorch runs, see perf/torch_peer.py: bf16-compile without one, for whole steps of the first two as one CUDA graph. A
-ratio is PyTorch's time over Alpha's: above 1 Alpha is faster. Its interval (95 %) is Student's, over the rounds.
+PYTHON is an interpreter that has torch. MODEL is a subject of `alpha bench`, such as gpt2-124m; without one quickstart
+and chars10m. MODE says how PyTorch runs, see perf/torch_peer.py: bf16-compile without one, for whole steps of
+quickstart and chars10m as one CUDA graph. A ratio is PyTorch's time over Alpha's: above 1 Alpha is faster. Its
+interval (95 %) is Student's, over the rounds.
 """
 
 import argparse
@@ -23,9 +24,13 @@ sys.path.insert(0, str(ROOT))
 from peer import LineProcess, RunError  # noqa: E402  (these lie in this folder)
 from ratio import paired  # noqa: E402
 
-from alpha.bench_cases import GPU_SUBJECTS, SUBJECTS  # noqa: E402
+from alpha.bench_cases import GPU_SUBJECTS, MORE_GPU_SUBJECTS, SUBJECTS  # noqa: E402
 
-MODELS = {name: subject for name, subject in (SUBJECTS | GPU_SUBJECTS).items() if not name.startswith("cpu-")}
+MODELS = {
+    name: subject
+    for name, subject in (SUBJECTS | GPU_SUBJECTS | MORE_GPU_SUBJECTS).items()
+    if not name.startswith("cpu-")
+}
 LATENCY_BOUND = ("quickstart", "chars10m-b8", "chars10m")
 
 Seconds = dict[str, float]
@@ -83,7 +88,7 @@ def main() -> int:
     if arguments.rounds < 2:
         parser.error("--rounds must be at least 2, for an interval")
     everything = {}
-    print(f"{'model':<14}{'what':<32}{'alpha':>12}{'torch':>12}  torch / alpha (95 %)", flush=True)
+    print(f"{'model':<21}{'what':<32}{'alpha':>12}{'torch':>12}  torch / alpha (95 %)", flush=True)
     for name in arguments.models or ["quickstart", "chars10m"]:
         graph = "-graph" if arguments.what == "train" and name in LATENCY_BOUND else ""
         mode = arguments.mode or f"bf16-compile{graph}"
@@ -105,7 +110,7 @@ def main() -> int:
             ratio = paired([theirs / ours for ours, theirs in rounds])
             ours, theirs = (sorted(each)[len(each) // 2] for each in zip(*rounds, strict=True))
             print(
-                f"{name:<14}{what:<32}{1e3 * ours:>9.3f} ms{1e3 * theirs:>9.3f} ms"
+                f"{name:<21}{what:<32}{1e3 * ours:>9.3f} ms{1e3 * theirs:>9.3f} ms"
                 f"  {ratio.ratio:.3f} ({ratio.low:.3f} to {ratio.high:.3f})",
                 flush=True,
             )

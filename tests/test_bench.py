@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from helios_device import helios
 
-from alpha import bench, bench_cases, bench_operations
+from alpha import bench, bench_cases, bench_operations, command_bench
 from alpha.backend_cpu_ref import CpuRef
 from alpha.bench import Case, Limits, Measurement, Work
 from alpha.bench_cases import Subject
@@ -253,6 +253,15 @@ def test_the_command_prints_and_writes_the_same_rows(
     assert [row["commit"]] in [line[1:] for line in words if line[:1] == ["commit"]]
     [found] = [line for line in words if line[:1] == ["add_gradients"]]
     assert found[1:4] == ["512x64", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("match", "subjects"),
+    [("train/chars10m", ["chars10m"]), ("train/chars", ["chars10m-b8", "chars10m"]), ("350m", ["gpt2-350m"])],
+)
+def test_a_whole_name_chooses_one_case_and_a_part_of_one_all_that_have_it(match: str, subjects: list[str]) -> None:
+    chosen = command_bench._chosen(command_bench.BenchOptions(match=match, backend="helios"))
+    assert [case.name for case in chosen] == [f"train/{each}" for each in subjects]
 
 
 @pytest.mark.parametrize(
