@@ -34,7 +34,7 @@ from alpha.option import LARGEST_INTEGER, spelled
 from alpha.run import Run
 from alpha.safetensors_file import Array
 from alpha.sampling import SamplingOptions
-from alpha.text_stream import BEGINNING, continuation, known_prompts
+from alpha.text_stream import BEGINNING, Continuation, continuation, known_prompts
 from alpha.thread_choice import ThreadChoice
 from alpha.tokenizer import Tokenizer
 from alpha.training_step import MemoryWatch, PhaseTimer, StepResult, TrainingStep, learning_rate, stable_until
@@ -137,11 +137,12 @@ class Trainer:
         display: Display,
         start: Checkpoint | Beginning | None = None,
         base: Mapping[str, Array] | None = None,
-        prompts: Sequence[str] = (),
+        prompts: Sequence[tuple[str, Continuation]] = (),
     ) -> None:
         """With --lora, `base` are the weights that the adapter stands on, which alone is trained and saved.
 
-        Samples continue all `prompts`; where there are none, one of the domain's each time, in turn.
+        Samples continue all `prompts`, each as it is shown and as it is asked; where there are none, one of the
+        domain's each time, in turn.
         """
         self.tokenizer = tokenizer
         self.mixture = mixture
@@ -171,8 +172,10 @@ class Trainer:
         self._threads = ThreadChoice(backend, training.threads)
         self._memory = MemoryWatch(backend)
         self._asked_prompts = tuple(prompts)
-        self._prompts = self._asked_prompts or known_prompts(
-            tokenizer, domain.get(training.domain).prompts if training.domain else [BEGINNING]
+        self._prompts = (
+            ()
+            if prompts
+            else known_prompts(tokenizer, domain.get(training.domain).prompts if training.domain else [BEGINNING])
         )
         self.steps_done = 0
         self._under_way: deque[_StepUnderWay] = deque()
@@ -464,18 +467,20 @@ class Trainer:
 
     def _samples(self) -> Iterator[tuple[str, str]]:
         """Prompts of this step with what the model writes after each, up to the first that has no text."""
-        turn = self._prompts[self.steps_done // self.training.sample_interval % len(self._prompts)]
-        for prompt in self._asked_prompts or (turn,):
+        prompts = self._asked_prompts
+        if not prompts:
+            turn = self._prompts[self.steps_done // self.training.sample_interval % len(self._prompts)]
+            prompts = ((turn, continuation(self.tokenizer, turn, self.training.domain)),)
+        for prompt, asked in prompts:
             try:
-                text = self._continued(prompt)
+                text = self._continued(asked)
             except AlphaError as error:
                 _logger.warning("No sample after step %d. %s", self.steps_done, error)
                 self.display.warning(f"No sample after step {self.steps_done}. {error}")
                 return
             yield prompt, text
 
-    def _continued(self, prompt: str) -> str:
-        asked = continuation(self.tokenizer, prompt, self.training.domain)
+    def _continued(self, asked: Continuation) -> str:
         sampling = SamplingOptions(seed=self.training.seed)
         if self._engine is None:
             self._engine = Engine(self.model, max_sequences=1)

@@ -5,7 +5,7 @@ import functools
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from alpha.backend import Backend
 from alpha.checkpoint import OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.corpus_files import Selection
-from alpha.corpus_forms import BAD_LINE, in_words, read_line
+from alpha.corpus_forms import BAD_LINE, TEXT, Turns, in_words, read_line
 from alpha.dataset import Dataset
 from alpha.errors import AlphaError, UsageError, percent
 from alpha.evaluation import shared_share
@@ -44,6 +44,7 @@ from alpha.run import Run, check_new
 from alpha.run_reader import resolve
 from alpha.safetensors_file import Array
 from alpha.sampler import Tokens
+from alpha.text_stream import Continuation, continuation
 from alpha.token_file import TokenFile
 from alpha.tokenizer import Tokenizer
 from alpha.trainer import Beginning, Display, Trainer
@@ -249,8 +250,9 @@ class _Sources:
             display.message(note)
 
 
-def read_prompts(path: Path) -> tuple[str, ...]:
-    """The prompts in a file: its lines; of JSON lines texts, and conversations, whose next answer is asked for.
+def read_prompts(path: Path) -> tuple[str | Turns, ...]:
+    """The prompts in a file: its lines; of JSON lines texts, and conversations up to the answer that is asked for: the
+    next one, or that at their end.
 
     Raises AlphaError for a file that cannot be read, has no prompt, or more than MOST_PROMPTS.
     """
@@ -258,7 +260,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
         lines = files.read_bytes(path, "file of prompts", PROMPTS_LIMIT).decode().splitlines()
     except UnicodeDecodeError as error:
         raise AlphaError(f"The prompts {path} are not UTF-8 text: {error}.") from error
-    prompts = []
+    prompts: list[str | Turns] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -270,10 +272,33 @@ def read_prompts(path: Path) -> tuple[str, ...]:
             said = read_line(json.loads(line), where)
         except (ValueError, RecursionError) as error:
             raise AlphaError(f"{where} is not valid JSON: {error}.") from error
-        prompts.append(domain.dialogue(said.turns, reply=True) if said.turns else said.text)
+        if said.form == TEXT:
+            prompts.append(said.text)
+            continue
+        asked = list(itertools.dropwhile(lambda turn: turn[0] == domain.ASSISTANT, reversed(said.turns)))[::-1]
+        if not asked:
+            raise AlphaError(f"{where} asks for no answer: nothing is said before it.")
+        prompts.append(asked)
     if not 0 < len(prompts) <= MOST_PROMPTS:
         raise AlphaError(f"{path} has {len(prompts):,} prompts; give 1 to {MOST_PROMPTS}, one a line.")
     return tuple(prompts)
+
+
+def _asked(
+    prompts: Sequence[str | Turns], tokenizer: Tokenizer, domain_id: str, template: str | None
+) -> list[tuple[str, Continuation]]:
+    """Prompts as they are shown, and what is to be continued; conversations in the model's format."""
+    form = chat_format.chat_format(tokenizer, domain_id, template)
+    asked = []
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            asked.append((prompt, continuation(tokenizer, prompt, domain_id)))
+            continue
+        messages = [{"role": role.strip("<|>"), "content": content} for role, content in prompt]
+        text = chat_format.render(form.template, messages, tokenizer)
+        ids = chat_format.encode_chat(tokenizer, form.template, messages)
+        asked.append((text, chat_format.answer(tokenizer, form, ids)))
+    return asked
 
 
 def _tokenizer(
@@ -362,7 +387,9 @@ def _trainer(
     if not training.minutes:
         warn(training)
     try:
-        trainer = Trainer(model, training, tokenizer, mixture, backend, display, start, base, sources.prompts)
+        template = checkpoint.chat_template(start.state) if start is not None else None
+        prompts = _asked(sources.prompts, tokenizer, training.domain, template)
+        trainer = Trainer(model, training, tokenizer, mixture, backend, display, start, base, prompts)
         if training.minutes:
             trainer.fit(training.minutes, begin)
             warn(trainer.training)

@@ -245,12 +245,18 @@ def test_conversations_are_written_with_the_chat_template_of_the_weights(tmp_pat
     chats = tmp_path / "chats.jsonl"
     messages = [{"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]
     chats.write_text((json.dumps({"messages": messages}) + "\n") * 100)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"messages": messages}) + '\n{"text": "abb"}\n')
     options = {name: value for name, value in TRAINING.items() if name != "tokenizer"}
-    options |= {"data": str(chats), "init": str(folder), "block": MODEL.block, "pack_documents": True}
-    run, trainer = new_run(*merge(options), RecordingDisplay())
-    run.close()
+    options |= {"data": str(chats), "init": str(folder), "block": MODEL.block, "pack_documents": True, "iters": 2}
+    options |= {"sample_prompts": str(prompts), "sample_interval": 2}
+    display = RecordingDisplay()
+    run, trainer = new_run(*merge(options), display)
+    with run:
+        trainer.train(run)
     file = trainer.mixture.parts[0].data.train
     assert trainer.tokenizer.decode(file.tokens[: file.ends[0] - 1]) == "abbbac"
+    assert [prompt for prompt, _ in display.samples] == ["abbba", "abb"]  # the answer is what is asked for
 
 
 def test_a_conversation_of_many_turns_takes_no_more_time_for_each(

@@ -852,10 +852,15 @@ def test_samples_continue_all_given_prompts(corpus: Path, tmp_path: Path) -> Non
 
 def test_prompts_may_be_conversations(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
-    path.write_text('{"text": "Once"}\n{"messages": [{"role": "user", "content": "Hello"}]}\n')
-    assert read_prompts(path) == ("Once", "<|user|>Hello<|end|>\n<|assistant|>")
+    path.write_text(
+        '{"text": "Once"}\n{"messages": [{"role": "user", "content": "Hello"}]}\n'
+        '{"prompt": "Hello", "completion": "Hi"}\n'
+    )
+    asked = [("<|user|>", "Hello")]
+    assert read_prompts(path) == ("Once", asked, asked)
     for content, message in (
         (b'{"text": 3}\n', r"Line 1 of .*prompts\.jsonl is not an object with a string"),
+        (b'{"messages": []}\n', r"Line 1 of .*prompts\.jsonl asks for no answer"),
         (b"\n[\n", r"Line 2 of .*prompts\.jsonl is not valid JSON"),
         (b"\n", "has 0 prompts; give 1 to 100"),
         (b'{"text": "a"}\n' * 101, "has 101 prompts; give 1 to 100"),
