@@ -25,6 +25,7 @@ from alpha.packing import PackedDocuments, PackedSampler
 from alpha.sampler import Sampler, Tokens
 from alpha.tokenizer import Tokenizer
 
+_NO_SHARE = re.compile(r"(.+):([-+]?(?:[0-9.]+(?:e[-+]?[0-9]+)?%?|nan|inf))", re.DOTALL | re.IGNORECASE)
 _PART = re.compile(r"(.+):([0-9]{0,9}\.?[0-9]{1,9})", re.DOTALL)
 
 
@@ -40,6 +41,8 @@ def shares(data: str) -> dict[str, int]:
     flag = spelled("data", data)
     fractions: dict[str, Fraction] = {}
     for part, match in zip(parts, matches, strict=True):
+        if match is None and (number := _NO_SHARE.fullmatch(part)):
+            raise UsageError(f"{flag} gives {number[1]} the share {number[2]}; a share is a number such as 3 or 0.5.")
         if match is None:
             raise UsageError(f"{flag} gives no share for {part}; give each a share, such as {part}:0.5, or none.")
         if match[1] in fractions:

@@ -14,7 +14,7 @@ from alpha.config import ARCHITECTURES, ModelConfig, TrainingConfig
 from alpha.errors import UsageError
 from alpha.files import read_json
 from alpha.model_source import model_options
-from alpha.option import read_mapping
+from alpha.option import camel_case, read_mapping
 
 _LARGEST_FILE = 1 << 20
 _MODEL_FIELDS = {field.name for field in dataclasses.fields(ModelConfig)}
@@ -39,6 +39,8 @@ def merge(given: Mapping[str, Any]) -> tuple[ModelConfig, TrainingConfig]:
         explicit = {**from_file, **given}
     if explicit.get("tokenizer_artifacts") or explicit.get("init"):
         explicit.setdefault("tokenizer", "")  # whichever there is: no preset and no default contradicts it
+    if not explicit.get("lora") and (adapter := next((name for name in given if name.startswith("lora_")), None)):
+        raise UsageError(f"--{camel_case(adapter)} is about an adapter; give its rank with --lora, or leave it out.")
     asked = {name: value for name, value in explicit.items() if name in _MODEL_FIELDS}
     if explicit.get("domain") and explicit.get("recipe"):
         raise UsageError("--domain and --recipe set the same options; leave out one of them.")

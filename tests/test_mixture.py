@@ -41,6 +41,9 @@ def test_shares_are_read_exactly() -> None:
         ("a:1,b", "gives no share for b; give each a share, such as b:0.5, or none"),
         ("a:1,a:2", "names a twice"),
         ("a:1,b:0.0", "gives b a share of 0"),
+        ("a:1,b:-1", "gives b the share -1; a share is a number"),
+        ("a:1,b:1e5", "gives b the share 1e5"),
+        ("a:1,b:nan", "gives b the share nan"),
     ):
         with pytest.raises(UsageError, match=message):
             shares(wrong)

@@ -135,3 +135,12 @@ def test_a_recipe_must_be_known_and_the_only_preset() -> None:
 
 def test_a_presets_warm_up_holds_for_a_number_of_minutes_too() -> None:
     assert merge({"domain": "novels", "minutes": 1.0})[1].warmup_iters == domain.get("novels").training["warmup_iters"]
+
+
+def test_options_of_an_adapter_need_one(tmp_path: Path) -> None:
+    """Without --lora all weights would be trained."""
+    with pytest.raises(UsageError, match="--loraAlpha is about an adapter; give its rank with --lora"):
+        merge({"init": "x", "lora_alpha": 4.0})
+    path = tmp_path / "config.json"
+    path.write_text('{"loraTargets": "mlp"}')  # as the file of any run has it
+    assert merge({"config": str(path)})[1].lora_targets == "mlp"
