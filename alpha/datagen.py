@@ -4,6 +4,7 @@ Rule-made documents are functions of (domain, seed, index): a file is reproducib
 a large one.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,11 @@ from alpha.datagen_grammar import Chooser
 from alpha.errors import UsageError
 from alpha.option import option, parse_size
 
+
+def _chat(make: Callable[[Chooser], datagen_chat.Dialogue], chooser: Chooser) -> str:
+    return domain.dialogue(make(chooser).turns)
+
+
 GENERATORS: dict[str, Callable[[Chooser], str]] = {
     "novels": datagen_stories.novel,
     "chords": datagen_music.chart,
@@ -28,10 +34,8 @@ GENERATORS: dict[str, Callable[[Chooser], str]] = {
     "dumb_finance": datagen_stories.market_day,
     "chaos": datagen_mixtures.chaos,
     "concordance": datagen_mixtures.concordance,
-    "chat": datagen_chat.chat,
-    "super_chat": datagen_chat.super_chat,
-    "nanochat": datagen_chat.nanochat,
     "fine_corpus": datagen_mixtures.fine_corpus,
+    **{name: functools.partial(_chat, make) for name, make in datagen_chat.CONVERSATIONS.items()},
 }
 
 DEFAULT_SIZE = 5_000_000

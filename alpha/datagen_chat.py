@@ -4,10 +4,11 @@ chat: a few plain exchanges. super_chat: longer ones that go back to what was sa
 begin with an instruction that shapes every answer (short, worked out, a fixed beginning, capitals).
 """
 
+from collections.abc import Callable
 from typing import cast
 
 from alpha.datagen_grammar import FUNCTIONS, GRAMMAR, Chooser, article, items, listed, table
-from alpha.domain import ASSISTANT, SYSTEM, USER, dialogue
+from alpha.domain import ASSISTANT, SYSTEM, USER
 
 BRIEF, PLAIN, WORKED = 2, 1, 3  # the place of such an answer in a task's line
 
@@ -27,6 +28,7 @@ class Dialogue:
         self.memory: dict[str, object] = {}  # what has been told
         self.number: int | None = None  # the answer just given, when it was a whole number
         self.turns: list[tuple[str, str]] = []
+        self.tasks: list[str] = []  # of the exchanges so far
 
     def write(self, symbol: str, /, **values: object) -> str:
         return self.chooser.expand(f"chat.{symbol}", values)
@@ -50,6 +52,7 @@ class Dialogue:
         if not answer and self.style == BRIEF and result is not None:
             answer = f"{result}."
         answer = self.prefix + (answer or answers[0])
+        self.tasks.append(task)
         self.turns.append((USER, question))
         self.turns.append((ASSISTANT, answer.upper() if self.capitals else answer))
         self.number = result if isinstance(result, int) else None
@@ -94,14 +97,14 @@ def _story_sum(d: Dialogue) -> None:
     )  # fmt: skip
 
 
-def _build_on_number(d: Dialogue) -> None:
-    """A follow-up that works on the last answer, or asks about it."""
-    number = d.number or 0
-    ways = ["add_to", "add_to", "is_odd", "is_more"]
-    if number <= 100_000:
-        ways += ["double", "multiply_by", "tenfold"] + ["take_away", "take_away"] * (number >= 20)
-        ways += ["half"] * (number % 2 == 0)
-    d.exchange(d.chooser.pick(ways), number=number, amount=d.chooser.between(2, 20))
+def _build_on_number(d: Dialogue, number: int, most: int) -> None:
+    """A follow-up that works on the last answer, or asks about it, with amounts up to `most`."""
+    c = d.chooser
+    ways = ["add_to", "add_to", "is_odd", "is_more"] + ["take_away", "take_away"] * (number >= most)
+    if most > _SMALL and number <= 100_000:
+        ways += ["double", "multiply_by", "tenfold"] + ["half"] * (number % 2 == 0)
+    limit = c.between(max(number - 3 * most, 0), number + 3 * most)
+    d.exchange(c.pick(ways), number=number, amount=c.between(2, most), limit=limit)
 
 
 _WORDS = tuple(
@@ -133,10 +136,15 @@ def _recalls(d: Dialogue) -> list[str]:
 # --- conversations --------------------------------------------------------------------------------------------------
 
 _TASKS = tuple(items(f"chat.{kind}_task") for kind in ("number", "number", "word", "word", "memory"))
+_EASY_TASKS = tuple(items(f"chat.easy_{kind}_task") for kind in ("number", "word", "memory"))
+_SMALL = 9
 
 
-def _converse(d: Dialogue, fewest: int, most: int, recall_percent: int, story_percent: int = 0) -> str:
-    """The text of a conversation with so many tasks, after what was set before."""
+def _converse(
+    d: Dialogue, fewest: int, most: int, recall_percent: int, story_percent: int = 0, is_easy: bool = False
+) -> Dialogue:
+    """Add so many tasks to a conversation, after what was set before."""
+    tasks = _EASY_TASKS if is_easy else _TASKS
     c = d.chooser
     if c.chance(35):
         d.exchange("greeting")
@@ -148,15 +156,15 @@ def _converse(d: Dialogue, fewest: int, most: int, recall_percent: int, story_pe
             d.exchange(c.pick(recalls))
         elif c.chance(story_percent):
             d.exchange("tell_story")
-        elif (task := c.pick(c.pick(_TASKS))) == "story_sum":
+        elif (task := c.pick(c.pick(tasks))) == "story_sum":
             _story_sum(d)
         else:
             d.exchange(task)
-        if d.number is not None and c.chance(25):
-            _build_on_number(d)
+        if d.number is not None and not (is_easy and d.number > 20) and c.chance(25):
+            _build_on_number(d, d.number, _SMALL if is_easy else 20)
     if c.chance(30):
         d.exchange("farewell")
-    return dialogue(d.turns)
+    return d
 
 
 def _take_persona(d: Dialogue) -> None:
@@ -185,24 +193,27 @@ def _instruct(d: Dialogue) -> None:
         _take_persona(d)
 
 
-def chat(chooser: Chooser) -> str:
-    """A document of the domain chat."""
-    return _converse(Dialogue(chooser), 2, 5, recall_percent=35)
+def chat(chooser: Chooser) -> Dialogue:
+    """A conversation of the domain chat."""
+    return _converse(Dialogue(chooser), 2, 5, recall_percent=40, is_easy=True)
 
 
-def super_chat(chooser: Chooser) -> str:
-    """A document of the domain super_chat."""
+def super_chat(chooser: Chooser) -> Dialogue:
+    """A conversation of the domain super_chat."""
     d = Dialogue(chooser)
     if d.chooser.chance(40):
         _take_persona(d)
     return _converse(d, 4, 8, recall_percent=55)
 
 
-def nanochat(chooser: Chooser) -> str:
-    """A document of the domain nanochat."""
+def nanochat(chooser: Chooser) -> Dialogue:
+    """A conversation of the domain nanochat."""
     d = Dialogue(chooser)
     if d.chooser.chance(75):
         _instruct(d)
     elif d.chooser.chance(50):
         d.style = WORKED
     return _converse(d, 4, 10, recall_percent=45, story_percent=8)
+
+
+CONVERSATIONS: dict[str, Callable[[Chooser], Dialogue]] = {"chat": chat, "super_chat": super_chat, "nanochat": nanochat}
