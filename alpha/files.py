@@ -347,13 +347,21 @@ class LineFile:
         if dropped:
             with replacing(self.path) as file:
                 file.writelines(line for line in _whole_lines(self.path) if _is_through(line, step))
-            old = self._descriptor
-            try:
-                self._descriptor = open_in_place(self.path)
-            except OSError as error:
-                raise _cannot_write(self.path, error) from error
-            os.close(old)
+            self._open_again()
         return dropped
+
+    def make_again(self) -> None:
+        """Where somebody removed the file, have a new one for the lines to come."""
+        if not os.path.lexists(self.path):
+            self._open_again()
+
+    def _open_again(self) -> None:
+        old = self._descriptor
+        try:
+            self._descriptor = open_in_place(self.path)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+        os.close(old)
 
     def close(self) -> None:
         """Give the file back; call nothing else afterwards."""

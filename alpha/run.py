@@ -190,6 +190,7 @@ class Run:
     def save(self, saved: Checkpoint) -> Path:
         """Write a checkpoint, then delete those that are neither among the newest nor the best by validation loss."""
         self._require_folder()
+        self._make_whole()
         self._metrics.sync()
         self._samples.sync()
         path = checkpoint.save(self.folder, saved)
@@ -211,6 +212,14 @@ class Run:
                 f"The run's folder {self.folder} was deleted, moved or replaced while the run went on, so that nothing "
                 f"more can be saved in it."
             )
+
+    def _make_whole(self) -> None:
+        """Make files again that somebody removed, so that the run can be resumed."""
+        for each in (self._log.file, self._metrics, self._samples):
+            each.make_again()
+        if not os.path.lexists(self.folder / CONFIG):
+            _write_config(self.folder, self.config)
+            _logger.warning("%s was removed while the run went on, and is written again.", CONFIG)
 
     def _prune(self) -> None:
         checkpoints = list_checkpoints(self.folder)
@@ -247,7 +256,7 @@ class _LogHandler(logging.Handler):
         formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
         formatter.converter = time.gmtime
         self.setFormatter(formatter)
-        self._file = LineFile(path)
+        self.file = LineFile(path)
         self._parent = logging.getLogger("alpha")
         self._level_before = self._parent.level
         self._parent.addHandler(self)
@@ -259,12 +268,12 @@ class _LogHandler(logging.Handler):
         self._parent.setLevel(detail.upper())
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._file.append(escape_line(self.format(record)))
+        self.file.append(escape_line(self.format(record)))
 
     def close(self) -> None:
         self._parent.removeHandler(self)
         self._parent.setLevel(self._level_before)
-        self._file.close()
+        self.file.close()
         super().close()
 
 

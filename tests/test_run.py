@@ -140,6 +140,21 @@ def test_a_folder_that_is_gone_is_not_made_again(tmp_path, opened, instead):
     assert opened.folder.exists() == (instead == "another")
 
 
+def test_a_folder_that_was_emptied_is_whole_again_with_the_next_checkpoint(opened):
+    before = read_config(opened.folder)
+    for path in opened.folder.iterdir():
+        path.unlink()
+    opened.save(small_checkpoint(2))
+    opened.add_metrics({"step": 3, "loss": 1.0})
+    opened.close()
+    assert read_config(opened.folder) == before
+    assert metrics_steps(opened.folder) == [3]
+    with Run.open(opened.folder) as again:
+        again.rewind(2)
+    assert (steps(opened.folder), metrics_steps(opened.folder)) == ([2], [])
+    assert "config.json was removed" in (opened.folder / LOG).read_text()
+
+
 def test_what_a_file_says_reaches_the_log_harmless(opened):
     opened.close()
     path = opened.folder / "config.json"
