@@ -524,8 +524,11 @@ def test_a_poisoned_batch_is_skipped_and_counted(tmp_path: Path, monkeypatch: py
     assert tensors["optimizer.steps"].tolist() == [12]
 
 
-def test_steps_of_infinite_learning_rate_are_skipped_and_change_no_weight(corpus: Path, tmp_path: Path) -> None:
-    run, training = begin(corpus, tmp_path / "run", iters=4, lr=1e40, lr_min=1e39)
+def test_steps_of_infinite_learning_rate_are_skipped_and_change_no_weight(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "learning_rate", lambda step, training: math.inf)
+    run, training = begin(corpus, tmp_path / "run", iters=4)
     before = training.model.parameters.to_numpy()
     with (
         run,
