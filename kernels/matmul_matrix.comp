@@ -236,6 +236,7 @@ void main() {
         }                                                                                                              \
     }
 
+    // Most workgroups have one tile. Without this loop NVIDIA's compiler (driver 580) makes the steps a fifth slower.
     uint index = gl_WorkGroupID.x;
     BEGIN_TILE(index);
     if (steps != 0) FETCH();
