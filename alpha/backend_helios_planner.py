@@ -31,15 +31,6 @@ LOOK_AHEAD = 32
 RECOMPUTING = ("activation", "norm")
 """The kernels that make again what was not kept, to save memory: they run no earlier than the dispatch before them."""
 
-SMALL = 1e9
-"""Operations up to which a product leaves the most of a large GPU idle, so that others can run beside it."""
-
-DELAY = 8
-"""How many rounds later than it could a small product may run."""
-
-LEAST_SLACK = 3
-"""How many rounds later it must be able to run."""
-
 MOST_INSTRUCTIONS = 512
 """In one dispatch of scalars; with at most four slots each they fit the shared memory that every device has."""
 
@@ -153,8 +144,7 @@ def arrange(
     Each goes into the earliest round that what it depends on allows, but not before the round of the one `LOOK_AHEAD`
     places before it (the one before it, if it is one of `RECOMPUTING`), so that what is computed late to save memory
     still is. Those for which `is_chained` may share a round, in order, with others of their kind that they depend on.
-    They go where they are in the fewest rounds, and delay no other. Small products that nothing waits for, which are
-    those of weights' gradients, share a round with a product at least half as large, one with each, as far as can be.
+    They go where they are in the fewest rounds, and delay no other.
     """
     needed = dependencies(dispatches)
     chained = [is_chained(each) for each in dispatches]
@@ -163,7 +153,6 @@ def arrange(
         ahead = 1 if dispatches[position].kernel.name in RECOMPUTING else LOOK_AHEAD
         level = levels[position - ahead] if position >= ahead else 0
         levels.append(max([level, *(levels[each] + _step(chained, each, position) for each in earlier)]))
-    _spread(dispatches, needed, chained, levels)
     latest = [max(levels, default=0)] * len(levels)
     for position in reversed(range(len(levels))):
         bound = latest[position] if chained[position] else levels[position]
@@ -180,36 +169,6 @@ def arrange(
     for level, dispatch in zip(levels, dispatches, strict=True):
         rounds[level].append(dispatch)
     return [each for each in rounds if each]
-
-
-def _spread(
-    dispatches: Sequence[Dispatch], needed: Sequence[set[int]], chained: Sequence[bool], levels: list[int]
-) -> None:
-    """Move small products that nothing waits for to later rounds, given the earliest of each dispatch, so that what
-    they take passes beside other products."""
-    last = max(levels, default=0)
-    latest = [last] * len(levels)
-    for position in reversed(range(len(levels))):
-        for each in needed[position]:
-            latest[each] = min(latest[each], latest[position] - _step(chained, each, position))
-    movable = [
-        0 < each.operations <= SMALL and latest[position] - levels[position] >= LEAST_SLACK
-        for position, each in enumerate(dispatches)
-    ]
-    largest, moved = [0.0] * (last + 1), [0] * (last + 1)
-    for level, dispatch, may_move in zip(levels, dispatches, movable, strict=True):
-        if not may_move:
-            largest[level] = max(largest[level], dispatch.operations)
-    for position, dispatch in enumerate(dispatches):
-        waits_for = (levels[each] + _step(chained, each, position) for each in needed[position])
-        levels[position] = max([levels[position], *waits_for])
-        if movable[position] and largest[levels[position]] <= SMALL:
-            until = min(levels[position] + DELAY, latest[position])
-            beside = [
-                level for level in range(levels[position], until + 1) if 2 * largest[level] >= dispatch.operations
-            ]
-            levels[position] = min(beside, key=lambda level: (moved[level], level), default=levels[position])
-            moved[levels[position]] += 1
 
 
 def _step(chained: Sequence[bool], first: int, second: int) -> int:
