@@ -21,6 +21,9 @@ RESULTS = {"gather_rows": "y", "norm_backward": "dx", "scatter_add_rows": "y", "
 REPEATING = "gather_rows"
 """The one that takes an addend of the shape of the result's last axes."""
 
+MOST_NORMS = 1024
+"""Workgroups that each compute a norm themselves; more of them take longer than a dispatch that does it once."""
+
 COPY, ADD = 0, 1
 """Operations of kernels/operations.glsl."""
 
@@ -152,6 +155,8 @@ def _with_norm(backend: DispatchMaker, maker: Dispatch, product: Dispatch, left:
     if x.element != "f32" or not x.is_contiguous or not _same_place(y, left) or constants["SAVE"]:
         return None
     if constants["WIDTH"] != product.arguments["depth"] or product.constants["THREADS"] < constants["LANES"]:
+        return None
+    if product.groups[0] > MOST_NORMS:
         return None
     taken = {name: constants[name] for name in ("WIDTH", "LANES", "VECTOR", "CENTERED")}
     taken |= {"SOURCE": 1, "NORM_BIAS": constants["HAS_BIAS"], "A_VECTOR": int(constants["VECTOR"] == 4)}

@@ -219,6 +219,51 @@ uvec4 left8(uint row, uint place, uint end) {
     return uvec4(pack_halves4(left4(row, place, end)), pack_halves4(left4(row, place + 4, end)));
 }
 
+// The norm of a few rows: every thread has a few numbers of each, and finds the norm of all from what is shared.
+#define SPREAD (TILE_ROWS * PART / 4 <= B_SIZE)
+const uint SHARES = (WIDTH / 4 + THREADS - 1) / THREADS;
+
+uint staged_unit(uint row, uint column) { return column / PART * A_SIZE + row * A_STRIDE + column % PART / 8; }
+
+void stage_four(uint row, uint column, vec4 value) {
+    if (column % 8 == 0) staged[staged_unit(row, column)].xy = pack_halves4(value);
+    else staged[staged_unit(row, column)].zw = pack_halves4(value);
+}
+
+void stage_spread_norms() {
+    const uint thread = thread_index(), lane = thread % LANES, line = WIDTH / 4;
+    vec4 own[TILE_ROWS][SHARES], weights[SHARES], biases[SHARES];
+    [[unroll]] for (uint i = 0; i < SHARES; ++i) {
+        const uint quad = i * THREADS + thread;
+        weights[i] = biases[i] = vec4(0.0);
+        [[unroll]] for (uint row = 0; row < TILE_ROWS; ++row) own[row][i] = vec4(0.0);
+        if (quad >= line) continue;
+        [[unroll]] for (uint row = 0; row < TILE_ROWS; ++row)
+            if (row < rows) own[row][i] = floats4(uint64_t(a)).at[row * a_stride / 4 + quad];
+        weights[i] = floats4(uint64_t(norm_weight)).at[quad];
+        if (NORM_BIAS != 0) biases[i] = floats4(uint64_t(norm_bias)).at[quad];
+    }
+    [[unroll]] for (uint i = 0; i < SHARES; ++i)
+        [[unroll]] for (uint row = 0; row < TILE_ROWS; ++row)
+            if (i * THREADS + thread < line) staged[A_END + row * line + i * THREADS + thread] = floatBitsToUint(own[row][i]);
+    barrier();
+    [[unroll]] for (uint row = 0; row < TILE_ROWS; ++row) {
+        vec4 values[NORM_VECTORS];
+        [[unroll]] for (uint k = 0; k < NORM_VECTORS; ++k) {
+            const uint quad = k * LANES + lane;
+            values[k] = quad < line ? uintBitsToFloat(staged[A_END + row * line + min(quad, line - 1)]) : vec4(0.0);
+        }
+        const vec2 norm = norm_of_row(values, lane, epsilon);
+        [[unroll]] for (uint i = 0; i < SHARES; ++i) {
+            const uint quad = i * THREADS + thread;
+            vec4 value = normalized(own[row][i] - norm.x, norm.y, weights[i]);
+            if (NORM_BIAS != 0) value = shifted(value, biases[i]);
+            if (quad < line) stage_four(row, quad * 4, value);
+        }
+    }
+    barrier();
+}
+
 // The norms of all rows, by the lanes that have found them, to where teams read them.
 void stage_norms() {
     const uint thread = thread_index(), lane = thread % LANES, step = THREADS / LANES;
@@ -228,8 +273,8 @@ void stage_norms() {
         [[unroll]] for (uint k = 0; k < NORM_VECTORS; ++k) {
             const uint column = (k * LANES + lane) * 4;
             values[k] = weights[k] = biases[k] = vec4(0.0);
-            if (column < WIDTH) {
-                if (row < rows) values[k] = floats4(uint64_t(a)).at[(row * a_stride + column) / 4];
+            if (row < rows && column < WIDTH) {
+                values[k] = floats4(uint64_t(a)).at[(row * a_stride + column) / 4];
                 weights[k] = floats4(uint64_t(norm_weight)).at[column / 4];
                 if (NORM_BIAS != 0) biases[k] = floats4(uint64_t(norm_bias)).at[column / 4];
             }
@@ -239,11 +284,7 @@ void stage_norms() {
             const uint column = (k * LANES + lane) * 4;
             vec4 value = normalized(values[k], norm.y, weights[k]);
             if (NORM_BIAS != 0) value = shifted(value, biases[k]);
-            const uint unit = column / PART * A_SIZE + row * A_STRIDE + column % PART / 8;
-            if (row < rows && column < WIDTH) {
-                if (column % 8 == 0) staged[unit].xy = pack_halves4(value);
-                else staged[unit].zw = pack_halves4(value);
-            }
+            if (row < rows && column < WIDTH) stage_four(row, column, value);
         }
     }
     barrier();
@@ -275,7 +316,8 @@ void main() {
             [[unroll]] for (uint j = 0; j < COLUMNS; j++)
                 if (thread < C_SIZE)
                     added[j] = added_to(thread / C_STRIDE, column0 + j * FRAGMENT_N + thread % C_STRIDE * 4);
-            if (WHOLE_ROWS) stage_norms();
+            if (WHOLE_ROWS && SPREAD) stage_spread_norms();
+            else if (WHOLE_ROWS) stage_norms();
             else if (SOURCE == NORM) find_norms();
         }
         [[unroll]] for (uint p = 0; p < PHASES; p++) {

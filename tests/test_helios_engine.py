@@ -22,7 +22,7 @@ from test_engine import (
 )
 from test_gpt import SMALL_SET, model_of
 
-from alpha import backend_helios_tiles, rng
+from alpha import backend_helios_folding, backend_helios_tiles, rng
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_cpu_ref_primitives import NumpyPrimitives
@@ -149,6 +149,20 @@ def test_a_layer_of_a_decode_step_is_few_dispatches(name: str, each: int, steps:
         assert recorded.count("norm") == norms
         counts.append(len(recorded))
     assert counts[1] - counts[0] == each
+
+
+@pytest.mark.parametrize("dim", [128, 24])  # parts of a sum are whole, or not
+def test_a_norm_has_the_same_bits_in_a_product_and_as_a_dispatch(
+    dim: int, steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products of more workgroups than `MOST_NORMS` leave their norms to one dispatch."""
+    found = []
+    for most, norms in ((backend_helios_folding.MOST_NORMS, 0), (0, 5)):
+        monkeypatch.setattr(backend_helios_folding, "MOST_NORMS", most)
+        _, model = stored_model("f16", layers=2, dim=dim)
+        found.append(result(alone(model, Request([1], 8, SamplingOptions(1.0, 0, seed=5), logprobs=2))))
+        assert [each.kernel.name for each in steps.programs[-1]].count("norm") == norms
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(
