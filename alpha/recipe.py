@@ -17,7 +17,7 @@ LEARNING: dict[str, Any] = {
     "warmup_iters": 20,
     "lr_min": 1e-5,
 }
-LEARNING_RATES = {64: 8e-3, 128: 6e-3, 192: 4e-3, 256: 4e-3, 384: 3e-3, 512: 2.5e-3, 768: 1.5e-3}
+LEARNING_RATES = {64: 8e-3, 96: 6e-3, 128: 6e-3, 192: 4e-3, 256: 4e-3, 384: 3e-3, 512: 2.5e-3, 768: 1.5e-3}
 """By the model's width."""
 
 
@@ -45,9 +45,14 @@ RECIPES = {
     "cpu-2-minutes": _recipe(1.8, 4096, (128, 4, 128, 4), 16),
     "cpu-20-minutes": _recipe(20.0, 4096, (256, 4, 192, 6), 8),
     "gpu-1-minute": _recipe(1.0, 8192, (256, 6, 384, 6), 64, dtype="f16"),
+    "chat-cpu-2-minutes": _recipe(2.0, 2048, (256, 6, 96, 3), 4, tokenizer="bpe-chat-4k", eval_interval=250),
+    "chat-gpu-1-minute": _recipe(
+        1.0, 4096, (256, 6, 256, 4), 32, tokenizer="bpe-chat-4k", dtype="f16", eval_interval=500
+    ),
 }
 """By name: the fields of ModelConfig and TrainingConfig that each sets. The CPUs are two cores of a server of 2026, the
-GPU is an H100. The first is measured; the others have its learning, and shapes by how loss scales."""
+GPU is an H100. `chat` is for both steps from text to chat. That and the first are measured; the others have their
+learning, and shapes by how loss scales."""
 
 
 def get(name: str) -> dict[str, Any]:
