@@ -53,7 +53,9 @@ def messages(text: str) -> list[tuple[str, str]]:
 _MESSAGE = re.compile("(" + "|".join(map(re.escape, (SYSTEM, USER, ASSISTANT))) + ")(.*)", re.DOTALL)
 
 
-_TRAINING = {name: value for name, value in LEARNING.items() if name != "arch"}
+_OF_THE_MODEL = ("arch", "tied")
+_MODEL = {name: LEARNING[name] for name in _OF_THE_MODEL}
+_TRAINING = {name: value for name, value in LEARNING.items() if name not in _OF_THE_MODEL}
 
 
 def _preset(
@@ -70,7 +72,7 @@ def _preset(
     return Preset(
         id,
         description,
-        {"block": block, "layers": layers, "dim": dim, "heads": heads, "arch": LEARNING["arch"]} | (model or {}),
+        {"block": block, "layers": layers, "dim": dim, "heads": heads, **_MODEL} | (model or {}),
         {"tokenizer": tokenizer, "lr": LEARNING_RATES[dim], **_TRAINING} | (training or {}),
         prompts,
     )

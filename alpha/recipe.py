@@ -11,6 +11,7 @@ from alpha.option import nearest
 
 LEARNING: dict[str, Any] = {
     "arch": "modern",
+    "tied": True,
     "optim": "muon",
     "schedule": "wsd",
     "decay_fraction": 0.7,
@@ -42,8 +43,8 @@ def _recipe(
 
 
 RECIPES = {
-    "cpu-2-minutes": _recipe(1.8, 4096, (128, 4, 128, 4), 16),
-    "cpu-20-minutes": _recipe(20.0, 4096, (256, 4, 192, 6), 8),
+    "cpu-2-minutes": _recipe(1.8, 4096, (128, 3, 128, 4), 16),
+    "cpu-20-minutes": _recipe(20.0, 4096, (256, 3, 192, 6), 8),
     "gpu-1-minute": _recipe(1.0, 8192, (256, 6, 384, 6), 64, dtype="f16"),
     "chat-cpu-2-minutes": _recipe(2.0, 2048, (256, 6, 96, 3), 4, tokenizer="bpe-chat-4k", eval_interval=250),
     "chat-gpu-1-minute": _recipe(

@@ -55,7 +55,7 @@ def test_the_recipe_is_that_of_the_quick_start(name: str) -> None:
     preset = domain.get(name)
     values = {**preset.model, **preset.training}
     learning = recipe.RECIPES["cpu-2-minutes"]
-    shared = ["arch", "optim", "schedule", "decay_fraction", "warmup_iters", "lr_min"]
+    shared = ["arch", "tied", "optim", "schedule", "decay_fraction", "warmup_iters", "lr_min"]
     if values["dim"] == learning["dim"]:
         shared.append("lr")
     assert {each: values[each] for each in shared} == {each: learning[each] for each in shared}
