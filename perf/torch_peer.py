@@ -13,9 +13,10 @@ The second trains as nanoGPT does (AdamW with decay 0.1 of matrices and betas 0.
 cosine from lr to lr/10 after a twentieth of the steps as warm-up, deviations 0.02 and for projections into the residual
 stream 0.02/sqrt(2 layers), no biases) on the bytes of a text, and predicts those of another. MODE is as above; bf16 is
 for CUDA. RECIPE is a JSON object with layers, heads, dim, block, batch, lr, seed, data and heldOut (paths), and either
-steps or seconds, for which trial steps say how many they are (compiling does not count); if need be device (cpu),
-threads (PyTorch's choice), dropout (0), and, where both files have tokens, two bytes each, vocabulary and bytes,
-as many as the held-out text has. Prints a JSON object with bitsPerByte, steps, tokens and seconds.
+steps, or seconds, or seconds of the whole process (within), for which trial steps say how many they are (compiling
+counts in the last alone); if need be device (cpu), threads (PyTorch's choice), dropout (0), and, where both files have
+tokens, two bytes each, vocabulary and bytes, as many as the held-out text has. Prints a JSON object with bitsPerByte,
+steps, tokens and seconds.
 
 The third is that of perf/decode.py: an eager loop on the CPU with a cache of keys and values that grows in place, under
 `inference_mode`, which takes the likeliest token. For each line that it reads, a JSON array of texts side by side,
@@ -31,9 +32,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-from torch.nn import functional
+BEGIN = time.perf_counter()
+
+import torch  # noqa: E402 - importing it takes seconds of `within`
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
 
 WARM_UP_SECONDS = 0.5
 SECONDS = 1.0
@@ -267,7 +270,11 @@ def learn(recipe: dict[str, Any], mode: str) -> dict[str, float]:
         torch.set_num_threads(threads)
     learning = Learning(recipe, mode)
     learning.train(TRIAL_STEPS)  # compiles
-    steps = recipe.get("steps") or round(recipe["seconds"] * TRIAL_STEPS / learning.train(TRIAL_STEPS))
+    steps = recipe.get("steps")
+    if not steps:
+        step = learning.train(TRIAL_STEPS) / TRIAL_STEPS
+        left = recipe.get("seconds") or recipe["within"] - (time.perf_counter() - BEGIN)
+        steps = max(1, round(left / step))
     learning.begin()
     seconds = learning.train(steps)
     tokens = steps * recipe["batch"] * recipe["block"]
