@@ -336,7 +336,8 @@ def _json_items(file: CorpusFile, stream: BinaryIO, report: Callable[[], None]) 
             try:
                 value, end = decoder.raw_decode(text, gap.end())
             except (ValueError, RecursionError) as error:  # or the rest of it is in the next chunk
-                problem = f"{where} is not valid JSON: {error}."
+                reason = getattr(error, "msg", error)  # the place is one of a chunk
+                problem = f"{where} is not valid JSON: {reason}."
                 break
             if not _BEFORE_ITEM.match(text, end):
                 problem = f"What follows item {number + 1} of {file.path} is not valid JSON."

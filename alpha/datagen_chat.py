@@ -1,7 +1,8 @@
 """Conversations for the three chat domains, in which every answer is right.
 
-chat: a few plain exchanges. super_chat: longer ones that go back to what was said, some with a persona. nanochat: most
-begin with an instruction that shapes every answer (short, worked out, a fixed beginning, capitals).
+chat: a few plain exchanges, with questions that a small model can learn to answer. super_chat: longer ones that go back
+to what was said, some with a persona. nanochat: most begin with an instruction that shapes every answer (short, worked
+out, a fixed beginning, capitals).
 """
 
 from collections.abc import Callable
@@ -143,7 +144,7 @@ _SMALL = 9
 def _converse(
     d: Dialogue, fewest: int, most: int, recall_percent: int, story_percent: int = 0, is_easy: bool = False
 ) -> Dialogue:
-    """Add so many tasks to a conversation, after what was set before."""
+    """Add so many tasks to a conversation, after what was set before; `is_easy`: such as a small model learns."""
     tasks = _EASY_TASKS if is_easy else _TASKS
     c = d.chooser
     if c.chance(35):

@@ -173,7 +173,7 @@ def test_an_array_has_the_documents_of_its_lines(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[%s, {]", "Item 2 of .*chats.json is not valid JSON: Expecting property name"),
+        ("[%s, {]", "Item 2 of .*chats.json is not valid JSON: Expecting property name enclosed in double quotes.$"),
         ("[%s, 7]", "Item 2 of .*chats.json is not an object"),
         ("[%s", "What follows item 1 of .*chats.json is not valid JSON"),
         ("[%s,", "Item 2 of .*chats.json is not valid JSON"),

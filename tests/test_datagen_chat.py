@@ -1,5 +1,7 @@
 """Generated conversations: a listener answers the questions by itself and compares."""
 
+import importlib
+import json
 import operator
 import re
 from collections import Counter
@@ -8,12 +10,16 @@ from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
 from math import isqrt
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from exchange_models import make_checkpoint
 from generated_text import documents, is_prime
 
-from alpha.datagen_grammar import in_words, items, roman, table
+from alpha.datagen_chat import CONVERSATIONS, Dialogue
+from alpha.datagen_grammar import Chooser, in_words, items, roman, table
+from alpha.domain import ASSISTANT, USER
 
 FOODS, WEEKDAYS = items("words.food"), items("words.weekday")
 COUNTRIES = [(row["country"], row["capital"], row["continent"]) for row in table("facts.country")]
@@ -363,3 +369,33 @@ def test_instructions_shape_the_answers() -> None:
     short, plain, work = (sum(lengths[style]) / len(lengths[style]) for style in ("short", "plain", "work"))
     assert short < 0.7 * plain
     assert work > 1.1 * plain
+
+
+def test_right_answers_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a model without training none is right, unless what it says is taken for right."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "perf"))
+    answers = importlib.import_module("answers")
+    path = make_checkpoint(tmp_path / "chat", "gpt2", block=160)
+    wanted = "Pong."
+
+    def conversation(chooser: Chooser) -> Dialogue:
+        said = Dialogue(chooser)
+        for task, question, reply in (("greeting", "Hello!", "Hi."), ("own_name", "Ping?", wanted)):
+            said.tasks.append(task)
+            said.turns += [(USER, question), (ASSISTANT, reply)]
+        return said
+
+    monkeypatch.setitem(CONVERSATIONS, "chat", conversation)
+    given = ["answers.py", f"--checkpoint={path}", "--conversations=2", "--wrong=1", "--backend=cpu_ref"]
+    monkeypatch.setattr("sys.argv", given)
+    assert answers.main() == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["own_name"] == "0/2"
+    wanted = printed.err.removeprefix("Ping? | ").removesuffix(" | Pong.\n").strip()
+    (tmp_path / "chats.jsonl").write_text('{"messages": [{"role": "user", "content": "Pong?"}]}\n')
+    monkeypatch.setattr("sys.argv", [*given, f"--data={tmp_path / 'chats.jsonl'}"])
+    assert answers.main() == 0
+    counts = json.loads(capsys.readouterr().out)
+    assert (counts["right"], counts["own_name"], counts["all"], counts["new"]) == (1.0, "2/2", "2/2", "2/2")
