@@ -80,6 +80,10 @@ class Tiling:
         return Division(name, self.keys if kernel == "key" else self.queries, constants, on_matrix_units=False)
 
 
+OWN_DELTA_OPERATIONS = 1e9
+"""Operations of the kernel of keys up to which the kernels of gradients sum up delta themselves: a round less. Where
+there is more to do, delta is needed too often."""
+
 PRODUCTS = {"forward": 2, "query": 3, "key": 4}
 """Of a block of queries with a block of keys, in each kernel."""
 
@@ -112,6 +116,18 @@ class AttentionCall:
     @property
     def dimensions(self) -> Dimensions:
         return dimensions_of(self.query, self.key)
+
+    def operations(self, kernel: str) -> float:
+        """Floating-point operations of one of the kernels."""
+        B, Tq, Tk, H, _, D = self.dimensions
+        pairs = B * H * Tq * (Tk - Tq / 2)  # of a query with a key that it sees
+        return PRODUCTS[kernel] * 2 * pairs * D
+
+    @property
+    def owns_delta(self) -> bool:
+        """Whether the kernels of the gradients sum up delta themselves."""
+        in_registers = all(self.divisions[each].kernel == f"attention_matrix2_{each}" for each in ("key", "query"))
+        return in_registers and self.out.itemsize == 2 and self.operations("key") <= OWN_DELTA_OPERATIONS
 
     def is_aligned(self, *others: HeliosArray) -> bool:
         """Whether every row of every operand can be read in quads of numbers, and in octets of 16-bit ones."""
@@ -307,13 +323,12 @@ class Attention(HeliosPrimitives):
 
     def _divide(self, call: AttentionCall, kernel: str, constants: Constants, arguments: Arguments) -> None:
         """Run one of the call's kernels, for all tiles of queries, or of keys."""
-        B, Tq, Tk, H, G, D = call.dimensions
+        B, Tq, Tk, H, G, _ = call.dimensions
         division = call.divisions[kernel]
         tokens, heads = (Tk, G) if kernel == "key" else (Tq, H)
         variant = f"{self.precision}_{call.query.element}" if division.on_matrix_units else "f32"
         grid = (-(-tokens // division.rows), heads, B)
-        pairs = B * H * Tq * (Tk - Tq / 2)  # of a query with a key that it sees
-        operations = PRODUCTS[kernel] * 2 * pairs * D
+        operations = call.operations(kernel)
         self.dispatch(division.kernel, variant, grid, constants | division.constants, operations, **arguments)
 
     def attention_backward(self, dy: HeliosArray, saved: Saved) -> tuple[HeliosArray, HeliosArray, HeliosArray]:
@@ -336,8 +351,11 @@ class Attention(HeliosPrimitives):
             dquery, dkey, dvalue = (self.new(each.shape, element) for each in (call.query, call.key, call.value))
         aligned = int(call.is_aligned(gradient, dquery, dkey, dvalue))
 
-        delta = self._attention_delta(call, gradient, aligned)
         constants = call.constants(gradient, dquery, dkey, dvalue) | call.left_out()
+        if call.owns_delta:
+            constants, delta = constants | {"OWN_DELTA": 1}, call.out
+        else:
+            delta = self._attention_delta(call, gradient, aligned)
         arguments = call.arguments() | call.random_arguments()
         arguments |= {"gradient": gradient, "logsumexp": call.logsumexp, "delta": delta}
         for_keys: Arguments = {"key_gradient": dkey, "value_gradient": dvalue}

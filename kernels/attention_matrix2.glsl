@@ -48,6 +48,28 @@ float added(const in float a, const in float b) { return a + b; }
 DEFINE_READ_OCTET(read_octet, T, T_BITS)
 #if GRADIENTS
 DEFINE_READ_OCTET(read_gradient_octet, G, T_BITS)
+
+vec2 unpack_pair(uint pair) {
+#if BFLOAT
+    return uintBitsToFloat(uvec2(pair << 16, pair & 0xffff0000u));
+#else
+    return unpackHalf2x16(pair);
+#endif
+}
+
+// The sum of attention_delta.comp for query t of a head. With OWN_DELTA there was no such kernel, and `delta` is the address
+// of what attention made, of the gradient's shape and type.
+float delta_of(uint flat_head, uint t) {
+    if (OWN_DELTA == 0) return delta.at[flat_head * query_length + t];
+    const uint start = ((flat_head / QUERY_HEADS * query_length + t) * QUERY_HEADS + flat_head % QUERY_HEADS) * WIDTH;
+    float sum = 0.0;
+    [[unroll]] for (uint octet = 0; octet < OCTETS; ++octet) {
+        uvec4 made = read_gradient_octet(JOIN(G, _buffer)(uint64_t(delta)), start, octet);
+        uvec4 slope = read_gradient_octet(gradient, start, octet);
+        [[unroll]] for (uint i = 0; i < 4; ++i) sum += dot(unpack_pair(made[i]), unpack_pair(slope[i]));
+    }
+    return sum;
+}
 #endif
 
 // Four numbers of the row that begins at element `start`, as far as they exist.

@@ -73,7 +73,7 @@ void main() {
     if (gl_LocalInvocationIndex < TILE_QUERIES) {                                                                         \
         uint t = (FIRST) + gl_LocalInvocationIndex;                                                                       \
         next_logsumexp = t < query_length ? logsumexp.at[flat_head * query_length + t] : 0.0;                             \
-        next_delta = t < query_length ? delta.at[flat_head * query_length + t] : 0.0;                                     \
+        next_delta = t < query_length ? delta_of(flat_head, t) : 0.0;                                                     \
     }
 #define PLACE_QUERIES(STAGE_INDEX)                                                                                        \
     PLACE(STAGE_INDEX)                                                                                                    \

@@ -52,7 +52,7 @@ void main() {
     for (uint i = gl_LocalInvocationIndex; i < TILE_QUERIES; i += THREADS) {
         uint t = first_query + i;
         row_logsumexp[i] = t < query_length ? logsumexp.at[flat_head * query_length + t] : 0.0;
-        row_delta[i] = t < query_length ? delta.at[flat_head * query_length + t] : 0.0;
+        row_delta[i] = t < query_length ? delta_of(flat_head, t) : 0.0;
     }
     barrier();
     SUM_MATRIX result[ROW_BLOCKS * PARTS], exponent[ROW_BLOCKS], along[ROW_BLOCKS];

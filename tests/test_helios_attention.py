@@ -248,12 +248,12 @@ def test_two_blocks_of_queries_to_a_subgroup(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.matrix_units
 @pytest.mark.parametrize(
-    ("shape", "soft_cap", "dropout", "blocks", "stages", "segments"),
+    ("shape", "soft_cap", "dropout", "blocks", "stages", "segments", "own_delta"),
     [
-        ((1, 21, 2, 16, 37, 1), 2.0, 0.2, 1, 2, False),
-        ((1, 37, 2, 10, 37, 2), 0.0, 0.0, 2, 1, False),
-        ((2, 150, 2, 16, 150, 1), 0.0, 0.0, 1, 2, True),
-        ((2, 131, 2, 10, 140, 1), 2.0, 0.2, 2, 1, True),
+        ((1, 21, 2, 16, 37, 1), 2.0, 0.2, 1, 2, False, True),
+        ((1, 37, 2, 10, 37, 2), 0.0, 0.0, 2, 1, False, False),
+        ((2, 150, 2, 16, 150, 1), 0.0, 0.0, 1, 2, True, False),
+        ((2, 131, 2, 10, 140, 1), 2.0, 0.2, 2, 1, True, True),
     ],
 )
 def test_scores_in_registers(
@@ -264,6 +264,7 @@ def test_scores_in_registers(
     blocks: int,
     stages: int,
     segments: bool,
+    own_delta: bool,
 ) -> None:
     backend = helios("f16")
     if not {"cooperative_matrix_f16", "cooperative_matrix_2"} <= backend.device_info.features:
@@ -271,12 +272,15 @@ def test_scores_in_registers(
     tiles, keys = (attentions.RegisterTiles(2, each, 16, stages) for each in (blocks, 1))
     kernels = {"forward": (tiles,), "key": (keys,), "query": (tiles,)}
     monkeypatch.setattr(attentions, "REGISTER_TILES", kernels)
+    monkeypatch.setattr(attentions, "OWN_DELTA_OPERATIONS", 1e9 if own_delta else 0)
     check(backend, shape, HALF_TOLERANCES["f16"], soft_cap, dropout, segments)
     B, T, H, D, Tk, G = shape
     shapes = ((B, T, H, D), (B, Tk, G, D), (B, Tk, G, D), (B, T, H, D))
     arrays = [backend.from_numpy(normal(index, *each)) for index, each in enumerate(shapes)]
     query, key, value, dy = (backend.cast_element(each, "f16") for each in arrays)
     out, saved = backend.attention(query, key, value, training=True)
+    _, dispatches, _ = backend.trace(lambda: backend.attention_backward(dy, saved)[0])
+    assert ("attention_delta" in {each.kernel.name for each in dispatches}) != own_delta
     results = (out, *backend.attention_backward(dy, saved))
     assert {each.element for each in results} == {"f16"}  # as the operands
     reference = CpuRef()
