@@ -131,9 +131,9 @@ TILED = (
     Tile(_TILED, 32, 32, 16, 1, 1, cost=Cost(6, (0.255, 0.255), (0.138, 0.138), 1.48)),
 )
 MATRIX = (
-    Tile(_MATRIX, 128, 128, 32, 2, 2, cost=Cost(2, (0.671, 0.586), (0.0361, 0.357), 0.633)),
-    Tile(_MATRIX, 96, 128, 32, 2, 2, cost=Cost(2, (0.841, 0.588), (0.0483, 0.319), 0.346)),
-    Tile(_MATRIX, 64, 128, 32, 1, 2, cost=Cost(3, (0.932, 0.605), (0.0199, 0.236), 1.03)),
+    Tile(_MATRIX, 128, 128, 32, 2, 2, cost=Cost(2, (1.15, 0.586), (0.063, 0.291), 2.02)),
+    Tile(_MATRIX, 96, 128, 32, 2, 2, cost=Cost(2, (0.943, 0.445), (0.0493, 0.331), 0.907)),
+    Tile(_MATRIX, 64, 128, 32, 1, 2, cost=Cost(3, (1.01, 0.6), (0.0187, 0.267), 1.62)),
     Tile(_MATRIX, 64, 64, 64, 2, 2, cost=Cost(5, (9.0, 0.042), (9.0, 0.414), 0.604)),
     Tile(_MATRIX, 64, 64, 32, 1, 2, cost=Cost(5, (0.661, 0.445), (0.163, 0.147), 5.44)),
     Tile(_MATRIX, 32, 64, 128, 2, 2, cost=Cost(4, (9.0, 0.032), (9.0, 0.792), 0.026)),
@@ -146,8 +146,8 @@ MATRIX = (
 _CPU_TILES = {_TILED: (Tile(_TILED, 32, 32, 16, 1, 1),), _MATRIX: (Tile(_MATRIX, 32, 32, 16, 2, 2),)}
 """On a driver that computes on the processor one size is enough, and small ones are compiled sooner."""
 
-# Microseconds, measured on an H100 with perf/helios_matmul.py, as are the tiles' costs, but on an H200 those of the
-# first three tiles for matrix units.
+# Microseconds, measured on an H100 with perf/helios_matmul.py, as are the tiles' costs; those of the first three tiles
+# for matrix units were fitted to products of an H200, too.
 _DISPATCH = 3.4
 _REDUCTION = 2.3
 _WRITTEN_RESULT = 2.2e-6
