@@ -100,7 +100,7 @@ def mixture_of(datasets: Sequence[Dataset], named: dict[str, int], one_validatio
 
 
 class MixtureSampler:
-    """Batches of windows of several samplers, each of which has a batch of one; see `Sampler` for the methods."""
+    """Batches of windows of several samplers; see `Sampler` for the methods."""
 
     def __init__(self, samplers: Sequence[Sampler | PackedSampler], parts: Sequence[int], batch: int) -> None:
         """`parts` are the shares."""
@@ -109,8 +109,16 @@ class MixtureSampler:
         self._batch = batch
 
     def batch_from(self, first: int) -> tuple[Tokens, ...]:
-        rows = [self._samplers[part].batch_from(number) for part, number in self._places(first)]
-        return tuple(np.concatenate(each) for each in zip(*rows, strict=True))
+        places = self._places(first)
+        numbers = [[number for part, number in places if part == each] for each in range(len(self._samplers))]
+        # Windows of one part follow each other, so that each sampler is asked once.
+        found = [
+            sampler.batch_from(mine[0], len(mine))
+            for sampler, mine in zip(self._samplers, numbers, strict=True)
+            if mine
+        ]
+        rows = np.argsort(np.argsort([part for part, _ in places], kind="stable"), kind="stable")
+        return tuple(np.concatenate(each)[rows] for each in zip(*found, strict=True))
 
     def _places(self, first: int) -> list[tuple[int, int]]:
         return [place(first + row, self._shares) for row in range(self._batch)]
@@ -144,8 +152,7 @@ def sampler_of(
 
     `say` is told what becomes of documents that share windows.
     """
-    alone = len(mixture.parts) == 1
-    batch = training.batch if alone else 1
+    batch = training.batch
     samplers: list[Sampler | PackedSampler] = []
     for index, (part, mask) in enumerate(zip(mixture.parts, masks, strict=True)):
         seed = (training.seed + index) % (1 << 64)
@@ -156,4 +163,5 @@ def sampler_of(
             samplers.append(PackedSampler(documents, batch, seed))
         else:
             samplers.append(Sampler(part.data.train.tokens, block, batch, seed, training.packed, mask))
-    return samplers[0] if alone else MixtureSampler(samplers, [part.share for part in mixture.parts], training.batch)
+    shares = [part.share for part in mixture.parts]
+    return samplers[0] if len(samplers) == 1 else MixtureSampler(samplers, shares, batch)

@@ -136,9 +136,10 @@ class PackedSampler:
         self._batch = batch
         self._seed = seed
 
-    def batch_from(self, first: int) -> tuple[Batch, Batch, Batch]:
-        """Ids, targets and begins, [batch, block] each: the batch whose row r is window number first + r."""
-        numbers, _ = shuffled_windows(first, self._batch, len(self._documents), self._seed)
+    def batch_from(self, first: int, count: int | None = None) -> tuple[Batch, Batch, Batch]:
+        """Ids, targets and begins, [batch, block] each: the batch, or so many rows, whose row r is window number
+        first + r."""
+        numbers, _ = shuffled_windows(first, self._batch if count is None else count, len(self._documents), self._seed)
         return self._documents.windows(numbers)
 
 

@@ -53,17 +53,17 @@ class Sampler:
         """
         return self.windows_from(index * self._batch)
 
-    def batch_from(self, first: int) -> tuple[Tokens, Tokens]:
+    def batch_from(self, first: int, count: int | None = None) -> tuple[Tokens, Tokens]:
         """Ids and targets of `windows_from`, [batch, block] both; targets that do not count are -1."""
-        ids, targets = inputs_and_targets(self.windows_from(first))
+        ids, targets = inputs_and_targets(self.windows_from(first, count))
         if self._mask is None:
             return ids, targets
-        places = self._offsets(first)[:, None] + np.arange(1, self._block + 1)
+        places = self._offsets(first, len(ids))[:, None] + np.arange(1, self._block + 1)
         return ids, self._mask.masked(targets, places % len(self._tokens))
 
-    def windows_from(self, first: int) -> Batch:
-        """The batch whose row r is window number first + r."""
-        offsets = self._offsets(first)
+    def windows_from(self, first: int, count: int | None = None) -> Batch:
+        """The batch, or so many rows, whose row r is window number first + r."""
+        offsets = self._offsets(first, self._batch if count is None else count)
         inside = offsets < len(self._windows)
         rows = self._windows[np.where(inside, offsets, 0)].astype(np.int32)
         for row in np.flatnonzero(~inside):
@@ -72,17 +72,15 @@ class Sampler:
             rows[row, len(end) :] = self._tokens[: rows.shape[1] - len(end)]
         return rows
 
-    def _offsets(self, first: int) -> npt.NDArray[np.int64]:
-        return self._packed_offsets(first) if self._packed else self._random_offsets(first)
+    def _offsets(self, first: int, count: int) -> npt.NDArray[np.int64]:
+        return self._packed_offsets(first, count) if self._packed else self._random_offsets(first, count)
 
-    def _random_offsets(self, first: int) -> npt.NDArray[np.int64]:
+    def _random_offsets(self, first: int, count: int) -> npt.NDArray[np.int64]:
         # The remainder of 64 random bits: below 2^48 tokens, no place is likelier than another by more than 2^-16.
-        return (_random_words(self._batch, first, self._seed, "random") % np.uint64(len(self._windows))).astype(
-            np.int64
-        )
+        return (_random_words(count, first, self._seed, "random") % np.uint64(len(self._windows))).astype(np.int64)
 
-    def _packed_offsets(self, first: int) -> npt.NDArray[np.int64]:
-        shuffled, words = shuffled_windows(first, self._batch, len(self._tokens) // self._block, self._seed)
+    def _packed_offsets(self, first: int, count: int) -> npt.NDArray[np.int64]:
+        shuffled, words = shuffled_windows(first, count, len(self._tokens) // self._block, self._seed)
         phases = (words % np.uint64(len(self._tokens))).astype(np.int64)
         return (phases + shuffled * self._block) % len(self._tokens)
 

@@ -11,7 +11,8 @@ from small_training import TRAINING, RecordingDisplay, bits_of, resume, rows_of,
 
 from alpha.config import ModelConfig, TrainingConfig
 from alpha.errors import AlphaError, UsageError
-from alpha.mixture import place, shares
+from alpha.mixture import MixtureSampler, place, shares
+from alpha.sampler import Sampler
 from alpha.training_setup import examples
 
 MODEL = ModelConfig(block=48, layers=2, dim=16, heads=2)
@@ -94,6 +95,29 @@ def test_a_batch_has_the_shares_of_its_parts(data: str) -> None:
     again = examples(MODEL, training, 40, RecordingDisplay())[:20]
     assert ["".join(part for part, _ in parts) for parts in again] == shown
     assert len(set(shown)) > 10
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("parts", [[7, 3], [1, 1, 1], [999, 1]])
+def test_a_batch_asks_each_part_once_for_the_windows_it_would_give_one_by_one(parts: list[int], packed: bool) -> None:
+    asked = []
+
+    class Counting(Sampler):
+        def batch_from(self, first: int, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+            asked.append(first)
+            return super().batch_from(first, count)
+
+    texts = [np.arange(1000 * part, 1000 * part + 500, dtype=np.int32) for part in range(len(parts))]
+    mixture = MixtureSampler([Counting(each, 16, 32, 1, packed) for each in texts], parts, 32)
+    singly = [Sampler(each, 16, 1, 1, packed) for each in texts]
+    for first in (0, 5, 990):
+        asked.clear()
+        ids, targets = mixture.batch_from(first)
+        assert len(asked) <= len(parts)
+        for row, window in enumerate(range(first, first + 32)):
+            part, number = place(window, parts)
+            one = singly[part].batch_from(number)
+            assert (ids[row] == one[0][0]).all() and (targets[row] == one[1][0]).all()
 
 
 def test_with_validation_data_there_is_one_loss(data: str, tmp_path: Path) -> None:
