@@ -37,10 +37,12 @@ def base(tmp_path: Path) -> Path:
 
 
 def adapt(source: Path, folder: Path, display: RecordingDisplay | None = None, **given: Any) -> Path:
-    """Train an adapter to `source`; returns its run's folder."""
+    """Train an adapter to `source`, or with lora=0 all of it; returns its run's folder."""
     corpus = folder.parent / "more.txt"
     corpus.write_text("the old dog likes the small cat. " * 60)
     options = {"data": str(corpus), "run_dir": str(folder), "init": str(source), **TUNE, **given}
+    if not options["lora"]:
+        options = {name: value for name, value in options.items() if not name.startswith("lora_")}
     run, trainer = new_run(*merge(options), display or RecordingDisplay())
     with run:
         trainer.train(run)
