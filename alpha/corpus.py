@@ -323,7 +323,7 @@ def _json_items(file: CorpusFile, stream: BinaryIO, report: Callable[[], None]) 
     """The values of one JSON array, of which no more is held than the one that is read."""
     decoder = json.JSONDecoder()
     text, place, number = "", 0, 0
-    before, problem = "[", ""
+    before, where, problem = "[", "", ""
     for chunk in _decoded_chunks(file, stream, report):
         text, place = text[place:] + chunk, 0
         while before and (gap := _BEFORE_ITEM.match(text, place)):
@@ -336,22 +336,21 @@ def _json_items(file: CorpusFile, stream: BinaryIO, report: Callable[[], None]) 
             try:
                 value, end = decoder.raw_decode(text, gap.end())
             except (ValueError, RecursionError) as error:  # or the rest of it is in the next chunk
-                reason = getattr(error, "msg", error)  # the place is one of a chunk
-                problem = f"{where} is not valid JSON: {reason}."
+                problem = str(error)
+                if isinstance(error, json.JSONDecodeError):  # its own text has the place in a chunk
+                    problem = f"{error.msg}: character {error.pos - gap.end():,} of it"
                 break
             if not _BEFORE_ITEM.match(text, end):
-                problem = f"What follows item {number + 1} of {file.path} is not valid JSON."
+                problem = "neither a comma nor the end of the array follows it"
                 break
             number, place, before = number + 1, end, ","
             yield where, functools.partial(_itself, value)
         if not before and text[place:].strip():
             raise AlphaError(f"{file.path} is not valid JSON: there is something after its array.")
         if len(text) - place > _LONGEST_JSON_LINE:
-            raise AlphaError(
-                f"Item {number + 1} of {file.path} is longer than {_LONGEST_JSON_LINE >> 20} MiB; divide it."
-            )
+            raise AlphaError(f"{where} is longer than {_LONGEST_JSON_LINE >> 20} MiB, or not valid JSON: {problem}.")
     if before:
-        raise AlphaError(problem)
+        raise AlphaError(f"{where} is not valid JSON: {problem}.")
 
 
 def _itself(value: Any) -> Any:

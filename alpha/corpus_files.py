@@ -309,8 +309,8 @@ def _look(path: Path, stream: BinaryIO, text_field: str) -> CorpusFile:
 
 
 def _note(name: str, file: CorpusFile) -> str:
-    kind = "JSON lines" if file.json_lines else "a JSON array" if file.json_array else "plain text"
-    return f"{name} is read as {'compressed ' if file.compressed else ''}{kind}."
+    kind = "JSON lines" if file.json_lines else "JSON array" if file.json_array else "plain text"
+    return f"{name} is read as {'a ' if file.json_array else ''}{'compressed ' if file.compressed else ''}{kind}."
 
 
 def _advice(path: Path) -> str:

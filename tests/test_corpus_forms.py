@@ -1,5 +1,6 @@
 """Conversations in the forms in which they are published, other fields, and bad lines."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -173,12 +174,13 @@ def test_an_array_has_the_documents_of_its_lines(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[%s, {]", "Item 2 of .*chats.json is not valid JSON: Expecting property name enclosed in double quotes.$"),
+        ("[%s, {]", "Item 2 of .*chats.json is not valid JSON: Expecting property name .*: character 1 of it.$"),
+        ('[%s, {"text": "a', "Item 2 of .*: Unterminated string starting at: character 9 of it.$"),
         ("[%s, 7]", "Item 2 of .*chats.json is not an object"),
-        ("[%s", "What follows item 1 of .*chats.json is not valid JSON"),
+        ("[%s", "Item 1 of .*chats.json is not valid JSON: neither a comma nor the end of the array follows it"),
         ("[%s,", "Item 2 of .*chats.json is not valid JSON"),
         ("[%s] x", "something after its array"),
-        ("[%s %s]", "What follows item 1 of .*chats.json is not valid JSON"),
+        ("[%s %s]", "Item 1 of .*chats.json is not valid JSON: neither a comma nor the end of the array follows it"),
         ("[%s, " + "[" * 200_000, "Item 2 of .*chats.json is not valid JSON: maximum recursion"),
     ],
 )
@@ -195,6 +197,14 @@ def test_a_long_item_of_an_array_is_refused(tmp_path: Path, monkeypatch: pytest.
     good = json.dumps(LINES["prompt"][0])
     with pytest.raises(AlphaError, match=r"Item 2 of .* is longer than"):
         list(corpus.sections([array_of(tmp_path, f'[{good}, "{"a" * 5000}"]')]))
+    with pytest.raises(AlphaError, match=r"Item 2 of .* not valid JSON: Expecting ',' delimiter: character 5 of it"):
+        list(corpus.sections([array_of(tmp_path, f'[{good}, ["a" "{"a" * 5000}"]]')]))
+
+
+def test_a_compressed_array_is_named_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "chats.data"
+    path.write_bytes(gzip.compress(json.dumps([LINES["prompt"][0]]).encode()))
+    assert corpus_files.find(str(path)).notes == (f"{path} is read as a compressed JSON array.",)
 
 
 def mixed(folder: Path) -> Path:
