@@ -417,7 +417,9 @@ def _likely_encoding(file: CorpusFile, data: bytes, valid: int) -> str:
         if 0 in data or len(data.translate(None, _CONTROLS)) < len(data):
             is_gzip = data.startswith(b"\x1f\x8b")
             return " It looks compressed by gzip; give its name the ending .gz." if is_gzip else ""
-        is_damaged = not data[:valid].isascii()
+        around = data[max(0, valid - _SAMPLE_BYTES) : valid + _SAMPLE_BYTES].decode(errors="replace")
+        foreign = [char for char in around if not char.isascii()]
+        is_damaged = not data[:valid].isascii() and 2 * foreign.count("\ufffd") <= len(foreign)
         encoding = "UTF-8" if is_damaged else _older_encoding(data[valid : valid + _SAMPLE_BYTES])
         if not encoding:
             return " It may be in an older encoding, such as Windows-1251, Shift_JIS or GB18030; convert it with iconv."

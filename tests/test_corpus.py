@@ -171,6 +171,8 @@ class TestErrors:
             ("이것은 한국어 텍스트입니다".encode("euc_kr"), "looks like EUC-KR"),
             ("Größe und naïve déjà vu".encode("latin-1"), "looks like Latin-1"),
             ("Schöne Grüße, ".encode() + b"\xe9 damaged", r"is UTF-8 otherwise; .*iconv -c -f UTF-8"),
+            ("Größe ".encode() + "und naïve déjà vu ".encode("latin-1") * 9, "looks like Latin-1"),
+            ("Hello there, how are you? ".encode("cp500") * 9, "older encoding"),
             (bytes(range(128, 256)) * 4, "older encoding"),
             (gzip.compress(b"text", mtime=0), "ending .gz"),
             (bytes(range(256)) * 4, r"is a NUL byte\.$"),
