@@ -36,7 +36,7 @@ def shares(data: str) -> dict[str, int]:
     """
     parts = [part.strip() for part in data.split(",") if part.strip()]
     matches = [_PART.fullmatch(part) for part in parts]
-    if not any(matches):
+    if not any(matches) and not (len(parts) > 1 and all(map(_NO_SHARE.fullmatch, parts))):
         return {}
     flag = spelled("data", data)
     fractions: dict[str, Fraction] = {}

@@ -37,7 +37,7 @@ def data(tmp_path: Path) -> str:
 def test_shares_are_read_exactly() -> None:
     assert shares("a.jsonl:0.7, b.txt:0.3") == {"a.jsonl": 7, "b.txt": 3}
     assert shares("a:b:2,c:.5") == {"a:b": 4, "c": 1}
-    assert shares("a.txt,b.txt") == shares("a.txt") == shares("C:a.txt") == {}
+    assert shares("a.txt,b.txt") == shares("a.txt") == shares("C:a.txt") == shares("a:5%") == {}
     for wrong, message in (
         ("a:1,b", "gives no share for b; give each a share, such as b:0.5, or none"),
         ("a:1,a:2", "names a twice"),
@@ -45,6 +45,7 @@ def test_shares_are_read_exactly() -> None:
         ("a:1,b:-1", "gives b the share -1; a share is a number"),
         ("a:1,b:1e5", "gives b the share 1e5"),
         ("a:1,b:nan", "gives b the share nan"),
+        ("a:50%,b:50%", "gives a the share 50%; a share is a number"),
     ):
         with pytest.raises(UsageError, match=message):
             shares(wrong)
