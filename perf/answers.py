@@ -21,6 +21,7 @@ from alpha import backends, datagen_chat
 from alpha.conversation import Chat
 from alpha.datagen_grammar import Chooser
 from alpha.engine import Engine, Generation, Request
+from alpha.errors import AlphaError
 from alpha.model_loading import load_model
 from alpha.sampling import SamplingOptions
 
@@ -37,6 +38,8 @@ def main() -> int:
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--wrong", type=int, default=0, help="print this many wrong answers, on standard error")
     arguments = parser.parse_args()
+    if arguments.conversations < 1:
+        parser.error("--conversations must be at least 1")
     loaded = load_model(arguments.checkpoint, backends.create(arguments.backend, -1, "f32"))
     chat = Chat(loaded, loaded.context)
     seen = set()
@@ -83,4 +86,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except AlphaError as error:
+        sys.exit(f"answers.py: error: {error}")

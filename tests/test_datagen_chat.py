@@ -4,6 +4,7 @@ import importlib
 import json
 import operator
 import re
+import runpy
 from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
@@ -399,3 +400,10 @@ def test_right_answers_are_counted(
     assert answers.main() == 0
     counts = json.loads(capsys.readouterr().out)
     assert (counts["right"], counts["own_name"], counts["all"], counts["new"]) == (1.0, "2/2", "2/2", "2/2")
+    for wrong, code in (
+        (f"--checkpoint={tmp_path / 'none'}", "answers.py: error: There is no"),
+        ("--conversations=0", "2"),
+    ):
+        monkeypatch.setattr("sys.argv", [*given, wrong])
+        with pytest.raises(SystemExit, match=code):
+            runpy.run_path(str(answers.__file__), run_name="__main__")
