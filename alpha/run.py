@@ -84,7 +84,7 @@ class Run:
         """Use `create` or `open`. `resources` release the lock; the run takes them over if this succeeds."""
         self.folder = folder
         self.config = config
-        self._identity = _identity(folder)
+        self._identity, self._lock_identity = _identity(folder), _identity(folder / LOCK)
         self._validation_losses: dict[int, float] = {}
         self._metrics = resources.enter_context(closing(LineFile(folder / METRICS)))
         self._samples = resources.enter_context(closing(LineFile(folder / SAMPLES)))
@@ -214,7 +214,14 @@ class Run:
             )
 
     def _make_whole(self) -> None:
-        """Make files again that somebody removed, so that the run can be resumed."""
+        """Make files again that somebody removed, so that the run can be resumed, by nobody else meanwhile."""
+        try:
+            is_held = _identity(self.folder / LOCK) == self._lock_identity
+        except FileNotFoundError:
+            is_held = False
+        if not is_held:
+            self._resources.callback(os.close, _lock(self.folder))
+            self._lock_identity = _identity(self.folder / LOCK)
         for each in (self._log.file, self._metrics, self._samples):
             each.make_again()
         if not os.path.lexists(self.folder / CONFIG):
@@ -391,8 +398,8 @@ def _require_empty(folder: Path) -> None:
     )
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
     return status.st_dev, status.st_ino
 
 

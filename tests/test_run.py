@@ -145,14 +145,25 @@ def test_a_folder_that_was_emptied_is_whole_again_with_the_next_checkpoint(opene
     for path in opened.folder.iterdir():
         path.unlink()
     opened.save(small_checkpoint(2))
+    opened.save(small_checkpoint(2))
     opened.add_metrics({"step": 3, "loss": 1.0})
+    assert is_locked(opened.folder)
     opened.close()
+    assert not is_locked(opened.folder)
     assert read_config(opened.folder) == before
     assert metrics_steps(opened.folder) == [3]
     with Run.open(opened.folder) as again:
         again.rewind(2)
     assert (steps(opened.folder), metrics_steps(opened.folder)) == ([2], [])
     assert "config.json was removed" in (opened.folder / LOG).read_text()
+
+
+def test_a_run_whose_lock_was_removed_saves_nothing_into_one_that_another_holds(opened):
+    opened.save(small_checkpoint(2))
+    (opened.folder / LOCK).unlink()
+    with Run.open(opened.folder), pytest.raises(AlphaError, match="is in use by process"):
+        opened.save(small_checkpoint(3))
+    assert steps(opened.folder) == [2]
 
 
 def test_what_a_file_says_reaches_the_log_harmless(opened):
