@@ -230,12 +230,17 @@ class Trainer:
         self.steps_done, self._elapsed = 0, 0.0
         after = evaluating + sampling  # both are made after the last step, too
         self._limit = _TimeLimit(begin + limit, share, after)
-        iters = max(1, self._limit.steps(step))
+        left = self._limit.steps(step)
+        iters = max(1, left)
         self.training = resolve_training(dataclasses.replace(training, iters=iters, minutes=0.0))
         self._limit.next_look = max(1, stable_until(self.training) // FIRST_LOOK)
-        self.display.message(
-            f"A step takes {1e3 * step:.3g} ms here, so {minutes:g} minutes are {spelled('iters', iters)}."
-        )
+        if left:
+            asked = f"what is left of {minutes:g} minutes is {spelled('iters', iters)}"
+            self.display.message(f"A step takes {1e3 * step:.3g} ms here, so {asked}.")
+        else:
+            self.display.warning(
+                f"{minutes:g} minutes are over before the first step, which is made anyway; give more --minutes."
+            )
 
     def _fit_again(self, run: Run) -> None:
         """Change the number of steps to what the time allows by now.

@@ -125,6 +125,7 @@ def test_the_time_begins_before_the_data_is_read(corpus: Path, tmp_path: Path, m
     display, started = RecordingDisplay(), time.perf_counter()
     train(corpus, tmp_path / "run", display, minutes=0.1)
     assert len(display.rows) == 1  # no time was left
+    assert "0.1 minutes are over before the first step, which is made anyway" in display.warnings[0]
 
 
 @pytest.mark.parametrize(
