@@ -109,19 +109,14 @@ class MixtureSampler:
         self._batch = batch
 
     def batch_from(self, first: int) -> tuple[Tokens, ...]:
-        places = self._places(first)
-        numbers = [[number for part, number in places if part == each] for each in range(len(self._samplers))]
-        # Windows of one part follow each other, so that each sampler is asked once.
-        found = [
-            sampler.batch_from(mine[0], len(mine))
-            for sampler, mine in zip(self._samplers, numbers, strict=True)
-            if mine
-        ]
-        rows = np.argsort(np.argsort([part for part, _ in places], kind="stable"), kind="stable")
+        places = [place(first + row, self._shares) for row in range(self._batch)]
+        found = []
+        for part, sampler in enumerate(self._samplers):
+            numbers = [number for each, number in places if each == part]  # which follow each other
+            if numbers:
+                found.append(sampler.batch_from(numbers[0], len(numbers)))
+        rows = np.argsort(np.argsort([part for part, _ in places], kind="stable"))
         return tuple(np.concatenate(each)[rows] for each in zip(*found, strict=True))
-
-    def _places(self, first: int) -> list[tuple[int, int]]:
-        return [place(first + row, self._shares) for row in range(self._batch)]
 
 
 def place(window: int, parts: Sequence[int]) -> tuple[int, int]:
