@@ -12,20 +12,18 @@ than memory nor a document of that size is ever held whole.
 """
 
 import bisect
-import codecs
 import functools
 import gzip
 import io
 import json
 import os
 import re
-import shlex
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
+from alpha.corpus_encoding import BYTE_ORDER_MARK, CHUNK_BYTES, decode, decoded_chunks
 from alpha.corpus_files import CorpusFile
 from alpha.corpus_forms import BAD_LINE, ROLE_MARKERS, Line, Turns, read_line
 from alpha.errors import AlphaError
@@ -39,28 +37,8 @@ end."""
 
 _FURTHEST_CUT = 4  # sections; where there is no cut by the preferred expression, the next one is tried
 _BUFFER_BYTES = 1 << 20
-_CHUNK_BYTES = 1 << 20
 _LONGEST_PIECE = 1 << 20  # characters that are held at once; without a place to cut among them, they are cut anywhere
 _LONGEST_JSON_LINE = 32 << 20  # bytes; a parsed line can take twenty times its size
-_BYTE_ORDER_MARK = "\ufeff"
-
-_ENCODING_MARKS = (
-    (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
-    (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"),
-)  # fmt: skip
-_FREQUENT = {
-    "SHIFT_JIS": ("[\u3040-\u30ff]", 0.3),
-    "EUC-JP": ("[\u3040-\u30ff]", 0.3),
-    "EUC-KR": ("[\uac00-\ud7a3]", 0.5),
-    "GB18030": ("[的一是不了人在有我他这个上来大国到中文]", 0.04),
-    "BIG5": ("[的一是不了人在有我他這個上來大國到中文]", 0.04),
-    "WINDOWS-1251": ("[оеаинтсрвл]", 0.4),
-    "KOI8-R": ("[оеаинтсрвл]", 0.4),
-}
-"""Characters that texts of an encoding have, and at least this share of those that are not ASCII."""
-
-_SAMPLE_BYTES = 1 << 14
-_CONTROLS = bytes({*range(32), 127} - {*b"\t\n\v\f\r\x1b"})
 
 _ASSISTANT, _END_MARKER = CHAT_TOKENS[1], CHAT_TOKENS[-1]
 _MARKERS = re.compile("(" + "|".join(map(re.escape, CHAT_TOKENS)) + ")")
@@ -222,7 +200,7 @@ def _reporter(raw: BinaryIO, on_read: ReadReport) -> Callable[[], None]:
 def _plain_texts(file: CorpusFile, stream: BinaryIO, report: Callable[[], None]) -> Iterator[str | None]:
     longest_beginning = len(END_OF_TEXT) - 1  # of a marker whose rest is in the next chunk
     tail = ""
-    for chunk in _decoded_chunks(file, stream, report):
+    for chunk in decoded_chunks(file, stream, report):
         *ended, tail = (tail + chunk).split(END_OF_TEXT)
         for text in ended:
             yield text
@@ -263,21 +241,6 @@ def _conversations(texts: Iterator[str | None]) -> Iterator[str | None]:
             yield None
 
 
-def _decoded_chunks(file: CorpusFile, stream: BinaryIO, report: Callable[[], None]) -> Iterator[str]:
-    offset = 0
-    undecoded = b""
-    while True:
-        chunk = stream.read(_CHUNK_BYTES)
-        report()
-        data = undecoded + chunk
-        text, used = _decode(file, data, offset, final=not chunk)
-        yield text.removeprefix(_BYTE_ORDER_MARK) if offset == 0 else text
-        if not chunk:
-            return
-        offset += used
-        undecoded = data[used:]
-
-
 def _json_texts(
     file: CorpusFile, stream: BinaryIO, report: Callable[[], None], forms: Counter[str], write: Writer | None
 ) -> Iterator[str | None]:
@@ -309,7 +272,7 @@ def _json_lines(file: CorpusFile, stream: BinaryIO, report: Callable[[], None]) 
     while line := stream.readline(_LONGEST_JSON_LINE + 1):
         if offset >= next_report:
             report()
-            next_report = offset + _CHUNK_BYTES
+            next_report = offset + CHUNK_BYTES
         number += 1
         where = f"Line {number} of {file.path}"
         if len(line) > _LONGEST_JSON_LINE:
@@ -324,8 +287,11 @@ def _json_items(file: CorpusFile, stream: BinaryIO, report: Callable[[], None]) 
     decoder = json.JSONDecoder()
     text, place, number = "", 0, 0
     before, where, problem = "[", "", ""
-    for chunk in _decoded_chunks(file, stream, report):
+    enough = 0  # characters; an item that was cut is read again when there are twice as many, or no more
+    for chunk in decoded_chunks(file, stream, report):
         text, place = text[place:] + chunk, 0
+        if chunk and len(text) < enough:
+            continue
         while before and (gap := _BEFORE_ITEM.match(text, place)):
             if gap[1] == "]" and number:
                 before, place = "", gap.end()
@@ -345,6 +311,7 @@ def _json_items(file: CorpusFile, stream: BinaryIO, report: Callable[[], None]) 
                 break
             number, place, before = number + 1, end, ","
             yield where, functools.partial(_itself, value)
+        enough = 2 * (len(text) - place)
         if not before and text[place:].strip():
             raise AlphaError(f"{file.path} is not valid JSON: there is something after its array.")
         if len(text) - place > _LONGEST_JSON_LINE:
@@ -366,8 +333,8 @@ def _pieces(said: Line, write: Writer | None, where: str) -> list[str]:
 
 def _json_line(file: CorpusFile, line: bytes, offset: int, where: str) -> Any:
     """The value of a line; None where it is empty."""
-    content, _ = _decode(file, line, offset, final=True)
-    content = content.removeprefix(_BYTE_ORDER_MARK) if offset == 0 else content
+    content, _ = decode(file, line, offset, final=True)
+    content = content.removeprefix(BYTE_ORDER_MARK) if offset == 0 else content
     if not content.strip():
         return None
     try:
@@ -384,74 +351,6 @@ def _conversation(turns: Turns) -> Iterator[str]:
         yield Piece.of(role, is_marker=True)
         yield Piece.of(content, is_answer=is_answer)
         yield Piece.of(_END_MARKER, is_marker=True, is_answer=is_answer)
-
-
-def _decode(file: CorpusFile, data: bytes, offset: int, final: bool) -> tuple[str, int]:
-    """UTF-8 `data`, which stands at byte `offset` of the file, and how many of its bytes were used.
-
-    Unless this is the `final` data, a character that is cut at the end is left for the next call.
-    """
-    valid, problem = len(data), ""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        valid = error.start
-        cut_at_the_end = error.end == len(data) and error.reason == "unexpected end of data"
-        problem = "" if cut_at_the_end and not final else "is not UTF-8"
-        text = data[:valid].decode()
-    zero = data.find(b"\0", 0, valid)
-    if zero >= 0:
-        valid, problem = zero, "is a NUL byte"
-    if problem:
-        after = " after decompression" if file.compressed else ""
-        where = f"byte {offset + valid:,}{after}"
-        raise AlphaError(f"{file.path} is not a text file: {where} {problem}.{_likely_encoding(file, data, valid)}")
-    return text, valid
-
-
-def _likely_encoding(file: CorpusFile, data: bytes, valid: int) -> str:
-    """What bytes that are UTF-8 text only up to `valid` probably are, and what to do about it; empty where nothing is
-    likely."""
-    encoding = _encoding_with_zeros(data)
-    if not encoding:
-        if 0 in data or len(data.translate(None, _CONTROLS)) < len(data):
-            is_gzip = data.startswith(b"\x1f\x8b")
-            return " It looks compressed by gzip; give its name the ending .gz." if is_gzip else ""
-        around = data[max(0, valid - _SAMPLE_BYTES) : valid + _SAMPLE_BYTES].decode(errors="replace")
-        foreign = [char for char in around if not char.isascii()]
-        is_damaged = not data[:valid].isascii() and 2 * foreign.count("\ufffd") <= len(foreign)
-        encoding = "UTF-8" if is_damaged else _older_encoding(data[valid : valid + _SAMPLE_BYTES])
-        if not encoding:
-            return " It may be in an older encoding, such as Windows-1251, Shift_JIS or GB18030; convert it with iconv."
-    name = "Latin-1 (ISO-8859-1)" if encoding == "ISO-8859-1" else encoding
-    path = shlex.quote(str(file.path))
-    convert = f"iconv {'-c ' if encoding == 'UTF-8' else ''}-f {encoding} -t UTF-8"
-    source = f"zcat {path} | {convert}" if file.compressed else f"{convert} {path}"
-    what = "is UTF-8 otherwise; leave out what is damaged" if encoding == "UTF-8" else f"looks like {name}; convert it"
-    return f" It {what}: {source} > converted{Path(file.path.name.removesuffix('.gz')).suffix}"
-
-
-def _older_encoding(data: bytes) -> str:
-    """What is likely by the letters that are frequent in it; empty where nothing fits."""
-    high = sum(byte >= 0x80 for byte in data)
-    in_words = sum(map(len, re.findall(rb"[\x80-\xff]{3,}", data)))
-    if 2 * in_words < high < 2 * len(data) / 5:  # single ones among Latin letters
-        return "WINDOWS-1252" if any(0x80 <= byte < 0xA0 for byte in data) else "ISO-8859-1"
-    found = {}
-    for name, (letters, usual) in _FREQUENT.items():
-        foreign = "".join(char for char in data.decode(name, errors="ignore") if not char.isascii())
-        found[name] = len(re.findall(letters, foreign)) / (usual * len(foreign) or 1)
-    best = max(found, key=lambda name: found[name])
-    return best if found[best] >= 1 else ""
-
-
-def _encoding_with_zeros(data: bytes) -> str:
-    """UTF-16 or UTF-32, by a byte order mark or by the half of each Latin letter that is zero; else empty."""
-    by_mark = next((name for mark, name in _ENCODING_MARKS if data.startswith(mark)), "")
-    first, second = data[::2].count(0), data[1::2].count(0)
-    if by_mark or 10 * max(first, second) < 9 * (first + second) or 5 * (first + second) <= len(data):
-        return by_mark
-    return "UTF-16LE" if second > first else "UTF-16BE"
 
 
 def _divide(texts: Iterator[str | None], size: int, cuts: Cuts) -> Iterator[Section]:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from traced_memory import traced_peak
 
-from alpha import corpus, corpus_files
+from alpha import corpus, corpus_encoding, corpus_files
 from alpha.errors import AlphaError
 
 quick = settings(
@@ -70,7 +70,7 @@ class TestDocuments:
         expected = [[], ["<|user|>", "<|end|>", "<|assistant|>", "<|end|>"], []]
         for chunk in (1, 9, 1 << 20):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(corpus, "_CHUNK_BYTES", chunk)
+                patch.setattr(corpus_encoding, "CHUNK_BYTES", chunk)
                 sections = read(data)
             assert [marked(section) for section in sections] == expected
             assert sections[1].text == "\n" + chat
@@ -125,7 +125,7 @@ class TestErrors:
 
     def test_binary_junk_is_named_by_file_and_byte(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
         for chunk in (1, 3, 1 << 20):
-            monkeypatch.setattr(corpus, "_CHUNK_BYTES", chunk)
+            monkeypatch.setattr(corpus_encoding, "CHUNK_BYTES", chunk)
             self.fails(write("a.txt", b"ab\xc3\xa9\0"), r"a\.txt is not a text file: byte 4 is a NUL byte")
             self.fails(write("a.txt", b"ab\xc3\xa9\xff\0"), "byte 4 is not UTF-8")
             self.fails(write("a.txt", b"\xe8\xaa\x9e\xe8\xaa"), "byte 3 is not UTF-8")
@@ -164,6 +164,8 @@ class TestErrors:
             ("Ordinary text".encode("utf-32"), "UTF-32"),
             ("Совсем другой текст, какого тут ещё нет".encode("cp1251"), "looks like WINDOWS-1251"),
             ("English with: совсем другой текст, какого тут ещё нет".encode("koi8-r"), "looks like KOI8-R"),
+            ("Совсем другой текст, какого тут ещё нет".upper().encode("cp1251"), "looks like WINDOWS-1251"),
+            ("Совсем другой текст, какого тут ещё нет".upper().encode("koi8-r"), "looks like KOI8-R"),
             ("日本語のテキストです。".encode("shift_jis"), "looks like SHIFT_JIS"),
             ("日本語のテキストです。".encode("euc_jp"), "looks like EUC-JP"),
             ("这是一个中文文本。我们在上面".encode("gbk"), "looks like GB18030"),
@@ -238,7 +240,7 @@ class TestSections:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(corpus, "_LONGEST_PIECE", longest + size)
             for chunk in (1, 7, 1 << 20):
-                patch.setattr(corpus, "_CHUNK_BYTES", chunk)
+                patch.setattr(corpus_encoding, "CHUNK_BYTES", chunk)
                 try:
                     results.append(read(str(path), size))
                 except AlphaError:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_training import MODEL, TRAINING, RecordingDisplay, begin, text_of
 
-from alpha import corpus, corpus_files
+from alpha import corpus, corpus_encoding, corpus_files
 from alpha.corpus_forms import Line, form_of, read_line
 from alpha.errors import AlphaError
 from alpha.settings import merge
@@ -166,7 +166,7 @@ def test_an_array_has_the_documents_of_its_lines(
     lines.write_text("".join(json.dumps(value) + "\n" for value in values))
     wanted = [section.text for section in corpus.sections(corpus_files.find(str(lines)).files)]
     for size in (1 << 20, 97, 1):
-        monkeypatch.setattr(corpus, "_CHUNK_BYTES", size)
+        monkeypatch.setattr(corpus_encoding, "CHUNK_BYTES", size)
         file = array_of(tmp_path, f"\ufeff \n{json.dumps(values, indent=indent)}\n")
         assert [section.text for section in corpus.sections([file])] == wanted
 
@@ -193,12 +193,22 @@ def test_what_is_wrong_with_an_array_is_said(tmp_path: Path, text: str, message:
 
 def test_a_long_item_of_an_array_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "_LONGEST_JSON_LINE", 1000)
-    monkeypatch.setattr(corpus, "_CHUNK_BYTES", 100)
+    monkeypatch.setattr(corpus_encoding, "CHUNK_BYTES", 100)
     good = json.dumps(LINES["prompt"][0])
     with pytest.raises(AlphaError, match=r"Item 2 of .* is longer than"):
         list(corpus.sections([array_of(tmp_path, f'[{good}, "{"a" * 5000}"]')]))
     with pytest.raises(AlphaError, match=r"Item 2 of .* not valid JSON: Expecting ',' delimiter: character 5 of it"):
         list(corpus.sections([array_of(tmp_path, f'[{good}, ["a" "{"a" * 5000}"]]')]))
+
+
+def test_a_long_item_is_not_read_again_with_each_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus_encoding, "CHUNK_BYTES", 100)
+    tries = []
+    raw_decode = json.JSONDecoder.raw_decode
+    monkeypatch.setattr(json.JSONDecoder, "raw_decode", lambda *arguments: tries.append(1) or raw_decode(*arguments))
+    [section] = corpus.sections([array_of(tmp_path, json.dumps([{"text": "a" * 20_000}]))])
+    assert len(section.text) == 20_000
+    assert len(tries) < 12  # 200 chunks, and each time twice as many
 
 
 def test_a_compressed_array_is_named_as_such(tmp_path: Path) -> None:
