@@ -3,27 +3,24 @@
 Knows nothing about how a run is configured or displayed; see `training_setup` and `progress`.
 """
 
-import bisect
 import dataclasses
 import logging
 import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from alpha import __version__, domain
+from alpha import __version__
 from alpha.backend import Backend
 from alpha.checkpoint import BASE, IMPORTED, OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig, resolve_training
-from alpha.engine import Engine
 from alpha.errors import AlphaError
 from alpha.evaluation import Validation
-from alpha.generation import Generator
 from alpha.gpt import GPT
 from alpha.interrupt import StopRequest
 from alpha.lora import lora_of
@@ -33,13 +30,13 @@ from alpha.optimizer import make_optimizer
 from alpha.option import LARGEST_INTEGER, spelled
 from alpha.run import Run
 from alpha.safetensors_file import Array
-from alpha.sampling import SamplingOptions
-from alpha.text_stream import BEGINNING, Continuation, continuation, known_prompts
+from alpha.text_stream import Continuation
 from alpha.thread_choice import ThreadChoice
+from alpha.time_limit import TimeLimit
 from alpha.tokenizer import Tokenizer
-from alpha.training_step import MemoryWatch, PhaseTimer, StepResult, TrainingStep, learning_rate, stable_until
+from alpha.training_samples import TrainingSamples
+from alpha.training_step import MemoryWatch, PhaseTimer, StepResult, TrainingStep, learning_rate, untimed
 
-SAMPLE_TOKENS = 100
 SKIPPED_LIMIT = 100
 SKIPPED_AT_THE_END = 10
 """So many skipped steps at the end of a run, or half of all its steps, mean that it went wrong."""
@@ -47,11 +44,6 @@ SKIPPED_AT_THE_END = 10
 TRIAL_STEPS = 10
 TRIAL_SHARE = 0.02
 """A trial that shows how many steps a time is makes at least so many, and takes at least this part of that time."""
-
-FIRST_LOOK = 8
-"""The number of steps is looked at again after this part of those before the decay, and then after twice as many."""
-NOTABLE_CHANGE = 0.01
-"""It is left as it is where a smaller part of it would change."""
 
 FIRST_SAVE_SECONDS = 60.0
 """A run that has no checkpoint after this time gets one, however long its intervals are."""
@@ -109,21 +101,6 @@ class _StepUnderWay:
     result: StepResult
 
 
-@dataclass
-class _TimeLimit:
-    """When a run is to end, by time.perf_counter(); the seconds that evaluations and samples take for each step, and
-    once after the last."""
-
-    end: float
-    beside: float
-    after: float
-    next_look: int = 0
-
-    def steps(self, seconds: float) -> int:
-        """How many steps of so many seconds are left."""
-        return max(0, math.floor((self.end - self.after - time.perf_counter()) / (seconds + self.beside)))
-
-
 class Trainer:
     """Trains a model, from the start or from a checkpoint. Both configurations are resolved."""
 
@@ -140,9 +117,7 @@ class Trainer:
         prompts: Sequence[tuple[str, Continuation]] = (),
     ) -> None:
         """With --lora, `base` are the weights that the adapter stands on, which alone is trained and saved.
-
-        Samples continue all `prompts`, each as it is shown and as it is asked; where there are none, one of the
-        domain's each time, in turn.
+        `prompts` are those of samples, see `TrainingSamples`.
         """
         self.tokenizer = tokenizer
         self.mixture = mixture
@@ -158,25 +133,15 @@ class Trainer:
             self.model = self.model.adapted(lora, training.seed)
         self._timer = PhaseTimer() if training.trace else None
         optimizer = make_optimizer(self.model.parameters, training)
-        self._step = (
-            TrainingStep(self.model, optimizer, training, self._timer)
-            if self._timer
-            else TrainingStep(self.model, optimizer, training)
-        )
+        self._step = TrainingStep(self.model, optimizer, training, self._timer or untimed)
         masks = [loss_masks(part.data, training.loss_on, display.message) for part in mixture.parts]
         self._validation = Validation(self.model, mixture, [mask for _, mask in masks], tokenizer, training)
         self._sampler = sampler_of(
             mixture, [mask for mask, _ in masks], tokenizer, model.block, training, display.message
         )
-        self._engine: Engine | None = None  # of samples, once there is one
         self._threads = ThreadChoice(backend, training.threads)
         self._memory = MemoryWatch(backend)
-        self._asked_prompts = tuple(prompts)
-        self._prompts = (
-            ()
-            if prompts
-            else known_prompts(tokenizer, domain.get(training.domain).prompts if training.domain else [BEGINNING])
-        )
+        self._samples = TrainingSamples(self.model, tokenizer, training, prompts, display.warning)
         self.steps_done = 0
         self._under_way: deque[_StepUnderWay] = deque()
         self._elapsed = 0.0
@@ -186,7 +151,7 @@ class Trainer:
         self._first_step = 0  # of this process, and how many windows had been drawn before it
         self._first_window = 0
         self._began = 0.0
-        self._limit: _TimeLimit | None = None
+        self._limit: TimeLimit | None = None
         self._validation_loss: float | None = None  # measured at this very step
         self._losses_of_parts: dict[str, float] = {}  # and then
         self._kept: dict[str, Any] = {}
@@ -223,17 +188,16 @@ class Trainer:
         step = statistics.fmean(seconds[len(seconds) // 2 :])  # the first ones also pay for what is made once
         evaluates = self.mixture.evaluated and training.eval_interval
         evaluating = _seconds_of(self._validation.losses) if evaluates else 0.0
-        sampling = _seconds_of(lambda: list(self._samples())) if training.sample_interval else 0.0
+        sampling = _seconds_of(lambda: list(self._samples.texts(0))) if training.sample_interval else 0.0
         share = evaluating / max(1, training.eval_interval) + sampling / max(1, training.sample_interval)
         self.model.parameters.load(weights)
         self._step.load_state(state)
         self.steps_done, self._elapsed = 0, 0.0
         after = evaluating + sampling  # both are made after the last step, too
-        self._limit = _TimeLimit(begin + limit, share, after)
+        self._limit = TimeLimit(begin + limit, share, after)
         left = self._limit.steps(step)
         iters = max(1, left)
         self.training = resolve_training(dataclasses.replace(training, iters=iters, minutes=0.0))
-        self._limit.next_look = max(1, stable_until(self.training) // FIRST_LOOK)
         if left:
             asked = f"what is left of {minutes:g} minutes is {spelled('iters', iters)}"
             self.display.message(f"A step takes {1e3 * step:.3g} ms here, so {asked}.")
@@ -243,29 +207,14 @@ class Trainer:
             )
 
     def _fit_again(self, run: Run) -> None:
-        """Change the number of steps to what the time allows by now.
-
-        Only before the learning rate decays, and only so far that all steps that were started keep theirs.
-        """
-        limit, training = self._limit, self.training
-        if limit is None or self.steps_done < limit.next_look:
-            return
-        limit.next_look *= 2
-        started = self.steps_done + len(self._under_way)
-        if stable_until(training) < started:
-            self._limit = None
+        """Change the number of steps to what the time allows by now."""
+        if self._limit is None:
             return
         step = self._elapsed / self.steps_done
-        iters = self.steps_done + limit.steps(step)
-        if stable_until(dataclasses.replace(training, iters=iters)) < started:
-            numbers = range(training.iters + 1)
-            iters = bisect.bisect_left(
-                numbers, started, key=lambda number: stable_until(dataclasses.replace(training, iters=number))
-            )
-        iters = max(iters, started)
-        if abs(iters - training.iters) < NOTABLE_CHANGE * training.iters:
+        iters = self._limit.iters(self.training, self.steps_done, self.steps_done + len(self._under_way), step)
+        if iters == self.training.iters:
             return
-        self.training = dataclasses.replace(training, iters=iters)
+        self.training = dataclasses.replace(self.training, iters=iters)
         run.configure(run.config.model, self.training, self.steps_done)
         self.display.set_total(iters)
         self.display.message(f"A step takes {1e3 * step:.3g} ms by now, so the time is {spelled('iters', iters)}.")
@@ -466,33 +415,9 @@ class Trainer:
         if not self._is_due(self.training.sample_interval):
             return
         run.beat("sampling")
-        for prompt, text in self._samples():
+        for prompt, text in self._samples.texts(self.steps_done):
             run.add_sample({"step": self.steps_done, "prompt": prompt, "text": text})
             self.display.sample(prompt, text)
-
-    def _samples(self) -> Iterator[tuple[str, str]]:
-        """Prompts of this step with what the model writes after each, up to the first that has no text."""
-        prompts = self._asked_prompts
-        if not prompts:
-            turn = self._prompts[self.steps_done // self.training.sample_interval % len(self._prompts)]
-            prompts = ((turn, continuation(self.tokenizer, turn, self.training.domain)),)
-        for prompt, asked in prompts:
-            try:
-                text = self._continued(asked)
-            except AlphaError as error:
-                _logger.warning("No sample after step %d. %s", self.steps_done, error)
-                self.display.warning(f"No sample after step {self.steps_done}. {error}")
-                return
-            yield prompt, text
-
-    def _continued(self, asked: Continuation) -> str:
-        sampling = SamplingOptions(seed=self.training.seed)
-        if self._engine is None:
-            self._engine = Engine(self.model, max_sequences=1)
-        self._engine.forget()
-        generator = Generator(self.model, engine=self._engine)
-        drawn = generator.generate(asked.ids, SAMPLE_TOKENS, sampling, ends=asked.ends, first=asked.first)
-        return asked.text(token for [token] in drawn if token is not None)
 
     def _save(self, run: Run) -> None:
         run.beat("saving")

@@ -128,7 +128,8 @@ class MemoryWatch:
         return known
 
 
-def _untimed(name: str) -> contextlib.AbstractContextManager[None]:
+def untimed(name: str) -> contextlib.AbstractContextManager[None]:
+    """The phases of steps that nobody times."""
     return contextlib.nullcontext()
 
 
@@ -167,7 +168,7 @@ class TrainingStep:
         model: GPT,
         optimizer: Optimizer,
         training: TrainingConfig,
-        phase: Phase = _untimed,
+        phase: Phase = untimed,
         reduction: Reduction | None = None,
     ) -> None:
         backend = model.backend
@@ -322,7 +323,7 @@ class TrainingStep:
         model, total = self._models[part], self._losses[part]
         count = B // len(self._models)
         # Phases are timed in one part only: the others run beside it.
-        phase = _untimed if part else self._phase
+        phase = untimed if part else self._phase
         model.parameters.clear_gradients()
         for micro_step in range(micro_steps):
             ids, targets, *begins = (self._sequences(each, micro_step, part * count, count) for each in tokens)

@@ -32,7 +32,7 @@ from small_training import (
     write_corpus,
 )
 
-from alpha import checkpoint, corpus_files, domain, files, ops, safetensors_file, trainer
+from alpha import checkpoint, corpus_files, domain, files, ops, safetensors_file, trainer, training_samples
 from alpha.autograd import Tensor
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_primitives import Array
@@ -45,7 +45,9 @@ from alpha.gpt import GPT
 from alpha.interrupt import SIGNALS, StopRequest
 from alpha.run import Run
 from alpha.sampler import Sampler
+from alpha.time_limit import TimeLimit
 from alpha.trainer import Trainer
+from alpha.training_samples import TrainingSamples
 from alpha.training_setup import read_prompts, resumed_run
 from alpha.training_step import StepResult, TrainingStep, learning_rate
 
@@ -142,7 +144,7 @@ def test_rates_that_do_not_decay_yet_leave_the_number_of_steps_open(
     """`left` is how many steps there is time for, at the trial and at each later look."""
     schedule: dict[str, Any] = {"schedule": "wsd", "decay_fraction": 0.5, "warmup_iters": 2}
     answers = iter(left)
-    monkeypatch.setattr(trainer._TimeLimit, "steps", lambda *_: next(answers))
+    monkeypatch.setattr(TimeLimit, "steps", lambda *_: next(answers))
     display = RecordingDisplay()
     timed = train(corpus, tmp_path / "timed", display, model=DROPPED, minutes=2e-2, **schedule)
     assert [total for total, _ in display.started] == numbers
@@ -161,7 +163,7 @@ def test_a_sample_that_cannot_be_drawn_ends_no_trial(
     def refuse(*_: object) -> str:
         raise AlphaError("There is no text.")
 
-    monkeypatch.setattr(Trainer, "_continued", refuse)
+    monkeypatch.setattr(TrainingSamples, "_continued", refuse)
     display = RecordingDisplay()
     train(corpus, tmp_path / "run", display, minutes=2e-2, sample_interval=100_000)
     assert display.rows
@@ -900,7 +902,7 @@ def test_samples_of_chats_end_with_the_turn_and_spaces_belong_to_the_next_word(
         for token in encode("well" + domain.END + "not this"):
             yield [token]
 
-    monkeypatch.setattr(trainer.Generator, "generate", generate)
+    monkeypatch.setattr(training_samples.Generator, "generate", generate)
     corpus = write_corpus(tmp_path, text_of() + domain.dialogue([(domain.USER, text_of(200))], reply=True))
     for name in ("chat", "novels"):
         display = RecordingDisplay()
