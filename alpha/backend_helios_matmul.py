@@ -24,6 +24,7 @@ from alpha.backend_helios_tiles import (
     Few,
     Hardware,
     Problem,
+    Tile,
     choose,
     few_of,
     few_part,
@@ -352,8 +353,9 @@ class _Run:
         a_length = problem.rows if left.swapped else problem.depth
         b_length = problem.depth if right.swapped else problem.columns
         a_unit, b_unit = (4 if tile.kernel == "matmul_tiled" else 16 // each.array.itemsize for each in (left, right))
+        edges = (problem.rows % tile.m != 0) + 2 * (problem.columns % tile.n != 0) + 4 * (problem.depth % tile.k != 0)
         constants = epilogue.constants(problem.columns, result) | {
-            "THREADS": threads(tile, device), "TILE_M": tile.m, "TILE_N": tile.n, "TILE_K": tile.k,
+            "EDGES": edges, "THREADS": threads(tile, device), "TILE_M": tile.m, "TILE_N": tile.n, "TILE_K": tile.k,
             "A_ALONG_M": int(left.swapped), "B_ALONG_K": int(right.swapped), "HAS_SUMS": int(column_sums is not None),
             "A_VECTOR": int(left.can_read(a_unit, a_length)), "B_VECTOR": int(right.can_read(b_unit, b_length)),
             "PART_STEPS": division.part // tile.k,
@@ -361,7 +363,7 @@ class _Run:
         if tile.kernel == "matmul_tiled":
             constants |= {"GROUPS_M": tile.down, "GROUPS_N": tile.across}
         else:
-            constants |= _matrix_constants(division, problem, device)
+            constants |= _matrix_constants(tile, device)
         variant = self.backend.product_variant(left.array, right.array)
         grid = workgroups(division, problem, device)
         self.backend.dispatch(
@@ -373,13 +375,11 @@ class _Run:
         )  # fmt: skip
 
 
-def _matrix_constants(division: Division, problem: Problem, device: Hardware) -> dict[str, int]:
+def _matrix_constants(tile: Tile, device: Hardware) -> dict[str, int]:
     """The constants of matmul_matrix that matmul_tiled has not."""
-    tile = division.tile
     assert device.fragment is not None
     m, n, k = device.fragment
-    edges = (problem.rows % tile.m != 0) + 2 * (problem.columns % tile.n != 0) + 4 * (problem.depth % tile.k != 0)
     return {
         "SUBGROUP_SIZE": device.subgroup, "SUBGROUPS_M": tile.down, "SUBGROUPS_N": tile.across, "FRAGMENT_M": m,
-        "FRAGMENT_N": n, "FRAGMENT_K": k, "EDGES": edges,
+        "FRAGMENT_N": n, "FRAGMENT_K": k,
     }  # fmt: skip

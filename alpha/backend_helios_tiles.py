@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from alpha.backend_helios_device import MOST_GROUPS, DeviceInfo
 from alpha.errors import AlphaError
 
-SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -120,12 +118,17 @@ _COMMON_SHARED = 4096
 
 _TILED, _MATRIX = "matmul_tiled", "matmul_matrix"
 
+_SPLITS = {_TILED: range(1, 33), _MATRIX: (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)}
+"""Parts of a sum. Workgroups of matmul_tiled take so long that it pays to fill their last wave exactly."""
+
+_WORKGROUPS = {_TILED: 8, _MATRIX: 4}
+"""For each multiprocessor: with more of them a sum is not split further."""
+
 TILED = (
-    Tile(_TILED, 128, 128, 8, 2, 2, cost=Cost(2, (1.5, 1.5), (0.544, 0.544), 0.00513)),
-    Tile(_TILED, 128, 128, 16, 2, 2, cost=Cost(2, (1.75, 1.75), (1.89, 1.89), 0.0)),
-    Tile(_TILED, 128, 64, 16, 2, 1, cost=Cost(4, (0.9, 0.9), (0.748, 0.748), 0.404)),
+    Tile(_TILED, 96, 128, 16, 3, 2, cost=Cost(2, (2.04, 2.04), (1.02, 1.02), 0.229)),
+    Tile(_TILED, 64, 128, 16, 2, 2, cost=Cost(3, (1.3, 1.3), (0.773, 0.773), 0.158)),
+    Tile(_TILED, 64, 64, 16, 2, 2, cost=Cost(7, (1.67, 1.67), (0.398, 0.398), 0.107)),
     Tile(_TILED, 64, 64, 16, 1, 1, cost=Cost(6, (0.55, 0.55), (0.449, 0.449), 0.444)),
-    Tile(_TILED, 64, 64, 16, 2, 2, cost=Cost(6, (1.19, 1.19), (0.495, 0.495), 0.0382)),
     Tile(_TILED, 32, 64, 16, 1, 1, cost=Cost(8, (0.303, 0.303), (0.259, 0.259), 1.02)),
     Tile(_TILED, 32, 32, 32, 1, 1, cost=Cost(6, (0.355, 0.355), (0.253, 0.253), 2.03)),
     Tile(_TILED, 32, 32, 16, 1, 1, cost=Cost(6, (0.255, 0.255), (0.138, 0.138), 1.48)),
@@ -147,13 +150,13 @@ _CPU_TILES = {_TILED: (Tile(_TILED, 32, 32, 16, 1, 1),), _MATRIX: (Tile(_MATRIX,
 """On a driver that computes on the processor one size is enough, and small ones are compiled sooner."""
 
 # Microseconds, measured on an H100 with perf/helios_matmul.py, as are the tiles' costs; those of the first three tiles
-# for matrix units were fitted to products of an H200, too.
+# of either kernel were fitted to products of an H200, those for matrix units too.
 _DISPATCH = 3.4
 _REDUCTION = 2.3
 _WRITTEN_RESULT = 2.2e-6
 _REDUCED_RESULT = 9.3e-7
 _SINGLE_READ = 3.2e-6
-_EDGES = 1.08  # as often, with tiles that are not all whole
+_EDGES = 1.08  # as often on matrix units, with tiles that are not all whole
 _CPU_UNITS = 2
 DEFAULT_UNITS = 32
 """Multiprocessors of a GPU whose driver does not say; a GPU for games has 16 to 128. With too many, products are split
@@ -266,6 +269,8 @@ def fits(tile: Tile, problem: Problem, device: Hardware) -> bool:
             return False
         moved = [length * tile.k * bits // 128 for length, bits in units]
     else:
+        if tile.m % (16 * tile.down) or tile.n % (32 * tile.across):
+            return False
         moved = [length * tile.k // 4 for length, _ in units]
     return (
         all(each >= count and each % count == 0 for each in moved)
@@ -291,7 +296,8 @@ def estimate(division: Division, problem: Problem, device: Hardware) -> float:
     tile, cost = division.tile, division.tile.cost
     grid_rows, grid_columns = math.ceil(problem.rows / tile.m), math.ceil(problem.columns / tile.n)
     halves = ((problem.a_bits == 16) + (problem.b_bits == 16)) / 2
-    edges = _EDGES if problem.rows % tile.m or problem.columns % tile.n else 1.0
+    edged = tile.kernel == _MATRIX and (problem.rows % tile.m or problem.columns % tile.n)
+    edges = _EDGES if edged else 1.0
     alone, shared = (whole + (half - whole) * halves for whole, half in (cost.alone, cost.shared))
 
     def wave(workgroups: int) -> float:
@@ -322,12 +328,12 @@ def candidates(problem: Problem, device: Hardware) -> Iterator[Division]:
     """Every division worth trying on a device."""
     seen = set()
     for tile in tiles_for(problem, device):
-        for splits in SPLITS:
+        for splits in _SPLITS[tile.kernel]:
             division = division_of(tile, splits, problem)
             whole = problem.batches * math.ceil(problem.rows / tile.m) * math.ceil(problem.columns / tile.n)
             if division in seen or problem.batches * division.splits > MOST_GROUPS:
                 continue
-            if division.splits > 1 and whole * (division.splits - 1) > 4 * device.units:
+            if division.splits > 1 and whole * (division.splits - 1) > _WORKGROUPS[tile.kernel] * device.units:
                 continue
             seen.add(division)
             yield division

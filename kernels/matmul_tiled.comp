@@ -13,8 +13,9 @@
 // numpy    c = activation(scale * (a @ b) + bias) + residual
 //
 // A workgroup computes a tile of TILE_M x TILE_N. Slices of TILE_K are fetched to registers while the slice before is
-// multiplied from shared memory; each thread holds 4 GROUPS_M x 4 GROUPS_N sums. With PART_STEPS each so many slices are
-// a part of the sum, and parts are added up in order: the bits are those of splits as long as that, and matmul_reduce.
+// multiplied from shared memory; each thread holds 4 GROUPS_M x 4 GROUPS_N sums. EDGES says which of rows (1), columns
+// (2) and depth (4) are not whole tiles. With PART_STEPS each so many slices are a part of the sum, and parts are added
+// up in order: the bits are those of splits as long as that, and matmul_reduce.
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
@@ -40,26 +41,24 @@ vec4 rounded(vec4 value) {
 #endif
 }
 
-// Four neighbours of the line `line` from `start`; zeros outside of `lines` x `length`.
-#define DEFINE_FETCH_FLOATS(NAME, VECTOR)                                                                            \
-    vec4 NAME(uint64_t base, uint stride, uint line, uint start, uint lines, uint length) {                           \
-        if (line >= lines || start >= length) return vec4(0.0);                                                       \
-        uint index = line * stride + start;                                                                           \
-        if (VECTOR != 0) return rounded(floats4(base).at[index / 4]);                                                 \
-        vec4 value = vec4(0.0);                                                                                       \
-        for (uint i = 0; i < 4; i++)                                                                                  \
-            if (start + i < length) value[i] = floats1(base).at[index + i];                                           \
-        return rounded(value);                                                                                        \
+// The four neighbours at `at`, of which `left` are in the array; zeros for others, and where `at` is not inside of it.
+#define DEFINE_FETCH_FLOATS(NAME, VECTOR)                                                                              \
+    vec4 NAME(uint64_t at, bool inside, uint left) {                                                                   \
+        if (!inside) return vec4(0.0);                                                                                 \
+        if (VECTOR != 0) return rounded(floats4(at).at[0]);                                                            \
+        vec4 value = vec4(0.0);                                                                                        \
+        for (uint i = 0; i < 4; i++)                                                                                   \
+            if (i < left) value[i] = floats1(at).at[i];                                                                \
+        return rounded(value);                                                                                         \
     }
-#define DEFINE_FETCH_HALVES(NAME, VECTOR)                                                                            \
-    vec4 NAME(uint64_t base, uint stride, uint line, uint start, uint lines, uint length) {                           \
-        if (line >= lines || start >= length) return vec4(0.0);                                                       \
-        uint index = line * stride + start;                                                                           \
-        if (VECTOR != 0) return unpack_halves4(words2(base).at[index / 4]);                                           \
-        vec4 value = vec4(0.0);                                                                                       \
-        for (uint i = 0; i < 4; i++)                                                                                  \
-            if (start + i < length) value[i] = unpack_halves(uint(shorts1(base).at[index + i])).x;                    \
-        return value;                                                                                                 \
+#define DEFINE_FETCH_HALVES(NAME, VECTOR)                                                                              \
+    vec4 NAME(uint64_t at, bool inside, uint left) {                                                                   \
+        if (!inside) return vec4(0.0);                                                                                 \
+        if (VECTOR != 0) return unpack_halves4(words2(at).at[0]);                                                      \
+        vec4 value = vec4(0.0);                                                                                        \
+        for (uint i = 0; i < 4; i++)                                                                                   \
+            if (i < left) value[i] = unpack_halves(uint(shorts1(at).at[i])).x;                                         \
+        return value;                                                                                                  \
     }
 #if A_BITS == 32
 DEFINE_FETCH_FLOATS(fetch_a, A_VECTOR)
@@ -71,6 +70,10 @@ DEFINE_FETCH_FLOATS(fetch_b, B_VECTOR)
 #else
 DEFINE_FETCH_HALVES(fetch_b, B_VECTOR)
 #endif
+
+// What a thread fetches with number `i`: four neighbours of a line of the slice.
+uint unit_line(uint i, uint length) { return (i * THREADS + gl_LocalInvocationID.x) / (length / 4); }
+uint unit_start(uint i, uint length) { return (i * THREADS + gl_LocalInvocationID.x) % (length / 4) * 4; }
 
 void main() {
     uint number = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
@@ -88,72 +91,89 @@ void main() {
                       (B_ALONG_K != 0 ? begin + uint64_t(column0) * b_stride : column0 + uint64_t(begin) * b_stride));
     uint64_t a_step = A_BYTES * uint64_t(TILE_K) * (A_ALONG_M != 0 ? a_stride : 1);
     uint64_t b_step = B_BYTES * uint64_t(TILE_K) * (B_ALONG_K != 0 ? 1 : b_stride);
-    uint thread_row = gl_LocalInvocationID.x / THREAD_COLUMNS, thread_column = gl_LocalInvocationID.x % THREAD_COLUMNS;
+    uint64_t a_at[A_UNITS], b_at[B_UNITS];
+    [[unroll]] for (uint i = 0; i < A_UNITS; i++)
+        a_at[i] = a_base + A_BYTES * (uint64_t(unit_line(i, A_LINE)) * a_stride + unit_start(i, A_LINE));
+    [[unroll]] for (uint i = 0; i < B_UNITS; i++)
+        b_at[i] = b_base + B_BYTES * (uint64_t(unit_line(i, B_LINE)) * b_stride + unit_start(i, B_LINE));
+
+    // Of 32 threads in blocks of 4 x 8, the eight whose reads go together read two places of A and four of B.
+    uint lane = gl_LocalInvocationID.x % 32, block = gl_LocalInvocationID.x / 32;
+    uint thread_row = block / (THREAD_COLUMNS / 8) * 4 + lane / 16 * 2 + lane % 2;
+    uint thread_column = block % (THREAD_COLUMNS / 8) * 8 + lane / 2 % 8;
 
     vec4 sums[4 * GROUPS_M][GROUPS_N], totals[4 * GROUPS_M][GROUPS_N];  // of a part, and of those before, with PART_STEPS
     [[unroll]] for (uint i = 0; i < 4 * GROUPS_M; i++)
         [[unroll]] for (uint j = 0; j < GROUPS_N; j++) sums[i][j] = totals[i][j] = vec4(0.0);
     vec4 a_next[A_UNITS], b_next[B_UNITS];
     vec4 b_sum = vec4(0.0);  // THREADS is a multiple of the units of a line, so all that a thread fetches is one column
+    uint depth_left = end - begin;
 
-    for (uint step = 0; step <= steps; step++) {
-        uint rest = end - begin - min(step * TILE_K, end - begin);
-        if (step < steps) {
-            [[unroll]] for (uint i = 0; i < A_UNITS; i++) {
-                uint unit = i * THREADS + gl_LocalInvocationID.x;
-                uint line = unit / (A_LINE / 4), start = unit % (A_LINE / 4) * 4;
-                a_next[i] = fetch_a(a_base, a_stride, line, start, A_ALONG_M != 0 ? rest : rows - row0,
-                                    A_ALONG_M != 0 ? rows - row0 : rest);
-            }
-            [[unroll]] for (uint i = 0; i < B_UNITS; i++) {
-                uint unit = i * THREADS + gl_LocalInvocationID.x;
-                uint line = unit / (B_LINE / 4), start = unit % (B_LINE / 4) * 4;
-                b_next[i] = fetch_b(b_base, b_stride, line, start, B_ALONG_K != 0 ? columns - column0 : rest,
-                                    B_ALONG_K != 0 ? rest : columns - column0);
-                if (HAS_SUMS != 0) b_sum += b_next[i];
-            }
-            a_base += a_step;
-            b_base += b_step;
-        }
-        if (step > 0) {
-            for (uint k = 0; k < TILE_K; k++) {
-                vec4 a_part[GROUPS_M], b_part[GROUPS_N];
-                [[unroll]] for (uint i = 0; i < GROUPS_M; i++)
-                    a_part[i] = a_shared[k * A_STRIDE + i * THREAD_ROWS + thread_row];
+// The next slice, to registers.
+#define FETCH()                                                                                                        \
+    {                                                                                                                  \
+        uint a_lines = A_ALONG_M != 0 ? depth_left : rows - row0, a_length = A_ALONG_M != 0 ? rows - row0 : depth_left;\
+        uint b_lines = B_ALONG_K != 0 ? columns - column0 : depth_left;                                                \
+        uint b_length = B_ALONG_K != 0 ? depth_left : columns - column0;                                               \
+        [[unroll]] for (uint i = 0; i < A_UNITS; i++) {                                                                \
+            uint line = unit_line(i, A_LINE), start = unit_start(i, A_LINE);                                           \
+            a_next[i] = fetch_a(a_at[i], (EDGES & 5) == 0 || (line < a_lines && start < a_length), a_length - start);  \
+            a_at[i] += a_step;                                                                                         \
+        }                                                                                                              \
+        [[unroll]] for (uint i = 0; i < B_UNITS; i++) {                                                                \
+            uint line = unit_line(i, B_LINE), start = unit_start(i, B_LINE);                                           \
+            b_next[i] = fetch_b(b_at[i], (EDGES & 6) == 0 || (line < b_lines && start < b_length), b_length - start);  \
+            b_at[i] += b_step;                                                                                         \
+        }                                                                                                              \
+        depth_left -= min(depth_left, TILE_K);                                                                         \
+    }
+// What was fetched, to shared memory.
+#define PUT()                                                                                                          \
+    {                                                                                                                  \
+        [[unroll]] for (uint i = 0; i < A_UNITS; i++) {                                                                \
+            uint line = unit_line(i, A_LINE), start = unit_start(i, A_LINE);                                           \
+            if (A_ALONG_M != 0) a_shared[line * A_STRIDE + start / 4] = a_next[i];                                     \
+            else                                                                                                       \
+                [[unroll]] for (uint k = 0; k < 4; k++)                                                                \
+                    a_shared[(start + k) * A_STRIDE + line / 4][line % 4] = a_next[i][k];                              \
+        }                                                                                                              \
+        [[unroll]] for (uint i = 0; i < B_UNITS; i++) {                                                                \
+            uint line = unit_line(i, B_LINE), start = unit_start(i, B_LINE);                                           \
+            if (B_ALONG_K == 0) b_shared[line * B_STRIDE + start / 4] = b_next[i];                                     \
+            else                                                                                                       \
+                [[unroll]] for (uint k = 0; k < 4; k++)                                                                \
+                    b_shared[(start + k) * B_STRIDE + line / 4][line % 4] = b_next[i][k];                              \
+            if (HAS_SUMS != 0) b_sum += b_next[i];                                                                     \
+        }                                                                                                              \
+    }
+
+    if (steps != 0) {
+        FETCH();
+        PUT();
+    }
+    barrier();
+    for (uint step = 0; step < steps; step++) {
+        if (step + 1 < steps) FETCH();
+        [[unroll]] for (uint k = 0; k < TILE_K; k++) {
+            vec4 a_part[GROUPS_M], b_part[GROUPS_N];
+            [[unroll]] for (uint i = 0; i < GROUPS_M; i++)
+                a_part[i] = a_shared[k * A_STRIDE + i * THREAD_ROWS + thread_row];
+            [[unroll]] for (uint j = 0; j < GROUPS_N; j++)
+                b_part[j] = b_shared[k * B_STRIDE + j * THREAD_COLUMNS + thread_column];
+            [[unroll]] for (uint i = 0; i < 4 * GROUPS_M; i++)
                 [[unroll]] for (uint j = 0; j < GROUPS_N; j++)
-                    b_part[j] = b_shared[k * B_STRIDE + j * THREAD_COLUMNS + thread_column];
-                [[unroll]] for (uint i = 0; i < 4 * GROUPS_M; i++)
-                    [[unroll]] for (uint j = 0; j < GROUPS_N; j++)
-                        sums[i][j] = fma(vec4(a_part[i / 4][i % 4]), b_part[j], sums[i][j]);
-            }
-            if (PART_STEPS != 0 && (step % PART_STEPS == 0 || step == steps)) {
-                [[unroll]] for (uint i = 0; i < 4 * GROUPS_M; i++)
-                    [[unroll]] for (uint j = 0; j < GROUPS_N; j++) {
-                        totals[i][j] += sums[i][j];
-                        sums[i][j] = vec4(0.0);
-                    }
-            }
-            barrier();
+                    sums[i][j] = fma(vec4(a_part[i / 4][i % 4]), b_part[j], sums[i][j]);
         }
-        if (step < steps) {
-            [[unroll]] for (uint i = 0; i < A_UNITS; i++) {
-                uint unit = i * THREADS + gl_LocalInvocationID.x;
-                uint line = unit / (A_LINE / 4), start = unit % (A_LINE / 4) * 4;
-                if (A_ALONG_M != 0) a_shared[line * A_STRIDE + start / 4] = a_next[i];
-                else
-                    [[unroll]] for (uint k = 0; k < 4; k++)
-                        a_shared[(start + k) * A_STRIDE + line / 4][line % 4] = a_next[i][k];
-            }
-            [[unroll]] for (uint i = 0; i < B_UNITS; i++) {
-                uint unit = i * THREADS + gl_LocalInvocationID.x;
-                uint line = unit / (B_LINE / 4), start = unit % (B_LINE / 4) * 4;
-                if (B_ALONG_K == 0) b_shared[line * B_STRIDE + start / 4] = b_next[i];
-                else
-                    [[unroll]] for (uint k = 0; k < 4; k++)
-                        b_shared[(start + k) * B_STRIDE + line / 4][line % 4] = b_next[i][k];
-            }
-            barrier();
+        if (PART_STEPS != 0 && ((step + 1) % PART_STEPS == 0 || step + 1 == steps)) {
+            [[unroll]] for (uint i = 0; i < 4 * GROUPS_M; i++)
+                [[unroll]] for (uint j = 0; j < GROUPS_N; j++) {
+                    totals[i][j] += sums[i][j];
+                    sums[i][j] = vec4(0.0);
+                }
         }
+        barrier();
+        if (step + 1 < steps) PUT();
+        barrier();
     }
 
     uint64_t plane = uint64_t(split) * (gl_NumWorkGroups.z / splits) + batch;

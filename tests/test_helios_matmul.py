@@ -104,7 +104,7 @@ def small_tiles(backend: Helios) -> list[Tile]:
     fragment = device_of(backend).fragment
     kernel = "matmul_matrix" if fragment else "matmul_tiled"
     if fragment is None:
-        return [Tile(kernel, 32, 32, 16, 1, 1), Tile(kernel, 32, 64, 8, 1, 2), Tile(kernel, 64, 32, 16, 2, 1)]
+        return [Tile(kernel, 32, 32, 16, 1, 1), Tile(kernel, 32, 64, 8, 1, 2), Tile(kernel, 48, 64, 16, 3, 2)]
     return [
         Tile(kernel, 32, 32, 16, 2, 2),
         Tile(kernel, 16, 32, fragment[2], 1, 2),  # one part to a slice
