@@ -299,6 +299,18 @@ def test_every_tile_is_a_candidate_of_a_gpu_and_its_parts_cover_the_sum(device: 
         assert backend_helios_tiles.shared_bytes(division.tile, device) <= device.shared_memory
 
 
+@pytest.mark.parametrize(("m", "n", "fit"), [(32, 32, True), (16, 32, True), (8, 64, False), (64, 16, False)])
+def test_threads_without_matrix_units_lie_in_blocks_of_four_by_eight(m: int, n: int, fit: bool) -> None:
+    tile = Tile("matmul_tiled", m, n, 16, 1, 1)
+    assert fits(tile, Problem(1, 256, 256, 256), WITHOUT_MATRIX_UNITS) == fit
+
+
+def test_a_weights_gradient_without_matrix_units_fills_whole_waves() -> None:
+    for rows, columns, depth, groups in ((384, 1536, 16384, 528), (384, 384, 16384, 264), (768, 3072, 8192, 768)):
+        division = choose(Problem(1, rows, columns, depth), dataclasses.replace(WITHOUT_MATRIX_UNITS, units=132))
+        assert division.splits * rows // division.tile.m * columns // division.tile.n == groups
+
+
 def test_small_results_of_long_sums_are_split_and_large_results_are_not() -> None:
     assert choose(Problem(1, 128, 384, 2048), LAPTOP).splits > 2
     large = choose(Problem(1, 4096, 4096, 4096, 16, 16), LAPTOP)
