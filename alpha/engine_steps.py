@@ -73,7 +73,7 @@ class Steps:
         self._lengths = [0] * sequences
         self._layout: _Layout | None = None
         """Of the last step, if it did nothing but continue texts."""
-        self._programs: dict[tuple[int, int, int | None, bool], Callable[..., Array]] = {}
+        self._programs: dict[tuple[int, int, int | None, bool, bool], Callable[..., Array]] = {}
 
     def give(
         self, pieces: Sequence[Piece], draws: Mapping[Stream, Draw], scored: Sequence[range], likeliest: int | None
@@ -112,13 +112,13 @@ class Steps:
             operands.append(layout.penalties)
         if likeliest is not None:  # of few sizes, too
             likeliest = min(likeliest if likeliest <= 2 else -(-likeliest // 4) * 4, self.model.vocab_size)
-        form = layout.rows.shape[1], layout.outputs.shape[1], likeliest, layout.penalties is not None
+        form = layout.rows.shape[1], layout.outputs.shape[1], likeliest, layout.penalties is not None, is_decode
         backend = self.model.backend
         if form not in self._programs:
             # Not a method of this object, which would keep the model until cycles are looked for.
             changes = self._changes.state if layout.penalties is not None else None
             program = functools.partial(
-                _program, self.model, self._cache, self._newest, changes, likeliest, self._exact
+                _program, self.model, self._cache, self._newest, changes, likeliest, self._exact, is_decode
             )
             self._programs[form] = backend.record_inference(program)
         result = self._programs[form](*map(backend.from_numpy, operands))
@@ -201,20 +201,20 @@ class _Layout:
 
 def _program(
     model: GPT, cache: BlockCache, newest: Array, changes: Array | None, likeliest: int | None, exact: npt.DTypeLike,
-    rows: Array, tables: Array, outputs: Array, options: Array, penalties: Array | None = None,
+    is_decode: bool, rows: Array, tables: Array, outputs: Array, options: Array, penalties: Array | None = None,
 ) -> Array:  # fmt: skip
     """A step of the model: the tokens [M] chosen after M of N rows; see `CachedRows`.
 
     rows [5, N] and outputs [6, M] are as in `_Layout`, options [M, 4] as in `Backend.choose`; with penalties [M, 4],
-    logits are changed before. With `likeliest`, what `Step` says stands before the tokens, of the model's own logits,
-    in a type that holds every id.
+    logits are changed before. With `is_decode`, outputs are those of the rows, in order. With `likeliest`, what `Step`
+    says stands before the tokens, of the model's own logits, in a type that holds every id.
     """
     backend = model.backend
     ids, slots, positions, places, sequences = _rows_of(backend, rows)
     wanted, top_k, targets, changed, asked, offsets = _rows_of(backend, outputs)
     ids = backend.newest_ids(backend.reshape(newest, (newest.shape[0],)), slots, ids)
     hidden = model.hidden_of_rows(ids, CachedRows(backend, cache, positions, places, sequences, tables))
-    logits = model.logits_of_rows(backend.gather_rows(hidden, wanted))
+    logits = model.logits_of_rows(hidden if is_decode else backend.gather_rows(hidden, wanted))
     if changes is None or penalties is None:
         tokens = backend.choose(logits, options, top_k)
     else:

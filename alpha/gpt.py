@@ -201,10 +201,13 @@ class GPT:
         """The last hidden state [N, C], before its norm, of ids [N] whose keys and values, and those before, are in a
         cache."""
         backend, config = self.backend, self.config
-        x = self._computed(ops.embedding(self.parameters["wte.weight"], ids)).data
+        # Positions come first: they need not wait for ids that are still being drawn.
+        places = None
         if config.position == "learned":
-            positions = ops.embedding(self.parameters["wpe.weight"], rows.positions)
-            x = backend.add(x, self._computed(positions).data)
+            places = self._computed(ops.embedding(self.parameters["wpe.weight"], rows.positions)).data
+        x = self._computed(ops.embedding(self.parameters["wte.weight"], ids)).data
+        if places is not None:
+            x = backend.add(places, x)
         angles = self._rotary and tuple(backend.gather_rows(table, rows.positions) for table in self._rotary)
         hidden = Tensor(backend, backend.reshape(x, (1, *x.shape)))
         for layer in range(config.layers):

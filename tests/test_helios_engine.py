@@ -27,7 +27,7 @@ from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_cpu_ref_primitives import NumpyPrimitives
 from alpha.backend_helios_core import HeliosCore
-from alpha.backend_helios_planner import Dispatch
+from alpha.backend_helios_planner import Dispatch, needs_barrier
 from alpha.config import ModelConfig, resolve_model
 from alpha.engine import Engine, Request
 from alpha.gpt import GPT
@@ -149,6 +149,18 @@ def test_a_layer_of_a_decode_step_is_few_dispatches(name: str, each: int, steps:
         assert recorded.count("norm") == norms
         counts.append(len(recorded))
     assert counts[1] - counts[0] == each
+
+
+def test_a_decode_step_has_few_rounds_beside_its_layers(steps: Steps) -> None:
+    """Ids that were drawn are taken, beside rows for positions; rows for tokens; the layer; the outputs, which are not
+    gathered first; a choice, and where it goes."""
+    _, model = stored_model("f16", layers=1)
+    engine = Engine(model, 1)
+    engine.submit(Request([1], 2, GREEDY))
+    run(engine)
+    recorded = steps.programs[-1]
+    assert sum(needs_barrier(recorded)) == 2 + 5 + 3
+    assert [each.kernel.name for each in recorded].count("gather_rows") == 2
 
 
 @pytest.mark.parametrize("dim", [128, 24])  # parts of a sum are whole, or not
