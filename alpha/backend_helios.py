@@ -29,6 +29,7 @@ from alpha.backend_helios_kernels import read_bundle
 from alpha.backend_helios_linear import Linear
 from alpha.backend_helios_loss import Loss
 from alpha.backend_helios_rowwise import Rowwise
+from alpha.backend_helios_tuning import tuning_for
 from alpha.backend_helios_update import Update
 from alpha.backend_primitives import Array
 from alpha.errors import AlphaError, UsageError
@@ -71,13 +72,15 @@ def open_helios(device: int = -1, precision: str = "f32") -> Helios:
     when it computes wrongly.
     """
     info = choose_device(device)
-    lacking = read_bundle().needed(precision) - info.features
+    bundle = read_bundle()
+    lacking = bundle.needed(precision) - info.features
     if lacking:
         lacks = ", ".join(sorted(lacking))
         raise UsageError(f"{info.name} has no {lacks}; leave out --dtype={precision}, or choose another --device.")
     opened = Device(info, pipeline_cache=_pipeline_cache(info))
     atexit.register(_close, opened)
     backend = Helios(opened, precision)
+    backend.tuning = tuning_for(info, bundle)
     _test(backend)
     return backend
 

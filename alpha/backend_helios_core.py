@@ -368,6 +368,10 @@ class HeliosCore(Backend):
         """Whether dispatches are only written down, for a recorded program."""
         return self._traced is not None
 
+    def tune(self) -> bool:
+        """Measure what the last trace asked to be measured; whether a trace will now make other choices."""
+        raise NotImplementedError
+
     def trace(self, program: Callable[[], HeliosArray]) -> tuple[HeliosArray, list[Dispatch], list[Storage]]:
         """Run a program without running its dispatches: its result, contiguous, the dispatches, and new storages."""
         if self._traced is not None:

@@ -32,6 +32,7 @@ from alpha.backend_helios_tiles import (
     threads,
     workgroups,
 )
+from alpha.backend_helios_tuning import Tuning
 
 _HALF_OPERATIONS = 2e10
 """Products of more operations read operands in 16 bits: then rounding them first, once, saves more than it costs."""
@@ -101,6 +102,15 @@ class _Operand:
         offset = outer * self.outer_stride + inner * self.inner_stride
         return dataclasses.replace(self, array=self.array.view(self.array.shape, self.array.strides, offset))
 
+    def stand_in(self, backend: HeliosPrimitives, batches: tuple[int, int], rows: int, columns: int) -> _Operand:
+        """A new operand that lies as this one does, of so many batches of [rows, columns]."""
+        lines, length = (columns, rows) if self.swapped else (rows, columns)
+        offset = self.array.offset % (16 // self.array.itemsize)
+        end = offset + (lines - 1) * self.stride + length
+        end += (batches[0] - 1) * self.outer_stride + (batches[1] - 1) * self.inner_stride
+        new = backend.new((end,), self.array.element)
+        return dataclasses.replace(self, array=new.view(self.array.shape, self.array.strides, offset))
+
     def can_read(self, elements: int, length: int) -> bool:
         """Whether `elements` neighbours can be read at once, everywhere; `length` is how many there are in a line."""
         places = (self.array.offset, self.stride, self.outer_stride, self.inner_stride, length)
@@ -144,6 +154,9 @@ def _chunks(outer: int, inner: int) -> Iterator[tuple[int, int, int, int]]:
 
 class Products(HeliosPrimitives):
     """Matrix products; see `Backend` for what each of them means."""
+
+    tuning: Tuning | None = None
+    """Tiles measured on this device, where they are."""
 
     # --- products -----------------------------------------------------------------------------------------------------
 
@@ -194,15 +207,23 @@ class Products(HeliosPrimitives):
                 right.can_read(16 // b.itemsize, depth if right.swapped else columns),
             )  # fmt: skip
             shape, first = (problem.batches * rows, columns), (i * inner + j) * rows * columns
-            run = _Run(self, problem, inner_count, left.from_batch(i, j), right.from_batch(i, j), scale)
+            operands = left.from_batch(i, j), right.from_batch(i, j)
+            run = _Run(self, problem, inner_count, *operands, scale, result.element)
             part = few_part(depth, device) if few_rows else 0
             few = few_of(problem, device, part) if part and scale == 1.0 and not left.swapped else None
             if few is not None:
                 run.few(few, device, result.view(shape, (columns, 1), first), epilogue.part(shape, first))
                 continue
             division = forced or choose(problem, device, part)
+            # Sums of columns and of few rows have the bits of their tile, so those keep the estimate's.
+            if self.tuning is not None and forced is None and not part and column_sums is None:
+                division = self.tuning.division(run, device, division, self.is_tracing)
+            self.say_choice(f"matrix product {problem} as {division}")
             run(result.view(shape, (columns, 1), first), epilogue.part(shape, first), column_sums, division)
         return result
+
+    def tune(self) -> bool:
+        return self.tuning is not None and self.tuning.measure(self)
 
     def _readable(self, x: HeliosArray) -> HeliosArray:
         """`x` as a kernel can read it: float32 or of the precision's 16 bits, neighbours along one matrix axis."""
@@ -287,7 +308,7 @@ class Products(HeliosPrimitives):
 
 @dataclass(frozen=True)
 class _Run:
-    """A batch of products that fits a grid; `inner` is the length of its second batch axis."""
+    """A batch of products that fits a grid; `inner` is the length of its second batch axis, `element` the result's."""
 
     backend: Products
     problem: Problem
@@ -295,12 +316,29 @@ class _Run:
     left: _Operand
     right: _Operand
     scale: float
+    element: str
+
+    @property
+    def key(self) -> str:
+        """What decides which tile is the fastest, in words."""
+        problem = self.problem
+        operands = (self.left, problem.a_vectors), (self.right, problem.b_vectors)
+        lie = ("".join(("nt"[each.swapped], "" if whole else " by one")) for each, whole in operands)
+        return f"{self.backend.precision}: {problem}, {', '.join(lie)}, to {self.element}"
+
+    def alone(self, division: Division) -> HeliosArray:
+        """The product without epilogue, on new operands that lie as these do; their values are undefined."""
+        problem, batches = self.problem, (self.problem.batches // self.inner, self.inner)
+        left = self.left.stand_in(self.backend, batches, problem.rows, problem.depth)
+        right = self.right.stand_in(self.backend, batches, problem.depth, problem.columns)
+        result = self.backend.new((problem.batches * problem.rows, problem.columns), self.element)
+        dataclasses.replace(self, left=left, right=right)(result, NOTHING, None, division)
+        return result
 
     def __call__(
         self, result: HeliosArray, epilogue: Epilogue, column_sums: HeliosArray | None, division: Division
     ) -> None:
         device = hardware(self.backend.device_info, self.backend.precision)
-        self.backend.say_choice(f"matrix product {self.problem} as {division}")
         if division.splits == 1:
             self._dispatch(division, device, result, epilogue, column_sums)
         else:

@@ -61,6 +61,8 @@ class Recorder(DispatchMaker, Protocol):
 
     def trace(self, program: Callable[[], HeliosArray]) -> tuple[HeliosArray, list[Dispatch], list[Storage]]: ...
 
+    def tune(self) -> bool: ...
+
     def copy_dispatch(self, target: HeliosArray, source: HeliosArray) -> Dispatch: ...
 
     def flush(self) -> None: ...
@@ -168,7 +170,10 @@ class RecordedProgram:
             self._operands.append(HeliosArray(inputs, each.shape, contiguous_strides(each.shape), each.element, offset))
             start += aligned(each.nbytes)
         self._forms = [(each.shape, each.element) for each in operands]
-        self._result, dispatches, planned = backend.trace(lambda: self._program(*self._operands))
+        traced = backend.trace(lambda: self._program(*self._operands))
+        if backend.tune():
+            traced = backend.trace(lambda: self._program(*self._operands))
+        self._result, dispatches, planned = traced
         dispatches, planned = forward_copies(dispatches, planned, self._result.storage)
         dispatches = fold_operands(backend, dispatches, planned, self._result.storage)
         dispatches = fold_puts(backend, dispatches, planned, self._result.storage)

@@ -32,12 +32,12 @@ def run(given: dict[str, Any]) -> None:
     problems = []
     for variable in environment.VARIABLES:
         try:
-            values[variable.name] = environment.read(variable.name)
+            values[variable.name] = variable.shown(environment.read(variable.name))
         except UsageError as error:
             values[variable.name] = os.environ[variable.name]
             problems.append(error)
     every: list[tuple[str, int | str, int | str, str]] = [
-        (each.name, values[each.name], each.default, each.help) for each in environment.VARIABLES
+        (each.name, values[each.name], each.shown(each.default), each.help) for each in environment.VARIABLES
     ]
     every += [(name, "set" if os.environ.get(name) else "", "", text) for name, text in environment.TEXTS.items()]
     every.append((_CACHE_HOME, os.environ.get(_CACHE_HOME, ""), "~/.cache", _CACHE_HELP))

@@ -12,6 +12,7 @@ from typing import Any
 from alpha.backend_helios_device import INSTALL_DRIVER, DeviceInfo
 from alpha.backend_helios_kernels import Bundle
 from alpha.backend_helios_tiles import hardware, units_of
+from alpha.backend_helios_tuning import Table
 
 PRECISIONS = ("f32", "f16", "bf16")
 
@@ -72,6 +73,10 @@ def device_rows(info: DeviceInfo, bundle: Bundle) -> list[list[str]]:
     rows += [["matrix units", f"{kind}: {sizes}"] for kind, sizes in shapes] or [["matrix units", "none"]]
     if info.missing:
         return [*rows, ["use", f"none: it or its driver lacks {', '.join(info.missing)}; a newer driver may help"]]
+    count = len(Table(info, bundle).read())
+    rows.append(
+        ["tiles", f"measured for {count} matrix products" if count else "estimated; none measured (ALPHA_TUNE)"]
+    )
     return rows + [[f"use for {each}", use_of_precision(info, each, bundle)] for each in PRECISIONS]
 
 
@@ -102,6 +107,7 @@ def device_json(info: DeviceInfo, bundle: Bundle) -> dict[str, Any]:
             {"invocations": invocations, "m": m, "n": n, "k": k, "a": a, "b": b, "c": c, "result": result}
             for invocations, m, n, k, a, b, c, result in info.workgroup_matrices
         ],
+        "measuredProducts": len(Table(info, bundle).read()),
         "missing": list(info.missing),
         "use": {} if info.missing else {each: use_of_precision(info, each, bundle) for each in PRECISIONS},
     }

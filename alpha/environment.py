@@ -20,12 +20,17 @@ _PREFIX = "ALPHA_"
 
 @dataclass(frozen=True)
 class Variable:
-    """A run-time knob that is a whole number of at least `minimum`."""
+    """A run-time knob that is a whole number of at least `minimum`, or one of `words`, then read as its place there."""
 
     name: str
     default: int
     help: str
     minimum: int = 0
+    words: tuple[str, ...] = ()
+
+    def shown(self, value: int) -> int | str:
+        """A value as people write it."""
+        return self.words[value] if self.words else value
 
 
 VARIABLES = (
@@ -92,6 +97,13 @@ VARIABLES = (
         16 << 10,
         "Most MiB of encoded corpora kept in the cache folder; what was not used for the longest time goes first.",
     ),
+    Variable(
+        "ALPHA_TUNE",
+        0,
+        "on times a few tiles of each large matrix product before a GPU first computes it, for 10 seconds at most, and "
+        "keeps the best for later runs; again times anew; off takes the estimate's; auto is on but for H100, H200.",
+        words=("auto", "off", "on", "again"),
+    ),
     Variable("ALPHA_VK_VALIDATE", 0, "1 has the Vulkan validation layers check all that the Vulkan backend does."),
 )
 API_KEY = "ALPHA_API_KEY"
@@ -109,7 +121,11 @@ def read(name: str) -> int:
 
 def number(name: str, text: str, where: str) -> int:
     """The value that a text gives to a declared variable; `where` begins the sentence of the UsageError otherwise."""
-    minimum = BY_NAME[name].minimum
+    minimum, words = BY_NAME[name].minimum, BY_NAME[name].words
+    if words:
+        if text not in words:
+            raise UsageError(f"{where} must be {', '.join(words[:-1])} or {words[-1]}, not {text[:80]!r}.")
+        return words.index(text)
     value = whole_number(text)
     if value is None:
         raise UsageError(f"{where} must be a whole number, not {text[:80]!r}.")
