@@ -146,6 +146,13 @@ MATRIX = (
     # For results as narrow as those of an adapter's products; not fitted, but such that no others take it.
     Tile(_MATRIX, 64, 16, 128, 4, 1, cost=Cost(4, (1.0, 0.5), (0.5, 0.25), 2.0)),
 )
+PROMPT_ROWS = 256
+PROMPT = (
+    Tile(_MATRIX, 128, 128, 64, 2, 4, cost=Cost(2, (0.65, 0.65), (0.5, 0.5), 2.0)),
+    Tile(_MATRIX, 64, 64, 32, 2, 2, cost=Cost(5, (0.2, 0.2), (0.166, 0.166), 0.0)),
+    Tile(_MATRIX, 64, 64, 128, 2, 2, cost=Cost(3, (0.7, 0.7), (0.5, 0.5), 0.9)),
+)
+"""For sums in parts of so many rows or more, from products of 512 rows on an H200."""
 _CPU_TILES = {_TILED: (Tile(_TILED, 32, 32, 16, 1, 1),), _MATRIX: (Tile(_MATRIX, 32, 32, 16, 2, 2),)}
 """On a driver that computes on the processor one size is enough, and small ones are compiled sooner."""
 
@@ -358,9 +365,10 @@ def choose(problem: Problem, device: Hardware, part: int = 0) -> Division:
 def in_parts(problem: Problem, device: Hardware, part: int) -> Iterator[Division]:
     """The divisions that give the bits of a sum in parts so long."""
     parts = math.ceil(problem.depth / part)
-    for tile in tiles_for(problem, device):
-        if part % tile.k:
-            continue
+    tiles = [tile for tile in tiles_for(problem, device) if part % tile.k == 0]
+    if problem.rows >= PROMPT_ROWS and device.fragment and not device.is_processor:
+        tiles = [tile for tile in PROMPT if part % tile.k == 0 and fits(tile, problem, device)] or tiles
+    for tile in tiles:
         if parts <= 1:
             yield division_of(tile, 1, problem)
             continue

@@ -24,6 +24,7 @@ from alpha.backend_helios_planner import Dispatch
 from alpha.backend_helios_tiles import (
     DEFAULT_UNITS,
     MATRIX,
+    PROMPT_ROWS,
     TILED,
     Division,
     Hardware,
@@ -403,9 +404,12 @@ def test_few_rows_have_the_bits_that_they_have_among_many(
     """Of a norm, a product and its epilogue, which are one dispatch for few rows."""
     backend = helios(precision)
 
+    turn = 0
+
     def chosen(problem: Problem, device: Hardware, part: int) -> Division:
         divisions = list(in_parts(problem, device, part))
-        return next((each for each in divisions if (each.splits > 1) == is_split), divisions[0])
+        alike = [each for each in divisions if (each.splits > 1) == is_split] or divisions
+        return alike[turn % len(alike)]
 
     monkeypatch.setattr(backend_helios_matmul, "choose", chosen)
     monkeypatch.setattr(backend_helios_tiles, "_CPU_FEW_ROWS", 16)
@@ -421,7 +425,7 @@ def test_few_rows_have_the_bits_that_they_have_among_many(
         return made(dispatches, repeated)
 
     monkeypatch.setattr(backend, "make_program", make_program)
-    most = 40
+    most = 40 if is_processor else PROMPT_ROWS + 44
     scale, shift, bias, x, residual = (
         backend.from_numpy(rng.normal(int(np.prod(shape)), 5, stream).reshape(shape).astype(np.float32))
         for stream, shape in enumerate([(depth,), (depth,), (columns,), (most, depth), (most, columns)])
@@ -445,3 +449,19 @@ def test_few_rows_have_the_bits_that_they_have_among_many(
         assert got.tobytes() == wanted[most - rows :].tobytes(), rows
         assert recorded.count("matmul_few") == 3
         assert "norm" not in recorded
+    for turn in range(1, 1 if is_processor else 8):  # every tile that a prompt can take
+        assert backend.to_numpy(program(x, residual)).tobytes() == wanted.tobytes(), turn
+
+
+@pytest.mark.parametrize(
+    ("depth", "columns", "tile"),
+    [
+        (768, 2304, "128x128x64/2x4"),
+        (768, 768, "64x64x32/2x2"),
+        (768, 3072, "128x128x64/2x4"),
+        (3072, 768, "64x64x128/2x2"),
+    ],
+)
+def test_products_of_a_prompt_take_the_tile_that_was_measured_best(depth: int, columns: int, tile: str) -> None:
+    division = choose(Problem(1, 512, columns, depth, 16, 16), LAPTOP, few_part(depth, LAPTOP))
+    assert (division.tile.name, division.splits) == (tile, 1)
