@@ -220,6 +220,7 @@ def test_stop_ends_the_text_and_what_was_written_stays(browser: Any, tmp_path: P
         page.wait_for_selector("#model option", state="attached")
         page.fill("#prompt", PROMPT)
         page.fill("#max_tokens", "390")
+        page.fill("#seed", "5")  # of a text that does not end by itself
         page.click("#run")
         page.wait_for_selector(".token", state="attached")
         page.keyboard.press("Escape")
