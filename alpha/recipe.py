@@ -55,8 +55,8 @@ RECIPES = {
     ),
 }
 """By name: the fields of ModelConfig and TrainingConfig that each sets. The CPUs are two cores of a server of 2026, the
-GPU is an H100. `chat` is for both steps from text to chat. That and `gpu-10-minutes` are measured, and the first two are
-what learned most of those tried; `gpu-1-minute` has their learning, and a shape by how loss scales."""
+GPU is an H100. `chat` is for both steps from text to chat. The first two learned most of those tried, `chat` and
+`gpu-10-minutes` are measured, and `gpu-1-minute` has their learning, and a shape by how loss scales."""
 
 
 def get(name: str) -> dict[str, Any]:
