@@ -3,7 +3,8 @@
 `backend_helios_tiles` estimates times from numbers of one kind of GPU. Here the best of its candidates are timed on the
 one at hand, for a few seconds before a program is recorded whose products are not in the table. Candidates give the
 same bits, so results depend neither on the table nor on times: an element's sum is added up in the order of k, whatever
-the tile, and how many workgroups share it, and in parts of which length, is as estimated.
+the tile, and how many workgroups share it, and in parts of which length, is as estimated. Products on matrix units keep
+their estimated tiles.
 """
 
 from __future__ import annotations
@@ -86,6 +87,8 @@ class Tunable(Protocol):
 @functools.lru_cache(maxsize=4096)
 def rivals(estimated: Division, problem: Problem, device: Hardware) -> tuple[Division, ...]:
     """The divisions that give the bits of the estimated one, it first, then those with the lowest estimates."""
+    if estimated.tile.kernel != "matmul_tiled":  # whether tiles for matrix units agree to the bit is not proven
+        return (estimated,)
     splits, depth = estimated.splits, estimated.split_depth
     tiles = [tile for tile in tiles_for(problem, device) if tile != estimated.tile]
     if splits == 1:
