@@ -101,7 +101,8 @@ VARIABLES = (
         "ALPHA_TUNE",
         0,
         "on times a few tiles of each large product without matrix units before a GPU first computes it, for 10 s at "
-        "most, and keeps the best for later runs; again times anew; off takes the estimate's; auto is on but for H100, H200.",
+        "most, and keeps the best for later runs; again times anew; off takes the estimate's; auto is on but for H100 "
+        "and H200.",
         words=("auto", "off", "on", "again"),
     ),
     Variable("ALPHA_VK_VALIDATE", 0, "1 has the Vulkan validation layers check all that the Vulkan backend does."),
