@@ -41,7 +41,7 @@ MOST_SECONDS = 10.0
 _AUTO, _OFF, _ON, _AGAIN = range(4)  # the words of ALPHA_TUNE
 _FITTED = ("H100", "H200")
 """In the names of devices that the estimate was fitted to: there it is within 3 % of the best."""
-_KERNELS = ("matmul_tiled", "matmul_matrix", "matmul_reduce")
+_KERNELS = ("matmul_tiled", "matmul_reduce")
 _LARGEST_TABLE = 1 << 20
 _MEMORY_SHARE = 8
 """Operands and result of a measured product take at most this part of the free memory."""
@@ -104,8 +104,8 @@ class Table:
     build of the kernels. A file that is damaged, or says that it is for another, counts as none."""
 
     def __init__(self, info: DeviceInfo, bundle: Bundle) -> None:
-        kernels = sorted((key, each.spirv) for key, each in bundle.kernels.items() if key[0] in _KERNELS)
-        digest = hashlib.sha256(repr(kernels).encode()).hexdigest()
+        kernels = [bundle[key].spirv for key in sorted(bundle.kernels) if key[0] in _KERNELS]
+        digest = hashlib.sha256(b"".join(kernels)).hexdigest()
         numbers = f"{info.vendor_id:x}-{info.device_id:x}"
         self._made_for = [info.name, numbers, info.driver_name, info.driver_info, digest]
         name = hashlib.sha256(json.dumps(self._made_for).encode()).hexdigest()[:16]

@@ -12,7 +12,7 @@ from test_device_report import BUNDLE, CPU, H200, PLAIN
 from alpha import backend_helios_matmul, backend_helios_tiles, backend_helios_tuning
 from alpha.backend_helios import Helios, open_helios
 from alpha.backend_helios_array import HeliosArray
-from alpha.backend_helios_tiles import MATRIX, TILED, Division, Hardware, Problem, candidates, choose, hardware
+from alpha.backend_helios_tiles import TILED, Division, Hardware, Problem, candidates, choose, hardware
 from alpha.backend_helios_tuning import Table, Tuning, rivals, tuning_for
 from alpha.errors import AlphaError, UsageError
 
@@ -24,8 +24,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of its own for tables; and the tiles of GPUs on a driver that computes on the processor, too."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("ALPHA_TUNE", raising=False)
-    tiles = {"matmul_tiled": TILED[3:], "matmul_matrix": MATRIX[4:]}
-    monkeypatch.setattr(backend_helios_tiles, "_CPU_TILES", tiles)
+    monkeypatch.setitem(backend_helios_tiles._CPU_TILES, "matmul_tiled", TILED[3:])
     monkeypatch.setattr(backend_helios_tuning, "LEAST_OPERATIONS", 1e5)
     monkeypatch.setattr(backend_helios_tuning, "_WARM_UP_SECONDS", 0.0)
     monkeypatch.setattr(backend_helios_tuning, "_ROUNDS", 1)
