@@ -1,14 +1,20 @@
 """The larger corpus: what becomes of the files of packages, and what held-out documents share with the others."""
 
 import gzip
+import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "build_scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "perf"))
 
+import corpus_tokens
 import write_corpus
+
+from alpha import tokenizer_registry
 
 MAN = """.\\" A comment
 .TH LS 1
@@ -68,3 +74,26 @@ def test_held_out_documents_are_whole_and_share_no_paragraph(
     assert sum("Every page" in each for part in parts for each in part) == 1
     assert sum("< |endoftext|>" in each for part in parts for each in part) == 1
     assert "0.00% of the sections" in capsys.readouterr().out
+
+
+def test_documents_for_choices_and_tokens_for_the_peer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    documents = [f"Document {number} says hello." for number in range(corpus_tokens.CHOSEN + 2)]
+    write_corpus.write(tmp_path / "training.txt", iter(documents))
+    write_corpus.write(tmp_path / "held-out.txt", iter(["Hello, document.", "Another."]))
+    capsys.readouterr()
+    out = tmp_path / "out"
+    assert corpus_tokens.main([f"--corpus={tmp_path}", f"--out={out}", "--vocabSize=300"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    chosen = (out / "choices.txt").read_text().split(write_corpus.SEPARATOR)
+    assert [text.strip() for text in chosen] == [documents[0], documents[corpus_tokens.CHOSEN]]
+    trained = (out / "training.txt").read_text().split(write_corpus.SEPARATOR)
+    assert [text.strip() for text in trained] == documents[1 : corpus_tokens.CHOSEN] + documents[-1:]
+    assert {name: each["documents"] for name, each in found.items()} == {"training": 160, "choices": 2, "held-out": 2}
+    tokenizer = tokenizer_registry.load(out / "tokenizer.json")
+    tokens = np.fromfile(out / "held-out.bin", "<u2")
+    text = tokenizer.decode(tokens[tokens != tokenizer.end_of_text])
+    assert (len(tokens), len(text)) == (found["held-out"]["tokens"], found["held-out"]["bytes"])
+    assert text.split() == ["Hello,", "document.", "Another."]
