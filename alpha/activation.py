@@ -1,8 +1,8 @@
 """The activations: one table that the options, every backend and the kernels take them from.
 
 A new one is a formula and a row here, and two functions in kernels/activation.glsl, `NAME` and `NAME_slope`, which
-build_scripts/kernels then lists by the row's number. Imports nothing of Alpha at run time, so that the build of the
-kernels can read the table.
+build_scripts/kernels then lists by the row's number; and `NAME_slope_of_result`, if it is `by_result`. Imports nothing
+of Alpha at run time, so that the build of the kernels can read the table.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 GELU_SCALE = math.sqrt(2.0 / math.pi)
 GELU_CUBIC = 0.044715
+
+OF_RESULT = 16
+"""What the kernels add to an activation's number where they compute its derivative from its result."""
 
 
 def gelu(b: Primitives, x: Array) -> tuple[Array, Array]:
@@ -64,18 +67,20 @@ class Activation:
     """`formula` gives the result and its derivative; `number` is that of the formula in the kernels, 0 and up.
 
     A gated one (Shazeer 2020) applies its formula to the first half of its operand, the gate, times the second half.
+    The derivative of one that is `by_result` is a function of its result, so that nothing else need be kept for it.
     """
 
     number: int
     formula: Formula
     gated: bool = False
+    by_result: bool = False
 
 
 ACTIVATIONS = {
     "gelu": Activation(0, gelu),
     "gelu_exact": Activation(1, gelu_exact),
-    "relu": Activation(2, relu),
-    "relu2": Activation(3, relu2),
+    "relu": Activation(2, relu, by_result=True),
+    "relu2": Activation(3, relu2, by_result=True),
     "silu": Activation(4, silu),
     "swiglu": Activation(4, silu, gated=True),
     "geglu": Activation(0, gelu, gated=True),

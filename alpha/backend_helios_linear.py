@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from alpha.activation import activation_named
+from alpha.activation import OF_RESULT, activation_named
 from alpha.backend import INDEPENDENT_ROWS, Saved
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_layout import THREADS, groups_for, vector_of
@@ -24,7 +24,10 @@ ADAPTED_ROWS = 4
 class _SavedLinear:
     """What the backward pass of a linear layer needs: its operands [M, K] and [K, N], what its own simple activation
     was of, or what a gated one saved. Of an `x` that such an activation made, `x` is what that was of, and is activated
-    again, which takes less memory than keeping both. `x` is None where `normalize` computes it again, as a norm did."""
+    again, which takes less memory than keeping both. `x` is None where `normalize` computes it again, as a norm did.
+
+    `slope` is the number of the activation's derivative, from its operand or its result, which is then `preactivation`.
+    """
 
     x: HeliosArray | None
     x_activation: str
@@ -32,7 +35,7 @@ class _SavedLinear:
     shape: tuple[int, ...]
     has_bias: bool
     preactivation: HeliosArray | None
-    activation: str
+    slope: int
     gated: Saved
     normalize: Callable[[], HeliosArray] | None = None
 
@@ -69,15 +72,18 @@ class Linear(Products):
         problem = Problem(1, rows, columns, depth)
         flat = self.rounded_operand(self.reshape(x, (rows, depth)), problem)
         weight = self.rounded_weight(weight, problem, training)
-        gated = bool(activation) and activation_named(activation).gated
+        chosen = activation_named(activation) if activation else None
+        gated = chosen is not None and chosen.gated
         shape = (*x.shape[:-1], columns)
-        preactivation = None
-        if training and activation and not gated:
-            preactivation = self.new(shape, self.precision)
         added = None if residual is None or gated else self.contiguous(self.cast_element(residual, "f32"))
         bias = None if bias is None else self.contiguous(bias)
         # A residual in 16 bits is no residual stream, but an adapter's part of this very result.
         y = self.new(shape, self.activation_element if residual is None else residual.element)
+        preactivation, slope, by_result = None, 0, False
+        if training and chosen is not None and not gated:
+            by_result = chosen.by_result and residual is None and y.element == self.precision
+            slope = chosen.number + OF_RESULT * by_result
+            preactivation = None if by_result else self.new(shape, self.precision)
         epilogue = Epilogue(bias, "" if gated else activation, preactivation, added)
         few_rows = not training and rows <= INDEPENDENT_ROWS
         self.product(flat, weight, self.reshape(y, (rows, columns)), epilogue, few_rows=few_rows)
@@ -92,8 +98,9 @@ class Linear(Products):
             kept, kept_activation = flat, ""
         if preactivation is not None and residual is None and y.element == preactivation.element:
             self.derived[y.storage] = self.reshape(preactivation, (rows, columns)), activation
+        slope_of = y if by_result else preactivation
         return y, _SavedLinear(
-            kept, kept_activation, weight, x.shape, bias is not None, preactivation, activation, saved_activation
+            kept, kept_activation, weight, x.shape, bias is not None, slope_of, slope, saved_activation
         )
 
     def linear_backward(
@@ -128,7 +135,7 @@ class Linear(Products):
         # In a recorded program rounding is left to what makes dy, where that can: then it costs next to nothing.
         rounds = self.has_halves or self.wants_halves(Problem(1, rows, columns, depth))
         if saved.preactivation is not None or (dh.element == "f32" and rounds):
-            dh = self.rounded_gradient(dh, saved.preactivation, saved.activation)
+            dh = self.rounded_gradient(dh, saved.preactivation, saved.slope)
         return dh
 
     def _input_gradient(self, dh: HeliosArray, weight: HeliosArray, shape: tuple[int, ...]) -> HeliosArray:

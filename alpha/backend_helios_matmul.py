@@ -291,12 +291,15 @@ class Products(HeliosPrimitives):
         return self.activation_element != "f32"
 
     def rounded_gradient(
-        self, dy: HeliosArray, preactivation: HeliosArray | None = None, activation: str = ""
+        self, dy: HeliosArray, preactivation: HeliosArray | None = None, slope: int = 0
     ) -> HeliosArray:
-        """dy, times the activation's slope where there is one, rounded to the precision's element."""
+        """dy, times the activation's slope where there is one, rounded to the precision's element.
+
+        `slope` is the activation's number, and with OF_RESULT added `preactivation` is its result.
+        """
         dh = self.new(dy.shape, self.precision)
         vector = dy.size % 4 == 0 and all(each.offset % 4 == 0 for each in (dy, preactivation) if each is not None)
-        number = 0 if preactivation is None else 1 + activation_named(activation).number
+        number = 0 if preactivation is None else 1 + slope
         workgroups = groups_for(dy.size, THREADS * (4 if vector else 1))
         self.dispatch(
             "matmul_gradient", self.product_variant(dy), workgroups,

@@ -180,18 +180,24 @@ def _fields(kernel: str, declarations: list[str], definitions: Mapping[str, str]
 @functools.cache
 def activation_kinds() -> str:
     """The text of activation_kinds.glsl: which function of activation.glsl each number means. Raises ToolError."""
-    table = runpy.run_path(str(ACTIVATIONS))["ACTIVATIONS"]
+    module = runpy.run_path(str(ACTIVATIONS))
+    table = module["ACTIVATIONS"]
     names = {each.number: name for name, each in table.items() if not each.gated}
     alone = sorted({each.number for each in table.values()} - set(names))
     if alone or len(names) < sum(not each.gated for each in table.values()):
         problem = f"no activation without a gate has the number {alone[0]}" if alone else "two have the same number"
         raise ToolError(f"{ACTIVATIONS}: {problem}.")
+    slopes = {number: f"{name}_slope" for number, name in names.items()}
+    by_result = {number: f"{name}_slope_of_result" for number, name in names.items() if table[name].by_result}
+    cases = {module["OF_RESULT"] + number: function for number, function in by_result.items()}
+    if max(names) >= module["OF_RESULT"]:
+        raise ToolError(f"{ACTIVATIONS}: OF_RESULT is not above all numbers.")
     lines = []
-    for function, suffix in (("activate", ""), ("activation_slope", "_slope")):
+    for function, functions in (("activate", names), ("activation_slope", cases | slopes)):
         lines += [f"float {function}(uint kind, float x) {{", "    switch (kind) {"]
-        for number, name in sorted(names.items()):
+        for number, name in sorted(functions.items(), key=lambda item: (item[0] == max(names), item[0])):
             label = "default" if number == max(names) else f"case {number}"
-            lines += [f"    {label}:", f"        return {name}{suffix}(x);"]
+            lines += [f"    {label}:", f"        return {name}(x);"]
         lines += ["    }", "}", ""]
     return "\n".join(lines)
 

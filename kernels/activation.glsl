@@ -1,5 +1,6 @@
-// Activations and their derivatives: `NAME` and `NAME_slope` of each one in alpha/activation.py. From that table comes
-// activation_kinds.glsl, with `activate` and `activation_slope` for the number KIND, a specialization constant.
+// Activations and their derivatives: `NAME` and `NAME_slope` of each one in alpha/activation.py, and for those that are
+// `by_result` the derivative from the result, `NAME_slope_of_result`. From that table comes activation_kinds.glsl, with
+// `activate` and `activation_slope` for the number KIND, a specialization constant.
 
 const float GELU_SCALE = 0.7978845608028654;  // sqrt(2 / pi)
 const float GELU_CUBIC = 0.044715;
@@ -30,12 +31,20 @@ float relu_slope(float x) {
     return x > 0.0 ? 1.0 : 0.0;
 }
 
+float relu_slope_of_result(float y) {
+    return relu_slope(y);
+}
+
 float relu2(float x) {
     return max(x, 0.0) * max(x, 0.0);
 }
 
 float relu2_slope(float x) {
     return 2.0 * max(x, 0.0);
+}
+
+float relu2_slope_of_result(float y) {
+    return 2.0 * sqrt(y);
 }
 
 // The logistic function; (1 + tanh(x / 2)) / 2 cannot overflow.

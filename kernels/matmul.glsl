@@ -57,7 +57,7 @@ uvec2 tile_of(uint index, uint tile_rows, uint tile_columns) {
 #include "activation.glsl"
 
 // --- epilogue: c = activation(scale sum + bias) + residual, preactivation = scale sum + bias ---
-// With FACTOR c is multiplied by the derivative, at `factor`, of the activation of that number plus one.
+// With FACTOR c is multiplied by the derivative, at `factor`, of that number plus one, see activation.glsl.
 
 // One element, and four or eight neighbours, to place `index` of an array of float32 or, `half_`, of the variant's 16-bit
 // type.

@@ -2,7 +2,8 @@
 //
 //   dh[i] = dy[i] slope(preactivation[i])
 //
-// where slope is the derivative of the activation of number ACTIVATION - 1; with ACTIVATION = 0 dh is dy, rounded.
+// where slope is the derivative of number ACTIVATION - 1, see activation.glsl; with ACTIVATION = 0 dh is dy, rounded. Of
+// one by the activation's result, `preactivation` is that.
 //
 // dy, preactivation, dh   contiguous, `elements` each; a thread has four neighbours with VECTOR, else one
 // numpy                   dh = dy * slope(preactivation)
