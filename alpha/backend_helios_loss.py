@@ -167,11 +167,13 @@ class Loss(Products):
         rows, width = logits.shape
         vector = vector_of(logits, multiples=(width,))
         vectors = -(-width // vector)
-        lanes, threads = self.lanes_for(vectors, ROW_VECTORS), THREADS
-        if lanes == THREADS:  # as many as a workgroup can have, so that more of the row fits their registers
-            lanes = threads = power_of_two(self.device_info.max_workgroup_invocations // 2 + 1)
+        lanes, bytes_each = self.lanes_for(vectors, ROW_VECTORS), 4 * logits.itemsize
+        # A whole workgroup, and as large a one as it takes to hold the row, since those of few threads wait for less.
+        most = power_of_two(self.device_info.max_workgroup_invocations // 2 + 1)
+        while THREADS <= lanes < most and -(-vectors // lanes) * bytes_each > HELD_BYTES:
+            lanes *= 2
+        threads, held = max(THREADS, lanes), -(-vectors // lanes)
         groups = groups_for(rows, threads // lanes)
-        held = -(-vectors // lanes)
         self.dispatch(
             "cross_entropy",
             f"{logits.element}_{'f32' if dlogits is None else dlogits.element}",
@@ -182,7 +184,7 @@ class Loss(Products):
                 "VECTOR": vector,
                 "CAPPED": int(soft_cap != 0.0),
                 "TRAINING": int(dlogits is not None),
-                "HELD": held if held * 4 * logits.itemsize <= HELD_BYTES else 0,
+                "HELD": held if held * bytes_each <= HELD_BYTES else 0,
             },
             logits=logits,
             targets=targets,

@@ -5,8 +5,9 @@
 //
 // logits [rows, stride] of which `width` columns count; targets, losses [rows]; dlogits [rows, stride], which may be
 // logits. LANES threads share a row. The maximum and the sum of exponentials come from one pass, in which the sum is
-// rescaled whenever the maximum grows (Milakov and Gimelshein 2018). With HELD vectors for each lane it keeps the row
-// as it was stored, and reads it once; otherwise it reads it twice.
+// rescaled whenever the maximum grows (Milakov and Gimelshein 2018). With HELD vectors for each lane it keeps the row,
+// and reads it once; otherwise it reads it twice. What is kept are the capped logits, or of more than MOST_VALUES
+// vectors, which registers would not hold, what was stored. Of 16-bit logits the tanh is the device's own.
 //
 // numpy: e = np.exp(c - c.max(-1, keepdims=True)); total = e.sum(-1, keepdims=True)
 //        losses = np.log(total)[:, 0] - (c - c.max(-1, keepdims=True))[rows, targets]
@@ -20,6 +21,7 @@ layout(local_size_x_id = 0) in;
 
 // What a lane has of a row at a time.
 const uint EACH = HELD == 0 ? 4 : HELD;
+const uint MOST_VALUES = 8;
 #define STORED JOIN(L, x4_value)
 
 vec4 capped(vec4 logit) {
@@ -27,7 +29,11 @@ vec4 capped(vec4 logit) {
         return logit;
     }
     vec4 ratio = logit / soft_cap;
+#if L_BITS == 16
+    return soft_cap * (1.0 - 2.0 / (exp(2.0 * ratio) + 1.0));
+#else
     return soft_cap * vec4(accurate_tanh(ratio.x), accurate_tanh(ratio.y), accurate_tanh(ratio.z), accurate_tanh(ratio.w));
+#endif
 }
 
 STORED stored(uint index, bool whole) {
@@ -55,6 +61,7 @@ void main() {
         int target = targets.at[row];
         bool counts = target >= 0;
         STORED held[EACH];
+        vec4 values[EACH];
         vec2 sum = vec2(LOWEST, 0.0);
         float chosen = 0.0;
         bool has_target = lane == 0 && !(counts && target < width);  // this lane writes the loss
@@ -67,6 +74,7 @@ void main() {
                 uint column = place_start(place, uint(width), whole);
                 if (place >= places) continue;
                 vec4 value = capped(load(held[k]));
+                values[k] = value;
                 bool four = VECTOR == 4 && whole;
                 largest = max(largest, four ? max(max(value.x, value.y), max(value.z, value.w)) : value.x);
                 uint hit = uint(target) - column;  // wraps around where the target is no column of this place
@@ -81,7 +89,7 @@ void main() {
                 uint place = base + k * LANES + lane;
                 place_start(place, uint(width), whole);
                 if (place >= places) continue;
-                vec4 exponentials = exp(capped(load(held[k])) - sum.x);
+                vec4 exponentials = exp((EACH > MOST_VALUES ? capped(load(held[k])) : values[k]) - sum.x);
                 sum.y += VECTOR == 4 && whole ? dot(exponentials, vec4(1.0)) : exponentials.x;
             }
         }
@@ -99,7 +107,7 @@ void main() {
                     uint place = base + k * LANES + lane;
                     uint column = place_start(place, uint(width), whole);
                     if (place >= places) continue;
-                    vec4 logit = capped(load(held[k]));
+                    vec4 logit = HELD == 0 || EACH > MOST_VALUES ? capped(load(held[k])) : values[k];
                     vec4 gradient = factor * exp(logit - sum.x);
                     uint hit = uint(target) - column;
                     if (counts && hit < 4) {
