@@ -141,7 +141,7 @@ class Linear(Products):
     def _input_gradient(self, dh: HeliosArray, weight: HeliosArray, shape: tuple[int, ...]) -> HeliosArray:
         """dh [M, N] @ weight^T, in the shape of x."""
         dx = self.new(shape, self.activation_element)
-        self.product(dh, self.transpose(weight, (1, 0)), self.reshape(dx, (dh.shape[0], shape[-1])))
+        self.product(dh, self.swapped_weight(weight, dh.shape[0]), self.reshape(dx, (dh.shape[0], shape[-1])))
         return dx
 
     def _input_of(self, saved: _SavedLinear) -> HeliosArray:

@@ -140,11 +140,12 @@ class Loss(Products):
         most = _chunk_rows(M, V * ELEMENTS[logits_element].itemsize, chunk_bytes)
         logits_buffer = self.new((most, V), logits_element)
         dlogits_buffer = self.new((most, V), element) if training and element != logits_element else logits_buffer
+        swapped = self.swapped_weight(weight, M)
         for start in range(0, M, most):
             length = min(most, M - start)
             rows = narrowed(x, 0, start, length)
             logits, dlogits = (narrowed(each, 0, 0, length) for each in (logits_buffer, dlogits_buffer))
-            self.product(rows, transposed(weight, (1, 0)), logits)
+            self.product(rows, swapped, logits)
             its_targets, its_losses = (narrowed(each, 0, start, length) for each in (targets, losses))
             self._rows_of_logits(logits, its_targets, its_losses, dlogits if training else None, soft_cap)
             if dx is not None:

@@ -39,6 +39,12 @@ _HALF_OPERATIONS = 2e10
 
 _REDUCE_THREADS = 128
 
+SWAPPING_ROWS = 8192
+"""Products of so many rows gain more by a weight that lies along the result than its copy costs."""
+
+TRANSPOSED = 64
+"""Rows and columns that a workgroup transposes, TILE in kernels/transpose.comp."""
+
 
 @dataclass(frozen=True)
 class Epilogue:
@@ -280,6 +286,26 @@ class Products(HeliosPrimitives):
             self.derived[storage] = self.rounded_gradient(whole), ""
         halves, _ = self.derived[storage]
         return HeliosArray(halves.storage, weight.shape, weight.strides, halves.element, weight.offset)
+
+    def swapped_weight(self, weight: HeliosArray, rows: int) -> HeliosArray:
+        """A weight [K, N] as the right operand [N, K] of a product of so many rows.
+
+        Products read it faster where its elements are neighbours along the result than along the sum, so of 16-bit ones
+        with many rows it is a copy.
+        """
+        swapped = self.transpose(weight, (1, 0))
+        height, width = weight.shape
+        if rows < SWAPPING_ROWS or weight.itemsize != 2 or weight.strides[1] != 1:
+            return swapped
+        copy = self.new(swapped.shape, weight.element)
+        stride = weight.strides[0]
+        vector = all(each % 8 == 0 for each in (height, width, stride, weight.offset))
+        self.dispatch(
+            "transpose", "bits16", (math.ceil(width / TRANSPOSED), math.ceil(height / TRANSPOSED), 1),
+            {"THREADS": THREADS, "VECTOR": int(vector)},
+            x=weight, y=copy, rows=height, columns=width, stride=stride,
+        )  # fmt: skip
+        return copy
 
     def wants_halves(self, problem: Problem) -> bool:
         """Whether rounding the operands makes a product of this size faster."""

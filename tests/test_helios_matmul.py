@@ -465,3 +465,20 @@ def test_few_rows_have_the_bits_that_they_have_among_many(
 def test_products_of_a_prompt_take_the_tile_that_was_measured_best(depth: int, columns: int, tile: str) -> None:
     division = choose(Problem(1, 512, columns, depth, 16, 16), LAPTOP, few_part(depth, LAPTOP))
     assert (division.tile.name, division.splits) == (tile, 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "first", "width"),
+    [((64, 64), 0, 64), ((200, 136), 0, 136), ((72, 200), 8, 96), ((70, 33), 3, 21), ((1, 9), 0, 9)],
+)
+def test_a_weight_of_products_with_many_rows_is_transposed(shape: tuple[int, int], first: int, width: int) -> None:
+    """The operand is a part of a wider matrix from column `first` on."""
+    backend = helios("f16")
+    values = normal(*shape).astype(np.float16)
+    weight = backend.narrow(backend.cast(backend.from_numpy(values), np.float16), 1, first, width)
+    copy = backend.swapped_weight(weight, backend_helios_matmul.SWAPPING_ROWS)
+    assert copy.is_contiguous
+    assert copy.storage is not weight.storage
+    assert np.array_equal(backend.to_numpy(copy), values[:, first : first + width].T)
+    few = backend.swapped_weight(weight, backend_helios_matmul.SWAPPING_ROWS - 1)
+    assert few.storage is weight.storage
