@@ -10,14 +10,14 @@ to find again; nobody else looks inside, and it is None unless `training`.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from alpha.activation import activation_named
-from alpha.backend_primitives import Array, Primitives, RandomKey
+from alpha.backend_primitives import Array, RandomKey
+from alpha.backend_updates import Updates
 
 Saved = Any
 
@@ -26,27 +26,7 @@ INDEPENDENT_ROWS = 512
 each has the same bits among any others, in any place, whatever their number."""
 
 
-@dataclass(frozen=True)
-class UpdateControl:
-    """The numbers that steer an optimizer step; arrays of shape [1], because they live where the step runs.
-
-    `accept` is boolean: when false, the update leaves parameters and state as they are, whatever the gradients hold.
-    """
-
-    learning_rate: Array
-    gradient_scale: Array
-    accept: Array
-
-
-@dataclass(frozen=True)
-class AdamControl(UpdateControl):
-    """With the bias corrections 1 - beta1^t and 1 - beta2^t for the t-th accepted step."""
-
-    correction1: Array
-    correction2: Array
-
-
-class Backend(Primitives):
+class Backend(Updates):
     """Fused operations. Shapes: B batch, T sequence, C width, H heads, D head width, V vocabulary, M = B*T rows."""
 
     threads: int = 1
@@ -503,82 +483,3 @@ class Backend(Primitives):
             self.copy_into(weight_gradient, dweight)
             dweight = weight_gradient
         return self.matmul(dlogits, weight), dweight
-
-    # --- optimizers ---------------------------------------------------------------------------------------------------
-
-    def sum_of_squares(self, x: Array) -> Array:
-        """The sum of the squares of all elements, shape [1]."""
-        return self.reshape(self.sum(self.multiply(x, x), tuple(range(len(x.shape)))), (1,))
-
-    def copy_into_if(self, condition: Array, target: Array, source: Array) -> None:
-        """Overwrite `target`, in place, with `source` where the boolean array `condition` is true."""
-        self.copy_into(target, self.where(condition, source, target))
-
-    def adamw_update(
-        self,
-        parameter: Array,
-        gradient: Array,
-        first: Array,
-        second: Array,
-        control: AdamControl,
-        beta1: float,
-        beta2: float,
-        epsilon: float,
-        weight_decay: float,
-    ) -> None:
-        """One AdamW step (Loshchilov and Hutter 2019), in place on `parameter` and on its moments.
-
-        m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
-        p = p - lr weight_decay p - lr (m / correction1) / (sqrt(v / correction2) + epsilon).
-        """
-        g = self.multiply(gradient, control.gradient_scale)
-        m = self.add(self.multiply(first, beta1), self.multiply(g, 1.0 - beta1))
-        v = self.add(self.multiply(second, beta2), self.multiply(self.multiply(g, g), 1.0 - beta2))
-        denominator = self.add(self.sqrt(self.divide(v, control.correction2)), epsilon)
-        step = self.divide(self.divide(m, control.correction1), denominator)
-        self.copy_into_if(control.accept, first, m)
-        self.copy_into_if(control.accept, second, v)
-        self.decayed_step(parameter, step, control, weight_decay)
-
-    def lion_update(
-        self,
-        parameter: Array,
-        gradient: Array,
-        momentum: Array,
-        control: UpdateControl,
-        beta1: float,
-        beta2: float,
-        weight_decay: float,
-    ) -> None:
-        """One Lion step (Chen et al. 2023, algorithm 2), in place on `parameter` and on its momentum.
-
-        p = p - lr weight_decay p - lr sign(beta1 m + (1 - beta1) g);  m = beta2 m + (1 - beta2) g.
-        """
-        g = self.multiply(gradient, control.gradient_scale)
-        step = self.sign(self.add(self.multiply(momentum, beta1), self.multiply(g, 1.0 - beta1)))
-        m = self.add(self.multiply(momentum, beta2), self.multiply(g, 1.0 - beta2))
-        self.copy_into_if(control.accept, momentum, m)
-        self.decayed_step(parameter, step, control, weight_decay)
-
-    def sgd_update(
-        self,
-        parameter: Array,
-        gradient: Array,
-        momentum: Array,
-        control: UpdateControl,
-        beta: float,
-        weight_decay: float,
-    ) -> None:
-        """One step of gradient descent with momentum, in place on `parameter` and on its momentum.
-
-        m = beta m + g;  p = p - lr weight_decay p - lr m.
-        """
-        m = self.add(self.multiply(momentum, beta), self.multiply(gradient, control.gradient_scale))
-        self.copy_into_if(control.accept, momentum, m)
-        self.decayed_step(parameter, m, control, weight_decay)
-
-    def decayed_step(self, parameter: Array, step: Array, control: UpdateControl, weight_decay: float) -> None:
-        """p = p (1 - lr weight_decay) - lr step, in place, when the control accepts it (Loshchilov and Hutter 2019)."""
-        kept = self.subtract(1.0, self.multiply(control.learning_rate, weight_decay))
-        updated = self.subtract(self.multiply(parameter, kept), self.multiply(step, control.learning_rate))
-        self.copy_into_if(control.accept, parameter, updated)

@@ -18,13 +18,14 @@ from alpha import backend_cpu_ref_kernels as kernels
 from alpha import backend_cpu_ref_rows as native
 from alpha import rng, workers
 from alpha.activation import GATED_ACTIVATIONS
-from alpha.backend import AdamControl, Saved
+from alpha.backend import Saved
 from alpha.backend_cpu_ref_attention import AttentionCall, CachedCall
 from alpha.backend_cpu_ref_libraries import keep_freed_memory, use_one_blas_thread
 from alpha.backend_cpu_ref_primitives import NumpyArray, NumpyPrimitives
 from alpha.backend_cpu_ref_products import product_parts
 from alpha.backend_cpu_ref_program import RecordedStep
 from alpha.backend_primitives import RandomKey
+from alpha.backend_updates import AdamControl
 from alpha.workers import WorkerPool, WorkerProcesses, available_cpus, startable_threads
 
 BLOCK_BYTES = 1 << 19  # fits the cache; with smaller ones threads wait more for the interpreter lock

@@ -12,10 +12,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from alpha.backend import Backend
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_layout import THREADS, VECTOR, groups_for, vector_of
 from alpha.backend_helios_primitives import HeliosPrimitives
+from alpha.backend_updates import Updates
 
 SUM_VECTORS = 4
 """Vectors that a thread adds up, at least, when there are many."""
@@ -60,8 +60,8 @@ class Update(HeliosPrimitives):
         )
 
 
-UPDATES = (*(name for name in vars(Backend) if name.endswith("_update")), "decayed_step")
-"""The methods of `Backend` that update parameters in place; each has a kernel of its name."""
+UPDATES = (*(name for name in vars(Updates) if name.endswith("_update")), "decayed_step")
+"""The methods of `Updates` that update parameters in place; each has a kernel of its name."""
 
 
 def _update_method(name: str) -> Callable[..., None]:
@@ -70,7 +70,7 @@ def _update_method(name: str) -> Callable[..., None]:
     The kernel's fields say what it is given: the method's arguments and the control's arrays by their names, `count`
     elements, and `kept1` for 1 - beta1, rounded once.
     """
-    composition: Callable[..., None] = getattr(Backend, name)
+    composition: Callable[..., None] = getattr(Updates, name)
     signature = inspect.signature(composition)
 
     @functools.wraps(composition)

@@ -12,8 +12,9 @@ import numpy as np
 
 from alpha import rng
 from alpha.activation import GATED_ACTIVATIONS
-from alpha.backend import AdamControl, Backend, Saved
+from alpha.backend import Backend, Saved
 from alpha.backend_primitives import Array, RandomKey
+from alpha.backend_updates import AdamControl
 from alpha.bench import Work
 from alpha.config import ModelConfig
 from alpha.gpt import rotary_tables

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alpha.backend import AdamControl, Backend, UpdateControl
+from alpha.backend import Backend
 from alpha.backend_primitives import Array
+from alpha.backend_updates import AdamControl, UpdateControl
 from alpha.config import TrainingConfig
 from alpha.errors import AlphaError
 from alpha.parameters import Parameters, ParameterSpec

@@ -24,8 +24,9 @@ import numpy.typing as npt
 
 from alpha import environment
 from alpha.autograd import Tape
-from alpha.backend import Backend, UpdateControl
+from alpha.backend import Backend
 from alpha.backend_primitives import Array
+from alpha.backend_updates import UpdateControl
 from alpha.config import TrainingConfig
 from alpha.gpt import GPT, DropoutKeys
 from alpha.optimizer import Optimizer, load_arrays

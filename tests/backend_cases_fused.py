@@ -13,9 +13,10 @@ import numpy as np
 from backend_case import Case, Operand, Program, Values, boolean, ids, normal, positive, wide
 
 from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
-from alpha.backend import AdamControl, Backend
+from alpha.backend import Backend
 from alpha.backend_helios_update import UPDATES
 from alpha.backend_primitives import Array, RandomKey
+from alpha.backend_updates import AdamControl
 
 EPSILON = 1e-5
 SEED, STREAM = 3, 11

@@ -11,12 +11,13 @@ from backend_cases_fused import update_operands
 from helios_device import helios
 
 from alpha import backend_helios_loss, backend_helios_matmul, backend_helios_update, rng
-from alpha.backend import AdamControl, Backend
+from alpha.backend import Backend
 from alpha.backend_helios import Helios
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_kernels import read_bundle
 from alpha.backend_helios_loss import GRADIENT_SCALES
 from alpha.backend_primitives import RandomKey
+from alpha.backend_updates import AdamControl
 
 Values = npt.NDArray[Any]
 

@@ -11,9 +11,10 @@ import pytest
 from safetensors import safe_open
 
 from alpha import optimizer, rng
-from alpha.backend import Backend, UpdateControl
+from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_cpu_ref_primitives import NumpyPrimitives
+from alpha.backend_updates import UpdateControl
 from alpha.config import OPTIMIZERS, ModelConfig, TrainingConfig, resolve_model
 from alpha.errors import AlphaError
 from alpha.gpt import parameter_specs

@@ -13,7 +13,7 @@ from toy_checkout import COMPILE, Edits, add, copy_of_checkout, places, run
 
 SIGN = {
     "alpha/config.py": [(')\nBACKENDS = ("cpu_ref"', ', "signsgd"')],
-    "alpha/backend.py": [
+    "alpha/backend_updates.py": [
         (
             "    def lion_update(",
             '''\
@@ -97,7 +97,7 @@ from alpha.backend_helios_update import UPDATES, Update
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.gpt import GPT
 from alpha.optimizer import make_optimizer
-from alpha.backend import UpdateControl
+from alpha.backend_updates import UpdateControl
 
 backend = CpuRef()
 model = GPT(backend, resolve_model(ModelConfig(block=4, layers=1, dim=4, heads=1)), 5)
