@@ -51,6 +51,8 @@ class Epilogue:
     """What becomes of the sums: activation(scale * sum + bias) + residual; `preactivation` is to hold what the
     activation is of.
 
+    `diagonal` times the identity is another residual, of square results.
+
     What the kernels multiply results by, their `factor`, is left to `backend_helios_folding.fold_gradients`.
     """
 
@@ -58,15 +60,16 @@ class Epilogue:
     activation: str = ""
     preactivation: HeliosArray | None = None
     residual: HeliosArray | None = None
+    diagonal: float = 0.0
 
-    def constants(self, columns: int, result: HeliosArray) -> dict[str, int]:
+    def constants(self, columns: int, result: HeliosArray) -> dict[str, int | float]:
         """The specialization constants that all kernels with this epilogue have."""
         arrays = [each for each in (self.bias, self.residual, self.preactivation, result) if each is not None]
         halves = [each for each in (result, self.preactivation) if each is not None and each.itemsize == 2]
         vector = 4 if columns % 4 == 0 and all(each.offset % 4 == 0 for each in arrays) else 0
         if vector and result.itemsize == 2 and columns % 8 == 0 and all(each.offset % 8 == 0 for each in halves):
             vector = 8
-        return {
+        constants: dict[str, int | float] = {
             "HAS_BIAS": int(self.bias is not None),
             "ACTIVATION": 1 + activation_named(self.activation).number if self.activation else 0,
             "HAS_PREACTIVATION": int(self.preactivation is not None),
@@ -74,6 +77,7 @@ class Epilogue:
             "C_VECTOR": vector,
             "C_HALF": int(result.itemsize == 2),
         }
+        return constants | {"HAS_RESIDUAL": 2, "DIAGONAL": self.diagonal} if self.diagonal else constants
 
     def part(self, shape: tuple[int, int], first: int) -> Epilogue:
         """The same for the part of the result that begins at element `first` and has this shape."""
@@ -81,7 +85,7 @@ class Epilogue:
             None if each is None else each.view(shape, (shape[1], 1), first)
             for each in (self.preactivation, self.residual)
         )
-        return Epilogue(self.bias, self.activation, preactivation, residual)
+        return Epilogue(self.bias, self.activation, preactivation, residual, self.diagonal)
 
     def arguments(self, result: HeliosArray) -> dict[str, HeliosArray | None]:
         """The arrays, by the names of the kernels' fields."""

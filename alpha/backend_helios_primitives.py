@@ -74,17 +74,17 @@ class HeliosPrimitives(HeliosCore):
         return dataclasses.replace(self._elementwise("copy", target, source), is_copy=True)
 
     def fill(self, target: HeliosArray, value: float) -> None:
-        self._write("copy", target, value)
+        self.write("copy", target, value)
 
     def copy_into(self, target: HeliosArray, source: HeliosArray) -> None:
         same = (target.shape, target.element) == (source.shape, source.element)
         if same and target.size and _axes_left(target, [source]) <= AXES:
             self._add(self.copy_dispatch(target, source))
         else:
-            self._write("copy", target, source)
+            self.write("copy", target, source)
 
     def add_into(self, target: HeliosArray, source: HeliosArray) -> None:
-        self._write("add", target, target, source)
+        self.write("add", target, target, source)
 
     def concatenate(self, parts: Sequence[HeliosArray], axis: int) -> HeliosArray:
         first = parts[0]
@@ -183,10 +183,10 @@ class HeliosPrimitives(HeliosCore):
 
     def _new_from(self, operation: str, element: str, *operands: HeliosOperand) -> HeliosArray:
         y = self.new(_broadcast_shape(*operands), element)
-        self._write(operation, y, *operands)
+        self.write(operation, y, *operands)
         return y
 
-    def _write(self, operation: str, target: HeliosArray, *operands: HeliosOperand) -> None:
+    def write(self, operation: str, target: HeliosArray, *operands: HeliosOperand) -> None:
         """target = operation(operands)."""
         if not target.size:
             return
@@ -198,7 +198,7 @@ class HeliosPrimitives(HeliosCore):
         )
         for index in range(target.shape[0]):
             parts = [_row(each, index) if isinstance(each, HeliosArray) else each for each in operands]
-            self._write(operation, _row(target, index), *parts)
+            self.write(operation, _row(target, index), *parts)
 
     def _elementwise(self, operation: str, target: HeliosArray, *operands: HeliosOperand) -> Dispatch:
         """The dispatch of target = operation(operands), with one operand or two."""
@@ -227,13 +227,19 @@ class HeliosPrimitives(HeliosCore):
     # --- reductions ---------------------------------------------------------------------------------------------------
 
     def sum(self, x: HeliosArray, axes: Sequence[int], keep: bool = False) -> HeliosArray:
-        return self._reduce(x, axes, keep, maximum=False)
+        return self._reduce(x, axes, keep)
+
+    def squares(self, x: HeliosArray, axes: Sequence[int], keep: bool = False) -> HeliosArray:
+        """The sum of the squares over `axes`."""
+        return self._reduce(x, axes, keep, squared=True)
 
     def max(self, x: HeliosArray, axes: Sequence[int], keep: bool = False) -> HeliosArray:
         return self._reduce(x, axes, keep, maximum=True)
 
-    def _reduce(self, x: HeliosArray, axes: Sequence[int], keep: bool, *, maximum: bool) -> HeliosArray:
-        """The sum or maximum of floating-point elements over `axes`. Raises TypeError for others."""
+    def _reduce(
+        self, x: HeliosArray, axes: Sequence[int], keep: bool, *, maximum: bool = False, squared: bool = False
+    ) -> HeliosArray:
+        """The sum, maximum or sum of squares of floating-point elements over `axes`. Raises TypeError for others."""
         if x.element not in FLOATING:
             raise TypeError(f"reductions take no elements of type {x.element}; cast them first")
         rank = len(x.shape)
@@ -249,10 +255,12 @@ class HeliosPrimitives(HeliosCore):
             x = self.contiguous(transposed(x, [*kept, *reduced]))
             layout = [(y.size, terms)], [(terms, 1)]
         if y.size:
-            self._dispatch_reduction(x, layout, y, maximum)
+            self._dispatch_reduction(x, layout, y, maximum, squared)
         return y
 
-    def _dispatch_reduction(self, x: HeliosArray, layout: tuple[_Axes, _Axes], y: HeliosArray, maximum: bool) -> None:
+    def _dispatch_reduction(
+        self, x: HeliosArray, layout: tuple[_Axes, _Axes], y: HeliosArray, maximum: bool, squared: bool = False
+    ) -> None:
         """Reduce into `y`, by way of partial results when there are many terms for each."""
         kept_axes, term_axes = layout
         kept, terms = (math.prod(length for length, _ in axes) for axes in layout)
@@ -267,6 +275,7 @@ class HeliosPrimitives(HeliosCore):
         constants = {
             "THREADS": threads,
             "MAXIMUM": int(maximum),
+            "SQUARED": int(squared),
             "BY_WORKGROUP": int(by_workgroup),
             "KEPT_AXES": len(kept_axes),
             "TERM_AXES": len(term_axes),

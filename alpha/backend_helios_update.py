@@ -68,7 +68,7 @@ def _update_method(name: str) -> Callable[..., None]:
     """The method of `Backend` called `name`, as one dispatch of the kernel called so.
 
     The kernel's fields say what it is given: the method's arguments and the control's arrays by their names, `count`
-    elements, and `kept1` for 1 - beta1, rounded once.
+    elements of the first, and `kept1` for 1 - beta1, rounded once.
     """
     composition: Callable[..., None] = getattr(Updates, name)
     signature = inspect.signature(composition)
@@ -82,7 +82,7 @@ def _update_method(name: str) -> Callable[..., None]:
             return
         flat = {key: backend.contiguous(each) for key, each in given.items() if isinstance(each, HeliosArray)}
         kept = {f"kept{key.removeprefix('beta')}": 1.0 - given[key] for key in given if key.startswith("beta")}
-        count, vector = flat["parameter"].size, vector_of(*flat.values())
+        count, vector = flat[fields[0].name].size, vector_of(*flat.values())
         values = given | vars(given["control"]) | kept | flat | {"count": count}
         backend.dispatch(
             name,

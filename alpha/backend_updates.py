@@ -1,8 +1,10 @@
 """What optimizers need of a backend, composed of primitives: steps in place, steered by arrays that live there, too."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alpha.backend_primitives import Array, Primitives
+from alpha.orthogonal import orthogonalize
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,23 @@ class Updates(Primitives):
         m = self.add(self.multiply(momentum, beta), self.multiply(gradient, control.gradient_scale))
         self.copy_into_if(control.accept, momentum, m)
         self.decayed_step(parameter, m, control, weight_decay)
+
+    def momentum_update(
+        self, momentum: Array, gradient: Array, step: Array, control: UpdateControl, beta: float
+    ) -> None:
+        """Nesterov's momentum (as in Sutskever et al. 2013), in place on `momentum` and on the step that it gives.
+
+        m = beta m + g;  step = g + beta m.
+        """
+        g = self.multiply(gradient, control.gradient_scale)
+        m = self.add(self.multiply(momentum, beta), g)
+        self.copy_into_if(control.accept, momentum, m)
+        self.copy_into_if(control.accept, step, self.add(g, self.multiply(m, beta)))
+
+    def orthogonalize(self, matrices: Sequence[Array], size: float) -> None:
+        """Replace each matrix [R, C], in place, by about U V^T of its singular value decomposition U S V^T, times
+        size sqrt(max(R, C)), so that the root mean square of its elements is about `size`."""
+        orthogonalize(self, matrices, size)
 
     def decayed_step(self, parameter: Array, step: Array, control: UpdateControl, weight_decay: float) -> None:
         """p = p (1 - lr weight_decay) - lr step, in place, when the control accepts it (Loshchilov and Hutter 2019)."""

@@ -26,12 +26,8 @@ ADAFACTOR_SQUARE_EPSILON = 1e-30
 ADAFACTOR_CLIPPING_THRESHOLD = 1.0
 
 MUON_MOMENTUM = 0.95
-MUON_UPDATE_SCALE = 0.2
-MUON_STACK = 1 << 22
-"""Elements of the matrices that are made orthogonal together."""
-NEWTON_SCHULZ_STEPS = 5
-NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-NEWTON_SCHULZ_EPSILON = 1e-7
+MUON_UPDATE_SIZE = 0.2
+"""Root mean square of the elements of a step."""
 EMBEDDINGS = ("wte", "wpe", "lm_head")
 
 
@@ -307,20 +303,12 @@ class Muon(Optimizer, name="muon"):
         self._adamw = AdamW(parameters, training, chosen=lambda spec: not orthogonalized(spec))
 
     def update(self, control: UpdateControl) -> None:
-        """m = 0.95 m + g;  p = p - lr weight_decay p - lr scale orthogonalize(g + 0.95 m), of each matrix by itself."""
+        """m = 0.95 m + g;  p = p - lr weight_decay p - lr orthogonalized(g + 0.95 m), of each matrix by itself."""
         backend = self.backend
         for group, momentum in self._momenta:
-            g = backend.multiply(group.gradients, control.gradient_scale)
-            m = backend.add(backend.multiply(momentum, MUON_MOMENTUM), g)
-            backend.copy_into_if(control.accept, momentum, m)
-            step = backend.add(g, backend.multiply(m, MUON_MOMENTUM))
-            for stack in self._stacks(group, step):
-                rows, columns = stack[0].shape
-                together = backend.concatenate([backend.reshape(each, (1, rows, columns)) for each in stack], 0)
-                scale = MUON_UPDATE_SCALE * math.sqrt(columns)
-                orthogonal = backend.multiply(orthogonalize(backend, together), scale)
-                for index, each in enumerate(stack):
-                    backend.copy_into(each, backend.reshape(backend.narrow(orthogonal, 0, index, 1), (rows, columns)))
+            step = backend.empty(momentum.shape, momentum.dtype)
+            backend.momentum_update(momentum, group.gradients, step, control, MUON_MOMENTUM)
+            backend.orthogonalize(list(self._matrices(group, step)), MUON_UPDATE_SIZE)
             backend.decayed_step(group.values, step, control, group.weight_decay(self.weight_decay))
         self._adamw.update(control)
 
@@ -330,48 +318,18 @@ class Muon(Optimizer, name="muon"):
             arrays |= group.named("momentum", momentum)
         return arrays
 
-    def _stacks(self, group: ParameterGroup, flat: Array) -> list[list[Array]]:
-        """The matrices in a flat array, shorter side first: those of one shape together, as many as MUON_STACK holds.
-
-        Small ones are made orthogonal together, which costs fewer operations.
-        """
-        stacks: list[list[Array]] = []
-        newest: dict[tuple[int, ...], list[Array]] = {}
+    def _matrices(self, group: ParameterGroup, flat: Array) -> Iterator[Array]:
+        """The matrices in a flat array: each parameter, or each of its parts."""
         for spec, view in group.views(flat):
             start = 0
             for width in spec.parts or (spec.shape[1],):
-                matrix = self.backend.narrow(view, 1, start, width)
+                yield self.backend.narrow(view, 1, start, width)
                 start += width
-                if matrix.shape[0] > width:
-                    matrix = self.backend.transpose(matrix, (1, 0))
-                stack = newest.get(matrix.shape, [])
-                if not stack or (len(stack) + 1) * math.prod(matrix.shape) > MUON_STACK:
-                    stack = newest[matrix.shape] = []
-                    stacks.append(stack)
-                stack.append(matrix)
-        return stacks
 
 
 def orthogonalized(spec: ParameterSpec) -> bool:
     """Whether Muon itself updates a parameter: a matrix that is neither an embedding nor the output head."""
     return len(spec.shape) == 2 and spec.name.partition(".")[0] not in EMBEDDINGS
-
-
-def orthogonalize(backend: Backend, matrices: Array) -> Array:
-    """About U V^T of each one's singular value decomposition U S V^T: singular values come out near 1.
-
-    matrices [N, R, C], R <= C: the Gram matrix is of the shorter side.
-    """
-    a, b, c = NEWTON_SCHULZ_COEFFICIENTS
-    norm = backend.sqrt(backend.sum(backend.multiply(matrices, matrices), (1, 2), keep=True))
-    x = backend.divide(matrices, backend.add(norm, NEWTON_SCHULZ_EPSILON))
-    one = backend.from_numpy(np.eye(x.shape[1], dtype=x.dtype))
-    for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = backend.matmul(x, backend.transpose(x, (0, 2, 1)))
-        square = backend.matmul(gram, backend.transpose(gram, (0, 2, 1)))  # which libraries know to be symmetric, too
-        polynomial = backend.add(backend.multiply(gram, b), backend.multiply(square, c))
-        x = backend.matmul(backend.add(polynomial, backend.multiply(one, a)), x)
-    return x
 
 
 def make_optimizer(parameters: Parameters, training: TrainingConfig) -> Optimizer:

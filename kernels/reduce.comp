@@ -1,10 +1,10 @@
-// Sums, or maxima, over axes: y[chunk, k] = sum of x[k, t] over the terms t of a chunk, in an order that depends only on
+// Sums, maxima, or sums of squares, over axes: y[chunk, k] = sum of x[k, t] over the terms t of a chunk, in an order that depends only on
 // the shapes and the device.
 //
 // x: floating-point, strided: `kept` results, along up to two axes, times `terms`, along up to two; y: [chunks, kept],
 // contiguous, a chunk being `chunk` terms. Grid: (k, chunk). With BY_WORKGROUP a workgroup makes each result, its
 // invocations taking neighbouring terms; otherwise each invocation makes one, neighbours taking neighbouring results.
-// numpy: sum(x, axis=1), max(x, axis=1)
+// numpy: sum(x, axis=1), max(x, axis=1), sum(x * x, axis=1)
 
 #version 460
 #include "common.glsl"
@@ -24,7 +24,8 @@ float term(uint start, uint index) {
         uint outer = index / term_length0;
         offset = start + (index - outer * term_length0) * term_stride0 + outer * term_stride1;
     }
-    return uintBitsToFloat(read_elements(x, offset, X_ELEMENT, false).x);
+    float value = uintBitsToFloat(read_elements(x, offset, X_ELEMENT, false).x);
+    return SQUARED != 0 ? value * value : value;
 }
 
 uint first_term(uint k) {

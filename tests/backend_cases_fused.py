@@ -516,8 +516,9 @@ def updates() -> Iterator[Case]:
     for operation in UPDATES:
         arrays, options = update_operands(operation)
         in_place = arrays - 1  # all but the gradient
+        decay = {"weight_decay": 0.0} if "weight_decay" in options else {}
         yield case("matrix", (5, 7), operation, in_place, **options)
-        yield case("vector", (9,), operation, in_place, **options | {"weight_decay": 0.0})
+        yield case("vector", (9,), operation, in_place, **options | decay)
         yield case("refused", (5, 7), operation, in_place, "false", **options)
         yield case("one", (1,), operation, in_place, **options)
         yield case("none", (0,), operation, in_place, **options)
@@ -540,9 +541,39 @@ def updates() -> Iterator[Case]:
         )  # fmt: skip
 
 
+def orthogonalizations() -> Iterator[Case]:
+    def case(name: str, rows: int, widths: tuple[int, ...], layers: int = 1, swapped: bool = False) -> Case:
+        """Matrices side by side, in each of so many layers."""
+
+        def run(backend: Backend, x: Array) -> list[Array]:
+            whole = backend.zeros(x.shape, x.dtype)
+            backend.copy_into(whole, x)
+            starts = np.cumsum((0, *widths))
+            layer = [backend.reshape(backend.narrow(whole, 0, index, 1), x.shape[1:]) for index in range(layers)]
+            parts = [backend.narrow(each, 1, s, w) for each in layer for s, w in zip(starts, widths, strict=False)]
+            backend.orthogonalize([backend.transpose(each, (1, 0)) if swapped else each for each in parts], 0.2)
+            return [whole]
+
+        def definition(x: Values) -> Values:
+            parts = np.split(x, np.cumsum(widths)[:-1], axis=2)
+            return np.concatenate([definitions.orthogonal(each, 0.2) for each in parts], axis=2)
+
+        return Case(f"orthogonalize-{name}", run, (normal(layers, rows, sum(widths)),), definition, 1e-5, fused=True)
+
+    yield case("square", 6, (6,))
+    yield case("wide", 5, (16,))
+    yield case("tall", 17, (4,))
+    yield case("swapped", 5, (16,), swapped=True)
+    yield case("one", 1, (1,))
+    yield case("row", 1, (9,), 2)
+    yield case("parts", 8, (8, 8, 8), 3)
+    yield case("unlike", 8, (8, 4, 4, 12, 8), 2)
+    yield case("many", 32, (32, 64), 5)
+
+
 def fused() -> list[Case]:
     families = (
         activations, linears, adapted_linears, norms, attentions, cached_attentions, put_rows, newest_ids, softmaxes,
-        rotaries, dropouts, losses, updates,
+        rotaries, dropouts, losses, updates, orthogonalizations,
     )  # fmt: skip
     return [case for family in families for case in family()]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from safetensors import safe_open
 
-from alpha import optimizer, rng
+from alpha import optimizer, orthogonal, rng
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_cpu_ref_primitives import NumpyPrimitives
@@ -18,7 +18,7 @@ from alpha.backend_updates import UpdateControl
 from alpha.config import OPTIMIZERS, ModelConfig, TrainingConfig, resolve_model
 from alpha.errors import AlphaError
 from alpha.gpt import parameter_specs
-from alpha.optimizer import Optimizer, make_optimizer, orthogonalize, parameter_groups
+from alpha.optimizer import Optimizer, make_optimizer, parameter_groups
 from alpha.parameters import Parameters, ParameterSpec
 
 GOLDEN = Path(__file__).parent / "golden" / "optimizer.safetensors"
@@ -261,9 +261,9 @@ def test_muon_takes_the_matrices_of_the_blocks(tied: bool) -> None:
     assert ("lm_head.weight" in by_adamw) is not tied
 
 
-@pytest.mark.parametrize("most", [1, optimizer.MUON_STACK])
+@pytest.mark.parametrize("most", [1, orthogonal.STACK])
 def test_muon_makes_each_matrix_of_a_parameter_orthogonal_by_itself(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizer, "MUON_STACK", most)
+    monkeypatch.setattr(orthogonal, "STACK", most)
     widths = {"h.0.query": 8, "h.0.key": 3, "h.0.value": 5, "h.0.gate": 8}
     apart = setup("muon", {name: (6, width) for name, width in widths.items()}, weight_decay=0.1)
     initial = np.concatenate(list(apart.parameters.to_numpy().values()), axis=1)
@@ -289,16 +289,3 @@ def test_a_model_names_the_matrices_that_share_a_parameter(activation: str) -> N
         **({"h.0.mlp.c_fc.weight": (24, 24)} if activation == "swiglu" else {}),
     }
     assert all(sum(spec.parts) == spec.shape[1] for spec in specs if spec.parts)
-
-
-@pytest.mark.parametrize("shape", [(12, 12), (5, 16)])
-def test_newton_schulz_maps_each_singular_value_and_keeps_the_vectors(shape: tuple[int, int]) -> None:
-    matrix = random(shape, 0)
-    u, values, v = np.linalg.svd(matrix, full_matrices=False)
-    values /= np.sqrt((values**2).sum())
-    for _ in range(5):
-        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
-    stack = np.stack([random(shape, 1), matrix])
-    orthogonal = orthogonalize(CpuRef(), stack)[1]
-    np.testing.assert_allclose(orthogonal, u @ np.diag(values) @ v, atol=1e-6)  # the epsilon in the norm
-    assert np.all((np.linalg.svd(orthogonal, compute_uv=False) > 0.3) & (values < 1.3))
