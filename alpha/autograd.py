@@ -17,7 +17,7 @@ from alpha.backend import Backend
 from alpha.backend_primitives import Array
 
 Gradients = Sequence[Array | None]
-Backward = Callable[..., Gradients]
+Backward = Callable[[Array], Gradients]
 
 _open_tape: ContextVar[Tape | None] = ContextVar("open_tape", default=None)
 
@@ -77,7 +77,7 @@ class Tape:
     """Records the operations executed inside `with Tape() as tape:`."""
 
     def __init__(self) -> None:
-        self._records: list[tuple[Sequence[Tensor], Sequence[Tensor | None], Backward]] = []
+        self._records: list[tuple[Tensor, Sequence[Tensor | None], Backward]] = []
 
     def __enter__(self) -> Tape:
         self._token = _open_tape.set(self)
@@ -88,8 +88,8 @@ class Tape:
     ) -> None:
         _open_tape.reset(self._token)
 
-    def write(self, results: Sequence[Tensor], operands: Sequence[Tensor | None], backward: Backward) -> None:
-        self._records.append((results, operands, backward))
+    def write(self, result: Tensor, operands: Sequence[Tensor | None], backward: Backward) -> None:
+        self._records.append((result, operands, backward))
 
     def backward(self, result: Tensor, gradient: Array | None = None) -> None:
         """Collect, in the tensors that require it, the gradient of `result` (weighted by `gradient`, default ones).
@@ -101,13 +101,11 @@ class Tape:
             result.backend.fill(gradient, 1.0)
         result.accumulate(gradient)
         while self._records:
-            results, operands, backward = self._records.pop()
-            gradients = [each.gradient for each in results]
-            if all(each is None for each in gradients):
+            made, operands, backward = self._records.pop()
+            gradient, made.gradient = made.gradient, None
+            if gradient is None:
                 continue
-            for each in results:
-                each.gradient = None
-            for operand, contribution in zip(operands, backward(*gradients), strict=True):
+            for operand, contribution in zip(operands, backward(gradient), strict=True):
                 if operand is not None and operand.requires_gradient and contribution is not None:
                     operand.accumulate(contribution)
 
@@ -117,19 +115,17 @@ def recording(*operands: Tensor | None) -> bool:
     return _open_tape.get() is not None and any(each is not None and each.requires_gradient for each in operands)
 
 
-def record(
-    results: Sequence[Array], operands: Sequence[Tensor | None], backward: Backward, backend: Backend
-) -> list[Tensor]:
-    """Wrap the results of an operation, and write it on the open tape if an operand requires a gradient.
+def record(result: Array, operands: Sequence[Tensor | None], backward: Backward, backend: Backend) -> Tensor:
+    """Wrap the result of an operation, and write it on the open tape if an operand requires a gradient.
 
-    `backward` takes a gradient for each result (None where nothing depends on it) and returns one for each operand.
+    `backward` takes the gradient of the result and returns one for each operand.
     """
     tape = _open_tape.get()
     recorded = tape is not None and recording(*operands)
-    tensors = [Tensor(backend, each, recorded) for each in results]
+    tensor = Tensor(backend, result, recorded)
     if recorded and tape is not None:
-        tape.write(tensors, operands, backward)
-    return tensors
+        tape.write(tensor, operands, backward)
+    return tensor
 
 
 def checkpoint(function: Callable[[Tensor], Tensor], operand: Tensor) -> Tensor:
@@ -153,5 +149,5 @@ def checkpoint(function: Callable[[Tensor], Tensor], operand: Tensor) -> Tensor:
         return [again.gradient]
 
     kept = Tensor(operand.backend, result.data, requires_gradient=True)
-    tape.write([kept], [operand], backward)  # also where only the function's own parameters need a gradient
+    tape.write(kept, [operand], backward)  # also where only the function's own parameters need a gradient
     return kept

@@ -10,6 +10,7 @@ to find again; nobody else looks inside, and it is None unless `training`.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,21 @@ Saved = Any
 INDEPENDENT_ROWS = 512
 """Outside training, up to so many rows of a linear layer, a norm or `cached_attention` do not depend on each other:
 each has the same bits among any others, in any place, whatever their number."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What a projection's result [B, T, queries + 2 keys, D] is: heads of queries, and as many of keys as of values.
+
+    Queries and keys are RMS-normalized, each head by itself, with `norms`, the weights [D] of queries and of keys; then
+    rotated by `angles`, the cosines and sines of `Backend.rotary`.
+    """
+
+    queries: int
+    keys: int
+    norms: tuple[Array, Array] | None = None
+    epsilon: float = 0.0
+    angles: tuple[Array, ...] | None = None
 
 
 class Backend(Updates):
@@ -277,6 +293,64 @@ class Backend(Updates):
                 self.add(self.multiply(second, cosine), self.multiply(first, sine)),
             ],
             -1,
+        )
+
+    def split_heads(self, qkv: Array, heads: Heads) -> tuple[Array, Array, Array]:
+        """Queries [B, T, H, D], keys and values [B, T, G, D] as attention takes them, of qkv [B, T, H + 2 G, D]."""
+        return self._split_heads(qkv, heads, training=False)[0]
+
+    def _split_heads(self, qkv: Array, heads: Heads, training: bool) -> tuple[tuple[Array, Array, Array], Saved]:
+        query, key, value = (
+            self.narrow(qkv, 2, start, length)
+            for start, length in (
+                (0, heads.queries), (heads.queries, heads.keys), (heads.queries + heads.keys, heads.keys)
+            )
+        )  # fmt: skip
+        saved = None
+        if heads.norms is not None:
+            query, of_query = self.rms_norm(query, heads.norms[0], heads.epsilon, training)
+            key, of_key = self.rms_norm(key, heads.norms[1], heads.epsilon, training)
+            saved = of_query, of_key
+        if heads.angles is not None:
+            query, key = self.rotary(query, *heads.angles), self.rotary(key, *heads.angles)
+        return (query, key, value), saved
+
+    def _split_heads_backward(
+        self, gradients: tuple[Array, Array, Array], heads: Heads, saved: Saved, need_weight: bool
+    ) -> tuple[Array, Array | None, Array | None]:
+        """dqkv, and the gradients of the weights of `heads.norms`; `gradients` may be overwritten."""
+        query, key, value = gradients
+        query_weight = key_weight = None
+        if heads.angles is not None:
+            cosine, sine = heads.angles[0], self.multiply(heads.angles[1], -1.0)
+            query, key = self.rotary(query, cosine, sine), self.rotary(key, cosine, sine)
+        if heads.norms is not None:
+            query, query_weight = self.rms_norm_backward(query, saved[0], need_weight)
+            key, key_weight = self.rms_norm_backward(key, saved[1], need_weight)
+        return self.concatenate([query, key, value], 2), query_weight, key_weight
+
+    def self_attention(
+        self,
+        qkv: Array,
+        heads: Heads,
+        soft_cap: float = 0.0,
+        dropout: float = 0.0,
+        random: RandomKey | None = None,
+        training: bool = False,
+        first_keys: Array | None = None,
+    ) -> tuple[Array, Saved]:
+        """`attention` of what `split_heads` makes of qkv [B, T, H + 2 G, D]: [B, T, H, D]."""
+        operands, of_heads = self._split_heads(qkv, heads, training)
+        y, saved = self.attention(*operands, soft_cap, dropout, random, training, first_keys)
+        return y, ((heads, of_heads, saved) if training else None)
+
+    def self_attention_backward(
+        self, dy: Array, saved: Saved, need_weight: bool = True
+    ) -> tuple[Array, Array | None, Array | None]:
+        """dqkv, and the gradients of the weights of `heads.norms`, if there are any; not with `need_weight=False`."""
+        heads, of_heads, of_attention = saved
+        return self._split_heads_backward(
+            self.attention_backward(dy, of_attention), heads, of_heads, need_weight and heads.norms is not None
         )
 
     def softmax(self, x: Array) -> Array:

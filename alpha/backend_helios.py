@@ -25,11 +25,11 @@ from alpha.backend_cpu_ref_primitives import NumpyPrimitives
 from alpha.backend_helios_attention import Attention
 from alpha.backend_helios_cached import Cached
 from alpha.backend_helios_device import Device, DeviceInfo, DeviceLost, choose_device
+from alpha.backend_helios_heads import HeadSplitting
 from alpha.backend_helios_kernels import read_bundle
 from alpha.backend_helios_linear import Linear
 from alpha.backend_helios_loss import Loss
 from alpha.backend_helios_orthogonal import Orthogonal
-from alpha.backend_helios_rowwise import Rowwise
 from alpha.backend_helios_tuning import tuning_for
 from alpha.backend_helios_update import Update
 from alpha.backend_primitives import Array
@@ -47,7 +47,7 @@ class SmokeTestFailed(AlphaError):  # noqa: N818  (a condition)
     exit_code = 3
 
 
-class Helios(Attention, Cached, Linear, Loss, Orthogonal, Rowwise, Update):
+class Helios(Attention, Cached, HeadSplitting, Linear, Loss, Orthogonal, Update):
     """All operations. `precision` is what matrix products round their operands to: "f32", "f16" or "bf16"."""
 
     def __init__(self, device: Device, precision: str = "f32") -> None:

@@ -1,4 +1,4 @@
-"""Activations, norms, softmax, rotary positions and dropout on the device.
+"""Activations, norms, softmax and dropout on the device.
 
 An activation keeps its operand and computes the derivative again in the backward pass. A norm keeps its operand, and
 each row's mean and scale, not the normalized values. In the backward pass each workgroup sums the gradients of weight
@@ -49,7 +49,7 @@ class _SavedNorm:
 
 
 class Rowwise(HeliosPrimitives):
-    """Activations, normalization, softmax, rotary positions and dropout; see `Backend` for what each of them means."""
+    """Activations, normalization, softmax and dropout; see `Backend` for what each of them means."""
 
     # --- activations --------------------------------------------------------------------------------------------------
 
@@ -219,50 +219,27 @@ class Rowwise(HeliosPrimitives):
             return dx, None, None
         dweight = self.new((x.width,), "f32")
         dbias = self.new((x.width,), "f32") if saved.has_bias else None
-        vector = vector_of(multiples=(x.width,))
+        self.add_columns(parts, dweight, dbias)
+        return dx, dweight, dbias
+
+    def add_columns(self, parts: HeliosArray, first: HeliosArray, second: HeliosArray | None = None) -> None:
+        """The sums over the rows of contiguous `parts`: its first columns to `first`, the others to `second`."""
+        rows, width = parts.shape
+        vector = vector_of(multiples=(first.size, width))
         self.dispatch(
             "column_sums",
             "f32",
-            groups_for(sums * x.width, SUM_LANES * vector),
+            groups_for(width, SUM_LANES * vector),
             {"THREADS": THREADS, "VECTOR": vector, "LANES": SUM_LANES},
             x=parts,
-            first=dweight,
-            second=dbias,
-            rows=groups,
-            width=sums * x.width,
-            split=x.width,
+            first=first,
+            second=second,
+            rows=rows,
+            width=width,
+            split=first.size,
         )
-        return dx, dweight, dbias
 
-    # --- softmax, positions, dropout ----------------------------------------------------------------------------------
-
-    def rotary(self, x: HeliosArray, cosine: HeliosArray, sine: HeliosArray) -> HeliosArray:
-        if x.strides[-1] != 1:
-            x = self.contiguous(x)
-        if cosine.strides != sine.strides or cosine.strides[-1] != 1:
-            cosine, sine = self.contiguous(cosine), self.contiguous(sine)
-        B, T, heads, D = x.shape
-        y = self.new(x.shape, x.element)
-        vector = vector_of(x, cosine, sine, multiples=(D // 2, *x.strides[:-1], *cosine.strides[:-1]))
-        self.dispatch(
-            "rotary",
-            x.element,
-            groups_for(B * T * heads * (D // 2), THREADS * vector),
-            {"THREADS": THREADS, "VECTOR": vector, "HALF": D // 2},
-            x=x,
-            cosine=cosine,
-            sine=sine,
-            y=y,
-            count=B * T * heads * (D // 2),
-            positions=T,
-            heads=heads,
-            batch_stride=x.strides[0],
-            position_stride=x.strides[1],
-            head_stride=x.strides[2],
-            table_batch_stride=cosine.strides[0] if len(cosine.shape) == 3 else 0,
-            table_stride=cosine.strides[-2],
-        )
-        return y
+    # --- softmax, dropout ----------------------------------------------------------------------------------
 
     def softmax(self, x: HeliosArray) -> HeliosArray:
         y = self.new(x.shape, "f32")

@@ -31,7 +31,7 @@ from alpha.bench_operations import (
     linear_products,
     position,
     rms_norm,
-    rotary,
+    split_heads,
     sum_of_squares,
 )
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
@@ -287,7 +287,7 @@ def other_operation_cases(name: str, subject: Subject) -> list[Case]:
     M, D, F = B * T, C // H, 4 * C
     table = [
         ("rms_norm",               0, rms_norm(M, C)),
-        ("rotary",                 0, rotary(B, T, H, D)),
+        ("split_heads",            0, split_heads(B, T, H, D)),
         ("dropout",                0, dropout(M, C, 0.1)),
         *((f"activation/{kind}", 0, activation(M, F, kind)) for kind in ACTIVATIONS),
     ]  # fmt: skip

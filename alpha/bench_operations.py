@@ -12,7 +12,7 @@ import numpy as np
 
 from alpha import rng
 from alpha.activation import GATED_ACTIVATIONS
-from alpha.backend import Backend, Saved
+from alpha.backend import Backend, Heads, Saved
 from alpha.backend_primitives import Array, RandomKey
 from alpha.backend_updates import AdamControl
 from alpha.bench import Work
@@ -195,20 +195,17 @@ def activation(M: int, N: int, kind: str) -> Works:
     )
 
 
-def rotary(B: int, T: int, H: int, D: int) -> Works:
-    """The backward pass is the same operation."""
+def split_heads(B: int, T: int, H: int, D: int) -> Works:
+    """Norm and rotation of queries and keys. The backward pass is part of that of attention."""
 
     def operands(backend: Backend) -> list[Array]:
         tables = (backend.from_numpy(table.astype(np.float32)) for table in rotary_tables(T, D, ModelConfig.rope_base))
-        return [*normal(backend, (B, T, H, D)), *tables]
+        return [*normal(backend, (B, T, 3 * H, D), (D,), (D,)), *tables]
 
-    amount = _FLOAT_BYTES * 2 * B * T * H * D
-    return {
-        "": _work(
-            f"{B}x{T}x{H}x{D}", "GB/s", amount, operands,
-            lambda backend, x, cosine, sine: backend.rotary(x, cosine, sine),
-        )
-    }  # fmt: skip
+    def run(backend: Backend, qkv: Array, *rest: Array) -> object:
+        return backend.split_heads(qkv, Heads(H, H, rest[:2], ModelConfig.norm_eps, rest[2:]))
+
+    return {"": _work(f"{B}x{T}x{2 * H}x{D}", "GB/s", _FLOAT_BYTES * 4 * B * T * H * D, operands, run)}
 
 
 def dropout(M: int, C: int, probability: float) -> Works:

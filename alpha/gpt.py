@@ -15,7 +15,7 @@ import numpy.typing as npt
 from alpha import autograd, ops, rng
 from alpha.activation import GATED_ACTIVATIONS
 from alpha.autograd import Tensor
-from alpha.backend import Backend
+from alpha.backend import Backend, Heads
 from alpha.backend_primitives import Array, RandomKey
 from alpha.config import ModelConfig
 from alpha.lora import A, B, Lora, adapter_specs
@@ -259,18 +259,18 @@ class GPT:
         B, T, _ = x.shape
         H, G, D = config.heads, config.kv_heads, config.head_width
         qkv = ops.reshape(self._linear(x, prefix + "c_attn", dropout), (B, T, H + 2 * G, D))
-        query, key, value = ops.split(qkv, (H, G, G), 2)
+        norms = None
         if config.qk_norm:
-            query = ops.rms_norm(query, self.parameters[prefix + "q_norm.weight"], config.norm_eps)
-            key = ops.rms_norm(key, self.parameters[prefix + "k_norm.weight"], config.norm_eps)
-        if angles is not None:
-            query, key = ops.rotary(query, *angles), ops.rotary(key, *angles)
+            norms = self.parameters[prefix + "q_norm.weight"], self.parameters[prefix + "k_norm.weight"]
+        heads = Heads(H, G, epsilon=config.norm_eps, angles=angles)
         if rows is not None:
-            q, k, v = (self.backend.reshape(each.data, each.shape[1:]) for each in (query, key, value))
+            heads = replace(heads, norms=norms and (norms[0].data, norms[1].data))
+            operands = self.backend.split_heads(qkv.data, heads)
+            q, k, v = (self.backend.reshape(each, each.shape[1:]) for each in operands)
             attended = Tensor(self.backend, rows.attend(layer, q, k, v, config.attention_soft_cap))
-            return ops.reshape(attended, (B, T, H * D))
-        random = dropout.key("attention", layer) if dropout else None
-        attended = ops.attention(query, key, value, config.attention_soft_cap, config.dropout, random, begins)
+        else:
+            random = dropout.key("attention", layer) if dropout else None
+            attended = ops.self_attention(qkv, heads, norms, config.attention_soft_cap, config.dropout, random, begins)
         return ops.reshape(attended, (B, T, H * D))
 
     def _linear(

@@ -1,11 +1,12 @@
 """Differentiable operations on tensors: each calls one backend operation and knows its vector-Jacobian product."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from alpha.autograd import Gradients, Tensor, record, recording
-from alpha.backend import Backend
+from alpha.autograd import Backward, Gradients, Tensor, record, recording
+from alpha.backend import Backend, Heads
 from alpha.backend_primitives import Array, RandomKey
 
 # --- elementwise ------------------------------------------------------------------------------------------------------
@@ -76,22 +77,6 @@ def narrow(x: Tensor, axis: int, start: int, length: int) -> Tensor:
         return [dx]
 
     return _one(backend.narrow(x.data, axis, start, length), [x], backward)
-
-
-def split(x: Tensor, sizes: Sequence[int], axis: int) -> list[Tensor]:
-    """Consecutive parts of x along one axis; the sizes add up to its length."""
-    backend = x.backend
-    starts = [sum(sizes[:index]) for index in range(len(sizes))]
-    parts = [backend.narrow(x.data, axis, start, size) for start, size in zip(starts, sizes, strict=True)]
-    shapes, dtype = [each.shape for each in parts], x.dtype
-
-    def backward(*gradients: Array | None) -> Gradients:
-        whole = [
-            backend.zeros(shape, dtype) if each is None else each for each, shape in zip(gradients, shapes, strict=True)
-        ]
-        return [backend.concatenate(whole, axis)]
-
-    return record(parts, [x], backward, backend)
 
 
 # --- products, indexing -----------------------------------------------------------------------------------------------
@@ -197,31 +182,22 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     return _one(y, [x, weight], lambda dy: x.backend.rms_norm_backward(dy, saved, need_weight))
 
 
-def rotary(x: Tensor, cosine: Array, sine: Array) -> Tensor:
-    """See `Backend.rotary`."""
-    backend = x.backend
-    return _one(
-        backend.rotary(x.data, cosine, sine),
-        [x],
-        lambda dy: [backend.rotary(dy, cosine, backend.multiply(sine, -1.0))],
-    )
-
-
-def attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+def self_attention(
+    qkv: Tensor,
+    heads: Heads,
+    norms: tuple[Tensor, Tensor] | None = None,
     soft_cap: float = 0.0,
     dropout: float = 0.0,
     random: RandomKey | None = None,
     first_keys: Array | None = None,
 ) -> Tensor:
-    """Causal attention; see `Backend.attention`."""
-    backend = query.backend
-    y, saved = backend.attention(
-        query.data, key.data, value.data, soft_cap, dropout, random, recording(query, key, value), first_keys
-    )
-    return _one(y, [query, key, value], lambda dy: backend.attention_backward(dy, saved))
+    """Causal attention; see `Backend.self_attention`. The weights of `heads.norms` are those of `norms`."""
+    backend, operands = qkv.backend, [qkv, *(norms or ())]
+    if norms is not None:
+        heads = replace(heads, norms=(norms[0].data, norms[1].data))
+    y, saved = backend.self_attention(qkv.data, heads, soft_cap, dropout, random, recording(*operands), first_keys)
+    need_weight = any(each.requires_gradient for each in operands[1:])
+    return _one(y, operands, lambda dy: backend.self_attention_backward(dy, saved, need_weight)[: len(operands)])
 
 
 def dropout(x: Tensor, probability: float, key: RandomKey | None) -> Tensor:
@@ -249,9 +225,9 @@ def cross_entropy(x: Tensor, weight: Tensor, targets: Array, soft_cap: float = 0
 # --- helpers ----------------------------------------------------------------------------------------------------------
 
 
-def _one(result: Array, operands: Sequence[Tensor | None], backward: Callable[[Array], Gradients]) -> Tensor:
+def _one(result: Array, operands: Sequence[Tensor | None], backward: Backward) -> Tensor:
     backend = next(each.backend for each in operands if each is not None)
-    return record([result], operands, backward, backend)[0]
+    return record(result, operands, backward, backend)
 
 
 def _sum_to(backend: Backend, gradient: Array, shape: tuple[int, ...]) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 from backend_case import Case, Operand, Program, Values, boolean, ids, normal, positive, wide
 
 from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
-from alpha.backend import Backend
+from alpha.backend import Backend, Heads
 from alpha.backend_helios_update import UPDATES
 from alpha.backend_primitives import Array, RandomKey
 from alpha.backend_updates import AdamControl
@@ -397,6 +397,52 @@ def rotaries() -> Iterator[Case]:
     yield case("swapped", normal(2, 5, 3, 8).swapped())
 
 
+def self_attentions() -> Iterator[Case]:
+    def case(
+        name: str, B: int, T: int, H: int, D: int, G: int = 0, norm: bool = True, turned: bool = True,
+        layout: str = "", own: bool = False, need_weight: bool = True, **options: float,
+    ) -> Case:  # fmt: skip
+        """`own`: each sequence has positions of its own."""
+        G = G or H
+        qkv, tables = normal(B, T, H + 2 * G, D), normal(*((B,) if own else ()), T, D // 2)
+        operands = [qkv.narrowed(2) if layout else qkv, normal(B, T, H, D)]
+        operands += [normal(D)] * 2 if norm else []
+        operands += [tables] * 2 if turned else []
+
+        def run(backend: Backend, qkv: Array, dy: Array, *rest: Array) -> list[Array]:
+            heads = Heads(H, G, rest[:2] if norm else None, EPSILON, rest[-2:] if turned else None)
+            y, saved = backend.self_attention(qkv, heads, training=True, **options)
+            plain, nothing = backend.self_attention(qkv, heads, **options)
+            assert nothing is None
+            gradients = backend.self_attention_backward(dy, saved, need_weight)
+            return [each for each in (*backend.split_heads(qkv, heads), y, *gradients, plain) if each is not None]
+
+        def definition(qkv: Values, dy: Values, *rest: Values) -> list[Values]:
+            query, key, value = np.split(qkv, [H, H + G], axis=2)
+            if norm:
+                query, key = (definitions.rms_norm(x, w, EPSILON) for x, w in ((query, rest[0]), (key, rest[1])))
+            if turned:
+                query, key = (definitions.rotary(x, *rest[-2:]) for x in (query, key))
+            return [query, key, value, definitions.attention(query, key, value, **options)]
+
+        return Case(f"self_attention-{name}", run, tuple(operands), definition, 1e-5, fused=True)
+
+    yield case("plain", 2, 5, 3, 8, norm=False, turned=False)
+    yield case("norm", 2, 5, 3, 8, turned=False)
+    yield case("rotary", 2, 5, 3, 8, norm=False)
+    yield case("both", 2, 5, 3, 8)
+    yield case("groups", 2, 7, 4, 12, 2, soft_cap=2.0)
+    yield case("odd", 2, 5, 2, 7, turned=False)
+    yield case("narrowest", 2, 5, 2, 2, 1)
+    yield case("one", 1, 1, 1, 2)
+    yield case("nothing", 0, 3, 2, 4)
+    yield case("own-positions", 2, 5, 2, 8, own=True)
+    yield case("narrowed", 2, 5, 2, 8, layout="narrowed")
+    yield case("no-weight-gradients", 2, 5, 2, 8, need_weight=False)
+    yield case("wide", 1, 3, 1, 150)
+    yield case("long", 2, 131, 4, 8)
+
+
 def dropouts() -> Iterator[Case]:
     def case(name: str, x: Operand, probability: float) -> Case:
         def run(backend: Backend, x: Array, step: Array) -> list[Array]:
@@ -574,6 +620,6 @@ def orthogonalizations() -> Iterator[Case]:
 def fused() -> list[Case]:
     families = (
         activations, linears, adapted_linears, norms, attentions, cached_attentions, put_rows, newest_ids, softmaxes,
-        rotaries, dropouts, losses, updates, orthogonalizations,
+        rotaries, self_attentions, dropouts, losses, updates, orthogonalizations,
     )  # fmt: skip
     return [case for family in families for case in family()]

@@ -11,7 +11,7 @@ from backend_cases_fused import update_operands
 from helios_device import helios
 
 from alpha import backend_helios_loss, backend_helios_matmul, backend_helios_update, rng
-from alpha.backend import Backend
+from alpha.backend import Backend, Heads
 from alpha.backend_helios import Helios
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_kernels import read_bundle
@@ -171,9 +171,13 @@ def test_elementwise_operations_on_half_storage(element: str) -> None:
         dx = backend.activation_backward(dy, saved)
         assert (y.element, dx.element) == (element, element)
         check(backend, [y, dx], [want, exact.activation_backward(read(backend, dy), exact_saved)], ROUNDING[element])
-    tables = normal(5, 4, stream=2), normal(5, 4, stream=3)
-    rotated = backend.rotary(x, *map(backend.from_numpy, tables))
-    check(backend, [rotated], [exact.rotary(read(backend, x), *tables)], ROUNDING[element])
+    tables, weight = (normal(5, 4, stream=2), normal(5, 4, stream=3)), normal(8, stream=4)
+    heads = Heads(1, 1, (backend.from_numpy(weight),) * 2, 1e-5, tuple(map(backend.from_numpy, tables)))
+    parts = backend.split_heads(x, heads)
+    check(
+        backend, parts, exact.split_heads(read(backend, x), Heads(1, 1, (weight,) * 2, 1e-5, tables)), ROUNDING[element]
+    )
+    assert {each.element for each in parts} == {element}
     step = np.array([3], np.int32)
     dropped = backend.dropout(x, 0.25, RandomKey(1, 2, backend.from_numpy(step)))
     check(backend, [dropped], [exact.dropout(read(backend, x), 0.25, RandomKey(1, 2, step))], ROUNDING[element])

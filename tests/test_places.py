@@ -142,7 +142,7 @@ CUBE = {
     ],
     "alpha/ops.py": [
         (
-            "def rotary(",
+            "def self_attention(",
             '''\
 def cube(x: Tensor) -> Tensor:
     """See `Backend.cube`."""
