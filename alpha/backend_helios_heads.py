@@ -14,7 +14,7 @@ from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_layout import groups_for, vector_of
 from alpha.backend_helios_rowwise import MOST_PARTS, ROW_THREADS, Rowwise
 
-EACH = 2
+FORWARD_EACH, BACKWARD_EACH = 2, 4
 """Heads that a thread has on their way at a time."""
 
 BACKWARD_HEADS = 2
@@ -37,7 +37,7 @@ class HeadSplitting(Rowwise):
         B, T, _, D = qkv.shape
         H, G = heads.queries, heads.keys
         y = self.new((B, T, H + G, D), qkv.element)
-        constants, arguments = self._of_heads(qkv, heads)
+        constants, arguments = self._of_heads(qkv, heads, FORWARD_EACH)
         per_group = constants["THREADS"] // constants["LANES"] * constants["EACH"]
         self.dispatch(
             "query_key", qkv.element, groups_for(B * T * (H + G), per_group), constants, qkv=qkv, y=y, **arguments
@@ -58,7 +58,7 @@ class HeadSplitting(Rowwise):
         dqkv = self.contiguous(self.concatenate([self.cast_element(each, qkv.element) for each in gradients], 2))
         B, T, N, D = qkv.shape
         total = B * T * (N - heads.keys)
-        constants, arguments = self._of_heads(qkv, heads)
+        constants, arguments = self._of_heads(qkv, heads, BACKWARD_EACH)
         constants |= {"SUMS": int(need_weight)}
         per_group = constants["THREADS"] // constants["LANES"] * constants["EACH"] * BACKWARD_HEADS
         groups = min(MOST_PARTS, groups_for(total, per_group))
@@ -73,9 +73,9 @@ class HeadSplitting(Rowwise):
         return dqkv, *weights
 
     def _of_heads(
-        self, qkv: HeliosArray, heads: Heads
+        self, qkv: HeliosArray, heads: Heads, each: int
     ) -> tuple[dict[str, int], dict[str, HeliosArray | int | float | None]]:
-        """The constants and arguments that both kernels have."""
+        """The constants and arguments that both kernels have; `each` heads a thread, or fewer if they are wide."""
         B, T, _, D = qkv.shape
         norms = None if heads.norms is None else tuple(map(self.contiguous, heads.norms))
         angles = None if heads.angles is None else tuple(heads.angles)
@@ -84,8 +84,10 @@ class HeadSplitting(Rowwise):
         strides = angles[0].strides[:-1] if angles is not None else (0,)
         vector = vector_of(qkv, *(norms or ()), *(angles or ()), multiples=(D // 2, *strides))
         lanes = self.lanes_for(math.ceil(D // 2 / vector), HELD_VECTORS)
+        count = math.ceil(D // 2 / vector / lanes)
         constants = {
-            "THREADS": max(ROW_THREADS, lanes), "VECTOR": vector, "HALF": D // 2, "LANES": lanes, "EACH": EACH,
+            "THREADS": max(ROW_THREADS, lanes), "VECTOR": vector, "HALF": D // 2, "LANES": lanes,
+            "EACH": max(1, each // count),
             "QUERIES": heads.queries, "KEYS": heads.keys, "NORM": int(norms is not None),
             "ROTARY": int(angles is not None),
         }  # fmt: skip

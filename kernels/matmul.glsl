@@ -92,15 +92,19 @@ void put_eight(uint64_t base, uint64_t index, vec4 first, vec4 second, bool half
     put_four(base, index + 4, second, false);
 }
 
-// The residual of HAS_RESIDUAL = 2 at place `index` of the results, which is in this column.
-float diagonal_of(uint64_t index, uint column) { return uint(index) / columns % columns == column ? DIAGONAL : 0.0; }
+// The residual of HAS_RESIDUAL = 2 for four neighbours, the first at place `index` of the results and in this column. How
+// far that is behind its column's element of the diagonal says whether one of the four is on it.
+vec4 diagonal_of(uint64_t index, uint column) {
+    uint behind = uint(index) % (columns * columns) - column * (columns + 1);
+    return DIAGONAL * vec4(equal(uvec4(behind), columns * uvec4(0, 1, 2, 3)));
+}
 
 void store_one(uint64_t index, uint column, float value) {
     if (HAS_BIAS != 0) value += floats1(uint64_t(bias)).at[column];
     if (HAS_PREACTIVATION != 0) put_one(uint64_t(preactivation), index, value, S_BITS == 16);
     if (ACTIVATION != 0) value = activate(ACTIVATION - 1, value);
     if (HAS_RESIDUAL == 1) value += f32_buffer(uint64_t(residual) + 4 * index).at[0];
-    if (HAS_RESIDUAL == 2) value += diagonal_of(index, column);
+    if (HAS_RESIDUAL == 2) value += diagonal_of(index, column).x;
 #ifdef SIXTEEN_BITS
     if (FACTOR != 0)
         value *= activation_slope(FACTOR - 1, unpack_halves(shorts1(uint64_t(factor) + 2 * index).at[0]).x);
@@ -122,8 +126,7 @@ Beside beside(uint64_t index, uint column) {
     Beside it = Beside(vec4(0.0), vec4(0.0), uvec2(0));
     if (HAS_BIAS != 0) it.bias = bias_of(column);
     if (HAS_RESIDUAL == 1) it.residual = residual_of(index);
-    if (HAS_RESIDUAL == 2)
-        [[unroll]] for (uint i = 0; i < 4; i++) it.residual[i] = diagonal_of(index, column + i);
+    if (HAS_RESIDUAL == 2) it.residual = diagonal_of(index, column);
     if (FACTOR != 0) it.factor = words2(uint64_t(factor) + 2 * index).at[0];
     return it;
 }

@@ -482,3 +482,25 @@ def test_a_weight_of_products_with_many_rows_is_transposed(shape: tuple[int, int
     assert np.array_equal(backend.to_numpy(copy), values[:, first : first + width].T)
     few = backend.swapped_weight(weight, backend_helios_matmul.SWAPPING_ROWS - 1)
     assert few.storage is weight.storage
+
+
+@pytest.mark.matrix_units
+@pytest.mark.parametrize("precision", ["f32", "f16"])
+@pytest.mark.parametrize(
+    ("batches", "rows", "depth", "splits"), [(1, 5, 7, 1), (3, 20, 9, 1), (2, 72, 40, 1), (2, 36, 512, 2)]
+)
+def test_a_multiple_of_the_identity_is_added(precision: str, batches: int, rows: int, depth: int, splits: int) -> None:
+    backend = helios(precision)
+    a, b = normal(batches, rows, depth), normal(batches, depth, rows)
+    problem = Problem(batches, rows, rows, depth)
+    device = hardware(backend.device_info, precision)
+    tile = choose(problem, device).tile
+    part = -(-depth // splits // tile.k) * tile.k
+    division = Division(tile, -(-depth // part), part)
+    assert division.splits == splits
+    epilogue = Epilogue(diagonal=-1.5)
+    c = backend.product(*map(backend.from_numpy, (a, b)), epilogue=epilogue, scale=0.5, forced=division)
+    wanted = 0.5 * (a.astype(np.float64) @ b) - 1.5 * np.eye(rows)
+    np.testing.assert_allclose(
+        backend.to_numpy(c), wanted, atol=(1e-5 if precision == "f32" else 5e-3) * np.abs(wanted).max()
+    )
