@@ -29,11 +29,11 @@ WIDEST = 512
 """Numbers of a row of a norm, or of logits, at most: a subgroup has them in registers, several rows at a time."""
 
 _PRODUCT, _NORM, _GRADIENT, _LOSS = range(4)
-_EARLY, _KEPT, _KEEPS, _ALONG_K, _WHOLE, _ACTIVATES, _MULTIPLIES, _HALVES = (256 << each for each in range(8))
+_EARLY, _KEPT, _KEEPS, _ALONG_K, _LEFT, _ACTIVATES, _MULTIPLIES, _HALVES = (256 << each for each in range(8))
 """Kinds and flags of stages, as in kernels/row_stages.comp."""
 
-_COMMON_SHARED = 1024
-"""Bytes of shared memory that kernels/common.glsl has, as far as stages use it."""
+_ZEROS = 8
+"""Words behind the table, which are read where there is nothing to read."""
 
 _STAGE = np.dtype([("addresses", np.uint64, 12), ("numbers", np.uint32, 8)])
 
@@ -45,11 +45,19 @@ _OF_ROWS = {
 }
 """The kernels that can be stages, with the arrays of which they read and write only the rows that they are given."""
 
+_HANDED_ON = {
+    ("norm", "matmul_matrix"): ("y", "a"),
+    ("norm_backward", "matmul_matrix"): ("rounded", "a"),
+    ("matmul_matrix", "norm"): ("c", "x"),
+    ("matmul_matrix", "norm_backward"): ("c", "dy"),
+}
+"""What a stage may leave in shared memory for the next, as either names it."""
+
 _ALIKE = {"norm": ("WIDTH", "LANES", "CENTERED", "SUMS"), "matmul": ("ACTIVATION", "FACTOR")}
 """Constants that all stages whose kernels' names begin so have alike; but a product may have no activation."""
 
 # Seconds, as of an H200: a slice of a product, what a norm or a loss takes, and a dispatch of little else.
-_SLICE, _OTHER, _DISPATCH = 1.5e-6, 2.2e-6, 3.4e-6
+_SLICE, _OTHER, _DISPATCH = 1.5e-6, 1.5e-6, 3.4e-6
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ class Stages:
         threads = self.down * self.across * device.subgroup
         a, b = 16 * self.m * (self.k // 8 + 1), 16 * max(self.k * (self.n // 8 + 1), self.n * (self.k // 8 + 1))
         results = 16 * max(self.m * (self.n // 4 + 1), 2 * threads)
-        shared = a + max(b, results) + MOST_STAGES * _STAGE.itemsize + 8 * threads + _COMMON_SHARED
+        shared = a + max(b, results) + MOST_STAGES * _STAGE.itemsize
         left = [self.m % (self.down * fragment[0]), self.n % (self.across * fragment[1]), self.k % fragment[2]]
         left += [self.k * self.n // 8 % threads, 8 * threads % self.k, 8 * threads % self.n]
         return not any(left) and threads <= device.invocations and shared <= device.shared_memory
@@ -281,7 +289,7 @@ class StageRun:
         self._form = form
         self.groups = form.groups(stages)
         self.parts = [each.storage for each in _parts(stages)]
-        self._table = backend.new((len(stages) * _STAGE.itemsize // 4,), "i32")
+        self._table = backend.new((len(stages) * _STAGE.itemsize // 4 + _ZEROS,), "i32")
         variant = stages[0].kernel.variant.split("_")[-1 if stages[0].kernel.name != "matmul_matrix" else 0]
         made = backend.make_dispatch(
             "row_stages", variant, self.groups, self._constants(), sum(each.operations for each in stages),
@@ -315,7 +323,8 @@ class StageRun:
             if stage.kernel.name == "matmul_matrix":
                 table[place]["numbers"][6] = self._product_from(place + 1)
         table[0]["numbers"][7] = self._product_from(0)
-        backend.copy_into(self._table, backend.from_numpy(table.view(np.int32)))
+        words = np.concatenate([table.view(np.int32), np.zeros(_ZEROS, np.int32)])
+        backend.copy_into(self._table, backend.from_numpy(words))
 
     def _product_from(self, place: int) -> int:
         """The number of the first product from a stage on, or of stages where there is none."""
@@ -327,25 +336,30 @@ class StageRun:
         stage, before = self._stages[place], self._stages[:place]
         a = stage.arguments.get("a")
         if isinstance(a, HeliosArray):
-            problem, constants = _problem(stage), stage.constants
+            constants = stage.constants
             flags = _ALONG_K * bool(constants["B_ALONG_K"]) + _HALVES * bool(constants["C_HALF"])
             flags += _ACTIVATES * bool(constants["ACTIVATION"]) + _MULTIPLIES * bool(constants.get("FACTOR"))
-            flags += _WHOLE * (problem.depth % self._form.k == problem.columns % self._form.n == 0)
-            flags += _KEPT * self._keeps(place - 1) + _EARLY * (not _is_one_of(a, _written(before)))
-            return _PRODUCT + flags
+            flags += _EARLY * (not _is_one_of(a, _written(before))) + _KEPT * self._keeps(place - 1)
+            return _PRODUCT + flags + _KEEPS * self._keeps(place)
         kind = {"norm": _NORM, "norm_backward": _GRADIENT}.get(stage.kernel.name, _LOSS)
-        return kind + _KEEPS * self._keeps(place)
+        return kind + _KEEPS * self._keeps(place) + _LEFT * self._keeps(place - 1)
 
     def _keeps(self, place: int) -> bool:
-        """Whether a stage leaves its result in shared memory for the product after it."""
+        """Whether a stage leaves whole rows of its result in shared memory for the stage after it."""
         if not 0 <= place < len(self._stages) - 1:
             return False
-        stage, product = self._stages[place : place + 2]
-        made = stage.arguments.get({"norm": "y", "norm_backward": "rounded"}.get(stage.kernel.name, ""))
-        a = product.arguments.get("a")
-        if not isinstance(a, HeliosArray) or not isinstance(made, HeliosArray) or not same_place(a, made):
+        stage, following = self._stages[place : place + 2]
+        names = stage.kernel.name, following.kernel.name
+        if names not in _HANDED_ON:
             return False
-        return stage.constants["WIDTH"] == self._form.k
+        made, taken = (each.arguments[name] for each, name in zip((stage, following), _HANDED_ON[names], strict=True))
+        is_product = names[0] == "matmul_matrix"
+        width, whole = (
+            (following if is_product else stage).constants["WIDTH"],
+            self._form.n if is_product else self._form.k,
+        )
+        is_one = isinstance(made, HeliosArray) and isinstance(taken, HeliosArray) and same_place(made, taken)
+        return is_one and width == whole
 
 
 def _parts(stages: Iterable[Dispatch]) -> list[HeliosArray]:

@@ -7,10 +7,10 @@
 // and flags; see alpha/backend_helios_stages.py. Products have 16-bit operands and rows of a multiple of eight numbers;
 // norms are of WIDTH float32 numbers, and their results have 16 bits.
 //
-// A product is divided into slices of TILE_K x TILE_N of the right operand, which are on their way two slices ahead, over
-// the end of a product as well. The left one stays in shared memory where a slice has all of it, and never leaves it where the
-// norm before has made it (KEPT). What takes the time is how many instructions a subgroup has to get through, so nothing is
-// read conditionally: where there is nothing to read, any address will do.
+// A product is divided into slices of TILE_K x TILE_N of the right operand, which is on its way one slice ahead, over the
+// end of a product as well. The left one stays in shared memory where a slice has all of it, and never leaves it where the
+// norm before has made it (KEPT); and a norm finds the product before it there. Nothing is read conditionally, since then
+// compilers wait for it at once: where there is nothing to read there are zeros to be read, behind the table.
 // numpy: the operations one after the other
 #version 460
 #include "common.glsl"
@@ -32,9 +32,9 @@ layout(local_size_x_id = 0) in;
 #define NORM_GRADIENT 2u
 #define EARLY 256u      // the left operand was there before the first stage
 #define KEPT 512u       // it is in shared memory already
-#define KEEPS 1024u     // the result is to stay there
+#define KEEPS 1024u     // the result is to stay there, that of a product in b_shared
 #define ALONG_K 2048u   // neighbours of the right operand lie along the sum
-#define WHOLE 4096u     // all slices are whole
+#define LEFT 4096u      // a norm's operand is what the product before has left in b_shared
 #define ACTIVATES 8192u // the epilogue's parts
 #define MULTIPLIES 16384u
 #define HALVES 32768u
@@ -46,6 +46,7 @@ const uint VECTOR = 4;
 #include "approximate.glsl"
 #include "activation.glsl"
 #include "vectors.glsl"
+#define WITHIN_SUBGROUP
 #include "lanes.glsl"
 #include "norm_row.glsl"
 #include "norm_gradient.glsl"
@@ -63,11 +64,9 @@ shared uint words[STAGES * WORDS];
 shared uvec4 a_shared[TILE_M * A_STRIDE];
 shared uvec4 b_shared[B_SIZE > C_SIZE ? B_SIZE : C_SIZE];
 
-// Slices on their way, the even ones and the odd ones.
-uvec4 a_next[A_UNITS], b_even[B_UNITS], b_odd[B_UNITS];
-bool is_odd = false;  // the slice that comes next
-// The slice to be fetched next: of which stage, where in it, and where this thread's first unit of it lies, and of the
-// first slice of these columns; in bytes from unit to unit, from slice to slice, and to the next columns.
+uvec4 a_next[A_UNITS], b_next[B_UNITS];
+// The slice that is fetched next: of which stage, its place there, and where this thread's first unit of it lies, as of
+// the first slice of these columns; in bytes from unit to unit, from slice to slice, and to the next columns.
 uint next_stage, next_k, next_column, next_pass, next_step, next_columns;
 uint64_t next_at, next_begin;
 
@@ -80,6 +79,8 @@ uint64_t address_of(uint stage, uint index) {
 uvec4 words_at(uint64_t address) { return u32x4_buffer(address).at[0]; }
 
 vec4 floats_at(uint64_t address) { return f32x4_buffer(address).at[0]; }
+
+uint64_t zeros() { return uint64_t(table) + 4 * WORDS * stages; }
 
 uint first_row() { return gl_WorkGroupID.x * TILE_M; }
 
@@ -95,8 +96,7 @@ void fetch_a(uint stage, uint k0) {
         uint unit = i * THREADS + gl_LocalInvocationID.x;
         uint row = first_row() + unit / A_LINE, k = k0 + unit % A_LINE * 8;
         bool there = unit < TILE_M * A_LINE && row < rows && k < depth;
-        uvec4 value = words_at(there ? from + 2 * (row * stride + k) : uint64_t(table));
-        a_next[i] = there ? value : uvec4(0);
+        a_next[i] = words_at(there ? from + 2 * (row * stride + k) : zeros());
     }
 }
 
@@ -121,23 +121,23 @@ void begin_product(uint stage) {
     next_columns = TILE_N * (along ? stride : 2);
 }
 
-// Fetches the next slice of a right operand, if there is one, and goes on to the one after it.
-void fetch_b(inout uvec4 to[B_UNITS]) {
-    if (next_stage == stages) return;
-    uint flags = number_of(next_stage, 0), depth = number_of(next_stage, 1), width = number_of(next_stage, 2);
-    if ((flags & WHOLE) != 0) {
-        [[unroll]] for (uint i = 0; i < B_UNITS; i++) to[i] = words4(next_at + i * next_pass).at[0];
-    } else {
-        bool along = along_k(flags);
-        uint units = (along ? TILE_K : TILE_N) / 8, start = gl_LocalInvocationID.x % units * 8;
-        [[unroll]] for (uint i = 0; i < B_UNITS; i++) {
-            uint line = (i * THREADS + gl_LocalInvocationID.x) / units;
-            uint k = next_k + (along ? start : line), n = next_column + (along ? line : start);
-            bool there = k < depth && n < width;
-            uvec4 value = words4(there ? next_at + i * next_pass : uint64_t(table)).at[0];
-            to[i] = there ? value : uvec4(0);
-        }
-    }
+// The next slice of a right operand, or zeros where there is none.
+void fetch_b() {
+    uint stage = min(next_stage, stages - 1), flags = number_of(stage, 0);
+    uint depth = next_stage < stages ? number_of(stage, 1) : 0, width = number_of(stage, 2);
+    bool along = along_k(flags);
+    uint units = (along ? TILE_K : TILE_N) / 8, line = gl_LocalInvocationID.x / units;
+    uint start = gl_LocalInvocationID.x % units * 8;
+    // What is left of the lines, and whether there is something of them where this thread reads.
+    uint left = along ? width - next_column : depth - next_k;
+    if (along ? next_k + start >= depth : next_column + start >= width || next_k >= depth) left = 0;
+    [[unroll]] for (uint i = 0; i < B_UNITS; i++)
+        b_next[i] = words4(line + i * (THREADS / units) < left ? next_at + i * next_pass : zeros()).at[0];
+}
+
+// To the slice after the one that was fetched.
+void go_on() {
+    uint depth = number_of(next_stage, 1), width = number_of(next_stage, 2);
     next_k += TILE_K;
     next_at += next_step;
     if (next_k < depth) return;
@@ -148,9 +148,9 @@ void fetch_b(inout uvec4 to[B_UNITS]) {
     if (next_column >= width) begin_product(number_of(next_stage, 6));
 }
 
-void put_b(uvec4 from[B_UNITS], uint units) {
+void put_b(uint units) {
     uint at = gl_LocalInvocationID.x / units * (units + 1) + gl_LocalInvocationID.x % units;
-    [[unroll]] for (uint i = 0; i < B_UNITS; i++) b_shared[at + i * (THREADS / units * (units + 1))] = from[i];
+    [[unroll]] for (uint i = 0; i < B_UNITS; i++) b_shared[at + i * (THREADS / units * (units + 1))] = b_next[i];
 }
 
 // Adds the product of the slices in shared memory to `sums`.
@@ -188,14 +188,14 @@ void product(uint stage) {
             uint row = first_row() + unit / C_LINE, column = column0 + unit % C_LINE * 8;
             is_there[e] = (TILE_M * C_LINE % THREADS == 0 || unit < TILE_M * C_LINE) && row < rows && column < columns;
             places[e] = row * columns + column;
-            uint64_t bias_at = is_there[e] && bias != 0 ? bias + 4 * column : uint64_t(table);
-            uint64_t residual_at = is_there[e] && residual != 0 ? residual + 4 * uint64_t(places[e]) : uint64_t(table);
+            uint64_t bias_at = is_there[e] && bias != 0 ? bias + 4 * column : zeros();
+            uint64_t residual_at = is_there[e] && residual != 0 ? residual + 4 * uint64_t(places[e]) : zeros();
             [[unroll]] for (uint j = 0; j < 2; j++) {
                 biases[e][j] = floats_at(bias_at + 16 * j);
                 residuals[e][j] = floats_at(residual_at + 16 * j);
             }
             if (FACTOR != 0)
-                factors[e] = words_at(is_there[e] && factor != 0 ? factor + 2 * uint64_t(places[e]) : uint64_t(table));
+                factors[e] = words_at(is_there[e] && factor != 0 ? factor + 2 * uint64_t(places[e]) : zeros());
         }
         C_MATRIX sums[ROWS][COLUMNS];
         [[unroll]] for (uint i = 0; i < ROWS; i++)
@@ -204,15 +204,10 @@ void product(uint stage) {
             bool puts_a = (flags & KEPT) == 0 && (depth > TILE_K || column0 == 0);
             if (puts_a && column0 == 0 && k0 == 0 && (flags & EARLY) == 0) fetch_a(stage, 0);
             barrier();  // all have read the slices before
-            if (is_odd) {
-                put_b(b_odd, (along ? TILE_K : TILE_N) / 8);
-                fetch_b(b_odd);
-            } else {
-                put_b(b_even, (along ? TILE_K : TILE_N) / 8);
-                fetch_b(b_even);
-            }
-            is_odd = !is_odd;
+            put_b((along ? TILE_K : TILE_N) / 8);
             if (puts_a) put_a();
+            go_on();
+            fetch_b();
             bool is_last = k0 + TILE_K >= depth && column0 + TILE_N >= columns;
             if (is_last && following < stages && (number_of(following, 0) & EARLY) != 0) fetch_a(following, 0);
             else if (!is_last && puts_a && depth > TILE_K) fetch_a(stage, k0 + TILE_K < depth ? k0 + TILE_K : 0);
@@ -231,28 +226,29 @@ void product(uint stage) {
                              gl_CooperativeMatrixLayoutRowMajor);
         barrier();
         [[unroll]] for (uint e = 0; e < C_UNITS; e++) {
-            uint unit = e * THREADS + gl_LocalInvocationID.x;
+            uint unit = e * THREADS + gl_LocalInvocationID.x, at = unit / C_LINE * C_STRIDE + unit % C_LINE * 2;
             if (!is_there[e]) continue;
             vec4 values[2];
-            [[unroll]] for (uint j = 0; j < 2; j++)
-                values[j] = scale * uintBitsToFloat(b_shared[unit / C_LINE * C_STRIDE + unit % C_LINE * 2 + j]);
-            if (bias != 0)
-                [[unroll]] for (uint j = 0; j < 2; j++) values[j] += biases[e][j];
+            [[unroll]] for (uint j = 0; j < 2; j++) values[j] = scale * uintBitsToFloat(b_shared[at + j]) + biases[e][j];
             uint64_t place = places[e];
             if (preactivation != 0)
                 u32x4_buffer(preactivation + 2 * place).at[0] = uvec4(pack_halves4(values[0]), pack_halves4(values[1]));
             if (ACTIVATION != 0 && (flags & ACTIVATES) != 0)
                 [[unroll]] for (uint j = 0; j < 2; j++) values[j] = activate(ACTIVATION - 1, values[j]);
-            if (residual != 0)
-                [[unroll]] for (uint j = 0; j < 2; j++) values[j] += residuals[e][j];
+            [[unroll]] for (uint j = 0; j < 2; j++) values[j] += residuals[e][j];
             if (FACTOR != 0 && (flags & MULTIPLIES) != 0) {
                 values[0] *= activation_slope(FACTOR - 1, unpack_halves4(factors[e].xy));
                 values[1] *= activation_slope(FACTOR - 1, unpack_halves4(factors[e].zw));
             }
             if ((flags & HALVES) != 0) {
-                u32x4_buffer(c + 2 * place).at[0] = uvec4(pack_halves4(values[0]), pack_halves4(values[1]));
+                uvec4 halves = uvec4(pack_halves4(values[0]), pack_halves4(values[1]));
+                u32x4_buffer(c + 2 * place).at[0] = halves;
+                if ((flags & KEEPS) != 0) b_shared[at] = halves;
             } else {
-                [[unroll]] for (uint j = 0; j < 2; j++) f32x4_buffer(c + 4 * place + 16 * j).at[0] = values[j];
+                [[unroll]] for (uint j = 0; j < 2; j++) {
+                    f32x4_buffer(c + 4 * place + 16 * j).at[0] = values[j];
+                    if ((flags & KEEPS) != 0) b_shared[at + j] = floatBitsToUint(values[j]);
+                }
             }
         }
     }
@@ -280,6 +276,17 @@ vec4 of_row(uint64_t base, uint e, uint k) {
     return is_inside(k) ? floats_at(base + 4 * (row_of(e) * WIDTH + column_of(k))) : vec4(0.0);
 }
 
+// Four numbers of the row that the product before has left, of 32 bits or of 16.
+vec4 of_left(uint e, uint k) {
+    return is_inside(k) ? uintBitsToFloat(b_shared[(row_of(e) - first_row()) * C_STRIDE + column_of(k) / 4]) : vec4(0.0);
+}
+
+vec4 of_left_halves(uint e, uint k) {
+    if (!is_inside(k)) return vec4(0.0);
+    uvec4 halves = b_shared[(row_of(e) - first_row()) * C_STRIDE + column_of(k) / 8 * 2];
+    return unpack_halves4(column_of(k) % 8 == 0 ? halves.xy : halves.zw);
+}
+
 vec4 of_column(uint64_t base, uint k) { return is_inside(k) ? floats_at(base + 4 * column_of(k)) : vec4(0.0); }
 
 // Four numbers of row `e` in 16 bits, by one lane for two, to memory and, where the next product reads them there, to
@@ -292,15 +299,20 @@ void store_rounded(uint64_t base, uint e, uint k, vec4 value, bool keeps) {
 }
 
 void norm(uint stage) {
-    bool keeps = (number_of(stage, 0) & KEEPS) != 0;
+    bool keeps = (number_of(stage, 0) & KEEPS) != 0, is_left = (number_of(stage, 0) & LEFT) != 0;
     uint64_t x = address_of(stage, 0), weight = address_of(stage, 1), shift = address_of(stage, 2);
     uint64_t y = address_of(stage, 3), mean = address_of(stage, 4), scale = address_of(stage, 5);
     vec4 values[EACH][NORM_VECTORS], weights[NORM_VECTORS], biases[NORM_VECTORS];
-    [[unroll]] for (uint e = 0; e < EACH; e++)
-        [[unroll]] for (uint k = 0; k < NORM_VECTORS; k++) values[e][k] = of_row(x, e, k);
     [[unroll]] for (uint k = 0; k < NORM_VECTORS; k++) {
         weights[k] = of_column(weight, k);
         biases[k] = of_column(shift != 0 ? shift : weight, k);
+    }
+    if (is_left) {
+        [[unroll]] for (uint e = 0; e < EACH; e++)
+            [[unroll]] for (uint k = 0; k < NORM_VECTORS; k++) values[e][k] = of_left(e, k);
+    } else {
+        [[unroll]] for (uint e = 0; e < EACH; e++)
+            [[unroll]] for (uint k = 0; k < NORM_VECTORS; k++) values[e][k] = of_row(x, e, k);
     }
     [[unroll]] for (uint e = 0; e < EACH; e++) {
         vec2 found = norm_of_row(values[e], thread_index() % LANES, uintBitsToFloat(number_of(stage, 1)));
@@ -316,7 +328,7 @@ void norm(uint stage) {
 }
 
 void norm_backward(uint stage) {
-    bool keeps = (number_of(stage, 0) & KEEPS) != 0;
+    bool keeps = (number_of(stage, 0) & KEEPS) != 0, is_left = (number_of(stage, 0) & LEFT) != 0;
     uint64_t x = address_of(stage, 0), dy = address_of(stage, 1), weight = address_of(stage, 2);
     uint64_t mean = address_of(stage, 3), scale = address_of(stage, 4), addend = address_of(stage, 5);
     uint64_t dx = address_of(stage, 6), rounded = address_of(stage, 7);
@@ -329,7 +341,7 @@ void norm_backward(uint stage) {
         [[unroll]] for (uint k = 0; k < NORM_VECTORS; k++) {
             of_rows[e].x[k] = of_row(x, e, k);
             uvec2 halves = u32x2_buffer(dy + 2 * (is_inside(k) ? row_of(e) * WIDTH + column_of(k) : 0)).at[0];
-            of_rows[e].dy[k] = is_inside(k) ? unpack_halves4(halves) : vec4(0.0);
+            of_rows[e].dy[k] = is_left ? of_left_halves(e, k) : is_inside(k) ? unpack_halves4(halves) : vec4(0.0);
             addends[e][k] = of_row(addend != 0 ? addend : x, e, k);
         }
     }
@@ -429,8 +441,7 @@ void main() {
     barrier();
     uint first = number_of(0, 7);
     begin_product(first);
-    fetch_b(b_even);
-    fetch_b(b_odd);
+    fetch_b();
     if (first < stages && (number_of(first, 0) & EARLY) != 0) fetch_a(first, 0);
     for (uint stage = 0; stage < stages; stage++) {
         uint kind = number_of(stage, 0) & 255u;
