@@ -184,7 +184,8 @@ class RecordedProgram:
         dispatches = fold_additions(dispatches, planned, self._result.storage)
         dispatches = fold_gradients(backend, dispatches, planned, self._result.storage)
         stage_runs: list[StageRun] = []
-        if backend.stages is not None:
+        # Where requests share products, bits must not depend on how many rows there are; so stages are for training.
+        if backend.stages is not None and any(each.kernel.name == "norm_backward" for each in dispatches):
             dispatches, stage_runs = gather_stages(backend, dispatches, backend.stages)
         rounds, scalar_runs = gather_scalars(backend, arrange(dispatches, is_scalar), planned, self._result.storage)
         dispatches = [dispatch for each in rounds for dispatch in each]
