@@ -29,6 +29,8 @@ from alpha.backend_helios_layout import THREADS, Rows, power_of_two, rows_where_
 from alpha.backend_helios_memory import DeviceMemory
 from alpha.backend_helios_planner import Argument, Dispatch, needs_barrier
 from alpha.backend_helios_program import RecordedProgram, commands
+from alpha.backend_helios_stages import stages_for
+from alpha.backend_helios_tiles import hardware
 
 LARGEST_UPLOAD = 32 << 20
 """Bytes that pass through one range of host memory."""
@@ -94,6 +96,7 @@ class HeliosCore(Backend):
         self.weight_dtype = ELEMENTS[precision].dtype
         self.pipelines = Pipelines(device, device.info.features, read_bundle())
         self.memory = DeviceMemory(device)
+        self.stages = stages_for(hardware(device.info, precision))
         self._pending: list[Dispatch] = []
         self._most_pending = environment.read("ALPHA_ADAPTIVE_SYNC_PENDING_THRESHOLD")
         self._traced: list[Dispatch] | None = None

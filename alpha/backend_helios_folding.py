@@ -99,7 +99,7 @@ def fold_conversions(
         assert isinstance(whole, HeliosArray)
         # An array that the program makes is written by nothing before its first use.
         is_new = id(wide.storage) in new and uses[id(wide.storage)][0] == position
-        if is_new and wide.element == "f32" and wide.is_contiguous and _same_place(whole, rows):
+        if is_new and wide.element == "f32" and wide.is_contiguous and same_place(whole, rows):
             folded[users[0]] = _converting(backend, maker, wide)
             folded[position] = None
     return [each for each in folded if each is not None]
@@ -138,7 +138,7 @@ def fold_operands(
         between = [each for each in folded[place + 1 : position] if each is not None]
         changed = _OPERANDS[maker.kernel.name](backend, maker, dispatch, left)
         if changed is None or any(
-            direction != "in" and _meet(array, each)
+            direction != "in" and meets(array, each)
             for it in between
             for direction, array in it.arrays()
             for each in read
@@ -152,7 +152,7 @@ def _with_norm(backend: DispatchMaker, maker: Dispatch, product: Dispatch, left:
     """`product`, which multiplies `left`, as it computes the norm itself that `maker` is; None where it cannot."""
     x, y, constants = maker.arguments["x"], maker.arguments["y"], maker.constants
     assert isinstance(x, HeliosArray) and isinstance(y, HeliosArray)
-    if x.element != "f32" or not x.is_contiguous or not _same_place(y, left) or constants["SAVE"]:
+    if x.element != "f32" or not x.is_contiguous or not same_place(y, left) or constants["SAVE"]:
         return None
     if constants["WIDTH"] != product.arguments["depth"] or product.constants["THREADS"] < constants["LANES"]:
         return None
@@ -167,7 +167,7 @@ def _with_norm(backend: DispatchMaker, maker: Dispatch, product: Dispatch, left:
 def _with_attention(backend: DispatchMaker, maker: Dispatch, product: Dispatch, left: HeliosArray) -> Dispatch | None:
     """`product` as it puts attention together itself."""
     attended = maker.arguments["attended"]
-    if not (isinstance(attended, HeliosArray) and _same_place(attended, left)):
+    if not (isinstance(attended, HeliosArray) and same_place(attended, left)):
         return None
     taken = {"SOURCE": 2, "HEAD": maker.constants["WIDTH"]}
     arguments = {name: maker.arguments[name] for name in ("partial", "statistics", "splits")}
@@ -222,7 +222,7 @@ def fold_puts(
         assert isinstance(read, HeliosArray)
         between = [each for each in dispatches[place + 1 : max(puts)] if each not in [dispatches[put] for put in puts]]
         if any(
-            any(_meet(array, each) for each in written) or (direction != "in" and _meet(array, read))
+            any(meets(array, each) for each in written) or (direction != "in" and meets(array, read))
             for it in between
             for direction, array in it.arrays()
         ):
@@ -252,7 +252,7 @@ def _putting(backend: DispatchMaker, product: Dispatch, made: HeliosArray, puts:
         return None
     other = puts[1].arguments["ids"]
     assert isinstance(slots, HeliosArray) and isinstance(other, HeliosArray)
-    if not _same_place(slots, other) or width % 4 or begin % 4 or product.constants["HAS_RESIDUAL"]:
+    if not same_place(slots, other) or width % 4 or begin % 4 or product.constants["HAS_RESIDUAL"]:
         return None
     if any(not isinstance(each, HeliosArray) or each.element != made.element or each.offset % 4 for each in targets):
         return None
@@ -319,7 +319,7 @@ def _takes(maker: Dispatch, made: HeliosArray, other: HeliosArray, sum_: HeliosA
     own = maker.arguments.get(RESULTS.get(maker.kernel.name, ""))
     if not isinstance(own, HeliosArray) or maker.arguments["addend"] is not None:
         return False
-    same = _same_place(own, made)
+    same = same_place(own, made)
     aligned = all(place_of(each)[1].start % VECTOR_BYTES == 0 for each in (other, sum_))
     rest = [(direction, array) for direction, array in maker.arrays() if array is not own]
     return same and aligned and _fits(maker, other, sum_) and not _disturbs(rest, other, sum_)
@@ -330,7 +330,7 @@ def _fits(maker: Dispatch, other: HeliosArray, sum_: HeliosArray) -> bool:
     axes = len(other.shape)
     if other.shape == sum_.shape:
         return True
-    return maker.kernel.name == REPEATING and axes > 0 and other.shape == sum_.shape[-axes:] and not _meet(other, sum_)
+    return maker.kernel.name == REPEATING and axes > 0 and other.shape == sum_.shape[-axes:] and not meets(other, sum_)
 
 
 def _with_addend(maker: Dispatch, other: HeliosArray, sum_: HeliosArray) -> Dispatch:
@@ -354,10 +354,10 @@ def _uses(dispatches: Sequence[Dispatch]) -> dict[int, list[int]]:
 
 def _disturbs(uses: Iterable[tuple[str, HeliosArray]], other: HeliosArray, sum_: HeliosArray) -> bool:
     """Whether such uses of arrays would make a difference to the sum, or it to them, if the sum were made earlier."""
-    return any(_meet(array, sum_) or (direction != "in" and _meet(array, other)) for direction, array in uses)
+    return any(meets(array, sum_) or (direction != "in" and meets(array, other)) for direction, array in uses)
 
 
-def _meet(first: HeliosArray, second: HeliosArray) -> bool:
+def meets(first: HeliosArray, second: HeliosArray) -> bool:
     """Whether two arrays may have a byte in common."""
     (key, span), (other_key, other_span) = place_of(first), place_of(second)
     return key == other_key and span.meets(other_span)
@@ -383,11 +383,11 @@ def fold_scales(dispatches: Sequence[Dispatch], planned: Sequence[Storage], resu
             continue
         user = dispatches[users[0]]
         dy = user.arguments.get("dy")
-        if user.kernel.name != "norm_backward" or not isinstance(dy, HeliosArray) or not _same_place(y, dy):
+        if user.kernel.name != "norm_backward" or not isinstance(dy, HeliosArray) or not same_place(y, dy):
             continue
         read = [each for each in (x, first, second) if isinstance(each, HeliosArray)]
         between = (array for each in dispatches[position + 1 : users[0]] for use, array in each.arrays() if use != "in")
-        if x.offset * x.itemsize % VECTOR_BYTES or any(_meet(array, each) for array in between for each in read):
+        if x.offset * x.itemsize % VECTOR_BYTES or any(meets(array, each) for array in between for each in read):
             continue
         scaled = HeliosArray(x.storage, dy.shape, dy.strides, x.element, x.offset)
         changed = {"dy": scaled, "first_scale": first, "second_scale": second, "dy_scale": dispatch.arguments["factor"]}
@@ -440,7 +440,7 @@ def _rounding(maker: Dispatch, dy: HeliosArray, dh: HeliosArray) -> Dispatch | N
         return None
     dx, gradient = maker.arguments["dx"], maker.arguments["dy"]
     assert isinstance(dx, HeliosArray) and isinstance(gradient, HeliosArray)
-    if gradient.element != dh.element or not _same_place(dx, dy):
+    if gradient.element != dh.element or not same_place(dx, dy):
         return None
     return dataclasses.replace(maker, arguments=maker.arguments | {"rounded": dh})
 
@@ -454,7 +454,7 @@ def _multiplying(backend: DispatchMaker, maker: Dispatch, gradient: Dispatch) ->
     assert isinstance(c, HeliosArray) and isinstance(before, HeliosArray)
     assert isinstance(dy, HeliosArray) and isinstance(dh, HeliosArray)
     aligned = all(each.offset * each.itemsize % VECTOR_BYTES == 0 for each in (before, dh))
-    if not (c.element == before.element == dh.element != "f32" and _same_place(c, dy) and aligned):
+    if not (c.element == before.element == dh.element != "f32" and same_place(c, dy) and aligned):
         return None
     constants = {**maker.constants, "FACTOR": gradient.constants["ACTIVATION"]}
     arguments = maker.arguments | {"c": dh, "factor": before}
@@ -462,6 +462,6 @@ def _multiplying(backend: DispatchMaker, maker: Dispatch, gradient: Dispatch) ->
     return backend.make_dispatch(kernel.name, kernel.variant, maker.groups, constants, maker.operations, **arguments)
 
 
-def _same_place(first: HeliosArray, second: HeliosArray) -> bool:
+def same_place(first: HeliosArray, second: HeliosArray) -> bool:
     """Whether two contiguous arrays are the same elements of one storage, whatever their shapes."""
     return first.storage is second.storage and (first.offset, first.size) == (second.offset, second.size)

@@ -67,8 +67,15 @@ class Loss(Products):
         targets = self.contiguous(targets)
         dx = self.new(x.shape if training else (0,), self.activation_element)
         dweight = self.new(weight.shape, "f32") if training and need_weight else None
+        # The number of targets waits for nothing, so what needs only that need not wait for the losses.
+        inverse_count = self._mean_loss(None, targets) if training else None
         losses = self._losses_of_rows(x, weight, targets, soft_cap, dx if training else None, dweight)
-        loss, inverse_count = self.new((), "f32"), self.new((1,), "f32")
+        loss = self._mean_loss(losses, targets)
+        return loss, (None if inverse_count is None else _SavedHead(dx, dweight, inverse_count))
+
+    def _mean_loss(self, losses: HeliosArray | None, targets: HeliosArray) -> HeliosArray:
+        """The mean of the losses of all targets that count, shape []; without losses, 1 / their number, shape [1]."""
+        result = self.new((1,) if losses is None else (), "f32")
         self.dispatch(
             "cross_entropy_mean",
             "f32",
@@ -79,11 +86,11 @@ class Loss(Products):
             },
             losses=losses,
             targets=targets,
-            loss=loss,
-            inverse_count=inverse_count,
-            rows=x.shape[0],
+            loss=None if losses is None else result,
+            inverse_count=result if losses is None else None,
+            rows=targets.size,
         )
-        return loss, (_SavedHead(dx, dweight, inverse_count) if training else None)
+        return result
 
     def cross_entropy_backward(
         self, dloss: HeliosArray, saved: Saved, weight_gradient: HeliosArray | None = None

@@ -32,6 +32,7 @@ from alpha.backend_helios_planner import (
     needs_barrier,
     plan_arena,
 )
+from alpha.backend_helios_stages import StageRun, Stages, gather_stages
 
 MOST_SLOTS_WAITING = 8
 """Replays that may be under way before another one waits for the first of them."""
@@ -58,6 +59,7 @@ class Recorder(DispatchMaker, Protocol):
 
     device: Device
     memory: DeviceMemory
+    stages: Stages | None
 
     def trace(self, program: Callable[[], HeliosArray]) -> tuple[HeliosArray, list[Dispatch], list[Storage]]: ...
 
@@ -181,6 +183,10 @@ class RecordedProgram:
         dispatches = fold_scales(dispatches, planned, self._result.storage)
         dispatches = fold_additions(dispatches, planned, self._result.storage)
         dispatches = fold_gradients(backend, dispatches, planned, self._result.storage)
+        stage_runs: list[StageRun] = []
+        # Where requests share products, bits must not depend on how many rows there are; so stages are for training.
+        if backend.stages is not None and any(each.kernel.name == "norm_backward" for each in dispatches):
+            dispatches, stage_runs = gather_stages(backend, dispatches, backend.stages)
         rounds, scalar_runs = gather_scalars(backend, arrange(dispatches, is_scalar), planned, self._result.storage)
         dispatches = [dispatch for each in rounds for dispatch in each]
         size, offsets = plan_arena(rounds, planned, self._result.storage)
@@ -188,8 +194,10 @@ class RecordedProgram:
         assert arena.address is not None
         for storage, offset in zip(planned, offsets, strict=True):
             storage.address = arena.address + offset
-        for each_run in scalar_runs:
-            each_run.upload(backend)
+        for scalar_run in scalar_runs:
+            scalar_run.upload(backend)
+        for stage_run in stage_runs:
+            stage_run.upload(backend)
         backend.flush()
         self._dispatches = dispatches
         self._slots = [_Slot(backend, self._inputs, dispatches, self._result)]

@@ -6,6 +6,16 @@ uint thread_index() {
     return gl_SubgroupID * gl_SubgroupSize + gl_SubgroupInvocationID;
 }
 
+#ifdef WITHIN_SUBGROUP  // a row has no more lanes than a subgroup
+#define REDUCE_ROW(NAME, COMBINE)                                                       \
+    vec2 NAME(vec2 value) {                                                             \
+        [[unroll]] for (uint mask = 1; mask < LANES; mask *= 2) {                       \
+            vec2 other = subgroupShuffleXor(value, mask);                               \
+            value = COMBINE(value, other);                                              \
+        }                                                                               \
+        return value;                                                                   \
+    }
+#else
 shared vec2 row_parts[THREADS];
 
 // Sums, or the largest of the maxima, over the lanes of each row; every lane gets the result. All threads of the
@@ -38,6 +48,7 @@ shared vec2 row_parts[THREADS];
         }                                                                               \
         return value;                                                                   \
     }
+#endif
 
 vec2 add_pairs(vec2 a, vec2 b) {
     return a + b;

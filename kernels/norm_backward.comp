@@ -17,8 +17,9 @@ layout(local_size_x_id = 0) in;
 #include "rows.glsl"
 #include "lanes.glsl"
 #include "vectors.glsl"
+#include "norm_row.glsl"
+#include "norm_gradient.glsl"
 
-const uint COUNT = (WIDTH + LANES * VECTOR - 1) / (LANES * VECTOR);
 const uint SLOTS = THREADS / LANES;
 
 shared vec4 slot_sums[THREADS];
@@ -43,65 +44,41 @@ void store_sum(vec4 value, uint thread, uint column, uint place) {
 void main() {
     uint thread = thread_index();
     uint lane = thread % LANES;
-    vec4 dweight[COUNT];
-    vec4 dbias[COUNT];
-    vec4 weights[COUNT];
-    [[unroll]] for (uint k = 0; k < COUNT; ++k) {
+    vec4 dweight[NORM_VECTORS], dbias[NORM_VECTORS], weights[NORM_VECTORS];
+    [[unroll]] for (uint k = 0; k < NORM_VECTORS; ++k) {
         uint column = (k * LANES + lane) * VECTOR;
-        dweight[k] = vec4(0.0);
-        dbias[k] = vec4(0.0);
+        dweight[k] = dbias[k] = vec4(0.0);
         weights[k] = is_inside(column) ? load_f32(weight, column) : vec4(0.0);
     }
     float dy_factor = uint64_t(first_scale) != 0 ? first_scale.at[0] * second_scale.at[0] * dy_scale : 1.0;
     for (uint start = gl_WorkGroupID.x * SLOTS; start < rows; start += gl_NumWorkGroups.x * SLOTS) {
-        uint row = min(start + thread / LANES, rows - 1);
+        uint place = min(start + thread / LANES, rows - 1);
         bool live = start + thread / LANES < rows;
-        uint x_start = row_start(row, x_inner, x_outer_stride, x_inner_stride);
-        uint dy_start = row_start(row, dy_inner, dy_outer_stride, dy_inner_stride);
-        // All that is read of a row is on its way before the first of it is used.
-        vec4 x_row[COUNT], dy_row[COUNT], addend_row[COUNT];
-        [[unroll]] for (uint k = 0; k < COUNT; ++k) {
+        uint x_start = row_start(place, x_inner, x_outer_stride, x_inner_stride);
+        uint dy_start = row_start(place, dy_inner, dy_outer_stride, dy_inner_stride);
+        NormRow row;
+        vec4 addend_row[NORM_VECTORS], dx_row[NORM_VECTORS];
+        [[unroll]] for (uint k = 0; k < NORM_VECTORS; ++k) {
             uint column = (k * LANES + lane) * VECTOR;
-            x_row[k] = is_inside(column) ? load_T(x, x_start + column) : vec4(0.0);
-            dy_row[k] = is_inside(column) ? load_R(dy, dy_start + column) : vec4(0.0);
+            row.x[k] = is_inside(column) ? load_T(x, x_start + column) : vec4(0.0);
+            row.dy[k] = is_inside(column) ? load_R(dy, dy_start + column) : vec4(0.0);
             addend_row[k] = vec4(0.0);
-            if (uint64_t(addend) != 0 && is_inside(column)) addend_row[k] = load_T(addend, row * WIDTH + column);
+            if (uint64_t(addend) != 0 && is_inside(column)) addend_row[k] = load_T(addend, place * WIDTH + column);
         }
-        float center = CENTERED == 1 ? mean.at[row] : 0.0;
-        float row_scale = scale.at[row];
-        vec4 normalized[COUNT];
-        vec4 dn[COUNT];
-        vec2 sums = vec2(0.0);
-        [[unroll]] for (uint k = 0; k < COUNT; ++k) {
-            uint column = (k * LANES + lane) * VECTOR;
-            normalized[k] = vec4(0.0);
-            dn[k] = vec4(0.0);
-            if (live && is_inside(column)) {
-                // As if scaling were a kernel of its own.
-                precise vec4 dy_k = dy_row[k] * dy_factor;
-                normalized[k] = used((x_row[k] - center) * row_scale);
-                dn[k] = dy_k * weights[k];
-                dweight[k] += dy_k * normalized[k];
-                dbias[k] += dy_k;
-                sums += vec2(dot(dn[k], vec4(1.0)), dot(dn[k], normalized[k]));
-            }
-        }
-        sums = row_sums(sums) * (1.0 / float(WIDTH));
-        if (CENTERED == 0) {
-            sums.x = 0.0;
-        }
-        [[unroll]] for (uint k = 0; k < COUNT; ++k) {
+        row.center = CENTERED == 1 ? mean.at[place] : 0.0;
+        row.scale = scale.at[place];
+        [[unroll]] for (uint k = 0; k < NORM_VECTORS; ++k) row.dy[k] = scaled(row.dy[k], dy_factor);
+        gradient_of_row(row, weights, live, dweight, dbias, dx_row);
+        [[unroll]] for (uint k = 0; k < NORM_VECTORS; ++k) {
             uint column = (k * LANES + lane) * VECTOR;
             if (live && is_inside(column)) {
-                // As if the sum were a kernel of its own: no product is rounded together with it.
-                precise vec4 value = (dn[k] - sums.x - normalized[k] * sums.y) * row_scale;
-                if (uint64_t(addend) != 0) value += addend_row[k];
-                store_T(dx, row * WIDTH + column, value);
-                if (uint64_t(rounded) != 0) store_R(rounded, row * WIDTH + column, value);
+                vec4 value = uint64_t(addend) != 0 ? added(dx_row[k], addend_row[k]) : dx_row[k];
+                store_T(dx, place * WIDTH + column, value);
+                if (uint64_t(rounded) != 0) store_R(rounded, place * WIDTH + column, value);
             }
         }
     }
-    [[unroll]] for (uint k = 0; k < COUNT; ++k) {
+    [[unroll]] for (uint k = 0; k < NORM_VECTORS; ++k) {
         uint column = (k * LANES + lane) * VECTOR;
         store_sum(dweight[k], thread, column, 0);
         if (SUMS == 2) {

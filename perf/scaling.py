@@ -62,7 +62,7 @@ def ceilings(backend: Backend, side: int, seconds: float) -> tuple[float, float]
         return min(many(count) for _ in range(TRIES))
 
     a, b = normal(backend, (side, side), (side, side))
-    x, y = normal(backend, (4 * side**2,), (4 * side**2,))
+    x, y = backend.zeros((4 * side**2,)), backend.zeros((4 * side**2,))  # any numbers take as long
     return 2 * side**3 / each(lambda: backend.matmul(a, b)), 3 * 16 * side**2 / each(lambda: backend.add(x, y))
 
 
