@@ -183,7 +183,7 @@ class _Layout:
         self.wanted = len(wanted)
         # Of each output: the row that it is of, top_k, the slot that its token goes to, that of its `Changes`, the id
         # whose probability is asked for if it is not the one that is chosen, and where it begins among all logits.
-        self.outputs = np.zeros((6, _power_of_two(max(1, self.wanted))), np.int32)
+        self.outputs = np.zeros((6, _power_of_two(self.wanted) if self.wanted else 0), np.int32)
         self.outputs[0, : self.wanted] = wanted
         self.outputs[2:4] = nobody
         self.outputs[2, : self.drawn] = self.slots
@@ -213,8 +213,8 @@ def _program(
     ids, slots, positions, places, sequences = _rows_of(backend, rows)
     wanted, top_k, targets, changed, asked, offsets = _rows_of(backend, outputs)
     ids = backend.newest_ids(backend.reshape(newest, (newest.shape[0],)), slots, ids)
-    hidden = model.hidden_of_rows(ids, CachedRows(backend, cache, positions, places, sequences, tables))
-    logits = model.logits_of_rows(hidden if is_decode else backend.gather_rows(hidden, wanted))
+    read = CachedRows(backend, cache, positions, places, sequences, tables, None if is_decode else wanted)
+    logits = model.logits_of_rows(model.hidden_of_rows(ids, read))
     if changes is None or penalties is None:
         tokens = backend.choose(logits, options, top_k)
     else:
