@@ -20,6 +20,7 @@ from alpha.backend_helios_device import MOST_GROUPS
 from alpha.backend_helios_layout import THREADS, groups_for, power_of_two
 from alpha.backend_helios_primitives import HeliosPrimitives
 from alpha.backend_helios_tiles import (
+    PROMPT_ROWS,
     Division,
     Few,
     Hardware,
@@ -38,6 +39,9 @@ _HALF_OPERATIONS = 2e10
 """Products of more operations read operands in 16 bits: then rounding them first, once, saves more than it costs."""
 
 _REDUCE_THREADS = 128
+
+MOST_ASKED = 16
+"""Words of the right operand that a thread of a prompt's product asks for at once; where there are more, none is."""
 
 
 @dataclass(frozen=True)
@@ -389,7 +393,9 @@ class _Run:
     ) -> None:
         problem, tile, left, right = self.problem, division.tile, self.left, self.right
         a_length = problem.rows if left.swapped else problem.depth
-        b_length = problem.depth if right.swapped else problem.columns
+        b_length, b_lines = problem.columns, problem.depth
+        if right.swapped:
+            b_length, b_lines = b_lines, b_length
         a_unit, b_unit = (4 if tile.kernel == "matmul_tiled" else 16 // each.array.itemsize for each in (left, right))
         edges = (problem.rows % tile.m != 0) + 2 * (problem.columns % tile.n != 0) + 4 * (problem.depth % tile.k != 0)
         constants = epilogue.constants(problem.columns, result) | {
@@ -404,6 +410,11 @@ class _Run:
             constants |= _matrix_constants(tile, device)
         variant = self.backend.product_variant(left.array, right.array)
         grid = workgroups(division, problem, device)
+        if division.part and problem.rows >= PROMPT_ROWS and tile.kernel != "matmul_tiled":
+            sectors = ((b_lines - 1) * right.stride + b_length) * right.array.itemsize // 32
+            asked = math.ceil(sectors / (grid[0] * constants["THREADS"]))
+            is_aligned = right.array.offset * right.array.itemsize % 4 == 0
+            constants["ASK"] = asked if is_aligned and asked <= MOST_ASKED else 0
         self.backend.dispatch(
             tile.kernel, variant, grid, constants, problem.operations, a=left.array, b=right.array,
             **epilogue.arguments(result), b_sums=column_sums, rows=problem.rows, columns=problem.columns,
