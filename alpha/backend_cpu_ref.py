@@ -385,6 +385,8 @@ class CpuRef(NumpyPrimitives):
         call = CachedCall(
             query, keys, values, sequences, positions, tables, np.empty(query.shape, query.dtype), soft_cap
         )
+        if not len(query):
+            return call.out
         if native.can_do(query, keys, values):
             self.run_parts([native.attention_part(call, self.threads)])
         else:

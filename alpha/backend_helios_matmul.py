@@ -20,6 +20,7 @@ from alpha.backend_helios_device import MOST_GROUPS
 from alpha.backend_helios_layout import THREADS, groups_for, power_of_two
 from alpha.backend_helios_primitives import HeliosPrimitives
 from alpha.backend_helios_tiles import (
+    PROMPT_ROWS,
     Division,
     Few,
     Hardware,
@@ -42,8 +43,14 @@ _REDUCE_THREADS = 128
 SWAPPING_ROWS = 8192
 """Products of so many rows gain more by a weight that lies along the result than its copy costs."""
 
+DIAGONAL_RESIDUAL = 2
+"""HAS_RESIDUAL of products whose residual is a multiple of the identity."""
+
 TRANSPOSED = 64
 """Rows and columns that a workgroup transposes, TILE in kernels/transpose.comp."""
+
+MOST_ASKED = 16
+"""Words of the right operand that a thread of a prompt's product asks for at once; where there are more, none is."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class Epilogue:
             "C_VECTOR": vector,
             "C_HALF": int(result.itemsize == 2),
         }
-        return constants | {"HAS_RESIDUAL": 2, "DIAGONAL": self.diagonal} if self.diagonal else constants
+        return constants | {"HAS_RESIDUAL": DIAGONAL_RESIDUAL, "DIAGONAL": self.diagonal} if self.diagonal else constants
 
     def part(self, shape: tuple[int, int], first: int) -> Epilogue:
         """The same for the part of the result that begins at element `first` and has this shape."""
@@ -422,7 +429,9 @@ class _Run:
     ) -> None:
         problem, tile, left, right = self.problem, division.tile, self.left, self.right
         a_length = problem.rows if left.swapped else problem.depth
-        b_length = problem.depth if right.swapped else problem.columns
+        b_length, b_lines = problem.columns, problem.depth
+        if right.swapped:
+            b_length, b_lines = b_lines, b_length
         a_unit, b_unit = (4 if tile.kernel == "matmul_tiled" else 16 // each.array.itemsize for each in (left, right))
         edges = (problem.rows % tile.m != 0) + 2 * (problem.columns % tile.n != 0) + 4 * (problem.depth % tile.k != 0)
         constants = epilogue.constants(problem.columns, result) | {
@@ -437,6 +446,11 @@ class _Run:
             constants |= _matrix_constants(tile, device)
         variant = self.backend.product_variant(left.array, right.array)
         grid = workgroups(division, problem, device)
+        if division.part and problem.rows >= PROMPT_ROWS and tile.kernel != "matmul_tiled":
+            sectors = ((b_lines - 1) * right.stride + b_length) * right.array.itemsize // 32
+            asked = math.ceil(sectors / (grid[0] * constants["THREADS"]))
+            is_aligned = right.array.offset * right.array.itemsize % 4 == 0
+            constants["ASK"] = asked if is_aligned and asked <= MOST_ASKED else 0
         self.backend.dispatch(
             tile.kernel, variant, grid, constants, problem.operations, a=left.array, b=right.array,
             **epilogue.arguments(result), b_sums=column_sums, rows=problem.rows, columns=problem.columns,

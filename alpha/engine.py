@@ -190,7 +190,7 @@ class Engine:
             raise AlphaError(self.failure)
         total = self._check(request)
         generation = Generation(request, prompt_logprobs=[] if request.prompt_logprobs is None else [None])
-        stream = Stream([int(token) for token in request.prompt], total, reuse=request.prompt_logprobs is None)
+        stream = Stream(list(map(int, request.prompt)), total, reuse=request.prompt_logprobs is None)
         needed = scheduler.blocks_of(stream.end)
         if needed > self._blocks:
             raise RequestError(
@@ -396,10 +396,10 @@ class Engine:
                 is_too_long=True,
             )
         for name, tokens in (("prompt", request.prompt), ("sampling", request.sampling.logit_bias)):
-            if wrong := [token for token in tokens if not 0 <= token < vocabulary]:
-                raise RequestError(
-                    f"There is no token {wrong[0]}: the model's vocabulary has {vocabulary:,} tokens.", name
-                )
+            if len(tokens) and not 0 <= min(tokens) <= max(tokens) < vocabulary:
+                wrong = next(token for token in tokens if not 0 <= token < vocabulary)
+                message = f"There is no token {wrong}: the model's vocabulary has {vocabulary:,} tokens."
+                raise RequestError(message, name)
         if problem := request.sampling.problem():
             raise RequestError(problem, "sampling")
         for name, number in (("logprobs", request.logprobs), ("prompt_logprobs", request.prompt_logprobs)):

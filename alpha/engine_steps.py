@@ -7,6 +7,7 @@ that a step takes Python hardly longer for many than for few. Knows nothing of r
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -154,36 +155,35 @@ class _Layout:
         vocabulary: int,
     ) -> None:
         self.streams = streams
-        slots = np.array([stream.slot for stream in streams])
-        starts = np.array([piece.start for piece in pieces])
-        counts = np.array([piece.count for piece in pieces])
-        ends = np.cumsum(counts)
-        self._total = total = int(ends[-1])
+        self._total = total = sum(piece.count for piece in pieces)
         self.rows = np.zeros((5, _power_of_two(total)), np.int32)
         ids, self._newest, self._positions, _, sequences = self.rows
-        owners = np.repeat(np.arange(len(pieces)), counts)
-        self._positions[:total] = np.arange(total) - (ends - counts - starts)[owners]
-        sequences[:total], sequences[total:] = slots[owners], nobody
-        self._newest[:] = nobody
+        sequences[total:] = self._newest[:] = nobody
         self.shared: list[int] = []
-        for piece, end in zip(pieces, ends.tolist(), strict=True):
-            known = piece.stream.ids[piece.start : piece.start + piece.count]
-            first = end - piece.count
+        firsts = list(itertools.accumulate((piece.count for piece in pieces), initial=0))
+        for piece, first in zip(pieces, firsts, strict=False):
+            stream, start, count = piece.stream, piece.start, piece.count
+            known = stream.ids[start : start + count]
             ids[first : first + len(known)] = known
-            if len(known) < piece.count:  # its last id is that of a step under way
-                self._newest[end - 1] = piece.stream.slot
-            self.shared += range(first, first + min(piece.count, piece.shared))
+            if len(known) < count:  # its last id is that of a step under way
+                self._newest[first + count - 1] = stream.slot
+            self._positions[first : first + count] = np.arange(start, start + count) if count > 1 else start
+            sequences[first : first + count] = stream.slot
+            if piece.shared:
+                self.shared += range(first, first + min(count, piece.shared))
 
-        drawing = np.flatnonzero([piece.draws for piece in pieces])
-        self.slots, self.next_positions, self.drawn = slots[drawing], (starts + counts)[drawing], len(drawing)
-        wanted, asked = (ends[drawing] - 1).tolist(), [-1] * len(drawing)
-        for piece, places, end in zip(pieces, scored, ends.tolist(), strict=bool(scored)):
-            wanted += [place - piece.start + end - piece.count for place in places]
+        drawing = [(piece, first) for piece, first in zip(pieces, firsts, strict=False) if piece.draws]
+        self.slots = np.array([piece.stream.slot for piece, _ in drawing], np.int64)
+        self.next_positions = np.array([piece.start + piece.count for piece, _ in drawing], np.int64)
+        self.drawn = len(drawing)
+        wanted, asked = [first + piece.count - 1 for piece, first in drawing], [-1] * len(drawing)
+        for piece, places, first in zip(pieces, scored, firsts, strict=False):
+            wanted += [place - piece.start + first for place in places]
             asked += [piece.stream.ids[place + 1] for place in places]
         self.wanted = len(wanted)
         # Of each output: the row that it is of, top_k, the slot that its token goes to, that of its `Changes`, the id
         # whose probability is asked for if it is not the one that is chosen, and where it begins among all logits.
-        self.outputs = np.zeros((6, _power_of_two(max(1, self.wanted))), np.int32)
+        self.outputs = np.zeros((6, _power_of_two(self.wanted) if self.wanted else 0), np.int32)
         self.outputs[0, : self.wanted] = wanted
         self.outputs[2:4] = nobody
         self.outputs[2, : self.drawn] = self.slots
@@ -213,8 +213,8 @@ def _program(
     ids, slots, positions, places, sequences = _rows_of(backend, rows)
     wanted, top_k, targets, changed, asked, offsets = _rows_of(backend, outputs)
     ids = backend.newest_ids(backend.reshape(newest, (newest.shape[0],)), slots, ids)
-    hidden = model.hidden_of_rows(ids, CachedRows(backend, cache, positions, places, sequences, tables))
-    logits = model.logits_of_rows(hidden if is_decode else backend.gather_rows(hidden, wanted))
+    read = CachedRows(backend, cache, positions, places, sequences, tables, None if is_decode else wanted)
+    logits = model.logits_of_rows(model.hidden_of_rows(ids, read))
     if changes is None or penalties is None:
         tokens = backend.choose(logits, options, top_k)
     else:

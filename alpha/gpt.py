@@ -43,7 +43,7 @@ class CachedRows:
     positions [N]: where each stands in its sequence; at most `block` - 1. slots [N]: where its key and value are to go,
     block * tokens of a block + place in the block. sequences [N]: its sequence's row in tables [S, P], which say in
     which block the keys and values of positions p * tokens of a block and on are. What a row sees must be there, or be
-    put there by another row.
+    put there by another row. wanted [M]: the rows of which more than keys and values is computed; None stands for all.
     """
 
     backend: Backend
@@ -52,16 +52,25 @@ class CachedRows:
     slots: Array
     sequences: Array
     tables: Array
+    wanted: Array | None = None
+
+    def kept(self, x: Array) -> Array:
+        """Of x [N, ...], the rows that are wanted."""
+        if self.wanted is None:
+            return x
+        rows = self.backend.gather_rows(self.backend.reshape(x, (x.shape[0], math.prod(x.shape[1:]))), self.wanted)
+        return self.backend.reshape(rows, (rows.shape[0], *x.shape[1:]))
 
     def attend(self, layer: int, query: Array, key: Array, value: Array, soft_cap: float) -> Array:
-        """Attention of query [N, H, D] to all that its row sees, after key and value [N, G, D] are put in their
-        slots."""
+        """Attention of the wanted rows of query [N, H, D] to all that each sees, after key and value [N, G, D] are put
+        in their slots."""
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         backend = self.backend
         for store, rows in ((keys, key), (values, value)):
             slots = store.shape[0] * store.shape[1]
             backend.put_rows(backend.reshape(store, (slots, *store.shape[2:])), self.slots, rows)
-        return backend.cached_attention(query, keys, values, self.sequences, self.positions, self.tables, soft_cap)
+        query, sequences, positions = map(self.kept, (query, self.sequences, self.positions))
+        return backend.cached_attention(query, keys, values, sequences, positions, self.tables, soft_cap)
 
 
 @dataclass(frozen=True)
@@ -198,8 +207,8 @@ class GPT:
         return self._norm(x, "ln_f")
 
     def hidden_of_rows(self, ids: Array, rows: CachedRows) -> Array:
-        """The last hidden state [N, C], before its norm, of ids [N] whose keys and values, and those before, are in a
-        cache."""
+        """The last hidden state [M, C], before its norm, of the wanted ones of ids [N] whose keys and values, and those
+        before, are in a cache."""
         backend, config = self.backend, self.config
         # Positions come first: they need not wait for ids that are still being drawn.
         places = None
@@ -210,9 +219,10 @@ class GPT:
             x = backend.add(places, x)
         angles = self._rotary and tuple(backend.gather_rows(table, rows.positions) for table in self._rotary)
         hidden = Tensor(backend, backend.reshape(x, (1, *x.shape)))
+        all_rows = replace(rows, wanted=None)
         for layer in range(config.layers):
-            hidden = self._block(layer, angles, rows)(hidden)
-        return backend.reshape(hidden.data, x.shape)
+            hidden = self._block(layer, angles, rows if layer == config.layers - 1 else all_rows)(hidden)
+        return backend.reshape(hidden.data, hidden.shape[1:])
 
     def _computed(self, rows: Tensor) -> Tensor:
         """Rows of a matrix in the type that is computed with, from that in which it is stored if it is not trained."""
@@ -239,6 +249,9 @@ class GPT:
 
         def block(x: Tensor) -> Tensor:
             attended = self._attention(self._norm(x, prefix + "ln_1"), layer, angles, rows, dropout, begins)
+            if rows is not None and rows.wanted is not None:
+                kept = rows.kept(self.backend.reshape(x.data, x.shape[1:]))
+                x = Tensor(self.backend, self.backend.reshape(kept, (1, *kept.shape)))
             x = self._project(attended, prefix + "attn.c_proj", x, dropout)
             normed = self._norm(x, prefix + "ln_2")
             hidden = self._linear(normed, prefix + "mlp.c_fc", dropout, self.config.activation)
@@ -268,9 +281,9 @@ class GPT:
             operands = self.backend.split_heads(qkv.data, heads)
             q, k, v = (self.backend.reshape(each, each.shape[1:]) for each in operands)
             attended = Tensor(self.backend, rows.attend(layer, q, k, v, config.attention_soft_cap))
-        else:
-            random = dropout.key("attention", layer) if dropout else None
-            attended = ops.self_attention(qkv, heads, norms, config.attention_soft_cap, config.dropout, random, begins)
+            return ops.reshape(attended, (B, attended.shape[0], H * D))
+        random = dropout.key("attention", layer) if dropout else None
+        attended = ops.self_attention(qkv, heads, norms, config.attention_soft_cap, config.dropout, random, begins)
         return ops.reshape(attended, (B, T, H * D))
 
     def _linear(

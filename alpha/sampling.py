@@ -4,6 +4,7 @@ Pure functions of their arguments, in numpy. A random number depends on (seed, r
 sequence draws depends on nothing that is done beside it.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -85,6 +86,12 @@ def random_numbers(
     return (rng.first_random_bits(seeds, streams, steps) >> np.uint32(8)) / 2.0**24
 
 
+def random_number(seed: int, stream: int, step: int) -> float:
+    """One of `random_numbers`."""
+    return int(rng.random_bits(1, seed, stream, step)[0] >> np.uint32(8)) / 2.0**24
+
+
+@functools.lru_cache(1024)
 def random_stream(row: int) -> int:
     """The stream of random numbers that sequence `row` draws with."""
     return rng.stream_of("sample", row)

@@ -12,12 +12,13 @@ import numpy.typing as npt
 
 from alpha.backend import Backend
 from alpha.backend_primitives import Array
-from alpha.sampling import Choices, SamplingOptions, random_numbers, random_stream
+from alpha.sampling import Choices, SamplingOptions, random_number, random_numbers, random_stream
 
 Places = npt.NDArray[np.integer[Any]]
 
 DRAWN_AHEAD = 32
 """Random numbers of a sequence that are drawn at a time."""
+NOTHING_DRAWN = np.iinfo(np.int64).max
 
 MOST = 1e30
 """Beyond this, temperatures, biases and penalties change nothing any more."""
@@ -54,13 +55,19 @@ class Numbers:
         """Another sequence has this slot now."""
         self._seeds[slot], self._streams[slot] = draw.sampling.seed, random_stream(draw.row)
         self._steps[slot] = draw.first_step - draw.prompt
-        self._first[slot] = np.iinfo(np.int64).max  # nothing is drawn yet
+        self._first[slot] = NOTHING_DRAWN
 
     def of(self, slots: Places, positions: Places) -> npt.NDArray[np.float64]:
         """The numbers in [0, 1) for the tokens at these positions."""
         steps = self._steps[slots] + positions
         places = steps - self._first[slots]
-        if not ((places >= 0) & (places < DRAWN_AHEAD)).all():  # then for all, so that all are used up together
+        lacking = np.flatnonzero((places < 0) | (places >= DRAWN_AHEAD))
+        if len(lacking) == 1 and self._first[slots[lacking[0]]] == NOTHING_DRAWN:
+            # One by itself takes a fraction of the time, and the end of a prompt waits for it: the last one ahead.
+            place, slot = lacking[0], slots[lacking[0]]
+            self._first[slot], places[place] = steps[place] - DRAWN_AHEAD + 1, DRAWN_AHEAD - 1
+            self._ahead[slot, -1] = random_number(int(self._seeds[slot]), int(self._streams[slot]), int(steps[place]))
+        elif len(lacking):  # then for all, so that all are used up together
             self._first[slots], places[:] = steps, 0
             ahead = (steps[:, None] + np.arange(DRAWN_AHEAD)).astype(np.uint64)
             seeds, streams = (np.broadcast_to(each[slots, None], ahead.shape) for each in (self._seeds, self._streams))

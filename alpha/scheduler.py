@@ -11,11 +11,10 @@ ends. Knows ids and numbers: nothing of models, arrays or sampling.
 """
 
 import hashlib
+import struct
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
 
 BLOCK_TOKENS = 16
 SCRATCH_BLOCK = 0
@@ -124,13 +123,14 @@ class Stream:
         """Ids that can be computed now."""
         return min(self.length, self.end) - self.computed
 
-    def full_block_names(self) -> list[bytes]:
-        """A name for each block that its known ids fill: a digest of all ids up to the block's end."""
-        for start in range(len(self.names) * BLOCK_TOKENS, len(self.ids) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
-            content = np.array(self.ids[start : start + BLOCK_TOKENS], "<i4").tobytes()
+    def name_of(self, index: int) -> bytes:
+        """The name of a block that its known ids fill: a digest of all ids up to the block's end."""
+        while index >= len(self.names):
+            start = len(self.names) * BLOCK_TOKENS
+            content = struct.pack(f"<{BLOCK_TOKENS}i", *self.ids[start : start + BLOCK_TOKENS])
             before = self.names[-1] if self.names else b""
             self.names.append(hashlib.blake2b(before + content, digest_size=16).digest())
-        return self.names
+        return self.names[index]
 
 
 @dataclass(slots=True)
@@ -162,6 +162,8 @@ class Scheduler:
         self.waiting: deque[Stream] = deque()
         self.reused = 0
         """Ids of prompts that did not have to be computed."""
+        self._unnamed: list[Stream] = []
+        """Those of which blocks are full that have no name yet: they get it while a device computes."""
         self._slots = list(range(max_streams))
         """Those that nobody has."""
 
@@ -187,6 +189,7 @@ class Scheduler:
 
     def plan(self) -> list[Piece]:
         """The pieces of the next step; the streams are then as they will be after it."""
+        self._name_full_blocks()
         pieces: list[Piece] = []
         left = self.budget
         for stream in self.running:  # an interruption takes the last ones away, and nothing before them
@@ -224,7 +227,9 @@ class Scheduler:
         """Let the first one that waits run, when there are blocks for all of its ids."""
         if stream.pending:
             return False
-        found = self.pool.find(stream.full_block_names()) if stream.reuse else []
+        self._name_full_blocks()
+        full = len(stream.ids) // BLOCK_TOKENS if stream.reuse else 0
+        found = self.pool.find(map(stream.name_of, range(full)))  # no more names are made than are found
         needed = blocks_of(len(stream.ids)) - len(found)
         free = self.pool.free - sum(map(self.pool.is_free, found))
         # One more is left to the others, if they need any: who would be interrupted at once need not begin.
@@ -249,18 +254,22 @@ class Scheduler:
         draws = end == stream.length < stream.total
         stream.length += draws
         if end // BLOCK_TOKENS > stream.named:
-            self._name_blocks(stream)
+            self._unnamed.append(stream)
         return Piece(stream, start, count, draws, shared)
+
+    def _name_full_blocks(self) -> None:
+        for stream in self._unnamed:
+            self._name_blocks(stream)
+        self._unnamed.clear()
 
     def _name_blocks(self, stream: Stream) -> None:
         full = min(stream.computed, len(stream.ids)) // BLOCK_TOKENS
-        if full > stream.named:
-            names = stream.full_block_names()
-            for index in range(stream.named, full):
-                self.pool.name(stream.blocks[index], names[index])
-            stream.named = full
+        for index in range(stream.named, full):
+            self.pool.name(stream.blocks[index], stream.name_of(index))
+        stream.named = max(stream.named, full)
 
     def _give_back(self, stream: Stream) -> None:
+        self._name_full_blocks()
         self.pool.release(stream.blocks)
         self._slots.append(stream.slot)
         stream.blocks, stream.computed, stream.named = [], 0, 0

@@ -17,7 +17,7 @@ layout(local_size_x_id = 0) in;
 #include "norm_row.glsl"
 
 // Few enough vectors for a lane to have weight and bias on their way with the row, so that memory waits once.
-const bool EARLY = NORM_VECTORS <= 4;
+const bool EARLY = NORM_VECTORS <= 8;
 
 void main() {
     uint thread = thread_index();

@@ -316,6 +316,20 @@ def test_rows_of_a_seed_are_different_and_the_first_token_can_be_restricted() ->
     assert half == whole[6:]
 
 
+def test_only_outputs_that_are_wanted_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompt = small_model(), ids_of(50)
+    full, rows = alone(model, Request(prompt, 3, GREEDY)), []
+    logits_of_rows = model.logits_of_rows
+
+    def counted(hidden: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        rows.append(len(hidden))
+        return logits_of_rows(hidden)
+
+    monkeypatch.setattr(model, "logits_of_rows", counted)
+    assert alone(model, Request(prompt, 3, GREEDY), step_tokens=20, max_sequences=1).ids == full.ids
+    assert rows == [0, 1, 1]  # as steps were recorded: of 20 rows, twice, of 10, and of one
+
+
 def test_a_step_takes_few_calls_for_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         CpuRef, "choose", lambda self, logits, *_: np.zeros(len(logits), np.int32)

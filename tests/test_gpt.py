@@ -299,6 +299,10 @@ class Decoding:
 
     def logits(self, ids: Values) -> Values:
         """[B, T, V] for the next ids [B, T]."""
+        return self.wanted(ids, None).reshape(*ids.shape, -1)
+
+    def wanted(self, ids: Values, wanted: Values | None) -> Values:
+        """[M, V] for these of the rows of the next ids [B, T]; None is all."""
         model, (B, T) = self.model, ids.shape
         positions = np.tile(np.arange(self.length, self.length + T), B)
         sequences = np.repeat(np.arange(B), T)
@@ -306,10 +310,11 @@ class Decoding:
         places = (
             model.backend.from_numpy(each.astype(np.int32)) for each in (positions, slots, sequences, self.tables)
         )
-        rows = CachedRows(model.backend, self.cache, *places)
+        wanted_rows = None if wanted is None else model.backend.from_numpy(wanted)
+        rows = CachedRows(model.backend, self.cache, *places, wanted_rows)
         hidden = model.hidden_of_rows(model.backend.from_numpy(ids.reshape(-1)), rows)
         self.length += T
-        return model.backend.to_numpy(model.logits_of_rows(hidden)).reshape(B, T, -1)
+        return model.backend.to_numpy(model.logits_of_rows(hidden))
 
 
 @every_variant
@@ -336,6 +341,25 @@ def test_decoding_a_long_sequence_in_chunks_equals_the_full_forward_pass(config:
     starts = (0, 1, 70, 149, 150)
     parts = [decoding.logits(ids[:, start:stop]) for start, stop in itertools.pairwise(starts)]
     np.testing.assert_allclose(np.concatenate(parts, axis=1), full, rtol=1e-10, atol=1e-12)
+
+
+@every_variant
+def test_the_last_layer_computes_wanted_rows_only(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but keys and values, which later rows read."""
+    model, ids = model_of(config), tokens(3, 12)
+    full = logits_of(model, ids)
+    decoding, rows = Decoding(model, 3), []
+    linear = model.backend.linear
+
+    def counted(x: Values, *others: object, **options: object) -> object:
+        rows.append(int(np.prod(x.shape[:-1])))
+        return linear(x, *others, **options)
+
+    monkeypatch.setattr(model.backend, "linear", counted)
+    wanted = decoding.wanted(ids[:, :7], np.array([6, 20, 6], np.int32))
+    assert rows == 4 * (config.layers - 1) * [21] + [21] + 4 * [3]
+    np.testing.assert_allclose(wanted, full[[0, 2, 0], 6], rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(decoding.logits(ids[:, 7:]), full[:, 7:], rtol=1e-10, atol=1e-12)
 
 
 @main_variants

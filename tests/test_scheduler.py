@@ -267,7 +267,7 @@ def test_blocks_that_are_wanted_seldom_go_first() -> None:
     assert world.scheduler.reused == BLOCK
     world.arrive([2] * 8, 1, reuse=True)  # takes three of the four blocks
     run(world)
-    assert len(world.scheduler.pool.find(Stream([1] * 5, 6).full_block_names())) == 0
+    assert len(world.scheduler.pool.find([Stream([1] * 5, 6).name_of(0)])) == 0
 
 
 def test_a_step_must_hold_a_token_of_each_stream() -> None:
