@@ -1,8 +1,7 @@
 """What decoding needs on the Vulkan backend: keys and values in blocks, attention to them, and the choice of tokens.
 
-The kernels are newest_ids, put_rows, attention_cached, attention_cached_matrix, attention_combine and choose in
-kernels/; see `Backend` for what they mean. Everything that differs from step to step is in arrays, so that a step can
-be recorded once.
+The kernels are newest_ids, put_rows, attention_cached, attention_combine and choose in kernels/; see `Backend` for what
+they mean. Everything that differs from step to step is in arrays, so that a step can be recorded once.
 """
 
 import math
@@ -10,7 +9,6 @@ import math
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_layout import groups_for
 from alpha.backend_helios_primitives import HeliosPrimitives
-from alpha.backend_helios_tiles import hardware
 
 CACHED_THREADS = 128
 """Positions that are worth a workgroup of their own have a thread each. The number must not depend on how many rows
@@ -19,17 +17,9 @@ there are."""
 CACHED_WIDTH = 4 * CACHED_THREADS
 """Up to this width each quad of a result has a thread; wider heads are composed."""
 
-MANY_ROWS, ROWS_TOGETHER, MATRIX_ROWS = 128, 4, 16
-"""So many rows are mostly those of prompts: neighbours of one sequence, which read its keys together; more of them on
-matrix units."""
+MANY_ROWS, ROWS_TOGETHER = 128, 4
+"""So many rows are mostly those of prompts: neighbours of one sequence, which read its keys together."""
 
-SHARES = 4
-"""Workgroups that take turns at the sequences that neighbours are of, where there are more than one."""
-
-SOFTMAX_THREADS = 8
-"""Invocations of attention_cached_matrix that share a row; of one subgroup."""
-
-COMBINE_THREADS = 64
 CHOOSING_THREADS = 1024
 
 
@@ -112,33 +102,26 @@ class Cached(HeliosPrimitives):
             query = self.contiguous(query)
         splits = max(1, -(-pages * tokens // CACHED_THREADS))
         out = self.new((N, H, D), query.element)
-        units = self._matrix_units(query, keys, values)
-        together, groups, is_split = 1, splits, splits > 1
-        if N >= MANY_ROWS:
-            together = ROWS_TOGETHER
-            if units is not None:  # then a workgroup puts the parts together itself
-                together, groups, is_split = MATRIX_ROWS, min(SHARES, tables.shape[0]), False
-        tiles = -(-N // together)
-        partial = self.new((N, H, splits, D), "f32") if is_split else None
-        statistics = self.new((N, H, splits, 2), "f32") if is_split else None
+        partial = self.new((N, H, splits, D), "f32") if splits > 1 else None
+        statistics = self.new((N, H, splits, 2), "f32") if splits > 1 else None
+        together = ROWS_TOGETHER if N >= MANY_ROWS else 1
         is_aligned = not (D % 4 or query.strides[0] % 4 or any(each.offset % 4 for each in (query, keys, values)))
-        constants = {
-            "THREADS": CACHED_THREADS,
-            "WIDTH": D,
-            "QUERY_HEADS": H,
-            "KEY_HEADS": G,
-            "TOKENS": tokens,
-            "ALIGNED": int(is_aligned),
-            "SCALE": 1.0 / math.sqrt(D),
-            "SOFT_CAP": float(soft_cap),
-            "SPLIT": int(is_split),
-            "ROWS": together,
-        }
         self.dispatch(
-            "attention_cached" if units is None else "attention_cached_matrix",
+            "attention_cached",
             query.element,
-            (groups, H, tiles) if units is None else (H, tiles, groups),
-            constants | (units or {}),
+            (splits, H, -(-N // together)),
+            {
+                "THREADS": CACHED_THREADS,
+                "WIDTH": D,
+                "QUERY_HEADS": H,
+                "KEY_HEADS": G,
+                "TOKENS": tokens,
+                "ALIGNED": int(is_aligned),
+                "SCALE": 1.0 / math.sqrt(D),
+                "SOFT_CAP": float(soft_cap),
+                "SPLIT": int(splits > 1),
+                "ROWS": together,
+            },
             query=query,
             keys=keys,
             values=values,
@@ -153,32 +136,14 @@ class Cached(HeliosPrimitives):
             rows=N,
         )
         if partial is not None:
-            count = out.size // (1 if D % 4 else 4)
             self.dispatch(
                 "attention_combine",
                 out.element,
-                groups_for(count, COMBINE_THREADS),
-                {"THREADS": COMBINE_THREADS, "WIDTH": D},
+                (H, N, 1),
+                {"THREADS": 64, "WIDTH": D},
                 partial=partial,
                 statistics=statistics,
                 attended=out,
                 splits=splits,
-                count=count,
             )
         return self.cast_element(out, element)
-
-    def _matrix_units(self, query: HeliosArray, keys: HeliosArray, values: HeliosArray) -> dict[str, int] | None:
-        """The constants of attention_cached_matrix that attention_cached has not; None where that cannot be used, which
-        must not depend on how many rows there are."""
-        info, (tokens, _, D) = self.device_info, keys.shape[1:]
-        fragment = hardware(info, self.precision).fragment
-        if fragment is None or any(16 % each for each in fragment) or keys.element != self.precision:
-            return None
-        if D % 16 or tokens % 16 or query.strides[0] % 8 or any(each.offset % 8 for each in (query, keys, values)):
-            return None
-        line = max(CACHED_THREADS, D)
-        units = CACHED_THREADS * (D // 8 + 1) + MATRIX_ROWS * (line // 4 + 1 + line // 8 + 1 + 1)
-        if 16 * units > info.shared_memory or info.subgroup_size < SOFTMAX_THREADS:
-            return None
-        M, N, K = fragment
-        return {"SUBGROUP_SIZE": info.subgroup_size, "FRAGMENT_M": M, "FRAGMENT_N": N, "FRAGMENT_K": K}

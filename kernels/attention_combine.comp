@@ -1,7 +1,7 @@
 // The result of attention from the parts that attention_cached made of each row's keys; see attention_parts.glsl.
 //
-// partial [rows, splits, WIDTH], statistics [rows, splits, 2], attended [rows, WIDTH]; an invocation has four neighbours of
-// the result, or one where WIDTH is no multiple of four, `count` of them in all.
+// partial [rows, splits, WIDTH], statistics [rows, splits, 2], attended [rows, WIDTH]; a row to a workgroup of a grid of
+// (rows / B, B).
 
 #version 460
 #include "common.glsl"
@@ -9,13 +9,15 @@
 #include "attention_parts.glsl"
 layout(local_size_x_id = 0) in;
 
-const uint UNIT = WIDTH % 4 == 0 ? 4 : 1;
-
 void main() {
-    for (uint index = gl_GlobalInvocationID.x; index < count; index += gl_NumWorkGroups.x * THREADS) {
-        const uint row = index / (WIDTH / UNIT), place = index % (WIDTH / UNIT) * UNIT;
-        const vec4 value = attention_of_parts(partial, statistics, row * splits, splits, WIDTH, place, UNIT == 1);
-        if (UNIT == 4) store(JOIN(T, x4_buffer)(attended).at[index], value);
-        else store(attended.at[index], value.x);
+    const uint row = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
+    if (WIDTH % 4 == 0) {
+        for (uint i = gl_LocalInvocationIndex * 4; i < WIDTH; i += THREADS * 4) {
+            const vec4 value = attention_of_parts(partial, statistics, row * splits, splits, WIDTH, i, false);
+            store(JOIN(T, x4_buffer)(attended).at[(row * WIDTH + i) / 4], value);
+        }
+        return;
     }
+    for (uint i = gl_LocalInvocationIndex; i < WIDTH; i += THREADS)
+        store(attended.at[row * WIDTH + i], attention_of_parts(partial, statistics, row * splits, splits, WIDTH, i, true).x);
 }

@@ -1,24 +1,19 @@
-// Attention from what attention_cached and attention_cached_matrix make of the parts of a row's keys, with the same bits
-// wherever it is computed. One part after the other is added to those before it, and what there is so far is made relative
-// to the largest score so far:
+// Attention from what attention_cached makes of the parts of a row's keys, with the same bits wherever it is computed:
 //
 //     sum_s exp2(maximum_s - maximum) partial_s / sum_s exp2(maximum_s - maximum) sum_s
-
-// `statistic` is the part's maximum (base 2) and its sum.
-void add_part(inout vec4 result, inout float maximum, inout float sum, vec4 part, vec2 statistic) {
-    const float largest = max(maximum, statistic.x);
-    const float before = exp2(maximum - largest), added = exp2(statistic.x - largest);
-    result = fma(vec4(added), part, before * result);
-    sum = fma(added, statistic.y, before * sum);
-    maximum = largest;
-}
-
+//
 // Numbers `place` to `place` + 3 of a head `width` wide, or only the first of them; its parts are `first`, first + 1 ...
 // partial [.., width] and statistics [.., 2] (maximum and sum); a part without keys has a sum of 0, and no numbers.
 vec4 attention_of_parts(f32_buffer partial, f32_buffer statistics, uint first, uint parts, uint width, uint place, bool one) {
     const uint AHEAD = 8;  // parts that are on their way at a time
+    float maximum = uintBitsToFloat(0xff800000u);
+    for (uint s = 0; s < parts; s += AHEAD) {
+        float largest[AHEAD];
+        [[unroll]] for (uint i = 0; i < AHEAD; ++i) largest[i] = statistics.at[(first + min(s + i, parts - 1)) * 2];
+        [[unroll]] for (uint i = 0; i < AHEAD; ++i) maximum = max(maximum, largest[i]);
+    }
     vec4 result = vec4(0.0);
-    float maximum = uintBitsToFloat(0xff800000u), sum = 0.0;
+    float sum = 0.0;
     for (uint s = 0; s < parts; s += AHEAD) {
         vec2 statistic[AHEAD];
         vec4 value[AHEAD];
@@ -32,8 +27,12 @@ vec4 attention_of_parts(f32_buffer partial, f32_buffer statistics, uint first, u
             if (statistic[i].y == 0.0) continue;
             value[i] = one ? vec4(partial.at[start]) : f32x4_buffer(partial).at[start / 4];
         }
-        [[unroll]] for (uint i = 0; i < AHEAD; ++i)
-            if (statistic[i].y != 0.0) add_part(result, maximum, sum, value[i], statistic[i]);
+        [[unroll]] for (uint i = 0; i < AHEAD; ++i) {
+            if (statistic[i].y == 0.0) continue;
+            const float factor = exp2(statistic[i].x - maximum);
+            result = fma(vec4(factor), value[i], result);
+            sum = fma(factor, statistic[i].y, sum);
+        }
     }
     return result / sum;
 }

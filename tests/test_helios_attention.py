@@ -86,37 +86,24 @@ def test_wide_heads_decode(width: int) -> None:
         assert difference(out(helios()).astype(np.float64), out(CpuRef())) < 2e-6
 
 
-@pytest.mark.parametrize(
-    ("precision", "element", "D", "soft_cap"),
-    [
-        ("f32", "f32", 20, 0.0),
-        ("f32", "f16", 20, 0.0),
-        *(pytest.param("f16", "f16", *each, marks=pytest.mark.matrix_units) for each in ((32, 0.0), (48, 3.0))),
-    ],
-)
-def test_queries_that_read_keys_together_have_the_bits_that_they_have_alone(
-    precision: str, element: str, D: int, soft_cap: float
-) -> None:
-    """Of neighbours of one sequence, in order and not, and of others between them; against the reference as well. What
-    nobody sees is not a number."""
-    backend, N, H, G, pages = helios(precision), 150, 4, 2, 20
+@pytest.mark.parametrize("element", ["f32", "f16"])
+def test_queries_that_read_keys_together_have_the_bits_that_they_have_alone(element: str) -> None:
+    """Of neighbours of one sequence, in order and not, and of others between them; against the reference as well."""
+    backend, N, H, G, D, pages = helios(), 150, 4, 2, 20, 20
     dtype = np.float32 if element == "f32" else np.float16
     sequences = np.repeat(np.arange(5, dtype=np.int32), (70, 1, 2, 60, 17))
     sequences[20:30:3] = 4
-    positions = (np.arange(N, dtype=np.int32) * 7) % (16 * pages - 23)
+    positions = (np.arange(N, dtype=np.int32) * 7) % (16 * pages)
     tables = np.random.default_rng(3).permutation(5 * pages).astype(np.int32).reshape(5, pages)
     query, keys, values = (
         normal(index, *shape).astype(dtype).astype(np.float32)
         for index, shape in enumerate([(N, H, D), (5 * pages, 16, G, D), (5 * pages, 16, G, D)])
     )
-    for sequence, table in enumerate(tables):
-        unseen = np.arange(positions[sequences == sequence].max() + 1, 16 * pages)
-        keys[table[unseen // 16], unseen % 16] = values[table[unseen // 16], unseen % 16] = np.nan
 
     def attended(on: Backend, rows: slice, dtype: Any = np.float32) -> Values:
         arrays = [on.cast(on.from_numpy(each), dtype) for each in (query[rows], keys, values)]
         places = [on.from_numpy(each) for each in (sequences[rows], positions[rows], tables)]
-        return on.to_numpy(on.cached_attention(*arrays, *places, soft_cap)).astype(np.float32)
+        return on.to_numpy(on.cached_attention(*arrays, *places)).astype(np.float32)
 
     together = attended(backend, slice(None), dtype)
     assert difference(together.astype(np.float64), attended(CpuRef(), slice(None))) < (

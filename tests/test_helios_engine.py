@@ -275,26 +275,6 @@ def test_few_rows_have_the_bits_of_many_through_a_whole_model(monkeypatch: pytes
     assert result(generation) == expected
 
 
-@pytest.mark.matrix_units
-def test_a_prompt_has_the_bits_of_its_pieces_in_any_company_on_matrix_units(steps: Steps) -> None:
-    """Where many rows of one sequence are, a workgroup puts the parts of their attention together."""
-    _, model = stored_model("f16", "gpt2", layers=2, dim=32, heads=2, kv_heads=1, block=320)
-    subject = Request(ids_of(300), 5, SamplingOptions(1.0, 0, seed=5), logprobs=2)
-    expected = result(alone(model, subject))
-    for tokens in (133, 250):
-        engine = Engine(model, 9, tokens)
-        for row in range(8):
-            engine.submit(Request(ids_of(3 + row, row), 30))
-        engine.step()
-        generation = engine.submit(subject)
-        run(engine)
-        assert result(generation) == expected
-    attentions = [each for each in steps.dispatches if each.kernel.name.startswith("attention_cached")]
-    has_units = bool(model.backend.device_info.matrix_shapes("f16"))
-    assert {each.kernel.name for each in attentions} == {f"attention_cached{'_matrix' * has_units}"}
-    assert {each.constants["SPLIT"] for each in attentions} == ({0, 1} if has_units else {1})
-
-
 def test_not_finite_outputs_end_one_request_only() -> None:
     assert_not_finite_outputs_end_one_request(models("gpt2-untied")[1])
 
