@@ -17,7 +17,7 @@ from alpha.activation import activation_named
 from alpha.backend import INDEPENDENT_ROWS
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_device import MOST_GROUPS
-from alpha.backend_helios_layout import THREADS, groups_for, power_of_two
+from alpha.backend_helios_layout import DIAGONAL_RESIDUAL, THREADS, groups_for, power_of_two
 from alpha.backend_helios_primitives import HeliosPrimitives
 from alpha.backend_helios_tiles import (
     PROMPT_ROWS,
@@ -42,9 +42,6 @@ _REDUCE_THREADS = 128
 
 SWAPPING_ROWS = 8192
 """Products of so many rows gain more by a weight that lies along the result than its copy costs."""
-
-DIAGONAL_RESIDUAL = 2
-"""HAS_RESIDUAL of products whose residual is a multiple of the identity."""
 
 TRANSPOSED = 64
 """Rows and columns that a workgroup transposes, TILE in kernels/transpose.comp."""
@@ -84,7 +81,9 @@ class Epilogue:
             "C_VECTOR": vector,
             "C_HALF": int(result.itemsize == 2),
         }
-        return constants | {"HAS_RESIDUAL": DIAGONAL_RESIDUAL, "DIAGONAL": self.diagonal} if self.diagonal else constants
+        return (
+            constants | {"HAS_RESIDUAL": DIAGONAL_RESIDUAL, "DIAGONAL": self.diagonal} if self.diagonal else constants
+        )
 
     def part(self, shape: tuple[int, int], first: int) -> Epilogue:
         """The same for the part of the result that begins at element `first` and has this shape."""

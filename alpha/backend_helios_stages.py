@@ -19,7 +19,7 @@ import numpy as np
 
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_folding import meets, same_place
-from alpha.backend_helios_matmul import DIAGONAL_RESIDUAL
+from alpha.backend_helios_layout import DIAGONAL_RESIDUAL
 from alpha.backend_helios_planner import Argument, Dispatch, DispatchMaker, dependencies
 from alpha.backend_helios_tiles import Hardware, Problem, choose, estimate
 
