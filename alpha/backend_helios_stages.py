@@ -215,7 +215,7 @@ def _rows(dispatch: Dispatch) -> int:
         assert isinstance(columns, int)
         if dispatch.groups[2] != 1 or any(constants[each] for each in ("A_ALONG_M", "HAS_SUMS", "PART_STEPS")):
             return 0
-        if constants["HAS_RESIDUAL"] == DIAGONAL_RESIDUAL:
+        if constants.get("HAS_RESIDUAL") == DIAGONAL_RESIDUAL:
             return 0
         # Eight neighbours are read and written at a time, wherever that is.
         halves = constants["C_HALF"] or constants["HAS_PREACTIVATION"]
