@@ -48,11 +48,12 @@ class Division:
 @dataclass(frozen=True)
 class Tiling:
     """How a workgroup's threads share a tile of scores: `threads` / `columns` rows of threads with `rows` queries each,
-    and `columns` columns of threads with four keys each."""
+    and `columns` columns of threads with `fours` times four keys each."""
 
     threads: int
     columns: int
     rows: int
+    fours: int = 1
 
     @property
     def queries(self) -> int:
@@ -60,23 +61,33 @@ class Tiling:
 
     @property
     def keys(self) -> int:
-        return 4 * self.columns
+        return 4 * self.columns * self.fours
 
-    def shared_bytes(self, width: int, resident: tuple[int, int, int], across: int) -> int:
-        """Shared memory for tiles of queries, of keys and of scores, as many of each as `resident` says.
+    def across(self, kernel: str) -> int:
+        """The threads among which the numbers of a result's row are divided, four each."""
+        return self.threads // self.columns if kernel == "key" else self.columns
+
+    def shared_bytes(self, kernel: str, width: int) -> int:
+        """Shared memory of one of the kernels.
 
         Rows are padded to whole steps of `across` threads with four numbers each, and by four numbers more.
         """
+        across = self.across(kernel)
         pitch = 4 * (-(-width // (4 * across)) * across + 1)
-        numbers = (resident[0] * self.queries + resident[1] * self.keys) * pitch
-        numbers += resident[2] * self.queries * (self.keys + 4)
-        row_parts = self.queries * self.columns
+        queries, keys, score_keys, row_numbers = {
+            "forward": (1, 1, 4 * self.columns, self.columns),
+            "query": (2, 1, self.keys, 0),
+            "key": (1, 2, self.keys, 2),
+        }[kernel]
+        numbers = (queries * self.queries + keys * self.keys) * pitch
+        numbers += self.queries * (score_keys + 4 + row_numbers)
         kept_bits = self.queries * (self.keys // 8 + 1) + 1
-        return 4 * (numbers + row_parts + kept_bits)
+        return 4 * (numbers + kept_bits)
 
     def division(self, kernel: str) -> Division:
         name = "attention_forward" if kernel == "forward" else f"attention_backward_{kernel}"
         constants: Constants = {"THREADS": self.threads, "COLUMN_THREADS": self.columns, "ROWS": self.rows}
+        constants["FOURS"] = self.fours
         return Division(name, self.keys if kernel == "key" else self.queries, constants, on_matrix_units=False)
 
 
@@ -87,14 +98,19 @@ there is more to do, delta is needed too often."""
 PRODUCTS = {"forward": 2, "query": 3, "key": 4}
 """Of a block of queries with a block of keys, in each kernel."""
 
-# The first that fits the device's shared memory is taken.
-FORWARD_TILINGS = tuple(Tiling(*each) for each in ((128, 8, 4), (128, 8, 2), (64, 4, 2), (64, 4, 1), (32, 4, 1)))
-QUERY_TILINGS = tuple(
-    Tiling(*each) for each in ((128, 8, 2), (64, 4, 2), (64, 4, 1), (32, 4, 1), (16, 4, 1), (8, 2, 1))
-)
-KEY_TILINGS = tuple(
-    Tiling(*each) for each in ((64, 8, 4), (64, 8, 2), (64, 4, 1), (32, 4, 2), (32, 4, 1), (16, 2, 1), (8, 2, 1))
-)
+TILINGS = {
+    "forward": tuple(
+        Tiling(*each) for each in ((128, 8, 4, 2), (128, 8, 4), (128, 8, 2), (64, 4, 2), (64, 4, 1), (32, 4, 1))
+    ),
+    "query": tuple(
+        Tiling(*each) for each in ((128, 16, 4), (128, 8, 2), (64, 4, 2), (64, 4, 1), (32, 4, 1), (16, 4, 1), (8, 2, 1))
+    ),
+    "key": tuple(
+        Tiling(*each)
+        for each in ((128, 8, 4), (64, 8, 4), (64, 8, 2), (64, 4, 1), (32, 4, 2), (32, 4, 1), (16, 2, 1), (8, 2, 1))
+    ),
+}
+"""The first is taken that fits the device's shared memory, and has work in each row of results for all threads."""
 
 
 @dataclass(frozen=True)
@@ -433,19 +449,12 @@ class Attention(HeliosPrimitives):
     def _in_tiles(self, kernel: str, dimensions: Dimensions, dropping: bool) -> Division | None:
         """Float32 without matrix units."""
         B, Tq, _, H, _, D = dimensions
-        tilings: Sequence[Tiling]
-        tilings, resident = {
-            "forward": (FORWARD_TILINGS, (1, 1, 1)),
-            "key": (KEY_TILINGS, (2, 2, 2)),
-            "query": (QUERY_TILINGS, (2, 2, 1)),
-        }[kernel]
+        tilings = self.tilings_for(TILINGS[kernel])
         if kernel == "forward" and B * H * -(-Tq // tilings[0].queries) < FEW_WORKGROUPS:
-            tilings = tilings[1:]
-        for tiling in self.tilings_for(tilings):
-            across = tiling.threads // tiling.columns if kernel == "key" else tiling.columns
-            if tiling.shared_bytes(D, resident, across) <= self.device_info.shared_memory:
-                return tiling.division(kernel)
-        return None
+            tilings = [each for each in tilings if each.queries < tilings[0].queries] or tilings
+        fitting = [each for each in tilings if each.shared_bytes(kernel, D) <= self.device_info.shared_memory]
+        busy = [each for each in fitting if 4 * each.across(kernel) <= D]
+        return (busy or fitting)[0].division(kernel) if fitting else None
 
     def tilings_for(self, tilings: Sequence[Tiling]) -> Sequence[Tiling]:
         """Those to choose from; a processor gains nothing by large ones, which take it long to compile."""

@@ -13,36 +13,47 @@
 #include "common.glsl"
 #include "kernel.glsl"
 #include "attention.glsl"
+#include "attention_tiles.glsl"
 layout(local_size_x_id = 0) in;
 
-const uint ROW_THREADS = THREADS / COLUMN_THREADS;
-const uint TILE_QUERIES = ROW_THREADS * ROWS;
-const uint TILE_KEYS = COLUMN_THREADS * 4;
 const uint OUT_QUADS = (QUADS + COLUMN_THREADS - 1) / COLUMN_THREADS;
 const uint TILE_QUADS = OUT_QUADS * COLUMN_THREADS;
 const uint PITCH = TILE_QUADS + 1;
-const uint SCORE_PITCH = COLUMN_THREADS + 1;
+const uint SCORE_PITCH = FOURS * COLUMN_THREADS + 1;
 const uint STAGED = (TILE_KEYS * TILE_QUADS + THREADS - 1) / THREADS;
 
 shared vec4 query_tile[TILE_QUERIES * PITCH];
 shared vec4 gradient_tile[TILE_QUERIES * PITCH];
-shared vec4 key_tile[TILE_KEYS * PITCH];
-shared vec4 value_tile[TILE_KEYS * PITCH];
+shared vec4 key_tile[TILE_KEYS * PITCH];  // values, then keys
 shared vec4 score_tile[TILE_QUERIES * SCORE_PITCH];
 
 #include "attention_dropout.glsl"
-#include "attention_segments.glsl"
 
-uint row_of(uint r) { return gl_LocalInvocationIndex / COLUMN_THREADS + ROW_THREADS * r; }
+// Quads of a tile of values or keys on their way from memory to shared memory.
+vec4 staged[STAGED];
 
-vec4 staged_keys[STAGED], staged_values[STAGED];
+void fetch(JOIN(T, _buffer) source, uint start, uint stride, uint count) {
+    [[unroll]] for (uint i = 0; i < STAGED; ++i) {
+        uint index = gl_LocalInvocationIndex + i * THREADS, token = index / TILE_QUADS;
+        staged[i] = token < min(count, TILE_KEYS) ? read_quad(source, start + token * stride, index % TILE_QUADS) : vec4(0.0);
+    }
+}
+
+void put() {
+    [[unroll]] for (uint i = 0; i < STAGED; ++i) {
+        uint index = gl_LocalInvocationIndex + i * THREADS, token = index / TILE_QUADS;
+        if (token < TILE_KEYS) key_tile[slot_of(token) * PITCH + index % TILE_QUADS] = staged[i];
+    }
+}
 
 void main() {
-    const uint column = gl_LocalInvocationIndex % COLUMN_THREADS;
+    const uint column = column_among(COLUMN_THREADS), row = row_among(COLUMN_THREADS);
     const uint head = gl_WorkGroupID.y, sequence = gl_WorkGroupID.z, key_head = head / GROUP;
     const uint first_query = (gl_NumWorkGroups.x - 1 - gl_WorkGroupID.x) * TILE_QUERIES;
     const uint past = key_length - query_length;
     const uint keys = min(key_length, past + first_query + TILE_QUERIES);
+    const uint start_key = first_seen(sequence, first_query) / TILE_KEYS * TILE_KEYS;
+    const uint whole_start = first_seen(sequence, first_query + TILE_QUERIES - 1);  // from here on, all see every key
     const uint query_start = sequence * query_batch_stride + head * QUERY_HEAD_STRIDE;
     const uint key_start = sequence * key_batch_stride + key_head * KEY_HEAD_STRIDE;
     const uint value_start = sequence * value_batch_stride + key_head * VALUE_HEAD_STRIDE;
@@ -59,71 +70,46 @@ void main() {
     }
     vec4 result[ROWS * OUT_QUADS];
     float row_logsumexp[ROWS], row_delta[ROWS];
-    uint row_first[ROWS];
     [[unroll]] for (uint i = 0; i < ROWS * OUT_QUADS; ++i) result[i] = vec4(0.0);
     [[unroll]] for (uint r = 0; r < ROWS; ++r) {
-        uint t = first_query + row_of(r), index = (sequence * QUERY_HEADS + head) * query_length + t;
+        uint t = first_query + row + ROW_THREADS * r, index = (sequence * QUERY_HEADS + head) * query_length + t;
         row_logsumexp[r] = t < query_length ? logsumexp.at[index] : 0.0;
         row_delta[r] = t < query_length ? delta.at[index] : 0.0;
-        row_first[r] = first_seen(sequence, t);
     }
 
-    const uint start_key = first_seen(sequence, first_query) / TILE_KEYS * TILE_KEYS;
     for (uint first_key = start_key; first_key < keys; first_key += TILE_KEYS) {
-        [[unroll]] for (uint i = 0; i < STAGED; ++i) {
-            uint index = gl_LocalInvocationIndex + i * THREADS, token = index / TILE_QUADS, quad = index % TILE_QUADS;
-            uint j = first_key + token;
-            bool exists = token < TILE_KEYS && j < keys;
-            staged_keys[i] = exists ? read_quad(key, key_start + j * key_token_stride, quad) : vec4(0.0);
-            staged_values[i] = exists ? read_quad(value, value_start + j * value_token_stride, quad) : vec4(0.0);
-        }
+        fetch(value, value_start + first_key * value_token_stride, value_token_stride, keys - first_key);
         barrier();
-        // Key 4 c + i lies at row i COLUMN_THREADS + c, so that neighbouring threads read neighbouring rows.
-        [[unroll]] for (uint i = 0; i < STAGED; ++i) {
-            uint index = gl_LocalInvocationIndex + i * THREADS, token = index / TILE_QUADS;
-            uint slot = (token % 4 * COLUMN_THREADS + token / 4) * PITCH + index % TILE_QUADS;
-            if (token < TILE_KEYS) {
-                key_tile[slot] = staged_keys[i];
-                value_tile[slot] = staged_values[i];
-            }
-        }
+        put();
         if (DROPOUT == 1) draw_kept(sequence, head, first_query, first_key);
         barrier();
-
-        vec4 scores[ROWS], products[ROWS];
-        [[unroll]] for (uint r = 0; r < ROWS; ++r) scores[r] = products[r] = vec4(0.0);
-        for (uint quad = 0; quad < QUADS; ++quad) {
-            vec4 q[ROWS], g[ROWS];
-            [[unroll]] for (uint r = 0; r < ROWS; ++r) {
-                q[r] = query_tile[row_of(r) * PITCH + quad];
-                g[r] = gradient_tile[row_of(r) * PITCH + quad];
-            }
-            [[unroll]] for (uint i = 0; i < 4; ++i) {
-                vec4 k = key_tile[(i * COLUMN_THREADS + column) * PITCH + quad];
-                vec4 v = value_tile[(i * COLUMN_THREADS + column) * PITCH + quad];
-                [[unroll]] for (uint r = 0; r < ROWS; ++r) {
-                    scores[r][i] = multiply_add(q[r], k, scores[r][i]);
-                    products[r][i] = multiply_add(g[r], v, products[r][i]);
-                }
-            }
-        }
-        [[unroll]] for (uint r = 0; r < ROWS; ++r) {
-            if (DROPOUT == 1)
-                products[r] *= KEEP_SCALE * kept(sequence, head, first_query, row_of(r), first_key, column);
-            [[unroll]] for (uint i = 0; i < 4; ++i) {
-                const uint j = first_key + column * 4 + i;
-                bool seen = j <= past + first_query + row_of(r) && j >= row_first[r];
-                products[r][i] = score_gradient(scores[r][i], products[r][i], row_logsumexp[r], row_delta[r], seen);
-            }
-            score_tile[row_of(r) * SCORE_PITCH + column] = products[r];
+        vec4 products[ROWS * FOURS], scores[ROWS * FOURS];
+        [[unroll]] for (uint i = 0; i < ROWS * FOURS; ++i) products[i] = scores[i] = vec4(0.0);
+        ADD_PRODUCTS(products, gradient_tile, key_tile)
+        fetch(key, key_start + first_key * key_token_stride, key_token_stride, keys - first_key);
+        barrier();
+        put();
+        barrier();
+        ADD_PRODUCTS(scores, query_tile, key_tile)
+        const bool whole = first_key + TILE_KEYS <= past + first_query + 1 && first_key >= whole_start;
+        [[unroll]] for (uint n = 0; n < ROWS * FOURS; ++n) {
+            const uint r = n / FOURS, four = n % FOURS * COLUMN_THREADS + column, tile_row = row + ROW_THREADS * r;
+            vec4 factors = vec4(1.0);
+            if (DROPOUT == 1) factors = KEEP_SCALE * kept(sequence, head, first_query, tile_row, first_key, four);
+            vec4 probabilities = probabilities_of(scores[n], row_logsumexp[r]);
+            if (!whole) probabilities = seen_of(probabilities, sequence, first_query + tile_row, first_key + four * 4);
+            vec4 gradients = probabilities * (products[n] * factors - row_delta[r]);
+            if (SOFT_CAP != 0.0) gradients *= 1.0 - scores[n] * scores[n];
+            score_tile[tile_row * SCORE_PITCH + four] = gradients;
         }
         barrier();
-        for (uint four = 0; four < COLUMN_THREADS; ++four) {
+        for (uint four = 0; four < FOURS * COLUMN_THREADS; ++four) {
+            const uint slot = four / COLUMN_THREADS * BLOCK_KEYS + four % COLUMN_THREADS;
             vec4 ds[ROWS];
-            [[unroll]] for (uint r = 0; r < ROWS; ++r) ds[r] = score_tile[row_of(r) * SCORE_PITCH + four];
+            [[unroll]] for (uint r = 0; r < ROWS; ++r) ds[r] = score_tile[(row + ROW_THREADS * r) * SCORE_PITCH + four];
             [[unroll]] for (uint i = 0; i < 4; ++i) {
                 [[unroll]] for (uint c = 0; c < OUT_QUADS; ++c) {
-                    vec4 k = key_tile[(i * COLUMN_THREADS + four) * PITCH + column + c * COLUMN_THREADS];
+                    vec4 k = key_tile[(slot + i * COLUMN_THREADS) * PITCH + column + c * COLUMN_THREADS];
                     [[unroll]] for (uint r = 0; r < ROWS; ++r)
                         result[r * OUT_QUADS + c] = fma(vec4(ds[r][i]), k, result[r * OUT_QUADS + c]);
                 }
@@ -132,7 +118,7 @@ void main() {
     }
 
     [[unroll]] for (uint r = 0; r < ROWS; ++r) {
-        uint t = first_query + row_of(r);
+        uint t = first_query + row + ROW_THREADS * r;
         if (t < query_length) {
             uint start = (sequence * query_length + t) * GRADIENT_STRIDE + head * WIDTH;
             [[unroll]] for (uint c = 0; c < OUT_QUADS; ++c)

@@ -7,18 +7,16 @@
 // elements; attended [B, query_length, QUERY_HEADS, WIDTH] contiguous; logsumexp [B, QUERY_HEADS, query_length], in base 2.
 // Grid: (tiles of queries, QUERY_HEADS, B). numpy: definitions.attention, Backend.attention.
 //
-// Thread (row, column) of ROW_THREADS x COLUMN_THREADS owns ROWS queries; of a tile's scores four neighbouring keys, and
-// of the result every COLUMN_THREADS-th quad. The scores are multiplied with the values by way of shared memory.
+// The result of a thread's queries is every COLUMN_THREADS-th quad of them. The scores are multiplied with the values by way
+// of shared memory, a block of keys at a time.
 
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
 #include "attention.glsl"
+#include "attention_tiles.glsl"
 layout(local_size_x_id = 0) in;
 
-const uint ROW_THREADS = THREADS / COLUMN_THREADS;
-const uint TILE_QUERIES = ROW_THREADS * ROWS;
-const uint TILE_KEYS = COLUMN_THREADS * 4;
 const uint OUT_QUADS = (QUADS + COLUMN_THREADS - 1) / COLUMN_THREADS;
 const uint TILE_QUADS = OUT_QUADS * COLUMN_THREADS;
 const uint PITCH = TILE_QUADS + 1;  // odd, so that rows begin in different banks
@@ -31,11 +29,8 @@ shared vec4 score_tile[TILE_QUERIES * SCORE_PITCH];
 shared vec4 row_parts[TILE_QUERIES * COLUMN_THREADS / 4];
 
 #include "attention_dropout.glsl"
-#include "attention_segments.glsl"
 
-uint row_of(uint r) { return gl_LocalInvocationIndex / COLUMN_THREADS + ROW_THREADS * r; }
-
-// Quads of a tile of keys or values on their way from memory to shared memory, so that the way overlaps arithmetic.
+// Quads of a tile of keys or values on their way from memory to shared memory.
 vec4 staged[STAGED];
 
 void fetch(JOIN(T, _buffer) source, uint start, uint stride, uint count) {
@@ -46,13 +41,14 @@ void fetch(JOIN(T, _buffer) source, uint start, uint stride, uint count) {
 }
 
 void main() {
-    const uint column = gl_LocalInvocationIndex % COLUMN_THREADS;
+    const uint column = column_among(COLUMN_THREADS), row = row_among(COLUMN_THREADS);
     const uint head = gl_WorkGroupID.y, sequence = gl_WorkGroupID.z, key_head = head / GROUP;
     // The last tile has the most keys to see, so it begins first.
     const uint first_query = (gl_NumWorkGroups.x - 1 - gl_WorkGroupID.x) * TILE_QUERIES;
     const uint past = key_length - query_length;
     const uint keys = min(key_length, past + first_query + TILE_QUERIES);
     const uint start_key = first_seen(sequence, first_query) / TILE_KEYS * TILE_KEYS;
+    const uint whole_start = first_seen(sequence, first_query + TILE_QUERIES - 1);  // from here on, all see every key
     const uint query_start = sequence * query_batch_stride + first_query * query_token_stride + head * QUERY_HEAD_STRIDE;
     const uint key_start = sequence * key_batch_stride + key_head * KEY_HEAD_STRIDE;
     const uint value_start = sequence * value_batch_stride + key_head * VALUE_HEAD_STRIDE;
@@ -67,44 +63,44 @@ void main() {
 
     vec4 result[ROWS * OUT_QUADS];
     float maxima[ROWS], sums[ROWS];
-    uint row_first[ROWS];
     [[unroll]] for (uint i = 0; i < ROWS * OUT_QUADS; ++i) result[i] = vec4(0.0);
     [[unroll]] for (uint r = 0; r < ROWS; ++r) {
         maxima[r] = LOWEST;
         sums[r] = 0.0;
-        row_first[r] = first_seen(sequence, first_query + row_of(r));
     }
 
     for (uint first_key = start_key; first_key < keys; first_key += TILE_KEYS) {
-        // Key 4 c + i lies at row i COLUMN_THREADS + c, so that neighbouring threads read neighbouring rows.
         [[unroll]] for (uint i = 0; i < STAGED; ++i) {
             uint index = gl_LocalInvocationIndex + i * THREADS, token = index / TILE_QUADS;
-            uint slot = token % 4 * COLUMN_THREADS + token / 4;
-            if (token < TILE_KEYS) key_tile[slot * PITCH + index % TILE_QUADS] = staged[i];
+            if (token < TILE_KEYS) key_tile[slot_of(token) * PITCH + index % TILE_QUADS] = staged[i];
         }
         barrier();
-        fetch(value, value_start + first_key * value_token_stride, value_token_stride, keys - first_key);
         if (DROPOUT == 1) draw_kept(sequence, head, first_query, first_key);
 
-        vec4 scores[ROWS];
-        [[unroll]] for (uint r = 0; r < ROWS; ++r) scores[r] = vec4(0.0);
-        for (uint quad = 0; quad < QUADS; ++quad) {
-            vec4 q[ROWS];
-            [[unroll]] for (uint r = 0; r < ROWS; ++r) q[r] = query_tile[row_of(r) * PITCH + quad];
-            [[unroll]] for (uint i = 0; i < 4; ++i) {
-                vec4 k = key_tile[(i * COLUMN_THREADS + column) * PITCH + quad];
-                [[unroll]] for (uint r = 0; r < ROWS; ++r) scores[r][i] = multiply_add(q[r], k, scores[r][i]);
+        vec4 scores[ROWS * FOURS];
+        [[unroll]] for (uint i = 0; i < ROWS * FOURS; ++i) scores[i] = vec4(0.0);
+        ADD_PRODUCTS(scores, query_tile, key_tile)
+        if (SOFT_CAP != 0.0) {
+            [[unroll]] for (uint n = 0; n < ROWS * FOURS; ++n)
+                [[unroll]] for (uint i = 0; i < 4; ++i) scores[n][i] = bounded_tanh(scores[n][i]) * (SOFT_CAP * LOG2_E);
+        }
+        if (first_key + TILE_KEYS > past + first_query + 1 || first_key < whole_start) {
+            [[unroll]] for (uint n = 0; n < ROWS * FOURS; ++n) {
+                const uint t = first_query + row + ROW_THREADS * (n / FOURS);
+                const uint row_first = first_seen(sequence, t);
+                [[unroll]] for (uint i = 0; i < 4; ++i) {
+                    const uint j = first_key + n % FOURS * BLOCK_KEYS + column * 4 + i;
+                    if (j > past + t || j < row_first) scores[n][i] = NEGATIVE_INFINITY;
+                }
             }
         }
         [[unroll]] for (uint r = 0; r < ROWS; ++r) {
-            [[unroll]] for (uint i = 0; i < 4; ++i) {
-                if (SOFT_CAP != 0.0) scores[r][i] = bounded_tanh(scores[r][i]) * (SOFT_CAP * LOG2_E);
-                const uint j = first_key + column * 4 + i;
-                if (j > past + first_query + row_of(r) || j < row_first[r]) scores[r][i] = NEGATIVE_INFINITY;
-            }
-            float largest = max(max(scores[r].x, scores[r].y), max(scores[r].z, scores[r].w));
-            row_parts[row_of(r) * (COLUMN_THREADS / 4) + column / 4][column % 4] = largest;
+            vec4 largest = scores[r * FOURS];
+            [[unroll]] for (uint f = 1; f < FOURS; ++f) largest = max(largest, scores[r * FOURS + f]);
+            row_parts[(row + ROW_THREADS * r) * (COLUMN_THREADS / 4) + column / 4][column % 4] =
+                max(max(largest.x, largest.y), max(largest.z, largest.w));
         }
+        fetch(value, value_start + first_key * value_token_stride, value_token_stride, keys - first_key);
         barrier();
         [[unroll]] for (uint i = 0; i < STAGED; ++i) {
             uint index = gl_LocalInvocationIndex + i * THREADS, token = index / TILE_QUADS;
@@ -112,44 +108,56 @@ void main() {
         }
         [[unroll]] for (uint r = 0; r < ROWS; ++r) {
             vec4 largest = vec4(maxima[r]);
-            for (uint i = 0; i < COLUMN_THREADS / 4; ++i)
-                largest = max(largest, row_parts[row_of(r) * (COLUMN_THREADS / 4) + i]);
+            [[unroll]] for (uint i = 0; i < COLUMN_THREADS / 4; ++i)
+                largest = max(largest, row_parts[(row + ROW_THREADS * r) * (COLUMN_THREADS / 4) + i]);
             float maximum = max(max(largest.x, largest.y), max(largest.z, largest.w));
             float factor = exp2(maxima[r] - maximum);
-            vec4 exponentials = exp2(scores[r] - maximum);
             maxima[r] = maximum;
-            sums[r] = sums[r] * factor + (exponentials.x + exponentials.y + exponentials.z + exponentials.w);
+            sums[r] *= factor;
+            [[unroll]] for (uint f = 0; f < FOURS; ++f) {
+                vec4 exponentials = exp2(scores[r * FOURS + f] - maximum);
+                sums[r] += exponentials.x + exponentials.y + exponentials.z + exponentials.w;
+                scores[r * FOURS + f] = exponentials;
+            }
             [[unroll]] for (uint i = 0; i < OUT_QUADS; ++i) result[r * OUT_QUADS + i] *= factor;
-            if (DROPOUT == 1) exponentials *= kept(sequence, head, first_query, row_of(r), first_key, column);
-            score_tile[row_of(r) * SCORE_PITCH + column] = exponentials;
         }
-        barrier();
+        [[unroll]] for (uint f = 0; f < FOURS; ++f) {
+            if (f > 0) barrier();
+            [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+                const uint tile_row = row + ROW_THREADS * r;
+                vec4 probabilities = scores[r * FOURS + f];
+                if (DROPOUT == 1)
+                    probabilities *= kept(sequence, head, first_query, tile_row, first_key, f * COLUMN_THREADS + column);
+                score_tile[tile_row * SCORE_PITCH + column] = probabilities;
+            }
+            barrier();
+            for (uint four = 0; four < COLUMN_THREADS; ++four) {
+                vec4 p[ROWS];
+                [[unroll]] for (uint r = 0; r < ROWS; ++r) p[r] = score_tile[(row + ROW_THREADS * r) * SCORE_PITCH + four];
+                [[unroll]] for (uint i = 0; i < 4; ++i) {
+                    [[unroll]] for (uint c = 0; c < OUT_QUADS; ++c) {
+                        vec4 v = key_tile[(f * BLOCK_KEYS + four * 4 + i) * PITCH + column + c * COLUMN_THREADS];
+                        [[unroll]] for (uint r = 0; r < ROWS; ++r)
+                            result[r * OUT_QUADS + c] = fma(vec4(p[r][i]), v, result[r * OUT_QUADS + c]);
+                    }
+                }
+            }
+        }
         if (first_key + TILE_KEYS < keys) {
             uint next = first_key + TILE_KEYS;
             fetch(key, key_start + next * key_token_stride, key_token_stride, keys - next);
-        }
-        for (uint four = 0; four < COLUMN_THREADS; ++four) {
-            vec4 p[ROWS];
-            [[unroll]] for (uint r = 0; r < ROWS; ++r) p[r] = score_tile[row_of(r) * SCORE_PITCH + four];
-            [[unroll]] for (uint i = 0; i < 4; ++i) {
-                [[unroll]] for (uint c = 0; c < OUT_QUADS; ++c) {
-                    vec4 v = key_tile[(four * 4 + i) * PITCH + column + c * COLUMN_THREADS];
-                    [[unroll]] for (uint r = 0; r < ROWS; ++r)
-                        result[r * OUT_QUADS + c] = fma(vec4(p[r][i]), v, result[r * OUT_QUADS + c]);
-                }
-            }
         }
         barrier();
     }
 
     [[unroll]] for (uint r = 0; r < ROWS; ++r)
-        row_parts[row_of(r) * (COLUMN_THREADS / 4) + column / 4][column % 4] = sums[r];
+        row_parts[(row + ROW_THREADS * r) * (COLUMN_THREADS / 4) + column / 4][column % 4] = sums[r];
     barrier();
     [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+        const uint tile_row = row + ROW_THREADS * r, t = first_query + tile_row;
         vec4 parts = vec4(0.0);
-        for (uint i = 0; i < COLUMN_THREADS / 4; ++i) parts += row_parts[row_of(r) * (COLUMN_THREADS / 4) + i];
+        for (uint i = 0; i < COLUMN_THREADS / 4; ++i) parts += row_parts[tile_row * (COLUMN_THREADS / 4) + i];
         float sum = parts.x + parts.y + parts.z + parts.w;
-        uint t = first_query + row_of(r);
         if (t < query_length) {
             float factor = (DROPOUT == 1 ? KEEP_SCALE : 1.0) / sum;
             uint start = ((sequence * query_length + t) * QUERY_HEADS + head) * WIDTH;

@@ -109,7 +109,7 @@ void main() {
     vec4 b_sum = vec4(0.0);  // THREADS is a multiple of the units of a line, so all that a thread fetches is one column
     uint depth_left = end - begin;
 
-// The next slice, to registers.
+// The slice at which the addresses are, to registers.
 #define FETCH()                                                                                                        \
     {                                                                                                                  \
         uint a_lines = A_ALONG_M != 0 ? depth_left : rows - row0, a_length = A_ALONG_M != 0 ? rows - row0 : depth_left;\
@@ -118,17 +118,14 @@ void main() {
         [[unroll]] for (uint i = 0; i < A_UNITS; i++) {                                                                \
             uint line = unit_line(i, A_LINE), start = unit_start(i, A_LINE);                                           \
             a_next[i] = fetch_a(a_at[i], (EDGES & 5) == 0 || (line < a_lines && start < a_length), a_length - start);  \
-            a_at[i] += a_step;                                                                                         \
         }                                                                                                              \
         [[unroll]] for (uint i = 0; i < B_UNITS; i++) {                                                                \
             uint line = unit_line(i, B_LINE), start = unit_start(i, B_LINE);                                           \
             b_next[i] = fetch_b(b_at[i], (EDGES & 6) == 0 || (line < b_lines && start < b_length), b_length - start);  \
-            b_at[i] += b_step;                                                                                         \
         }                                                                                                              \
-        depth_left -= min(depth_left, TILE_K);                                                                         \
     }
-// What was fetched, to shared memory.
-#define PUT()                                                                                                          \
+// What was fetched, to shared memory; `counts`: it is of the sums of columns.
+#define PUT(counts)                                                                                                    \
     {                                                                                                                  \
         [[unroll]] for (uint i = 0; i < A_UNITS; i++) {                                                                \
             uint line = unit_line(i, A_LINE), start = unit_start(i, A_LINE);                                           \
@@ -143,17 +140,22 @@ void main() {
             else                                                                                                       \
                 [[unroll]] for (uint k = 0; k < 4; k++)                                                                \
                     b_shared[(start + k) * B_STRIDE + line / 4][line % 4] = b_next[i][k];                              \
-            if (HAS_SUMS != 0) b_sum += b_next[i];                                                                     \
+            if (HAS_SUMS != 0 && counts) b_sum += b_next[i];                                                           \
         }                                                                                                              \
     }
 
     if (steps != 0) {
         FETCH();
-        PUT();
+        PUT(true);
     }
     barrier();
     for (uint step = 0; step < steps; step++) {
-        if (step + 1 < steps) FETCH();
+        // The last step fetches its own slice again: a condition would have the compiler keep all of this twice.
+        const bool more = step + 1 < steps;
+        [[unroll]] for (uint i = 0; i < A_UNITS; i++) a_at[i] += more ? a_step : 0;
+        [[unroll]] for (uint i = 0; i < B_UNITS; i++) b_at[i] += more ? b_step : 0;
+        depth_left -= more ? TILE_K : 0;
+        FETCH();
         [[unroll]] for (uint k = 0; k < TILE_K; k++) {
             vec4 a_part[GROUPS_M], b_part[GROUPS_N];
             [[unroll]] for (uint i = 0; i < GROUPS_M; i++)
@@ -172,7 +174,7 @@ void main() {
                 }
         }
         barrier();
-        if (step + 1 < steps) PUT();
+        PUT(more);
         barrier();
     }
 

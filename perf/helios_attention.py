@@ -101,10 +101,9 @@ def replaced(**values: Any) -> Iterator[None]:
 def divisions(precision: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Ways to divide the work: a name, and what to replace in the module."""
     if precision == "f32":
-        for name in ("FORWARD_TILINGS", "QUERY_TILINGS", "KEY_TILINGS"):
-            for tiling in getattr(attentions, name):
-                pair = (tiling, tiling)
-                yield f"{name} {tiling.threads} {tiling.columns} {tiling.rows}", {name: pair}
+        for kernel, tilings in attentions.TILINGS.items():
+            for tiling in tilings:
+                yield f"{kernel} {tiling}", {"TILINGS": attentions.TILINGS | {kernel: (tiling,)}}
         return
     for subgroups, blocks, tile, stages in itertools.product((2, 4, 8), (1, 2), (32, 64), (1, 2)):
         tiles = (attentions.RegisterTiles(subgroups, blocks, tile, stages),)

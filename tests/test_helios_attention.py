@@ -135,6 +135,26 @@ def test_large_tiles_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     check(helios(), (2, 150, 1, 8, 160, 1), 1e-5, segments=True)
 
 
+def test_threads_with_several_fours_of_keys_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiling = attentions.Tiling(threads=64, columns=8, rows=2, fours=2)
+    monkeypatch.setattr(attentions, "TILINGS", dict.fromkeys(attentions.TILINGS, (tiling,)))
+    monkeypatch.setattr(Helios, "tilings_for", lambda self, tilings: tilings)
+    check(helios(), (1, 40, 2, 8, 140, 1), 1e-5, 2.0, 0.2, segments=True)
+
+
+def test_tilings_leave_no_thread_without_a_part_of_a_result() -> None:
+    info = dataclasses.replace(helios().device_info, shared_memory=48 << 10, kind="discrete")
+    backend = Helios.__new__(Helios)
+    backend.device, backend.precision = cast(Device, SimpleNamespace(info=info)), "f32"
+    threads_across = []
+    for width in (32, 64):
+        divisions = backend.attention_divisions((64, 256, 256, 6, 6, width), False, True)
+        assert divisions is not None
+        key, query = (divisions[each].constants for each in ("key", "query"))
+        threads_across.append((key["THREADS"] // key["COLUMN_THREADS"], query["COLUMN_THREADS"]))
+    assert threads_across == [(8, 8), (16, 16)]
+
+
 @pytest.mark.parametrize(
     ("precision", "in_registers"),
     [("f32", False), *(pytest.param("f16", each, marks=pytest.mark.matrix_units) for each in (True, False))],
