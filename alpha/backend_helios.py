@@ -28,6 +28,7 @@ from alpha.backend_helios_device import Device, DeviceInfo, DeviceLost, choose_d
 from alpha.backend_helios_kernels import read_bundle
 from alpha.backend_helios_linear import Linear
 from alpha.backend_helios_loss import Loss
+from alpha.backend_helios_relay import relays_for
 from alpha.backend_helios_rowwise import Rowwise
 from alpha.backend_helios_tuning import tuning_for
 from alpha.backend_helios_update import Update
@@ -80,7 +81,7 @@ def open_helios(device: int = -1, precision: str = "f32") -> Helios:
     opened = Device(info, pipeline_cache=_pipeline_cache(info))
     atexit.register(_close, opened)
     backend = Helios(opened, precision)
-    backend.tuning = tuning_for(info, bundle)
+    backend.tuning, backend.relays = tuning_for(info, bundle), relays_for(info)
     _test(backend)
     return backend
 

@@ -8,11 +8,13 @@
 // With SPLIT == 1 the grid is (QUERY_HEADS, N / ROWS, splits), a workgroup has one part, ROWS is 1, and `partial` and
 // `statistics` are the result. With SPLIT == 0 a workgroup has all parts, puts them together as attention_parts.glsl does,
 // and `attended` is the result; the grid is (QUERY_HEADS, N / ROWS, shares), and workgroups of one tile take turns at the
-// sequences in it. WIDTH and TOKENS are multiples of 16.
+// sequences in it; in a relay (relay.glsl) a workgroup has one part. WIDTH and TOKENS are multiples of 16.
 
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
+#include "fresh.glsl"
+#include "relay.glsl"
 #include "attention.glsl"
 #include "attention_numbers.glsl"
 #include "attention_parts.glsl"
@@ -59,6 +61,13 @@ uint seen_by(uint first_row, uint row) { return ROWS == 1 ? uint(positions.at[fi
         if (position < most && unit < KEYS * OCTETS)                                                                      \
             TO[i] = u32x4_buffer(FROM).at[place_of(table, position, key_head) + unit % OCTETS];                           \
     }
+// Those from position `written` on once more: what was read of them before the wait was only being written.
+#define FETCH_WRITTEN(TO, FROM, FIRST)                                                                                    \
+    [[unroll]] for (uint i = 0; i < FETCHES; ++i) {                                                                       \
+        const uint unit = i * THREADS + thread, position = (FIRST) + unit / OCTETS;                                       \
+        if (position >= written && position < most && unit < KEYS * OCTETS)                                               \
+            TO[i] = fresh_u32x4(uint64_t(FROM)).at[place_of(table, position, key_head) + unit % OCTETS];                  \
+    }
 #define PLACE(FROM)                                                                                                       \
     [[unroll]] for (uint i = 0; i < FETCHES; ++i) {                                                                       \
         const uint unit = i * THREADS + thread;                                                                           \
@@ -75,7 +84,9 @@ void main() {
     if (ROWS == 1) {
         if (SPLIT == 1 && gl_WorkGroupID.z * KEYS > uint(positions.at[first_row])) {
             const uint place = (first_row * QUERY_HEADS + head) * gl_NumWorkGroups.z + gl_WorkGroupID.z;
+            relay_wait();
             if (thread < 2) statistics.at[place * 2 + thread] = thread == 0 ? NEGATIVE_INFINITY : 0.0;
+            relay_end();
             return;
         }
     } else {
@@ -85,6 +96,7 @@ void main() {
         }
         barrier();
     }
+    bool is_waiting = true;
     uint end = 0;
     for (uint number = 0; end < row_count; ++number) {
         const uint begin = end, sequence = sequence_of(first_row, begin), table = sequence * pages;
@@ -102,11 +114,20 @@ void main() {
         uvec4 next_keys[FETCHES], next_values[FETCHES];
         FETCH(next_keys, keys, first_key)
         FETCH(next_values, values, first_key)
+        if (RELAY == 1) {
+            uint written = ~0u;
+            for (uint row = 0; row < rows; ++row)
+                if (uint(sequences.at[row]) == sequence) written = min(written, uint(positions.at[row]));
+            if (is_waiting) relay_wait();
+            is_waiting = false;
+            FETCH_WRITTEN(next_keys, keys, first_key)
+            FETCH_WRITTEN(next_values, values, first_key)
+        }
         for (uint unit = thread; unit < TILE_ROWS * OCTETS; unit += THREADS) {
             const uint row = unit / OCTETS, octet = unit % OCTETS;
             uvec4 numbers = uvec4(0);
             if (row < row_count)
-                numbers = u32x4_buffer(query).at[((first_row + row) * query_stride + head * WIDTH) / 8 + octet];
+                numbers = fresh_u32x4(uint64_t(query)).at[((first_row + row) * query_stride + head * WIDTH) / 8 + octet];
             weights[row * OPERAND_PITCH + octet] = numbers;
         }
         barrier();
@@ -231,4 +252,6 @@ void main() {
             }
         barrier();  // of the next sequence
     }
+    if (is_waiting) relay_wait();  // others had all of its sequences
+    relay_end();
 }
