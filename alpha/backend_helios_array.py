@@ -57,10 +57,11 @@ class Storage:
 
     `address` is the device address, None until a recorded program has been planned. `pending` holds values that have
     not been uploaded yet; `mapped` is the host's view of memory that it can read, valid once `ready`, a value of the
-    device's timeline, has been reached. `release` is called when nothing refers to the storage any more.
+    device's timeline, has been reached, unless `check` then raises an error. `release` is called when nothing refers to
+    the storage any more.
     """
 
-    __slots__ = ("__weakref__", "address", "mapped", "nbytes", "pending", "ready", "release")
+    __slots__ = ("__weakref__", "address", "check", "mapped", "nbytes", "pending", "ready", "release")
 
     def __init__(
         self,
@@ -70,6 +71,7 @@ class Storage:
         pending: npt.NDArray[Any] | None = None,
         mapped: memoryview | None = None,
         ready: int = 0,
+        check: Callable[[], None] | None = None,
     ) -> None:
         self.nbytes = nbytes
         self.address = address
@@ -77,6 +79,7 @@ class Storage:
         self.pending = pending
         self.mapped = mapped
         self.ready = ready
+        self.check = check
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if self.release is not None and not is_finalizing():  # then the device is closed, and modules are gone

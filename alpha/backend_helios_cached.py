@@ -53,6 +53,7 @@ class Cached(HeliosPrimitives):
             slots=self.contiguous(slots),
             given=self.contiguous(given),
             y=ids,
+            relay=None,
             count=ids.size,
             slot_count=newest.size,
         )
@@ -131,6 +132,7 @@ class Cached(HeliosPrimitives):
             attended=out if partial is None else None,
             partial=partial,
             statistics=statistics,
+            relay=None,
             query_stride=query.strides[0],
             pages=pages,
             rows=N,

@@ -29,6 +29,7 @@ from alpha.backend_helios_layout import THREADS, Rows, power_of_two, rows_where_
 from alpha.backend_helios_memory import DeviceMemory
 from alpha.backend_helios_planner import Argument, Dispatch, needs_barrier
 from alpha.backend_helios_program import RecordedProgram, commands
+from alpha.backend_helios_relay import Relays
 from alpha.backend_helios_stages import stages_for
 from alpha.backend_helios_tiles import hardware
 
@@ -97,6 +98,7 @@ class HeliosCore(Backend):
         self.pipelines = Pipelines(device, device.info.features, read_bundle())
         self.memory = DeviceMemory(device)
         self.stages = stages_for(hardware(device.info, precision))
+        self.relays = Relays(wanted=False)
         self._pending: list[Dispatch] = []
         self._most_pending = environment.read("ALPHA_ADAPTIVE_SYNC_PENDING_THRESHOLD")
         self._traced: list[Dispatch] | None = None
@@ -141,6 +143,8 @@ class HeliosCore(Backend):
             return self._to_dtype(_view_of(storage.pending.reshape(-1), array), array.element)
         if storage.mapped is not None:
             self.device.wait(storage.ready)
+            if storage.check is not None:
+                storage.check()
             values = np.frombuffer(storage.mapped, ELEMENTS[array.element].stored)
             return self._to_dtype(_view_of(values, array), array.element)
         whole = self.contiguous(array)

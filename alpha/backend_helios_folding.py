@@ -160,8 +160,10 @@ def _with_norm(backend: DispatchMaker, maker: Dispatch, product: Dispatch, left:
         return None
     taken = {name: constants[name] for name in ("WIDTH", "LANES", "VECTOR", "CENTERED")}
     taken |= {"SOURCE": 1, "NORM_BIAS": constants["HAS_BIAS"], "A_VECTOR": int(constants["VECTOR"] == 4)}
+    epsilon = maker.arguments["epsilon"]
+    assert isinstance(epsilon, float)
     arguments = {"norm_weight": maker.arguments["weight"], "norm_bias": maker.arguments["bias"]}
-    return _reading(backend, product, taken, a=x, **arguments, epsilon=maker.arguments["epsilon"])
+    return _reading(backend, product, taken | {"EPSILON": epsilon}, a=x, **arguments)
 
 
 def _with_attention(backend: DispatchMaker, maker: Dispatch, product: Dispatch, left: HeliosArray) -> Dispatch | None:
@@ -213,7 +215,7 @@ def fold_puts(
         changed = _putting(backend, product, made, [dispatches[each] for each in puts])
         if changed is None:
             continue
-        begin = changed.arguments["put_begin"]
+        begin = _put_begin(changed)
         readers = [array for each in positions if each not in puts for _, array in dispatches[each].arrays()]
         if any(not _is_before(array, made, begin) for array in readers if array.storage is made.storage):
             continue
@@ -257,7 +259,7 @@ def _putting(backend: DispatchMaker, product: Dispatch, made: HeliosArray, puts:
     if any(not isinstance(each, HeliosArray) or each.element != made.element or each.offset % 4 for each in targets):
         return None
     arguments = {
-        "put_keys": targets[0], "put_values": targets[1], "put_slots": slots, "put_begin": begin, "put_width": width,
+        "put_keys": targets[0], "put_values": targets[1], "put_slots": slots, "put_width": width,
         "put_rows": puts[0].arguments["target_rows"],
     }  # fmt: skip
     return backend.make_dispatch(
@@ -266,9 +268,15 @@ def _putting(backend: DispatchMaker, product: Dispatch, made: HeliosArray, puts:
     )  # fmt: skip
 
 
-def _is_before(array: HeliosArray, whole: HeliosArray, column: Argument) -> bool:
+def _put_begin(product: Dispatch) -> int:
+    """The first column that a product puts where keys are kept."""
+    columns, width = product.arguments["columns"], product.arguments["put_width"]
+    assert isinstance(columns, int) and isinstance(width, int)
+    return columns - 2 * width
+
+
+def _is_before(array: HeliosArray, whole: HeliosArray, column: int) -> bool:
     """Whether an array has nothing of the columns of a matrix from this one on."""
-    assert isinstance(column, int)
     if array.offset != whole.offset or (array.strides[0] != whole.shape[1] and array.shape[0] > 1):
         return False
     inner = zip(array.shape[1:], array.strides[1:], strict=True)

@@ -7,7 +7,6 @@ contiguous on the device. How it is divided is decided in `backend_helios_tiles`
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -398,7 +397,8 @@ class _Run:
         edges = (problem.columns % few.columns != 0) + 2 * (problem.depth % few.part != 0)
         constants |= {
             "THREADS": few.threads, "TEAM": few.team, "TILE_ROWS": power_of_two(problem.rows), "TILE_N": few.columns,
-            "TILE_K": few.k, "SLICE": few.slice, "LOADED": few.loaded, "PART": few.part,
+            "TILE_K": few.k, "SLICE": few.slice, "LOADED": few.loaded, "PART": few.part, "PARTS": few.parts,
+            "ALONE": int(few.alone),
             "B_ALONG_K": int(right.swapped), "B_EDGES": edges,
             "A_VECTOR": a_unit if is_matrix and left.array.itemsize == 2 else min(4, a_unit),
             "B_VECTOR": int(right.can_read(unit, problem.depth if right.swapped else problem.columns)),
@@ -408,14 +408,14 @@ class _Run:
         if is_matrix:
             constants |= dict(zip(("FRAGMENT_M", "FRAGMENT_N", "FRAGMENT_K"), device.fragment or (), strict=True))
             variant = f"matrix_{variant}"
-        self.backend.say_choice(f"matrix product {problem} in {few.teams} parts of one workgroup")
+        self.backend.say_choice(f"matrix product {problem} in {few.parts} parts of one workgroup")
         arrays = {name: each for name, each in epilogue.arguments(result).items() if name in ("bias", "residual", "c")}
         self.backend.dispatch(
-            "matmul_few", variant, math.ceil(problem.columns / few.columns), constants, problem.operations,
+            "matmul_few", variant, few.workgroups(problem), constants, problem.operations,
             a=left.array, b=right.array, **arrays, norm_weight=None, norm_bias=None, statistics=None,
-            put_keys=None, put_values=None, put_slots=None, put_begin=0, put_width=0, put_rows=0,
+            put_keys=None, put_values=None, put_slots=None, put_width=0, put_rows=0, relay=None,
             rows=problem.rows, columns=problem.columns, depth=problem.depth, a_stride=left.stride,
-            b_stride=right.stride, parts=0, epsilon=0.0,
+            b_stride=right.stride, parts=0,
         )  # fmt: skip
 
     def _dispatch(

@@ -56,6 +56,8 @@ class Dispatch:
     """The specialization constants that its pipeline was made with, but for those left at their defaults."""
     also: tuple[tuple[str, HeliosArray], ...] = ()
     """Arrays that no argument names, because the kernel finds their addresses in memory; as in `arrays`."""
+    waits: bool = False
+    """Whether it waits by itself for the dispatches of the round before; see `backend_helios_relay`."""
 
     def __str__(self) -> str:
         arguments = " ".join(
@@ -82,9 +84,10 @@ def overlap(ranges: Sequence[Span], others: Sequence[Span]) -> bool:
 
 
 def needs_barrier(dispatches: Sequence[Dispatch]) -> list[bool]:
-    """For each dispatch, whether it must wait for those before it, back to the last barrier.
+    """For each dispatch, whether there must be a barrier between it and those before it, back to the last barrier.
 
-    It must when it reads what one of them writes, or writes what one of them reads or writes.
+    There must when it reads what one of them writes, or writes what one of them reads or writes, and does not wait for
+    them by itself.
     """
     barriers = []
     read: list[Span] = []
@@ -97,6 +100,7 @@ def needs_barrier(dispatches: Sequence[Dispatch]) -> list[bool]:
             if kind != "in":
                 writes.append(array.byte_range)
         conflict = overlap(reads, written) or overlap(writes, written) or overlap(writes, read)
+        conflict = conflict and not dispatch.waits
         barriers.append(conflict)
         if conflict:
             read, written = [], []

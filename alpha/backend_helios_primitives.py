@@ -324,6 +324,7 @@ class HeliosPrimitives(HeliosCore):
             ids=self.contiguous(ids),
             addend=None,
             y=y,
+            relay=None,
             count=ids.size,
             width=width // unit,
             stride=stride // unit,

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from alpha.backend_helios_array import HeliosArray, Storage, contiguous_strides
-from alpha.backend_helios_device import BARRIER, Device, dispatch_command
+from alpha.backend_helios_device import BARRIER, dispatch_command
 from alpha.backend_helios_folding import (
     fold_additions,
     fold_conversions,
@@ -22,16 +22,16 @@ from alpha.backend_helios_folding import (
     fold_scales,
     forward_copies,
 )
-from alpha.backend_helios_memory import DeviceMemory, aligned
+from alpha.backend_helios_memory import aligned
 from alpha.backend_helios_planner import (
     Dispatch,
-    DispatchMaker,
     arrange,
     gather_scalars,
     is_scalar,
     needs_barrier,
     plan_arena,
 )
+from alpha.backend_helios_relay import Relay, RelayMaker, relayed
 from alpha.backend_helios_stages import StageRun, Stages, gather_stages
 
 MOST_SLOTS_WAITING = 8
@@ -54,20 +54,14 @@ def commands(dispatches: Sequence[Dispatch]) -> bytes:
     return b"".join(parts)
 
 
-class Recorder(DispatchMaker, Protocol):
+class Recorder(RelayMaker, Protocol):
     """What a recorded program needs of the backend that recorded it."""
 
-    device: Device
-    memory: DeviceMemory
     stages: Stages | None
 
     def trace(self, program: Callable[[], HeliosArray]) -> tuple[HeliosArray, list[Dispatch], list[Storage]]: ...
 
     def tune(self) -> bool: ...
-
-    def copy_dispatch(self, target: HeliosArray, source: HeliosArray) -> Dispatch: ...
-
-    def flush(self) -> None: ...
 
     def make_program(self, dispatches: Sequence[Dispatch]) -> int: ...
 
@@ -89,9 +83,15 @@ class _Slot:
     from and to there."""
 
     def __init__(
-        self, backend: Recorder, operands: HeliosArray, dispatches: Sequence[Dispatch], result: HeliosArray
+        self,
+        backend: Recorder,
+        operands: HeliosArray,
+        dispatches: Sequence[Dispatch],
+        result: HeliosArray,
+        relay: Relay | None,
     ) -> None:
         self._backend = backend
+        self._check = None if relay is None else relay.check
         self.operands = backend.memory.upload_space(operands.nbytes)
         self._result = backend.memory.read_back_space(result.nbytes)
         self._like = result
@@ -115,7 +115,9 @@ class _Slot:
         """The result of a replay that will have ended at `done`; the slot is held until it is forgotten."""
         self.done, self.is_held = done, True
         storage = self._result
-        return self._array(Storage(storage.nbytes, storage.address, self._let_go, mapped=storage.mapped, ready=done))
+        return self._array(
+            Storage(storage.nbytes, storage.address, self._let_go, mapped=storage.mapped, ready=done, check=self._check)
+        )
 
     def _array(self, storage: Storage) -> HeliosArray:
         return HeliosArray(storage, self._like.shape, contiguous_strides(self._like.shape), self._like.element)
@@ -138,6 +140,7 @@ class RecordedProgram:
         self._operands: list[HeliosArray] = []
         self._slots: list[_Slot] = []
         self._size: ProgramSize | None = None
+        self._relay: Relay | None = None
         self._forms: list[tuple[tuple[int, ...], str]] = []  # shape and element of each operand
 
     def __call__(self, *operands: HeliosArray) -> HeliosArray:
@@ -154,7 +157,7 @@ class RecordedProgram:
 
     def prepare(self, *operands: HeliosArray) -> ProgramSize:
         """Trace the program and take its memory, unless that has been done. Raises OutOfDeviceMemory."""
-        if self._size is None:
+        if self._size is None or (self._relay is not None and not self._backend.relays.wanted):
             self._size = self._record(operands)
         if [(each.shape, each.element) for each in operands] != self._forms:
             raise ValueError("a recorded program takes operands of the same shapes and dtypes each time")
@@ -188,7 +191,6 @@ class RecordedProgram:
         if backend.stages is not None and any(each.kernel.name == "norm_backward" for each in dispatches):
             dispatches, stage_runs = gather_stages(backend, dispatches, backend.stages)
         rounds, scalar_runs = gather_scalars(backend, arrange(dispatches, is_scalar), planned, self._result.storage)
-        dispatches = [dispatch for each in rounds for dispatch in each]
         size, offsets = plan_arena(rounds, planned, self._result.storage)
         arena = backend.memory.allocate(size)
         assert arena.address is not None
@@ -198,12 +200,16 @@ class RecordedProgram:
             scalar_run.upload(backend)
         for stage_run in stage_runs:
             stage_run.upload(backend)
+        rounds, self._relay = relayed(backend, rounds)
         backend.flush()
+        dispatches = [dispatch for each in rounds for dispatch in each]
+        if self._relay is not None:
+            dispatches.insert(0, self._relay.reset)
         self._dispatches = dispatches
-        self._slots = [_Slot(backend, self._inputs, dispatches, self._result)]
+        self._slots = [self._slot()]
         self._slots[0].program(all(_is_fresh(each) for each in operands))
         # What the dispatches refer to stays alive, and in its place, as long as the program.
-        self._kept = [arena, [array.storage for each in dispatches for _, array in each.arrays()]]
+        self._kept = [arena, self._relay, [array.storage for each in dispatches for _, array in each.arrays()]]
         return ProgramSize(size, end, len(dispatches), sum(needs_barrier(dispatches)))
 
     def _write(self, slot: _Slot, operands: Sequence[HeliosArray]) -> None:
@@ -225,8 +231,11 @@ class RecordedProgram:
         if len(unheld) >= MOST_SLOTS_WAITING:
             self._backend.device.wait(unheld[0].done)
             return unheld[0]
-        self._slots.append(_Slot(self._backend, self._inputs, self._dispatches, self._result))
+        self._slots.append(self._slot())
         return self._slots[-1]
+
+    def _slot(self) -> _Slot:
+        return _Slot(self._backend, self._inputs, self._dispatches, self._result, self._relay)
 
 
 def _is_fresh(array: HeliosArray) -> bool:

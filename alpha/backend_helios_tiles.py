@@ -108,7 +108,12 @@ _CPU_FEW_ROWS = 1
 
 _FEW_COLUMNS = 16
 _FEW_PART = 64
-_MOST_FEW_TEAMS = 24
+_MOST_FEW_TEAMS = 12
+_MOST_LOADED = 256
+_ALONE_COLUMNS, _ALONE_TEAMS, _ALONE_PARTS = 8192, 8, 2
+"""So many columns are divided among teams that are alone; how many of those a workgroup has, and how many parts of the
+sum are on their way to each."""
+
 _MOST_PARTS_SUMS = 64
 """Sums that a thread of a matrix product has, where there have to be as many of the parts before."""
 
@@ -215,8 +220,8 @@ def shared_bytes(tile: Tile, device: Hardware) -> int:
 @dataclass(frozen=True)
 class Few:
     """How matmul_few divides a product: into workgroups of `columns` columns, with `teams` of `team` threads, one for
-    each `part` of the sum, of which `loaded` is read at a time. `k` of the left operand, and a `slice` of the right
-    one, pass through shared memory at a time."""
+    each of `parts` of the sum, `part` long, of which `loaded` is read at a time. `k` of the left operand, and a `slice`
+    of the right one, pass through shared memory at a time. Teams that are `alone` have `columns` and all parts each."""
 
     team: int
     teams: int
@@ -225,10 +230,15 @@ class Few:
     loaded: int
     k: int
     slice: int
+    parts: int
+    alone: bool = False
 
     @property
     def threads(self) -> int:
         return self.team * self.teams
+
+    def workgroups(self, problem: Problem) -> int:
+        return math.ceil(problem.columns / (self.columns * (self.teams if self.alone else 1)))
 
 
 def few_part(depth: int, device: Hardware) -> int:
@@ -251,18 +261,30 @@ def few_of(problem: Problem, device: Hardware, part: int) -> Few | None:
         return None
     if device.fragment is not None and any(16 % each for each in device.fragment):
         return None
-    loaded = next(each for each in (128, 96, 64, 32) if part % each == 0)
     rows = 1 << (problem.rows - 1).bit_length()
+    parts = max(1, math.ceil(problem.depth / part))
+    if is_matrix and problem.columns >= _ALONE_COLUMNS and _ALONE_TEAMS * team <= device.invocations:
+        few = Few(team, _ALONE_TEAMS, part, _FEW_COLUMNS, _ALONE_PARTS * part, part, 32, parts, alone=True)
+        if _few_shared(few, rows, parts) <= device.shared_memory:
+            return few
+    loaded = max(each for each in range(32, _MOST_LOADED + 1, 32) if part % each == 0)
     for k, slice_ in ((loaded, 32), (loaded, 16), (loaded // 2, 16), (32, 16), (16, 16)):
-        if is_matrix:
-            b_units = max(slice_ * (_FEW_COLUMNS // 8 + 1), _FEW_COLUMNS * (slice_ // 8 + 1))
-            a_units = k // 8 + 1
-            units = max(teams * rows * a_units + max(teams * b_units, 16 * a_units), teams * 64)
-        else:
-            units = teams * (rows * k // 4 + team)
-        if 16 * units + 8 * (teams * team + rows) + _COMMON_SHARED <= device.shared_memory:
-            return Few(team, teams, part, _FEW_COLUMNS if is_matrix else 4 * team, loaded, k, slice_)
+        few = Few(team, teams, part, _FEW_COLUMNS if is_matrix else 4 * team, loaded, k, slice_, parts)
+        if (_few_shared(few, rows, teams) if is_matrix else _few_shared_plain(few, rows)) <= device.shared_memory:
+            return few
     return None
+
+
+def _few_shared(few: Few, rows: int, parts: int) -> int:
+    """Bytes of shared memory of a workgroup with matrix units that has so many parts of the left operand."""
+    b_units = max(few.slice * (few.columns // 8 + 1), few.columns * (few.slice // 8 + 1), 64 if few.alone else 0)
+    a_units = few.k // 8 + 1
+    units = max(parts * rows * a_units + max(few.teams * b_units, 16 * a_units), few.teams * 64)
+    return 16 * units + 8 * (few.threads + rows) + _COMMON_SHARED
+
+
+def _few_shared_plain(few: Few, rows: int) -> int:
+    return 16 * few.teams * (rows * few.k // 4 + few.team) + 8 * (few.threads + rows) + _COMMON_SHARED
 
 
 def fits(tile: Tile, problem: Problem, device: Hardware) -> bool:

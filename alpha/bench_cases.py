@@ -49,10 +49,14 @@ from alpha.training_step import StepResult, TrainingStep
 
 LEARNING_RATE = 3e-4
 DECODED_TOKENS = 64
+CONTINUED_TOKENS = 400
+"""Of texts that nothing else is done for, so that beginning and end count for little; as in PyTorch's loop."""
+
 TEXT_BYTES = 1_000_000
 
 _SEED = 42
 _BATCHES = 4
+_DRAWN, _LIKELIEST = SamplingOptions(), SamplingOptions(temperature=0.0)
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,15 @@ def decode(subject: Subject, sequences: int) -> Work:
     return Work(f"{sequences} x {steps} tokens", sequences * steps, "tokens/s", prepare)
 
 
-def served(subject: Subject, requests: int, prompt: int, steps: int, is_shared: bool = False, every: int = 0) -> Work:
+def served(
+    subject: Subject,
+    requests: int,
+    prompt: int,
+    steps: int,
+    is_shared: bool = False,
+    every: int = 0,
+    sampling: SamplingOptions = _DRAWN,
+) -> Work:
     """Requests to an engine that is there already, each to read a prompt and to draw some tokens.
 
     All come at once, or one `every` few steps; all their prompts are one, or begin differently. What is counted are the
@@ -172,7 +184,8 @@ def served(subject: Subject, requests: int, prompt: int, steps: int, is_shared: 
 
         def run() -> None:
             first = next(rounds) * requests  # no prompt comes again, so that none is found computed
-            waiting = [Request(ids(first + (0 if is_shared else row)), steps, row=row) for row in range(requests)]
+            prompts = [ids(first + (0 if is_shared else row)) for row in range(requests)]
+            waiting = [Request(each, steps, sampling, row=row) for row, each in enumerate(prompts)]
             for step in itertools.count():
                 if waiting and (not every or step % every == 0 or not engine.is_busy):
                     for _ in range(1 if every else requests):
@@ -305,11 +318,13 @@ def end_to_end_cases(name: str, subject: Subject) -> list[Case]:
 
 
 def serving_cases(name: str, subject: Subject) -> list[Case]:
-    """An engine at work: texts of few and of many requests, a prompt, one that many share, and a mixture."""
+    """An engine at work: texts of few and of many requests, which go on with the likeliest tokens, a prompt, one that
+    many share, and a mixture."""
     half = max(1, subject.block // 2)
-    steps = min(DECODED_TOKENS, half)
+    steps, length = min(DECODED_TOKENS, half), min(CONTINUED_TOKENS, half)
+    texts = {count: served(subject, count, 1, length, sampling=_LIKELIEST) for count in (1, 8, 16, 64)}
     return [
-        *(Case(f"serve/{name}/decode_{count}", served(subject, count, 1, steps)) for count in (1, 8, 16, 64)),
+        *(Case(f"serve/{name}/decode_{count}", work) for count, work in texts.items()),
         Case(f"serve/{name}/prefill", served(subject, 1, subject.block, 1)),
         Case(f"serve/{name}/shared", served(subject, 32, half, 1, is_shared=True)),
         Case(f"serve/{name}/mixed", served(subject, 16, half, steps, every=4)),

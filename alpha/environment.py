@@ -87,6 +87,13 @@ VARIABLES = (
         "Most entries kept of what is typed in alpha sample --interactive, in ~/.local/state/alpha/history; 0 = none.",
     ),
     Variable(
+        "ALPHA_RELAY",
+        0,
+        "on lets a GPU begin each round of a decode step before the one before has ended, if that is seen to work; off "
+        "has it wait at a barrier; auto is on for NVIDIA's.",
+        words=("auto", "off", "on"),
+    ),
+    Variable(
         "ALPHA_STEPS_IN_FLIGHT",
         3,
         "Training steps that a GPU may have been given before the oldest is waited for.",

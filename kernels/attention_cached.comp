@@ -15,6 +15,8 @@
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
+#include "fresh.glsl"
+#include "relay.glsl"
 #include "attention.glsl"
 layout(local_size_x_id = 0) in;
 
@@ -35,6 +37,19 @@ uint place_of(uint table, uint position, uint head) {
     return (token * KEY_HEADS + head / GROUP) * WIDTH;
 }
 
+// As read_quad, of what the rounds before in a relay may have written.
+vec4 fresh_quad(JOIN(T, _buffer) source, uint start, uint quad) {
+    if (RELAY == 0) return read_quad(source, start, quad);
+    vec4 numbers = vec4(0.0);
+    if (ALIGNED == 1) {
+        if (quad < QUADS) numbers = load(JOIN(JOIN(fresh_, T), x4)(uint64_t(source)).at[start / 4 + quad]);
+    } else {
+        for (uint i = 0; i < 4; ++i)
+            if (quad * 4 + i < WIDTH) numbers[i] = load(JOIN(fresh_, T)(uint64_t(source)).at[start + quad * 4 + i]);
+    }
+    return numbers;
+}
+
 void write_result(uint start, uint quad, vec4 numbers) {
     if (ALIGNED == 1) {
         store(JOIN(T, x4_buffer)(attended).at[start / 4 + quad], numbers);
@@ -50,12 +65,15 @@ void main() {
     const uint first_row = gl_WorkGroupID.z * ROWS, end_row = min(rows, first_row + ROWS);
     vec4 k[TEAM_KEYS][TEAM_QUADS], v[AHEAD];
     uint there = ~0u;  // the sequence that these are of
+    bool is_waiting = true;
 
     for (uint row = first_row; row < end_row; ++row) {
         const uint sequence = uint(sequences.at[row]), table = sequence * pages;
         const uint seen = uint(positions.at[row]) + 1, count = min(THREADS, seen - min(seen, first));
         const uint place = (row * QUERY_HEADS + head) * gl_NumWorkGroups.x + gl_WorkGroupID.x;
         if (count == 0) {
+            if (is_waiting) relay_wait();
+            is_waiting = false;
             if (thread < 2) statistics.at[place * 2 + thread] = thread == 0 ? NEGATIVE_INFINITY : 0.0;
             continue;
         }
@@ -67,18 +85,35 @@ void main() {
                     most = max(most, min(THREADS, others - min(others, first)));
                 }
             there = sequence;
-            uint starts[TEAM_KEYS], value_starts[AHEAD];
-            [[unroll]] for (uint i = 0; i < TEAM_KEYS; ++i)
-                starts[i] = place_of(table, first + min(thread / TEAM + i * TEAMS, most - 1), head);
-            [[unroll]] for (uint i = 0; i < AHEAD; ++i)
-                value_starts[i] = place_of(table, first + min(lane + i * LANES, most - 1), head);
+            uint places[TEAM_KEYS], value_places[AHEAD], starts[TEAM_KEYS], value_starts[AHEAD];
+            [[unroll]] for (uint i = 0; i < TEAM_KEYS; ++i) {
+                places[i] = first + min(thread / TEAM + i * TEAMS, most - 1);
+                starts[i] = place_of(table, places[i], head);
+            }
+            [[unroll]] for (uint i = 0; i < AHEAD; ++i) {
+                value_places[i] = first + min(lane + i * LANES, most - 1);
+                value_starts[i] = place_of(table, value_places[i], head);
+            }
             [[unroll]] for (uint i = 0; i < TEAM_KEYS; ++i)
                 [[unroll]] for (uint c = 0; c < TEAM_QUADS; ++c) k[i][c] = read_quad(keys, starts[i], member + c * TEAM);
             [[unroll]] for (uint i = 0; i < AHEAD; ++i) v[i] = read_quad(values, value_starts[i], quad);
+            if (RELAY == 1) {  // some of these are only now being written: those of the rows themselves
+                uint written = ~0u;
+                for (uint other = 0; other < rows; ++other)
+                    if (uint(sequences.at[other]) == sequence) written = min(written, uint(positions.at[other]));
+                if (is_waiting) relay_wait();
+                is_waiting = false;
+                [[unroll]] for (uint i = 0; i < TEAM_KEYS; ++i)
+                    if (places[i] >= written)
+                        [[unroll]] for (uint c = 0; c < TEAM_QUADS; ++c)
+                            k[i][c] = fresh_quad(keys, starts[i], member + c * TEAM);
+                [[unroll]] for (uint i = 0; i < AHEAD; ++i)
+                    if (value_places[i] >= written) v[i] = fresh_quad(values, value_starts[i], quad);
+            }
         }
         vec4 q[TEAM_QUADS];
         [[unroll]] for (uint c = 0; c < TEAM_QUADS; ++c)
-            q[c] = read_quad(query, row * query_stride + head * WIDTH, member + c * TEAM) * query_factor();
+            q[c] = fresh_quad(query, row * query_stride + head * WIDTH, member + c * TEAM) * query_factor();
         [[unroll]] for (uint i = 0; i < TEAM_KEYS; ++i) {
             float product = 0.0;
             [[unroll]] for (uint c = 0; c < TEAM_QUADS; ++c) product = multiply_add(q[c], k[i][c], product);
@@ -99,7 +134,7 @@ void main() {
             [[unroll]] for (uint i = 0; i < AHEAD; ++i)
                 if (lane + i * LANES < count) result = fma(vec4(probabilities[lane + i * LANES]), v[i], result);
             for (uint j = lane + AHEAD * LANES; j < count; j += LANES)
-                result = fma(vec4(probabilities[j]), read_quad(values, place_of(table, first + j, head), quad), result);
+                result = fma(vec4(probabilities[j]), fresh_quad(values, place_of(table, first + j, head), quad), result);
         }
         lane_sums[thread] = result;
         barrier();
@@ -113,4 +148,5 @@ void main() {
             statistics.at[place * 2 + 1] = sum;
         }
     }
+    relay_end();
 }

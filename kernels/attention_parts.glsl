@@ -4,6 +4,7 @@
 //
 // Numbers `place` to `place` + 3 of a head `width` wide, or only the first of them; its parts are `first`, first + 1 ...
 // partial [.., width] and statistics [.., 2] (maximum and sum); a part without keys has a sum of 0, and no numbers.
+// Include after fresh.glsl.
 vec4 attention_of_parts(f32_buffer partial, f32_buffer statistics, uint first, uint parts, uint width, uint place, bool one) {
     const uint AHEAD = 8;  // parts that are on their way at a time
     float maximum = uintBitsToFloat(0xff800000u);
@@ -19,13 +20,13 @@ vec4 attention_of_parts(f32_buffer partial, f32_buffer statistics, uint first, u
         vec4 value[AHEAD];
         [[unroll]] for (uint i = 0; i < AHEAD; ++i) {
             statistic[i] = vec2(0.0);
-            if (s + i < parts) statistic[i] = f32x2_buffer(statistics).at[first + s + i];
+            if (s + i < parts) statistic[i] = fresh_f32x2(uint64_t(statistics)).at[first + s + i];
         }
         [[unroll]] for (uint i = 0; i < AHEAD; ++i) {
             const uint start = (first + s + i) * width + place;
             value[i] = vec4(0.0);
             if (statistic[i].y == 0.0) continue;
-            value[i] = one ? vec4(partial.at[start]) : f32x4_buffer(partial).at[start / 4];
+            value[i] = one ? vec4(fresh_f32(uint64_t(partial)).at[start]) : fresh_f32x4(uint64_t(partial)).at[start / 4];
         }
         [[unroll]] for (uint i = 0; i < AHEAD; ++i) {
             if (statistic[i].y == 0.0) continue;

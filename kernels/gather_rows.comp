@@ -8,13 +8,16 @@
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
+#include "fresh.glsl"
+#include "relay.glsl"
 layout(local_size_x_id = 0) in;
 
 void main() {
+    relay_wait();
     uint total = count * width;
     for (uint place = gl_GlobalInvocationID.x; place < total; place += GRID_THREADS) {
         uint i = place / width;
-        uint row = uint(clamp(ids.at[i], 0, int(rows) - 1));
+        uint row = uint(clamp(fresh_i32(uint64_t(ids)).at[i], 0, int(rows) - 1));
 #if WIDEN
         JOIN(R, _value) value = floatBitsToUint(load(table.at[row * stride + (place - i * width)]));
 #else
@@ -22,9 +25,11 @@ void main() {
 #endif
 #if ADDEND
         if (uint64_t(addend) != 0) {
-            value = floatBitsToUint(uintBitsToFloat(value) + uintBitsToFloat(addend.at[place % addend_units]));
+            const JOIN(R, _value) added = JOIN(fresh_, R)(uint64_t(addend)).at[place % addend_units];
+            value = floatBitsToUint(uintBitsToFloat(value) + uintBitsToFloat(added));
         }
 #endif
         y.at[place] = value;
     }
+    relay_end();
 }

@@ -5,11 +5,14 @@
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
+#include "relay.glsl"
 layout(local_size_x_id = 0) in;
 
 void main() {
+    relay_wait();
     for (uint i = gl_GlobalInvocationID.x; i < count; i += GRID_THREADS) {
         const uint slot = uint(slots.at[i]);
         y.at[i] = slot < slot_count - 1 ? newest.at[slot] : given.at[i];
     }
+    relay_end();
 }

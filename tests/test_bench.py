@@ -21,6 +21,7 @@ from alpha.bench import Case, Limits, Measurement, Work
 from alpha.bench_cases import Subject
 from alpha.cli import main
 from alpha.command_bench import SUITES
+from alpha.engine import Engine, Generation, Request
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Subject(layers=2, heads=2, dim=8, block=6, batch=3, vocabulary=11)
@@ -225,6 +226,21 @@ def test_decoding_counts_the_tokens_that_are_made() -> None:
     drawn = work.prepare(CpuRef())()
     assert isinstance(drawn, list)
     assert sum(len(each) for each in drawn) == work.amount == 3 * (TINY.block - 1)
+
+
+def test_texts_are_continued_with_the_likeliest_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Request] = []
+
+    class Watched(Engine):
+        def submit(self, request: Request) -> Generation:
+            asked.append(request)
+            return super().submit(request)
+
+    monkeypatch.setattr(bench_cases, "Engine", Watched)
+    cases = {case.name: case.work for case in bench_cases.serving_cases("tiny", TINY)}
+    cases["serve/tiny/decode_8"].prepare(CpuRef())()
+    assert [(each.sampling.temperature, each.max_tokens) for each in asked] == [(0.0, TINY.block // 2)] * 8
+    assert cases["serve/tiny/decode_8"].amount == 8 * (TINY.block // 2)
 
 
 def test_the_text_of_the_tokenizers_has_the_bytes_that_are_counted() -> None:

@@ -385,7 +385,8 @@ def test_few_rows_are_summed_up_as_one_row_is(device: Hardware, depth: int, colu
             assert (division.part or division.split_depth) == part or depth <= part
             assert part % division.tile.k == 0
             ways.add(division.splits > 1)
-        assert few is None or (few.part == part and few.part * few.teams >= depth)
+        assert few is None or (few.part == part and few.part * few.parts >= depth)
+        assert few is None or few.alone == (device.fragment is not None and columns == 50257)
     assert len(ways) == 1 + (depth > part)
 
 
@@ -413,6 +414,8 @@ def test_few_rows_have_the_bits_that_they_have_among_many(
 
     monkeypatch.setattr(backend_helios_matmul, "choose", chosen)
     monkeypatch.setattr(backend_helios_tiles, "_CPU_FEW_ROWS", 16)
+    if not is_split:  # nor does it matter for few rows whether teams share a sum
+        monkeypatch.setattr(backend_helios_tiles, "_ALONE_COLUMNS", 1)
     is_processor = backend.device_info.kind == "cpu"  # which takes minutes to compile long parts for many rows
     if is_processor:
         monkeypatch.setattr(backend_helios_tiles, "_FEW_PART", 32)

@@ -1,0 +1,218 @@
+"""Rounds of a recorded program that follow each other without a barrier: each waits by itself for the one before.
+
+The rounds of a decode step are short, and a barrier between two of them takes as long as their work. In a relay, the
+workgroups of a round start while the round before still runs, ask for what does not depend on it, and wait until all of
+its workgroups have counted themselves (kernels/relay.glsl). So a round has seen the end of all rounds before it, and
+memory may be used again as behind a barrier. The results have the same bits.
+
+Vulkan promises no progress to workgroups that wait for others. It works where a device starts dispatches in order and
+takes none away that runs, which is tried before the first relay on it. Waits end in any case: one that was in vain
+tells the host, which raises RelayBroken and has barriers from then on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from alpha import environment
+from alpha.backend_helios_array import HeliosArray
+from alpha.backend_helios_device import Device, DeviceInfo, VulkanError
+from alpha.backend_helios_memory import DeviceMemory
+from alpha.backend_helios_planner import Dispatch, DispatchMaker
+
+FRESH = {
+    "attention_cached": ("query", "keys", "values"),
+    "gather_rows": ("ids", "addend"),
+    "matmul_few": ("a", "residual", "statistics"),
+    "newest_ids": (),
+}
+"""The kernels that can wait, and what they read only afterwards; nothing else that they read may be of their relay."""
+
+STRIDE = 32
+"""Words from one counter to the next, RELAY_STRIDE in kernels/relay.glsl: as far as caches keep things apart."""
+
+_NVIDIA = 0x10DE
+_AUTO, _OFF, _ON = range(3)  # the words of ALPHA_RELAY
+_TRIED_ROUNDS, _TRIED_GROUPS, _TRIED_THREADS = 64, 16, 256
+"""Of the relay that is tried: more workgroups on each multiprocessor than there is room for."""
+_TRIED_SECONDS = 10.0
+_DEFAULT_UNITS = 32
+"""Multiprocessors where the driver does not say."""
+
+
+class RelayBroken(VulkanError):  # noqa: N818  (a condition)
+    """A round has waited in vain for the one before; from now on there are barriers."""
+
+    may_pass = True
+
+
+class RelayMaker(DispatchMaker, Protocol):
+    """What is needed of a backend."""
+
+    device: Device
+    memory: DeviceMemory
+    relays: Relays
+
+    def copy_dispatch(self, target: HeliosArray, source: HeliosArray) -> Dispatch: ...
+
+    def flush(self) -> None: ...
+
+    def make_program(self, dispatches: Sequence[Dispatch]) -> int: ...
+
+    def submit(self, programs: Sequence[int]) -> int: ...
+
+    def to_numpy(self, array: HeliosArray) -> npt.NDArray[Any]: ...
+
+
+class Relays:
+    """Whether a device has relays: if they are `wanted`, and the first one, which is tried for that, holds."""
+
+    def __init__(self, wanted: bool) -> None:
+        self.wanted = wanted
+        self._tried = False
+
+    def work(self, backend: RelayMaker) -> bool:
+        if self.wanted and not self._tried:
+            self._tried = True
+            self.wanted = _holds(backend)
+        return self.wanted
+
+
+def relays_for(info: DeviceInfo) -> Relays:
+    """What ALPHA_RELAY asks for on a device: where nothing is said, relays on NVIDIA's, on which they were measured."""
+    how = environment.read("ALPHA_RELAY")
+    return Relays(how == _ON or (how == _AUTO and info.vendor_id == _NVIDIA))
+
+
+class Relay:
+    """The counters of a program's rounds: one in each line, which says how many workgroups of its round have not ended,
+    and after it where a wait that was in vain tells so."""
+
+    def __init__(self, backend: RelayMaker, counts: Sequence[int]) -> None:
+        self._relays = backend.relays
+        self._told = backend.memory.read_back_space(4)
+        assert self._told.mapped is not None and self._told.address is not None
+        self._told.mapped[:4] = bytes(4)
+        lines = np.zeros((len(counts), STRIDE), np.uint32)
+        lines[:, 0] = counts
+        lines[:, 2], lines[:, 3] = self._told.address & 0xFFFFFFFF, self._told.address >> 32
+        words = lines.reshape(-1).view(np.int32)
+        self._counters, self._first = backend.new((words.size,), "i32"), backend.new((words.size,), "i32")
+        backend.copy_into(self._first, backend.from_numpy(words))
+        backend.flush()
+        self.reset = backend.copy_dispatch(self._counters, self._first)
+        """The dispatch that goes before the rounds."""
+
+    def line(self, number: int) -> HeliosArray:
+        """The counter that a round waits for, and behind it its own."""
+        return self._counters.view((2 * STRIDE,), (1,), number * STRIDE)
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether a wait was in vain, as far as the device has come."""
+        assert self._told.mapped is not None
+        return any(self._told.mapped[:4])
+
+    def check(self) -> None:
+        """Raises RelayBroken when a wait was in vain."""
+        if self.is_broken:
+            self._relays.wanted = False
+            raise RelayBroken(
+                "The GPU did not run a dispatch while the next one waited for it. From now on there are barriers "
+                "between them; ALPHA_RELAY=off has them from the start."
+            )
+
+
+def relayed(backend: RelayMaker, rounds: Sequence[Sequence[Dispatch]]) -> tuple[list[list[Dispatch]], Relay | None]:
+    """The rounds with those in relays that can be, and what these need; None where there is no relay.
+
+    All arrays have their addresses.
+    """
+    legs = _legs(rounds) if backend.relays.work(backend) else [0] * len(rounds)
+    counts, places = [], []
+    for leg, dispatches in zip(legs, rounds, strict=True):
+        if leg == 1:
+            counts.append(0)  # the first of a relay waits for none
+        places.append(len(counts) - 1)
+        if leg:
+            counts.append(sum(math.prod(each.groups) for each in dispatches))
+    if not counts:
+        return [list(each) for each in rounds], None
+    relay = Relay(backend, counts)
+    return [
+        [_running(backend, each, relay.line(place), leg > 1) for each in dispatches] if leg else list(dispatches)
+        for leg, place, dispatches in zip(legs, places, rounds, strict=True)
+    ], relay
+
+
+def _legs(rounds: Sequence[Sequence[Dispatch]]) -> list[int]:
+    """For each round, the how manieth of its relay it is, from 1; 0 where it is in none."""
+    legs: list[int] = []
+    written: list[HeliosArray] = []  # in the relay
+    for dispatches in rounds:
+        runs = all(map(_can_wait, dispatches))
+        early = [array for each in dispatches if runs for array in _early(each)]
+        goes_on = runs and bool(legs) and legs[-1] > 0 and not any(_meet(a, b) for a in early for b in written)
+        if not goes_on:
+            written = []
+        written += [array for each in dispatches for direction, array in each.arrays() if direction != "in"]
+        legs.append(legs[-1] + 1 if goes_on else int(runs))
+    alone = [leg == 1 and after != 2 for leg, after in zip(legs, [*legs[1:], 0], strict=True)]
+    return [0 if is_alone else leg for leg, is_alone in zip(legs, alone, strict=True)]
+
+
+def _can_wait(dispatch: Dispatch) -> bool:
+    """Whether a dispatch can wait by itself: attention where it takes each row by itself."""
+    return dispatch.kernel.name in FRESH and dispatch.constants.get("ROWS", 1) == 1
+
+
+def _early(dispatch: Dispatch) -> list[HeliosArray]:
+    """What a dispatch reads before it has waited."""
+    fresh = FRESH[dispatch.kernel.name]
+    return [
+        array
+        for field in dispatch.kernel.fields
+        if field.direction == "in" and field.name not in fresh
+        for array in [dispatch.arguments.get(field.name)]
+        if isinstance(array, HeliosArray)
+    ]
+
+
+def _meet(a: HeliosArray, b: HeliosArray) -> bool:
+    return a.byte_range.meets(b.byte_range)
+
+
+def _running(backend: RelayMaker, dispatch: Dispatch, line: HeliosArray, waits: bool) -> Dispatch:
+    """A dispatch as one of a relay."""
+    made = backend.make_dispatch(
+        dispatch.kernel.name, dispatch.kernel.variant, dispatch.groups, {**dispatch.constants, "RELAY": 1},
+        dispatch.operations, **(dispatch.arguments | {"relay": line}),
+    )  # fmt: skip
+    return dataclasses.replace(made, waits=waits)
+
+
+def _holds(backend: RelayMaker) -> bool:
+    """Run a relay of small dispatches that each read what others have just written; whether all is as it should be."""
+    groups = _TRIED_GROUPS * (backend.device.info.multiprocessors or _DEFAULT_UNITS)
+    count = groups * _TRIED_THREADS
+    first, second = backend.new((count,), "i32"), backend.new((count,), "i32")
+    backend.copy_into(first, backend.from_numpy(np.zeros(count, np.int32)))
+    relay = Relay(backend, [0, *[groups] * _TRIED_ROUNDS])
+    dispatches = [relay.reset]
+    for number in range(_TRIED_ROUNDS):
+        made = backend.make_dispatch(
+            "relay_trial", "u32", groups, {"THREADS": _TRIED_THREADS},
+            x=first, y=second, relay=relay.line(number), count=count,
+        )  # fmt: skip
+        dispatches.append(dataclasses.replace(made, waits=number > 0))
+        first, second = second, first
+    program = backend.make_program(dispatches)
+    has_ended = backend.device.wait(backend.submit([program]), _TRIED_SECONDS)
+    backend.device.free_program(program)
+    return has_ended and not relay.is_broken and bool((backend.to_numpy(first) == _TRIED_ROUNDS).all())

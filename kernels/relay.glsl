@@ -1,0 +1,36 @@
+// Rounds that follow each other without a barrier; see alpha/backend_helios_relay.py. Include after kernel.glsl, which
+// declares RELAY, whether a dispatch is of such a round, and `relay`, lines of RELAY_STRIDE words. Their first words are
+// numbers of workgroups that have not ended: of the round before, and in the next line of this round. The words from the
+// third on are the address of a word where the host is told of a wait that was in vain.
+//
+// What a round before may have written is read after relay_wait, and past caches that are not kept the same: by buffers
+// of fresh.glsl.
+#extension GL_KHR_memory_scope_semantics : require
+
+const uint RELAY_STRIDE = 32;
+const uint RELAY_ATTEMPTS = 1u << 16;  // some 50 ms
+
+#define RELAY_BARRIER                                                                                                  \
+    controlBarrier(gl_ScopeWorkgroup, gl_ScopeWorkgroup, gl_StorageSemanticsBuffer | gl_StorageSemanticsShared,        \
+                   gl_SemanticsAcquireRelease)
+
+// Waits until all workgroups of the round before have ended. All threads of the workgroup must come here together.
+void relay_wait() {
+    if (RELAY == 0) return;
+    if (gl_LocalInvocationIndex == 0) {
+        uint attempts = 0;
+        while (attempts < RELAY_ATTEMPTS && atomicLoad(relay.at[0], gl_ScopeDevice, 0, 0) != 0) ++attempts;
+        if (attempts == RELAY_ATTEMPTS) u32_buffer(packUint2x32(uvec2(relay.at[2], relay.at[3]))).at[0] = 1u;
+    }
+    RELAY_BARRIER;
+}
+
+// Counts the workgroup, which has read and written everything. All threads must come here together.
+void relay_end() {
+    if (RELAY == 0) return;
+    RELAY_BARRIER;
+    if (gl_LocalInvocationIndex == 0) {
+        memoryBarrier(gl_ScopeDevice, gl_StorageSemanticsBuffer, gl_SemanticsRelease);
+        atomicAdd(relay.at[RELAY_STRIDE], ~0u, gl_ScopeDevice, 0, 0);
+    }
+}

@@ -1,0 +1,184 @@
+"""Rounds that follow each other without barriers: they give the same bits; and what happens when one does not hold."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from helios_device import helios
+from test_engine import GREEDY, VOCABULARY, alone, ids_of, result
+from test_gpt import SMALL_SET, VARIANTS, model_of
+from test_helios_engine import stored_model
+
+from alpha import backend_helios_relay, environment, rng
+from alpha.backend_helios import Helios
+from alpha.backend_helios_array import HeliosArray
+from alpha.backend_helios_planner import Dispatch, needs_barrier
+from alpha.backend_helios_program import RecordedProgram
+from alpha.backend_helios_relay import Relay, RelayBroken, Relays, relayed, relays_for
+from alpha.config import ModelConfig, resolve_model
+from alpha.engine import Engine, Request
+from alpha.gpt import GPT
+from alpha.sampling import SamplingOptions
+
+LONG = 140  # positions: attention to more than one part of them
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Helios:
+    """One that has relays, whatever its device is."""
+    found = helios()
+    monkeypatch.setattr(found, "relays", Relays(wanted=True))
+    return found
+
+
+def small(backend: Helios, name: str = "gpt2", block: int = LONG) -> GPT:
+    config = resolve_model(ModelConfig(**(VARIANTS[name].__dict__ | {"block": block})))
+    return model_of(config, np.float32, backend, VOCABULARY)
+
+
+def programs_of(engine: Engine) -> list[RecordedProgram]:
+    return [each for each in engine._steps._programs.values() if isinstance(each, RecordedProgram)]
+
+
+def counted(program: RecordedProgram) -> int:
+    """How many dispatches of a program wait by themselves."""
+    return sum(each.waits for each in program._dispatches)
+
+
+@pytest.mark.parametrize("name", SMALL_SET)
+def test_a_relay_gives_the_bits_of_barriers(name: str, backend: Helios, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small(backend, name)
+    asked = Request(ids_of(3), LONG - 8, SamplingOptions(seed=3), logprobs=2)
+    found = []
+    for wanted in (False, True):
+        monkeypatch.setattr(backend, "relays", Relays(wanted))
+        engine = Engine(model, max_sequences=1)
+        made = engine.submit(asked)
+        while engine.is_busy:
+            engine.step()
+        found.append(result(made))
+        waiting = [counted(each) for each in programs_of(engine)]
+        assert any(waiting) == wanted
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("precision", ["f16", "bf16"])
+def test_a_relay_gives_the_bits_of_barriers_in_sixteen_bits(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, model = stored_model(precision, block=LONG)
+    found = []
+    for wanted in (False, True):
+        monkeypatch.setattr(model.backend, "relays", Relays(wanted))
+        found.append(result(alone(model, Request(ids_of(3), LONG - 8, GREEDY, logprobs=2), max_sequences=1)))
+    assert found[0] == found[1]
+
+
+def test_a_step_has_fewer_barriers(backend: Helios) -> None:
+    model = small(backend)
+    engine = Engine(model, max_sequences=1)
+    generation = engine.submit(Request(ids_of(1), 8, GREEDY))
+    while engine.is_busy:
+        engine.step()
+    (program,) = programs_of(engine)
+    recorded = program._dispatches
+    # Of five dispatches a layer none is behind a barrier; and ids, the first round of a relay, are.
+    assert sum(needs_barrier(recorded)) <= 5 < 5 * model.config.layers
+    assert counted(program) >= 5 * model.config.layers
+    assert generation.reason == "length"
+
+
+def small_rounds(backend: Helios) -> tuple[dict[str, HeliosArray], list[list[Dispatch]]]:
+    """Rounds that gather rows by the ids of the round before: a from the table, b from the table, and c from b."""
+    arrays = {name: backend.zeros((4, 1), np.int32) for name in ("table", "ids", "a", "b", "c")}
+
+    def gather(table: str, ids: str, y: str) -> list[Dispatch]:
+        return [
+            backend.make_dispatch(
+                "gather_rows", "bits32", 1, {}, table=arrays[table], ids=arrays[ids], addend=None, y=arrays[y],
+                relay=None, count=4, width=1, stride=1, rows=4, addend_units=0,
+            )
+        ]  # fmt: skip
+
+    return arrays, [gather("table", "ids", "a"), gather("table", "a", "b"), gather("b", "a", "c")]
+
+
+def test_what_is_read_early_is_not_of_the_relay(backend: Helios) -> None:
+    _, rounds = small_rounds(backend)
+    made, relay = relayed(backend, rounds)
+    # The third round reads its table, which the second one writes, before it waits: so it does not.
+    assert relay is not None
+    assert [[each.waits for each in dispatches] for dispatches in made] == [[False], [True], [False]]
+    assert [each.constants.get("RELAY", 0) for dispatches in made for each in dispatches] == [1, 1, 0]
+    assert needs_barrier([each for dispatches in made for each in dispatches]) == [False, False, True]
+
+
+def test_a_round_by_itself_is_no_relay(backend: Helios) -> None:
+    _, rounds = small_rounds(backend)
+    made, relay = relayed(backend, rounds[2:])
+    assert relay is None and made == rounds[2:]
+
+
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each first round of a relay wait for a workgroup that there is not."""
+    made = Relay.__init__
+
+    def begin(relay: Relay, backend: backend_helios_relay.RelayMaker, counts: Sequence[int]) -> None:
+        made(relay, backend, [count or 1 for count in counts])
+
+    monkeypatch.setattr(Relay, "__init__", begin)
+
+
+def test_a_device_whose_relay_does_not_hold_has_barriers(backend: Helios, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, rounds = small_rounds(backend)
+    with monkeypatch.context() as context:
+        broken(context)
+        made, relay = relayed(backend, rounds)
+    assert relay is None and made == rounds and not backend.relays.wanted
+
+
+def test_a_wait_in_vain_ends_what_is_under_way_and_barriers_go_on(
+    backend: Helios, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small(backend, block=16)
+    asked = Request(ids_of(3), 6, GREEDY)
+    wanted = alone(model, asked, max_sequences=1)
+    broken(monkeypatch)  # after the device was tried
+    engine = Engine(model, max_sequences=1, reload=lambda: model)
+    generation = engine.submit(asked)
+    while engine.is_busy:
+        engine.step()
+    assert generation.reason == "error" and "ALPHA_RELAY" in generation.message
+    again = engine.submit(asked)
+    while engine.is_busy:
+        engine.step()
+    assert again.reason == "length" and result(again) == result(wanted)
+    assert not any(map(counted, programs_of(engine)))
+
+
+def test_a_program_that_is_kept_is_recorded_again(backend: Helios, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = [backend.from_numpy(rng.normal(64 * 64, 0, each).reshape(64, 64).astype(np.float32)) for each in range(3)]
+
+    def products(x: HeliosArray) -> HeliosArray:
+        for weight in weights:
+            x = backend.linear(x, weight)[0]
+        return x
+
+    x = rng.normal(64, 0, 9).reshape(1, 64).astype(np.float32)
+    kept = backend.record_inference(products)
+    expected = backend.to_numpy(kept(backend.from_numpy(x)))
+    with monkeypatch.context() as context:
+        broken(context)
+        program = backend.record_inference(products)
+        with pytest.raises(RelayBroken, match="ALPHA_RELAY=off"):
+            backend.to_numpy(program(backend.from_numpy(x)))
+    for each in (program, kept):
+        assert backend.to_numpy(each(backend.from_numpy(x))).tobytes() == expected.tobytes()
+        assert counted(each) == 0
+
+
+def test_relays_are_for_whom_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = helios().device_info
+    is_nvidia = info.vendor_id == 0x10DE
+    for word, wanted in (("auto", is_nvidia), ("off", False), ("on", True)):
+        monkeypatch.setenv("ALPHA_RELAY", word)
+        assert environment.BY_NAME["ALPHA_RELAY"].words is not None
+        assert relays_for(info).wanted == wanted
