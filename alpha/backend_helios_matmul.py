@@ -7,6 +7,7 @@ contiguous on the device. How it is divided is decided in `backend_helios_tiles`
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
