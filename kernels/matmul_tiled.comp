@@ -28,6 +28,8 @@ const uint THREAD_ROWS = TILE_M / (4 * GROUPS_M), THREAD_COLUMNS = TILE_N / (4 *
 const uint A_LINE = A_ALONG_M != 0 ? TILE_M : TILE_K, B_LINE = B_ALONG_K != 0 ? TILE_K : TILE_N;
 const uint A_UNITS = TILE_M * TILE_K / 4 / THREADS, B_UNITS = TILE_N * TILE_K / 4 / THREADS;
 const uint A_STRIDE = TILE_M / 4 + 1, B_STRIDE = TILE_N / 4 + 1;
+// The last step fetches its own slice again, so that nothing is conditional: faster only where A is not transposed.
+const bool REPEATS = A_ALONG_M != 0;
 
 // [k][m] and [k][n], in groups of four along m and n.
 shared vec4 a_shared[TILE_K * A_STRIDE];
@@ -150,12 +152,13 @@ void main() {
     }
     barrier();
     for (uint step = 0; step < steps; step++) {
-        // The last step fetches its own slice again: a condition would have the compiler keep all of this twice.
-        const bool more = step + 1 < steps;
-        [[unroll]] for (uint i = 0; i < A_UNITS; i++) a_at[i] += more ? a_step : 0;
-        [[unroll]] for (uint i = 0; i < B_UNITS; i++) b_at[i] += more ? b_step : 0;
-        depth_left -= more ? TILE_K : 0;
-        FETCH();
+        const bool more = step + 1 < steps, fetches = more || REPEATS;
+        if (fetches) {
+            [[unroll]] for (uint i = 0; i < A_UNITS; i++) a_at[i] += more ? a_step : 0;
+            [[unroll]] for (uint i = 0; i < B_UNITS; i++) b_at[i] += more ? b_step : 0;
+            depth_left -= more ? TILE_K : 0;
+            FETCH();
+        }
         [[unroll]] for (uint k = 0; k < TILE_K; k++) {
             vec4 a_part[GROUPS_M], b_part[GROUPS_N];
             [[unroll]] for (uint i = 0; i < GROUPS_M; i++)
@@ -174,7 +177,7 @@ void main() {
                 }
         }
         barrier();
-        PUT(more);
+        if (fetches) PUT(more);
         barrier();
     }
 
