@@ -30,7 +30,7 @@ from alpha.backend_helios_kernels import read_bundle
 from alpha.backend_helios_linear import Linear
 from alpha.backend_helios_loss import Loss
 from alpha.backend_helios_orthogonal import Orthogonal
-from alpha.backend_helios_relay import relays_for
+from alpha.backend_helios_relay import asked_relays
 from alpha.backend_helios_tuning import tuning_for
 from alpha.backend_helios_update import Update
 from alpha.backend_primitives import Array
@@ -82,7 +82,7 @@ def open_helios(device: int = -1, precision: str = "f32") -> Helios:
     opened = Device(info, pipeline_cache=_pipeline_cache(info))
     atexit.register(_close, opened)
     backend = Helios(opened, precision)
-    backend.tuning, backend.relays = tuning_for(info, bundle), relays_for(info)
+    backend.tuning, backend.relays = tuning_for(info, bundle), asked_relays()
     _test(backend)
     return backend
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from alpha import environment
 from alpha.backend_helios_array import HeliosArray
-from alpha.backend_helios_device import Device, DeviceInfo, VulkanError
+from alpha.backend_helios_device import Device, VulkanError
 from alpha.backend_helios_memory import DeviceMemory
 from alpha.backend_helios_planner import Dispatch, DispatchMaker
 
@@ -37,8 +37,6 @@ FRESH = {
 STRIDE = 32
 """Words from one counter to the next, RELAY_STRIDE in kernels/relay.glsl: as far as caches keep things apart."""
 
-_NVIDIA = 0x10DE
-_AUTO, _OFF, _ON = range(3)  # the words of ALPHA_RELAY
 _TRIED_ROUNDS, _TRIED_GROUPS, _TRIED_THREADS = 64, 16, 256
 """Of the relay that is tried: more workgroups on each multiprocessor than there is room for."""
 _TRIED_SECONDS = 10.0
@@ -84,10 +82,9 @@ class Relays:
         return self.wanted
 
 
-def relays_for(info: DeviceInfo) -> Relays:
-    """What ALPHA_RELAY asks for on a device: where nothing is said, relays on NVIDIA's, on which they were measured."""
-    how = environment.read("ALPHA_RELAY")
-    return Relays(how == _ON or (how == _AUTO and info.vendor_id == _NVIDIA))
+def asked_relays() -> Relays:
+    """What ALPHA_RELAY asks for."""
+    return Relays(bool(environment.read("ALPHA_RELAY")))
 
 
 class Relay:

@@ -89,9 +89,9 @@ VARIABLES = (
     Variable(
         "ALPHA_RELAY",
         0,
-        "on lets a GPU begin each round of a decode step before the one before has ended, if that is seen to work; off "
-        "has it wait at a barrier; auto is on for NVIDIA's.",
-        words=("auto", "off", "on"),
+        "on lets a GPU begin each round of a decode step before the one before has ended, if a trial shows that it "
+        "can; off has it wait at a barrier.",
+        words=("off", "on"),
     ),
     Variable(
         "ALPHA_STEPS_IN_FLIGHT",
