@@ -42,10 +42,10 @@ vec4 fresh_quad(JOIN(T, _buffer) source, uint start, uint quad) {
     if (RELAY == 0) return read_quad(source, start, quad);
     vec4 numbers = vec4(0.0);
     if (ALIGNED == 1) {
-        if (quad < QUADS) numbers = load(JOIN(JOIN(fresh_, T), x4)(uint64_t(source)).at[start / 4 + quad]);
+        if (quad < QUADS) numbers = load(JOIN(JOIN(fresh_, T), x4)(uint64_t(source), start / 4 + quad));
     } else {
         for (uint i = 0; i < 4; ++i)
-            if (quad * 4 + i < WIDTH) numbers[i] = load(JOIN(fresh_, T)(uint64_t(source)).at[start + quad * 4 + i]);
+            if (quad * 4 + i < WIDTH) numbers[i] = load(JOIN(fresh_, T)(uint64_t(source), start + quad * 4 + i));
     }
     return numbers;
 }

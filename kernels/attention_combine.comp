@@ -6,6 +6,7 @@
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
+const uint RELAY = 0;  // it is in none
 #include "fresh.glsl"
 #include "attention_parts.glsl"
 layout(local_size_x_id = 0) in;

@@ -20,13 +20,13 @@ vec4 attention_of_parts(f32_buffer partial, f32_buffer statistics, uint first, u
         vec4 value[AHEAD];
         [[unroll]] for (uint i = 0; i < AHEAD; ++i) {
             statistic[i] = vec2(0.0);
-            if (s + i < parts) statistic[i] = fresh_f32x2(uint64_t(statistics)).at[first + s + i];
+            if (s + i < parts) statistic[i] = fresh_f32x2(uint64_t(statistics), first + s + i);
         }
         [[unroll]] for (uint i = 0; i < AHEAD; ++i) {
             const uint start = (first + s + i) * width + place;
             value[i] = vec4(0.0);
             if (statistic[i].y == 0.0) continue;
-            value[i] = one ? vec4(fresh_f32(uint64_t(partial)).at[start]) : fresh_f32x4(uint64_t(partial)).at[start / 4];
+            value[i] = one ? vec4(fresh_f32(uint64_t(partial), start)) : fresh_f32x4(uint64_t(partial), start / 4);
         }
         [[unroll]] for (uint i = 0; i < AHEAD; ++i) {
             if (statistic[i].y == 0.0) continue;

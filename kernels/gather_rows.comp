@@ -17,7 +17,7 @@ void main() {
     uint total = count * width;
     for (uint place = gl_GlobalInvocationID.x; place < total; place += GRID_THREADS) {
         uint i = place / width;
-        uint row = uint(clamp(fresh_i32(uint64_t(ids)).at[i], 0, int(rows) - 1));
+        uint row = uint(clamp(fresh_i32(uint64_t(ids), i), 0, int(rows) - 1));
 #if WIDEN
         JOIN(R, _value) value = floatBitsToUint(load(table.at[row * stride + (place - i * width)]));
 #else
@@ -25,7 +25,7 @@ void main() {
 #endif
 #if ADDEND
         if (uint64_t(addend) != 0) {
-            const JOIN(R, _value) added = JOIN(fresh_, R)(uint64_t(addend)).at[place % addend_units];
+            const JOIN(R, _value) added = JOIN(fresh_, R)(uint64_t(addend), place % addend_units);
             value = floatBitsToUint(uintBitsToFloat(value) + uintBitsToFloat(added));
         }
 #endif

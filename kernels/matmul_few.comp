@@ -43,18 +43,18 @@ shared vec2 row_norms[TILE_ROWS];
 vec4 stored4(uint64_t base, uint index, uint place, uint end) {
     if (A_VECTOR != 0) {
 #if A_BITS == 32
-        return fresh_f32x4(base).at[index / 4];
+        return fresh_f32x4(base, index / 4);
 #else
-        return unpack_halves4(fresh_u32x2(base).at[index / 4]);
+        return unpack_halves4(fresh_u32x2(base, index / 4));
 #endif
     }
     vec4 value = vec4(0.0);
     for (uint i = 0; i < 4; ++i)
         if (place + i < end)
 #if A_BITS == 32
-            value[i] = fresh_f32(base).at[index + i];
+            value[i] = fresh_f32(base, index + i);
 #else
-            value[i] = unpack_halves(uint(fresh_bf16(base).at[index + i])).x;
+            value[i] = unpack_halves(uint(fresh_bf16(base, index + i))).x;
 #endif
     return value;
 }
@@ -92,8 +92,8 @@ vec4 left4(uint row, uint place, uint end) {
 }
 
 vec4 fresh_row(uint index) {
-    if (VECTOR == 4) return fresh_f32x4(uint64_t(a)).at[index / 4];
-    return vec4(fresh_f32(uint64_t(a)).at[index], 0.0, 0.0, 0.0);
+    if (VECTOR == 4) return fresh_f32x4(uint64_t(a), index / 4);
+    return vec4(fresh_f32(uint64_t(a), index), 0.0, 0.0, 0.0);
 }
 
 void find_norms() {
@@ -146,7 +146,7 @@ vec4 bias_beside(uint row, uint column) {
 
 vec4 residual_beside(uint row, uint column) {
     if (C_VECTOR == 0 || HAS_RESIDUAL == 0 || row >= rows || column >= columns) return vec4(0.0);
-    return fresh_f32x4(uint64_t(residual) + 4 * (uint64_t(row) * columns + column)).at[0];
+    return fresh_f32x4(uint64_t(residual) + 4 * (uint64_t(row) * columns + column), 0);
 }
 
 Added added_to(uint row, uint column) { return Added(bias_beside(row, column), residual_beside(row, column)); }

@@ -59,7 +59,7 @@ uvec4 left8(uint row, uint place, uint end) {
 #if A_BITS == 16
     if (A_VECTOR == 8) {
         if (row >= rows || place >= end) return uvec4(0);
-        return fresh_u32x4(uint64_t(a) + 2 * (row * a_stride + place)).at[0];
+        return fresh_u32x4(uint64_t(a) + 2 * (row * a_stride + place), 0);
     }
 #endif
     return uvec4(pack_halves4(left4(row, place, end)), pack_halves4(left4(row, place + 4, end)));
@@ -91,7 +91,7 @@ void stage_spread_norms() {
         [[unroll]] for (uint row = 0; row < TILE_ROWS; ++row) own[row][i] = vec4(0.0);
         if (quad >= line) continue;
         [[unroll]] for (uint row = 0; row < TILE_ROWS; ++row)
-            if (row < rows) own[row][i] = fresh_f32x4(uint64_t(a)).at[row * a_stride / 4 + quad];
+            if (row < rows) own[row][i] = fresh_f32x4(uint64_t(a), row * a_stride / 4 + quad);
     }
     [[unroll]] for (uint i = 0; i < SHARES; ++i)
         [[unroll]] for (uint row = 0; row < TILE_ROWS; ++row)
@@ -124,7 +124,7 @@ void stage_norms() {
             const uint column = (k * LANES + lane) * 4;
             values[k] = weights[k] = biases[k] = vec4(0.0);
             if (row < rows && column < WIDTH) {
-                values[k] = fresh_f32x4(uint64_t(a)).at[(row * a_stride + column) / 4];
+                values[k] = fresh_f32x4(uint64_t(a), (row * a_stride + column) / 4);
                 weights[k] = floats4(uint64_t(norm_weight)).at[column / 4];
                 if (NORM_BIAS != 0) biases[k] = floats4(uint64_t(norm_bias)).at[column / 4];
             }

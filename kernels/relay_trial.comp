@@ -11,6 +11,6 @@ layout(local_size_x_id = 0) in;
 void main() {
     relay_wait();
     const uint i = gl_GlobalInvocationID.x;
-    if (i < count) y.at[i] = fresh_u32(uint64_t(x)).at[count - 1 - i] + 1u;
+    if (i < count) y.at[i] = fresh_u32(uint64_t(x), count - 1 - i) + 1u;
     relay_end();
 }
