@@ -77,5 +77,5 @@ def test_a_wrong_operation_of_the_device_is_named(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Helios, "attention_backward", wrong)
     step = step_of("adamw", backend=CheckedBackend(helios(), CpuRef()))
-    with pytest.raises(AlphaError, match=r"result of attention_backward .*, part 2, differs"):
+    with pytest.raises(AlphaError, match=r"result of self_attention_backward .*, part 0, differs"):
         run_step(step, batch_of(0, 2), 0.01)
