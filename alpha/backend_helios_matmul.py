@@ -395,7 +395,7 @@ class _Run:
         is_matrix = device.fragment is not None
         unit = 16 // right.array.itemsize if is_matrix else 4
         a_unit = next((each for each in (8, 4) if left.can_read(each, problem.depth)), 0)
-        edges = (problem.columns % few.columns != 0) + 2 * (problem.depth % few.part != 0)
+        edges = (problem.columns % few.workgroup_columns != 0) + 2 * (problem.depth % few.part != 0)
         constants |= {
             "THREADS": few.threads, "TEAM": few.team, "TILE_ROWS": power_of_two(problem.rows), "TILE_N": few.columns,
             "TILE_K": few.k, "SLICE": few.slice, "LOADED": few.loaded, "PART": few.part, "PARTS": few.parts,

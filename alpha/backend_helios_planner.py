@@ -56,8 +56,8 @@ class Dispatch:
     """The specialization constants that its pipeline was made with, but for those left at their defaults."""
     also: tuple[tuple[str, HeliosArray], ...] = ()
     """Arrays that no argument names, because the kernel finds their addresses in memory; as in `arrays`."""
-    waits: bool = False
-    """Whether it waits by itself for the dispatches of the round before; see `backend_helios_relay`."""
+    leg: int = 0
+    """The how manieth round of a relay it is of, from 1, if it is of one; see `backend_helios_relay`."""
 
     def __str__(self) -> str:
         arguments = " ".join(
@@ -65,6 +65,11 @@ class Dispatch:
             for name, each in self.arguments.items()
         )
         return f"{self.kernel.name}.{self.kernel.variant} {list(self.groups)} {arguments}"
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits by itself for the dispatches of its relay before it."""
+        return self.leg > 1
 
     def arrays(self) -> Iterable[tuple[str, HeliosArray]]:
         """The arrays with how the kernel uses them: "in", "out" or "inout"."""
@@ -86,12 +91,14 @@ def overlap(ranges: Sequence[Span], others: Sequence[Span]) -> bool:
 def needs_barrier(dispatches: Sequence[Dispatch]) -> list[bool]:
     """For each dispatch, whether there must be a barrier between it and those before it, back to the last barrier.
 
-    There must when it reads what one of them writes, or writes what one of them reads or writes, and does not wait for
-    them by itself.
+    There must when it reads what one of them writes, or writes what one of them reads or writes, unless that is one of
+    its relay, for which it waits by itself.
     """
     barriers = []
     read: list[Span] = []
     written: list[Span] = []
+    own = 0, 0  # where those of the relay begin in these
+    leg = 0
     for dispatch in dispatches:
         reads, writes = [], []
         for kind, array in dispatch.arrays():
@@ -99,11 +106,15 @@ def needs_barrier(dispatches: Sequence[Dispatch]) -> list[bool]:
                 reads.append(array.byte_range)
             if kind != "in":
                 writes.append(array.byte_range)
-        conflict = overlap(reads, written) or overlap(writes, written) or overlap(writes, read)
-        conflict = conflict and not dispatch.waits
+        others = (read[: own[0]], written[: own[1]]) if dispatch.waits else (read, written)
+        conflict = overlap(reads, others[1]) or overlap(writes, others[1]) or overlap(writes, others[0])
         barriers.append(conflict)
         if conflict:
             read, written = [], []
+            own = 0, 0
+        if dispatch.leg == 1 and leg != 1:
+            own = len(read), len(written)
+        leg = dispatch.leg
         read += reads
         written += writes
     return barriers

@@ -143,7 +143,7 @@ def relayed(backend: RelayMaker, rounds: Sequence[Sequence[Dispatch]]) -> tuple[
         return [list(each) for each in rounds], None
     relay = Relay(backend, counts)
     return [
-        [_running(backend, each, relay.line(place), leg > 1) for each in dispatches] if leg else list(dispatches)
+        [_running(backend, each, relay.line(place), leg) for each in dispatches] if leg else list(dispatches)
         for leg, place, dispatches in zip(legs, places, rounds, strict=True)
     ], relay
 
@@ -165,8 +165,11 @@ def _legs(rounds: Sequence[Sequence[Dispatch]]) -> list[int]:
 
 
 def _can_wait(dispatch: Dispatch) -> bool:
-    """Whether a dispatch can wait by itself: attention where it takes each row by itself."""
-    return dispatch.kernel.name in FRESH and dispatch.constants.get("ROWS", 1) == 1
+    """Whether a dispatch can wait by itself: attention where it takes each row by itself, a product where it adds no
+    residual number by number, which is read through all caches."""
+    constants = dispatch.constants
+    has_plain_residual = constants.get("HAS_RESIDUAL", 0) and constants.get("C_VECTOR") == 0
+    return dispatch.kernel.name in FRESH and constants.get("ROWS", 1) == 1 and not has_plain_residual
 
 
 def _early(dispatch: Dispatch) -> list[HeliosArray]:
@@ -185,13 +188,13 @@ def _meet(a: HeliosArray, b: HeliosArray) -> bool:
     return a.byte_range.meets(b.byte_range)
 
 
-def _running(backend: RelayMaker, dispatch: Dispatch, line: HeliosArray, waits: bool) -> Dispatch:
+def _running(backend: RelayMaker, dispatch: Dispatch, line: HeliosArray, leg: int) -> Dispatch:
     """A dispatch as one of a relay."""
     made = backend.make_dispatch(
         dispatch.kernel.name, dispatch.kernel.variant, dispatch.groups, {**dispatch.constants, "RELAY": 1},
         dispatch.operations, **(dispatch.arguments | {"relay": line}),
     )  # fmt: skip
-    return dataclasses.replace(made, waits=waits)
+    return dataclasses.replace(made, leg=leg)
 
 
 def _holds(backend: RelayMaker) -> bool:
@@ -207,7 +210,7 @@ def _holds(backend: RelayMaker) -> bool:
             "relay_trial", "u32", groups, {"THREADS": _TRIED_THREADS},
             x=first, y=second, relay=relay.line(number), count=count,
         )  # fmt: skip
-        dispatches.append(dataclasses.replace(made, waits=number > 0))
+        dispatches.append(dataclasses.replace(made, leg=number + 1))
         first, second = second, first
     program = backend.make_program(dispatches)
     has_ended = backend.device.wait(backend.submit([program]), _TRIED_SECONDS)

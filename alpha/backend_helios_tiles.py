@@ -237,8 +237,12 @@ class Few:
     def threads(self) -> int:
         return self.team * self.teams
 
+    @property
+    def workgroup_columns(self) -> int:
+        return self.columns * (self.teams if self.alone else 1)
+
     def workgroups(self, problem: Problem) -> int:
-        return math.ceil(problem.columns / (self.columns * (self.teams if self.alone else 1)))
+        return math.ceil(problem.columns / self.workgroup_columns)
 
 
 def few_part(depth: int, device: Hardware) -> int:

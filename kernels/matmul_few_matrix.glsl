@@ -182,7 +182,7 @@ void alone() {
     B_READ right[PHASES][SLICES][B_EACH];
     [[unroll]] for (uint p = 0; p < PHASES; p++)
         [[unroll]] for (uint s = 0; s < SLICES; s++)
-            read_slice(column0, p * PART + s * SLICE, depth, member, right[p][s]);
+            if (p < PARTS) read_slice(column0, p * PART + s * SLICE, depth, member, right[p][s]);
     take_norms();
     if (NORMS < STAGED) {
         for (uint unit = thread; unit < TILE_ROWS * PARTS * (PART / 8); unit += THREADS) {

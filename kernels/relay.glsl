@@ -1,5 +1,5 @@
 // Rounds that follow each other without a barrier; see alpha/backend_helios_relay.py. Include after kernel.glsl, which
-// declares RELAY, whether a dispatch is of such a round, and `relay`, lines of RELAY_STRIDE words. Their first words are
+// declares RELAY, whether a dispatch is of such a round (2: of one on trial), and `relay`, lines of RELAY_STRIDE words. Their first words are
 // numbers of workgroups that have not ended: of the round before, and in the next line of this round. The words from the
 // third on are the address of a word where the host is told of a wait that was in vain.
 //
@@ -8,7 +8,7 @@
 #extension GL_KHR_memory_scope_semantics : require
 
 const uint RELAY_STRIDE = 32;
-const uint RELAY_ATTEMPTS = 1u << 16;  // some 50 ms
+const uint RELAY_ATTEMPTS = RELAY == 2 ? 1u << 12 : 1u << 16;  // some 50 ms, on trial 3
 
 #define RELAY_BARRIER                                                                                                  \
     controlBarrier(gl_ScopeWorkgroup, gl_ScopeWorkgroup, gl_StorageSemanticsBuffer | gl_StorageSemanticsShared,        \

@@ -111,6 +111,30 @@ def test_what_is_read_early_is_not_of_the_relay(backend: Helios) -> None:
     assert needs_barrier([each for dispatches in made for each in dispatches]) == [False, False, True]
 
 
+def test_a_relay_waits_at_a_barrier_for_what_is_not_of_it(backend: Helios) -> None:
+    arrays, rounds = small_rounds(backend)
+    made, _ = relayed(backend, rounds[:2])
+    first, second = (each for dispatches in made for each in dispatches)
+    others = {"other": backend.zeros((4, 1), np.int32), "table": arrays["table"]}
+    copy = backend.copy_dispatch(others["other"], others["table"])
+    assert needs_barrier([copy, first, second]) == [False, False, False]
+    writes_b = backend.copy_dispatch(arrays["b"], others["other"])  # where the second round writes
+    assert needs_barrier([writes_b, first, second]) == [False, False, True]
+
+
+def test_a_product_that_reads_its_residual_number_by_number_is_of_no_relay(backend: Helios) -> None:
+    def products(x: HeliosArray) -> HeliosArray:
+        for _ in range(3):
+            x = backend.linear(x, weight, None, "", x)[0]
+        return x
+
+    for width, legs in ((7, []), (8, [1, 2, 3])):
+        weight = backend.from_numpy(np.eye(width, dtype=np.float32))
+        program = backend.record_inference(products)
+        program(backend.from_numpy(np.ones((1, width), np.float32)))
+        assert [each.leg for each in program._dispatches if each.kernel.name == "matmul_few" and each.leg] == legs
+
+
 def test_a_round_by_itself_is_no_relay(backend: Helios) -> None:
     _, rounds = small_rounds(backend)
     made, relay = relayed(backend, rounds[2:])
