@@ -316,21 +316,10 @@ class HeliosPrimitives(HeliosCore):
         if variant == "bits32" and not (width % 4 or stride % 4 or table.offset % 4):
             variant, unit = "bits32x4", 4
         self.dispatch(
-            "gather_rows",
-            variant,
-            groups_for(y.size // unit),
-            {},
-            table=table,
-            ids=self.contiguous(ids),
-            addend=None,
-            y=y,
-            relay=None,
-            count=ids.size,
-            width=width // unit,
-            stride=stride // unit,
-            rows=rows,
-            addend_units=0,
-        )
+            "gather_rows", variant, groups_for(y.size // unit), {},
+            table=table, ids=self.contiguous(ids), addend=None, y=y, relay=None, count=ids.size, width=width // unit,
+            stride=stride // unit, rows=rows, addend_units=0,
+        )  # fmt: skip
         return y
 
     def pick(self, x: HeliosArray, ids: HeliosArray) -> HeliosArray:
