@@ -24,9 +24,6 @@ VECTOR = 4
 
 AXES = 5
 
-DIAGONAL_RESIDUAL = 2
-"""HAS_RESIDUAL of products whose residual is a multiple of the identity, as in kernels/matmul.glsl."""
-
 ELEMENT_CODES = {"f32": 0, "f16": 1, "bf16": 2, "i32": 3, "u32": 4, "b32": 5}
 """As in kernels/elements.glsl."""
 

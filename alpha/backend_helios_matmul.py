@@ -17,7 +17,7 @@ from alpha.activation import activation_named
 from alpha.backend import INDEPENDENT_ROWS
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_device import MOST_GROUPS
-from alpha.backend_helios_layout import DIAGONAL_RESIDUAL, THREADS, groups_for, power_of_two
+from alpha.backend_helios_layout import THREADS, groups_for, power_of_two
 from alpha.backend_helios_primitives import HeliosPrimitives
 from alpha.backend_helios_tiles import (
     PROMPT_ROWS,
@@ -81,9 +81,7 @@ class Epilogue:
             "C_VECTOR": vector,
             "C_HALF": int(result.itemsize == 2),
         }
-        return (
-            constants | {"HAS_RESIDUAL": DIAGONAL_RESIDUAL, "DIAGONAL": self.diagonal} if self.diagonal else constants
-        )
+        return constants | {"HAS_RESIDUAL": 2, "DIAGONAL": self.diagonal} if self.diagonal else constants
 
     def part(self, shape: tuple[int, int], first: int) -> Epilogue:
         """The same for the part of the result that begins at element `first` and has this shape."""

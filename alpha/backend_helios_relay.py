@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from alpha import environment
-from alpha.backend_helios_array import HeliosArray
+from alpha.backend_helios_array import HeliosArray, Span
 from alpha.backend_helios_device import Device, VulkanError
 from alpha.backend_helios_memory import DeviceMemory
-from alpha.backend_helios_planner import Dispatch, DispatchMaker
+from alpha.backend_helios_planner import Dispatch, DispatchMaker, overlap
 
 FRESH = {
     "attention_cached": ("query", "keys", "values"),
@@ -151,14 +151,14 @@ def relayed(backend: RelayMaker, rounds: Sequence[Sequence[Dispatch]]) -> tuple[
 def _legs(rounds: Sequence[Sequence[Dispatch]]) -> list[int]:
     """For each round, the how manieth of its relay it is, from 1; 0 where it is in none."""
     legs: list[int] = []
-    written: list[HeliosArray] = []  # in the relay
+    written: list[Span] = []  # in the relay
     for dispatches in rounds:
         runs = all(map(_can_wait, dispatches))
-        early = [array for each in dispatches if runs for array in _early(each)]
-        goes_on = runs and bool(legs) and legs[-1] > 0 and not any(_meet(a, b) for a in early for b in written)
+        early = [array.byte_range for each in dispatches if runs for array in _early(each)]
+        goes_on = runs and bool(legs) and legs[-1] > 0 and not overlap(early, written)
         if not goes_on:
             written = []
-        written += [array for each in dispatches for direction, array in each.arrays() if direction != "in"]
+        written += [array.byte_range for each in dispatches for use, array in each.arrays() if use != "in"]
         legs.append(legs[-1] + 1 if goes_on else int(runs))
     alone = [leg == 1 and after != 2 for leg, after in zip(legs, [*legs[1:], 0], strict=True)]
     return [0 if is_alone else leg for leg, is_alone in zip(legs, alone, strict=True)]
@@ -182,10 +182,6 @@ def _early(dispatch: Dispatch) -> list[HeliosArray]:
         for array in [dispatch.arguments.get(field.name)]
         if isinstance(array, HeliosArray)
     ]
-
-
-def _meet(a: HeliosArray, b: HeliosArray) -> bool:
-    return a.byte_range.meets(b.byte_range)
 
 
 def _running(backend: RelayMaker, dispatch: Dispatch, line: HeliosArray, leg: int) -> Dispatch:

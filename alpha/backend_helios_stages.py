@@ -19,7 +19,6 @@ import numpy as np
 
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_folding import meets, same_place
-from alpha.backend_helios_layout import DIAGONAL_RESIDUAL
 from alpha.backend_helios_planner import Argument, Dispatch, DispatchMaker, dependencies
 from alpha.backend_helios_tiles import Hardware, Problem, choose, estimate
 
@@ -213,9 +212,8 @@ def _rows(dispatch: Dispatch) -> int:
     if name == "matmul_matrix":
         columns = arguments["columns"]
         assert isinstance(columns, int)
-        if dispatch.groups[2] != 1 or any(constants[each] for each in ("A_ALONG_M", "HAS_SUMS", "PART_STEPS")):
-            return 0
-        if constants.get("HAS_RESIDUAL") == DIAGONAL_RESIDUAL:
+        unlike = any(constants[each] for each in ("A_ALONG_M", "HAS_SUMS", "PART_STEPS"))
+        if dispatch.groups[2] != 1 or unlike or constants.get("DIAGONAL"):
             return 0
         # Eight neighbours are read and written at a time, wherever that is.
         halves = constants["C_HALF"] or constants["HAS_PREACTIVATION"]

@@ -7,6 +7,7 @@
 // the element types T of queries, keys and values, G of gradients and R of results.
 
 #include "attention_numbers.glsl"
+#include "halves.glsl"
 
 #define A_MATRIX coopmat<NUMBER, gl_ScopeSubgroup, FRAGMENT, FRAGMENT, gl_MatrixUseA>
 #define B_MATRIX coopmat<NUMBER, gl_ScopeSubgroup, FRAGMENT, FRAGMENT, gl_MatrixUseB>
@@ -49,14 +50,6 @@ DEFINE_READ_OCTET(read_octet, T, T_BITS)
 #if GRADIENTS
 DEFINE_READ_OCTET(read_gradient_octet, G, T_BITS)
 
-vec2 unpack_pair(uint pair) {
-#if BFLOAT
-    return uintBitsToFloat(uvec2(pair << 16, pair & 0xffff0000u));
-#else
-    return unpackHalf2x16(pair);
-#endif
-}
-
 // The sum of attention_delta.comp for query t of a head. With OWN_DELTA there was no such kernel, and `delta` is the address
 // of what attention made, of the gradient's shape and type.
 float delta_of(uint flat_head, uint t) {
@@ -66,7 +59,7 @@ float delta_of(uint flat_head, uint t) {
     [[unroll]] for (uint octet = 0; octet < OCTETS; ++octet) {
         uvec4 made = read_gradient_octet(JOIN(G, _buffer)(uint64_t(delta)), start, octet);
         uvec4 slope = read_gradient_octet(gradient, start, octet);
-        [[unroll]] for (uint i = 0; i < 4; ++i) sum += dot(unpack_pair(made[i]), unpack_pair(slope[i]));
+        [[unroll]] for (uint i = 0; i < 4; ++i) sum += dot(unpack_halves(made[i]), unpack_halves(slope[i]));
     }
     return sum;
 }

@@ -25,7 +25,8 @@ uvec2 tile_of(uint index, uint tile_rows, uint tile_columns) {
 #include "activation.glsl"
 
 // --- epilogue: c = activation(scale sum + bias) + residual, preactivation = scale sum + bias ---
-// With HAS_RESIDUAL = 2 the residual is DIAGONAL times the identity, of square results. With FACTOR c is multiplied by the derivative, at `factor`, of that number plus one, see activation.glsl.
+// With HAS_RESIDUAL = 2 the residual is DIAGONAL times the identity, of square results. With FACTOR c is multiplied by the
+// derivative, at `factor`, of that number plus one, see activation.glsl.
 
 // One element, and four or eight neighbours, to place `index` of an array of float32 or, `half_`, of the variant's 16-bit
 // type.

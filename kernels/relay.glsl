@@ -1,7 +1,7 @@
 // Rounds that follow each other without a barrier; see alpha/backend_helios_relay.py. Include after kernel.glsl, which
-// declares RELAY, whether a dispatch is of such a round (2: of one on trial), and `relay`, lines of RELAY_STRIDE words. Their first words are
-// numbers of workgroups that have not ended: of the round before, and in the next line of this round. The words from the
-// third on are the address of a word where the host is told of a wait that was in vain.
+// declares RELAY, whether a dispatch is of such a round (2: of one on trial), and `relay`, lines of RELAY_STRIDE words. Their
+// first words are numbers of workgroups that have not ended: of the round before, and in the next line of this round. The
+// words from the third on are the address of a word where the host is told of a wait that was in vain.
 //
 // What a round before may have written is read after relay_wait, and past caches that are not kept the same: by buffers
 // of fresh.glsl.
