@@ -1,13 +1,13 @@
 """What decoding needs on the Vulkan backend: keys and values in blocks, attention to them, and the choice of tokens.
 
-The kernels are newest_ids, put_rows, attention_cached, attention_combine and choose in kernels/; see `Backend` for what
-they mean. Everything that differs from step to step is in arrays, so that a step can be recorded once.
+The kernels are newest_ids, put_rows, attention_cached, attention_cached_rows, attention_combine and choose in kernels/;
+see `Backend` for what they mean. Everything that differs from step to step is in arrays, so that a step can be recorded once.
 """
 
 import math
 
 from alpha.backend_helios_array import HeliosArray
-from alpha.backend_helios_layout import groups_for
+from alpha.backend_helios_layout import THREADS, groups_for, vector_of
 from alpha.backend_helios_primitives import HeliosPrimitives
 
 CACHED_THREADS = 128
@@ -17,8 +17,11 @@ there are."""
 CACHED_WIDTH = 4 * CACHED_THREADS
 """Up to this width each quad of a result has a thread; wider heads are composed."""
 
-MANY_ROWS, ROWS_TOGETHER = 128, 4
+MANY_ROWS, ROWS_TOGETHER = 128, 8
 """So many rows are mostly those of prompts: neighbours of one sequence, which read its keys together."""
+
+ENOUGH_GROUPS = 1024
+"""Workgroups that fill a large device; where there are fewer, the parts of a row's keys have some of their own."""
 
 CHOOSING_THREADS = 1024
 
@@ -105,47 +108,53 @@ class Cached(HeliosPrimitives):
         out = self.new((N, H, D), query.element)
         partial = self.new((N, H, splits, D), "f32") if splits > 1 else None
         statistics = self.new((N, H, splits, 2), "f32") if splits > 1 else None
-        together = ROWS_TOGETHER if N >= MANY_ROWS else 1
+        positions = self.contiguous(positions)
         is_aligned = not (D % 4 or query.strides[0] % 4 or any(each.offset % 4 for each in (query, keys, values)))
-        self.dispatch(
-            "attention_cached",
-            query.element,
-            (splits, H, -(-N // together)),
-            {
-                "THREADS": CACHED_THREADS,
-                "WIDTH": D,
-                "QUERY_HEADS": H,
-                "KEY_HEADS": G,
-                "TOKENS": tokens,
-                "ALIGNED": int(is_aligned),
-                "SCALE": 1.0 / math.sqrt(D),
-                "SOFT_CAP": float(soft_cap),
-                "SPLIT": int(splits > 1),
-                "ROWS": together,
-            },
-            query=query,
-            keys=keys,
-            values=values,
-            sequences=self.contiguous(sequences),
-            positions=self.contiguous(positions),
-            tables=self.contiguous(tables),
-            attended=out if partial is None else None,
-            partial=partial,
-            statistics=statistics,
-            relay=None,
-            query_stride=query.strides[0],
-            pages=pages,
-            rows=N,
-        )
+        constants = {
+            "THREADS": CACHED_THREADS,
+            "WIDTH": D,
+            "QUERY_HEADS": H,
+            "KEY_HEADS": G,
+            "TOKENS": tokens,
+            "ALIGNED": int(is_aligned),
+            "SCALE": 1.0 / math.sqrt(D),
+            "SOFT_CAP": float(soft_cap),
+            "SPLIT": int(splits > 1),
+        }
+        arguments = {
+            "query": query,
+            "keys": keys,
+            "values": values,
+            "sequences": self.contiguous(sequences),
+            "positions": positions,
+            "tables": self.contiguous(tables),
+            "attended": out if partial is None else None,
+            "partial": partial,
+            "statistics": statistics,
+            "query_stride": query.strides[0],
+            "pages": pages,
+            "rows": N,
+        }
+        if N < MANY_ROWS:
+            self.dispatch("attention_cached", query.element, (splits, H, N), constants, relay=None, **arguments)
+        else:
+            together = -(-N // ROWS_TOGETHER)
+            groups = (min(splits, -(-ENOUGH_GROUPS // (H * together))), H, together)
+            constants["ROWS"] = ROWS_TOGETHER
+            self.dispatch("attention_cached_rows", query.element, groups, constants, splits=splits, **arguments)
         if partial is not None:
+            vector = vector_of(multiples=(D,))
+            count = N * H * D // vector
             self.dispatch(
                 "attention_combine",
                 out.element,
-                (H, N, 1),
-                {"THREADS": 64, "WIDTH": D},
+                groups_for(count),
+                {"THREADS": THREADS, "WIDTH": D, "HEADS": H, "PART": CACHED_THREADS, "VECTOR": vector},
                 partial=partial,
                 statistics=statistics,
+                positions=positions,
                 attended=out,
                 splits=splits,
+                count=count,
             )
         return self.cast_element(out, element)

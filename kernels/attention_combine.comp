@@ -1,7 +1,8 @@
-// The result of attention from the parts that attention_cached made of each row's keys; see attention_parts.glsl.
+// The result of attention from the parts that attention_cached or attention_cached_rows made of each row's keys, as far as
+// the row sees keys; see attention_parts.glsl.
 //
-// partial [rows, splits, WIDTH], statistics [rows, splits, 2], attended [rows, WIDTH]; a row to a workgroup of a grid of
-// (rows / B, B).
+// partial [rows, HEADS, splits, WIDTH], statistics [rows, HEADS, splits, 2], of PART positions each; positions [rows];
+// attended [rows, HEADS, WIDTH], `count` times VECTOR numbers.
 
 #version 460
 #include "common.glsl"
@@ -12,14 +13,11 @@ const uint RELAY = 0;  // it is in none
 layout(local_size_x_id = 0) in;
 
 void main() {
-    const uint row = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
-    if (WIDTH % 4 == 0) {
-        for (uint i = gl_LocalInvocationIndex * 4; i < WIDTH; i += THREADS * 4) {
-            const vec4 value = attention_of_parts(partial, statistics, row * splits, splits, WIDTH, i, false);
-            store(JOIN(T, x4_buffer)(attended).at[(row * WIDTH + i) / 4], value);
-        }
-        return;
+    for (uint i = gl_GlobalInvocationID.x; i < count; i += GRID_THREADS) {
+        const uint head = i * VECTOR / WIDTH, place = i * VECTOR % WIDTH;
+        const uint parts = min(splits, uint(positions.at[head / HEADS]) / PART + 1);
+        const vec4 value = attention_of_parts(partial, statistics, head * splits, parts, WIDTH, place, VECTOR == 1);
+        if (VECTOR == 1) store(attended.at[i], value.x);
+        else store(JOIN(T, x4_buffer)(attended).at[i], value);
     }
-    for (uint i = gl_LocalInvocationIndex; i < WIDTH; i += THREADS)
-        store(attended.at[row * WIDTH + i], attention_of_parts(partial, statistics, row * splits, splits, WIDTH, i, true).x);
 }

@@ -16,7 +16,7 @@ from alpha import rng
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_helios import Helios
-from alpha.backend_helios_cached import CACHED_THREADS
+from alpha.backend_helios_cached import CACHED_THREADS, MANY_ROWS
 from alpha.backend_helios_device import Device
 from alpha.backend_primitives import RandomKey
 
@@ -86,10 +86,13 @@ def test_wide_heads_decode(width: int) -> None:
         assert difference(out(helios()).astype(np.float64), out(CpuRef())) < 2e-6
 
 
-@pytest.mark.parametrize("element", ["f32", "f16"])
-def test_queries_that_read_keys_together_have_the_bits_that_they_have_alone(element: str) -> None:
+@pytest.mark.parametrize(
+    ("element", "D", "pages"), [("f32", 20, 20), ("f16", 20, 20), ("f32", 6, 8), ("f32", 70, 9)], ids=str
+)
+def test_queries_that_read_keys_together_have_the_bits_that_they_have_alone(element: str, D: int, pages: int) -> None:
     """Of neighbours of one sequence, in order and not, and of others between them; against the reference as well."""
-    backend, N, H, G, D, pages = helios(), 150, 4, 2, 20, 20
+    backend, N, H, G = helios(), 150, 4, 2
+    assert N >= MANY_ROWS
     dtype = np.float32 if element == "f32" else np.float16
     sequences = np.repeat(np.arange(5, dtype=np.int32), (70, 1, 2, 60, 17))
     sequences[20:30:3] = 4
@@ -111,6 +114,14 @@ def test_queries_that_read_keys_together_have_the_bits_that_they_have_alone(elem
     )
     for row in range(0, N, 11):
         assert attended(backend, slice(row, row + 1), dtype).tobytes() == together[row : row + 1].tobytes(), row
+    # What is not a number is one in the rows that see it, and in no other.
+    spoiled = 35
+    values[tables[0, spoiled // 16], spoiled % 16] = np.nan
+    sees = (sequences == 0) & (positions >= spoiled)
+    assert sees[:8].any() and not sees[:8].all(), "rows of one workgroup differ"
+    again = attended(backend, slice(None), dtype)
+    assert np.isnan(again[sees]).all()
+    assert again[~sees].tobytes() == together[~sees].tobytes()
 
 
 @pytest.mark.parametrize("shared_memory", [16 << 10, 48 << 10])
