@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from alpha import backend_cpu_ref_rows as native
 from alpha.backend_cpu_ref_primitives import NumpyArray
 
 MOST_BYTES = 4 << 20
@@ -135,9 +136,12 @@ def _arrays(values: Sequence[Any]) -> Iterator[NumpyArray]:
 
 
 def _is_all_parts(name: str, operands: Sequence[NumpyArray]) -> bool:
-    """Whether an operation did nothing but its parts: then it read its operands as they lie, and copied none."""
-    if not all(each.dtype.char in "fi" for each in operands):
-        return False  # another type than the sidecar's
+    """Whether an operation did nothing but its parts: then it read its operands as they lie, and copied none.
+
+    Only the sidecar's parts are the same for other numbers; numpy's follow from positions, and have copies of rows.
+    """
+    if native.library() is None or not all(each.dtype.char in "fi" for each in operands):
+        return False
     if name == "cached_attention":  # takes rows of queries that lie apart
         query, *others = operands
         return bool(query[:1].flags.c_contiguous and all(each.flags.c_contiguous for each in others))

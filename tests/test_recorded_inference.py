@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from alpha import backend_cpu_ref_program as recording
+from alpha import backend_cpu_ref_rows as native
 from alpha import rng
 from alpha.backend_cpu_ref import CpuRef
 
@@ -57,8 +58,12 @@ def operands(turn: int, dtype: type) -> list[Any]:
     return [numbers(ROWS, DIM, name=f"x{turn}").astype(dtype), ids, np.array([[turn % 2, 1 - turn % 2]], np.int32)]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_recorded_step_gives_what_running_it_gives(dtype: type) -> None:
+@pytest.mark.parametrize(("dtype", "is_native"), [(np.float32, True), (np.float32, False), (np.float64, True)])
+def test_a_recorded_step_gives_what_running_it_gives(
+    dtype: type, is_native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_native:
+        monkeypatch.setattr(native, "library", lambda: None)
     plain, watched = (Program(CpuRef(), dtype) for _ in range(2))
     recorded = watched.backend.record_inference(watched)
     results = []
