@@ -1,7 +1,8 @@
 """What decoding needs on the Vulkan backend: keys and values in blocks, attention to them, and the choice of tokens.
 
 The kernels are newest_ids, put_rows, attention_cached, attention_cached_rows, attention_combine and choose in kernels/;
-see `Backend` for what they mean. Everything that differs from step to step is in arrays, so that a step can be recorded once.
+see `Backend` for what they mean. Everything that differs from step to step is in arrays, so that a step can be recorded
+once.
 """
 
 import math
