@@ -58,8 +58,8 @@ INSTALL_DRIVER = (
 _INSTALL_LAVAPIPE = " Without a GPU, mesa-vulkan-drivers (vulkan-swrast on Arch) computes on the CPU."
 _INSTALL_SIDECAR = (
     "Alpha was installed without its native part, because there was no C compiler, so it uses no GPU and is slower on "
-    "the CPU. Install gcc (Debian, Ubuntu, Fedora and Arch have a package of that name) and then install Alpha again, or "
-    "run build_scripts/native in its sources."
+    "the CPU. Install gcc (Debian, Ubuntu, Fedora and Arch have a package of that name) and then install Alpha again, "
+    "or run build_scripts/native in its sources."
 )
 
 

@@ -15,7 +15,7 @@ byte.
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,21 +174,36 @@ class Validation:
         ]
 
     def losses(self) -> dict[str, float]:
-        """The validation loss as `valLoss`; of a mixture the mean by the shares, and that of each part."""
+        """The validation loss as `valLoss`, and where no text is lost `valBitsPerByte`; of a mixture the means by the
+        shares, and the loss of each part."""
         training, losses, total = self._training, {"valLoss": 0.0}, 0
+        bits: list[float | None] = []
         # A text that is given is read from its beginning, as `alpha eval` does; what was held out has many beginnings.
         held_out = not training.val_data
         for index in self._mixture.evaluated:
             part, mask, documents = self._mixture.parts[index], self._masks[index], self._documents[index]
             assert part.data.validation is not None
             file, iters = part.data.validation, training.eval_iters
-            loss = self._evaluator.file(file, training.batch, iters, held_out, mask, documents).loss
-            losses["valLoss"] += part.share * loss
+            found = self._evaluator.file(file, training.batch, iters, held_out, mask, documents)
+            losses["valLoss"] += part.share * found.loss
+            bits.append(None if found.bits_per_byte is None else part.share * found.bits_per_byte)
             total += part.share
             if part.name and held_out:
-                losses[f"valLoss/{part.name}"] = loss
+                losses[f"valLoss/{part.name}"] = found.loss
         losses["valLoss"] /= total
+        if None not in bits:
+            losses["valBitsPerByte"] = sum(filter(None, bits)) / total
         return losses
+
+
+def losses_in_words(losses: Mapping[str, float]) -> str:
+    """What `Validation.losses` gives, as the end of a sentence; nothing where there is nothing."""
+    if not losses:
+        return ""
+    parts = [f"{name.partition('/')[2]} {loss:.4f}" for name, loss in losses.items() if "/" in name]
+    words = f", validation loss {losses['valLoss']:.4f}" + (f" ({', '.join(parts)})" if parts else "")
+    bits = losses.get("valBitsPerByte")
+    return words if bits is None else f"{words}, {bits:.4f} bits per byte"
 
 
 def shared_share(train: TokenFile, validation: TokenFile) -> float:

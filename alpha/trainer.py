@@ -20,7 +20,7 @@ from alpha.backend import Backend
 from alpha.checkpoint import BASE, IMPORTED, OPTIMIZER_PREFIX, Checkpoint
 from alpha.config import ModelConfig, TrainingConfig, resolve_training
 from alpha.errors import AlphaError
-from alpha.evaluation import Validation
+from alpha.evaluation import Validation, losses_in_words
 from alpha.gpt import GPT
 from alpha.interrupt import StopRequest
 from alpha.lora import lora_of
@@ -152,8 +152,7 @@ class Trainer:
         self._first_window = 0
         self._began = 0.0
         self._limit: TimeLimit | None = None
-        self._validation_loss: float | None = None  # measured at this very step
-        self._losses_of_parts: dict[str, float] = {}  # and then
+        self._validated: dict[str, float] = {}  # what was measured at this very step
         self._kept: dict[str, Any] = {}
         self._has_source = isinstance(start, Beginning)
         if isinstance(start, Checkpoint):
@@ -286,7 +285,7 @@ class Trainer:
                 f"The last {count} of {steps} steps were all skipped, so the weights are those of step "
                 f"{steps - count}; {self._remedy()}, when it is resumed with more --iters."
             )
-        if self._validation_loss is not None and not math.isfinite(self._validation_loss):
+        if not math.isfinite(self._validated.get("valLoss", 0.0)):
             raise AlphaError(f"The model's outputs are not finite after step {steps}; {self._remedy()}.")
 
     def _remedy(self) -> str:
@@ -353,7 +352,7 @@ class Trainer:
     def _finish_step(self) -> dict[str, Any]:
         """Wait for the oldest step under way; returns its row of metrics."""
         step = self._under_way.popleft()
-        self._validation_loss = None
+        self._validated = {}
         result = step.result.read()
         now = time.perf_counter()
         seconds = now - max(step.started, self._finished_at)
@@ -406,10 +405,8 @@ class Trainer:
         if not self.mixture.evaluated or not self._is_due(self.training.eval_interval):
             return {}
         run.beat("evaluating")
-        losses = self._validation.losses()
-        self._validation_loss = losses["valLoss"]
-        self._losses_of_parts = {name.partition("/")[2]: losses[name] for name in losses if "/" in name}
-        return losses
+        self._validated = self._validation.losses()
+        return self._validated
 
     def _sample_when_due(self, run: Run) -> None:
         if not self._is_due(self.training.sample_interval):
@@ -434,17 +431,14 @@ class Trainer:
             "elapsedMs": 1e3 * self._elapsed,
             "skippedInARow": self._skipped_in_a_row,
             "windows": self._windows_drawn,
-            "valLoss": self._validation_loss,
+            "valLoss": self._validated.get("valLoss"),
             "trainTokens": self.mixture.tokens,
             "trainDigest": self.mixture.digest,
         }
         tokenizer = self.tokenizer.to_mapping()
         path = run.save(Checkpoint(self.steps_done, self.model.config, self.training, tokenizer, tensors, state))
         self._saved_step = self.steps_done
-        loss = "" if self._validation_loss is None else f", validation loss {self._validation_loss:.4f}"
-        if loss and self._losses_of_parts:
-            loss += f" ({', '.join(f'{name} {value:.4f}' for name, value in self._losses_of_parts.items())})"
-        self.display.message(f"step {self.steps_done}: saved {path.name}{loss}")
+        self.display.message(f"step {self.steps_done}: saved {path.name}{losses_in_words(self._validated)}")
 
     def _load(self, resumed: Checkpoint) -> None:
         """Raises AlphaError when the checkpoint is of another model, optimizer or training data."""

@@ -233,6 +233,7 @@ def test_alpha_eval_measures_what_training_validates(
     as_trained, everything = evaluated(), evaluated("--lossOn=all")
     assert as_trained["lossOn"] == "assistant"
     assert as_trained["loss"] == pytest.approx(rows_of(folder)[-1]["valLoss"], rel=1e-6)
+    assert as_trained["bitsPerByte"] == pytest.approx(rows_of(folder)[-1]["valBitsPerByte"], rel=1e-6)
     assert everything["tokens"] > 2 * as_trained["tokens"]
     held_out.write_text(json.dumps({"body": "1 2 3 4 5"}) + "\nno json\n")
     assert main(["eval", f"--checkpoint={folder}", f"--data={held_out}", "--textField=body"]) == 1

@@ -72,6 +72,8 @@ def test_each_part_is_evaluated_by_itself(data: str, tmp_path: Path) -> None:
     assert abs(losses[0] - losses[1]) > 0.01
     assert "70% of the windows are from chats.jsonl." in display.messages
     ended = f"validation loss {row['valLoss']:.4f} (chats.jsonl {losses[0]:.4f}, text.txt {losses[1]:.4f})"
+    assert 0 < row["valBitsPerByte"] < row["valLoss"] / np.log(2), "a token is more than a byte"
+    ended += f", {row['valBitsPerByte']:.4f} bits per byte"
     assert any(message.endswith(ended) for message in display.messages)
 
 

@@ -746,7 +746,7 @@ def test_rows_of_metrics(corpus: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert rows == display.rows
     assert display.started == [(7, 0)]
     for row in rows:
-        assert set(row) - {"valLoss"} == {
+        assert set(row) - {"valLoss", "valBitsPerByte"} == {
             "step", "loss", "lr", "gradNorm", "clipped", "tokens", "time", "elapsed_ms", "tokens_per_sec",
             "ms_per_iter", "threads", "data_ms", "forward_ms", "backward_ms", "optimizer_ms",
         }  # fmt: skip
@@ -758,7 +758,8 @@ def test_rows_of_metrics(corpus: Path, tmp_path: Path, monkeypatch: pytest.Monke
     times = [row["time"] for row in rows]
     assert times == sorted(times)
     assert abs(times[-1] - time.time()) < 60
-    assert [row["step"] for row in rows if "valLoss" in row] == [3, 6, 7]
+    for measured in ("valLoss", "valBitsPerByte"):
+        assert [row["step"] for row in rows if measured in row] == [3, 6, 7]
     assert rows[-1]["elapsed_ms"] == pytest.approx(sum(row["ms_per_iter"] for row in rows), abs=0.5)
     assert newest(folder).state["elapsedMs"] == pytest.approx(rows[-1]["elapsed_ms"], abs=0.1)
 
