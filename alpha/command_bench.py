@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from alpha.config import BACKEND_HELP, BACKENDS, DEVICE_HELP, DTYPE_HELP, PRECISIONS
 from alpha.errors import AlphaError, UsageError
 from alpha.option import option
-from alpha.terminal import print_json, print_table, print_text, print_warning
+from alpha.terminal import print_json_array, print_table, print_text, print_warning
 
 if TYPE_CHECKING:
     from alpha.bench import Case, Measurement
@@ -21,6 +21,8 @@ SUITES = ("ops", "e2e", "serve", "train", ALL)
 
 _RIGHT = ("reps", "median", "±", "rate", "per step")
 _BUSY_LOAD = 0.5
+_WIDEST_SECONDS, _WIDEST_RATE = 10.0, 1e7
+"""Columns have room for these before anything is measured."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ Suites: ops, the operations of training; e2e, prefill, decoding, evaluation and 
 an engine with many requests, of which one reads so many tokens and draws so many; train, whole
 steps. Each case is repeated before it is measured: for 0.1 s, on a GPU for 0.5 s. Columns: the
 median of the repetitions, the median distance from it, and for operations the time in a training
-step. The rate of decoding and of the mixture counts tokens drawn, the others tokens read.
+step. The rate of decoding and of the mixture counts tokens drawn, the others tokens read. What is
+measured is printed and written at once, with --json as a line of the array for each case.
 
 Examples:
   alpha bench --suite=train --threads=1
@@ -68,18 +71,23 @@ def run(given: dict[str, Any]) -> None:
     backend = backends.create(options.backend, options.device, options.dtype)
     limits = bench.Limits(options.iters, options.seconds, options.threads)
     circumstances = bench.circumstances(backend)
-    if not options.json:
-        print_text("\n".join(f"{name:<14}{value}" for name, value in circumstances.items()))
-    rows = []
-    for title, group in itertools.groupby(cases, lambda case: case.name.rpartition("/")[0]):
-        measurements = list(bench.measure(list(group), backend, limits))
-        rows += [circumstances | each.row() for each in measurements]
-        if not options.json:
-            _print_group(title, measurements)
-    if options.out:
-        files.write_json(out, rows)
+    rows: list[dict[str, Any]] = []
+
+    def measured(cases: "Sequence[Case]") -> "Iterator[Measurement]":
+        """Each is written before the next begins: whoever cuts this off keeps what there is."""
+        for each in bench.measure(cases, backend, limits):
+            rows.append(circumstances | each.row())
+            if options.out:
+                files.write_json(out, rows)
+            yield each
+
     if options.json:
-        print_json(rows)
+        print_json_array(rows[-1] for _ in measured(cases))
+        return
+    print_text("\n".join(f"{name:<14}{value}" for name, value in circumstances.items()))
+    for title, group in itertools.groupby(cases, lambda case: case.name.rpartition("/")[0]):
+        together = list(group)
+        _print_group(title, together, measured(together), options)
 
 
 def _chosen(options: BenchOptions) -> "list[Case]":
@@ -103,25 +111,39 @@ def _warnings() -> Iterable[str]:
         yield f"OPENBLAS_CORETYPE={forced} is set: OpenBLAS uses those kernels, whatever this CPU can do."
 
 
-def _print_group(title: str, measurements: "list[Measurement]") -> None:
+def _print_group(
+    title: str, cases: "Sequence[Case]", measurements: "Iterable[Measurement]", options: BenchOptions
+) -> None:
     print_text("")
     print_table(
         (title, "shape", "threads", *_RIGHT),
-        [
-            [
-                each.case.name.removeprefix(f"{title}/"),
-                each.case.work.shape,
-                str(each.threads),
-                str(each.repetitions),
-                _duration(each.median),
-                _duration(each.deviation),
-                _rate(each.rate, each.case.work.unit),
-                _duration(each.case.calls_per_step * each.median) if each.case.calls_per_step else "",
-            ]
-            for each in measurements
-        ],
+        (_cells(title, each) for each in measurements),
         right=(*_RIGHT, "threads"),
+        widest=[
+            max((case.name.removeprefix(f"{title}/") for case in cases), key=len),
+            max((case.work.shape for case in cases), key=len),
+            "",
+            str(options.iters),
+            _duration(_WIDEST_SECONDS),
+            _duration(_WIDEST_SECONDS / 10),
+            max((_rate(_WIDEST_RATE, case.work.unit) for case in cases), key=len),
+            _duration(_WIDEST_SECONDS) if any(case.calls_per_step for case in cases) else "",
+        ],
     )
+
+
+def _cells(title: str, found: "Measurement") -> list[str]:
+    work = found.case.work
+    return [
+        found.case.name.removeprefix(f"{title}/"),
+        work.shape,
+        str(found.threads),
+        str(found.repetitions),
+        _duration(found.median),
+        _duration(found.deviation),
+        _rate(found.rate, work.unit),
+        _duration(found.case.calls_per_step * found.median) if found.case.calls_per_step else "",
+    ]
 
 
 def _rate(rate: float, unit: str) -> str:

@@ -5,14 +5,15 @@ terminal, where it could move the cursor, change the title or hide text.
 """
 
 import io
+import itertools
 import json
 import os
 import re
 import select
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from alpha.errors import AlphaError
 
@@ -98,36 +99,55 @@ def print_note(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print `value` as JSON for another program: numbers that are not finite become null, nothing needs a terminal."""
-    from alpha.files import finite
+    _write(_json(value, indent=2))
 
-    text = json.dumps(finite(value), indent=2, ensure_ascii=False)
-    _write(_HARMFUL_IN_TEXT.sub(lambda match: f"\\u{ord(match.group()):04x}", text))
+
+def print_json_array(values: Iterable[Any]) -> None:
+    """Print a JSON array as `print_json` does, but each value in a line of its own, as soon as it comes."""
+    mark = "["
+    for value in values:
+        _write(f"{mark}\n{_json(value)}", end="")
+        mark = ","
+    _write("[]" if mark == "[" else "\n]")
 
 
 def print_table(
     headings: Sequence[str],
-    rows: Sequence[Sequence[str]],
+    rows: Iterable[Sequence[str]],
     right: Collection[str] = (),
     styles: Mapping[str, str] = MappingProxyType({}),
+    widest: Sequence[str] = (),
 ) -> None:
     """Print aligned columns; those named in `right` hold numbers and are aligned to the right.
 
-    On a terminal the headings are bold, and cells whose text is in `styles` have that style of rich's. There is none of
-    that where NO_COLOR is set or the output is a pipe or a file.
+    With `widest`, a row whose cells are as wide as any that will come, each row is printed as soon as it comes. On a
+    terminal the headings are bold, and cells whose text is in `styles` have that style of rich's. There is none of that
+    where NO_COLOR is set or the output is a pipe or a file.
     """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in headings:
-        table.add_column(Text(escape_line(heading)), justify="right" if heading in right else "left", overflow="fold")
+    widths = [max(len(heading), len(cell)) for heading, cell in zip(headings, widest, strict=True)] if widest else []
+
+    def show(rows: Iterable[Sequence[str]], has_headings: bool) -> None:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=has_headings)
+        for heading, width in itertools.zip_longest(headings, widths):
+            justify: Literal["left", "right"] = "right" if heading in right else "left"
+            table.add_column(Text(escape_line(heading)), justify=justify, overflow="fold", min_width=width)
+        for row in rows:
+            table.add_row(*(Text(escape_line(cell), style=styles.get(cell, "")) for cell in row))
+        width = terminal_width()
+        rendered = io.StringIO()
+        Console(file=rendered, force_terminal=width is not None, width=width or _WIDTH_OF_A_PIPE).print(table)
+        _write("\n".join(line.rstrip() for line in rendered.getvalue().splitlines()))
+
+    if not widths:
+        show(rows, True)
+        return
+    show([], True)
     for row in rows:
-        table.add_row(*(Text(escape_line(cell), style=styles.get(cell, "")) for cell in row))
-    width = terminal_width()
-    rendered = io.StringIO()
-    Console(file=rendered, force_terminal=width is not None, width=width or _WIDTH_OF_A_PIPE).print(table)
-    _write("\n".join(line.rstrip() for line in rendered.getvalue().splitlines()))
+        show([row], False)
 
 
 def print_parts(parts: Sequence[tuple[str, bool]]) -> None:
@@ -151,6 +171,13 @@ def duration(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    from alpha.files import finite
+
+    text = json.dumps(finite(value), indent=indent, ensure_ascii=False)
+    return _HARMFUL_IN_TEXT.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def _write(text: str, end: str = "\n") -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +23,7 @@ from alpha.bench_cases import Subject
 from alpha.cli import main
 from alpha.command_bench import SUITES
 from alpha.engine import Engine, Generation, Request
+from alpha.errors import AlphaError
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Subject(layers=2, heads=2, dim=8, block=6, batch=3, vocabulary=11)
@@ -269,6 +271,36 @@ def test_the_command_prints_and_writes_the_same_rows(
     assert [row["commit"]] in [line[1:] for line in words if line[:1] == ["commit"]]
     [found] = [line for line in words if line[:1] == ["add_gradients"]]
     assert found[1:4] == ["512x64", "2", "3"]
+
+
+@pytest.mark.parametrize("form", ["--json", "--threads=1"])
+def test_what_was_measured_stays_when_the_rest_is_cut_off(
+    form: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(cases: list[Case], *_: object) -> Iterator[Measurement]:
+        for case in cases[:2]:
+            yield Measurement(case, 1, 3, 0.25, 0.01, 0.0)
+        raise AlphaError("Cut off.")
+
+    monkeypatch.setattr(bench, "measure", cut_off)
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    out = tmp_path / "rows.json"
+    assert main(["bench", "--suite=ops", "--match=cpu-quickstart/", f"--out={out}", form]) == 1
+    printed = capsys.readouterr()
+    assert printed.err == "alpha: error: Cut off.\n"
+    rows = json.loads(out.read_text())
+    assert [row["case"].rpartition("/")[2] for row in rows] == ["embedding.forward", "embedding.backward"]
+    if form == "--json":
+        assert json.loads(printed.out + "]") == rows
+        assert [json.loads(line.rstrip(",")) for line in printed.out.splitlines()[1:]] == rows
+        return
+    heading, first, second = printed.out.splitlines()[-3:]
+    assert [line.split()[0] for line in (heading, first, second)] == [
+        "ops/cpu-quickstart",
+        *("embedding." + each for each in ("forward", "backward")),
+    ]
+    assert heading.index("median") + len("median") == first.index("250.000 ms") + len("250.000 ms")
+    assert first.index("250.000 ms") == second.index("250.000 ms")
 
 
 @pytest.mark.parametrize(

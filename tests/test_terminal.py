@@ -5,12 +5,22 @@ import math
 import os
 import pty
 import unicodedata
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpha.terminal import TextPrinter, duration, escape_line, escape_text, print_json, print_table, print_text
+from alpha.terminal import (
+    TextPrinter,
+    duration,
+    escape_line,
+    escape_text,
+    print_json,
+    print_json_array,
+    print_table,
+    print_text,
+)
 
 HOSTILE = "a\x1b]0;title\x07b\x9bc\rd\x7fe\u202ef\ud800g\u2028h\ti\nj"
 
@@ -56,6 +66,31 @@ def test_tables_are_aligned_escaped_and_free_of_codes(capsys: pytest.CaptureFixt
         "[bold]x[/bold]     7",
         "\\x1b[31mred\\n   1234",
     ]
+
+
+def test_a_table_that_grows_is_aligned_before_its_rows_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+    def rows() -> Iterator[list[str]]:
+        assert capsys.readouterr().out == "name       step\n"
+        yield ["a", "7"]
+        assert capsys.readouterr().out == "a             7\n"
+        yield ["\x1blong", "1234"]
+
+    print_table(("name", "step"), rows(), right=("step",), widest=["12345678", "12345"])
+    assert capsys.readouterr().out == "\\x1blong   1234\n"
+
+
+def test_an_array_is_printed_value_by_value(capsys: pytest.CaptureFixture[str]) -> None:
+    def values() -> Iterator[object]:
+        yield {"loss": math.nan}
+        assert capsys.readouterr().out == '[\n{"loss": null}'
+        yield [HOSTILE]
+
+    print_json_array(values())
+    printed = capsys.readouterr().out
+    assert is_harmless(printed.replace("\n", ""))
+    assert json.loads('[{"loss": null}' + printed) == [{"loss": None}, [HOSTILE]]
+    print_json_array([])
+    assert capsys.readouterr().out == "[]\n"
 
 
 def test_text_is_printed_escaped(capsys: pytest.CaptureFixture[str]) -> None:
