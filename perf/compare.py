@@ -1,11 +1,12 @@
-"""Alpha beside PyTorch on one GPU, measured in turn: ratios with intervals. perf/compare_train.sh and _ops.sh run this.
+"""Alpha beside PyTorch on one GPU, in turn: ratios with intervals. perf/compare_train.sh, _ops.sh and _serve.sh run it.
 
-    python perf/compare.py train|ops --python=PYTHON [--dtype=bf16] [--mode=MODE] [--rounds=5] [--json=FILE] [MODEL]...
+    python perf/compare.py train|ops|serve --python=PYTHON [--dtype=bf16] [--mode=MODE] [--rounds=5] [--json=FILE]
+        [MODEL]...
 
 PYTHON is an interpreter that has torch. MODEL is a subject of `alpha bench`, such as gpt2-124m; without one quickstart
-and chars10m. MODE says how PyTorch runs, see perf/torch_peer.py: bf16-compile without one, for whole steps of
-quickstart and chars10m as one CUDA graph. A ratio is PyTorch's time over Alpha's: above 1 Alpha is faster. Its
-interval (95 %) is Student's, over the rounds.
+and chars10m. MODE says how PyTorch runs, see perf/torch_peer.py: bf16-compile without one, and as one CUDA graph for
+serving and for whole steps of quickstart and chars10m. A ratio is PyTorch's time over Alpha's: above 1 Alpha is faster.
+Its interval (95 %) is Student's, over the rounds.
 """
 
 import argparse
@@ -38,9 +39,13 @@ Seconds = dict[str, float]
 
 def alpha_step(name: str, dtype: str) -> Seconds:
     """A training step of `alpha bench`."""
-    options = ["--suite=train", f"--match=train/{name}", "--backend=helios", f"--dtype={dtype}", "--json"]
-    rows = json.loads(_output([str(ROOT / "alpha.py"), "bench", *options]))
-    return {"step": next(row["medianSeconds"] for row in rows if row["case"] == f"train/{name}")}
+    return {"step": _cases("train", f"train/{name}", dtype)[f"train/{name}"]}
+
+
+def alpha_serving(name: str, dtype: str) -> Seconds:
+    """What an engine does, by the part of the cases' names after the model's."""
+    whole = f"serve/{name}/"
+    return {case.removeprefix(whole): seconds for case, seconds in _cases("serve", whole, dtype).items()}
 
 
 def alpha_operations(name: str, dtype: str) -> Seconds:
@@ -53,11 +58,20 @@ def alpha_operations(name: str, dtype: str) -> Seconds:
     return {each["case"].partition(f"{name}/")[2]: each["us"] * 1e-6 for each in cases}
 
 
+def _cases(suite: str, match: str, dtype: str) -> Seconds:
+    options = [f"--suite={suite}", f"--match={match}", "--backend=helios", f"--dtype={dtype}", "--json"]
+    rows = json.loads(_output([str(ROOT / "alpha.py"), "bench", *options]))
+    return {row["case"]: row["medianSeconds"] for row in rows}
+
+
 def _output(command: Sequence[str]) -> str:
     done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise RunError(f"{' '.join(command)} ended with {done.returncode}.")
     return done.stdout
+
+
+SIDES = {"train": alpha_step, "ops": alpha_operations, "serve": alpha_serving}
 
 
 def compare(measure: Callable[[], Seconds], peer: LineProcess, rounds: int) -> dict[str, list[tuple[float, float]]]:
@@ -75,7 +89,7 @@ def compare(measure: Callable[[], Seconds], peer: LineProcess, rounds: int) -> d
 def main() -> int:
     """Compare each model; 1 when a side gives no figure."""
     parser = argparse.ArgumentParser(description="Compare Alpha's speed with PyTorch's on one GPU.")
-    parser.add_argument("what", choices=["train", "ops"])
+    parser.add_argument("what", choices=list(SIDES))
     parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(MODELS))
     parser.add_argument("--python", required=True, help="interpreter that has torch")
     parser.add_argument("--dtype", default="bf16", choices=["f32", "f16", "bf16"], help="Alpha's precision")
@@ -90,9 +104,9 @@ def main() -> int:
     everything = {}
     print(f"{'model':<21}{'what':<32}{'alpha':>12}{'torch':>12}  torch / alpha (95 %)", flush=True)
     for name in arguments.models or ["quickstart", "chars10m"]:
-        graph = "-graph" if arguments.what == "train" and name in LATENCY_BOUND else ""
-        mode = arguments.mode or f"bf16-compile{graph}"
-        side = alpha_step if arguments.what == "train" else alpha_operations
+        is_graph = arguments.what == "serve" or (arguments.what == "train" and name in LATENCY_BOUND)
+        mode = arguments.mode or "bf16-compile" + "-graph" * is_graph
+        side = SIDES[arguments.what]
         peer = None
         try:
             shape = json.dumps(asdict(MODELS[name]))
@@ -114,8 +128,8 @@ def main() -> int:
                 f"  {ratio.ratio:.3f} ({ratio.low:.3f} to {ratio.high:.3f})",
                 flush=True,
             )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(everything, indent=1))
+        if arguments.json:
+            arguments.json.write_text(json.dumps(everything, indent=1))
     return 0
 
 

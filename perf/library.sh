@@ -104,21 +104,29 @@ commit_here() {
 }
 
 # with_limit SECONDS COMMAND...: runs it; 124 when it took longer, and 128 + N when signal N ended it. A signal to this
-# script reaches the command at once, since the shell waits in the foreground.
+# script reaches the command at once, since the shell waits in the foreground. Nothing that it started is left: timeout
+# makes a process group, which is killed in the end.
 with_limit() {
     local limit=$1 start=$SECONDS code=0
     shift
     timeout --kill-after=10 "$limit" "$@" 3>&- 4>&- 9>&- &
     child=$!
     wait "$child" || code=$?
-    child=
+    end_group
     # What ignores the end of its time is killed, and timeout then ends with 137.
     [ "$code" -ne 137 ] || [ $((SECONDS - start)) -lt "$limit" ] || code=124
     return "$code"
 }
 
 stop_child() {
-    [ -z "$child" ] || { kill -TERM "$child" 2>/dev/null; wait "$child" 2>/dev/null || true; }
+    [ -n "$child" ] || return 0
+    kill -TERM "$child" 2>/dev/null || true
+    wait "$child" 2>/dev/null || true
+    end_group
+}
+
+end_group() {
+    kill -KILL -- "-$child" 2>/dev/null || true
     child=
 }
 

@@ -1,13 +1,15 @@
 """PyTorch's side of comparisons with Alpha; needs torch and nothing of Alpha.
 
-    PYTHON_WITH_TORCH perf/torch_peer.py train|ops MODE SHAPE
+    PYTHON_WITH_TORCH perf/torch_peer.py train|ops|serve MODE SHAPE
     PYTHON_WITH_TORCH perf/torch_peer.py learn MODE RECIPE
     PYTHON_WITH_TORCH perf/torch_peer.py decode fp32 SHAPE
 
-The first is that of perf/compare_train.sh and perf/compare_ops.sh, on a CUDA device. SHAPE is a JSON object with
+The first is that of perf/compare_train.sh, _ops.sh and _serve.sh, on a CUDA device. SHAPE is a JSON object with
 layers, heads, dim, block, batch and vocabulary. MODE is a precision, fp32 or bf16 (autocast; operations have bf16
-operands), followed by -compile for torch.compile and -graph for a step that is one CUDA graph. For each line that it
-reads it measures once more, and prints a line: a JSON object of seconds by name.
+operands, and what is served is in bf16 or fp16 throughout), followed by -compile for torch.compile and -graph for a
+step that is one CUDA graph. For each line that it reads it measures once more, and prints a line: a JSON object of
+seconds by name. What is served: texts that go on with the likeliest tokens, keys and values in a cache with room for a
+context, and a prompt, whose keys and values are not kept.
 
 The second trains as nanoGPT does (AdamW with decay 0.1 of matrices and betas 0.9 and 0.99, clipping at 1, a
 cosine from lr to lr/10 after a twentieth of the steps as warm-up, deviations 0.02 and for projections into the residual
@@ -42,6 +44,9 @@ WARM_UP_SECONDS = 0.5
 SECONDS = 1.0
 BATCHES = 4
 TRIAL_STEPS = 40
+TEXTS, CONTINUED_TOKENS, CONTEXT = (1, 8, 16, 64), 400, 512
+"""What is served, as `alpha bench` has it."""
+
 BATCH = 32
 """Windows of the held-out text that are predicted together."""
 
@@ -62,7 +67,11 @@ class Block(nn.Module):
         query, key, value = (each.view(B, T, self.heads, C // self.heads).transpose(1, 2) for each in parts)
         dropout = self.dropout if self.training else 0.0
         attended = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
-        x = x + functional.dropout(self.c_proj(attended.transpose(1, 2).reshape(B, T, C)), dropout)
+        return self.after(x, attended, dropout)
+
+    def after(self, x: torch.Tensor, attended: torch.Tensor, dropout: float = 0.0) -> torch.Tensor:
+        """What follows attention."""
+        x = x + functional.dropout(self.c_proj(attended.transpose(1, 2).reshape(x.shape)), dropout)
         hidden = functional.gelu(self.c_fc(self.ln_2(x)), approximate="tanh")
         return x + functional.dropout(self.mlp_proj(hidden), dropout)
 
@@ -87,12 +96,20 @@ class Model(nn.Module):
         self.ln_f = nn.LayerNorm(dim, bias=bias)
 
     def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = functional.linear(self.ln_f(self.stream(ids)), self.wte.weight)
+        return functional.cross_entropy(logits.float().view(-1, logits.shape[-1]), targets.view(-1))
+
+    def stream(self, ids: torch.Tensor) -> torch.Tensor:
+        """What the last block leaves."""
         x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1], device=ids.device))
         x = functional.dropout(x, self.dropout, self.training)
         for block in self.blocks:
             x = block(x)
-        logits = functional.linear(self.ln_f(x), self.wte.weight)
-        return functional.cross_entropy(logits.float().view(-1, logits.shape[-1]), targets.view(-1))
+        return x
+
+    def likeliest(self, x: torch.Tensor) -> torch.Tensor:
+        """The tokens that follow the last positions."""
+        return functional.linear(self.ln_f(x[:, -1:]), self.wte.weight)[:, -1].argmax(-1, keepdim=True)
 
 
 def training_step(shape: dict[str, int], mode: str) -> Callable[[], object]:
@@ -166,6 +183,55 @@ def operations(shape: dict[str, int], mode: str) -> dict[str, Callable[[], objec
     loss = torch.compile(head) if "compile" in mode else head
     made["cross_entropy"] = lambda: torch.autograd.grad(loss(hidden, weight), (hidden, weight))
     return made
+
+
+@torch.no_grad()
+def serving(shape: dict[str, int], mode: str) -> dict[str, Callable[[], object]]:
+    """What an engine does, by the names that `alpha bench` has for it."""
+    dtype = torch.bfloat16 if "bf16" in mode else torch.float16
+    names = ("layers", "heads", "dim", "block", "vocabulary")
+    model = Model(**{name: shape[name] for name in names}).to("cuda", dtype)
+    ids = torch.randint(0, shape["vocabulary"], (1, shape["block"]), device="cuda")
+    made: dict[str, Callable[[], object]] = {}
+
+    def add(name: str, steps: int, step: Callable[[], object], begin: Callable[[], object] = lambda: None) -> None:
+        step = torch.compile(step) if "compile" in mode else step
+        step = captured(step) if "graph" in mode else step
+
+        @torch.no_grad()
+        def run() -> None:
+            begin()
+            for _ in range(steps):
+                step()
+
+        made[name] = run
+
+    for texts in TEXTS:
+        add(f"decode_{texts}", CONTINUED_TOKENS, *continuing(model, texts))
+    add("prefill", 1, lambda: model.likeliest(model.stream(ids)))
+    return made
+
+
+def continuing(model: Model, texts: int) -> tuple[Callable[[], object], Callable[[], object]]:
+    """A step that continues texts by a token each, and what has them begin anew."""
+    weight, heads = model.wte.weight, model.blocks[0].heads
+    size = (2, len(model.blocks), texts, heads, CONTEXT, weight.shape[1] // heads)
+    keys, values = torch.zeros(size, device=weight.device, dtype=weight.dtype)
+    ids = torch.zeros((texts, 1), device=weight.device, dtype=torch.long)
+    place, places = ids.new_zeros(1), torch.arange(CONTEXT, device=weight.device)
+
+    def step() -> None:
+        x = model.wte(ids) + model.wpe(place)
+        so_far = (places <= place).view(1, 1, 1, CONTEXT)
+        for block, key, value in zip(model.blocks, keys, values, strict=True):
+            parts = block.c_attn(block.ln_1(x)).view(texts, 1, 3, heads, -1).permute(2, 0, 3, 1, 4)
+            key.index_copy_(2, place, parts[1])
+            value.index_copy_(2, place, parts[2])
+            x = block.after(x, functional.scaled_dot_product_attention(parts[0], key, value, so_far))
+        ids.copy_(model.likeliest(x))
+        place.add_(1)
+
+    return step, place.zero_
 
 
 def seconds_of(run: Callable[[], object]) -> float:
@@ -297,9 +363,8 @@ def decode(shape: dict[str, int]) -> None:
                 key[:, :, place : place + 1], value[:, :, place : place + 1] = parts[1], parts[2]
                 so_far = slice(0, place + 1)
                 y = functional.scaled_dot_product_attention(parts[0], key[:, :, so_far], value[:, :, so_far])
-                x = x + block.c_proj(y.transpose(1, 2).reshape(texts, 1, C))
-                x = x + block.mlp_proj(functional.gelu(block.c_fc(block.ln_2(x)), approximate="tanh"))
-            ids = functional.linear(model.ln_f(x), model.wte.weight)[:, -1].argmax(-1, keepdim=True)
+                x = block.after(x, y)
+            ids = model.likeliest(x)
             ids.tolist()  # whoever asked gets each token at once
 
     for line in sys.stdin:
@@ -320,7 +385,10 @@ def main() -> None:
     if what == "decode":
         decode(shape)
         return
-    runs = {"step": training_step(shape, mode)} if what == "train" else operations(shape, mode)
+    if what == "train":
+        runs = {"step": training_step(shape, mode)}
+    else:
+        runs = (serving if what == "serve" else operations)(shape, mode)
     for _ in sys.stdin:
         print(json.dumps({name: seconds_of(run) for name, run in runs.items()}), flush=True)
 
