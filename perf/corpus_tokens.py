@@ -5,8 +5,8 @@
 Writes to OUT: training.txt, and choices.txt, every 160th document of CORPUS/training.txt, by which recipes are chosen,
 so that held-out.txt is read once, for the final figure; tokenizer.json, byte-level BPE of OUT/training.txt, for `alpha
 train --tokenizerArtifacts=`; and of each text a .bin of its tokens, two bytes each, for the peer's data and heldOut.
-Prints a JSON object: tokens and documents of each text, and its bytes without the separators of documents, which are
-the peer's `bytes`. Takes a minute or two; what is encoded is then in Alpha's cache, as if `alpha train` had read it.
+Prints a JSON object, and writes it to counts.json: tokens and documents of each text, and its bytes without the
+separators of documents, which are the peer's `bytes`. Takes a minute or two; what is encoded is then in Alpha's cache, as if `alpha train` had read it.
 """
 
 import argparse
@@ -57,7 +57,9 @@ def main(words: Sequence[str]) -> int:
         file = dataset.encode_whole(selection, tokenizer, token_cache.folder(), write=write)
         file.tokens.astype("<u2").tofile(out / f"{name}.bin")
         found[name] = {"tokens": len(file.tokens), "bytes": file.text_bytes, "documents": file.documents}
-    print(json.dumps(found, indent=2))
+    counts = json.dumps(found, indent=2)
+    (out / "counts.json").write_text(counts)
+    print(counts)
     return 0
 
 
