@@ -6,7 +6,8 @@ Writes to OUT: training.txt, and choices.txt, every 160th document of CORPUS/tra
 so that held-out.txt is read once, for the final figure; tokenizer.json, byte-level BPE of OUT/training.txt, for `alpha
 train --tokenizerArtifacts=`; and of each text a .bin of its tokens, two bytes each, for the peer's data and heldOut.
 Prints a JSON object, and writes it to counts.json: tokens and documents of each text, and its bytes without the
-separators of documents, which are the peer's `bytes`. Takes a minute or two; what is encoded is then in Alpha's cache, as if `alpha train` had read it.
+separators of documents, which are the peer's `bytes`. Takes a minute or two; what is encoded is then in Alpha's cache,
+as if `alpha train` had read it.
 """
 
 import argparse
