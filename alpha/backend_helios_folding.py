@@ -195,20 +195,23 @@ _OPERANDS = {"norm": _with_norm, "attention_combine": _with_attention}
 
 
 # --- keys and values --------------------------------------------------------------------------------------------------
-# Where keys and values are columns of a product of few rows, it writes them where they are kept.
+# Where keys and values are columns of a product, it writes them where they are kept.
+
+_PUT_FIELDS = ("factor", "preactivation", "b_sums")
+"""The fields of a product for slots, keys and values, which kernels/matmul.glsl calls by these names."""
 
 
 def fold_puts(
     backend: DispatchMaker, dispatches: Sequence[Dispatch], planned: Sequence[Storage], result: Storage
 ) -> list[Dispatch]:
-    """The dispatches without pairs of put_rows whose rows are the last columns of what matmul_few makes, and used by
-    nothing else."""
+    """The dispatches without pairs of put_rows whose rows are the last columns of what a product, or the dispatch that
+    adds its parts up, makes, and used by nothing else."""
     uses = _uses(dispatches)
     new = {id(each) for each in planned} - {id(result)}
     folded: list[Dispatch | None] = list(dispatches)
     for place, product in enumerate(dispatches):
         made = product.arguments.get("c")
-        if product.kernel.name != "matmul_few" or not isinstance(made, HeliosArray) or id(made.storage) not in new:
+        if not isinstance(made, HeliosArray) or id(made.storage) not in new:
             continue
         positions = sorted(set(uses[id(made.storage)][1:]))
         puts = [each for each in positions if dispatches[each].kernel.name == "put_rows"]
@@ -219,14 +222,14 @@ def fold_puts(
         readers = [array for each in positions if each not in puts for _, array in dispatches[each].arrays()]
         if any(not _is_before(array, made, begin) for array in readers if array.storage is made.storage):
             continue
-        written = [array for direction, array in changed.arrays() if direction == "inout"]
-        read = changed.arguments["put_slots"]
-        assert isinstance(read, HeliosArray)
+        read, *written = (changed.arguments[name] for name in _PUT_FIELDS)
         between = [each for each in dispatches[place + 1 : max(puts)] if each not in [dispatches[put] for put in puts]]
         if any(
-            any(meets(array, each) for each in written) or (direction != "in" and meets(array, read))
+            (each is not read or direction != "in") and meets(array, each)
             for it in between
             for direction, array in it.arrays()
+            for each in (read, *written)
+            if isinstance(each, HeliosArray)
         ):
             continue
         folded[place] = changed
@@ -237,7 +240,10 @@ def fold_puts(
 
 def _putting(backend: DispatchMaker, product: Dispatch, made: HeliosArray, puts: Sequence[Dispatch]) -> Dispatch | None:
     """`product` as it puts its last columns, keys and then values, where `puts` do; None where it cannot."""
-    if len(puts) != 2 or product.constants["C_VECTOR"] == 0 or product.constants["ACTIVATION"]:
+    if len(puts) != 2 or any(product.arguments[name] is not None for name in _PUT_FIELDS):
+        return None
+    vector = int(product.constants["C_VECTOR"])
+    if vector == 0 or product.constants["ACTIVATION"] or product.constants["HAS_RESIDUAL"]:
         return None
     keys, values = (each.arguments["rows"] for each in puts)
     targets = [each.arguments["target"] for each in puts]
@@ -254,14 +260,15 @@ def _putting(backend: DispatchMaker, product: Dispatch, made: HeliosArray, puts:
         return None
     other = puts[1].arguments["ids"]
     assert isinstance(slots, HeliosArray) and isinstance(other, HeliosArray)
-    if not same_place(slots, other) or width % 4 or begin % 4 or product.constants["HAS_RESIDUAL"]:
+    kept = {each.arguments["target_rows"] for each in puts}
+    if len(kept) != 1 or not same_place(slots, other) or width % vector or begin % vector:
         return None
-    if any(not isinstance(each, HeliosArray) or each.element != made.element or each.offset % 4 for each in targets):
+    if any(
+        not isinstance(each, HeliosArray) or each.element != made.element or each.offset % vector for each in targets
+    ):
         return None
-    arguments = {
-        "put_keys": targets[0], "put_values": targets[1], "put_slots": slots, "put_width": width,
-        "put_rows": puts[0].arguments["target_rows"],
-    }  # fmt: skip
+    arguments: dict[str, Argument] = dict(zip(_PUT_FIELDS, (slots, *targets), strict=True))
+    arguments |= {"put_width": width, "put_rows": kept.pop()}
     return backend.make_dispatch(
         product.kernel.name, product.kernel.variant, product.groups, {**product.constants, "PUTS": 1},
         product.operations, **(product.arguments | arguments),

@@ -91,10 +91,10 @@ class Epilogue:
         )
         return Epilogue(self.bias, self.activation, preactivation, residual, self.diagonal)
 
-    def arguments(self, result: HeliosArray) -> dict[str, HeliosArray | None]:
-        """The arrays, by the names of the kernels' fields."""
+    def arguments(self, result: HeliosArray) -> dict[str, HeliosArray | int | None]:
+        """The kernels' fields; keys and values are put by `backend_helios_folding.fold_puts`."""
         arrays = {"bias": self.bias, "residual": self.residual, "factor": None, "c": result}
-        return arrays | {"preactivation": self.preactivation}
+        return {**arrays, "preactivation": self.preactivation, "put_width": 0, "put_rows": 0}
 
 
 NOTHING = Epilogue()
@@ -408,11 +408,10 @@ class _Run:
             constants |= dict(zip(("FRAGMENT_M", "FRAGMENT_N", "FRAGMENT_K"), device.fragment or (), strict=True))
             variant = f"matrix_{variant}"
         self.backend.say_choice(f"matrix product {problem} in {few.parts} parts of one workgroup")
-        arrays = {name: each for name, each in epilogue.arguments(result).items() if name in ("bias", "residual", "c")}
         self.backend.dispatch(
             "matmul_few", variant, few.workgroups(problem), constants, problem.operations,
-            a=left.array, b=right.array, **arrays, norm_weight=None, norm_bias=None, statistics=None,
-            put_keys=None, put_values=None, put_slots=None, put_width=0, put_rows=0, relay=None,
+            a=left.array, b=right.array, **epilogue.arguments(result), norm_weight=None, norm_bias=None,
+            statistics=None, b_sums=None, relay=None,
             rows=problem.rows, columns=problem.columns, depth=problem.depth, a_stride=left.stride,
             b_stride=right.stride, parts=0,
         )  # fmt: skip

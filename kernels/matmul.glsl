@@ -1,6 +1,6 @@
 // What the kernels of matrix products share: tiles in an order that suits the cache, and the epilogue that turns a sum
 // into results. Included after kernel.glsl, whose push constants it reads:
-//   bias, residual, c, preactivation, factor, columns
+//   bias, residual, c, preactivation, factor, b_sums, columns, put_width, put_rows
 // Variants define S_BITS (32 or 16: storage of the preactivation) and BFLOAT (1: 16-bit values are bfloat16). With C_HALF c is
 // stored in 16 bits, too. C_VECTOR is how many neighbours are stored at a time: 8, 4, or 0 for one.
 
@@ -27,6 +27,13 @@ uvec2 tile_of(uint index, uint tile_rows, uint tile_columns) {
 // --- epilogue: c = activation(scale sum + bias) + residual, preactivation = scale sum + bias ---
 // With HAS_RESIDUAL = 2 the residual is DIAGONAL times the identity, of square results. With FACTOR c is multiplied by the
 // derivative, at `factor`, of that number plus one, see activation.glsl.
+// With PUTS the last 2 put_width columns are not for c: the first put_width of them go to row put_slots[m] of put_keys, the
+// next to that of put_values, both rows of put_width numbers like those of c, put_rows of them. Such products have a
+// C_VECTOR, and neither factor nor preactivation nor sums of columns, in whose fields these arrays are: the push constants
+// have no room for more.
+#define put_slots i32_buffer(uint64_t(factor))
+#define put_keys uint64_t(preactivation)
+#define put_values uint64_t(b_sums)
 
 // One element, and four or eight neighbours, to place `index` of an array of float32 or, `half_`, of the variant's 16-bit
 // type.
@@ -85,18 +92,25 @@ vec4 bias_of(uint column) { return floats4(uint64_t(bias)).at[column / 4]; }
 
 vec4 residual_of(uint64_t index) { return f32x4_buffer(uint64_t(residual) + 4 * index).at[0]; }
 
-// What four neighbours need of memory besides their sums.
+// What four neighbours need of memory besides their sums; with PUTS, `slot` is the row that takes their key or value.
 struct Beside {
     vec4 bias, residual;
     uvec2 factor;
+    uint slot;
 };
+const Beside NOTHING = Beside(vec4(0.0), vec4(0.0), uvec2(0), 0);
+
+uint slot_of(uint row, uint column) {
+    return PUTS != 0 && column >= columns - 2 * put_width ? uint(put_slots.at[row]) : 0;
+}
 
 Beside beside(uint64_t index, uint column) {
-    Beside it = Beside(vec4(0.0), vec4(0.0), uvec2(0));
+    Beside it = NOTHING;
     if (HAS_BIAS != 0) it.bias = bias_of(column);
     if (HAS_RESIDUAL == 1) it.residual = residual_of(index);
     if (HAS_RESIDUAL == 2) it.residual = diagonal_of(index, column);
     if (FACTOR != 0) it.factor = words2(uint64_t(factor) + 2 * index).at[0];
+    it.slot = slot_of(uint(index) / columns, column);
     return it;
 }
 
@@ -112,8 +126,15 @@ vec4 finished(vec4 value, Beside it, out vec4 before) {
     return value;
 }
 
-vec4 finished(uint64_t index, vec4 value, vec4 bias4, vec4 residual4, out vec4 before) {
-    return finished(value, Beside(bias4, residual4, uvec2(0)), before);
+// Where results go: to c, or as keys and values to an array and a place in it that `to` and `index` become; whether they
+// go anywhere.
+bool is_placed(inout uint64_t to, inout uint64_t index, uint column, uint slot) {
+    const uint put_begin = columns - 2 * put_width;
+    if (PUTS == 0 || column < put_begin) return true;
+    const bool is_key = column < put_begin + put_width;
+    to = is_key ? put_keys : put_values;
+    index = uint64_t(slot) * put_width + (column - put_begin - (is_key ? 0 : put_width));
+    return slot < put_rows;
 }
 
 // `index` is the position of the first in c, residual, preactivation and factor.
@@ -124,12 +145,13 @@ void store_results(uint64_t index, uint column, vec4 value, Beside it) {
     }
     vec4 before;
     value = finished(value, it, before);
-    put_four(uint64_t(c), index, value, C_HALF != 0);
+    uint64_t to = uint64_t(c), place = index;
+    if (is_placed(to, place, column, it.slot)) put_four(to, place, value, C_HALF != 0);
     if (HAS_PREACTIVATION != 0) put_four(uint64_t(preactivation), index, before, S_BITS == 16);
 }
 
 void store_results(uint64_t index, uint column, vec4 value) {
-    if (C_VECTOR == 0) store_results(index, column, value, Beside(vec4(0.0), vec4(0.0), uvec2(0)));
+    if (C_VECTOR == 0) store_results(index, column, value, NOTHING);
     else store_results(index, column, value, beside(index, column));
 }
 
@@ -138,6 +160,7 @@ void store_results(uint64_t index, uint column, vec4 first, vec4 second, Beside 
     vec4 before, other;
     first = finished(first, of_first, before);
     second = finished(second, of_second, other);
-    put_eight(uint64_t(c), index, first, second, C_HALF != 0);
+    uint64_t to = uint64_t(c), place = index;
+    if (is_placed(to, place, column, of_first.slot)) put_eight(to, place, first, second, C_HALF != 0);
     if (HAS_PREACTIVATION != 0) put_eight(uint64_t(preactivation), index, before, other, S_BITS == 16);
 }

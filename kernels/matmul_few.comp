@@ -8,8 +8,6 @@
 //          `partial` of attention_combine.comp, [rows, heads, parts, HEAD], with its statistics: the operand is what that
 //          makes of them.
 // c        [rows, columns], as is residual; no more than TILE_ROWS rows
-// With PUTS, the last 2 put_width columns are not for c: the first put_width of them go to row put_slots[m] of put_keys, the
-// next to that of put_values, both rows of put_width numbers like those of c, put_rows of them.
 // The operand is rounded to the variant's 16 bits. The bits of a result are those that matmul_tiled or matmul_matrix,
 // and matmul_reduce, give for the same parts of the sum, and so are a norm's and attention's.
 //
@@ -24,7 +22,6 @@
 #include "common.glsl"
 #include "kernel.glsl"
 layout(local_size_x_id = 0) in;
-const uint64_t factor = 0, preactivation = 0;  // for gradients only
 #include "fresh.glsl"
 #include "relay.glsl"
 #include "matmul.glsl"
@@ -136,12 +133,13 @@ vec4 right4(uint line, uint start, uint lines, uint length) {
 
 // --- the results of four neighbours, with what is added to them on its way while the sum is made ---
 
-struct Added {
-    vec4 bias, residual;
-};
-
-vec4 bias_beside(uint row, uint column) {
-    return C_VECTOR != 0 && HAS_BIAS != 0 && row < rows && column < columns ? bias_of(column) : vec4(0.0);
+// But for the residual, which may be of the round before.
+Beside early_beside(uint row, uint column) {
+    Beside it = NOTHING;
+    if (C_VECTOR == 0 || row >= rows || column >= columns) return it;
+    if (HAS_BIAS != 0) it.bias = bias_of(column);
+    it.slot = slot_of(row, column);
+    return it;
 }
 
 vec4 residual_beside(uint row, uint column) {
@@ -149,25 +147,14 @@ vec4 residual_beside(uint row, uint column) {
     return fresh_f32x4(uint64_t(residual) + 4 * (uint64_t(row) * columns + column), 0);
 }
 
-Added added_to(uint row, uint column) { return Added(bias_beside(row, column), residual_beside(row, column)); }
+Beside added_to(uint row, uint column) {
+    Beside it = early_beside(row, column);
+    it.residual = residual_beside(row, column);
+    return it;
+}
 
-void store_sum(uint row, uint column, vec4 total, Added added) {
-    const uint64_t index = uint64_t(row) * columns + column;
-    const uint put_begin = columns - 2 * put_width;
-    if (PUTS != 0 && column >= put_begin) {  // with C_VECTOR and without activation
-        const uint slot = uint(put_slots.at[row]), place = column - put_begin;
-        const uint64_t target = place < put_width ? uint64_t(put_keys) : uint64_t(put_values);
-        if (HAS_BIAS != 0) total += added.bias;
-        if (slot < put_rows) put_four(target, uint64_t(slot) * put_width + place % put_width, total, C_HALF != 0);
-        return;
-    }
-    if (C_VECTOR == 0) {
-        store_results(index, column, total);
-        return;
-    }
-    vec4 before;
-    const vec4 value = finished(index, total, added.bias, added.residual, before);
-    put_four(uint64_t(c), index, value, C_HALF != 0);
+void store_sum(uint row, uint column, vec4 total, Beside added) {
+    store_results(uint64_t(row) * columns + column, column, total, added);
 }
 
 #if MATRIX
@@ -225,7 +212,7 @@ void main() {
         totals[thread] = sums[row];
         barrier();
         if (team == 0 && row < rows && column < columns) {
-            const Added added = added_to(row, column);
+            const Beside added = added_to(row, column);
             vec4 total = vec4(0.0);
             [[unroll]] for (uint s = 0; s < TEAMS; s++) total += totals[s * TEAM + member];
             store_sum(row, column, total, added);

@@ -241,8 +241,8 @@ void main() {
     const uint column0 = gl_WorkGroupID.x * TILE_N;
     const uint begin = min(depth, team * PART), end = min(depth, begin + PART);
 
-    Added added[COLUMNS];  // to this thread's first results
-    [[unroll]] for (uint j = 0; j < COLUMNS; j++) added[j] = Added(vec4(0.0), vec4(0.0));
+    Beside added[COLUMNS];  // to this thread's first results
+    [[unroll]] for (uint j = 0; j < COLUMNS; j++) added[j] = NOTHING;
 
     SUM sums[ROWS][COLUMNS];
     [[unroll]] for (uint i = 0; i < ROWS; i++)
@@ -258,7 +258,7 @@ void main() {
         if (loaded == 0) {
             [[unroll]] for (uint j = 0; j < COLUMNS; j++)
                 if (thread < C_SIZE)
-                    added[j].bias = bias_beside(thread / C_STRIDE, column0 + j * FRAGMENT_N + thread % C_STRIDE * 4);
+                    added[j] = early_beside(thread / C_STRIDE, column0 + j * FRAGMENT_N + thread % C_STRIDE * 4);
             if (RELAY == 1)  // what is left to do after the wait should be little
                 [[unroll]] for (uint p = 0; p < PHASES; p++)
                     [[unroll]] for (uint s = 0; s < SLICES; s++) {

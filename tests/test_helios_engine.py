@@ -22,12 +22,14 @@ from test_engine import (
 )
 from test_gpt import SMALL_SET, model_of
 
-from alpha import backend_helios_folding, backend_helios_tiles, rng
+from alpha import backend_helios_folding, backend_helios_matmul, backend_helios_tiles, rng
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_cpu_ref_primitives import NumpyPrimitives
+from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_core import HeliosCore
 from alpha.backend_helios_planner import Dispatch, needs_barrier
+from alpha.backend_helios_tiles import Division, Hardware, Problem, in_parts
 from alpha.config import ModelConfig, resolve_model
 from alpha.engine import Engine, Request
 from alpha.gpt import GPT
@@ -130,6 +132,64 @@ def test_rows_are_put_in_sixteen_bits(precision: str, width: int) -> None:
         expected = np.zeros((9, width), np.float32)
         expected[[8, 0, 3, 2]] = backend.to_numpy(backend.cast(part, backend.weight_dtype))[:4]
         np.testing.assert_array_equal(backend.to_numpy(target), expected)
+
+
+@pytest.mark.matrix_units
+@pytest.mark.parametrize("precision", ["f32", "f16"])
+@pytest.mark.parametrize(("rows", "is_split"), [(4, False), (40, False), (40, True)])
+@pytest.mark.parametrize(("query", "width"), [(16, 8), (4, 4), (8, 12), (4, 10)])
+def test_products_write_keys_and_values_where_they_are_kept(
+    precision: str, rows: int, is_split: bool, query: int, width: int, steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of few rows and of many, whether a dispatch adds the parts of sums up or the product does; but not where the four
+    or eight neighbours that are written at a time would be a key's and a value's. A row whose slot there is not goes
+    nowhere."""
+    backend = helios(precision)
+
+    def chosen(problem: Problem, device: Hardware, part: int) -> Division:
+        return next(each for each in in_parts(problem, device, part) if (each.splits > 1) == is_split)
+
+    monkeypatch.setattr(backend_helios_matmul, "choose", chosen)
+    monkeypatch.setattr(backend_helios_tiles, "_CPU_FEW_ROWS", 4)
+    depth, columns = 96, query + 2 * width
+    x, weight, bias = (
+        backend.from_numpy(rng.normal(int(np.prod(shape)), 5, stream).reshape(shape).astype(np.float32))
+        for stream, shape in enumerate([(rows, depth), (depth, columns), (columns,)])
+    )
+    weight = backend.cast(weight, backend.weight_dtype)
+    slots = np.arange(rows, dtype=np.int32)[::-1] + 1
+    slots[1:3] = -1, rows + 2
+    keys, values = (backend.zeros((rows + 3, width), backend.activation_dtype or np.float32) for _ in range(2))
+
+    def program(x: HeliosArray, slots: HeliosArray) -> HeliosArray:
+        made = backend.linear(x, weight, bias)[0]
+        for store, first in ((keys, query), (values, query + width)):
+            backend.put_rows(backend.narrow(store, 0, 0, rows + 2), slots, backend.narrow(made, 1, first, width))
+        return backend.multiply(backend.narrow(made, 1, 0, query), 2.0)
+
+    found = []
+    for run_it in (program, backend.record(program)):
+        for store in (keys, values):
+            backend.fill(store, 7.0)
+        result = run_it(x, backend.from_numpy(slots))
+        found.append([backend.to_numpy(each).tobytes() for each in (result, keys, values)])
+    assert found[0] == found[1]
+    names = [each.kernel.name for each in steps.programs[-1]]
+    vector = next(each.constants["C_VECTOR"] for each in reversed(steps.programs[-1]) if "c" in each.arguments)
+    assert names.count("put_rows") == (2 if width % vector else 0)
+    assert ("matmul_reduce" in names) == is_split
+    assert ("matmul_few" in names) == (rows == 4)
+
+
+def test_a_prompt_s_keys_and_values_are_written_by_products(steps: Steps) -> None:
+    """Also where of the last layer only some rows go on; the one row that is put is of the newest tokens."""
+    _, model = stored_model("f16", layers=2)
+    engine = Engine(model, 1)
+    engine.submit(Request(ids_of(40), 1, GREEDY))
+    run(engine)
+    names = [each.kernel.name for each in steps.programs[0]]
+    assert names.count("attention_cached") == 2
+    assert names.count("put_rows") == 1
 
 
 @pytest.mark.parametrize(("name", "each"), [("gpt2", 5), ("modern", 8)])
