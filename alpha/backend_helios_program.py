@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from alpha.backend_helios_array import HeliosArray, Storage, contiguous_strides
+from alpha.backend_helios_array import ELEMENTS, HeliosArray, Storage, contiguous_strides
 from alpha.backend_helios_device import BARRIER, dispatch_command
 from alpha.backend_helios_folding import (
     fold_additions,
@@ -85,18 +86,20 @@ class _Slot:
     def __init__(
         self,
         backend: Recorder,
-        operands: HeliosArray,
+        inputs: HeliosArray,
+        operands: Sequence[HeliosArray],
         dispatches: Sequence[Dispatch],
         result: HeliosArray,
         relay: Relay | None,
     ) -> None:
         self._backend = backend
         self._check = None if relay is None else relay.check
-        self.operands = backend.memory.upload_space(operands.nbytes)
+        space = backend.memory.upload_space(inputs.nbytes)
         self._result = backend.memory.read_back_space(result.nbytes)
         self._like = result
-        uploaded = HeliosArray(self.operands, operands.shape, operands.strides, operands.element)
-        self._upload = backend.copy_dispatch(operands, uploaded)
+        self._upload = backend.copy_dispatch(inputs, HeliosArray(space, inputs.shape, inputs.strides, inputs.element))
+        self.operands = [_mapped(space, each) for each in operands]
+        """Where the host writes them."""
         self._others = [*dispatches, backend.copy_dispatch(self._array(self._result), result)]
         self._programs: dict[bool, int] = {}
         self.done = 0
@@ -146,9 +149,10 @@ class RecordedProgram:
     def __call__(self, *operands: HeliosArray) -> HeliosArray:
         self.prepare(*operands)
         slot = self._free_slot()
-        uploads = all(_is_fresh(each) for each in operands)
+        uploads = all(map(_is_fresh, operands))
         if uploads:
-            self._write(slot, operands)
+            for written, each in zip(slot.operands, operands, strict=True):
+                written[...] = each.storage.pending
         else:
             for target, source in zip(self._operands, operands, strict=True):
                 self._backend.copy_into(target, source)
@@ -207,19 +211,10 @@ class RecordedProgram:
             dispatches.insert(0, self._relay.reset)
         self._dispatches = dispatches
         self._slots = [self._slot()]
-        self._slots[0].program(all(_is_fresh(each) for each in operands))
+        self._slots[0].program(all(map(_is_fresh, operands)))
         # What the dispatches refer to stays alive, and in its place, as long as the program.
         self._kept = [arena, self._relay, [array.storage for each in dispatches for _, array in each.arrays()]]
         return ProgramSize(size, end, len(dispatches), sum(needs_barrier(dispatches)))
-
-    def _write(self, slot: _Slot, operands: Sequence[HeliosArray]) -> None:
-        """Put operands that the host has just made where the slot's upload reads them."""
-        assert slot.operands.mapped is not None
-        for target, source in zip(self._operands, operands, strict=True):
-            values = source.storage.pending
-            assert values is not None
-            start = target.offset * target.itemsize
-            slot.operands.mapped[start : start + target.nbytes] = values.reshape(-1).view(np.uint8).data
 
     def _free_slot(self) -> _Slot:
         """A slot whose last replay has ended and whose result nobody holds any more, or a new one."""
@@ -235,7 +230,14 @@ class RecordedProgram:
         return self._slots[-1]
 
     def _slot(self) -> _Slot:
-        return _Slot(self._backend, self._inputs, self._dispatches, self._result, self._relay)
+        return _Slot(self._backend, self._inputs, self._operands, self._dispatches, self._result, self._relay)
+
+
+def _mapped(space: Storage, like: HeliosArray) -> npt.NDArray[Any]:
+    """An array of the host in memory that it can write, at the place in it that another one has in its own."""
+    assert space.mapped is not None
+    flat = np.frombuffer(space.mapped, ELEMENTS[like.element].stored, like.size, like.offset * like.itemsize)
+    return flat.reshape(like.shape)
 
 
 def _is_fresh(array: HeliosArray) -> bool:

@@ -25,8 +25,9 @@ its prompt is computed, and whether it was interrupted or found a beginning comp
 import contextlib
 import itertools
 import threading
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -189,8 +190,9 @@ class Engine:
         if self.failure:
             raise AlphaError(self.failure)
         total = self._check(request)
+        ids = self._ids_of(request)
         generation = Generation(request, prompt_logprobs=[] if request.prompt_logprobs is None else [None])
-        stream = Stream(list(map(int, request.prompt)), total, reuse=request.prompt_logprobs is None)
+        stream = Stream(ids, total, reuse=request.prompt_logprobs is None)
         needed = scheduler.blocks_of(stream.end)
         if needed > self._blocks:
             raise RequestError(
@@ -395,11 +397,8 @@ class Engine:
                 f"The prompt has {count:,} tokens, but the model's context holds {block:,}; shorten the prompt.",
                 is_too_long=True,
             )
-        for name, tokens in (("prompt", request.prompt), ("sampling", request.sampling.logit_bias)):
-            if len(tokens) and not 0 <= min(tokens) <= max(tokens) < vocabulary:
-                wrong = next(token for token in tokens if not 0 <= token < vocabulary)
-                message = f"There is no token {wrong}: the model's vocabulary has {vocabulary:,} tokens."
-                raise RequestError(message, name)
+        if any(not 0 <= token < vocabulary for token in request.sampling.logit_bias):
+            raise self._unknown(request.sampling.logit_bias, "sampling")
         if problem := request.sampling.problem():
             raise RequestError(problem, "sampling")
         for name, number in (("logprobs", request.logprobs), ("prompt_logprobs", request.prompt_logprobs)):
@@ -410,6 +409,20 @@ class Engine:
             raise RequestError(f"max_tokens is {request.max_tokens}, but must be at least {least}.", "max_tokens")
         room = block + 1 - count  # the last token is not read
         return count + (room if request.max_tokens is None else min(room, request.max_tokens))
+
+    def _ids_of(self, request: Request) -> "array[int]":
+        """The prompt. Raises RequestError when it has an id that is no token."""
+        with contextlib.suppress(OverflowError):
+            ids = array("i", request.prompt)
+            if np.frombuffer(ids, np.uint32).max() < self._model.vocab_size:  # negative ones are large ones
+                return ids
+        raise self._unknown(request.prompt, "prompt")
+
+    def _unknown(self, tokens: Iterable[int], field: str) -> RequestError:
+        """The error that says which of these is no token."""
+        vocabulary = self._model.vocab_size
+        wrong = next(token for token in tokens if not 0 <= token < vocabulary)
+        return RequestError(f"There is no token {wrong}: the model's vocabulary has {vocabulary:,} tokens.", field)
 
 
 def token_bytes(model: GPT) -> int:

@@ -95,15 +95,15 @@ class Steps:
         if is_decode and layout is not None and layout.streams == streams:
             layout.go_on()  # all that is new are positions and random numbers
         else:
-            layout = _Layout(streams, pieces, scored, len(self._tables) - 1, self.model.vocab_size)
+            layout = _Layout(streams, pieces, scored, self._tables.shape)
             layout.outputs[1, : layout.drawn] = self._top_k[layout.slots]
             layout.options[: layout.drawn, :3] = self._options[layout.slots]
             if changes := self._changes.of(layout.slots, layout.outputs.shape[1]):
                 layout.outputs[3], layout.penalties = changes
             self._layout = layout if is_decode and not layout.shared else None
-        _, _, positions, places, sequences = layout.rows
-        np.multiply(self._tables[sequences, positions // BLOCK_TOKENS], BLOCK_TOKENS, out=places)
-        places += positions % BLOCK_TOKENS
+        _, _, positions, places, _ = layout.rows
+        pages = positions // BLOCK_TOKENS
+        places[:] = (self._tables.take(layout.first_pages + pages) - pages) * BLOCK_TOKENS + positions
         if layout.shared:  # what others may be reading is there already, with the same bits
             places[layout.shared] = SCRATCH_BLOCK * BLOCK_TOKENS
         layout.options[: layout.drawn, 3] = self._numbers.of(layout.slots, layout.next_positions)
@@ -136,24 +136,24 @@ class Steps:
             temperature = 0.0 if sampling.temperature < 1 / MOST else min(sampling.temperature, MOST)
             self._options[slot] = temperature, sampling.top_p, sampling.min_p
             self._top_k[slot] = min(sampling.top_k, self.model.vocab_size)
-            self._numbers.begin(slot, draw)
+            self._numbers.begin(slot, draw, len(stream.ids))
             self._changes.begin(slot, draw, stream.ids)
         self._tables[slot, self._lengths[slot] : len(blocks)] = blocks[self._lengths[slot] :]
         self._lengths[slot] = len(blocks)
 
 
 class _Layout:
-    """Where everything stands in the operands of `_program` for a step of these pieces; `nobody` has the slot of rows
-    that fill up the numbers of rows to powers of two."""
+    """Where everything stands in the operands of `_program` for a step of these pieces; the last of the tables, whose
+    shape is given, is that of rows which fill up the numbers of rows to powers of two."""
 
     def __init__(
         self,
         streams: Sequence[Stream],
         pieces: Sequence[Piece],
         scored: Sequence[range],
-        nobody: int,
-        vocabulary: int,
+        tables: tuple[int, int],
     ) -> None:
+        nobody = tables[0] - 1
         self.streams = streams
         self._total = total = sum(piece.count for piece in pieces)
         self.rows = np.zeros((5, _power_of_two(total)), np.int32)
@@ -171,6 +171,8 @@ class _Layout:
             sequences[first : first + count] = stream.slot
             if piece.shared:
                 self.shared += range(first, first + min(count, piece.shared))
+        self.first_pages = sequences * tables[1]
+        """Where the table of each row's sequence begins if all stand in one."""
 
         drawing = [(piece, first) for piece, first in zip(pieces, firsts, strict=False) if piece.draws]
         self.slots = np.array([piece.stream.slot for piece, _ in drawing], np.int64)
@@ -181,14 +183,13 @@ class _Layout:
             wanted += [place - piece.start + first for place in places]
             asked += [piece.stream.ids[place + 1] for place in places]
         self.wanted = len(wanted)
-        # Of each output: the row that it is of, top_k, the slot that its token goes to, that of its `Changes`, the id
-        # whose probability is asked for if it is not the one that is chosen, and where it begins among all logits.
-        self.outputs = np.zeros((6, _power_of_two(self.wanted) if self.wanted else 0), np.int32)
+        # Of each output: the row that it is of, top_k, the slot that its token goes to, that of its `Changes`, and the
+        # id whose probability is asked for if it is not the one that is chosen.
+        self.outputs = np.zeros((5, _power_of_two(self.wanted) if self.wanted else 0), np.int32)
         self.outputs[0, : self.wanted] = wanted
         self.outputs[2:4] = nobody
         self.outputs[2, : self.drawn] = self.slots
         self.outputs[4, : self.wanted] = asked
-        self.outputs[5] = vocabulary * np.arange(self.outputs.shape[1])
         self.options = np.zeros((self.outputs.shape[1], 4), np.float32)
         self.penalties: npt.NDArray[np.float32] | None = None
 
@@ -205,13 +206,13 @@ def _program(
 ) -> Array:  # fmt: skip
     """A step of the model: the tokens [M] chosen after M of N rows; see `CachedRows`.
 
-    rows [5, N] and outputs [6, M] are as in `_Layout`, options [M, 4] as in `Backend.choose`; with penalties [M, 4],
+    rows [5, N] and outputs [5, M] are as in `_Layout`, options [M, 4] as in `Backend.choose`; with penalties [M, 4],
     logits are changed before. With `is_decode`, outputs are those of the rows, in order. With `likeliest`, what `Step`
     says stands before the tokens, of the model's own logits, in a type that holds every id.
     """
     backend = model.backend
     ids, slots, positions, places, sequences = _rows_of(backend, rows)
-    wanted, top_k, targets, changed, asked, offsets = _rows_of(backend, outputs)
+    wanted, top_k, targets, changed, asked = _rows_of(backend, outputs)
     ids = backend.newest_ids(backend.reshape(newest, (newest.shape[0],)), slots, ids)
     read = CachedRows(backend, cache, positions, places, sequences, tables, None if is_decode else wanted)
     logits = model.logits_of_rows(model.hidden_of_rows(ids, read))
@@ -228,7 +229,7 @@ def _program(
     before = backend.cast(logits, exact)
     if likeliest <= MOST_LIKELIEST:
         chosen = backend.where(backend.greater(asked, -1), asked, backend.maximum(tokens, 0))
-        before = log_probabilities(backend, before, chosen, likeliest, offsets)
+        before = log_probabilities(backend, before, chosen, likeliest)
     return backend.concatenate([before, backend.cast(column, exact)], 1)
 
 

@@ -18,7 +18,6 @@ Places = npt.NDArray[np.integer[Any]]
 
 DRAWN_AHEAD = 32
 """Random numbers of a sequence that are drawn at a time."""
-NOTHING_DRAWN = np.iinfo(np.int64).max
 
 MOST = 1e30
 """Beyond this, temperatures, biases and penalties change nothing any more."""
@@ -51,23 +50,19 @@ class Numbers:
         self._steps, self._first = np.zeros((2, sequences), np.int64)
         self._ahead = np.zeros((sequences, DRAWN_AHEAD))
 
-    def begin(self, slot: int, draw: Draw) -> None:
-        """Another sequence has this slot now."""
-        self._seeds[slot], self._streams[slot] = draw.sampling.seed, random_stream(draw.row)
-        self._steps[slot] = draw.first_step - draw.prompt
-        self._first[slot] = NOTHING_DRAWN
+    def begin(self, slot: int, draw: Draw, position: int) -> None:
+        """Another sequence has this slot now, whose first token to be drawn is at this position."""
+        seed, stream, step = draw.sampling.seed, random_stream(draw.row), draw.first_step - draw.prompt
+        self._seeds[slot], self._streams[slot], self._steps[slot] = seed, stream, step
+        # One by itself takes a fraction of the time, and the end of a prompt waits for it: it is the last one ahead.
+        self._first[slot] = step + position - DRAWN_AHEAD + 1
+        self._ahead[slot, -1] = random_number(seed, stream, step + position)
 
     def of(self, slots: Places, positions: Places) -> npt.NDArray[np.float64]:
         """The numbers in [0, 1) for the tokens at these positions."""
         steps = self._steps[slots] + positions
         places = steps - self._first[slots]
-        lacking = np.flatnonzero((places < 0) | (places >= DRAWN_AHEAD))
-        if len(lacking) == 1 and self._first[slots[lacking[0]]] == NOTHING_DRAWN:
-            # One by itself takes a fraction of the time, and the end of a prompt waits for it: the last one ahead.
-            place, slot = lacking[0], slots[lacking[0]]
-            self._first[slot], places[place] = steps[place] - DRAWN_AHEAD + 1, DRAWN_AHEAD - 1
-            self._ahead[slot, -1] = random_number(int(self._seeds[slot]), int(self._streams[slot]), int(steps[place]))
-        elif len(lacking):  # then for all, so that all are used up together
+        if (places >= DRAWN_AHEAD).any():  # one is lacking: then for all, so that all are used up together
             self._first[slots], places[:] = steps, 0
             ahead = (steps[:, None] + np.arange(DRAWN_AHEAD)).astype(np.uint64)
             seeds, streams = (np.broadcast_to(each[slots, None], ahead.shape) for each in (self._seeds, self._streams))
@@ -169,10 +164,11 @@ def count_tokens(backend: Backend, state: Array, slots: Array, tokens: Array) ->
     backend.put_rows(flat, places, backend.where(is_nobody, 0.0, counts))
 
 
-def log_probabilities(backend: Backend, logits: Array, ids: Array, count: int, offsets: Array) -> Array:
+def log_probabilities(backend: Backend, logits: Array, ids: Array, count: int) -> Array:
     """[M, 1 + 2 count] of logits [M, V]: natural logarithms of the probability of one of ids [M], then the `count`
-    likeliest ids, and theirs. offsets [M] are where the rows begin if all stand in one."""
+    likeliest ids, and theirs."""
     M, V = logits.shape
+    begins = backend.from_numpy(np.arange(0, M * V, V, dtype=np.int32))
 
     def likeliest(left: Array) -> Array:
         return backend.maximum(backend.choose(left, greedy, all_of_them), 0)
@@ -188,7 +184,7 @@ def log_probabilities(backend: Backend, logits: Array, ids: Array, count: int, o
     backend.fill(never, NEVER)
     for index in range(count):
         if index:
-            backend.put_rows(backend.reshape(left, (M * V, 1)), backend.add(best, offsets), never)
+            backend.put_rows(backend.reshape(left, (M * V, 1)), backend.add(best, begins), never)
             best = likeliest(left)
         found.append(backend.cast(best, logits.dtype))
         values.append(backend.add(backend.pick(logits, best), base))

@@ -11,7 +11,7 @@ ends. Knows ids and numbers: nothing of models, arrays or sampling.
 """
 
 import hashlib
-import struct
+from array import array
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -58,22 +58,24 @@ class BlockPool:
         self._free.pop(block, None)
         self._holders[block] += 1
 
-    def take(self) -> int:
-        """A free block, for something new. Raises KeyError when there is none."""
-        block, _ = self._free.popitem(last=False)
-        self.forget(block)
-        self._holders[block] = 1
-        return block
+    def take(self, count: int) -> list[int]:
+        """So many free blocks, for something new. Raises KeyError when there are fewer."""
+        taken = [self._free.popitem(last=False)[0] for _ in range(count)]
+        for block in taken:
+            self.forget(block)
+            self._holders[block] = 1
+        return taken
 
     def release(self, blocks: Sequence[int]) -> None:
         """One holder less of each; of the blocks of a sequence, the last ones are to be used for something new
         first."""
+        holders, free, names = self._holders, self._free, self._names
         for block in reversed(blocks):
-            self._holders[block] -= 1
-            if not self._holders[block]:
-                self._free[block] = None
-                if block not in self._names:
-                    self._free.move_to_end(block, last=False)
+            holders[block] -= 1
+            if not holders[block]:
+                free[block] = None
+                if block not in names:
+                    free.move_to_end(block, last=False)
 
     def name(self, block: int, name: bytes) -> None:
         """Make a block findable, unless another one with the same content is."""
@@ -97,7 +99,7 @@ class Stream:
     this stream. While it runs, no other one has its `slot`, a number below the scheduler's `max_streams`.
     """
 
-    ids: list[int]
+    ids: "array[int]"
     total: int
     reuse: bool = True
     computed: int = 0
@@ -127,7 +129,7 @@ class Stream:
         """The name of a block that its known ids fill: a digest of all ids up to the block's end."""
         while index >= len(self.names):
             start = len(self.names) * BLOCK_TOKENS
-            content = struct.pack(f"<{BLOCK_TOKENS}i", *self.ids[start : start + BLOCK_TOKENS])
+            content = self.ids[start : start + BLOCK_TOKENS].tobytes()
             before = self.names[-1] if self.names else b""
             self.names.append(hashlib.blake2b(before + content, digest_size=16).digest())
         return self.names[index]
@@ -220,7 +222,7 @@ class Scheduler:
             self.waiting.appendleft(last)
             if last is stream:
                 return False
-        stream.blocks.append(self.pool.take())
+        stream.blocks += self.pool.take(1)
         return True
 
     def _start(self, stream: Stream) -> bool:
@@ -237,7 +239,7 @@ class Scheduler:
             return False
         for block in found:
             self.pool.hold(block)
-        stream.blocks = found + [self.pool.take() for _ in range(needed)]
+        stream.blocks = found + self.pool.take(needed)
         # What is drawn needs the outputs at the last id, so that one is computed in any case.
         stream.computed = min(len(found) * BLOCK_TOKENS, len(stream.ids) - 1)
         stream.named = len(found)

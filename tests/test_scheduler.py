@@ -1,8 +1,9 @@
 """The scheduler against a model of what it promises: memory that knows what stands in it."""
 
 import hashlib
+from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -22,9 +23,9 @@ def small_blocks() -> Iterator[None]:
     scheduler.BLOCK_TOKENS = before
 
 
-def next_id(ids: list[int]) -> int:
+def next_id(ids: Sequence[int]) -> int:
     """What a stream draws: it depends on all of its ids, and on nothing else."""
-    return hashlib.blake2b(bytes(ids), digest_size=1).digest()[0] % 3
+    return hashlib.blake2b(bytes(list(ids)), digest_size=1).digest()[0] % 3
 
 
 @dataclass
@@ -47,7 +48,7 @@ class World:
         self.scheduler = Scheduler(BlockPool(self.blocks), self.max_streams, self.budget)
 
     def arrive(self, prompt: list[int], count: int, reuse: bool) -> None:
-        stream = Stream(list(prompt), len(prompt) + count, reuse)
+        stream = Stream(array("i", prompt), len(prompt) + count, reuse)
         if scheduler.blocks_of(stream.end) > self.blocks:
             with pytest.raises(ValueError, match="blocks are needed"):
                 self.scheduler.add(stream)
@@ -267,7 +268,7 @@ def test_blocks_that_are_wanted_seldom_go_first() -> None:
     assert world.scheduler.reused == BLOCK
     world.arrive([2] * 8, 1, reuse=True)  # takes three of the four blocks
     run(world)
-    assert len(world.scheduler.pool.find([Stream([1] * 5, 6).name_of(0)])) == 0
+    assert len(world.scheduler.pool.find([Stream(array("i", [1] * 5), 6).name_of(0)])) == 0
 
 
 def test_a_step_must_hold_a_token_of_each_stream() -> None:
