@@ -43,6 +43,9 @@ _VALIDATE = 1
 _REPEATED = 1
 _TIMESTAMPS = 2
 _LONGEST_WAIT = 1.0  # seconds in which Python does not look for signals
+_LONGEST_WATCH = 0.005
+"""Seconds in which a wait looks at the timeline before it sleeps: to be woken takes up to 0.1 ms, in which a processor
+also becomes slow and forgets; beside what takes longer than this, that is little."""
 _KINDS = ("discrete", "integrated", "virtual", "other", "cpu")  # in the order of preference
 
 _INSTALL_LOADER = (
@@ -239,6 +242,7 @@ class Device:
         self._handle = handle
         self.submitted = 0
         """The timeline's value after everything that was submitted."""
+        self._reached = 0  # the timeline's value when it was last asked for
         self._finalizer = weakref.finalize(self, _close, self._library, handle, os.getpid())
 
     def __enter__(self) -> Self:
@@ -337,15 +341,21 @@ class Device:
     def wait(self, timeline_value: int, seconds: float | None = None) -> bool:
         """Wait for a value that `submit` returned; False if that took longer than `seconds`. Raises DeviceLost.
 
-        Waits in parts, so that Ctrl-C has an effect even when the device never finishes.
+        Waits in parts, so that Ctrl-C has an effect even when the device never finishes. What the device is to do last
+        is watched for a moment: until this wait has ended it will get no more. A device that is the processor itself
+        has better use for it.
         """
         end = math.inf if seconds is None else time.monotonic() + seconds
+        watch = _LONGEST_WATCH if timeline_value == self.submitted and self.info.kind != "cpu" else 0.0
         while True:
             part = min(_LONGEST_WAIT, max(0.0, end - time.monotonic()))
-            code = self._library.helios_wait(self._opened(), timeline_value, round(part * 1e9))
+            times = round(min(watch, part) * 1e9), round(part * 1e9)
+            code = self._library.helios_wait(self._opened(), timeline_value, *times)
             if code != _TIMEOUT:
                 _check(code)
+                self._reached = max(self._reached, timeline_value)
                 return True
+            watch = 0.0
             if time.monotonic() >= end:
                 return False
 
@@ -353,7 +363,12 @@ class Device:
         """The timeline's present value: all submits up to it are complete."""
         value = ctypes.c_uint64()
         self._call("helios_completed", ctypes.byref(value))
+        self._reached = max(self._reached, value.value)
         return value.value
+
+    def is_complete(self, timeline_value: int) -> bool:
+        """Whether all submits up to a value are complete."""
+        return timeline_value <= self._reached or timeline_value <= self.completed()
 
     def timestamps(self, program: int, dispatches: int) -> list[tuple[int, int]]:
         """Begin and end of each of a program's dispatches in its last, complete submit, in nanoseconds."""
@@ -440,7 +455,7 @@ def _library() -> ctypes.CDLL:
         "helios_program_create": (handle, text, u64, u32, data),
         "helios_program_free": (handle, u64),
         "helios_submit": (handle, data, u32, data),
-        "helios_wait": (handle, u64, u64),
+        "helios_wait": (handle, u64, u64, u64),
         "helios_completed": (handle, data),
         "helios_timestamps": (handle, u64, u64, data),
         "helios_messages": (handle, text, u64, data),

@@ -94,12 +94,13 @@ class _Slot:
     ) -> None:
         self._backend = backend
         self._check = None if relay is None else relay.check
-        space = backend.memory.upload_space(inputs.nbytes)
+        self.operands = backend.memory.upload_space(inputs.nbytes)
         self._result = backend.memory.read_back_space(result.nbytes)
         self._like = result
-        self._upload = backend.copy_dispatch(inputs, HeliosArray(space, inputs.shape, inputs.strides, inputs.element))
-        self.operands = [_mapped(space, each) for each in operands]
-        """Where the host writes them."""
+        uploaded = HeliosArray(self.operands, inputs.shape, inputs.strides, inputs.element)
+        self._upload = backend.copy_dispatch(inputs, uploaded)
+        self.written = [_mapped(self.operands, each) for each in operands]
+        """The operands as the host writes them."""
         self._others = [*dispatches, backend.copy_dispatch(self._array(self._result), result)]
         self._programs: dict[bool, int] = {}
         self.done = 0
@@ -151,7 +152,7 @@ class RecordedProgram:
         slot = self._free_slot()
         uploads = all(map(_is_fresh, operands))
         if uploads:
-            for written, each in zip(slot.operands, operands, strict=True):
+            for written, each in zip(slot.written, operands, strict=True):
                 written[...] = each.storage.pending
         else:
             for target, source in zip(self._operands, operands, strict=True):
@@ -218,14 +219,13 @@ class RecordedProgram:
 
     def _free_slot(self) -> _Slot:
         """A slot whose last replay has ended and whose result nobody holds any more, or a new one."""
-        completed = self._backend.device.completed()
         unheld = [slot for slot in self._slots if not slot.is_held]
-        for slot in unheld:
-            if slot.done <= completed:
-                return slot
-        if len(unheld) >= MOST_SLOTS_WAITING:
-            self._backend.device.wait(unheld[0].done)
-            return unheld[0]
+        if unheld:
+            oldest = min(unheld, key=lambda slot: slot.done)
+            if len(unheld) >= MOST_SLOTS_WAITING:
+                self._backend.device.wait(oldest.done)
+            if self._backend.device.is_complete(oldest.done):
+                return oldest
         self._slots.append(self._slot())
         return self._slots[-1]
 

@@ -97,8 +97,10 @@ int helios_program_free(helios_device *device, uint64_t program);
  * they are complete: 1 for the first submit, then one more each time. */
 int helios_submit(helios_device *device, const uint64_t *programs, uint32_t count, uint64_t *timeline_value);
 
-/* Waits until the timeline has reached a value that helios_submit gave; HELIOS_TIMEOUT if it takes longer. */
-int helios_wait(helios_device *device, uint64_t timeline_value, uint64_t timeout_nanoseconds);
+/* Waits until the timeline has reached a value that helios_submit gave; HELIOS_TIMEOUT if it takes longer. Before it
+ * sleeps, it looks at the timeline again and again for `watch_nanoseconds`, and lets others have the processor between. */
+int helios_wait(helios_device *device, uint64_t timeline_value, uint64_t watch_nanoseconds,
+                uint64_t timeout_nanoseconds);
 
 /* The timeline's present value. */
 int helios_completed(helios_device *device, uint64_t *timeline_value);

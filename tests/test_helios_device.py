@@ -205,11 +205,16 @@ def test_the_timeline_counts_submits(device: Device) -> None:
         device.wait(4)
 
 
-def test_a_wait_may_be_too_short(device: Device) -> None:
+@pytest.mark.parametrize("kind", ["cpu", "discrete"])
+def test_a_wait_may_be_too_short(kind: str, device: Device) -> None:
     value = device.submit(long_program(device))
+    device.info = dataclasses.replace(device.info, kind=kind)  # one is slept for, the other watched
     assert device.wait(value, seconds=0) is False
+    assert device.wait(value, seconds=1e-4) is False
     assert device.completed() < value
+    assert not device.is_complete(value)
     assert device.wait(value) is True
+    assert device.is_complete(value)
 
 
 def test_timestamps_surround_each_dispatch(device: Device) -> None:

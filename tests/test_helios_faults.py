@@ -27,7 +27,10 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, %r)
 from spirv_kernel import PUSH, assemble
+from alpha import backend_helios_device
 from alpha.backend_helios_device import *
+
+backend_helios_device._LONGEST_WATCH = 0.0  # so that each wait sleeps, whatever the device is
 
 def fault(text):
     os.environ["VULKAN_FAULT"] = text
@@ -233,6 +236,28 @@ use()
         for call in ("QueueSubmit2", "WaitSemaphores", "GetSemaphoreCounterValue")
     ]
     assert all("the system's log (dmesg) may say why" in line for line in printed[1:])
+
+
+def test_what_was_submitted_last_is_watched(run: Run) -> None:
+    script = """
+import dataclasses
+backend_helios_device._LONGEST_WATCH = 60.0
+with Device(choose_device(), validate=False) as device:
+    program = device.create_program(b"", repeated=True)
+    first, last = device.submit(program), device.submit(program)
+    for kind, value in (("discrete", last), ("discrete", first), ("cpu", last)):
+        device.info = dataclasses.replace(device.info, kind=kind)
+        fault("vkWaitSemaphores:-13")
+        print(failure(device.wait, value))
+        fault("vkGetSemaphoreCounterValue:-13")
+        print(failure(device.wait, value))
+    fault("")
+"""
+    watched, slept = (
+        f"VulkanError: vk{call} returned VK_ERROR_UNKNOWN" for call in ("GetSemaphoreCounterValue", "WaitSemaphores")
+    )
+    said = [line.split(";")[0] for line in run(script).splitlines()]
+    assert said == ["no error", watched, slept, "no error", slept, "no error"]
 
 
 @pytest.mark.parametrize("call", ["vkQueueSubmit2", "vkWaitSemaphores"])
