@@ -25,6 +25,7 @@ from alpha.backend_helios_array import HeliosArray, Span
 from alpha.backend_helios_device import Device, VulkanError
 from alpha.backend_helios_memory import DeviceMemory
 from alpha.backend_helios_planner import Dispatch, DispatchMaker, overlap
+from alpha.errors import ResultsLost
 
 FRESH = {
     "attention_cached": ("query", "keys", "values"),
@@ -44,10 +45,8 @@ _DEFAULT_UNITS = 32
 """Multiprocessors where the driver does not say."""
 
 
-class RelayBroken(VulkanError):  # noqa: N818  (a condition)
+class RelayBroken(VulkanError, ResultsLost):
     """A round has waited in vain for the one before; from now on there are barriers."""
-
-    may_pass = True
 
 
 class RelayMaker(DispatchMaker, Protocol):

@@ -19,11 +19,13 @@ between steps (see `scheduler`). A generation ends with one of these reasons:
 - `error`: what the model computed for it is not finite, or the device failed; `message` says so.
 
 On one backend, a request's tokens and log-probabilities have the same bits whatever else is asked, in whatever pieces
-its prompt is computed, and whether it was interrupted or found a beginning computed by others.
+its prompt is computed, and whether it was interrupted, found a beginning computed by others, or was computed again because
+the backend had lost what was under way.
 """
 
 import contextlib
 import itertools
+import logging
 import threading
 from array import array
 from collections import deque
@@ -36,12 +38,14 @@ import numpy as np
 from alpha import machine, scheduler
 from alpha.backend import INDEPENDENT_ROWS
 from alpha.engine_steps import Step, Steps
-from alpha.errors import AlphaError
+from alpha.errors import AlphaError, ResultsLost
 from alpha.gpt import GPT
 from alpha.sampling import Choices, Logits, LogProbs, SamplingOptions
 from alpha.sampling_device import Draw
 from alpha.scheduler import BLOCK_TOKENS, BlockPool, Piece, Scheduler, Stream
 from alpha.thread_choice import ThreadChoice
+
+_logger = logging.getLogger(__name__)
 
 Reason = Literal["stop", "length", "cancelled", "error"]
 
@@ -215,7 +219,7 @@ class Engine:
         self.step()
         if self.is_busy:
             raise RuntimeError("the weights changed while requests were under way")
-        self._scheduler.pool = BlockPool(self._blocks)
+        self._scheduler.forget()
 
     def step(self) -> list[Event]:
         """Compute the next token of each running request, and pieces of prompts; what happened, in the order of
@@ -239,6 +243,10 @@ class Engine:
                 events += self._end_step(self._under_way.popleft())
                 if not pieces:
                     break
+        except ResultsLost as error:
+            _logger.warning("%s What was under way is computed again.", error)
+            self._under_way.clear()
+            self._scheduler.forget()
         except (AlphaError, MemoryError) as error:
             events += self._failed(error)
         return events
@@ -379,7 +387,7 @@ class Engine:
             generation = self._generations[stream]
             generation.message = f"The device failed while this was computed: {error}"
             events.append(self._end(generation, "error"))
-        self._scheduler.pool = BlockPool(self._blocks)
+        self._scheduler.forget()
         return events
 
     def _use(self, model: GPT) -> None:

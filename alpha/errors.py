@@ -13,6 +13,12 @@ class AlphaError(Exception):
     """Whether the same, tried again, may well succeed."""
 
 
+class ResultsLost(AlphaError):  # noqa: N818  (a condition)
+    """What was under way has no results, and nothing else is lost: who asks for the same again gets them."""
+
+    may_pass = True
+
+
 class UsageError(AlphaError):
     """The command line or a configuration value is wrong; the process ends with exit code 2."""
 

@@ -183,6 +183,14 @@ class Scheduler:
         else:
             self.waiting.remove(stream)
 
+    def forget(self) -> None:
+        """Find nothing again that was computed, nor take results of what was planned: what runs is computed again."""
+        while self.running:
+            self._interrupt()
+        for stream in self.waiting:
+            stream.length = len(stream.ids)
+        self.pool = BlockPool(self.pool.blocks)
+
     def append(self, stream: Stream, token: int) -> None:
         """The first of a stream's pending ids is known now."""
         stream.ids.append(token)
@@ -217,13 +225,17 @@ class Scheduler:
         if stream.computed < len(stream.blocks) * BLOCK_TOKENS:
             return True
         while not self.pool.free:
-            last = self.running.pop()
-            self._give_back(last)
-            self.waiting.appendleft(last)
-            if last is stream:
+            if self._interrupt() is stream:
                 return False
         stream.blocks += self.pool.take(1)
         return True
+
+    def _interrupt(self) -> Stream:
+        """Let the stream that came last wait again."""
+        last = self.running.pop()
+        self._give_back(last)
+        self.waiting.appendleft(last)
+        return last
 
     def _start(self, stream: Stream) -> bool:
         """Let the first one that waits run, when there are blocks for all of its ids."""

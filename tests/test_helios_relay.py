@@ -159,23 +159,37 @@ def test_a_device_whose_relay_does_not_hold_has_barriers(backend: Helios, monkey
     assert relay is None and made == rounds and not backend.relays.wanted
 
 
-def test_a_wait_in_vain_ends_what_is_under_way_and_barriers_go_on(
-    backend: Helios, monkeypatch: pytest.MonkeyPatch
+def test_what_is_under_way_when_a_wait_was_in_vain_is_computed_again_with_barriers(
+    backend: Helios, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    model = small(backend, block=32)
+    asked = [Request(ids_of(3, name), 20, SamplingOptions(seed=5), logprobs=1) for name in "ab"]
+    wanted = [result(alone(model, each, max_sequences=1)) for each in asked]
+    engine = Engine(model, max_sequences=1)
+    generations = [engine.submit(each) for each in asked]
+    while len(generations[0].ids) < 5:
+        engine.step()
+    assert any(map(counted, programs_of(engine))) and backend.relays.wanted
+    for program in programs_of(engine):  # in the midst of a text, with several steps under way
+        if program._relay is not None:
+            assert program._relay._told.mapped is not None
+            program._relay._told.mapped[0] = 1
+    while engine.is_busy:
+        engine.step()
+    assert [each.reason for each in generations] == ["length"] * 2
+    assert list(map(result, generations)) == wanted
+    assert not any(map(counted, programs_of(engine))) and not backend.relays.wanted
+    assert "ALPHA_RELAY=off" in caplog.text and "computed again" in caplog.text
+
+
+def test_an_engine_whose_first_relay_does_not_hold_goes_on(backend: Helios, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small(backend, block=16)
     asked = Request(ids_of(3), 6, GREEDY)
     wanted = alone(model, asked, max_sequences=1)
     broken(monkeypatch)  # after the device was tried
-    engine = Engine(model, max_sequences=1, reload=lambda: model)
-    generation = engine.submit(asked)
-    while engine.is_busy:
-        engine.step()
-    assert generation.reason == "error" and "ALPHA_RELAY" in generation.message
-    again = engine.submit(asked)
-    while engine.is_busy:
-        engine.step()
-    assert again.reason == "length" and result(again) == result(wanted)
-    assert not any(map(counted, programs_of(engine)))
+    generation = alone(model, asked, max_sequences=1)
+    assert not backend.relays.wanted
+    assert generation.reason == "length" and result(generation) == result(wanted)
 
 
 def test_a_program_that_is_kept_is_recorded_again(backend: Helios, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,12 @@ class World:
             self.scheduler.remove(stream)
             self.cancelled.append(stream)
 
+    def lose(self) -> None:
+        """The results of all steps under way are lost, and what stands in memory."""
+        self.scheduler.forget()
+        self.under_way.clear()
+        self.memory.clear()
+
     def living(self) -> list[Stream]:
         gone = {id(stream) for stream in (*self.ended, *self.cancelled)}
         return [stream for stream in self.arrived if id(stream) not in gone]
@@ -148,7 +154,12 @@ class World:
 prompts = st.lists(st.integers(0, 1), min_size=1, max_size=14)
 arrivals = st.tuples(st.just("arrive"), prompts, st.integers(0, 9), st.booleans())
 actions = st.lists(
-    st.one_of(arrivals, st.tuples(st.just("cancel"), st.integers(0, 9)), st.tuples(st.just("step"), st.integers(1, 4))),
+    st.one_of(
+        arrivals,
+        st.tuples(st.just("cancel"), st.integers(0, 9)),
+        st.tuples(st.just("lose")),
+        st.tuples(st.just("step"), st.integers(1, 4)),
+    ),
     max_size=40,
 )
 
@@ -164,6 +175,8 @@ def test_nothing_is_lost_shared_wrongly_or_starved(
             world.arrive(*arguments)  # type: ignore[arg-type]
         elif name == "cancel":
             world.cancel(*arguments)  # type: ignore[arg-type]
+        elif name == "lose":
+            world.lose()
         else:
             for _ in range(int(str(arguments[0]))):
                 world.step()
