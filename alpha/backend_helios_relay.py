@@ -7,7 +7,7 @@ memory may be used again as behind a barrier. The results have the same bits.
 
 Vulkan promises no progress to workgroups that wait for others. It works where a device starts dispatches in order and
 takes none away that runs, which is tried before the first relay on it. Waits end in any case: one that was in vain
-tells the host, which raises RelayBroken and has barriers from then on.
+tells the host, which raises RelayBroken and has barriers from then on; an engine computes again what was under way.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _DEFAULT_UNITS = 32
 """Multiprocessors where the driver does not say."""
 
 
-class RelayBroken(VulkanError, ResultsLost):
+class RelayBroken(VulkanError, ResultsLost):  # noqa: N818  (a condition)
     """A round has waited in vain for the one before; from now on there are barriers."""
 
 

@@ -19,8 +19,8 @@ between steps (see `scheduler`). A generation ends with one of these reasons:
 - `error`: what the model computed for it is not finite, or the device failed; `message` says so.
 
 On one backend, a request's tokens and log-probabilities have the same bits whatever else is asked, in whatever pieces
-its prompt is computed, and whether it was interrupted, found a beginning computed by others, or was computed again because
-the backend had lost what was under way.
+its prompt is computed, and whether it was interrupted, found a beginning computed by others, or had to be computed
+again because the backend lost what was under way.
 """
 
 import contextlib

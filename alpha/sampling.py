@@ -88,7 +88,7 @@ def random_numbers(
 
 def random_number(seed: int, stream: int, step: int) -> float:
     """One of `random_numbers`."""
-    return int(rng.random_bits(1, seed, stream, step)[0] >> np.uint32(8)) / 2.0**24
+    return (int(rng.random_bits(1, seed, stream, step)[0]) >> 8) / 2.0**24
 
 
 @functools.lru_cache(1024)
