@@ -3,8 +3,8 @@
     python perf/prefill.py [--subject=gpt2-124m] [--dtype=f16] [--tokens 512 1024] [--runs=40] [--profile]
 
 Prints a JSON object a line: the median and quartiles of wall-clock milliseconds for prompts of so many tokens, none of
-which comes twice, and those of them in which this thread was busy. --profile prints where Python spends them. With
-ALPHA_DEBUG=2 in the environment, times of kernels follow, and wall-clock times mean nothing.
+which comes twice, and those of them in which this thread was busy with more than waiting. --profile prints where Python
+spends them. With ALPHA_DEBUG=2 in the environment, times of kernels follow, and wall-clock times mean nothing.
 """
 
 import argparse
@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from engine_host import Clock
 
 from alpha import rng
 from alpha.backend_helios import open_helios
@@ -35,7 +37,8 @@ def main() -> int:
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
     subject = (SUBJECTS | GPU_SUBJECTS)[arguments.subject]
-    engine = Engine(subject.model(open_helios(precision=arguments.dtype), trained=False), 1)
+    backend = open_helios(precision=arguments.dtype)
+    engine, clock = Engine(subject.model(backend, trained=False), 1), Clock(backend)
     numbers = iter(range(sys.maxsize))
 
     def prompt(length: int) -> list[int]:
@@ -43,11 +46,11 @@ def main() -> int:
         return [int(each) % subject.vocabulary for each in bits]
 
     def read(ids: list[int]) -> tuple[float, float]:
-        begin, busy = time.perf_counter(), time.thread_time()
+        begin, busy = time.perf_counter(), clock()
         engine.submit(Request(ids, 1))
         while engine.is_busy:
             engine.step()
-        return 1e3 * (time.perf_counter() - begin), 1e3 * (time.thread_time() - busy)
+        return 1e3 * (time.perf_counter() - begin), 1e-3 * (clock() - busy)
 
     for length in arguments.tokens:
         end = time.perf_counter() + arguments.warm_up
