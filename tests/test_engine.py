@@ -437,6 +437,7 @@ def test_a_caller_can_say_that_a_text_is_complete() -> None:
         (Request([0] * 71), "71 tokens, but the model's context holds 70"),
         (Request([VOCABULARY]), "no token 29"),
         (Request([-1]), "no token -1"),
+        (Request([1, 1 << 40]), "no token 1099511627776"),
         (Request([1], 0), "max_tokens is 0, but must be at least 1"),
         (Request([1], 5, logprobs=-1), "logprobs is -1"),
         (Request([1], 5, SamplingOptions(temperature=-1)), "temperature is -1"),
