@@ -16,6 +16,7 @@ import numpy.typing as npt
 from alpha import backend_cpu_ref_attention as attention_parts
 from alpha import backend_cpu_ref_kernels as kernels
 from alpha import backend_cpu_ref_rows as native
+from alpha import backend_cpu_ref_sidecar as sidecar
 from alpha import rng, workers
 from alpha.activation import GATED_ACTIVATIONS
 from alpha.backend import Saved
@@ -135,7 +136,7 @@ class CpuRef(NumpyPrimitives):
         training: bool = False,
     ) -> tuple[NumpyArray, Saved]:
         rows, N = self._rows(x), weight.shape[1]
-        if not training and native.can_do(x, weight):
+        if not training and sidecar.can_do(x, weight):
             return self._linear_of_rows(x, weight, bias, activation, residual), None
         width = N // 2 if activation in GATED_ACTIVATIONS else N
         y = np.empty((rows.shape[0], width), x.dtype)
@@ -235,7 +236,7 @@ class CpuRef(NumpyPrimitives):
     ) -> tuple[NumpyArray, Saved]:
         rows = self._rows(x)
         y = np.empty(rows.shape, x.dtype)
-        if not training and native.can_do(x, weight):
+        if not training and sidecar.can_do(x, weight):
             self.run_parts([native.norm_part(rows, weight, bias, epsilon, True, y)])
             return y.reshape(x.shape), None
         normalized = np.empty(rows.shape, x.dtype) if training else y
@@ -265,7 +266,7 @@ class CpuRef(NumpyPrimitives):
     ) -> tuple[NumpyArray, Saved]:
         rows = self._rows(x)
         y = np.empty(rows.shape, x.dtype)
-        if not training and native.can_do(x, weight):
+        if not training and sidecar.can_do(x, weight):
             self.run_parts([native.norm_part(rows, weight, None, epsilon, False, y)])
             return y.reshape(x.shape), None
         normalized = np.empty(rows.shape, x.dtype) if training else y
@@ -387,7 +388,7 @@ class CpuRef(NumpyPrimitives):
         )
         if not len(query):
             return call.out
-        if native.can_do(query, keys, values):
+        if sidecar.can_do(query, keys, values):
             self.run_parts([native.attention_part(call, self.threads)])
         else:
             part = functools.partial(attention_parts.cached, call)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alpha import activation
+from alpha import backend_cpu_ref_sidecar as sidecar
+from alpha import backend_cpu_ref_training as training
 from alpha.activation import GELU_CUBIC, GELU_SCALE, activation_named
 from alpha.backend_cpu_ref_primitives import NumpyArray, NumpyPrimitives, erf
 
@@ -260,26 +262,37 @@ def cross_entropy(
 
     `dlogits` holds the logits first; `weights` [rows, 1] are each row's share in the mean.
     """
-    logits, rows = dlogits[block], np.arange(block.stop - block.start)
+    logits = dlogits[block]
     np.matmul(x[block], weight.T, out=logits)
-    capped = None
+    if sidecar.can_do(logits):
+        training.losses(logits, ids[block], weights[block], soft_cap, dx is not None, losses[block])
+    else:
+        _losses(logits, ids[block], weights[block], soft_cap, dx is not None, losses[block])
+    if dx is not None:
+        np.matmul(logits, weight, out=dx[block])
+
+
+def _losses(
+    logits: NumpyArray, ids: NumpyArray, weights: NumpyArray, soft_cap: float, gradients: bool, losses: NumpyArray
+) -> None:
+    """See `backend_cpu_ref_training.losses`."""
+    rows, capped = np.arange(len(logits)), None
     if soft_cap:
         logits *= 1.0 / soft_cap
         np.tanh(logits, out=logits)
-        capped = logits.copy() if dx is not None else None
+        capped = logits.copy() if gradients else None
         logits *= soft_cap
     logits -= np.max(logits, axis=-1, keepdims=True)
-    targets = logits[rows, ids[block], None]
+    targets = logits[rows, ids, None]
     np.exp(logits, out=logits)
     sums = np.add.reduce(logits, axis=-1, keepdims=True)
-    np.log(sums, out=losses[block])
-    losses[block] -= targets
-    if dx is None:
+    np.log(sums, out=losses)
+    losses -= targets
+    if not gradients:
         return
-    logits *= weights[block] / sums
-    logits[rows, ids[block]] -= weights[block, 0]
+    logits *= weights / sums
+    logits[rows, ids] -= weights[:, 0]
     if capped is not None:
         np.multiply(capped, capped, out=capped)
         np.subtract(1.0, capped, out=capped)
         logits *= capped
-    np.matmul(logits, weight, out=dx[block])

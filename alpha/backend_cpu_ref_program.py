@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from alpha import backend_cpu_ref_rows as native
+from alpha import backend_cpu_ref_sidecar as sidecar
 from alpha.backend_cpu_ref_primitives import NumpyArray
 
 MOST_BYTES = 4 << 20
@@ -140,7 +140,7 @@ def _is_all_parts(name: str, operands: Sequence[NumpyArray]) -> bool:
 
     Only the sidecar's parts are the same for other numbers; numpy's follow from positions, and have copies of rows.
     """
-    if native.library() is None or not all(each.dtype.char in "fi" for each in operands):
+    if sidecar.library() is None or not all(each.dtype.char in "fi" for each in operands):
         return False
     if name == "cached_attention":  # takes rows of queries that lie apart
         query, *others = operands

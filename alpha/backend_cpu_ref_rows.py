@@ -15,8 +15,7 @@ import numpy as np
 
 from alpha.backend_cpu_ref_attention import CachedCall
 from alpha.backend_cpu_ref_primitives import NumpyArray
-from alpha.errors import AlphaError
-from alpha.installation import library_files
+from alpha.backend_cpu_ref_sidecar import address, function, structure
 
 COLUMNS = 64
 APART = 256
@@ -29,53 +28,16 @@ PART_ROWS = 16
 Part = tuple[Callable[[Any], None], Any]
 
 
-def _structure(name: str, pointers: str, numbers: str, *others: tuple[str, Any]) -> type[ctypes.Structure]:
-    fields = [(each, ctypes.c_void_p) for each in pointers.split()] + [
-        (each, ctypes.c_ssize_t) for each in numbers.split()
-    ]
-    return type(name, (ctypes.Structure,), {"_fields_": [*fields, *others]})
-
-
 # As in `native/rows.h`.
-_Product = _structure(
+_Product = structure(
     "_Product",
     "x weight bias residual sums out",
     "x_stride weight_stride sums_stride out_stride transposed rows depth columns",
 )
-_Attended = _structure(
+_Attended = structure(
     "_Attended", "query keys values sequences positions tables scores out",
     "query_stride pages rows heads key_heads width tokens", ("soft_cap", ctypes.c_float),
 )  # fmt: skip
-
-
-@functools.cache
-def library() -> ctypes.CDLL | None:
-    """The sidecar with the functions of `native/rows.h` declared; None where it was not built, or not for this
-    machine. Raises AlphaError when it is of another version."""
-    path = next((each for each in library_files() if each.exists()), None)
-    if path is None:
-        return None
-    try:
-        found = ctypes.CDLL(str(path))
-    except OSError:
-        return None
-    array, number, real, flag = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_float, ctypes.c_int
-    signatures = {
-        "rows_linear_parts": (array, number, number),
-        "rows_norm": (array, array, array, real, flag, array, number, number),
-        "rows_attention_parts": (array, number, number),
-    }
-    for name, arguments in signatures.items():
-        if not hasattr(found, name):
-            raise AlphaError(f"{path} is of another version of Alpha; build it again, or install Alpha again.")
-        function = getattr(found, name)
-        function.argtypes, function.restype = arguments, None
-    return found
-
-
-def can_do(*arrays: NumpyArray) -> bool:
-    """Whether the sidecar is there for these arrays."""
-    return library() is not None and all(each.dtype.char == "f" for each in arrays)
 
 
 def linear_part(
@@ -100,8 +62,8 @@ def linear_part(
     sums = np.empty((len(parts), M * width + APART), np.float32) if len(parts) > 1 else out
     products = [
         _Product(
-            _address(x), _address(weight[:, first:]), _address(bias, first), _address(residual, first),
-            _address(own), _address(out, first), K, stride, width, N, is_transposed, M, K, last - first,
+            address(x), address(weight[:, first:]), address(bias, first), address(residual, first),
+            address(own), address(out, first), K, stride, width, N, is_transposed, M, K, last - first,
         ) for (first, last), own in zip(parts, sums if len(parts) > 1 else [out], strict=True)
     ]  # fmt: skip
     return _part("rows_linear_parts", _Product, products, threads, (x, weight, bias, residual, sums, out))
@@ -119,8 +81,8 @@ def norm_part(
 ) -> Part:
     """Layer norm, or unless `is_centered` RMS norm, of x [rows, C], to `out` like it, which is contiguous."""
     x = np.ascontiguousarray(x)
-    arguments = (_address(x), _address(weight), _address(bias), epsilon, is_centered, _address(out), *x.shape)
-    return _call, (_function("rows_norm"), arguments, (x, weight, bias, out))
+    arguments = (address(x), address(weight), address(bias), epsilon, is_centered, address(out), *x.shape)
+    return _call, (function("rows_norm"), arguments, (x, weight, bias, out))
 
 
 def attention_part(call: CachedCall, threads: int) -> Part:
@@ -135,8 +97,8 @@ def attention_part(call: CachedCall, threads: int) -> Part:
     scores = np.empty((len(starts), pages * tokens), np.float32)
     parts = [
         _Attended(
-            _address(query, first), _address(call.keys), _address(call.values), _address(sequences, first),
-            _address(positions, first), _address(tables), _address(each), _address(call.out, first),
+            address(query, first), address(call.keys), address(call.values), address(sequences, first),
+            address(positions, first), address(tables), address(each), address(call.out, first),
             query.strides[0] // 4, pages, min(count, N - first), H, G, D, tokens, call.soft_cap,
         ) for first, each in zip(starts, scores, strict=True)
     ]  # fmt: skip
@@ -146,25 +108,10 @@ def attention_part(call: CachedCall, threads: int) -> Part:
 def _part(name: str, kind: type[ctypes.Structure], parts: list[Any], threads: int, arrays: object) -> Part:
     """A call of a function that shares out parts of its own; `arrays` are those that they point to."""
     together = (kind * len(parts))(*parts)
-    return _call, (_function(name), (ctypes.addressof(together), len(parts), threads), (together, arrays))
+    return _call, (function(name), (ctypes.addressof(together), len(parts), threads), (together, arrays))
 
 
 def _call(call: tuple[Callable[..., None], tuple[Any, ...], object]) -> None:
     """Call a function of the sidecar; the last item holds the arrays whose addresses are among the arguments."""
-    function, arguments, _ = call
-    function(*arguments)
-
-
-def _function(name: str) -> Callable[..., None]:
-    found = library()
-    assert found is not None
-    function: Callable[..., None] = getattr(found, name)
-    return function
-
-
-def _address(array: NumpyArray | None, first: int = 0) -> int | None:
-    """Where the element or row `first` of an array is."""
-    if array is None:
-        return None
-    start: int = array.__array_interface__["data"][0]
-    return start + first * array.strides[-1 if array.ndim < 3 else 0] if first else start
+    called, arguments, _ = call
+    called(*arguments)

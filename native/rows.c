@@ -1,4 +1,4 @@
-/* Inference on the CPU, a row at a time: the parts of rows.h, and which vectors the processor has for them. */
+/* Inference on the CPU, a row at a time: the parts of rows.h on the vectors that the processor has. */
 #include "internal.h"
 
 #include "crew.h"
@@ -11,68 +11,8 @@
 #define FEW_DEPTH 8    /* rows of the weight that few rows read side by side */
 #define MANY_DEPTH 256 /* with two vectors a row, a panel fits the first-level cache */
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#define TARGET __attribute__((target("avx2,fma")))
-#define SUFFIX avx2
-#define VECTOR __m256
-#define LANES 8
-#define LOAD(place) _mm256_loadu_ps(place)
-#define STORE(place, vector) _mm256_storeu_ps(place, vector)
-#define ZERO _mm256_setzero_ps()
-#define SPLAT(number) _mm256_set1_ps(number)
-#define FUSED(a, b, c) _mm256_fmadd_ps(a, b, c)
-#define ONE_FUSED(a, b, c) __builtin_fmaf(a, b, c)
-#include "rows_kernel.h"
-
-#define TARGET
-#define SUFFIX sse
-#define VECTOR __m128
-#define LANES 4
-#define LOAD(place) _mm_loadu_ps(place)
-#define STORE(place, vector) _mm_storeu_ps(place, vector)
-#define ZERO _mm_setzero_ps()
-#define SPLAT(number) _mm_set1_ps(number)
-#define FUSED(a, b, c) _mm_add_ps(_mm_mul_ps(a, b), c)
-#define ONE_FUSED(a, b, c) ((a) * (b) + (c))
-#include "rows_kernel.h"
-
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#define TARGET
-#define SUFFIX neon
-#define VECTOR float32x4_t
-#define LANES 4
-#define LOAD(place) vld1q_f32(place)
-#define STORE(place, vector) vst1q_f32(place, vector)
-#define ZERO vdupq_n_f32(0.0f)
-#define SPLAT(number) vdupq_n_f32(number)
-#define FUSED(a, b, c) vfmaq_f32(c, a, b)
-#define ONE_FUSED(a, b, c) __builtin_fmaf(a, b, c)
-#include "rows_kernel.h"
-
-#else
-#define TARGET
-#define SUFFIX plain
-#define VECTOR float
-#define LANES 1
-#define LOAD(place) (*(place))
-#define STORE(place, vector) (*(place) = (vector))
-#define ZERO 0.0f
-#define SPLAT(number) (number)
-#define FUSED(a, b, c) ((a) * (b) + (c))
-#define ONE_FUSED(a, b, c) ((a) * (b) + (c))
-#include "rows_kernel.h"
-#endif
-
-/* Whether the processor has the vectors that its kind need not have. */
-#if defined(__x86_64__)
-#define CHOSEN(name) (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? name##_avx2 : name##_sse)
-#elif defined(__aarch64__)
-#define CHOSEN(name) name##_neon
-#else
-#define CHOSEN(name) name##_plain
-#endif
+#define KERNEL "rows_kernel.h"
+#include "vectors.h"
 
 static void product(const void *part) { CHOSEN(linear)(part); }
 

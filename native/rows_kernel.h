@@ -1,12 +1,4 @@
-/* The loops of rows.c, for one kind of vectors; included once for each.
- *
- * SUFFIX names it; VECTOR is its type, of LANES floats, with LOAD, STORE, ZERO, SPLAT and FUSED (a * b + c); ONE_FUSED is
- * FUSED of single floats, rounded as often; TARGET lets a function use its instructions. */
-
-#define JOINED_(a, b) a##_##b
-#define JOINED(a, b) JOINED_(a, b)
-#define NAMED(name) JOINED(name, SUFFIX)
-#define UNROLLED _Pragma("GCC unroll 8")
+/* The loops of rows.c, for one kind of vectors; see vectors.h. */
 
 /* ROWS rows and two vectors of columns, whose sums go on from those in `out` unless this is the first piece of the depth. */
 #define TILE(ROWS) \
@@ -190,18 +182,3 @@ TARGET static void NAMED(attend)(const float *query, const float *keys, const fl
     }
     for (ptrdiff_t d = 0; d < width; d++) out[d] /= sum;
 }
-
-#undef JOINED_
-#undef JOINED
-#undef NAMED
-#undef UNROLLED
-#undef TARGET
-#undef SUFFIX
-#undef VECTOR
-#undef LANES
-#undef LOAD
-#undef STORE
-#undef ZERO
-#undef SPLAT
-#undef FUSED
-#undef ONE_FUSED

@@ -15,7 +15,7 @@ from backend_cases import CASES, ONE_OF_EACH
 from helios_device import helios
 from replay_backend import ReplayBackend
 
-from alpha import backend_cpu_ref, backend_cpu_ref_attention, backend_cpu_ref_rows
+from alpha import backend_cpu_ref, backend_cpu_ref_attention, backend_cpu_ref_sidecar
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_primitives import Array, RandomKey
@@ -57,7 +57,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "cpu_ref_small_blocks":
         use_small_blocks(monkeypatch)
     if request.param in ("cpu_ref_small_blocks", "cpu_ref_numpy"):
-        monkeypatch.setattr(backend_cpu_ref_rows, "library", lambda: None)
+        monkeypatch.setattr(backend_cpu_ref_sidecar, "library", lambda: None)
     return FACTORIES[request.param]()
 
 

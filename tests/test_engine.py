@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from test_gpt import VARIANTS, main_variants, model_of
 
-from alpha import backend_cpu_ref_rows, rng
+from alpha import backend_cpu_ref_sidecar, rng
 from alpha.backend_cpu_ref import CpuRef
 from alpha.config import ModelConfig, resolve_model
 from alpha.engine import Engine, Event, Generation, Request, RequestError
@@ -32,7 +32,7 @@ def steps_under_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     steps, is_native = request.param
     monkeypatch.setattr(CpuRef, "steps_in_flight", steps)
     if not is_native:
-        monkeypatch.setattr(backend_cpu_ref_rows, "library", lambda: None)
+        monkeypatch.setattr(backend_cpu_ref_sidecar, "library", lambda: None)
 
 
 def small_model(name: str = "gpt2", block: int = 70, dtype: npt.DTypeLike = np.float32, **options: Any) -> GPT:
@@ -334,7 +334,7 @@ def test_only_outputs_that_are_wanted_are_computed(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_step_takes_few_calls_for_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    if backend_cpu_ref_rows.library() is None:
+    if backend_cpu_ref_sidecar.library() is None:
         pytest.skip("numpy alone computes each row by calls of its own")
     monkeypatch.setattr(
         CpuRef, "choose", lambda self, logits, *_: np.zeros(len(logits), np.int32)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from alpha import backend_cpu_ref_program as recording
-from alpha import backend_cpu_ref_rows as native
+from alpha import backend_cpu_ref_sidecar as sidecar
 from alpha import rng
 from alpha.backend_cpu_ref import CpuRef
 
@@ -63,7 +63,7 @@ def test_a_recorded_step_gives_what_running_it_gives(
     dtype: type, is_native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not is_native:
-        monkeypatch.setattr(native, "library", lambda: None)
+        monkeypatch.setattr(sidecar, "library", lambda: None)
     plain, watched = (Program(CpuRef(), dtype) for _ in range(2))
     recorded = watched.backend.record_inference(watched)
     results = []

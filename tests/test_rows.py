@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from alpha import backend_cpu_ref_rows as native
+from alpha import backend_cpu_ref_sidecar as sidecar
 from alpha.backend_cpu_ref import CpuRef
 from alpha.errors import AlphaError
 
@@ -21,8 +21,8 @@ F32 = np.float32
 @pytest.fixture(params=["native", "numpy"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CpuRef:
     if request.param == "numpy":
-        monkeypatch.setattr(native, "library", lambda: None)
-    elif native.library() is None:
+        monkeypatch.setattr(sidecar, "library", lambda: None)
+    elif sidecar.library() is None:
         pytest.skip("THE NATIVE SIDECAR WAS NOT BUILT, so its inference is not tested here")
     return CpuRef()
 
@@ -102,10 +102,10 @@ def test_products_are_right_where_many_threads_ask_for_them_and_in_a_forked_proc
 
 def test_a_sidecar_of_another_version_is_an_error_to_act_on(monkeypatch: pytest.MonkeyPatch) -> None:
     other = Path(_ctypes.__file__)
-    monkeypatch.setattr(native, "library_files", lambda: [other])
-    native.library.cache_clear()
+    monkeypatch.setattr(sidecar, "library_files", lambda: [other])
+    sidecar.library.cache_clear()
     try:
         with pytest.raises(AlphaError, match=f"{other.name} is of another version of Alpha; build it again"):
-            native.can_do(normal(1))
+            sidecar.can_do(normal(1))
     finally:
-        native.library.cache_clear()
+        sidecar.library.cache_clear()
