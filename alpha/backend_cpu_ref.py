@@ -19,12 +19,13 @@ from alpha import backend_cpu_ref_rows as native
 from alpha import backend_cpu_ref_sidecar as sidecar
 from alpha import rng, workers
 from alpha.activation import GATED_ACTIVATIONS
-from alpha.backend import Saved
+from alpha.backend import Heads, Saved
 from alpha.backend_cpu_ref_attention import AttentionCall, CachedCall
 from alpha.backend_cpu_ref_libraries import keep_freed_memory, use_one_blas_thread
 from alpha.backend_cpu_ref_primitives import NumpyArray, NumpyPrimitives
 from alpha.backend_cpu_ref_products import product_parts
 from alpha.backend_cpu_ref_program import RecordedStep
+from alpha.backend_cpu_ref_training import HeadsCall
 from alpha.backend_primitives import RandomKey
 from alpha.backend_updates import AdamControl
 from alpha.workers import WorkerPool, WorkerProcesses, available_cpus, startable_threads
@@ -273,9 +274,7 @@ class CpuRef(NumpyPrimitives):
         scale = np.empty((rows.shape[0], 1), x.dtype)
 
         def part(block: slice) -> None:
-            kernels.rms_scale(rows[block], epsilon, scale[block])
-            np.multiply(rows[block], scale[block], out=normalized[block])
-            np.multiply(normalized[block], weight, out=y[block])
+            kernels.rms_norm(rows[block], weight, epsilon, y[block], normalized[block], scale[block])
 
         self._run_blocks(part, rows.shape[0], rows.shape[1] * rows.itemsize)
         return y.reshape(x.shape), ((normalized, scale, weight) if training else None)
@@ -340,6 +339,37 @@ class CpuRef(NumpyPrimitives):
         part = functools.partial(attention_parts.backward, saved, dy, dq, dk, dv)
         self.run_parts([(part, which) for which in saved.parts()])
         return dq, dk, dv
+
+    def _split_heads(
+        self, qkv: NumpyArray, heads: Heads, training: bool
+    ) -> tuple[tuple[NumpyArray, NumpyArray, NumpyArray], Saved]:
+        is_plain = heads.norms is None and heads.angles is None
+        if is_plain or not training or not sidecar.can_do(qkv):
+            return super()._split_heads(qkv, heads, training)
+        H, G = heads.queries, heads.keys
+        query, key, value = qkv[:, :, :H], qkv[:, :, H : H + G], qkv[:, :, H + G :]
+        calls = [
+            HeadsCall(x, weight, heads.epsilon, heads.angles)
+            for x, weight in zip((query, key), heads.norms or (None, None), strict=True)
+        ]
+        self.run_parts([part for call in calls for part in call.forward_parts()])
+        return (calls[0].y, calls[1].y, value), calls
+
+    def _split_heads_backward(
+        self, gradients: tuple[NumpyArray, NumpyArray, NumpyArray], heads: Heads, saved: Saved, need_weight: bool
+    ) -> tuple[NumpyArray, NumpyArray | None, NumpyArray | None]:
+        if not isinstance(saved, list):  # then `Backend` made it
+            return super()._split_heads_backward(gradients, heads, saved, need_weight)
+        sums = [call.weight_sums() for call in saved]
+        self.run_parts(
+            [
+                part
+                for each in zip(saved, gradients[:2], sums, strict=True)
+                for part in each[0].backward_parts(*each[1:])
+            ]
+        )
+        dquery_weight, dkey_weight = (np.add.reduce(each, axis=0) if need_weight else None for each in sums)
+        return self.concatenate(gradients, 2), dquery_weight, dkey_weight
 
     def concatenate(self, parts: Sequence[NumpyArray], axis: int) -> NumpyArray:
         """Without a copy when the parts are neighbours in one array already."""

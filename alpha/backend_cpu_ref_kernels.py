@@ -141,6 +141,9 @@ def layer_norm(
     scale: NumpyArray,
 ) -> None:
     """Writes y, (x - mean) * scale and scale = 1 / deviation [rows, 1]; `normalized` may be y."""
+    if sidecar.can_do(x, weight):
+        training.norm(x, weight, bias, epsilon, True, y, normalized, scale)
+        return
     width = x.shape[-1]
     # Row by row: in a product with ones, the order of summation would depend on how many rows there are.
     mean = np.vecdot(x, constant_column(width, 1.0, x.dtype)[:, 0])[:, None]
@@ -151,6 +154,18 @@ def layer_norm(
     np.multiply(normalized, weight, out=y)
     if bias is not None:
         y += bias
+
+
+def rms_norm(
+    x: NumpyArray, weight: NumpyArray, epsilon: float, y: NumpyArray, normalized: NumpyArray, scale: NumpyArray
+) -> None:
+    """Writes y, x * scale and scale = 1 / root mean square [rows, 1]; `normalized` may be y."""
+    if sidecar.can_do(x, weight):
+        training.norm(x, weight, None, epsilon, False, y, normalized, scale)
+        return
+    rms_scale(x, epsilon, scale)
+    np.multiply(x, scale, out=normalized)
+    np.multiply(normalized, weight, out=y)
 
 
 def rms_scale(x: NumpyArray, epsilon: float, scale: NumpyArray) -> None:
@@ -172,6 +187,9 @@ def norm_backward(
     dweight: NumpyArray,
 ) -> None:
     """dx and this block's part of dweight; `centered` for layer norm, otherwise RMS norm."""
+    if sidecar.can_do(dy, weight):
+        training.norm_backward(dy, normalized, scale, weight, centered, dx, dweight)
+        return
     width = dy.shape[-1]
     product = np.multiply(dy, normalized)
     sum_of_rows(product, dweight)

@@ -20,6 +20,10 @@ _SIGNATURES = {
     "rows_attention_parts": (_ARRAY, _NUMBER, _NUMBER),
     # native/training.h
     "training_losses": (_ARRAY, _ARRAY, _ARRAY, _REAL, _FLAG, _ARRAY, _NUMBER, _NUMBER),
+    "training_norm": (_ARRAY, _ARRAY, _ARRAY, _REAL, _FLAG, _ARRAY, _ARRAY, _ARRAY, _NUMBER, _NUMBER),
+    "training_norm_backward": (_ARRAY, _ARRAY, _ARRAY, _ARRAY, _FLAG, _ARRAY, _ARRAY, _NUMBER, _NUMBER),
+    "training_heads_forward": (_ARRAY, _ARRAY, _NUMBER, _REAL, _ARRAY),
+    "training_heads_backward": (_ARRAY, _ARRAY, _NUMBER, _ARRAY),
 }
 
 

@@ -15,3 +15,21 @@ EXPORT void training_losses(float *logits, const int32_t *ids, const float *weig
                             float *losses, ptrdiff_t rows, ptrdiff_t columns) {
     CHOSEN(losses)(logits, ids, weights, soft_cap, gradients, losses, rows, columns);
 }
+
+EXPORT void training_norm(const float *x, const float *weight, const float *bias, float epsilon, int centered, float *out,
+                          float *normalized, float *scale, ptrdiff_t rows, ptrdiff_t width) {
+    CHOSEN(norms)(x, weight, bias, epsilon, centered, out, normalized, scale, rows, width);
+}
+
+EXPORT void training_norm_backward(const float *dout, const float *normalized, const float *scale, const float *weight,
+                                   int centered, float *dx, float *dweight, ptrdiff_t rows, ptrdiff_t width) {
+    CHOSEN(norms_backward)(dout, normalized, scale, weight, centered, dx, dweight, rows, width);
+}
+
+EXPORT void training_heads_forward(const training_heads *of, const float *x, ptrdiff_t x_stride, float epsilon, float *out) {
+    CHOSEN(heads_forward)(of, x, x_stride, epsilon, out);
+}
+
+EXPORT void training_heads_backward(const training_heads *of, float *gradients, ptrdiff_t stride, float *dweight) {
+    CHOSEN(heads_backward)(of, gradients, stride, dweight);
+}

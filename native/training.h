@@ -15,4 +15,28 @@
 void training_losses(float *logits, const int32_t *ids, const float *weights, float soft_cap, int gradients, float *losses,
                      ptrdiff_t rows, ptrdiff_t columns);
 
+/* normalized = (x - mean) * scale with scale[row] = 1 / sqrt(variance + epsilon), and out = normalized * weight + bias, for
+ * each row of x [rows, width]; bias may be NULL. Unless `centered`, the mean counts as 0. */
+void training_norm(const float *x, const float *weight, const float *bias, float epsilon, int centered, float *out,
+                   float *normalized, float *scale, ptrdiff_t rows, ptrdiff_t width);
+
+/* The derivatives by x of what training_norm did, and by its weight, summed over the rows. dx may be dout. */
+void training_norm_backward(const float *dout, const float *normalized, const float *scale, const float *weight, int centered,
+                            float *dx, float *dweight, ptrdiff_t rows, ptrdiff_t width);
+
+/* Heads of attention: x and out [tokens, heads, width], where x has a stride from token to token. Each head is normalized
+ * as by training_norm, not centered, unless weight is NULL; and then its pairs n and n + width / 2 are rotated by angles
+ * whose cosines and sines are [positions, width / 2], unless these are NULL. The position of a token is the remainder of its
+ * number divided by `positions`. */
+typedef struct training_heads {
+    const float *weight, *cosine, *sine;
+    float *normalized, *scale; /* [tokens, heads, width] and [tokens, heads], if there is a weight */
+    ptrdiff_t positions, tokens, heads, width;
+} training_heads;
+void training_heads_forward(const training_heads *of, const float *x, ptrdiff_t x_stride, float epsilon, float *out);
+
+/* The derivatives by x, in the place of those by out, which have a stride from token to token; and those by the weight,
+ * summed over tokens and heads, if there is one. */
+void training_heads_backward(const training_heads *of, float *gradients, ptrdiff_t stride, float *dweight);
+
 #endif

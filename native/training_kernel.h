@@ -109,4 +109,99 @@ TARGET static void NAMED(losses)(float *logits, const int32_t *ids, const float 
         losses[row] = NAMED(loss)(logits + row * columns, columns, ids[row], weights[row], soft_cap, gradients);
 }
 
+/* A row of training_norm; returns its scale. */
+TARGET static inline float NAMED(norm)(const float *x, const float *weight, const float *bias, float epsilon, int centered,
+                                       float *out, float *normalized, ptrdiff_t width) {
+    VECTOR sums = ZERO;
+    for (ptrdiff_t n = 0; centered && n < width; n += LANES) sums += NAMED(next)(x + n, width - n, 0.0f);
+    float mean = NAMED(sum)(sums) / (float)width;
+    sums = ZERO;
+    for (ptrdiff_t n = 0; n < width; n += LANES) {
+        VECTOR each = NAMED(next)(x + n, width - n, mean) - SPLAT(mean);
+        sums = FUSED(each, each, sums);
+    }
+    float scale = 1.0f / sqrtf(NAMED(sum)(sums) / (float)width + epsilon);
+    for (ptrdiff_t n = 0; n < width; n += LANES) {
+        VECTOR each = (NAMED(next)(x + n, width - n, mean) - SPLAT(mean)) * SPLAT(scale);
+        NAMED(put)(normalized + n, width - n, each);
+        each *= NAMED(next)(weight + n, width - n, 0.0f);
+        if (bias) each += NAMED(next)(bias + n, width - n, 0.0f);
+        NAMED(put)(out + n, width - n, each);
+    }
+    return scale;
+}
+
+/* A row of training_norm_backward, whose share is added to dweight. */
+TARGET static inline void NAMED(norm_backward)(const float *dout, const float *normalized, float scale, const float *weight,
+                                               int centered, float *dx, float *dweight, ptrdiff_t width) {
+    VECTOR sums = ZERO, along = ZERO;
+    for (ptrdiff_t n = 0; n < width; n += LANES) {
+        ptrdiff_t left = width - n;
+        VECTOR each = NAMED(next)(dout + n, left, 0.0f), direction = NAMED(next)(normalized + n, left, 0.0f);
+        NAMED(put)(dweight + n, left, FUSED(each, direction, NAMED(next)(dweight + n, left, 0.0f)));
+        each *= NAMED(next)(weight + n, left, 0.0f);
+        sums += each;
+        along = FUSED(each, direction, along);
+    }
+    VECTOR mean = SPLAT(centered ? NAMED(sum)(sums) / (float)width : 0.0f);
+    VECTOR share = SPLAT(NAMED(sum)(along) / (float)width);
+    for (ptrdiff_t n = 0; n < width; n += LANES) {
+        ptrdiff_t left = width - n;
+        VECTOR each = NAMED(next)(dout + n, left, 0.0f) * NAMED(next)(weight + n, left, 0.0f);
+        each -= mean + share * NAMED(next)(normalized + n, left, 0.0f);
+        NAMED(put)(dx + n, left, each * SPLAT(scale));
+    }
+}
+
+TARGET static void NAMED(norms)(const float *x, const float *weight, const float *bias, float epsilon, int centered, float *out,
+                                float *normalized, float *scale, ptrdiff_t rows, ptrdiff_t width) {
+    for (ptrdiff_t row = 0, start = 0; row < rows; row++, start += width)
+        scale[row] = NAMED(norm)(x + start, weight, bias, epsilon, centered, out + start, normalized + start, width);
+}
+
+TARGET static void NAMED(norms_backward)(const float *dout, const float *normalized, const float *scale, const float *weight,
+                                         int centered, float *dx, float *dweight, ptrdiff_t rows, ptrdiff_t width) {
+    memset(dweight, 0, (size_t)width * sizeof(float));
+    for (ptrdiff_t row = 0, start = 0; row < rows; row++, start += width)
+        NAMED(norm_backward)(dout + start, normalized + start, scale[row], weight, centered, dx + start, dweight, width);
+}
+
+/* Pairs n and n + half of x, which may be out, rotated by angles, or by their opposites if direction is -1. */
+TARGET static inline void NAMED(rotated)(const float *x, const float *cosine, const float *sine, float direction, float *out,
+                                         ptrdiff_t half) {
+    for (ptrdiff_t n = 0; n < half; n += LANES) {
+        ptrdiff_t left = half - n;
+        VECTOR first = NAMED(next)(x + n, left, 0.0f), second = NAMED(next)(x + half + n, left, 0.0f);
+        VECTOR across = NAMED(next)(cosine + n, left, 0.0f), up = NAMED(next)(sine + n, left, 0.0f) * SPLAT(direction);
+        NAMED(put)(out + n, left, first * across - second * up);
+        NAMED(put)(out + half + n, left, second * across + first * up);
+    }
+}
+
+TARGET static void NAMED(heads_forward)(const training_heads *of, const float *x, ptrdiff_t x_stride, float epsilon, float *out) {
+    ptrdiff_t width = of->width, half = width / 2, row = 0;
+    for (ptrdiff_t token = 0; token < of->tokens; token++)
+        for (ptrdiff_t head = 0, angle = token % of->positions * half; head < of->heads; head++, row++) {
+            const float *from = x + token * x_stride + head * width;
+            float *to = out + row * width;
+            if (of->weight) {
+                of->scale[row] = NAMED(norm)(from, of->weight, NULL, epsilon, 0, to, of->normalized + row * width, width);
+                from = to;
+            }
+            if (of->cosine) NAMED(rotated)(from, of->cosine + angle, of->sine + angle, 1.0f, to, half);
+        }
+}
+
+TARGET static void NAMED(heads_backward)(const training_heads *of, float *gradients, ptrdiff_t stride, float *dweight) {
+    ptrdiff_t width = of->width, half = width / 2, row = 0;
+    if (of->weight) memset(dweight, 0, (size_t)width * sizeof(float));
+    for (ptrdiff_t token = 0; token < of->tokens; token++)
+        for (ptrdiff_t head = 0, angle = token % of->positions * half; head < of->heads; head++, row++) {
+            float *each = gradients + token * stride + head * width;
+            if (of->cosine) NAMED(rotated)(each, of->cosine + angle, of->sine + angle, -1.0f, each, half);
+            if (of->weight)
+                NAMED(norm_backward)(each, of->normalized + row * width, of->scale[row], of->weight, 0, each, dweight, width);
+        }
+}
+
 #undef WHOLES
