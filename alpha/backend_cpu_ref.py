@@ -22,26 +22,22 @@ from alpha.activation import GATED_ACTIVATIONS
 from alpha.backend import Heads, Saved
 from alpha.backend_cpu_ref_attention import AttentionCall, CachedCall
 from alpha.backend_cpu_ref_libraries import keep_freed_memory, use_one_blas_thread
-from alpha.backend_cpu_ref_primitives import NumpyArray, NumpyPrimitives
+from alpha.backend_cpu_ref_primitives import NumpyArray
 from alpha.backend_cpu_ref_products import product_parts
 from alpha.backend_cpu_ref_program import RecordedStep
 from alpha.backend_cpu_ref_training import HeadsCall
+from alpha.backend_cpu_ref_updates import FLAT_BLOCK, Part, Updates, slices
 from alpha.backend_primitives import RandomKey
-from alpha.backend_updates import AdamControl
 from alpha.workers import WorkerPool, WorkerProcesses, available_cpus, startable_threads
 
 BLOCK_BYTES = 1 << 19  # fits the cache; with smaller ones threads wait more for the interpreter lock
 PART_FLOPS = 1 << 27
 SMALLEST_PART = 512
-STACK_FLOPS = 1 << 24  # of a stack of small products, a part
-FLAT_BLOCK = 1 << 18
 BATCH_PARTS = {2: 512, 4: 8192, 8: 16384}  # parts of a batch, and from how many tokens on they are worth it
 HEAD_CHUNK = 1 << 24
 
-Part = tuple[Callable[..., None], Any]
 
-
-class CpuRef(NumpyPrimitives):
+class CpuRef(Updates):
     """The reference backend. `threads` may be changed between operations."""
 
     name = "cpu_ref"
@@ -103,28 +99,15 @@ class CpuRef(NumpyPrimitives):
         def part(block: slice) -> None:
             target[block] += source[block]
 
-        self.run_parts([(part, block) for block in _slices(target.size, FLAT_BLOCK)])
+        self.run_parts([(part, block) for block in slices(target.size, FLAT_BLOCK)])
 
     # --- products -----------------------------------------------------------------------------------------------------
 
     def matmul(self, a: NumpyArray, b: NumpyArray) -> NumpyArray:
-        if a.ndim == b.ndim == 3 and len(a) == len(b):
-            return self._products(a, b)
         if a.ndim != 2 or b.ndim != 2:
             return np.matmul(a, b)
         out = np.empty((a.shape[0], b.shape[1]), np.result_type(a, b))
         self.run_parts(_product_parts(a, b, out))
-        return out
-
-    def _products(self, a: NumpyArray, b: NumpyArray) -> NumpyArray:
-        """a [N, R, K] @ b [N, K, C], some of the N at a time."""
-        out = np.empty((len(a), a.shape[1], b.shape[2]), np.result_type(a, b))
-
-        def part(block: slice) -> None:
-            np.matmul(a[block], b[block], out=out[block])
-
-        flops_each = max(1, 2 * out.shape[1] * out.shape[2] * a.shape[2])
-        self.run_parts([(part, block) for block in _slices(len(a), max(1, STACK_FLOPS // flops_each))])
         return out
 
     def linear(
@@ -438,7 +421,7 @@ class CpuRef(NumpyPrimitives):
             np.multiply(flat[block], bits >= threshold, out=y[block])
             y[block] *= scale
 
-        self.run_parts([(part, block) for block in _slices(flat.size, FLAT_BLOCK)])
+        self.run_parts([(part, block) for block in slices(flat.size, FLAT_BLOCK)])
         return y.reshape(x.shape)
 
     # --- loss ---------------------------------------------------------------------------------------------------------
@@ -473,7 +456,7 @@ class CpuRef(NumpyPrimitives):
         up, to dweight."""
         M, V = x.shape[0], weight.shape[0]
         losses = np.empty((M, 1), x.dtype)
-        for chunk in _slices(M, max(1, HEAD_CHUNK // V)):
+        for chunk in slices(M, max(1, HEAD_CHUNK // V)):
             dlogits = np.empty((chunk.stop - chunk.start, V), x.dtype)
             part = functools.partial(
                 kernels.cross_entropy, x[chunk], weight, ids[chunk], weights[chunk], soft_cap, losses[chunk], dlogits,
@@ -495,48 +478,6 @@ class CpuRef(NumpyPrimitives):
         np.multiply(dweight, dloss, out=weight_gradient)
         return dx * dloss, weight_gradient
 
-    # --- optimizers ---------------------------------------------------------------------------------------------------
-
-    def sum_of_squares(self, x: NumpyArray) -> NumpyArray:
-        flat = x.reshape(-1)
-        blocks = _slices(flat.size, FLAT_BLOCK)
-        sums = np.empty(len(blocks), np.float64)
-
-        def part(index: int) -> None:
-            sums[index] = np.vdot(flat[blocks[index]], flat[blocks[index]])
-
-        self.run_parts([(part, index) for index in range(len(blocks))])
-        return np.add.reduce(sums, keepdims=True).astype(x.dtype)
-
-    def adamw_update(
-        self,
-        parameter: NumpyArray,
-        gradient: NumpyArray,
-        first: NumpyArray,
-        second: NumpyArray,
-        control: AdamControl,
-        beta1: float,
-        beta2: float,
-        epsilon: float,
-        weight_decay: float,
-    ) -> None:
-        if not control.accept[0]:
-            return
-        learning_rate = float(control.learning_rate[0])
-        scalars = (
-            float(control.gradient_scale[0]),
-            1.0 - learning_rate * weight_decay,
-            learning_rate / float(control.correction1[0]),
-            float(control.correction2[0]),
-            beta1, beta2, epsilon,
-        )  # fmt: skip
-        p, g, m, v = (np.reshape(each, -1, copy=False) for each in (parameter, gradient, first, second))
-
-        def part(block: slice) -> None:
-            kernels.adamw(p[block], g[block], m[block], v[block], *scalars)
-
-        self.run_parts([(part, block) for block in _slices(parameter.size, FLAT_BLOCK)])
-
     # --- parts --------------------------------------------------------------------------------------------------------
 
     def _rows(self, x: NumpyArray) -> NumpyArray:
@@ -555,14 +496,9 @@ def _call(part: Part) -> None:
     function(argument)
 
 
-@functools.lru_cache(1024)
-def _slices(size: int, step: int) -> tuple[slice, ...]:
-    return tuple(slice(start, min(start + step, size)) for start in range(0, size, step))
-
-
 def _blocks(rows: int, row_bytes: int) -> tuple[slice, ...]:
     """Ranges of rows that fit the cache."""
-    return _slices(rows, max(1, BLOCK_BYTES // row_bytes))
+    return slices(rows, max(1, BLOCK_BYTES // row_bytes))
 
 
 def _product_rows(size: int, flops_each: int) -> tuple[slice, ...]:
@@ -571,7 +507,7 @@ def _product_rows(size: int, flops_each: int) -> tuple[slice, ...]:
     Their number is a power of two, so that it can be shared out evenly.
     """
     wanted = max(1, min(size * flops_each // PART_FLOPS, size // SMALLEST_PART))
-    return _slices(size, -(-size // (1 << (wanted.bit_length() - 1)))) if size else ()
+    return slices(size, -(-size // (1 << (wanted.bit_length() - 1)))) if size else ()
 
 
 def _product_parts(a: NumpyArray, b: NumpyArray, out: NumpyArray) -> list[Part]:

@@ -18,6 +18,7 @@ from alpha import backend_cpu_ref_sidecar as sidecar
 from alpha import backend_cpu_ref_training as training
 from alpha.activation import GELU_CUBIC, GELU_SCALE, activation_named
 from alpha.backend_cpu_ref_primitives import NumpyArray, NumpyPrimitives, erf
+from alpha.orthogonal import COEFFICIENTS, EPSILON, STEPS
 
 if TYPE_CHECKING:
     from alpha.activation import Formula
@@ -263,6 +264,24 @@ def adamw(
     if decay != 1.0:
         parameter *= decay
     parameter -= work
+
+
+def orthogonalize(matrix: NumpyArray, size: float) -> None:
+    """One matrix of `Backend.orthogonalize`, in place; see `orthogonal.newton_schulz`."""
+    a, b, c = COEFFICIENTS
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = np.ascontiguousarray(matrix.T if is_tall else matrix)
+    x = x / (math.sqrt(np.vdot(x, x)) + EPSILON)
+    for _ in range(STEPS):
+        gram = np.matmul(x, x.T)
+        polynomial = np.matmul(gram, gram)
+        polynomial *= c
+        gram *= b
+        polynomial += gram
+        np.einsum("ii->i", polynomial)[...] += a
+        x = np.matmul(polynomial, x)
+    x *= size * math.sqrt(x.shape[1])
+    matrix[...] = x.T if is_tall else x
 
 
 def cross_entropy(

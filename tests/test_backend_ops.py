@@ -15,7 +15,7 @@ from backend_cases import CASES, ONE_OF_EACH
 from helios_device import helios
 from replay_backend import ReplayBackend
 
-from alpha import backend_cpu_ref, backend_cpu_ref_attention, backend_cpu_ref_sidecar
+from alpha import backend_cpu_ref, backend_cpu_ref_attention, backend_cpu_ref_sidecar, backend_cpu_ref_updates
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_primitives import Array, RandomKey
@@ -45,7 +45,7 @@ by_backend_and_case = pytest.mark.parametrize(
 
 def use_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every size that divides the work of the reference backend becomes its cube root."""
-    for module in (backend_cpu_ref, backend_cpu_ref_attention):
+    for module in (backend_cpu_ref, backend_cpu_ref_attention, backend_cpu_ref_updates):
         sizes = {name: value for name, value in vars(module).items() if name.isupper() and type(value) is int}
         assert sizes
         for name, value in sizes.items():
