@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alpha import backend_cpu_ref_sidecar as sidecar
+from alpha import backend_cpu_ref_training as training
 from alpha.backend_cpu_ref_kernels import softmax_unnormalized
 from alpha.backend_cpu_ref_primitives import NumpyArray
 
@@ -86,19 +88,14 @@ class AttentionCall:
         ]
         return [(each, slice(start, Tk - Tq + each.stop)) for each, start in zip(ranges, first, strict=True)]
 
-    def hide(self, scores: NumpyArray, part: AttentionPart, tile: slice, keys: slice) -> None:
-        """Makes the scores -infinity of keys that a query may not see."""
-        # Only the last `queries` keys can be in the future of a query of this tile.
-        queries, count = tile.stop - tile.start, keys.stop - keys.start
-        recent = max(0, count - queries)
-        by_head = scores.reshape(-1, queries, count)
-        by_head[:, :, recent:] += future_mask(queries, scores.dtype)[:, queries - (count - recent) :]
+    def hide_other_documents(self, scores: NumpyArray, part: AttentionPart, tile: slice, keys: slice) -> None:
+        """Makes the scores -infinity of keys that stand before a query's document."""
         if self.first_keys is None:
             return
         first = self.first_keys[part.sequences, tile]
         earlier = max(0, int(first[:, -1].max()) - keys.start)  # keys that some query may not see
         hidden = np.arange(keys.start, keys.start + earlier) < first[:, :, None]
-        by_query = scores.reshape(len(first), -1, queries, count)
+        by_query = scores.reshape(len(first), -1, tile.stop - tile.start, keys.stop - keys.start)
         np.copyto(by_query[..., :earlier], -np.inf, where=hidden[:, None])
 
     def rows(self, x: NumpyArray, part: AttentionPart, tile: slice, factor: float | NumpyArray = 1.0) -> NumpyArray:
@@ -135,8 +132,8 @@ def forward(call: AttentionCall, part: AttentionPart) -> None:
             scores *= 1.0 / call.soft_cap
             capped = np.tanh(scores)
             np.multiply(capped, call.soft_cap, out=scores)
-        call.hide(scores, part, tile, keys)
-        sums = softmax_unnormalized(scores)
+        call.hide_other_documents(scores, part, tile, keys)
+        sums = _causal_softmax(scores, tile.stop - tile.start)
         np.divide(1.0, sums, out=sums)
         if call.tiles_kept is not None:
             call.tiles_kept[part.tile_key(tile)] = Tile(scores, sums, capped)
@@ -144,6 +141,17 @@ def forward(call: AttentionCall, part: AttentionPart) -> None:
         out = np.matmul(scores if factors is None else scores * factors, v)
         out *= sums
         call.write_rows(call.out, out, part, tile)
+
+
+def _causal_softmax(scores: NumpyArray, queries: int) -> NumpyArray:
+    """See `backend_cpu_ref_training.softmax`."""
+    if sidecar.can_do(scores):
+        return training.softmax(scores, queries)
+    count = scores.shape[-1]
+    recent = max(0, count - queries)
+    by_head = scores.reshape(-1, queries, count)
+    by_head[:, :, recent:] += future_mask(queries, scores.dtype)[:, queries - (count - recent) :]
+    return softmax_unnormalized(scores)
 
 
 def backward(
@@ -174,8 +182,11 @@ def backward(
             ds *= factors
             exponentials = exponentials * factors
         dv = np.matmul(exponentials.swapaxes(2, 3), do)
-        ds -= delta
-        ds *= kept.exponentials
+        if sidecar.can_do(ds):
+            training.softmax_backward(ds, kept.exponentials, delta)
+        else:
+            ds -= delta
+            ds *= kept.exponentials
         if kept.capped is not None:
             ds *= 1.0 - kept.capped * kept.capped
         dq = np.matmul(ds, k)

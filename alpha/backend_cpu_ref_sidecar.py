@@ -24,6 +24,8 @@ _SIGNATURES = {
     "training_norm_backward": (_ARRAY, _ARRAY, _ARRAY, _ARRAY, _FLAG, _ARRAY, _ARRAY, _NUMBER, _NUMBER),
     "training_heads_forward": (_ARRAY, _ARRAY, _NUMBER, _REAL, _ARRAY),
     "training_heads_backward": (_ARRAY, _ARRAY, _NUMBER, _ARRAY),
+    "training_softmax": (_ARRAY, _ARRAY, _NUMBER, _NUMBER, _NUMBER),
+    "training_softmax_backward": (_ARRAY, _ARRAY, _ARRAY, _NUMBER, _NUMBER),
 }
 
 

@@ -55,6 +55,21 @@ def norm_backward(
     )  # fmt: skip
 
 
+def softmax(scores: NumpyArray, queries: int) -> NumpyArray:
+    """Scores [..., rows, keys] become exp(scores - max), and 0 for those of the last `queries` keys that a row may not
+    see, the last of so many rows all of them. Returns the sums [..., 1]."""
+    sums = np.empty((*scores.shape[:-1], 1), scores.dtype)
+    function("training_softmax")(address(scores), address(sums), sums.size, queries, scores.shape[-1])
+    return sums
+
+
+def softmax_backward(gradients: NumpyArray, exponentials: NumpyArray, along: NumpyArray) -> None:
+    """gradients [..., keys] become (gradients - along) * exponentials; along [..., 1]."""
+    function("training_softmax_backward")(
+        address(gradients), address(exponentials), address(along), along.size, gradients.shape[-1]
+    )
+
+
 # As in `native/training.h`.
 _Heads = structure("_Heads", "weight cosine sine normalized scale", "positions tokens heads width")
 

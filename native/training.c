@@ -33,3 +33,12 @@ EXPORT void training_heads_forward(const training_heads *of, const float *x, ptr
 EXPORT void training_heads_backward(const training_heads *of, float *gradients, ptrdiff_t stride, float *dweight) {
     CHOSEN(heads_backward)(of, gradients, stride, dweight);
 }
+
+EXPORT void training_softmax(float *scores, float *sums, ptrdiff_t rows, ptrdiff_t queries, ptrdiff_t keys) {
+    CHOSEN(softmax)(scores, sums, rows, queries, keys);
+}
+
+EXPORT void training_softmax_backward(float *gradients, const float *exponentials, const float *along, ptrdiff_t rows,
+                                      ptrdiff_t keys) {
+    CHOSEN(softmax_backward)(gradients, exponentials, along, rows, keys);
+}

@@ -39,4 +39,12 @@ void training_heads_forward(const training_heads *of, const float *x, ptrdiff_t 
  * summed over tokens and heads, if there is one. */
 void training_heads_backward(const training_heads *of, float *gradients, ptrdiff_t stride, float *dweight);
 
+/* Scores of attention [rows, keys] become exp(score - the row's largest), and `sums` [rows] their sums. Row r, of which
+ * `queries` follow one another for each head, does not see the last queries - 1 - r % queries keys: there it becomes 0. */
+void training_softmax(float *scores, float *sums, ptrdiff_t rows, ptrdiff_t queries, ptrdiff_t keys);
+
+/* Gradients of probabilities [rows, keys] become (gradient - along[row]) * exponential. */
+void training_softmax_backward(float *gradients, const float *exponentials, const float *along, ptrdiff_t rows,
+                               ptrdiff_t keys);
+
 #endif

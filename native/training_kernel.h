@@ -22,17 +22,20 @@ TARGET static inline void NAMED(put)(float *place, ptrdiff_t left, VECTOR vector
 }
 
 TARGET static inline float NAMED(sum)(VECTOR vector) {
-    float lanes[LANES], sum = 0.0f;
+    float lanes[LANES];
     STORE(lanes, vector);
-    for (int lane = 0; lane < LANES; lane++) sum += lanes[lane];
-    return sum;
+    UNROLLED for (int half = LANES / 2; half > 0; half /= 2)
+        UNROLLED for (int lane = 0; lane < half; lane++) lanes[lane] += lanes[lane + half];
+    return lanes[0];
 }
 
 TARGET static inline float NAMED(largest)(VECTOR vector) {
-    float lanes[LANES], largest = -INFINITY;
+    float lanes[LANES];
     STORE(lanes, vector);
-    for (int lane = 0; lane < LANES; lane++) largest = lanes[lane] > largest ? lanes[lane] : largest;
-    return largest;
+    UNROLLED for (int half = LANES / 2; half > 0; half /= 2)
+        UNROLLED for (int lane = 0; lane < half; lane++)
+            lanes[lane] = lanes[lane] > lanes[lane + half] ? lanes[lane] : lanes[lane + half];
+    return lanes[0];
 }
 
 /* exp(x) - power for x from LEAST_EXPONENT to 0, where power, 2 to a whole number, is the nearest to exp(x): what is left
@@ -201,6 +204,33 @@ TARGET static void NAMED(heads_backward)(const training_heads *of, float *gradie
             if (of->cosine) NAMED(rotated)(each, of->cosine + angle, of->sine + angle, -1.0f, each, half);
             if (of->weight)
                 NAMED(norm_backward)(each, of->normalized + row * width, of->scale[row], of->weight, 0, each, dweight, width);
+        }
+}
+
+TARGET static void NAMED(softmax)(float *scores, float *sums, ptrdiff_t rows, ptrdiff_t queries, ptrdiff_t keys) {
+    for (ptrdiff_t row = 0, query = 0; row < rows; row++, query = query + 1 < queries ? query + 1 : 0, scores += keys) {
+        ptrdiff_t seen = keys - queries + query + 1, end = (seen + LANES - 1) / LANES * LANES;
+        if (end > keys) end = keys;
+        for (ptrdiff_t n = seen; n < end; n++) scores[n] = -INFINITY;
+        VECTOR most = SPLAT(-INFINITY), total = ZERO;
+        for (ptrdiff_t n = 0; n < end; n += LANES) most = LARGER(NAMED(next)(scores + n, end - n, -INFINITY), most);
+        VECTOR largest = SPLAT(NAMED(largest)(most));
+        for (ptrdiff_t n = 0; n < end; n += LANES) {
+            VECTOR each = NAMED(exponential)(NAMED(next)(scores + n, end - n, -INFINITY) - largest);
+            NAMED(put)(scores + n, end - n, each);
+            total += each;
+        }
+        sums[row] = NAMED(sum)(total);
+        memset(scores + end, 0, (size_t)(keys - end) * sizeof(float));
+    }
+}
+
+TARGET static void NAMED(softmax_backward)(float *gradients, const float *exponentials, const float *along, ptrdiff_t rows,
+                                           ptrdiff_t keys) {
+    for (ptrdiff_t row = 0; row < rows; row++, gradients += keys, exponentials += keys)
+        for (ptrdiff_t n = 0; n < keys; n += LANES) {
+            VECTOR each = NAMED(next)(gradients + n, keys - n, 0.0f) - SPLAT(along[row]);
+            NAMED(put)(gradients + n, keys - n, each * NAMED(next)(exponentials + n, keys - n, 0.0f));
         }
 }
 
