@@ -17,6 +17,7 @@ from alpha import backend_cpu_ref_attention as attention_parts
 from alpha import backend_cpu_ref_kernels as kernels
 from alpha import backend_cpu_ref_rows as native
 from alpha import backend_cpu_ref_sidecar as sidecar
+from alpha import backend_cpu_ref_training as native_training
 from alpha import rng, workers
 from alpha.activation import GATED_ACTIVATIONS
 from alpha.backend import Heads, Saved
@@ -25,7 +26,6 @@ from alpha.backend_cpu_ref_libraries import keep_freed_memory, use_one_blas_thre
 from alpha.backend_cpu_ref_primitives import NumpyArray
 from alpha.backend_cpu_ref_products import product_parts
 from alpha.backend_cpu_ref_program import RecordedStep
-from alpha.backend_cpu_ref_training import HeadsCall
 from alpha.backend_cpu_ref_updates import FLAT_BLOCK, Part, Updates, slices
 from alpha.backend_primitives import RandomKey
 from alpha.workers import WorkerPool, WorkerProcesses, available_cpus, startable_threads
@@ -100,6 +100,13 @@ class CpuRef(Updates):
             target[block] += source[block]
 
         self.run_parts([(part, block) for block in slices(target.size, FLAT_BLOCK)])
+
+    def scatter_add_rows(self, ids: NumpyArray, rows: NumpyArray, count: int) -> NumpyArray:
+        if not sidecar.can_do(rows):
+            return super().scatter_add_rows(ids, rows, count)
+        result = np.zeros((count, rows.shape[-1]), rows.dtype)
+        native_training.add_rows(result, ids.reshape(-1), self._rows(rows))
+        return result
 
     # --- products -----------------------------------------------------------------------------------------------------
 
@@ -332,7 +339,7 @@ class CpuRef(Updates):
         H, G = heads.queries, heads.keys
         query, key, value = qkv[:, :, :H], qkv[:, :, H : H + G], qkv[:, :, H + G :]
         calls = [
-            HeadsCall(x, weight, heads.epsilon, heads.angles)
+            native_training.HeadsCall(x, weight, heads.epsilon, heads.angles)
             for x, weight in zip((query, key), heads.norms or (None, None), strict=True)
         ]
         self.run_parts([part for call in calls for part in call.forward_parts()])
@@ -463,7 +470,9 @@ class CpuRef(Updates):
                 None if dx is None else dx[chunk],
             )  # fmt: skip
             self.run_parts([(part, block) for block in _product_rows(dlogits.shape[0], 2 * weight.size)])
-            if dweight is not None:
+            if dweight is not None and chunk.start == 0:
+                self.run_parts(_product_parts(dlogits.T, x[chunk], dweight))
+            elif dweight is not None:
                 dweight += self.matmul(dlogits.T, x[chunk])
         return losses
 

@@ -26,6 +26,7 @@ _SIGNATURES = {
     "training_heads_backward": (_ARRAY, _ARRAY, _NUMBER, _ARRAY),
     "training_softmax": (_ARRAY, _ARRAY, _NUMBER, _NUMBER, _NUMBER),
     "training_softmax_backward": (_ARRAY, _ARRAY, _ARRAY, _NUMBER, _NUMBER),
+    "training_add_rows": (_ARRAY, _ARRAY, _ARRAY, _NUMBER, _NUMBER),
 }
 
 

@@ -25,10 +25,23 @@ def losses(
     logits: NumpyArray, ids: NumpyArray, weights: NumpyArray, soft_cap: float, gradients: bool, out: NumpyArray
 ) -> None:
     """Writes each row's loss to `out` [rows, 1]; logits [rows, V] become their gradients, or lose their meaning."""
-    ids = np.ascontiguousarray(ids, np.int32)
+    ids = _checked(ids, logits.shape[1])
     function("training_losses")(
         address(logits), address(ids), address(weights), soft_cap, gradients, address(out), *logits.shape
     )
+
+
+def add_rows(target: NumpyArray, ids: NumpyArray, rows: NumpyArray) -> None:
+    """target[ids[i]] += rows[i] one after the other; target [R, C], ids [N], rows [N, C]."""
+    ids, rows = _checked(ids, len(target)), np.ascontiguousarray(rows)
+    function("training_add_rows")(address(target), address(ids), address(rows), *rows.shape)
+
+
+def _checked(ids: NumpyArray, count: int) -> NumpyArray:
+    """Ids as the sidecar takes them, which looks where they say. Raises IndexError when one is not below `count`."""
+    if ids.size and not 0 <= ids.min() <= ids.max() < count:
+        raise IndexError(f"There are ids from {ids.min()} to {ids.max()}, and {count} rows.")
+    return np.ascontiguousarray(ids, np.int32)
 
 
 def norm(

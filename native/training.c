@@ -42,3 +42,8 @@ EXPORT void training_softmax_backward(float *gradients, const float *exponential
                                       ptrdiff_t keys) {
     CHOSEN(softmax_backward)(gradients, exponentials, along, rows, keys);
 }
+
+EXPORT void training_add_rows(float *target, const int32_t *ids, const float *rows, ptrdiff_t count, ptrdiff_t width) {
+    for (ptrdiff_t row = 0; row < count; row++)
+        for (ptrdiff_t n = 0; n < width; n++) target[ids[row] * width + n] += rows[row * width + n];
+}

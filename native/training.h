@@ -47,4 +47,7 @@ void training_softmax(float *scores, float *sums, ptrdiff_t rows, ptrdiff_t quer
 void training_softmax_backward(float *gradients, const float *exponentials, const float *along, ptrdiff_t rows,
                                ptrdiff_t keys);
 
+/* target[ids[row]] += rows[row], in order, of rows [count, width]. */
+void training_add_rows(float *target, const int32_t *ids, const float *rows, ptrdiff_t count, ptrdiff_t width);
+
 #endif
