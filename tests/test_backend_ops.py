@@ -15,7 +15,13 @@ from backend_cases import CASES, ONE_OF_EACH
 from helios_device import helios
 from replay_backend import ReplayBackend
 
-from alpha import backend_cpu_ref, backend_cpu_ref_attention, backend_cpu_ref_sidecar, backend_cpu_ref_updates
+from alpha import (
+    backend_cpu_ref,
+    backend_cpu_ref_attention,
+    backend_cpu_ref_sidecar,
+    backend_cpu_ref_training,
+    backend_cpu_ref_updates,
+)
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_primitives import Array, RandomKey
@@ -25,6 +31,7 @@ FACTORIES: dict[str, Callable[[], Backend]] = {
     "composition": Composition,
     "cpu_ref": CpuRef,
     "cpu_ref_small_blocks": CpuRef,  # so small that the cases cross the borders of blocks
+    "cpu_ref_small_parts": CpuRef,  # the same of what the native sidecar does
     "cpu_ref_numpy": CpuRef,  # as where the native sidecar was not built
     "helios": helios,
 }
@@ -37,7 +44,9 @@ by_backend_and_case = pytest.mark.parametrize(
     [
         pytest.param(name, case, id=f"{name}-{case.name}")
         for name in FACTORIES
-        for case in {"cpu_ref_small_blocks": SMALL, "cpu_ref_numpy": DIVIDED}.get(name, CASES)
+        for case in {"cpu_ref_small_blocks": SMALL, "cpu_ref_small_parts": SMALL, "cpu_ref_numpy": DIVIDED}.get(
+            name, CASES
+        )
     ],
     indirect=["backend"],
 )
@@ -45,7 +54,7 @@ by_backend_and_case = pytest.mark.parametrize(
 
 def use_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every size that divides the work of the reference backend becomes its cube root."""
-    for module in (backend_cpu_ref, backend_cpu_ref_attention, backend_cpu_ref_updates):
+    for module in (backend_cpu_ref, backend_cpu_ref_attention, backend_cpu_ref_training, backend_cpu_ref_updates):
         sizes = {name: value for name, value in vars(module).items() if name.isupper() and type(value) is int}
         assert sizes
         for name, value in sizes.items():
@@ -54,7 +63,7 @@ def use_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
-    if request.param == "cpu_ref_small_blocks":
+    if request.param in ("cpu_ref_small_blocks", "cpu_ref_small_parts"):
         use_small_blocks(monkeypatch)
     if request.param in ("cpu_ref_small_blocks", "cpu_ref_numpy"):
         monkeypatch.setattr(backend_cpu_ref_sidecar, "library", lambda: None)

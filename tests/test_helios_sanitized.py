@@ -37,7 +37,8 @@ def test_no_error_of_memory_and_no_undefined_behaviour(tmp_path: Path) -> None:
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # whatever else is installed
         "ASAN_OPTIONS": "detect_leaks=0",  # Python and Mesa keep much until the process ends
     }
-    tests = [str(ROOT / "tests" / name) for name in ("test_helios_device.py", "test_helios_faults.py", "test_rows.py")]
+    names = ("test_helios_device.py", "test_helios_faults.py", "test_rows.py", "test_training_rows.py")
+    tests = [str(ROOT / "tests" / name) for name in names]
     used = "import alpha.backend_helios_device as module; print(module.library_files()[0], module._library()._name)"
     for arguments in (["-c", used], ["-m", "pytest", "-p", "no:cacheprovider", "-p", "pytest_timeout", *tests]):
         result = subprocess.run(
