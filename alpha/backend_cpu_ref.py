@@ -336,7 +336,7 @@ class CpuRef(Updates):
         is_plain = heads.norms is None and heads.angles is None
         if is_plain or not training or not sidecar.can_do(qkv):
             return super()._split_heads(qkv, heads, training)
-        H, G = heads.queries, heads.keys
+        qkv, H, G = np.ascontiguousarray(qkv), heads.queries, heads.keys
         query, key, value = qkv[:, :, :H], qkv[:, :, H : H + G], qkv[:, :, H + G :]
         calls = [
             native_training.HeadsCall(x, weight, heads.epsilon, heads.angles)
