@@ -8,6 +8,7 @@ nothing about what the kernels compute.
 from __future__ import annotations
 
 import atexit
+import functools
 import math
 import sys
 from collections import deque
@@ -31,7 +32,7 @@ from alpha.backend_helios_planner import Argument, Dispatch, needs_barrier
 from alpha.backend_helios_program import RecordedProgram, commands
 from alpha.backend_helios_relay import Relays
 from alpha.backend_helios_stages import stages_for
-from alpha.backend_helios_tiles import hardware
+from alpha.backend_helios_tiles import Hardware, hardware
 
 LARGEST_UPLOAD = 32 << 20
 """Bytes that pass through one range of host memory."""
@@ -97,7 +98,7 @@ class HeliosCore(Backend):
         self.weight_dtype = ELEMENTS[precision].dtype
         self.pipelines = Pipelines(device, device.info.features, read_bundle())
         self.memory = DeviceMemory(device)
-        self.stages = stages_for(hardware(device.info, precision))
+        self.stages = stages_for(self.hardware)
         self.relays = Relays(wanted=False)
         self._pending: list[Dispatch] = []
         self._most_pending = environment.read("ALPHA_ADAPTIVE_SYNC_PENDING_THRESHOLD")
@@ -122,6 +123,11 @@ class HeliosCore(Backend):
     @property
     def device_info(self) -> DeviceInfo:
         return self.device.info
+
+    @functools.cached_property
+    def hardware(self) -> Hardware:
+        """What the device has for products."""
+        return hardware(self.device_info, self.precision)
 
     # --- memory -------------------------------------------------------------------------------------------------------
 

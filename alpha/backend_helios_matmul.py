@@ -29,7 +29,6 @@ from alpha.backend_helios_tiles import (
     choose,
     few_of,
     few_part,
-    hardware,
     threads,
     workgroups,
 )
@@ -212,7 +211,7 @@ class Products(HeliosPrimitives):
             axes, rows = [], rows * axes[0][0]
         (outer, a_outer, b_outer), (inner, a_inner, b_inner) = [(1, 0, 0)] * (2 - len(axes)) + axes
         left, right = _operand(a, a_outer, a_inner), _operand(b, b_outer, b_inner)
-        device = hardware(self.device_info, self.precision)
+        device = self.hardware
         assert column_sums is None or (not axes and not right.swapped)
         for i, outer_count, j, inner_count in _chunks(outer, inner):
             problem = Problem(
@@ -375,7 +374,7 @@ class _Run:
     def __call__(
         self, result: HeliosArray, epilogue: Epilogue, column_sums: HeliosArray | None, division: Division
     ) -> None:
-        device = hardware(self.backend.device_info, self.backend.precision)
+        device = self.backend.hardware
         if division.splits == 1:
             self._dispatch(division, device, result, epilogue, column_sums)
         else:

@@ -36,7 +36,7 @@ from alpha.backend_helios_kernels import Pipelines, read_bundle
 from alpha.backend_helios_matmul import Products
 from alpha.backend_helios_planner import Argument, Dispatch
 from alpha.backend_helios_program import commands
-from alpha.backend_helios_tiles import Division, Problem, candidates, choose, estimate, hardware
+from alpha.backend_helios_tiles import Division, Problem, candidates, choose, estimate
 from alpha.bench import DEVICE_WARM_UP_SECONDS, keep_busy
 
 Values = npt.NDArray[Any]
@@ -243,7 +243,7 @@ class Bench:
         return float(np.abs(found - self.expected).max())
 
     def measure(self, divisions: list[Division]) -> Measurement:
-        device = hardware(self.laboratory.device_info, self.laboratory.precision)
+        device = self.laboratory.hardware
         problem = self.problem()
         chosen = choose(problem, device)
         with ThreadPoolExecutor(8) as pool:
@@ -318,7 +318,7 @@ def main() -> None:
     arguments = parser.parse_args()
     info = devices()[arguments.device]
     laboratory = Laboratory(Device(info), arguments.precision)
-    device = hardware(info, arguments.precision)
+    device = laboratory.hardware
     print(f"{info.name}, precision {arguments.precision}, {device}", flush=True)
     bits = [32] if arguments.precision == "f32" else [int(each) for each in arguments.bits.split(",")]
     measurements = []

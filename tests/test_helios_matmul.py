@@ -55,10 +55,6 @@ def rounded(values: Values) -> Any:
     return values.astype(np.float16).astype(np.float64)
 
 
-def device_of(backend: Helios) -> Hardware:
-    return backend_helios_tiles.hardware(backend.device_info, backend.precision)
-
-
 def close(got: HeliosArray | None, wanted: Any, backend: Helios, tolerance: float = TOLERANCE) -> None:
     assert got is not None
     values = backend.to_numpy(got)
@@ -102,7 +98,7 @@ def test_operands_are_rounded_to_bfloat16() -> None:
 
 
 def small_tiles(backend: Helios) -> list[Tile]:
-    fragment = device_of(backend).fragment
+    fragment = backend.hardware.fragment
     kernel = "matmul_matrix" if fragment else "matmul_tiled"
     if fragment is None:
         return [Tile(kernel, 32, 32, 16, 1, 1), Tile(kernel, 32, 64, 8, 1, 2), Tile(kernel, 48, 64, 16, 3, 2)]
@@ -137,7 +133,7 @@ def divide(backend: Helios, tile: Tile, shape: tuple[int, int, int], splits: int
     rows, columns, depth = shape
     a, b, bias, residual = normal(rows, depth), normal(depth, columns), normal(columns), normal(rows, columns)
     problem = Problem(1, rows, columns, depth)
-    assert fits(tile, problem, device_of(backend))
+    assert fits(tile, problem, backend.hardware)
     division = division_of(tile, splits, problem)
     assert (division.splits > 1) == (splits > 1)
     added = backend.from_numpy(residual)
@@ -190,7 +186,7 @@ def test_a_product_adds_up_the_columns_of_its_right_operand(element: str, splits
     a, b = normal(depth, rows), normal(depth, columns)
     left, right = backend.transpose(backend.from_numpy(a), (1, 0)), stored_as(backend, b, element)
     problem = Problem(1, rows, columns, depth, b_bits=16 if element == "f16" else 32)
-    tile = next(each for each in small_tiles(backend) if fits(each, problem, device_of(backend)))
+    tile = next(each for each in small_tiles(backend) if fits(each, problem, backend.hardware))
     division = division_of(tile, splits, problem)
     assert (division.splits > 1) == (splits > 1)
     sums = backend.new((columns,), "f32")
@@ -496,7 +492,7 @@ def test_a_multiple_of_the_identity_is_added(precision: str, batches: int, rows:
     backend = helios(precision)
     a, b = normal(batches, rows, depth), normal(batches, depth, rows)
     problem = Problem(batches, rows, rows, depth)
-    device = hardware(backend.device_info, precision)
+    device = backend.hardware
     tile = choose(problem, device).tile
     part = -(-depth // splits // tile.k) * tile.k
     division = Division(tile, -(-depth // part), part)

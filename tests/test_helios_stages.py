@@ -14,7 +14,7 @@ from alpha.backend_helios_array import HeliosArray, Storage
 from alpha.backend_helios_kernels import Field, Kernel
 from alpha.backend_helios_planner import Dispatch
 from alpha.backend_helios_stages import MOST_STAGES, StageRun, Stages, gather_stages, stages_for
-from alpha.backend_helios_tiles import Hardware, hardware
+from alpha.backend_helios_tiles import Hardware
 from alpha.bench_cases import Subject
 from alpha.config import ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.gpt import GPT
@@ -222,7 +222,7 @@ class Always(Stages):
 @pytest.fixture(params=["f16", "bf16"])
 def form(request: pytest.FixtureRequest) -> Iterator[tuple[str, Stages]]:
     backend = helios(request.param)
-    form = Always(hardware(backend.device_info, request.param), m=32, n=32, k=32, down=2, across=2)
+    form = Always(backend.hardware, m=32, n=32, k=32, down=2, across=2)
     if not form.fits:
         pytest.skip(f"STAGES ARE NOT TESTED IN {request.param}: the device has no matrix units for them")
     before = backend.stages

@@ -12,7 +12,7 @@ from test_device_report import BUNDLE, CPU, H200, PLAIN
 from alpha import backend_helios_matmul, backend_helios_tiles, backend_helios_tuning
 from alpha.backend_helios import Helios, open_helios
 from alpha.backend_helios_array import HeliosArray
-from alpha.backend_helios_tiles import TILED, Division, Hardware, Problem, candidates, choose, hardware
+from alpha.backend_helios_tiles import TILED, Division, Hardware, Problem, candidates, choose
 from alpha.backend_helios_tuning import Table, Tuning, rivals, tuning_for
 from alpha.errors import AlphaError, UsageError
 
@@ -57,7 +57,7 @@ def bits(backend: Helios, array: HeliosArray) -> list[int]:
 @pytest.mark.parametrize(("layout", "splits"), [("nn", 1), ("nt", 2), ("tn", 1)])
 def test_all_rivals_give_the_same_bits(precision: str, layout: str, splits: int) -> None:
     backend = helios(precision)
-    device = hardware(backend.device_info, precision)
+    device = backend.hardware
     a, b = operand(backend, 70, 300, layout[0] == "t", 1), operand(backend, 300, 75, layout[1] == "t", 2)
     problem = Problem(1, 70, 75, 300, 32, 32, a_vectors=layout[0] == "n", b_vectors=layout[1] == "t")
     division = next(each for each in candidates(problem, device) if each.splits == splits)
@@ -173,7 +173,7 @@ def test_a_table_is_of_one_device_driver_and_build(cache: Path) -> None:
 def test_a_name_that_is_no_rival_is_passed_over(backend: Helios) -> None:
     tuning = Tuning(Table(backend.device_info, BUNDLE))
     problem = Problem(1, 70, 64, 60)
-    device = hardware(backend.device_info, "f32")
+    device = backend.hardware
     estimated = choose(problem, device)
 
     class Product:
