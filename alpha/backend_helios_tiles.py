@@ -391,10 +391,10 @@ def choose(problem: Problem, device: Hardware, part: int = 0) -> Division:
 def in_parts(problem: Problem, device: Hardware, part: int) -> Iterator[Division]:
     """The divisions that give the bits of a sum in parts so long."""
     parts = math.ceil(problem.depth / part)
-    tiles = [tile for tile in tiles_for(problem, device) if part % tile.k == 0]
+    tiles = tiles_for(problem, device)
     if problem.rows >= PROMPT_ROWS and device.fragment and not device.is_processor:
-        tiles = [tile for tile in PROMPT if part % tile.k == 0 and fits(tile, problem, device)] or tiles
-    for tile in tiles:
+        tiles = [tile for tile in PROMPT if fits(tile, problem, device)] or tiles
+    for tile in (each for each in tiles if part % each.k == 0):
         if parts <= 1:
             yield division_of(tile, 1, problem)
             continue
