@@ -83,7 +83,7 @@ class Relays:
 
 def asked_relays() -> Relays:
     """What ALPHA_RELAY asks for."""
-    return Relays(bool(environment.read("ALPHA_RELAY")))
+    return Relays(environment.word("ALPHA_RELAY") == "on")
 
 
 class Relay:

@@ -38,7 +38,6 @@ MOST_CANDIDATES = 4
 MOST_SECONDS = 10.0
 """That a process measures in all; what it did not come to, the next one measures."""
 
-_AUTO, _OFF, _ON, _AGAIN = range(4)  # the words of ALPHA_TUNE
 _FITTED = ("H100", "H200")
 """In the names of devices that the estimate was fitted to: there it is within 3 % of the best."""
 _KERNELS = ("matmul_tiled", "matmul_reduce")
@@ -284,8 +283,8 @@ def chain_seconds(device: Device, dispatches: list[Dispatch], repeats: int) -> f
 def tuning_for(info: DeviceInfo, bundle: Bundle) -> Tuning | None:
     """What ALPHA_TUNE asks for on a device; None where the estimate decides, as on a driver that computes on the
     processor, which every tile would take long to compile for."""
-    how = environment.read("ALPHA_TUNE")
+    how = environment.word("ALPHA_TUNE")
     is_fitted = any(each in info.name for each in _FITTED)
-    if info.kind == "cpu" or "timestamps" not in info.features or how == _OFF or (how == _AUTO and is_fitted):
+    if info.kind == "cpu" or "timestamps" not in info.features or how == "off" or (how == "auto" and is_fitted):
         return None
-    return Tuning(Table(info, bundle), anew=how == _AGAIN)
+    return Tuning(Table(info, bundle), anew=how == "again")

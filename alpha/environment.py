@@ -127,6 +127,11 @@ def read(name: str) -> int:
     return number(name, text, f"The environment variable {name}") if text else BY_NAME[name].default
 
 
+def word(name: str) -> str:
+    """The same of a variable that is one of some words."""
+    return BY_NAME[name].words[read(name)]
+
+
 def number(name: str, text: str, where: str) -> int:
     """The value that a text gives to a declared variable; `where` begins the sentence of the UsageError otherwise."""
     minimum, words = BY_NAME[name].minimum, BY_NAME[name].words

@@ -49,5 +49,6 @@ def test_misspelt_variables_are_named_with_the_nearest(monkeypatch: pytest.Monke
 
 def test_every_variable_is_read_and_every_variable_read_is_declared() -> None:
     folder = Path(alpha.__file__).parent
-    read = {name for path in folder.glob("*.py") for name in re.findall(r'read\("(ALPHA_\w+)"\)', path.read_text())}
+    reading = re.compile(r'environment\.(?:read|word)\("(ALPHA_\w+)"\)')
+    read = {name for path in folder.glob("*.py") for name in reading.findall(path.read_text())}
     assert read == {variable.name for variable in environment.VARIABLES}
