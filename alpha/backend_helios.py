@@ -26,7 +26,7 @@ from alpha.backend_helios_attention import Attention
 from alpha.backend_helios_cached import Cached
 from alpha.backend_helios_device import Device, DeviceInfo, DeviceLost, choose_device
 from alpha.backend_helios_heads import HeadSplitting
-from alpha.backend_helios_kernels import read_bundle
+from alpha.backend_helios_kernels import pipelines_folder, read_bundle
 from alpha.backend_helios_linear import Linear
 from alpha.backend_helios_loss import Loss
 from alpha.backend_helios_orthogonal import Orthogonal
@@ -113,7 +113,7 @@ def _close(device: Device) -> None:
 def _pipeline_cache(info: DeviceInfo) -> Path | None:
     """The file that keeps compiled pipelines from run to run; None where there is no place for one."""
     try:
-        folder = files.cache_folder() / "pipelines"
+        folder = pipelines_folder()
         folder.mkdir(parents=True, exist_ok=True)
         files.remove_leftovers(folder)
     except (AlphaError, OSError) as error:

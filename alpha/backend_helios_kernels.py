@@ -17,9 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from alpha import installation
+from alpha import files, installation
 from alpha.errors import AlphaError
-from alpha.files import open_regular
 from alpha.workers import task_threads
 
 FORMAT = 1
@@ -236,11 +235,16 @@ class Pipelines:
         return kernel, self._compilers.submit(compile_it, kernel.spirv, values, kernel.push_bytes, subgroup_size)
 
 
+def pipelines_folder() -> Path:
+    """Where compiled pipelines, and what is measured of them, stay from run to run."""
+    return files.cache_folder() / "pipelines"
+
+
 def read_bundle(path: Path | None = None) -> Bundle:
     """The bundle at `path`, or this package's own. Raises AlphaError when it is missing or damaged."""
     path = path or installation.FILES / "kernels.zip"
     try:
-        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        with files.open_regular(path) as file, zipfile.ZipFile(file) as archive:
             content = json.loads(_read(archive, DESCRIPTION))
             if content["format"] != FORMAT:
                 raise ValueError(f"its format is {content['format']}, not {FORMAT}")

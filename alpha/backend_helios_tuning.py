@@ -25,7 +25,7 @@ import numpy as np
 from alpha import environment, files, rng
 from alpha.backend_helios_array import HeliosArray, Storage, expanded
 from alpha.backend_helios_device import Device, DeviceInfo, Memory, OutOfDeviceMemory
-from alpha.backend_helios_kernels import Bundle, Pipelines
+from alpha.backend_helios_kernels import Bundle, Pipelines, pipelines_folder
 from alpha.backend_helios_memory import aligned
 from alpha.backend_helios_planner import Dispatch
 from alpha.backend_helios_program import commands
@@ -108,7 +108,7 @@ class Table:
         numbers = f"{info.vendor_id:x}-{info.device_id:x}"
         self._made_for = [info.name, numbers, info.driver_name, info.driver_info, digest]
         name = hashlib.sha256(json.dumps(self._made_for).encode()).hexdigest()[:16]
-        self._path = files.cache_folder() / "pipelines" / f"{numbers}-{name}.tiles.json"
+        self._path = pipelines_folder() / f"{numbers}-{name}.tiles.json"
 
     def read(self) -> dict[str, str]:
         """What was measured."""
