@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from alpha import orthogonal
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_matmul import Epilogue, Products
 from alpha.orthogonal import COEFFICIENTS, EPSILON, STEPS
@@ -40,7 +41,7 @@ class Orthogonal(Products):
             super().orthogonalize(matrices, size)
             return
         a, b, c = COEFFICIENTS
-        stacks = [self._stacked(places) for places in _stacks(matrices)]
+        stacks = [self._stacked(places) for places in orthogonal.stacks(_places(matrices), STACK)]
         found = [stack.matrices for stack in stacks]
         for _ in range(STEPS):
             grams = [self._gram(x, stack.is_tall, b / (2 * c)) for x, stack in zip(found, stacks, strict=True)]
@@ -77,22 +78,13 @@ class Orthogonal(Products):
         return self.product(a, b, c, Epilogue(diagonal=diagonal), scale)
 
 
-def _stacks(matrices: Sequence[HeliosArray]) -> list[list[HeliosArray]]:
-    """Arrays [N, M, R, C] of all the matrices, in lists of one R and C and no more than STACK elements."""
+def _places(matrices: Sequence[HeliosArray]) -> Iterator[HeliosArray]:
+    """Arrays [N, M, R, C] of all the matrices, of at most STACK elements unless a single matrix has more."""
     alike: dict[tuple[object, ...], list[HeliosArray]] = {}
     for each in matrices:
         alike.setdefault((each.storage, each.shape, each.strides), []).append(each)
-    stacks: list[list[HeliosArray]] = []
-    newest: dict[tuple[int, ...], list[HeliosArray]] = {}
     for group in alike.values():
-        shape = group[0].shape
-        for place in _evenly_apart(group, max(1, STACK // math.prod(shape))):
-            stack = newest.get(shape, [])
-            if not stack or sum(each.size for each in (*stack, place)) > STACK:
-                stack = newest[shape] = []
-                stacks.append(stack)
-            stack.append(place)
-    return stacks
+        yield from _evenly_apart(group, max(1, STACK // math.prod(group[0].shape)))
 
 
 def _evenly_apart(group: Sequence[HeliosArray], most: int) -> list[HeliosArray]:

@@ -1,7 +1,8 @@
 """Matrices made orthogonal by Newton-Schulz iteration (Jordan 2024), composed of a backend's primitives."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from alpha.backend_primitives import Array, Primitives
 STACK = 1 << 22
 """Elements of the matrices that are made orthogonal together, at most, unless a single one has more."""
 
+AnyArray = TypeVar("AnyArray", bound=Array)
+
 STEPS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 EPSILON = 1e-7
@@ -17,7 +20,8 @@ EPSILON = 1e-7
 
 def orthogonalize(backend: Primitives, matrices: Sequence[Array], size: float) -> None:
     """See `Backend.orthogonalize`."""
-    for stack in _stacks(backend, matrices):
+    lying = [backend.transpose(each, (1, 0)) if each.shape[0] > each.shape[1] else each for each in matrices]
+    for stack in stacks(lying, STACK):  # of small ones together, which costs fewer operations
         rows, columns = stack[0].shape
         together = backend.concatenate([backend.reshape(each, (1, rows, columns)) for each in stack], 0)
         orthogonal = backend.multiply(newton_schulz(backend, together), size * math.sqrt(columns))
@@ -25,21 +29,17 @@ def orthogonalize(backend: Primitives, matrices: Sequence[Array], size: float) -
             backend.copy_into(each, backend.reshape(backend.narrow(orthogonal, 0, index, 1), (rows, columns)))
 
 
-def _stacks(backend: Primitives, matrices: Sequence[Array]) -> list[list[Array]]:
-    """Matrices, shorter side first: those of one shape together, as many as STACK holds.
-
-    Small ones are made orthogonal together, which costs fewer operations.
-    """
-    stacks: list[list[Array]] = []
-    newest: dict[tuple[int, ...], list[Array]] = {}
+def stacks(matrices: Iterable[AnyArray], most: int) -> list[list[AnyArray]]:
+    """Arrays of matrices [..., R, C] in lists of one R and C, each of at most `most` elements or one array."""
+    found: list[list[AnyArray]] = []
+    newest: dict[tuple[int, ...], list[AnyArray]] = {}
     for each in matrices:
-        matrix = backend.transpose(each, (1, 0)) if each.shape[0] > each.shape[1] else each
-        stack = newest.get(matrix.shape, [])
-        if not stack or (len(stack) + 1) * math.prod(matrix.shape) > STACK:
-            stack = newest[matrix.shape] = []
-            stacks.append(stack)
-        stack.append(matrix)
-    return stacks
+        stack = newest.get(each.shape[-2:], [])
+        if not stack or sum(math.prod(other.shape) for other in (*stack, each)) > most:
+            stack = newest[each.shape[-2:]] = []
+            found.append(stack)
+        stack.append(each)
+    return found
 
 
 def newton_schulz(backend: Primitives, matrices: Array) -> Array:

@@ -5,9 +5,9 @@ import pytest
 from backend_case import Composition
 from helios_device import helios
 
-from alpha import rng
+from alpha import orthogonal, rng
 from alpha.backend_helios_array import HeliosArray, Storage
-from alpha.backend_helios_orthogonal import _evenly_apart, _stacks
+from alpha.backend_helios_orthogonal import _evenly_apart, _places
 
 LAYER = 16 * 48 + 16 * 16 + 2 * 16 * 40
 TOLERANCE = {"f16": 0.01, "bf16": 0.08}
@@ -45,7 +45,7 @@ def test_stacks_are_of_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
         *lying(storage, [72], (6, 4), 4),
         *lying(storage, [96, 108, 500], stride=12),
     ]
-    stacks = _stacks(several)
+    stacks = orthogonal.stacks(_places(several), 5 * 24)
     assert [[each.shape for each in stack] for stack in stacks] == [
         [(1, 3, 4, 6), (1, 2, 4, 6)], [(1, 1, 6, 4)], [(1, 1, 4, 6)]
     ]  # fmt: skip
