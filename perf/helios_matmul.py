@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import numpy.typing as npt
+from helios_operations import chain_seconds, link_seconds
 
 from alpha.backend_helios_array import ELEMENTS, HeliosArray, Storage, contiguous_strides
 from alpha.backend_helios_cached import Cached
@@ -35,9 +36,7 @@ from alpha.backend_helios_device import Device, DeviceInfo, MemoryKind, list_dev
 from alpha.backend_helios_kernels import Pipelines, read_bundle
 from alpha.backend_helios_matmul import Products
 from alpha.backend_helios_planner import Argument, Dispatch
-from alpha.backend_helios_program import commands
 from alpha.backend_helios_tiles import Division, Problem, candidates, choose, estimate
-from alpha.bench import DEVICE_WARM_UP_SECONDS, keep_busy
 
 Values = npt.NDArray[Any]
 SHOWN = 6
@@ -133,22 +132,13 @@ class Laboratory(Cached, Products):
                 self.device.free(memory)
         self._spaces = {}
 
-    def run(self, dispatches: list[Dispatch], repeats: int) -> float:
-        """Seconds of a chain."""
-        program = self.device.create_program(commands(dispatches * repeats))
-        start = time.perf_counter()
-        self.device.wait(self.device.submit(program))
-        self._busy_until = time.perf_counter()
-        self.device.free_program(program)
-        return self._busy_until - start
-
     def seconds(self, dispatches: list[Dispatch], expected: float, tries: int) -> float:
         """Seconds of one link of a chain."""
         short = max(1, min(200, round(CHAIN_SECONDS / expected / 4)))
-        is_cold = time.perf_counter() - self._busy_until > LONGEST_PAUSE
-        keep_busy(lambda: self.run(dispatches, short), DEVICE_WARM_UP_SECONDS if is_cold else 0.0)
-        long_times, short_times = ([self.run(dispatches, n * short) for _ in range(tries)] for n in (4, 1))
-        return max(1e-9, min(long_times) - min(short_times)) / (3 * short)
+        is_warm = time.perf_counter() - self._busy_until <= LONGEST_PAUSE
+        seconds = link_seconds(self.device, dispatches, short, tries, is_warm)
+        self._busy_until = time.perf_counter()
+        return seconds
 
 
 def values_of(array: HeliosArray) -> Values:
@@ -253,7 +243,7 @@ class Bench:
             dispatches = self.dispatches(division)
             values_of(self.c)[self.at] = stored(np.full(1, np.nan, np.float32), self.c.element)
             expected = estimate(division, problem, device)
-            self.laboratory.run(dispatches, 1)
+            chain_seconds(self.laboratory.device, dispatches, 1)
             error = self.error()
             seconds = self.laboratory.seconds(dispatches, expected, self.tries)
             results.append(

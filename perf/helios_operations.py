@@ -4,9 +4,10 @@
 
 The models are quickstart, chars10m and gpt2-124m; --match keeps the operations whose name contains one of the texts, as
 gpt2-124m/layer_norm does. The time is that of one call in a chain of calls, with the barriers that they need: a long
-chain less a short one, the lowest of several. Rates count what the operation needs at least: the bytes of its operands
-and results once each, or its multiplications and additions. Below each operation stand its kernels with the time that
-each takes when nothing else runs, from the device's timestamps. The last column is the time in a training step.
+chain less a short one, of each the lowest of several. Rates count what the operation needs at least: the bytes of its
+operands and results once each, or its multiplications and additions. Below each operation stand its kernels with the
+time that each takes when nothing else runs, from the device's timestamps. The last column is the time in a training
+step.
 """
 
 import argparse
@@ -92,6 +93,16 @@ def chain_seconds(device: Device, dispatches: Sequence[Dispatch], repeats: int) 
     return seconds
 
 
+def link_seconds(
+    device: Device, dispatches: Sequence[Dispatch], repeats: int, tries: int = TRIES, is_warm: bool = False
+) -> float:
+    """Seconds of one call among others: a long chain less a short one of `repeats`, of each the lowest of `tries`."""
+    warm_up = 0.0 if is_warm else DEVICE_WARM_UP_SECONDS
+    keep_busy(lambda: chain_seconds(device, dispatches, repeats), warm_up)
+    long, short = (min(chain_seconds(device, dispatches, n * repeats) for _ in range(tries)) for n in (4, 1))
+    return max(1e-9, long - short) / (3 * repeats)
+
+
 def kernel_seconds(device: Device, dispatches: Sequence[Dispatch]) -> list[tuple[str, float]]:
     """The lowest time of each dispatch in several runs, summed up over dispatches of the same kernel."""
     program = device.create_program(commands(dispatches), repeated=True, timestamps=True)
@@ -115,12 +126,7 @@ def measure(backend: Timed, case: Case, seconds: float) -> Measurement:
     dispatches = backend.dispatches_of(call)
     once = max(1e-6, chain_seconds(backend.device, dispatches, 1))
     repeats = max(1, min(round(seconds / once), MOST_IN_CHAIN // len(dispatches)))
-    keep_busy(lambda: chain_seconds(backend.device, dispatches, 4 * repeats), DEVICE_WARM_UP_SECONDS)
-    differences = [
-        chain_seconds(backend.device, dispatches, 4 * repeats) - chain_seconds(backend.device, dispatches, repeats)
-        for _ in range(TRIES)
-    ]
-    each = max(1e-9, min(differences) / (3 * repeats))
+    each = link_seconds(backend.device, dispatches, repeats)
     return Measurement(case, each, kernel_seconds(backend.device, dispatches))
 
 
