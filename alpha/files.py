@@ -391,18 +391,6 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file, none when it is missing; a half line at the end is passed over, as its writer may be alive.
-
-    Raises AlphaError for any other line that is not a JSON object.
-    """
-    for number, line in enumerate(_whole_lines(path), start=1):
-        row = parse_row(line)
-        if row is None:
-            raise AlphaError(f"Line {number} of {path} is not a JSON object; correct it or remove the line.")
-        yield row
-
-
 def read_rows_backwards(path: Path, limit: int, having: bytes = b"") -> Iterator[Row]:
     """The rows from the last to the first, but for lines without the bytes `having`, looking at no more than the last
     `limit` bytes of the file.

@@ -4,10 +4,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from json_lines import rows_in
+
 from alpha import checkpoint, rng
 from alpha.checkpoint import Checkpoint
 from alpha.config import ModelConfig, TrainingConfig
-from alpha.files import read_rows
 from alpha.run import Run
 from alpha.trainer import Trainer
 from alpha.training_setup import new_run, resumed_run
@@ -111,7 +112,7 @@ def _finish(run: Run, trainer: Trainer) -> Path:
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
     """The rows of metrics without what a clock says, or makes Alpha choose."""
-    return [{key: row[key] for key in row if key not in TIMES} for row in read_rows(folder / "metrics.jsonl")]
+    return [{key: row[key] for key in row if key not in TIMES} for row in rows_in(folder / "metrics.jsonl")]
 
 
 def steps_saved(folder: Path) -> list[int]:

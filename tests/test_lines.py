@@ -10,10 +10,11 @@ import pytest
 from disk import tiny_disk
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from json_lines import rows_in
 
 from alpha import files
 from alpha.errors import AlphaError
-from alpha.files import LineFile, finite, read_rows, read_rows_backwards
+from alpha.files import LineFile, finite, read_rows_backwards
 
 
 def appended(path, *rows):
@@ -24,10 +25,10 @@ def appended(path, *rows):
     return path
 
 
-def test_rows_are_read_back_in_both_directions(tmp_path):
+def test_rows_are_read_back_from_the_last_to_the_first(tmp_path):
     rows = [{"step": step, "text": "é🙂\n" * (step % 5), "loss": 1 / (step + 1)} for step in range(3000)]
     path = appended(tmp_path / "x.jsonl", *rows)
-    assert list(read_rows(path)) == rows
+    assert rows_in(path) == rows
     assert list(read_rows_backwards(path, 1 << 30)) == rows[::-1]
     assert path.read_bytes().count(b"\n") == 3000
 
@@ -59,14 +60,13 @@ def test_numbers_that_json_does_not_have_are_null(tmp_path):
 
 def test_text_that_is_not_unicode_is_still_a_valid_row(tmp_path):
     path = appended(tmp_path / "x.jsonl", {"text": "a\udc80b"})
-    assert list(read_rows(path)) == [{"text": "a\udc80b"}]
+    assert list(read_rows_backwards(path, 100)) == [{"text": "a\udc80b"}]
 
 
 @pytest.mark.parametrize("torn", ['{"step":3', '{"step":3}', "\x00" * 70_000, "x" * 200_000])
 def test_a_torn_last_line_is_passed_over_and_cut_when_the_file_is_opened(tmp_path, torn):
     path = appended(tmp_path / "x.jsonl", {"step": 1}, {"step": 2})
     path.write_text(path.read_text() + torn)
-    assert list(read_rows(path)) == [{"step": 1}, {"step": 2}]
     assert list(read_rows_backwards(path, 1 << 20)) == [{"step": 2}, {"step": 1}]
     appended(path, {"step": 3})
     assert path.read_text() == '{"step":1}\n{"step":2}\n{"step":3}\n'
@@ -80,16 +80,13 @@ def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path):
 
 
 def test_a_missing_file_has_no_rows(tmp_path):
-    assert list(read_rows(tmp_path / "x")) == []
     assert list(read_rows_backwards(tmp_path / "x", 100)) == []
 
 
 @pytest.mark.parametrize("bad", ["[1]", "{", "", "\xff", "[" * 100_000, "9" * 5000])
-def test_a_damaged_line_is_an_error_with_its_number(tmp_path, bad):
+def test_a_damaged_line_is_passed_over(tmp_path, bad):
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"step":1}\n' + bad.encode("latin-1") + b'\n{"step":3}\n')
-    with pytest.raises(AlphaError, match=r"Line 2 of .*x\.jsonl is not a JSON object"):
-        list(read_rows(path))
     assert list(read_rows_backwards(path, 1 << 20)) == [{"step": 3}, {"step": 1}]
 
 
@@ -97,11 +94,10 @@ def test_an_endless_line_and_a_pipe_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "MAX_LINE_BYTES", 1000)
     (tmp_path / "long").write_bytes(b"x" * 2000 + b"\n")
     with pytest.raises(AlphaError, match="a line of more than 1,000 bytes"):
-        list(read_rows(tmp_path / "long"))
+        LineFile(tmp_path / "long").keep_through(1)
     os.mkfifo(tmp_path / "pipe")
-    for reader in (read_rows(tmp_path / "pipe"), read_rows_backwards(tmp_path / "pipe", 100)):
-        with pytest.raises(AlphaError, match="not a regular file"):
-            list(reader)
+    with pytest.raises(AlphaError, match="not a regular file"):
+        list(read_rows_backwards(tmp_path / "pipe", 100))
 
 
 def test_rows_beyond_a_step_and_damaged_lines_are_removed(tmp_path):
@@ -114,7 +110,7 @@ def test_rows_beyond_a_step_and_damaged_lines_are_removed(tmp_path):
     file.append_row({"step": 3, "again": True})
     assert file.keep_through(3) == 0
     file.close()
-    assert list(read_rows(path)) == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
+    assert rows_in(path) == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.jsonl"]
 
 
@@ -136,7 +132,7 @@ def test_a_write_that_fails_half_way_is_taken_back(tmp_path, monkeypatch):
     assert len(calls) == 2
     file.append_row({"step": 3})
     file.close()
-    assert list(read_rows(tmp_path / "x.jsonl")) == [{"step": 1}, {"step": 3}]
+    assert rows_in(tmp_path / "x.jsonl") == [{"step": 1}, {"step": 3}]
 
 
 def test_a_write_in_several_parts_is_one_line(tmp_path, monkeypatch):
@@ -155,7 +151,7 @@ def test_a_full_disk_keeps_whole_lines(tmp_path):
         with pytest.raises(AlphaError, match="No space left on device"):
             file.keep_through(10)
         file.close()
-        rows = list(read_rows(disk / "x.jsonl"))
+        rows = rows_in(disk / "x.jsonl")
         assert [row["step"] for row in rows] == list(range(len(rows)))
         assert (disk / "x.jsonl").read_bytes().endswith(b"}\n")
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from disk import read_only_folder
+from json_lines import rows_in
 from small_checkpoint import MODEL, TRAINING, assert_equal, small_checkpoint
 
 from alpha import checkpoint, run
 from alpha.config import config_hash
 from alpha.errors import AlphaError, UsageError
-from alpha.files import read_rows
 from alpha.run import CONFIG, LOCK, LOG, METRICS, SAMPLES, STATUS, Run, check_new, is_locked, read_config
 
 HOLDER = """
@@ -45,7 +45,7 @@ def steps(folder: Path, pattern: str = "checkpoint-*") -> list[int]:
 
 
 def metrics_steps(folder: Path) -> list[int]:
-    return [row["step"] for row in read_rows(folder / "metrics.jsonl")]
+    return [row["step"] for row in rows_in(folder / "metrics.jsonl")]
 
 
 def test_a_new_run_has_a_sortable_unique_id_and_a_configuration(tmp_path):
@@ -277,10 +277,10 @@ def test_resuming_gives_each_step_once(opened):
         for step in range(21, 31):
             again.add_metrics({"step": step, "loss": -float(step)})
         again.add_sample({"step": 30, "text": "y"})
-    rows = list(read_rows(opened.folder / "metrics.jsonl"))
+    rows = rows_in(opened.folder / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, 31))
     assert [row["loss"] > 0 for row in rows] == [step <= 20 for step in range(1, 31)]
-    assert [row["step"] for row in read_rows(opened.folder / "samples.jsonl")] == [10, 20, 30]
+    assert [row["step"] for row in rows_in(opened.folder / "samples.jsonl")] == [10, 20, 30]
 
 
 def test_rewinding_puts_later_checkpoints_aside(opened):

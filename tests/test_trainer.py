@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
+from json_lines import rows_in
 from small_training import (
     MODEL,
     TRAINING,
@@ -39,7 +40,6 @@ from alpha.backend_primitives import Array
 from alpha.cli import main
 from alpha.config import OPTIMIZERS, ModelConfig
 from alpha.errors import AlphaError
-from alpha.files import read_rows
 from alpha.generation import Generator
 from alpha.gpt import GPT
 from alpha.interrupt import SIGNALS, StopRequest
@@ -208,7 +208,7 @@ def test_the_number_of_threads_changes_no_bit(corpus: Path, tmp_path: Path) -> N
     chosen = train(corpus, tmp_path / "chosen", RecordingDisplay(stop_after=2), threads=0, **options)
     resume(chosen, threads=2)
     assert bits_of(one) == bits_of(two) == bits_of(chosen)
-    assert [{row["threads"] for row in read_rows(run / "metrics.jsonl")} for run in (one, two)] == [{1}, {2}]
+    assert [{row["threads"] for row in rows_in(run / "metrics.jsonl")} for run in (one, two)] == [{1}, {2}]
     assert rows_of(one) == rows_of(two) == rows_of(chosen)
 
 
@@ -742,7 +742,7 @@ def test_rows_of_metrics(corpus: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(time, "perf_counter", time.thread_time)  # which stands still while other programs run
     display = RecordingDisplay()
     folder = train(corpus, tmp_path / "run", display, iters=7, accum_steps=2, trace=True)
-    rows = list(read_rows(folder / "metrics.jsonl"))
+    rows = rows_in(folder / "metrics.jsonl")
     assert rows == display.rows
     assert display.started == [(7, 0)]
     for row in rows:
@@ -779,7 +779,7 @@ def test_rows_of_metrics_say_now_and_then_how_much_memory_is_in_use(
 def test_elapsed_time_goes_on_after_a_resume(corpus: Path, tmp_path: Path) -> None:
     folder = train(corpus, tmp_path / "run", RecordingDisplay(stop_after=4))
     resume(folder)
-    elapsed = [row["elapsed_ms"] for row in read_rows(folder / "metrics.jsonl")]
+    elapsed = [row["elapsed_ms"] for row in rows_in(folder / "metrics.jsonl")]
     assert elapsed == sorted(elapsed)
     assert len(set(elapsed)) == 8
 
@@ -838,7 +838,7 @@ def test_samples_continue_the_prompts_of_the_domain_in_turn(tmp_path: Path) -> N
     prompts = domain.get("dumb_finance").prompts
     corpus = write_corpus(tmp_path, text_of() + "\n".join(prompts))
     folder = train(corpus, tmp_path / "run", display, iters=7, sample_interval=2, domain="dumb_finance", seed=1)
-    rows = list(read_rows(folder / "samples.jsonl"))
+    rows = rows_in(folder / "samples.jsonl")
     assert [row["step"] for row in rows] == [2, 4, 6, 7]
     assert [row["prompt"] for row in rows] == [prompts[1], prompts[2], prompts[3], prompts[3]]
     assert display.samples == [(row["prompt"], row["text"]) for row in rows]
@@ -849,13 +849,13 @@ def test_samples_continue_all_given_prompts(corpus: Path, tmp_path: Path) -> Non
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("The cat\n\nsees a\n")
     folder = train(corpus, tmp_path / "run", iters=4, sample_interval=2, sample_prompts=str(prompts))
-    rows = list(read_rows(folder / "samples.jsonl"))
+    rows = rows_in(folder / "samples.jsonl")
     assert [(row["step"], row["prompt"]) for row in rows] == [
         (step, prompt) for step in (2, 4) for prompt in ("The cat", "sees a")
     ]
     assert all(row["text"] for row in rows)
     resume(folder, iters=6, sample_prompts="")
-    assert [row["step"] for row in read_rows(folder / "samples.jsonl")] == [2, 2, 4, 4, 6]
+    assert [row["step"] for row in rows_in(folder / "samples.jsonl")] == [2, 2, 4, 4, 6]
 
 
 def test_prompts_may_be_conversations(tmp_path: Path) -> None:
