@@ -153,11 +153,11 @@ def warm_up_seconds(backend: Backend) -> float:
     return DEVICE_WARM_UP_SECONDS if backend.name == "helios" else _WARM_UP_SECONDS
 
 
-def keep_busy(repeat: Callable[[], object], seconds: float, clock: Callable[[], float] = time.perf_counter) -> None:
+def keep_busy(repeat: Callable[[], object], seconds: float) -> None:
     """Repeat for so long, after a first time, which may have to compile."""
     repeat()
-    start = clock()
-    while clock() - start < seconds:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
         repeat()
 
 

@@ -105,12 +105,6 @@ def random_uint16(count: int, seed: int, stream: int, step: int = 0, start: int 
     return halves[start - 2 * first :][:count]
 
 
-def uniform(count: int, seed: int, stream: int, step: int = 0, start: int = 0) -> npt.NDArray[np.float64]:
-    """Uniform float64 numbers in (0, 1), one per 32-bit integer: (bits + 0.5) / 2^32."""
-    bits = random_bits(count, seed, stream, step, start).astype(np.float64)
-    return (bits + 0.5) / 2.0**32
-
-
 def normal(count: int, seed: int, stream: int, step: int = 0) -> npt.NDArray[np.float64]:
     """Standard normal float64 numbers by the Box-Muller transform (Box and Muller, 1958).
 

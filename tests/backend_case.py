@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import definitions
 import numpy as np
 import numpy.typing as npt
 
@@ -81,7 +82,7 @@ def _flat_values(kind: str, size: int, limit: int, stream: int) -> Values:
         return rng.normal(size, SEED, stream)
     if kind == "far":  # from 0
         return 100 + rng.normal(size, SEED, stream)
-    uniform = rng.uniform(size, SEED, stream)
+    uniform = definitions.uniform(size, SEED, stream)
     return {
         "positive": 0.1 + uniform,
         "negative": -0.1 - uniform,

@@ -277,7 +277,7 @@ def choices() -> Iterator[Case]:
         return np.array(ids, np.int32)
 
     def case(name: str, logits: Operand) -> Case:
-        numbers = rng.uniform(len(combinations), 9, STREAM)
+        numbers = definitions.uniform(len(combinations), 9, STREAM)
         options = np.array(
             [[*each[:3], number] for each, number in zip(combinations, numbers, strict=True)], np.float32
         )

@@ -28,6 +28,11 @@ def initial_values(spec: ParameterSpec) -> Floats:
     return values.reshape(spec.shape)
 
 
+def uniform(count: int, seed: int, stream: int, step: int = 0, start: int = 0) -> Floats:
+    """The middles of the intervals of (0, 1) that random integers stand for."""
+    return (rng.random_bits(count, seed, stream, step, start).astype(np.float64) + 0.5) / 2.0**32
+
+
 def erf(x: Floats) -> Floats:
     return np.array([math.erf(each) for each in x.reshape(-1)]).reshape(x.shape)
 

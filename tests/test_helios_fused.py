@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import definitions
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -102,7 +103,7 @@ def test_the_loss_in_chunks_and_in_every_precision(
     if large:
         monkeypatch.setattr(backend_helios_matmul, "_HALF_OPERATIONS", 0)
     x, weight = normal(70, 16), 0.3 * normal(vocabulary, 16, stream=1)
-    targets = (rng.uniform(70, 5, 2) * (vocabulary + 1) - 1).astype(np.int32)
+    targets = (definitions.uniform(70, 5, 2) * (vocabulary + 1) - 1).astype(np.int32)
     targets[::7] = -1
     operands = backend.from_numpy(x), backend.from_numpy(weight), backend.from_numpy(targets)
     loss, saved = backend.cross_entropy(*operands, 5.0, training=True)

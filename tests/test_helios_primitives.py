@@ -4,6 +4,7 @@ many axes, shapes that take several dispatches, and equal bits."""
 import math
 from typing import Any
 
+import definitions
 import numpy as np
 import pytest
 from helios_device import helios
@@ -195,7 +196,7 @@ def test_integers_are_exact_and_only_among_themselves(backend: Helios) -> None:
 def test_rows_are_added_in_the_order_in_which_they_stand(
     backend: Helios, vocabulary: int, count: int, width: int
 ) -> None:
-    uniform = rng.uniform(count, 3, vocabulary)
+    uniform = definitions.uniform(count, 3, vocabulary)
     ids = (vocabulary * uniform**2).astype(np.int32)  # small ids are frequent
     rows = normal(count, width)
     operands = backend.from_numpy(ids), backend.from_numpy(rows)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from definitions import uniform
 
 from alpha import rng
 
@@ -70,7 +71,6 @@ def test_first_elements_of_many_sequences_are_those_of_each() -> None:
 def test_a_part_of_a_sequence_equals_that_part_of_the_whole(start: int, count: int) -> None:
     whole = rng.random_bits(200, 42, 7, 3)
     assert np.array_equal(rng.random_bits(count, 42, 7, 3, start), whole[start : start + count])
-    assert np.array_equal(rng.uniform(count, 42, 7, 3, start), rng.uniform(200, 42, 7, 3)[start : start + count])
 
 
 @pytest.mark.parametrize("start", [0, 1, 2, 7, 8, 97])
@@ -83,18 +83,6 @@ def test_16_bit_integers_are_the_low_and_high_halves_in_turn(start: int, count: 
     assert part.tolist() == halves[start : start + count].tolist()
 
 
-def test_a_uniform_number_is_the_middle_of_its_interval() -> None:
-    bits = rng.random_bits(1000, 1, 2)
-    assert np.array_equal(rng.uniform(1000, 1, 2), (bits.astype(np.float64) + 0.5) / 2.0**32)
-
-
-def test_uniform_numbers_are_inside_the_open_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    extremes = np.array([0, ONES], np.uint32)
-    monkeypatch.setattr(rng, "random_bits", lambda *arguments: extremes)
-    low, high = rng.uniform(2, 0, 0)
-    assert 0.0 < low < high < 1.0
-
-
 def test_normal_numbers_of_extreme_integers_are_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     def extremes(even: np.ndarray, odd: np.ndarray, *rest: object) -> None:
         even[:], odd[:] = [[0], [ONES]], [[ONES], [0]]
@@ -103,9 +91,9 @@ def test_normal_numbers_of_extreme_integers_are_finite(monkeypatch: pytest.Monke
     assert np.isfinite(rng.normal(4, 0, 0)).all()
 
 
-def test_uniform_numbers_are_uniform() -> None:
+def test_integers_are_uniform() -> None:
     count = 200_000
-    values = rng.uniform(count, 42, rng.stream_of("test"))
+    values = uniform(count, 42, rng.stream_of("test"))
     assert abs(values.mean() - 0.5) < 4 * math.sqrt(1 / 12 / count)
     assert abs((values**2).mean() - 1 / 3) < 4 * math.sqrt(4 / 45 / count)
     observed, _ = np.histogram(values, 64, (0.0, 1.0))
@@ -141,7 +129,7 @@ def test_fewer_normal_numbers_are_the_first_of_more(count: int) -> None:
 def test_normal_numbers_drawn_in_parts_have_the_bits_of_those_drawn_at_once(
     count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    points = rng.uniform(count + count % 2, 5, 6, 7).reshape(-1, 2)
+    points = uniform(count + count % 2, 5, 6, 7).reshape(-1, 2)
     radius, angle = np.sqrt(-2.0 * np.log(points[:, 0])), 2.0 * np.pi * points[:, 1]
     at_once = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(-1)[:count]
     for processors in (1, 3):
@@ -152,7 +140,7 @@ def test_normal_numbers_drawn_in_parts_have_the_bits_of_those_drawn_at_once(
 @pytest.mark.parametrize("start", [0, 4, rng.NORMAL_PART, 1 << 34, (1 << 36) + 8])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 1001])
 def test_normal_numbers_are_written_from_any_multiple_of_four_on(start: int, count: int) -> None:
-    points = rng.uniform(count + count % 2, 1 << 40 | 5, 6, 7, start).reshape(-1, 2)
+    points = uniform(count + count % 2, 1 << 40 | 5, 6, 7, start).reshape(-1, 2)
     radius, angle = np.sqrt(-2.0 * np.log(points[:, 0])), 2.0 * np.pi * points[:, 1]
     expected = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(-1)[:count]
     for dtype in (np.float32, np.float64):
@@ -165,7 +153,7 @@ def test_normal_numbers_are_written_from_any_multiple_of_four_on(start: int, cou
 @pytest.mark.parametrize("other", [(43, 7, 3), (42 + (1 << 32), 7, 3), (42, 8, 3), (42, 7, 4), (42, 3, 7)], ids=str)
 def test_another_seed_stream_or_step_gives_independent_numbers(other: tuple[int, int, int]) -> None:
     count = 100_000
-    values, others = rng.uniform(count, 42, 7, 3), rng.uniform(count, *other)
+    values, others = uniform(count, 42, 7, 3), uniform(count, *other)
     assert abs(correlation(values, others)) < 4 / math.sqrt(count)
     assert abs(correlation(values[1:], others[:-1])) < 4 / math.sqrt(count)
     assert len(np.intersect1d(values, others)) < 20  # about count^2 / 2^32 = 2.3 coincide by chance
