@@ -117,7 +117,9 @@ class Linear(Products):
         dx = self._input_gradient(dh, saved.weight, saved.shape) if need_input else None
         if not need_weight:
             return dx, None, None
-        out = weight_gradient if weight_gradient is not None and _can_be_written(weight_gradient) else None
+        out = weight_gradient
+        if out is not None and not (out.is_contiguous and out.element == "f32"):
+            out = None
         dbias = self.new((columns,), "f32") if saved.has_bias else None
         dweight = self.product(self.transpose(self._input_of(saved), (1, 0)), dh, out, column_sums=dbias)
         if weight_gradient is not None and out is None:
@@ -213,7 +215,3 @@ class Linear(Products):
             weight=weight, down=down, up=up, y=adapted, height=depth, width=columns, rank=down.shape[1], factor=scale,
         )  # fmt: skip
         return adapted
-
-
-def _can_be_written(x: HeliosArray) -> bool:
-    return x.is_contiguous and x.element == "f32"

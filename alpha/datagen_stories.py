@@ -257,10 +257,6 @@ def _money(cents: int) -> str:
     return decimal(cents, 2)
 
 
-def _percent(tenths: int) -> str:
-    return f"{decimal(tenths, 1)}%"
-
-
 class _Company:
     def __init__(self, name: str, ticker: str, price: int, shares: int) -> None:
         self.name, self.ticker = name, ticker
@@ -271,7 +267,8 @@ class _Company:
     def change(self) -> str:
         """The day's change with its sign, from the opening price."""
         sign = "+" if self.price >= self.opened else "-"
-        return sign + _percent(rounded(abs(self.price - self.opened) * 1000, self.opened))
+        tenths = rounded(abs(self.price - self.opened) * 1000, self.opened)
+        return f"{sign}{decimal(tenths, 1)}%"
 
 
 class _Day:

@@ -33,17 +33,12 @@ def use_of_precision(info: DeviceInfo, precision: str, bundle: Bundle) -> str:
         return "plain kernels; these kernels were built without any for matrix units"
     fragment = hardware(info, precision).fragment
     if fragment is not None:
-        workgroup = ""
-        if f"workgroup_matrix_{precision}" in info.features and not _has_workgroup_kernels(bundle):
-            workgroup = "; there are no kernels for the workgroup scope"
-        return f"matrix units, {_product(fragment)} at subgroup scope{workgroup}"
+        has_more = f"workgroup_matrix_{precision}" in info.features
+        more = "; there are no kernels for the workgroup scope" if has_more else ""
+        return f"matrix units, {_product(fragment)} at subgroup scope{more}"
     if not info.cooperative_matrices:
         return "plain kernels; the driver offers no matrix units (VK_KHR_cooperative_matrix)"
     return f"plain kernels; the matrix units have no shape that multiplies {precision} and sums in f32"
-
-
-def _has_workgroup_kernels(bundle: Bundle) -> bool:
-    return any(each.startswith("workgroup_matrix") for kernel in bundle.kernels.values() for each in kernel.requires)
 
 
 def matrix_shapes(info: DeviceInfo) -> list[tuple[str, str]]:

@@ -197,8 +197,5 @@ def _as_numbers(values: Sequence[Any]) -> Curve:
 
 
 def _numbers_of(values: Sequence[Any]) -> list[Any]:
-    return [value if _is_number(value) else None for value in values]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+    most = sys.float_info.max
+    return [value if isinstance(value, int | float) and abs(value) <= most else None for value in values]

@@ -69,12 +69,6 @@ BUNDLE = bundle_of(["cooperative_matrix_f16", "cooperative_matrix_bf16"])
             BUNDLE,
             "matrix units, 16x16x16 at subgroup scope; there are no kernels for the workgroup scope",
         ),
-        (
-            H200,
-            "f16",
-            bundle_of(["cooperative_matrix_f16", "workgroup_matrix_f16"]),
-            "matrix units, 16x16x16 at subgroup scope",
-        ),
         (H200, "bf16", BUNDLE, "matrix units, 16x16x16 at subgroup scope"),
         (
             H200,
