@@ -24,15 +24,14 @@ from alpha import environment
 from alpha.errors import AlphaError, UsageError
 from alpha.installation import library_files
 
-COMMAND = struct.Struct("=I3IQII128s")
+PUSH_BYTES = 128
+"""The largest push constants of a dispatch."""
+COMMAND = struct.Struct(f"=I3IQII{PUSH_BYTES}s")
 """One command of a program, `helios_command`: kind, groups (3), pipeline, push bytes, 0, push constants."""
 BARRIER = COMMAND.pack(1, 0, 0, 0, 0, 0, 0, b"")
 """The command after which dispatches see what those before it wrote."""
-PUSH_BYTES = 128
-
 MOST_GROUPS = 65535
 """Workgroups along one axis of a dispatch that every device allows."""
-"""The largest push constants of a dispatch."""
 
 _OUT_OF_DEVICE_MEMORY = -2
 _DEVICE_LOST = -4

@@ -21,7 +21,6 @@ from alpha.tokenizer_sentencepiece import (
 _PREFIX = "tokenizer.ggml."
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
 _UNKNOWN_TOKEN = "<unk>"
-_LONGEST_TOKEN = 1024
 
 _DIVISIONS = {
     ("gpt2", False, False): "gpt-2",
