@@ -136,10 +136,3 @@ def serving(
         assert ended.wait(SECONDS)
         listening.close()
     assert not errors
-
-
-def eventually(condition: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

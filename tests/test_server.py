@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-from serving import FailingBackend, Serving, SlowBackend, eventually, serving
+from serving import FailingBackend, Serving, SlowBackend, serving
+from waiting import eventually
 
 from alpha import server as server_module
 from alpha import server_completions, server_connection

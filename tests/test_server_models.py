@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from exchange_models import make_checkpoint
-from serving import eventually, serving
+from serving import serving
+from waiting import eventually
 
 from alpha import server_models
 from alpha.backend_cpu_ref import CpuRef

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import Serving, SlowBackend, eventually, serving
+from serving import Serving, SlowBackend, serving
+from waiting import eventually
 
 from alpha.server import Access
 

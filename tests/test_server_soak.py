@@ -5,7 +5,8 @@ import gc
 from pathlib import Path
 
 from server_load import soak
-from serving import eventually, serving
+from serving import serving
+from waiting import eventually
 
 from alpha.server_models import Limits
 

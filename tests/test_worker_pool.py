@@ -4,25 +4,17 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from concurrent.futures import Executor
 
 import numpy as np
 import pytest
+from waiting import eventually
 
 from alpha import workers
 from alpha.errors import AlphaError
 from alpha.workers import WorkerPool, available_cpus
 
 SECONDS = 10.0
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Fail unless the condition comes true soon."""
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def raise_on_a_helper(pool: WorkerPool, error: BaseException) -> None:
@@ -203,7 +195,7 @@ def test_an_idle_pool_keeps_nothing_of_its_last_job(threads: int) -> None:
     pool.run(work, [(array, index) for index in range(3)])
     assert array.tolist() == [1, 1, 1]
     del array
-    wait_until(lambda: alive() is None)
+    eventually(lambda: alive() is None)
 
 
 def test_the_cpus_of_this_process_are_counted() -> None:

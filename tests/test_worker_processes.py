@@ -5,24 +5,16 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import eventually
 
 from alpha.errors import AlphaError
 from alpha.workers import WorkerProcesses, shared_zeros
 
 SECONDS = 10.0
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Fail unless the condition comes true soon."""
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def is_alive(process: int) -> bool:
@@ -98,7 +90,7 @@ def test_they_end_when_the_work_is_forgotten() -> None:
     assert all(map(is_alive, processes))
     del work
     gc.collect()
-    wait_until(lambda: not any(map(is_alive, processes)))
+    eventually(lambda: not any(map(is_alive, processes)))
 
 
 def test_another_forked_process_does_not_end_them() -> None:
@@ -134,7 +126,7 @@ def test_they_end_when_the_calling_process_is_killed() -> None:
         status = Path(f"/proc/{helper}/stat")
         return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
 
-    wait_until(has_ended)
+    eventually(has_ended)
 
 
 @pytest.mark.parametrize("failing", [0, 1])
