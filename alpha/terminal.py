@@ -5,13 +5,12 @@ terminal, where it could move the cursor, change the title or hide text.
 """
 
 import io
-import itertools
 import json
 import os
 import re
 import select
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -128,21 +127,27 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    widths = [max(len(heading), len(cell)) for heading, cell in zip(headings, widest, strict=True)] if widest else []
+    sides: list[Literal["left", "right"]] = ["right" if heading in right else "left" for heading in headings]
+    widths = [max(len(heading), len(cell)) for heading, cell in zip(headings, widest or headings, strict=True)]
+
+    def filled(cells: Sequence[str]) -> Iterator[str]:
+        for cell, side, width in zip(map(escape_line, cells), sides, widths, strict=True):
+            yield cell.rjust(width) if side == "right" else cell.ljust(width)
 
     def show(rows: Iterable[Sequence[str]], has_headings: bool) -> None:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=has_headings)
-        for heading, width in itertools.zip_longest(headings, widths):
-            justify: Literal["left", "right"] = "right" if heading in right else "left"
-            table.add_column(Text(escape_line(heading)), justify=justify, overflow="fold", min_width=width)
+        for heading, side in zip(filled(headings), sides, strict=True):
+            table.add_column(Text(heading), justify=side, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(escape_line(cell), style=styles.get(cell, "")) for cell in row))
+            table.add_row(
+                *(Text(each, style=styles.get(cell, "")) for each, cell in zip(filled(row), row, strict=True))
+            )
         width = terminal_width()
         rendered = io.StringIO()
         Console(file=rendered, force_terminal=width is not None, width=width or _WIDTH_OF_A_PIPE).print(table)
         _write("\n".join(line.rstrip() for line in rendered.getvalue().splitlines()))
 
-    if not widths:
+    if not widest:
         show(rows, True)
         return
     show([], True)
