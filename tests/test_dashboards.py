@@ -188,7 +188,8 @@ def test_runs_are_compared_in_one_picture(page: Any, server: Serving) -> None:
     assert page.url.endswith("/compare?run=first&run=third")
     assert "None: all options" in page.inner_text("section:has(> h2:text('Options'))")
     titles = page.eval_on_selector_all("figcaption h3", "(all) => all.map((each) => each.innerText)")
-    assert titles == ["Training loss", "Validation loss", "Learning rate", "Gradient norm", "Tokens per second"]
+    losses = ["Training loss", "Validation loss", "Validation, bits per byte"]
+    assert titles == [*losses, "Learning rate", "Gradient norm", "Tokens per second"]
     with page.expect_download() as download:
         page.click("button[aria-label='Learning rate as CSV']")
     rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))

@@ -6,8 +6,7 @@ import { Panel, asked, queryOf, viewOf } from "/web/panel.js";
 import { address, askJson, follow, remember, report } from "/web/server.js";
 
 const CHARTS = [["Training loss", "loss"], ["Validation loss", "valLoss"], ["Validation, bits per byte", "valBitsPerByte"],
-  ["Learning rate", "lr"], ["Gradient norm", "gradNorm"],
-  ["Tokens per second", "tokens_per_sec"], ["Device memory in MB", "gpuMemory"]];
+  ["Learning rate", "lr"], ["Gradient norm", "gradNorm"], ["Tokens per second", "tokens_per_sec"], ["Device memory in MB", "gpuMemory"]];
 const NAMES = CHARTS.map(([, name]) => name);
 const SMOOTHED = ["loss", "gradNorm", "tokens_per_sec"];
 const NEWEST = 5;
@@ -66,8 +65,8 @@ export async function show(main) {
         // Other curves behind those of several runs would hide more than they show.
         return isMean && name === "loss" ? [of({ faint: true, ...curves.curve(name) }), of()] : [of()];
       });
-      if (["gpuMemory", "valBitsPerByte"].includes(name) && !drawn.some(({ x }) => x.length)) continue;
       if (name === "gpuMemory") {
+        if (!drawn.some(({ x }) => x.length)) continue;
         for (const each of drawn) each.y = each.y.map((bytes) => bytes / 1e6);
       }
       panel.setCurves(chart, drawn, [], false);
