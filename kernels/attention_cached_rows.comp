@@ -23,21 +23,8 @@ shared vec4 sums[TOGETHER * THREADS];
 shared vec4 probabilities[THREADS];
 shared vec4 reduction_fours[256];
 
-// As those of common.glsl, for four numbers by themselves.
-#define REDUCTION_OF_FOURS(NAME, SUBGROUP_OPERATION, OPERATION)                         \
-    vec4 NAME(vec4 value) {                                                             \
-        value = SUBGROUP_OPERATION(value);                                              \
-        if (gl_NumSubgroups == 1u) return value;                                        \
-        barrier();                                                                      \
-        if (subgroupElect()) reduction_fours[gl_SubgroupID] = value;                    \
-        barrier();                                                                      \
-        value = reduction_fours[0];                                                     \
-        for (uint i = 1; i < gl_NumSubgroups; ++i) value = OPERATION(value, reduction_fours[i]); \
-        return value;                                                                   \
-    }
-
-REDUCTION_OF_FOURS(sums_of_fours, subgroupAdd, PLUS)
-REDUCTION_OF_FOURS(maxima_of_fours, subgroupMax, max)
+WORKGROUP_REDUCTION(vec4, reduction_fours, workgroup_sum, subgroupAdd, PLUS)
+WORKGROUP_REDUCTION(vec4, reduction_fours, workgroup_max, subgroupMax, max)
 
 // How many of a workgroup's positions, which begin at `first`, a row sees.
 uint count_of(uint row, uint first) {
@@ -104,10 +91,10 @@ void main() {
             vec4 score;
             [[unroll]] for (uint r = 0; r < TOGETHER; ++r)
                 score[r] = score_of(sums[r * THREADS + thread], thread < count[r]);
-            const vec4 maximum = maxima_of_fours(score);
+            const vec4 maximum = workgroup_max(score);
             const vec4 probability = exp2(score - maximum);
             probabilities[thread] = probability;
-            const vec4 sum = sums_of_fours(probability);
+            const vec4 sum = workgroup_sum(probability);
             barrier();
             vec4 result[TOGETHER];
             [[unroll]] for (uint r = 0; r < TOGETHER; ++r) result[r] = vec4(0.0);

@@ -116,37 +116,26 @@ void store(out u16vec4 target, vec4 value) {
 // The order of summation depends on nothing but the device's subgroup size. At most 256 subgroups.
 
 shared float reduction_parts[256];
+shared vec2 reduction_pairs[256];
 
-#define WORKGROUP_REDUCTION(NAME, SUBGROUP_OPERATION, OPERATION)                        \
-    float NAME(float value) {                                                           \
+#define WORKGROUP_REDUCTION(TYPE, PARTS, NAME, SUBGROUP_OPERATION, OPERATION)           \
+    TYPE NAME(TYPE value) {                                                             \
         value = SUBGROUP_OPERATION(value);                                              \
         if (gl_NumSubgroups == 1u) return value;                                        \
         barrier(); /* an earlier reduction may still be read */                         \
-        if (subgroupElect()) reduction_parts[gl_SubgroupID] = value;                    \
+        if (subgroupElect()) PARTS[gl_SubgroupID] = value;                              \
         barrier();                                                                      \
-        value = reduction_parts[0];                                                     \
-        for (uint i = 1; i < gl_NumSubgroups; ++i) value = OPERATION(value, reduction_parts[i]); \
+        value = PARTS[0];                                                               \
+        for (uint i = 1; i < gl_NumSubgroups; ++i) value = OPERATION(value, PARTS[i]);  \
         return value;                                                                   \
     }
 
 #define PLUS(a, b) ((a) + (b))
 
-WORKGROUP_REDUCTION(workgroup_sum, subgroupAdd, PLUS)
-WORKGROUP_REDUCTION(workgroup_max, subgroupMax, max)
-
+WORKGROUP_REDUCTION(float, reduction_parts, workgroup_sum, subgroupAdd, PLUS)
+WORKGROUP_REDUCTION(float, reduction_parts, workgroup_max, subgroupMax, max)
 // Two sums at the price of one barrier pair.
-shared vec2 reduction_pairs[256];
-
-vec2 workgroup_sum(vec2 value) {
-    value = subgroupAdd(value);
-    if (gl_NumSubgroups == 1u) return value;
-    barrier();
-    if (subgroupElect()) reduction_pairs[gl_SubgroupID] = value;
-    barrier();
-    value = reduction_pairs[0];
-    for (uint i = 1; i < gl_NumSubgroups; ++i) value += reduction_pairs[i];
-    return value;
-}
+WORKGROUP_REDUCTION(vec2, reduction_pairs, workgroup_sum, subgroupAdd, PLUS)
 
 // --- grids: at most 65535 workgroups along an axis, so a kernel's loop strides over the whole grid ------------------------
 
