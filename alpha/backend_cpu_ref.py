@@ -23,10 +23,10 @@ from alpha.activation import GATED_ACTIVATIONS
 from alpha.backend import Heads, Saved
 from alpha.backend_cpu_ref_attention import AttentionCall, CachedCall
 from alpha.backend_cpu_ref_libraries import keep_freed_memory, use_one_blas_thread
-from alpha.backend_cpu_ref_primitives import NumpyArray
+from alpha.backend_cpu_ref_primitives import NumpyArray, Part
 from alpha.backend_cpu_ref_products import product_parts
 from alpha.backend_cpu_ref_program import RecordedStep
-from alpha.backend_cpu_ref_updates import FLAT_BLOCK, Part, Updates, slices
+from alpha.backend_cpu_ref_updates import FLAT_BLOCK, Updates, slices
 from alpha.backend_primitives import RandomKey
 from alpha.workers import WorkerPool, WorkerProcesses, available_cpus, startable_threads
 

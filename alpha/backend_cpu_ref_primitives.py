@@ -15,6 +15,8 @@ from alpha.backend_primitives import RandomKey
 
 NumpyArray = npt.NDArray[Any]
 NumpyOperand = NumpyArray | float
+Part = tuple[Callable[..., None], Any]
+"""A function, and the argument with which it does a part of an operation."""
 
 ERF_MIDPOINT = 3.75
 

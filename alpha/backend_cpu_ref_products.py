@@ -8,19 +8,15 @@ once for each shape.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from alpha.backend_cpu_ref_primitives import NumpyArray
+from alpha.backend_cpu_ref_primitives import NumpyArray, Part
 
 TILE = 256
 PART_SIZE = 1 << 18
 """Elements of a weight in one part: enough of them for several threads, each large enough for BLAS."""
 COLUMNS = 64
-
-Part = tuple[Callable[[Any], None], tuple[NumpyArray, slice, slice]]
 
 
 def product_parts(x: NumpyArray, weight: NumpyArray, out: NumpyArray) -> list[Part]:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from alpha import backend_cpu_ref_sidecar as sidecar
-from alpha.backend_cpu_ref_primitives import NumpyArray
+from alpha.backend_cpu_ref_primitives import NumpyArray, Part
 
 MOST_BYTES = 4 << 20
 """Of the results of all operations of a recorded step; each keeps its own."""
@@ -31,7 +31,6 @@ OTHERS = (
     *("scatter_add_rows", "sign", "softmax", "sqrt", "subtract", "sum", "tanh", "where", "zeros"),
 )
 
-Part = tuple[Callable[..., None], Any]
 Call = Callable[[], object]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from alpha.backend_cpu_ref_attention import CachedCall
-from alpha.backend_cpu_ref_primitives import NumpyArray
+from alpha.backend_cpu_ref_primitives import NumpyArray, Part
 from alpha.backend_cpu_ref_sidecar import address, function, structure
 
 COLUMNS = 64
@@ -24,8 +24,6 @@ PART_WEIGHTS = 1 << 14
 """Elements of a weight in one part, which take longer to read than a thread to begin."""
 PART_ROWS = 16
 """Most rows of attention in one part."""
-
-Part = tuple[Callable[[Any], None], Any]
 
 
 # As in `native/rows.h`.

@@ -7,18 +7,14 @@ not built, and in float64, `backend_cpu_ref_kernels` does the same in numpy. Arr
 import ctypes
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from alpha.backend_cpu_ref_primitives import NumpyArray
+from alpha.backend_cpu_ref_primitives import NumpyArray, Part
 from alpha.backend_cpu_ref_sidecar import address, function, structure
 
 PART_ELEMENTS = 1 << 17
 """Of heads, in one part, unless a single sequence has more."""
-
-Part = tuple[Callable[[Any], None], Any]
 
 
 def losses(

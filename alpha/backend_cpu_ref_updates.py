@@ -2,18 +2,15 @@
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from alpha import backend_cpu_ref_kernels as kernels
-from alpha.backend_cpu_ref_primitives import NumpyArray, NumpyPrimitives
+from alpha.backend_cpu_ref_primitives import NumpyArray, NumpyPrimitives, Part
 from alpha.backend_updates import AdamControl, UpdateControl
 
 FLAT_BLOCK = 1 << 18
-
-Part = tuple[Callable[..., None], Any]
 
 
 class Updates(NumpyPrimitives):
