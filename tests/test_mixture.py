@@ -1,5 +1,6 @@
 """Mixtures of corpora: shares, and that a run on one is the same however it is divided."""
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,7 @@ from small_training import TRAINING, RecordingDisplay, bits_of, resume, rows_of,
 
 from alpha.config import ModelConfig, TrainingConfig
 from alpha.errors import AlphaError, UsageError
+from alpha.evaluation import Evaluation, Evaluator
 from alpha.mixture import MixtureSampler, place, shares
 from alpha.sampler import Sampler
 from alpha.training_setup import examples
@@ -75,6 +77,17 @@ def test_each_part_is_evaluated_by_itself(data: str, tmp_path: Path) -> None:
     assert 0 < row["valBitsPerByte"] < row["valLoss"] / np.log(2), "a token is more than a byte"
     ended += f", {row['valBitsPerByte']:.4f} bits per byte"
     assert any(message.endswith(ended) for message in display.messages)
+
+
+@pytest.mark.parametrize(("unknown", "bits"), [(0, 0.7 * 2.0 + 0.3 * 4.0), (1, None)])
+def test_bits_per_byte_are_the_mean_by_the_shares(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unknown: int, bits: float | None
+) -> None:
+    """And there are none where a part of the text is lost."""
+    parts = itertools.cycle([Evaluation(1.0, 10, 0, 20.0, 10), Evaluation(1.0, 10, unknown, 40.0, 10)])
+    monkeypatch.setattr(Evaluator, "file", lambda *_: next(parts))
+    row = rows_of(train(Path(data), tmp_path / "run", model=MODEL, batch=10, iters=1))[-1]
+    assert row.get("valBitsPerByte") == (None if bits is None else pytest.approx(bits))
 
 
 @pytest.mark.parametrize(
