@@ -18,8 +18,11 @@ there are."""
 CACHED_WIDTH = 4 * CACHED_THREADS
 """Up to this width each quad of a result has a thread; wider heads are composed."""
 
-MANY_ROWS, ROWS_TOGETHER = 128, 8
+MANY_ROWS = 128
 """So many rows are mostly those of prompts: neighbours of one sequence, which read its keys together."""
+
+_ROWS_TOGETHER, _WIDTH_TOGETHER, _LONE_TOGETHER = 32, 64, 8
+"""How many rows share a tile for heads up to so wide, and how many that have no such neighbours a workgroup."""
 
 ENOUGH_GROUPS = 1024
 """Workgroups that fill a large device; where there are fewer, the parts of a row's keys have some of their own."""
@@ -139,10 +142,23 @@ class Cached(HeliosPrimitives):
         if N < MANY_ROWS:
             self.dispatch("attention_cached", query.element, (splits, H, N), constants, relay=None, **arguments)
         else:
-            together = -(-N // ROWS_TOGETHER)
-            groups = (min(splits, -(-ENOUGH_GROUPS // (H * together))), H, together)
-            constants["ROWS"] = ROWS_TOGETHER
-            self.dispatch("attention_cached_rows", query.element, groups, constants, splits=splits, **arguments)
+            rows = _ROWS_TOGETHER // min(8, 2 ** math.ceil(math.log2(max(1, D / _WIDTH_TOGETHER))))
+            tiles, lone_rows = -(-N // rows), min(N, tables.shape[0])
+            groups = (
+                min(splits, -(-ENOUGH_GROUPS // (H * tiles))),
+                H,
+                tiles + -(-lone_rows // min(_LONE_TOGETHER, rows)),
+            )
+            constants["ROWS"] = rows
+            self.dispatch(
+                "attention_cached_rows",
+                query.element,
+                groups,
+                constants,
+                splits=splits,
+                lone_rows=lone_rows,
+                **arguments,
+            )
         if partial is not None:
             vector = vector_of(multiples=(D,))
             count = N * H * D // vector

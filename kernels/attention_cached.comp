@@ -79,7 +79,8 @@ void main() {
         products[((thread / PRODUCTS + i * TEAMS) * PRODUCTS + member) / 4][member % 4] = product;
     }
     barrier();
-    const float score = score_of(products[thread * 2] + products[thread * 2 + 1], thread < count);
+    const vec4 sums = products[thread * 2] + products[thread * 2 + 1];
+    const float score = bounded_score(sums.x + sums.y + sums.z + sums.w, thread < count);
     const float maximum = workgroup_max(score);
     const float probability = exp2(score - maximum);
     probabilities[thread] = probability;

@@ -22,9 +22,8 @@ uint place_of(uint table, uint position, uint head) {
     return (token * KEY_HEADS + head / GROUP) * WIDTH;
 }
 
-// The score of a key from the four sums of its product with the query.
-float score_of(vec4 sums, bool seen) {
-    float score = sums.x + sums.y + sums.z + sums.w;
+// The score of a key by its product with the query.
+float bounded_score(float score, bool seen) {
     if (SOFT_CAP != 0.0) score = bounded_tanh(score) * (SOFT_CAP * LOG2_E);
     return seen ? score : NEGATIVE_INFINITY;
 }

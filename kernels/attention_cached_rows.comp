@@ -1,10 +1,14 @@
 // What attention_cached.comp computes, with the same bits, for rows of which most neighbours are of one sequence, as those
-// of a prompt: ROWS of them and every so manieth part of their keys to a workgroup, up to four rows of a sequence at a
-// time. Parts of which a row sees nothing are not written. Grid: (1 to `splits`, QUERY_HEADS, N / ROWS); the last rows,
-// which see most, come first.
+// of a prompt: ROWS of them, of a head, and every so manieth part of their keys to a workgroup. Parts of which a row sees
+// nothing are not written. Grid: (1 to `splits`, QUERY_HEADS, N / ROWS + lone_rows / LONE_TOGETHER).
 //
-// The keys of a part, and the first of the values, stay in registers for all rows of a sequence. Four rows are the
-// components of a vector where there is a number for each, so that they share reductions and barriers.
+// Rows of a sequence that follow each other, a run, are worked on at once, as in a matrix product: a thread has the
+// scores of four rows and TEAMS keys, then the results of four rows and a quad of the width. The sums of PRODUCTS and of
+// LANES that attention_cached.comp divides among threads are one thread's here, one after the other. Four rows are the
+// components of a vector where there is a number for each.
+//
+// A row whose neighbours are of other sequences, as those that decode, keeps a workgroup as long as many rows do. So
+// those of the first `lone_rows` rows are left to workgroups of their own, the last ones along z.
 
 #version 460
 #include "common.glsl"
@@ -13,119 +17,217 @@
 #include "attention_cached.glsl"
 layout(local_size_x_id = 0) in;
 
-const uint TOGETHER = 4;
-const uint TEAM = PRODUCTS / 2;    // threads that share the product of a query and a key; each makes two of its sums
-const uint TEAMS = THREADS / TEAM;
-const uint TEAM_KEYS = THREADS / TEAMS;
+const uint TEAMS = ROWS / 4;                // of threads with four rows each
+const uint TEAM_THREADS = THREADS / TEAMS;  // which have TEAMS keys each
+const uint ORDERED = PRODUCTS * PRODUCT_QUADS;
+const uint SLICE = 4;  // quads of the width of all keys that are in shared memory at a time
+const uint SLICE_KEYS = THREADS / SLICE;
+const uint AHEAD_HERE = 8;  // values that a thread reads at a time
+const uint LONE_TOGETHER = ROWS < 8 ? ROWS : 8;
 
-// Sums of products of each row and key, by fours; later the sums of a quad of a row's result.
-shared vec4 sums[TOGETHER * THREADS];
-shared vec4 probabilities[THREADS];
-shared vec4 reduction_fours[256];
+// One after the other: a slice of the keys, and from QUERIES on all quads of the queries; parts of reductions; the
+// probabilities, of each team a row of PITCH vectors, so that two teams read from different banks.
+const uint QUERIES = SLICE * THREADS;
+const uint PITCH = THREADS + 1;
+const uint BEFORE = QUERIES + ORDERED * ROWS, AFTER = TEAMS * PITCH;
+shared vec4 memory[BEFORE > AFTER ? BEFORE : AFTER];
+shared vec4 maxima[TEAMS], totals[TEAMS];
+shared uint places[THREADS];
+shared uint row_sequences[ROWS], row_seen[ROWS];
+shared uint starts_of_runs, lone;  // a bit for each row
 
-WORKGROUP_REDUCTION(vec4, reduction_fours, workgroup_sum, subgroupAdd, PLUS)
-WORKGROUP_REDUCTION(vec4, reduction_fours, workgroup_max, subgroupMax, max)
+#define RAW JOIN(JOIN(T, x4), _value)  // a quad as it is stored
 
-// How many of a workgroup's positions, which begin at `first`, a row sees.
-uint count_of(uint row, uint first) {
-    const uint seen = uint(positions.at[row]) + 1;
-    return min(THREADS, seen - min(seen, first));
+// As read_quad.
+RAW read_raw(JOIN(T, _buffer) source, uint start, uint quad) {
+    RAW numbers = RAW(0);
+    if (ALIGNED == 1) {
+        if (quad < QUADS) numbers = JOIN(T, x4_buffer)(source).at[start / 4 + quad];
+    } else {
+        for (uint i = 0; i < 4; ++i)
+            if (quad * 4 + i < WIDTH) numbers[i] = source.at[start + quad * 4 + i];
+    }
+    return numbers;
 }
 
-// Where the sums of a part of a row's keys stand.
-uint place_of_part(uint row, uint head, uint part) {
-    return (row * QUERY_HEADS + head) * (SPLIT == 1 ? splits : 1) + part;
+// The quads of the width in the order in which their sums are added up: those of sums 0, 4, 1, 5, 2, 6, 3, 7.
+uint quad_at(uint order) {
+    const uint sum = order / PRODUCT_QUADS;
+    return sum / 2 + sum % 2 * (PRODUCTS / 2) + order % PRODUCT_QUADS * PRODUCTS;
+}
+
+uint order_of(uint quad) {
+    const uint sum = quad % PRODUCTS;
+    return (sum % (PRODUCTS / 2) * 2 + sum / (PRODUCTS / 2)) * PRODUCT_QUADS + quad / PRODUCTS;
+}
+
+// How many of a part's positions, which begin at `first`, a row of the tile sees.
+uint count_of(uint row, uint first) { return min(THREADS, row_seen[row] - min(row_seen[row], first)); }
+
+// Sums or maxima of all rows over the positions, of which each thread has one; `parts` is where in `memory` they meet.
+#define ROWS_REDUCTION(NAME, SUBGROUP_OPERATION, OPERATION)                                             \
+    void NAME(inout vec4 numbers[TEAMS], uint parts) {                                                  \
+        [[unroll]] for (uint t = 0; t < TEAMS; ++t) numbers[t] = SUBGROUP_OPERATION(numbers[t]);        \
+        if (gl_NumSubgroups == 1u) return;                                                              \
+        barrier(); /* what was there may still be read */                                               \
+        if (subgroupElect())                                                                            \
+            [[unroll]] for (uint t = 0; t < TEAMS; ++t)                                                 \
+                memory[parts + t * gl_NumSubgroups + gl_SubgroupID] = numbers[t];                       \
+        barrier();                                                                                      \
+        [[unroll]] for (uint t = 0; t < TEAMS; ++t) {                                                   \
+            numbers[t] = memory[parts + t * gl_NumSubgroups];                                           \
+            for (uint i = 1; i < gl_NumSubgroups; ++i)                                                  \
+                numbers[t] = OPERATION(numbers[t], memory[parts + t * gl_NumSubgroups + i]);            \
+        }                                                                                               \
+    }
+
+ROWS_REDUCTION(rows_sum, subgroupAdd, PLUS)
+ROWS_REDUCTION(rows_max, subgroupMax, max)
+
+// Attention of rows `start` to `end` of a tile, which are of one sequence, to the positions of a part, of which
+// `longest` are seen by any.
+void attend(uint first_row, uint tile_rows, uint start, uint end, uint part, uint longest) {
+    const uint thread = gl_LocalInvocationIndex, team = thread / TEAM_THREADS, member = thread % TEAM_THREADS;
+    const uint head = gl_WorkGroupID.y, first = part * THREADS;
+    barrier();  // the run before may still be read
+    places[thread] = place_of(row_sequences[start] * pages, first + min(thread, longest - 1), head);
+    for (uint i = thread; i < ROWS * ORDERED; i += THREADS) {
+        const uint row = first_row + min(i / ORDERED, tile_rows - 1), quad = i % ORDERED;
+        memory[QUERIES + order_of(quad) * ROWS + i / ORDERED] =
+            read_quad(query, row * query_stride + head * WIDTH, quad) * query_factor();
+    }
+    barrier();
+
+    RAW next[SLICE];
+    [[unroll]] for (uint i = 0; i < SLICE; ++i)
+        next[i] = read_raw(keys, places[thread / SLICE + i * SLICE_KEYS], quad_at(thread % SLICE));
+    vec4 score[TEAMS], pair[TEAMS], sum[TEAMS];
+    [[unroll]] for (uint i = 0; i < TEAMS; ++i) score[i] = vec4(-0.0);  // to which anything can be added
+    const bool is_busy = team * 4 < end && team * 4 + 4 > start;
+    for (uint slice = 0; slice < ORDERED / SLICE; ++slice) {
+        if (slice != 0) barrier();  // the slice before was read
+        [[unroll]] for (uint i = 0; i < SLICE; ++i)
+            memory[thread % SLICE * THREADS + thread / SLICE + i * SLICE_KEYS] = load(next[i]);
+        barrier();
+        // The last one is read twice: a condition would keep what was read from being on its way.
+        const uint following = min(slice + 1, ORDERED / SLICE - 1) * SLICE + thread % SLICE;
+        [[unroll]] for (uint i = 0; i < SLICE; ++i)
+            next[i] = read_raw(keys, places[thread / SLICE + i * SLICE_KEYS], quad_at(following));
+        [[unroll]] for (uint s = 0; s < SLICE && is_busy; ++s) {
+            const uint order = slice * SLICE + s;
+            vec4 q[4];
+            [[unroll]] for (uint r = 0; r < 4; ++r) q[r] = memory[QUERIES + order * ROWS + team * 4 + r];
+            [[unroll]] for (uint i = 0; i < TEAMS; ++i) {
+                const vec4 k = memory[s * THREADS + member + i * TEAM_THREADS];
+                if (order % PRODUCT_QUADS == 0) sum[i] = vec4(0.0);
+                [[unroll]] for (uint r = 0; r < 4; ++r) sum[i][r] = multiply_add(q[r], k, sum[i][r]);
+                if (order % PRODUCT_QUADS != PRODUCT_QUADS - 1) continue;
+                if (order / PRODUCT_QUADS % 2 == 0) pair[i] = sum[i];
+                else score[i] += pair[i] + sum[i];
+            }
+        }
+    }
+    barrier();
+    [[unroll]] for (uint i = 0; i < TEAMS; ++i) {
+        const uint position = member + i * TEAM_THREADS;
+        [[unroll]] for (uint r = 0; r < 4; ++r)
+            score[i][r] = bounded_score(score[i][r], position < count_of(team * 4 + r, first));
+        memory[team * PITCH + position] = score[i];
+    }
+    barrier();
+
+    vec4 numbers[TEAMS], probability[TEAMS];
+    [[unroll]] for (uint t = 0; t < TEAMS; ++t) probability[t] = numbers[t] = memory[t * PITCH + thread];
+    rows_max(numbers, 0);
+    [[unroll]] for (uint t = 0; t < TEAMS; ++t) {
+        if (thread == 0) maxima[t] = numbers[t];
+        probability[t] = exp2(probability[t] - numbers[t]);
+        numbers[t] = probability[t];
+    }
+    rows_sum(numbers, QUERIES);
+    barrier();
+    [[unroll]] for (uint t = 0; t < TEAMS; ++t) {
+        if (thread == 0) totals[t] = numbers[t];
+        memory[t * PITCH + thread] = probability[t];
+    }
+    barrier();
+
+    for (uint i = thread; i < TEAMS * QUADS; i += THREADS) {
+        const uint quad = i % QUADS, four = i / QUADS * 4;
+        uvec4 count = uvec4(0);
+        uint fewest = THREADS, most = 0;  // of those rows that are of the run
+        [[unroll]] for (uint r = 0; r < 4; ++r) {
+            if (four + r < start || four + r >= end) continue;
+            count[r] = count_of(four + r, first);
+            fewest = min(fewest, count[r]);
+            most = max(most, count[r]);
+        }
+        vec4 result[4];
+        [[unroll]] for (uint r = 0; r < 4; ++r) result[r] = vec4(-0.0);
+        for (uint lane = 0; lane < LANES && most != 0; ++lane) {
+            vec4 lane_sum[4];
+            [[unroll]] for (uint r = 0; r < 4; ++r) lane_sum[r] = vec4(0.0);
+            uint j = lane;
+            for (; j + (AHEAD_HERE - 1) * LANES < fewest; j += AHEAD_HERE * LANES) {
+                RAW value[AHEAD_HERE];
+                [[unroll]] for (uint a = 0; a < AHEAD_HERE; ++a) value[a] = read_raw(values, places[j + a * LANES], quad);
+                [[unroll]] for (uint a = 0; a < AHEAD_HERE; ++a) {
+                    const vec4 factor = memory[four / 4 * PITCH + j + a * LANES], v = load(value[a]);
+                    [[unroll]] for (uint r = 0; r < 4; ++r) lane_sum[r] = fma(vec4(factor[r]), v, lane_sum[r]);
+                }
+            }
+            for (; j < most; j += LANES) {
+                const vec4 factor = memory[four / 4 * PITCH + j], v = load(read_raw(values, places[j], quad));
+                [[unroll]] for (uint r = 0; r < 4; ++r)
+                    if (j < count[r]) lane_sum[r] = fma(vec4(factor[r]), v, lane_sum[r]);
+            }
+            [[unroll]] for (uint r = 0; r < 4; ++r) result[r] += lane_sum[r];
+        }
+        [[unroll]] for (uint r = 0; r < 4; ++r) {
+            if (count[r] == 0) continue;
+            const uint place = ((first_row + four + r) * QUERY_HEADS + head) * (SPLIT == 1 ? splits : 1) + part;
+            const float maximum = maxima[four / 4][r], total = totals[four / 4][r];
+            if (SPLIT == 0) {
+                write_result(place * WIDTH, quad, result[r] / total);
+            } else {
+                write_quad(partial, place * WIDTH, quad, result[r]);
+                if (quad == 0) statistics.at[place * 2] = maximum;
+                if (quad == 0) statistics.at[place * 2 + 1] = total;
+            }
+        }
+    }
 }
 
 void main() {
-    const uint thread = gl_LocalInvocationIndex, member = thread % TEAM, quad = thread % QUADS, lane = thread / QUADS;
-    const uint head = gl_WorkGroupID.y, first_row = (gl_NumWorkGroups.z - 1 - gl_WorkGroupID.z) * ROWS;
-    const uint end_row = min(rows, first_row + ROWS);
-    uint last = 0;  // position that any of the rows sees
-    for (uint row = first_row; row < end_row; ++row) last = max(last, uint(positions.at[row]));
+    const uint thread = gl_LocalInvocationIndex, tiles = (rows + ROWS - 1) / ROWS;
+    const bool is_lone = gl_WorkGroupID.z >= tiles;
+    // The last rows, which see most, come first.
+    const uint first_row = is_lone ? (gl_WorkGroupID.z - tiles) * LONE_TOGETHER : (tiles - 1 - gl_WorkGroupID.z) * ROWS;
+    const uint tile_rows = min(is_lone ? LONE_TOGETHER : ROWS, rows - first_row);
+    if (thread == 0) starts_of_runs = lone = 0;
+    barrier();
+    if (thread < tile_rows) {
+        const uint row = first_row + thread, sequence = uint(sequences.at[row]);
+        const bool starts = row == 0 || uint(sequences.at[row - 1]) != sequence;
+        const bool ends = row + 1 == rows || uint(sequences.at[row + 1]) != sequence;
+        row_sequences[thread] = sequence;
+        row_seen[thread] = uint(positions.at[row]) + 1;
+        if (starts || thread == 0) atomicOr(starts_of_runs, 1u << thread);
+        if (starts && ends && row < lone_rows) atomicOr(lone, 1u << thread);
+    }
+    barrier();
+    if (is_lone && lone == 0) return;
+    uint most = 0;
+    for (uint row = 0; row < tile_rows; ++row) most = max(most, row_seen[row]);
 
-    for (uint part = gl_WorkGroupID.x; part <= last / THREADS; part += gl_NumWorkGroups.x) {
-        const uint first = part * THREADS;
-        vec4 k[TEAM_KEYS][2][PRODUCT_QUADS], v[AHEAD];
-        uint there = ~0u;  // the sequence that these are of
-
-        for (uint row = first_row, end; row < end_row; row = end) {
-            const uint sequence = uint(sequences.at[row]), table = sequence * pages;
-            uvec4 count = uvec4(0);
-            end = row;
-            [[unroll]] for (uint r = 0; r < TOGETHER; ++r)
-                if (end == row + r && end < end_row && uint(sequences.at[end]) == sequence)
-                    count[r] = count_of(end++, first);
-            const uint longest = max(max(count.x, count.y), max(count.z, count.w));
-            if (longest == 0) continue;
-            if (sequence != there) {
-                there = sequence;
-                uint most = longest;  // of all rows that share the keys
-                for (uint other = end; other < end_row; ++other)
-                    if (uint(sequences.at[other]) == sequence) most = max(most, count_of(other, first));
-                [[unroll]] for (uint i = 0; i < TEAM_KEYS; ++i) {
-                    const uint start = place_of(table, first + min(thread / TEAM + i * TEAMS, most - 1), head);
-                    [[unroll]] for (uint s = 0; s < 2; ++s)
-                        [[unroll]] for (uint c = 0; c < PRODUCT_QUADS; ++c)
-                            k[i][s][c] = read_quad(keys, start, member + s * TEAM + c * PRODUCTS);
-                }
-                [[unroll]] for (uint i = 0; i < AHEAD; ++i)
-                    v[i] = read_quad(values, place_of(table, first + min(lane + i * LANES, most - 1), head), quad);
-            }
-            [[unroll]] for (uint r = 0; r < TOGETHER; ++r) {
-                if (count[r] == 0) continue;
-                const uint start = (row + r) * query_stride + head * WIDTH;
-                vec4 q[2][PRODUCT_QUADS];
-                [[unroll]] for (uint s = 0; s < 2; ++s)
-                    [[unroll]] for (uint c = 0; c < PRODUCT_QUADS; ++c)
-                        q[s][c] = read_quad(query, start, member + s * TEAM + c * PRODUCTS) * query_factor();
-                [[unroll]] for (uint i = 0; i < TEAM_KEYS; ++i) {
-                    vec2 product = vec2(0.0);
-                    [[unroll]] for (uint s = 0; s < 2; ++s)
-                        [[unroll]] for (uint c = 0; c < PRODUCT_QUADS; ++c)
-                            product[s] = multiply_add(q[s][c], k[i][s][c], product[s]);
-                    sums[r * THREADS + thread / TEAM + i * TEAMS][member] = product.x + product.y;
-                }
-            }
-            barrier();
-            vec4 score;
-            [[unroll]] for (uint r = 0; r < TOGETHER; ++r)
-                score[r] = score_of(sums[r * THREADS + thread], thread < count[r]);
-            const vec4 maximum = workgroup_max(score);
-            const vec4 probability = exp2(score - maximum);
-            probabilities[thread] = probability;
-            const vec4 sum = workgroup_sum(probability);
-            barrier();
-            vec4 result[TOGETHER];
-            [[unroll]] for (uint r = 0; r < TOGETHER; ++r) result[r] = vec4(0.0);
-            if (lane < LANES) {
-                [[unroll]] for (uint i = 0; i < AHEAD; ++i) {
-                    const vec4 factor = probabilities[lane + i * LANES];
-                    [[unroll]] for (uint r = 0; r < TOGETHER; ++r)
-                        if (lane + i * LANES < count[r]) result[r] = fma(vec4(factor[r]), v[i], result[r]);
-                }
-                for (uint j = lane + AHEAD * LANES; j < longest; j += LANES) {
-                    const vec4 factor = probabilities[j];
-                    const vec4 value = read_quad(values, place_of(table, first + j, head), quad);
-                    [[unroll]] for (uint r = 0; r < TOGETHER; ++r)
-                        if (j < count[r]) result[r] = fma(vec4(factor[r]), value, result[r]);
-                }
-            }
-            [[unroll]] for (uint r = 0; r < TOGETHER; ++r) sums[r * THREADS + thread] = result[r];
-            barrier();
-            for (uint i = thread; i < (end - row) * QUADS; i += THREADS) {
-                const uint r = i / QUADS, start = place_of_part(row + r, head, part) * WIDTH;
-                vec4 total = sums[r * THREADS + i % QUADS];
-                for (uint other = 1; other < LANES; ++other) total += sums[r * THREADS + i % QUADS + other * QUADS];
-                if (SPLIT == 1) write_quad(partial, start, i % QUADS, total);
-                else write_result(start, i % QUADS, total / sum[r]);
-            }
-            [[unroll]] for (uint r = 0; r < TOGETHER; ++r)
-                if (SPLIT == 1 && thread == r && count[r] != 0) {
-                    statistics.at[place_of_part(row + r, head, part) * 2] = maximum[r];
-                    statistics.at[place_of_part(row + r, head, part) * 2 + 1] = sum[r];
-                }
-            barrier();
+    for (uint part = gl_WorkGroupID.x; part * THREADS < most; part += gl_NumWorkGroups.x) {
+        for (uint start = 0, end; start < tile_rows; start = end) {
+            const uint later = starts_of_runs & ~((2u << start) - 1u);
+            end = later == 0 ? tile_rows : findLSB(later);
+            if ((lone >> start & 1u) != uint(is_lone)) continue;
+            uint longest = 0;
+            for (uint row = start; row < end; ++row) longest = max(longest, count_of(row, part * THREADS));
+            if (longest != 0) attend(first_row, tile_rows, start, end, part, longest);
         }
     }
 }

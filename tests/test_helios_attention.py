@@ -99,14 +99,17 @@ def test_wide_heads_decode(width: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("element", "D", "pages"), [("f32", 20, 20), ("f16", 20, 20), ("f32", 6, 8), ("f32", 70, 9)], ids=str
+    ("element", "D", "pages"),
+    [("f32", 20, 20), ("f16", 20, 20), ("f16", 64, 20), ("f32", 6, 8), ("f32", 70, 9), ("f32", 260, 9)],
+    ids=str,
 )
 def test_queries_that_read_keys_together_have_the_bits_that_they_have_alone(element: str, D: int, pages: int) -> None:
-    """Of neighbours of one sequence, in order and not, and of others between them; against the reference as well."""
+    """Of neighbours of one sequence, in order and not, of others between them, and of some that decode; against
+    the reference as well."""
     backend, N, H, G = helios(), 150, 4, 2
     assert N >= MANY_ROWS
     dtype = np.float32 if element == "f32" else np.float16
-    sequences = np.repeat(np.arange(5, dtype=np.int32), (70, 1, 2, 60, 17))
+    sequences = np.repeat(np.array([3, 4, 0, 1, 2, 3, 4], np.int32), (1, 1, 68, 1, 2, 60, 17))
     sequences[20:30:3] = 4
     positions = (np.arange(N, dtype=np.int32) * 7) % (16 * pages)
     tables = np.random.default_rng(3).permutation(5 * pages).astype(np.int32).reshape(5, pages)
