@@ -82,7 +82,7 @@ def open_helios(device: int = -1, precision: str = "f32") -> Helios:
     opened = Device(info, pipeline_cache=_pipeline_cache(info))
     atexit.register(_close, opened)
     backend = Helios(opened, precision)
-    backend.tuning, backend.relays = tuning_for(info, bundle), asked_relays()
+    backend.tuning, backend.relays = tuning_for(info, bundle), asked_relays(info)
     _test(backend)
     return backend
 

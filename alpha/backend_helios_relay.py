@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from alpha import environment
 from alpha.backend_helios_array import HeliosArray, Span
-from alpha.backend_helios_device import Device, VulkanError
+from alpha.backend_helios_device import Device, DeviceInfo, VulkanError
 from alpha.backend_helios_memory import DeviceMemory
 from alpha.backend_helios_planner import Dispatch, DispatchMaker, overlap
 from alpha.errors import ResultsLost
@@ -41,6 +42,8 @@ STRIDE = 32
 _TRIED_ROUNDS, _TRIED_GROUPS, _TRIED_THREADS = 64, 16, 256
 """Of the relay that is tried: more workgroups on each multiprocessor than there is room for."""
 _TRIED_SECONDS = 10.0
+_NVIDIA = 0x10DE
+"""The vendor on whose GPUs relays have been seen to hold."""
 _DEFAULT_UNITS = 32
 """Multiprocessors where the driver does not say."""
 
@@ -68,22 +71,31 @@ class RelayMaker(DispatchMaker, Protocol):
 
 
 class Relays:
-    """Whether a device has relays: if they are `wanted`, and the first one, which is tried for that, holds."""
+    """Whether a device has relays: if they are `wanted`, and the first one, which is tried for that, holds. If it does
+    not where they were `asked` for, that is said."""
 
-    def __init__(self, wanted: bool) -> None:
+    def __init__(self, wanted: bool, asked: bool = False) -> None:
         self.wanted = wanted
+        self._asked = asked
         self._tried = False
 
     def work(self, backend: RelayMaker) -> bool:
         if self.wanted and not self._tried:
             self._tried = True
             self.wanted = _holds(backend)
+            if self._asked and not self.wanted:
+                print(
+                    f"helios: ALPHA_RELAY is on, but a trial shows that {backend.device.info.name} does not run a "
+                    "dispatch while the next one waits for it; there are barriers between them.",
+                    file=sys.stderr,
+                )
         return self.wanted
 
 
-def asked_relays() -> Relays:
-    """What ALPHA_RELAY asks for."""
-    return Relays(environment.word("ALPHA_RELAY") == "on")
+def asked_relays(info: DeviceInfo) -> Relays:
+    """What ALPHA_RELAY asks for on a device."""
+    word = environment.word("ALPHA_RELAY")
+    return Relays(wanted=word == "on" or (word == "auto" and info.vendor_id == _NVIDIA), asked=word == "on")
 
 
 class Relay:

@@ -90,8 +90,8 @@ VARIABLES = (
         "ALPHA_RELAY",
         0,
         "on lets a GPU begin each round of a decode step before the one before has ended, if a trial shows that it "
-        "can; off has it wait at a barrier.",
-        words=("off", "on"),
+        "can; off has it wait at a barrier; auto is on for NVIDIA's.",
+        words=("auto", "off", "on"),
     ),
     Variable(
         "ALPHA_STEPS_IN_FLIGHT",

@@ -1,5 +1,6 @@
 """Rounds that follow each other without barriers: they give the same bits; and what happens when one does not hold."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -213,8 +214,23 @@ def test_a_program_that_is_kept_is_recorded_again(backend: Helios, monkeypatch: 
         assert counted(each) == 0
 
 
-def test_relays_are_for_whom_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not asked_relays().wanted
-    for word, wanted in (("off", False), ("on", True)):
+@pytest.mark.parametrize("word", ["", "auto", "off", "on"])
+def test_relays_are_for_whom_they_are_asked_for_and_for_gpus_that_have_shown_to_hold_them(
+    word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if word:
         monkeypatch.setenv("ALPHA_RELAY", word)
-        assert asked_relays().wanted == wanted
+    info = helios().device_info
+    for vendor, is_known in ((0x10DE, True), (0x1002, False)):
+        asked = asked_relays(dataclasses.replace(info, vendor_id=vendor))
+        assert asked.wanted == (word == "on" or (word != "off" and is_known))
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_relay_that_was_asked_for_and_does_not_hold_is_said(
+    asked: bool, backend: Helios, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(backend, "relays", Relays(wanted=True, asked=asked))
+    broken(monkeypatch)
+    assert not backend.relays.work(backend)
+    assert ("ALPHA_RELAY is on, but" in capsys.readouterr().err) == asked
