@@ -142,14 +142,8 @@ class Cached(HeliosPrimitives):
         if N < MANY_ROWS:
             self.dispatch("attention_cached", query.element, (splits, H, N), constants, relay=None, **arguments)
         else:
-            rows = _ROWS_TOGETHER // min(8, 2 ** math.ceil(math.log2(max(1, D / _WIDTH_TOGETHER))))
-            tiles, lone_rows = -(-N // rows), min(N, tables.shape[0])
-            groups = (
-                min(splits, -(-ENOUGH_GROUPS // (H * tiles))),
-                H,
-                tiles + -(-lone_rows // min(_LONE_TOGETHER, rows)),
-            )
-            constants["ROWS"] = rows
+            lone_rows = min(N, tables.shape[0])
+            constants["ROWS"], groups = _tiles_of_rows(N, H, D, splits, lone_rows)
             self.dispatch(
                 "attention_cached_rows",
                 query.element,
@@ -175,3 +169,10 @@ class Cached(HeliosPrimitives):
                 count=count,
             )
         return self.cast_element(out, element)
+
+
+def _tiles_of_rows(N: int, H: int, D: int, splits: int, lone_rows: int) -> tuple[int, tuple[int, int, int]]:
+    """How many rows share a tile, as many as fit shared memory, and the workgroups of `attention_cached_rows`."""
+    rows = _ROWS_TOGETHER // min(8, 2 ** math.ceil(math.log2(max(1, D / _WIDTH_TOGETHER))))
+    tiles, lone = -(-N // rows), -(-lone_rows // min(_LONE_TOGETHER, rows))
+    return rows, (min(splits, -(-ENOUGH_GROUPS // (H * tiles))), H, tiles + lone)
