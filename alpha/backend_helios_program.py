@@ -243,4 +243,4 @@ def _mapped(space: Storage, like: HeliosArray) -> npt.NDArray[Any]:
 def _is_fresh(array: HeliosArray) -> bool:
     """Whether all of an array's values are still where the host made them."""
     values = array.storage.pending
-    return values is not None and array.is_contiguous and array.nbytes == array.storage.nbytes > 0
+    return values is not None and array.is_contiguous and array.nbytes == array.storage.nbytes
