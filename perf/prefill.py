@@ -4,7 +4,8 @@
 
 Prints a JSON object a line: the median and quartiles of wall-clock milliseconds for prompts of so many tokens, none of
 which comes twice, and those of them in which this thread was busy with more than waiting. --profile prints where Python
-spends them. With ALPHA_DEBUG=2 in the environment, times of kernels follow, and wall-clock times mean nothing.
+spends them. With ALPHA_DEBUG=2 in the environment, times of kernels follow, for these prompts alone, and wall-clock
+times mean nothing.
 """
 
 import argparse
@@ -57,6 +58,8 @@ def main() -> int:
         while time.perf_counter() < end:
             read(prompt(length))
         prompts = [prompt(length) for _ in range(arguments.runs)]
+        if backend.profile is not None:
+            backend.profile.kernels.clear()
         profile = cProfile.Profile()
         times = []
         for each in prompts:
@@ -71,6 +74,9 @@ def main() -> int:
                 zip(("lowerQuartile", "median", "upperQuartile"), (round(x, 3) for x in quarters), strict=True)
             )
         print(json.dumps(row), flush=True)
+        if backend.profile is not None:
+            print(f"kernels of {arguments.runs} prompts of {length} tokens\n{backend.profile.text()}", flush=True)
+            backend.profile.kernels.clear()
         if arguments.profile:
             pstats.Stats(profile).sort_stats("tottime").print_stats(25)
     return 0
