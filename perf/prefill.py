@@ -1,4 +1,4 @@
-"""Times how long an engine takes until the first token after a prompt, and what it does meanwhile.
+"""Times how long an engine takes until the first token after a prompt, the likeliest, and what it does meanwhile.
 
     python perf/prefill.py [--subject=gpt2-124m] [--dtype=f16] [--tokens 512 1024] [--runs=40] [--profile]
 
@@ -26,6 +26,7 @@ from alpha.backend_helios import open_helios
 from alpha.bench import DEVICE_WARM_UP_SECONDS
 from alpha.bench_cases import GPU_SUBJECTS, SUBJECTS
 from alpha.engine import Engine, Request
+from alpha.sampling import SamplingOptions
 
 
 def main() -> int:
@@ -48,7 +49,7 @@ def main() -> int:
 
     def read(ids: list[int]) -> tuple[float, float]:
         begin, busy = time.perf_counter(), clock()
-        engine.submit(Request(ids, 1))
+        engine.submit(Request(ids, 1, SamplingOptions(temperature=0.0)))
         while engine.is_busy:
             engine.step()
         return 1e3 * (time.perf_counter() - begin), 1e-3 * (clock() - busy)
