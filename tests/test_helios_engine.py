@@ -1,6 +1,9 @@
 """The engine on the Vulkan backend: against the full forward pass of the reference, and against itself in company."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -28,6 +31,7 @@ from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_cpu_ref_primitives import NumpyPrimitives
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_core import HeliosCore
+from alpha.backend_helios_kernels import Kernel, Pipelines
 from alpha.backend_helios_planner import Dispatch, needs_barrier
 from alpha.backend_helios_tiles import Division, Hardware, Problem, in_parts
 from alpha.config import ModelConfig, resolve_model
@@ -35,6 +39,8 @@ from alpha.engine import Engine, Request
 from alpha.gpt import GPT
 from alpha.sampling import SamplingOptions
 from alpha.sampling_device import changed_logits, count_tokens
+
+H200 = Hardware(32, 49152, 1024, (16, 16, 16), 132)
 
 
 class Steps:
@@ -221,6 +227,44 @@ def test_a_decode_step_has_few_rounds_beside_its_layers(steps: Steps) -> None:
     recorded = steps.programs[-1]
     assert sum(needs_barrier(recorded)) == 2 + 5 + 3
     assert [each.kernel.name for each in recorded].count("gather_rows") == 2
+
+
+class Recorded(Exception):  # noqa: N818  (a condition)
+    """A step was recorded."""
+
+
+@pytest.mark.matrix_units
+def test_a_layer_of_a_prompt_on_a_large_gpu_is_six_dispatches_beside_its_attention(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bias, activation, residual and the places of keys and values are the products' own. The step is recorded as for
+    an H200, and not run."""
+    counts: list[Counter[str]] = []
+
+    def give(backend: HeliosCore, dispatches: Sequence[Dispatch], repeated: bool = True) -> NoReturn:
+        counts.append(Counter(each.kernel.name.partition("_cached")[0] for each in dispatches))
+        raise Recorded
+
+    def uncompiled(
+        pipelines: Pipelines, kernel: str, variant: str, _: Mapping[str, float]
+    ) -> tuple[Kernel, Future[int]]:
+        return pipelines.kernel(kernel, variant), Future()
+
+    backend = helios("f16")
+    for layers in (2, 3):
+        config = resolve_model(ModelConfig(layers=layers, heads=12, dim=768, block=512))
+        model = GPT(backend, config, VOCABULARY, trained=lambda spec: False, matrix_dtype=backend.weight_dtype)
+        engine = Engine(model, 1)
+        engine.submit(Request(ids_of(300), 1, GREEDY))
+        backend.synchronize()
+        with monkeypatch.context() as patched, pytest.raises(Recorded):
+            patched.setitem(backend.__dict__, "hardware", H200)
+            patched.setattr(HeliosCore, "make_program", give)
+            patched.setattr(Pipelines, "get", uncompiled)
+            engine.step()
+    layer = counts[1] - counts[0]
+    assert layer - Counter(dict.fromkeys(("attention", "attention_combine"), 1)) == Counter(norm=2, matmul_matrix=4)
+    assert counts[0]["elementwise"] == 2, "operands and the result are copied, and nothing else"
 
 
 @pytest.mark.parametrize("dim", [128, 24])  # parts of a sum are whole, or not
