@@ -116,9 +116,11 @@ class HeliosCore(Backend):
         self._timed: dict[int, Sequence[Dispatch]] = {}  # by program
         if self._debug >= SHOW_DEVICE:
             self._say(f"{device.info.name}, matrix products in {precision}")
+        self.profile: Profile | None = None
+        """Of all that has run, where ALPHA_DEBUG asks for it."""
         if self._debug >= SHOW_TIMES:
-            self._profile = Profile()
-            atexit.register(lambda: self._say("times of kernels\n" + self._profile.text()))
+            self.profile = profile = Profile()
+            atexit.register(lambda: self._say("times of kernels\n" + profile.text()))
 
     @property
     def device_info(self) -> DeviceInfo:
@@ -332,11 +334,11 @@ class HeliosCore(Backend):
         if self._running or self.memory.is_waiting:  # which in a steady run of recorded steps neither is
             self._collect(self.device.completed())
         value = self.device.submit(*programs)
-        if self._debug >= SHOW_TIMES:
+        if self.profile is not None:
             self.device.wait(value)
             for program in programs:
                 dispatches = self._timed[program]
-                self._profile.add(dispatches, self.device.timestamps(program, len(dispatches)))
+                self.profile.add(dispatches, self.device.timestamps(program, len(dispatches)))
         return value
 
     def _collect(self, completed: int) -> None:

@@ -1,10 +1,11 @@
-"""Times how long an engine takes until the first token after a prompt, and what it does meanwhile.
+"""Times how long an engine takes until the first token after a prompt, the likeliest, and what it does meanwhile.
 
     python perf/prefill.py [--subject=gpt2-124m] [--dtype=f16] [--tokens 512 1024] [--runs=40] [--profile]
 
 Prints a JSON object a line: the median and quartiles of wall-clock milliseconds for prompts of so many tokens, none of
 which comes twice, and those of them in which this thread was busy with more than waiting. --profile prints where Python
-spends them. With ALPHA_DEBUG=2 in the environment, times of kernels follow, and wall-clock times mean nothing.
+spends them. With ALPHA_DEBUG=2 in the environment, times of kernels follow, for these prompts alone, and wall-clock
+times mean nothing.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from alpha.backend_helios import open_helios
 from alpha.bench import DEVICE_WARM_UP_SECONDS
 from alpha.bench_cases import GPU_SUBJECTS, SUBJECTS
 from alpha.engine import Engine, Request
+from alpha.sampling import SamplingOptions
 
 
 def main() -> int:
@@ -47,7 +49,7 @@ def main() -> int:
 
     def read(ids: list[int]) -> tuple[float, float]:
         begin, busy = time.perf_counter(), clock()
-        engine.submit(Request(ids, 1))
+        engine.submit(Request(ids, 1, SamplingOptions(temperature=0.0)))
         while engine.is_busy:
             engine.step()
         return 1e3 * (time.perf_counter() - begin), 1e-3 * (clock() - busy)
@@ -57,6 +59,8 @@ def main() -> int:
         while time.perf_counter() < end:
             read(prompt(length))
         prompts = [prompt(length) for _ in range(arguments.runs)]
+        if backend.profile is not None:
+            backend.profile.kernels.clear()
         profile = cProfile.Profile()
         times = []
         for each in prompts:
@@ -71,6 +75,9 @@ def main() -> int:
                 zip(("lowerQuartile", "median", "upperQuartile"), (round(x, 3) for x in quarters), strict=True)
             )
         print(json.dumps(row), flush=True)
+        if backend.profile is not None:
+            print(f"kernels of {arguments.runs} prompts of {length} tokens\n{backend.profile.text()}", flush=True)
+            backend.profile.kernels.clear()
         if arguments.profile:
             pstats.Stats(profile).sort_stats("tottime").print_stats(25)
     return 0

@@ -26,6 +26,22 @@ def test_replays_use_the_same_slots_while_their_results_are_let_go() -> None:
     assert len(program._slots) >= 6
 
 
+def test_operands_of_the_host_are_copied_by_the_program_itself_also_where_one_is_empty(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in the step for a piece of a prompt that draws nothing."""
+    backend = helios()
+    program = backend.record(lambda x, nothing: backend.multiply(x, 3.0))
+    sent: list[int] = []
+    submit = backend.device.submit
+    monkeypatch.setattr(backend.device, "submit", lambda *programs: (sent.append(len(programs)), submit(*programs))[1])
+    for number in range(3):
+        operands = np.full(5, number, np.float32), np.zeros((5, 0), np.int32)
+        result = program(*map(backend.from_numpy, operands))
+        assert backend.to_numpy(result).tolist() == [3.0 * number] * 5
+    assert sent == [1, 1, 1]
+
+
 def test_a_program_that_is_forgotten_while_it_runs_keeps_what_it_reads_and_writes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,6 +1,9 @@
 """The engine on the Vulkan backend: against the full forward pass of the reference, and against itself in company."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -22,12 +25,13 @@ from test_engine import (
 )
 from test_gpt import SMALL_SET, model_of
 
-from alpha import backend_helios_folding, backend_helios_matmul, backend_helios_tiles, rng
+from alpha import backend_helios_folding, backend_helios_matmul, backend_helios_prefetch, backend_helios_tiles, rng
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_cpu_ref_primitives import NumpyPrimitives
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_core import HeliosCore
+from alpha.backend_helios_kernels import Kernel, Pipelines
 from alpha.backend_helios_planner import Dispatch, needs_barrier
 from alpha.backend_helios_tiles import Division, Hardware, Problem, in_parts
 from alpha.config import ModelConfig, resolve_model
@@ -35,6 +39,8 @@ from alpha.engine import Engine, Request
 from alpha.gpt import GPT
 from alpha.sampling import SamplingOptions
 from alpha.sampling_device import changed_logits, count_tokens
+
+H200 = Hardware(32, 49152, 1024, (16, 16, 16), 132)
 
 
 class Steps:
@@ -221,6 +227,68 @@ def test_a_decode_step_has_few_rounds_beside_its_layers(steps: Steps) -> None:
     recorded = steps.programs[-1]
     assert sum(needs_barrier(recorded)) == 2 + 5 + 3
     assert [each.kernel.name for each in recorded].count("gather_rows") == 2
+
+
+class Recorded(Exception):  # noqa: N818  (a condition)
+    """A step was recorded."""
+
+
+@pytest.mark.matrix_units
+def test_a_layer_of_a_prompt_on_a_large_gpu_is_six_dispatches_beside_its_attention(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bias, activation, residual and the places of keys and values are the products' own. The step is recorded as for
+    an H200, and not run."""
+    counts: list[Counter[str]] = []
+
+    def give(backend: HeliosCore, dispatches: Sequence[Dispatch], repeated: bool = True) -> NoReturn:
+        counts.append(Counter(each.kernel.name.partition("_cached")[0] for each in dispatches))
+        raise Recorded
+
+    def uncompiled(
+        pipelines: Pipelines, kernel: str, variant: str, _: Mapping[str, float]
+    ) -> tuple[Kernel, Future[int]]:
+        return pipelines.kernel(kernel, variant), Future()
+
+    backend = helios("f16")
+    for layers in (2, 3):
+        config = resolve_model(ModelConfig(layers=layers, heads=12, dim=768, block=512))
+        model = GPT(backend, config, VOCABULARY, trained=lambda spec: False, matrix_dtype=backend.weight_dtype)
+        engine = Engine(model, 1)
+        engine.submit(Request(ids_of(300), 1, GREEDY))
+        backend.synchronize()
+        with monkeypatch.context() as patched, pytest.raises(Recorded):
+            patched.setitem(backend.__dict__, "hardware", H200)
+            patched.setattr(HeliosCore, "make_program", give)
+            patched.setattr(Pipelines, "get", uncompiled)
+            engine.step()
+    layer = counts[1] - counts[0]
+    beside = Counter(("prefetch", "attention", "attention_combine"))
+    assert layer - beside == Counter(norm=2, matmul_matrix=4)
+    assert layer["prefetch"] == 1
+    assert counts[0]["elementwise"] == 2, "operands and the result are copied, and nothing else"
+
+
+@pytest.mark.parametrize(("most", "count"), [(1 << 20, 4), (2 * (24 * 24 + 24 * 40), 2), (0, 0)])
+def test_matrices_of_a_prompt_are_read_ahead_as_far_as_there_is_room(
+    most: int, count: int, steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to those of the next layer's queries, keys and values, of which no bit depends on it."""
+    asked = Request(ids_of(100), 3, GREEDY, logprobs=2)
+    _, model = stored_model("f16", layers=3, dim=24, ffn_dim=40, block=110)
+    expected = result(alone(model, asked, max_sequences=1))
+    assert "prefetch" not in [each.kernel.name for each in steps.dispatches]
+    steps.programs.clear()
+    monkeypatch.setattr(backend_helios_prefetch, "ENOUGH_UNITS", 1)
+    monkeypatch.setattr(backend_helios_prefetch, "MOST_BYTES", most)
+    assert result(alone(model, asked, max_sequences=1)) == expected
+    (prompt,) = [each for each in steps.programs if "attention_cached_rows" in [it.kernel.name for it in each]]
+    made = [each for each in prompt if each.kernel.name == "prefetch"]
+    assert len(made) == (2 if count else 0), "of the last layer there is one row"
+    for each in made:
+        matrices = [array.shape for use, array in each.arrays() if use == "in"]
+        assert matrices == [(24, 24), (24, 40), (40, 24), (24, 72)][:count]
+        assert not needs_barrier(prompt)[prompt.index(each)]
 
 
 @pytest.mark.parametrize("dim", [128, 24])  # parts of a sum are whole, or not
