@@ -538,6 +538,7 @@ def test_candidates_follow_the_device_and_the_variables(tuning: ModuleType) -> N
         {"name": "ALPHA_FAIL_ON_SMOKE_TEST", "default": 1},
         {"name": "ALPHA_STEPS_IN_FLIGHT", "default": 3},
         {"name": "ALPHA_CALLBACK_YIELD_EVERY", "default": 25},
+        {"name": "ALPHA_TUNE", "default": "auto"},
     ]
     display = ["ALPHA_CALLBACK_YIELD_EVERY=12", "ALPHA_CALLBACK_YIELD_EVERY=50"]
     found = tuning.candidates(variables, "cpu_ref", 5)
