@@ -135,6 +135,18 @@ def test_names_of_tests_that_fail_are_kept(checkout: Path) -> None:
     assert "ok              3 passed in " in second
 
 
+def test_an_installed_pytest_benchmark_is_left_out(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It warns that it does nothing where tests run side by side, and warnings are errors here."""
+    put_tests(checkout, "def test_right():\n    pass\n")
+    (checkout / "plugin.py").write_text("def pytest_configure():\n    raise RuntimeWarning\n")
+    (checkout / "plugin-1.dist-info").mkdir()
+    (checkout / "plugin-1.dist-info" / "entry_points.txt").write_text("[pytest11]\nbenchmark = plugin\n")
+    monkeypatch.setenv("PYTHONPATH", str(checkout))
+    code, lines, complaints = run(checkout, "tests-inference")
+    assert code == 0, complaints
+    assert "ok              5 passed in " in lines[-1]
+
+
 @pytest.mark.slow
 def test_names_of_tests_that_fail_are_kept_when_others_take_too_long(checkout: Path) -> None:
     put_tests(checkout, WRONG + "def test_long():\n    import time; time.sleep(300)\n")
