@@ -10,7 +10,8 @@
 #   --out=DIR          where logs and figures go, by the parts' names; without it perf/gpu-TIME
 #   --processor        go on where Vulkan has no GPU but a driver that computes on the processor
 # Results are printed when a part ends, and a table in the end. Ends with 1 when a part failed or took too long.
-# PYTHON=... names the interpreter that Alpha runs in; the tests need pytest and pytest-xdist there.
+# PYTHON=... names the interpreter that Alpha runs in; the tests need pytest and pytest-xdist there. ALPHA_DEVICE=N is the
+# GPU, and CUDA_VISIBLE_DEVICES=N that of PyTorch, which may count them in another order.
 set -euo pipefail
 # shellcheck source=perf/library.sh
 source "$(dirname "$0")/library.sh"

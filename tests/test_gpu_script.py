@@ -16,7 +16,8 @@ ALPHA = """
 import json, os, sys
 if sys.argv[1] == "devices":
     device = {"backend": "helios", "device": 0, "name": "Fake", "missing": [], "memoryBytes": 1 << 30}
-    print(json.dumps({"devices": [device | {"kind": os.environ["KIND"]}] if "KIND" in os.environ else []}))
+    devices = [device, device | {"device": 1, "name": "Second"}]
+    print(json.dumps({"devices": [each | {"kind": os.environ["KIND"]} for each in devices]}))
 else:
     print("serve/gpt2-124m  shape             reps     median       ±            rate")
     print(f"decode_1         1 x 1 + 400 tokens  3  195.000 ms  0.1 ms  2,054 tokens/s")
@@ -226,6 +227,12 @@ def test_what_cannot_be_run_is_refused(
     found, lines, complaints = run(checkout, *arguments, kind=kind)
     assert (found, lines) == (code, [])
     assert f"gpu: error: {message}" in complaints
+
+
+def test_the_device_is_that_of_alphas_variable(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALPHA_DEVICE", "1")
+    code, lines, _ = run(checkout, "serve-relay")
+    assert (code, lines[0].partition(";")[0]) == (0, "gpu: Second")
 
 
 def test_a_processor_is_measured_where_that_is_asked_for(checkout: Path) -> None:

@@ -133,8 +133,14 @@ def test_a_device_is_chosen_by_number_or_by_kind(info: DeviceInfo, monkeypatch: 
     devices[2] = dataclasses.replace(devices[2], missing=("Vulkan 1.3", "shaderInt64"), name="Old")
     devices[4] = dataclasses.replace(devices[4], heaps=(dataclasses.replace(heap, bytes=2 << 30),))
     monkeypatch.setattr(sidecar, "list_devices", lambda: tuple(devices))
-    assert choose_device().index == 4
+    monkeypatch.setenv("ALPHA_DEVICE", "3")
+    assert choose_device().index == 3
     assert choose_device(0).index == 0
+    monkeypatch.setenv("ALPHA_DEVICE", "7")
+    with pytest.raises(UsageError, match=r"There is no Vulkan device 7; alpha devices lists"):
+        choose_device()
+    monkeypatch.delenv("ALPHA_DEVICE")
+    assert choose_device().index == 4
     assert has_gpu()
     with pytest.raises(UsageError, match=r"There is no Vulkan device 5; alpha devices lists"):
         choose_device(5)
