@@ -98,7 +98,7 @@ def mapped(device: Device, kind: MemoryKind = MemoryKind.UPLOAD, count: int = CO
 
 def long_program(device: Device) -> int:
     """One that takes long enough to be caught running: it adds 1 to many numbers, many times."""
-    count, times = (1 << 17, 10) if device.info.kind == "cpu" else (1 << 20, 200)
+    count, times = (1 << 17, 50) if device.info.kind == "cpu" else (1 << 20, 200)
     memory = device.allocate(4 * count)
     one = command(pipeline_of(device, 1.0), memory, memory, 1.0, count)
     return device.create_program((one + BARRIER) * times)
