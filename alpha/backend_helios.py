@@ -68,7 +68,7 @@ class Helios(Attention, Cached, HeadSplitting, Linear, Loss, Orthogonal, Update)
 
 
 def open_helios(device: int = -1, precision: str = "f32") -> Helios:
-    """The backend on a Vulkan device, by its number, or on the first GPU with -1.
+    """The backend on a Vulkan device, by its number, or with -1 on that of ALPHA_DEVICE, or the first GPU.
 
     Raises AlphaError when there is no such device, UsageError when it cannot compute in the precision, SmokeTestFailed
     when it computes wrongly.

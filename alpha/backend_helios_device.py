@@ -190,11 +190,14 @@ def list_devices() -> tuple[DeviceInfo, ...]:
 
 
 def choose_device(index: int = -1) -> DeviceInfo:
-    """The device of this number; with -1 the best one, which is a GPU with memory of its own where there is one.
+    """The device of this number; with -1 that of ALPHA_DEVICE, or the best, which is a GPU with memory of its own where
+    there is one.
 
     Raises NoVulkan when there is none, UsageError when it is not there or lacks what Alpha requires.
     """
     devices = list_devices()
+    if index < 0:
+        index = environment.read("ALPHA_DEVICE")
     if index >= len(devices):
         raise UsageError(f"There is no Vulkan device {index}; alpha devices lists those that there are.")
     if index >= 0:

@@ -29,8 +29,8 @@ def resolve(name: str, dtype: str = "f32", device: int = -1) -> str:
 def create(name: str, device: int = -1, dtype: str = "f32") -> Backend:
     """A new backend; imports only the one that is named. Raises UsageError or AlphaError when it cannot be had.
 
-    `device` is the number of a Vulkan device, or -1 for the first GPU; `dtype` is what matrix products round their
-    operands to.
+    `device` is the number of a Vulkan device, or -1 for that of ALPHA_DEVICE, or the first GPU; `dtype` is what
+    matrix products round their operands to.
     """
     name = resolve(name, dtype, device)
     if name == "cpu_ref":

@@ -18,7 +18,7 @@ OPTIMIZERS = ("adamw", "lion", "adafactor", "sgd", "muon")
 BACKENDS = ("cpu_ref", "helios", "auto")
 PRECISIONS = ("f32", "f16", "bf16")
 BACKEND_HELP = "Where to compute: cpu_ref, helios (Vulkan), or auto (helios where there is a GPU)."
-DEVICE_HELP = "Number of the Vulkan device, as `alpha devices` lists them; -1 = the first GPU."
+DEVICE_HELP = "Number of the Vulkan device, as `alpha devices` lists them; -1 = that of ALPHA_DEVICE, or the first GPU."
 THREADS_HELP = "CPU threads; 0 = the number that the first steps show to be fastest."
 EVAL_ITERS_HELP = "Evaluate this many times 4 windows of block tokens, whatever the batch; 0 = all of the text."
 DTYPE_HELP = "What matrix products round their operands to; f16 and bf16 need helios."

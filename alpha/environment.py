@@ -71,6 +71,12 @@ VARIABLES = (
         "the end; 3 adds memory plans and how matrix products are divided; 4 adds every dispatch.",
     ),
     Variable(
+        "ALPHA_DEVICE",
+        -1,
+        "Number of the Vulkan device where --device names none, as alpha devices lists them; -1 = the first GPU.",
+        minimum=-1,
+    ),
+    Variable(
         "ALPHA_FAIL_ON_SMOKE_TEST",
         1,
         "0 goes on with a GPU whose results, tested at the start, are wrong, and marks the run's metrics.",

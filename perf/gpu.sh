@@ -10,7 +10,8 @@
 #   --out=DIR          where logs and figures go, by the parts' names; without it perf/gpu-TIME
 #   --processor        go on where Vulkan has no GPU but a driver that computes on the processor
 # Results are printed when a part ends, and a table in the end. Ends with 1 when a part failed or took too long.
-# PYTHON=... names the interpreter that Alpha runs in; the tests need pytest and pytest-xdist there.
+# PYTHON=... names the interpreter that Alpha runs in; the tests need pytest and pytest-xdist there. ALPHA_DEVICE=N is the
+# GPU, and CUDA_VISIBLE_DEVICES=N that of PyTorch, which may count them in another order.
 set -euo pipefail
 # shellcheck source=perf/library.sh
 source "$(dirname "$0")/library.sh"
@@ -104,8 +105,9 @@ ratios='s/^([^ ]+) +([^ ]+) +([0-9.]+ ms) +([0-9.]+ ms) +([0-9.]+ \(.*\))$/\1 \2
 points='/^product | MiB$/p'
 bits='s/.*"bitsPerByte": ([0-9.]+).*/\1 bits per byte/p'
 
-# Few workers: with fifteen on one card tests ran into their time limits.
-pytest=(env -C "$root" "$python" -m pytest -vv -rfE -n 4)
+# Few workers: with fifteen on one card tests ran into their time limits. pytest-benchmark, where it is installed, warns of
+# xdist, and warnings are errors.
+pytest=(env -C "$root" "$python" -m pytest -p no:benchmark -vv -rfE -n 4)
 first=(tests/test_helios_{relay,stages,orthogonal,engine,matmul}.py)
 serve=("$python" "$root/alpha.py" bench --backend=helios --dtype=f16 --suite=serve --match=/gpt2-124m)
 beside=("--python=$torch" --rounds=2)

@@ -69,10 +69,12 @@ choose_alpha() {
 }
 
 # measured_machine BACKEND DEVICE WORKLOAD LOG: sets `machine`, and `workload`, which follows from it when none is given.
+# DEVICE is as --device of Alpha.
 measured_machine() {
     local described
     described=$("${alpha[@]}" devices --json 2>>"$4" |
-        "$python" "$perf/benchmark.py" machine --backend="$1" --device="$2" 2>>"$4") || return
+        "$python" "$perf/benchmark.py" machine --backend="$1" --device="${2/#-1/${ALPHA_DEVICE:--1}}" 2>>"$4") ||
+        return
     machine=${described%%$'\n'*}
     workload=${3:-${described#*$'\n'}}
     shape_of "$workload"

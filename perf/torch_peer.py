@@ -132,21 +132,27 @@ def training_step(shape: dict[str, int], mode: str) -> Callable[[], object]:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return captured(step) if "graph" in mode else step
+    return Captured(step) if "graph" in mode else step
 
 
-def captured(step: Callable[[], object]) -> Callable[[], object]:
-    """The step as one CUDA graph."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(BATCHES):
+class Captured:
+    """A step as one CUDA graph, which has only the addresses of the step's tensors. So the step, which holds them, is
+    kept: what is freed goes back to the driver when the next graph is captured."""
+
+    def __init__(self, step: Callable[[], object]) -> None:
+        self.step = step
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(BATCHES):
+                step()
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
             step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
+
+    def __call__(self) -> None:
+        self.graph.replay()
 
 
 def operations(shape: dict[str, int], mode: str) -> dict[str, Callable[[], object]]:
@@ -196,7 +202,7 @@ def serving(shape: dict[str, int], mode: str) -> dict[str, Callable[[], object]]
 
     def add(name: str, steps: int, step: Callable[[], object], begin: Callable[[], object] = lambda: None) -> None:
         step = torch.compile(step) if "compile" in mode else step
-        step = captured(step) if "graph" in mode else step
+        step = Captured(step) if "graph" in mode else step
 
         @torch.no_grad()
         def run() -> None:

@@ -35,13 +35,14 @@ FEWEST_ROUNDS = 3
 
 def candidates(variables: Sequence[Any], backend: str, cores: int) -> list[str]:
     """Single changes: each number of threads in powers of two, activation checkpointing, and every variable that may
-    matter for speed at half and at twice its default; 0 turns something on or off and is left alone."""
+    matter for speed at half and at twice its default; 0 and words turn something on or off and are left alone."""
     is_cpu = backend == "cpu_ref"
     found = [f"threads={count}" for count in (1, 2, 4, 8, 16, 32, 64) if is_cpu and count <= cores]
     found.append("recompute=true")
     for variable in variables:
         name, default = variable["name"], variable["default"]
-        if name not in NOT_FOR_SPEED and not (is_cpu and name.startswith(OF_A_GPU)):
+        is_number = isinstance(default, int)
+        if is_number and name not in NOT_FOR_SPEED and not (is_cpu and name.startswith(OF_A_GPU)):
             found += [f"{name}={value}" for value in (default // 2, 2 * default) if 0 < value != default]
     return found
 

@@ -7,15 +7,18 @@ import json
 import math
 import os
 import resource
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import MagicMock
 from xml.etree import ElementTree
 
 import disk
@@ -535,6 +538,7 @@ def test_candidates_follow_the_device_and_the_variables(tuning: ModuleType) -> N
         {"name": "ALPHA_FAIL_ON_SMOKE_TEST", "default": 1},
         {"name": "ALPHA_STEPS_IN_FLIGHT", "default": 3},
         {"name": "ALPHA_CALLBACK_YIELD_EVERY", "default": 25},
+        {"name": "ALPHA_TUNE", "default": "auto"},
     ]
     display = ["ALPHA_CALLBACK_YIELD_EVERY=12", "ALPHA_CALLBACK_YIELD_EVERY=50"]
     found = tuning.candidates(variables, "cpu_ref", 5)
@@ -698,6 +702,29 @@ def test_only_a_sure_slow_down_beyond_the_margin_counts(times: list[float], code
     command = [sys.executable, str(ROOT / "perf" / "ratio.py"), "--margin=10"]
     pairs = "".join(f"2.0 {2 * each}\n" for each in times)
     assert subprocess.run(command, input=pairs, text=True, capture_output=True, check=False).returncode == code
+
+
+# --- PyTorch's side ---------------------------------------------------------------------------------------------------
+
+
+def test_a_step_that_is_a_graph_keeps_what_the_graph_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph holds no tensors, only their addresses, as a stand-in for torch does here."""
+    torch = MagicMock()
+    torch.nn.Module = object
+    for name, module in (("torch", torch), ("torch.nn", torch.nn)):
+        monkeypatch.setitem(sys.modules, name, module)
+    peer = runpy.run_path(str(ROOT / "perf" / "torch_peer.py"))
+    steps = []
+
+    def step() -> None:
+        steps.append(1)
+
+    run, kept = peer["Captured"](step), weakref.ref(step)
+    del step
+    run()
+    assert len(steps) == peer["BATCHES"] + 1
+    torch.cuda.CUDAGraph.return_value.replay.assert_called_once_with()
+    assert kept() is not None
 
 
 # --- recipes ----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ ALPHA = """
 import json, os, sys
 if sys.argv[1] == "devices":
     device = {"backend": "helios", "device": 0, "name": "Fake", "missing": [], "memoryBytes": 1 << 30}
-    print(json.dumps({"devices": [device | {"kind": os.environ["KIND"]}] if "KIND" in os.environ else []}))
+    devices = [device, device | {"device": 1, "name": "Second"}]
+    print(json.dumps({"devices": [each | {"kind": os.environ["KIND"]} for each in devices]}))
 else:
     print("serve/gpt2-124m  shape             reps     median       ±            rate")
     print(f"decode_1         1 x 1 + 400 tokens  3  195.000 ms  0.1 ms  2,054 tokens/s")
@@ -135,6 +136,18 @@ def test_names_of_tests_that_fail_are_kept(checkout: Path) -> None:
     assert "ok              3 passed in " in second
 
 
+def test_an_installed_pytest_benchmark_is_left_out(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It warns that it does nothing where tests run side by side, and warnings are errors here."""
+    put_tests(checkout, "def test_right():\n    pass\n")
+    (checkout / "plugin.py").write_text("def pytest_configure():\n    raise RuntimeWarning\n")
+    (checkout / "plugin-1.dist-info").mkdir()
+    (checkout / "plugin-1.dist-info" / "entry_points.txt").write_text("[pytest11]\nbenchmark = plugin\n")
+    monkeypatch.setenv("PYTHONPATH", str(checkout))
+    code, lines, complaints = run(checkout, "tests-inference")
+    assert code == 0, complaints
+    assert "ok              5 passed in " in lines[-1]
+
+
 @pytest.mark.slow
 def test_names_of_tests_that_fail_are_kept_when_others_take_too_long(checkout: Path) -> None:
     put_tests(checkout, WRONG + "def test_long():\n    import time; time.sleep(300)\n")
@@ -214,6 +227,12 @@ def test_what_cannot_be_run_is_refused(
     found, lines, complaints = run(checkout, *arguments, kind=kind)
     assert (found, lines) == (code, [])
     assert f"gpu: error: {message}" in complaints
+
+
+def test_the_device_is_that_of_alphas_variable(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALPHA_DEVICE", "1")
+    code, lines, _ = run(checkout, "serve-relay")
+    assert (code, lines[0].partition(";")[0]) == (0, "gpu: Second")
 
 
 def test_a_processor_is_measured_where_that_is_asked_for(checkout: Path) -> None:

@@ -98,7 +98,7 @@ def mapped(device: Device, kind: MemoryKind = MemoryKind.UPLOAD, count: int = CO
 
 def long_program(device: Device) -> int:
     """One that takes long enough to be caught running: it adds 1 to many numbers, many times."""
-    count, times = (1 << 17, 10) if device.info.kind == "cpu" else (1 << 20, 200)
+    count, times = (1 << 17, 50) if device.info.kind == "cpu" else (1 << 20, 200)
     memory = device.allocate(4 * count)
     one = command(pipeline_of(device, 1.0), memory, memory, 1.0, count)
     return device.create_program((one + BARRIER) * times)
@@ -133,8 +133,14 @@ def test_a_device_is_chosen_by_number_or_by_kind(info: DeviceInfo, monkeypatch: 
     devices[2] = dataclasses.replace(devices[2], missing=("Vulkan 1.3", "shaderInt64"), name="Old")
     devices[4] = dataclasses.replace(devices[4], heaps=(dataclasses.replace(heap, bytes=2 << 30),))
     monkeypatch.setattr(sidecar, "list_devices", lambda: tuple(devices))
-    assert choose_device().index == 4
+    monkeypatch.setenv("ALPHA_DEVICE", "3")
+    assert choose_device().index == 3
     assert choose_device(0).index == 0
+    monkeypatch.setenv("ALPHA_DEVICE", "7")
+    with pytest.raises(UsageError, match=r"There is no Vulkan device 7; alpha devices lists"):
+        choose_device()
+    monkeypatch.delenv("ALPHA_DEVICE")
+    assert choose_device().index == 4
     assert has_gpu()
     with pytest.raises(UsageError, match=r"There is no Vulkan device 5; alpha devices lists"):
         choose_device(5)
