@@ -32,10 +32,8 @@ from alpha.backend_helios_planner import (
     needs_barrier,
     plan_arena,
 )
-from alpha.backend_helios_prefetch import prefetched
 from alpha.backend_helios_relay import Relay, RelayMaker, relayed
 from alpha.backend_helios_stages import StageRun, Stages, gather_stages
-from alpha.backend_helios_tiles import Hardware
 
 MOST_SLOTS_WAITING = 8
 """Replays that may be under way before another one waits for the first of them."""
@@ -61,9 +59,6 @@ class Recorder(RelayMaker, Protocol):
     """What a recorded program needs of the backend that recorded it."""
 
     stages: Stages | None
-
-    @property
-    def hardware(self) -> Hardware: ...
 
     def trace(self, program: Callable[[], HeliosArray]) -> tuple[HeliosArray, list[Dispatch], list[Storage]]: ...
 
@@ -201,7 +196,6 @@ class RecordedProgram:
         if backend.stages is not None and any(each.kernel.name == "norm_backward" for each in dispatches):
             dispatches, stage_runs = gather_stages(backend, dispatches, backend.stages)
         rounds, scalar_runs = gather_scalars(backend, arrange(dispatches, is_scalar), planned, self._result.storage)
-        rounds = prefetched(backend, rounds, backend.hardware)
         size, offsets = plan_arena(rounds, planned, self._result.storage)
         arena = backend.memory.allocate(size)
         assert arena.address is not None
