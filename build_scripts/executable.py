@@ -95,8 +95,6 @@ def fail(text: str) -> SystemExit:
 
 def main(arguments: list[str]) -> None:
     """Build, unless that was done."""
-    if arguments not in ([], ["--force"]):
-        raise fail("the only argument is --force, which builds although nothing has changed.")
     WORK.mkdir(parents=True, exist_ok=True)
     with (WORK / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of two builds at once, the second one finds everything done

@@ -133,8 +133,6 @@ def main(arguments: list[str]) -> int:
         if arguments == ["--fetch"]:
             say(f"fetched {kernel_compiler.fetch()}")
             return 0
-        if arguments not in ([], ["--check"]):
-            raise ToolError(f"unknown arguments {' '.join(arguments)!r}; there are --check and --fetch.")
         kernels, compiler = kernel_manifest.read(), kernel_compiler.find("glslc")
         if arguments:
             check(kernels, compiler)

@@ -4,15 +4,9 @@
 
 perf=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$perf")
-program=$(basename "$0" .sh)
 child=
-
-say() { printf '%s: %s\n' "$program" "$1"; }
-complain() { printf '%s: error: %s\n' "$program" "$1" >&2; }
-fail() { complain "$1"; exit "${2:-1}"; }
-
-# The help of a script is the comment at its top.
-print_help() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; }
+# shellcheck source=build_scripts/script.bash
+source "$root/build_scripts/script.bash"
 
 is_number() { [[ $1 =~ ^[1-9][0-9]{0,8}$ ]]; }
 

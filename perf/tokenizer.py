@@ -6,6 +6,7 @@ One thread. Prints JSON: medians, with the fastest and slowest of the repeats. "
 one document at a time; "warm" encodes the same documents again.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -90,9 +91,11 @@ def measure(name: str, texts: list[str], size: int, repeats: int) -> dict[str, A
 
 def main() -> None:
     """Measure every name and print one JSON object."""
-    megabytes = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
-    repeats = int(sys.argv[2]) if len(sys.argv) > 2 else 3
-    texts = standard_library(int(megabytes * 1e6))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("megabytes", type=float, nargs="?", default=10.0)
+    parser.add_argument("repeats", type=int, nargs="?", default=3)
+    arguments = parser.parse_args()
+    texts, repeats = standard_library(int(arguments.megabytes * 1e6)), arguments.repeats
     size = sum(len(text.encode()) for text in texts)
     result = {
         "benchmark": "tokenizer",

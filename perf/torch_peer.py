@@ -25,6 +25,7 @@ The third is that of perf/decode.py: an eager loop on the CPU with a cache of ke
 tokens of each and threads, it prints a line: tokens a second.
 """
 
+import argparse
 import json
 import math
 import statistics
@@ -384,7 +385,12 @@ def decode(shape: dict[str, int]) -> None:
 
 def main() -> None:
     """Measure once for each line, or learn."""
-    what, mode, shape = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["train", "ops", "serve", "learn", "decode"])
+    parser.add_argument("mode")
+    parser.add_argument("shape", type=json.loads, help="or the recipe")
+    arguments = parser.parse_args()
+    what, mode, shape = arguments.what, arguments.mode, arguments.shape
     if what == "learn":
         print(json.dumps(learn(shape, mode)))
         return

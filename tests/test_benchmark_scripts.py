@@ -41,6 +41,8 @@ def checkout(tmp_path: Path) -> Path:
     (folder / "alpha").mkdir()
     (folder / "alpha" / "module.py").write_text("")
     (folder / "alpha.py").write_text(FAKE.read_text())
+    (folder / "build_scripts").mkdir()
+    shutil.copy(ROOT / "build_scripts" / "script.bash", folder / "build_scripts")
     build(folder, f'mkdir -p dist/alpha && cp "{FAKE}" dist/alpha/alpha && touch dist/alpha/alpha')
     (folder / ".gitignore").write_text("dist/\nruns/\ndata/\n__pycache__/\nperf/run-*\n")
     git(folder, "init", "--quiet")
@@ -51,7 +53,6 @@ def checkout(tmp_path: Path) -> Path:
 def build(checkout: Path, body: str) -> None:
     """What build_scripts/exe does, in the checkout's folder; it counts its calls."""
     script = checkout / "build_scripts" / "exe"
-    script.parent.mkdir(exist_ok=True)
     script.write_text(f'#!/bin/sh\ncd "$(dirname "$0")/.."\necho >>dist.builds\n{body}\n')
     script.chmod(0o755)
     (script.parent / "environment").write_text("#!/bin/sh\n")
@@ -268,7 +269,7 @@ def test_a_broken_build_is_a_row(checkout: Path) -> None:
     assert (checkout / "dist.builds").read_text() == "\n\n"
     build(checkout, "sleep 60")
     assert benchmark(checkout, "100", "--retries=0", "--buildTimeout=1").returncode == 1
-    shutil.rmtree(checkout / "build_scripts")
+    (checkout / "build_scripts" / "exe").unlink()
     assert benchmark(checkout, "100").returncode == 1
     assert [(row["status"], row["reason"]) for row in history(checkout)] == [
         ("failed", "the build failed"),

@@ -1,5 +1,6 @@
 """The scripts of a first visit say what is missing, in a line that names the package to install."""
 
+import itertools
 import os
 import re
 import shutil
@@ -14,12 +15,22 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("python3.13", "python3.12", "python3.11", "python3")
+SCRIPTS = sorted(
+    str(path.relative_to(ROOT))
+    for folder in ("build_scripts", "perf")
+    for path in (ROOT / folder).iterdir()
+    if path.is_file() and path.read_bytes().startswith(b"#!/usr/bin/env bash")
+)
+PROGRAMS = sorted(f"perf/{path.name}" for path in (ROOT / "perf").glob("*.py") if path.name != "torch_peer.py")
+"""Those of perf/ but for one that needs torch."""
+TO_PYTEST = ("build_scripts/clients", "build_scripts/exe-test", "build_scripts/test")
+"""Scripts whose arguments pytest judges."""
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     (tmp_path / "build_scripts").mkdir()
-    for name in ("environment", "apt_packages.bash"):
+    for name in ("environment", "script.bash", "apt_packages.bash"):
         shutil.copy(ROOT / "build_scripts" / name, tmp_path / "build_scripts")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "bin").mkdir()
@@ -62,10 +73,39 @@ def test_a_missing_venv_module_is_named_with_its_package(checkout: Path) -> None
 
 def test_an_unknown_argument_is_refused(checkout: Path) -> None:
     result = environment(checkout, "production")
-    assert result.returncode == 1
-    assert (
-        result.stderr == "environment: error: unknown argument 'production'; there are 'dev', 'lowest' and 'clients'.\n"
-    )
+    assert result.returncode == 2
+    assert result.stderr == "environment: error: unknown argument 'production'; see --help.\n"
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS, *PROGRAMS])
+def test_a_script_answers_help_and_refuses_other_arguments_before_anything_else(name: str, tmp_path: Path) -> None:
+    """In a copy without an environment, and with hardly a program that it could begin with."""
+    for folder in ("build_scripts", "perf"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "*.csv", "*.md"))
+    for folder in ("alpha", "tests"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    (tmp_path / "bin").mkdir()
+    for program in ("bash", "date", "dirname", "grep", "sed"):
+        found = shutil.which(program)
+        assert found
+        (tmp_path / "bin" / program).symlink_to(found)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        variables = {"PATH": str(tmp_path / "bin"), "PYTHON": sys.executable}
+        command = [*([sys.executable] if name in PROGRAMS else []), f"./{Path(name).name}", *arguments]
+        folder = (tmp_path / name).parent
+        return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+
+    lines = (ROOT / name).read_text().splitlines()[1:]
+    comment = "".join(f"{line[2:]}\n" for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
+    assert comment or name in PROGRAMS
+    done = run("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == comment or (name in PROGRAMS and done.stdout.startswith("usage: "))
+    if name not in TO_PYTEST:
+        done = run("--nonsense")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert ": error: " in done.stderr
 
 
 def test_an_environment_that_is_up_to_date_is_left_alone(checkout: Path) -> None:

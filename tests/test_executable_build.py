@@ -92,11 +92,6 @@ def test_another_input_is_built_again(build: ModuleType, monkeypatch: pytest.Mon
     assert json.loads(build.STAMP.read_bytes())["inputs"] == builds[1]
 
 
-def test_an_unknown_argument_is_refused(build: ModuleType) -> None:
-    with pytest.raises(SystemExit, match="the only argument is --force"):
-        build.main(["--fast"])
-
-
 def test_what_is_missing_is_named_with_the_packages_in_one_command(
     build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -39,6 +39,8 @@ def checkout(tmp_path: Path) -> Path:
     """A folder with the script and an Alpha that has measured already."""
     folder = tmp_path / "checkout"
     (folder / "perf").mkdir(parents=True)
+    (folder / "build_scripts").mkdir()
+    shutil.copy(ROOT / "build_scripts" / "script.bash", folder / "build_scripts")
     for name in ("gpu.sh", "library.sh", "benchmark.py", "history.py", "ratio.py"):
         shutil.copy(ROOT / "perf" / name, folder / "perf")
     (folder / "alpha.py").write_text(ALPHA)
