@@ -21,7 +21,7 @@ CACHED_WIDTH = 4 * CACHED_THREADS
 MANY_ROWS = 128
 """So many rows are mostly those of prompts: neighbours of one sequence, which read its keys together."""
 
-_ROWS_TOGETHER, _WIDTH_TOGETHER, _LONE_TOGETHER = 32, 64, 8
+_ROWS_TOGETHER, _WIDTH_TOGETHER, _LONE_TOGETHER = 16, 64, 8
 """How many rows share a tile for heads up to so wide, and how many that have no such neighbours a workgroup."""
 
 ENOUGH_GROUPS = 1024
@@ -173,6 +173,6 @@ class Cached(HeliosPrimitives):
 
 def _tiles_of_rows(N: int, H: int, D: int, splits: int, lone_rows: int) -> tuple[int, tuple[int, int, int]]:
     """How many rows share a tile, as many as fit shared memory, and the workgroups of `attention_cached_rows`."""
-    rows = _ROWS_TOGETHER // min(8, 2 ** math.ceil(math.log2(max(1, D / _WIDTH_TOGETHER))))
+    rows = _ROWS_TOGETHER // min(4, 2 ** math.ceil(math.log2(max(1, D / _WIDTH_TOGETHER))))
     tiles, lone = -(-N // rows), -(-lone_rows // min(_LONE_TOGETHER, rows))
     return rows, (min(splits, -(-ENOUGH_GROUPS // (H * tiles))), H, tiles + lone)

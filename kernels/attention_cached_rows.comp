@@ -20,7 +20,7 @@ layout(local_size_x_id = 0) in;
 const uint TEAMS = ROWS / 4;                // of threads with four rows each
 const uint TEAM_THREADS = THREADS / TEAMS;  // which have TEAMS keys each
 const uint ORDERED = PRODUCTS * PRODUCT_QUADS;
-const uint SLICE = 4;  // quads of the width of all keys that are in shared memory at a time
+const uint SLICE = 2;  // quads of the width of all keys that are in shared memory at a time
 const uint SLICE_KEYS = THREADS / SLICE;
 const uint AHEAD_HERE = 8;  // values that a thread reads at a time
 const uint LONE_TOGETHER = ROWS < 8 ? ROWS : 8;
@@ -128,10 +128,11 @@ void attend(uint first_row, uint tile_rows, uint start, uint end, uint part, uin
         }
     }
     barrier();
+    uvec4 counts;
+    [[unroll]] for (uint r = 0; r < 4; ++r) counts[r] = count_of(team * 4 + r, first);
     [[unroll]] for (uint i = 0; i < TEAMS; ++i) {
         const uint position = member + i * TEAM_THREADS;
-        [[unroll]] for (uint r = 0; r < 4; ++r)
-            score[i][r] = bounded_score(score[i][r], position < count_of(team * 4 + r, first));
+        [[unroll]] for (uint r = 0; r < 4; ++r) score[i][r] = bounded_score(score[i][r], position < counts[r]);
         memory[team * PITCH + position] = score[i];
     }
     barrier();

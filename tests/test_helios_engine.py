@@ -33,6 +33,7 @@ from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_core import HeliosCore
 from alpha.backend_helios_kernels import Kernel, Pipelines
 from alpha.backend_helios_planner import Dispatch, needs_barrier
+from alpha.backend_helios_relay import Relays
 from alpha.backend_helios_tiles import Division, Hardware, Problem, in_parts
 from alpha.config import ModelConfig, resolve_model
 from alpha.engine import Engine, Request
@@ -217,10 +218,11 @@ def test_a_layer_of_a_decode_step_is_few_dispatches(name: str, each: int, steps:
     assert counts[1] - counts[0] == each
 
 
-def test_a_decode_step_has_few_rounds_beside_its_layers(steps: Steps) -> None:
+def test_a_decode_step_has_few_rounds_beside_its_layers(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ids that were drawn are taken, beside rows for positions; rows for tokens; the layer; the outputs, which are not
     gathered first; a choice, and where it goes."""
     _, model = stored_model("f16", layers=1)
+    monkeypatch.setattr(model.backend, "relays", Relays(wanted=False))
     engine = Engine(model, 1)
     engine.submit(Request([1], 2, GREEDY))
     run(engine)
