@@ -300,6 +300,8 @@ def fits(tile: Tile, problem: Problem, device: Hardware) -> bool:
             return False
         if tile.n % (tile.across * device.fragment[1]):
             return False
+        if not _keeps_columns(tile.n * problem.b_bits // 128, tile.k, count):
+            return False
         moved = [length * tile.k * bits // 128 for length, bits in units]
     else:
         if tile.m % (16 * tile.down) or tile.n % (32 * tile.across):
@@ -312,6 +314,13 @@ def fits(tile: Tile, problem: Problem, device: Hardware) -> bool:
         and math.ceil(problem.rows / tile.m) <= MOST_GROUPS
         and math.ceil(problem.columns / tile.n) <= MOST_GROUPS
     )
+
+
+def _keeps_columns(units: int, lines: int, count: int) -> bool:
+    """Whether each thread reads the same columns of all lines of so many units, or of their thirds, and so can add them
+    up."""
+    width = units if count % units == 0 or units % 3 else units // 3
+    return count % width == 0 and lines * width % count == 0
 
 
 def division_of(tile: Tile, splits: int, problem: Problem) -> Division:

@@ -78,26 +78,26 @@ const int B_LAYOUT = B_ALONG_K != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl
 shared A_WORD a_shared[A_SIZE];
 shared B_WORD b_shared[B_LINES * B_STRIDE];
 
-// One unit of the line `line` from `start`, which is `skipped` lines further in the slice; zeros outside of `lines` x
-// `length`, where that is checked.
+// One unit of the line `line` from `start`, in a block of the slice that begins `skipped` lines further and `passed`
+// elements along; zeros outside of `lines` x `length`, where that is checked.
 #define DEFINE_FETCH_FLOATS(NAME, VECTOR)                                                                              \
-    vec4 NAME(uint64_t base, uint stride, uint line, uint start, uint skipped, uint lines, uint length) {              \
-        if (skipped + line >= lines || start >= length) return vec4(0.0);                                              \
+    vec4 NAME(uint64_t base, uint stride, uint line, uint start, uint skipped, uint passed, uint lines, uint length) { \
+        if (skipped + line >= lines || passed + start >= length) return vec4(0.0);                                     \
         uint index = line * stride + start;                                                                            \
         if (VECTOR != 0) return floats4(base).at[index / 4];                                                           \
         vec4 value = vec4(0.0);                                                                                        \
         [[unroll]] for (uint i = 0; i < 4; i++)                                                                        \
-            if (start + i < length) value[i] = floats1(base).at[index + i];                                            \
+            if (passed + start + i < length) value[i] = floats1(base).at[index + i];                                   \
         return value;                                                                                                  \
     }
 #define DEFINE_FETCH_HALVES(NAME, VECTOR)                                                                              \
-    uvec4 NAME(uint64_t base, uint stride, uint line, uint start, uint skipped, uint lines, uint length) {             \
-        if (skipped + line >= lines || start >= length) return uvec4(0);                                               \
+    uvec4 NAME(uint64_t base, uint stride, uint line, uint start, uint skipped, uint passed, uint lines, uint length) {\
+        if (skipped + line >= lines || passed + start >= length) return uvec4(0);                                      \
         uint index = line * stride + start;                                                                            \
         if (VECTOR != 0) return words4(base).at[index / 8];                                                            \
         uvec4 value = uvec4(0);                                                                                        \
         [[unroll]] for (uint i = 0; i < 8; i++)                                                                        \
-            if (start + i < length) value[i / 2] |= uint(shorts1(base).at[index + i]) << 16 * (i % 2);                 \
+            if (passed + start + i < length) value[i / 2] |= uint(shorts1(base).at[index + i]) << 16 * (i % 2);        \
         return value;                                                                                                  \
     }
 #if A_BITS == 32
@@ -111,19 +111,28 @@ DEFINE_FETCH_FLOATS(fetch_b, B_VECTOR)
 DEFINE_FETCH_HALVES(fetch_b, B_VECTOR)
 #endif
 
-// What a thread fetches with number `i` is a unit of a line of the slice. Where lines divide the threads evenly, the
-// place of the first says where the others are, and no thread computes that anew in each step.
-#define DEFINE_PLACES(NAME, UNITS_OF_LINE)                                                                             \
-    const uint NAME##_PASS = THREADS % (UNITS_OF_LINE) == 0 ? THREADS / (UNITS_OF_LINE) : 0;  /* lines */              \
+// What a thread fetches with number `i` is a unit of a line of the slice. Where lines, or thirds of them, divide the
+// threads evenly, the slice is blocks of PASS lines and WIDTH units, PASSES of them below each other: its place in the
+// first says where the others are, and no thread computes that anew in each step.
+#define DEFINE_PLACES(NAME, UNITS_OF_LINE, LINES)                                                                      \
+    const uint NAME##_BLOCKS = THREADS % (UNITS_OF_LINE) == 0 ? 1 : (UNITS_OF_LINE) % 3 == 0 ? 3 : 1;                  \
+    const uint NAME##_WIDTH = (UNITS_OF_LINE) / NAME##_BLOCKS;                                                         \
+    const uint NAME##_PASSES = (LINES) * NAME##_WIDTH % THREADS == 0 ? (LINES) * NAME##_WIDTH / THREADS : 1;           \
+    const uint NAME##_PASS =                                                                                           \
+        THREADS % NAME##_WIDTH != 0 ? 0 : (LINES) * NAME##_WIDTH % THREADS != 0 ? 0 : THREADS / NAME##_WIDTH;          \
     uint NAME##_line(uint i) {                                                                                         \
-        if (NAME##_PASS != 0) return gl_LocalInvocationID.x / (UNITS_OF_LINE);                                         \
+        if (NAME##_PASS != 0) return gl_LocalInvocationID.x / NAME##_WIDTH;                                            \
         return (i * THREADS + gl_LocalInvocationID.x) / (UNITS_OF_LINE);                                               \
     }                                                                                                                  \
     uint NAME##_start(uint i) {                                                                                        \
-        return (NAME##_PASS != 0 ? gl_LocalInvocationID.x : i * THREADS + gl_LocalInvocationID.x) % (UNITS_OF_LINE);   \
-    }
-DEFINE_PLACES(a, A_LINE / A_UNIT)
-DEFINE_PLACES(b, B_LINE / B_UNIT)
+        if (NAME##_PASS != 0) return gl_LocalInvocationID.x % NAME##_WIDTH;                                            \
+        return (i * THREADS + gl_LocalInvocationID.x) % (UNITS_OF_LINE);                                               \
+    }                                                                                                                  \
+    /* How many blocks are above and before its own. */                                                                \
+    uint NAME##_above(uint i) { return NAME##_PASS != 0 ? i % NAME##_PASSES : 0; }                                     \
+    uint NAME##_before(uint i) { return NAME##_PASS != 0 ? i / NAME##_PASSES : 0; }
+DEFINE_PLACES(a, A_LINE / A_UNIT, A_LINES)
+DEFINE_PLACES(b, B_LINE / B_UNIT, B_LINES)
 
 void main() {
     const uint A_BYTES = A_BITS / 8, B_BYTES = B_BITS / 8;
@@ -165,10 +174,12 @@ void main() {
         uint columns_left = (EDGES & 2) != 0 ? columns - column0 : ~0u;                                                \
         uint depth_left = (EDGES & 4) != 0 ? end - begin - ahead * TILE_K : ~0u;                                       \
         [[unroll]] for (uint i = 0; i < A_UNITS; i++)                                                                  \
-            a_next[i] = fetch_a(a_at + i * a_pass, a_stride, a_line(i), a_start(i) * A_UNIT, i * a_PASS,               \
+            a_next[i] = fetch_a(a_at + a_above(i) * a_pass + 16 * a_before(i) * a_WIDTH, a_stride, a_line(i),          \
+                                a_start(i) * A_UNIT, a_above(i) * a_PASS, a_before(i) * a_WIDTH * A_UNIT,              \
                                 A_ALONG_M != 0 ? depth_left : rows_left, A_ALONG_M != 0 ? rows_left : depth_left);     \
         [[unroll]] for (uint i = 0; i < B_UNITS; i++)                                                                  \
-            b_next[i] = fetch_b(b_at + i * b_pass, b_stride, b_line(i), b_start(i) * B_UNIT, i * b_PASS,               \
+            b_next[i] = fetch_b(b_at + b_above(i) * b_pass + 16 * b_before(i) * b_WIDTH, b_stride, b_line(i),          \
+                                b_start(i) * B_UNIT, b_above(i) * b_PASS, b_before(i) * b_WIDTH * B_UNIT,              \
                                 B_ALONG_K != 0 ? columns_left : depth_left, B_ALONG_K != 0 ? depth_left : columns_left);\
     }
 
@@ -194,19 +205,21 @@ void main() {
 #define PUT()                                                                                                          \
     {                                                                                                                  \
         [[unroll]] for (uint i = 0; i < A_UNITS; i++)                                                                  \
-            a_shared[(i * a_PASS + a_line(i)) * A_STRIDE + a_start(i)] = A_PACK(a_next[i]);                            \
+            a_shared[(a_above(i) * a_PASS + a_line(i)) * A_STRIDE + a_before(i) * a_WIDTH + a_start(i)] =              \
+                A_PACK(a_next[i]);                                                                                     \
         [[unroll]] for (uint i = 0; i < B_UNITS; i++) {                                                                \
-            b_shared[(i * b_PASS + b_line(i)) * B_STRIDE + b_start(i)] = B_PACK(b_next[i]);                            \
-            if (HAS_SUMS != 0 && this_tile.y == 0) ADD_TO_SUMS(b_next[i]);                                             \
+            b_shared[(b_above(i) * b_PASS + b_line(i)) * B_STRIDE + b_before(i) * b_WIDTH + b_start(i)] =              \
+                B_PACK(b_next[i]);                                                                                     \
+            if (HAS_SUMS != 0 && this_tile.y == 0) ADD_TO_SUMS(b_sum[b_before(i)], b_next[i]);                         \
         }                                                                                                              \
     }
 #if B_BITS == 32
-#define ADD_TO_SUMS(UNIT) b_sum[0] += UNIT
+#define ADD_TO_SUMS(SUM, UNIT) SUM[0] += UNIT
 #else
-#define ADD_TO_SUMS(UNIT)                                                                                              \
+#define ADD_TO_SUMS(SUM, UNIT)                                                                                         \
     {                                                                                                                  \
-        b_sum[0] += unpack_halves4(UNIT.xy);                                                                           \
-        b_sum[1] += unpack_halves4(UNIT.zw);                                                                           \
+        SUM[0] += unpack_halves4(UNIT.xy);                                                                             \
+        SUM[1] += unpack_halves4(UNIT.zw);                                                                             \
     }
 #endif
 // What follows the slice in `a_next` and `b_next`, of this tile or the workgroup's next.
@@ -255,9 +268,10 @@ void main() {
         C_MATRIX sums[ROWS][COLUMNS], totals[ROWS][COLUMNS];  // of a part, and of those before, with PART_STEPS
         [[unroll]] for (uint i = 0; i < ROWS; i++)
             [[unroll]] for (uint j = 0; j < COLUMNS; j++) sums[i][j] = totals[i][j] = C_MATRIX(0.0);
-        // THREADS is a multiple of the units of a line, so all that a thread fetches is one column.
-        vec4 b_sum[B_UNIT / 4];
-        [[unroll]] for (uint i = 0; i < B_UNIT / 4; i++) b_sum[i] = vec4(0.0);
+        // All that a thread fetches of the blocks below each other is one column.
+        vec4 b_sum[b_BLOCKS][B_UNIT / 4];
+        [[unroll]] for (uint block = 0; block < b_BLOCKS; block++)
+            [[unroll]] for (uint i = 0; i < B_UNIT / 4; i++) b_sum[block][i] = vec4(0.0);
 
         // Compilers copy all sums in each step where multiplying is conditional, so it is not.
         A_MATRIX a_part[2][ROWS];
@@ -334,8 +348,9 @@ void main() {
         }
         if (HAS_SUMS != 0 && this_tile.y == 0) {
             uint first = this_tile.x * TILE_N + gl_LocalInvocationID.x * B_UNIT;
-            [[unroll]] for (uint i = 0; i < B_UNIT / 4; i++)
-                store_column_sums(b_sum[i], TILE_N / B_UNIT, first + 4 * i, plane);
+            [[unroll]] for (uint block = 0; block < b_BLOCKS; block++)
+                [[unroll]] for (uint i = 0; i < B_UNIT / 4; i++)
+                    store_column_sums(b_sum[block][i], b_WIDTH, first + block * b_WIDTH * B_UNIT + 4 * i, plane);
         }
         barrier();
         if (steps == 0 && following < tiles) BEGIN_TILE(following);

@@ -195,6 +195,35 @@ def test_a_product_adds_up_the_columns_of_its_right_operand(element: str, splits
     close(sums, exact(b).sum(0), backend)
 
 
+@pytest.mark.matrix_units
+@pytest.mark.parametrize("layout", ["nn", "tn", "nt"])
+@pytest.mark.parametrize("element", ["f32", "f16"])
+def test_tiles_thrice_a_power_of_two_wide(element: str, layout: str) -> None:
+    """No line of theirs divides the threads of a workgroup; and a row of three fragments is stored one by one."""
+    backend = helios("f16")
+    fragment = backend.hardware.fragment
+    if fragment is None:
+        pytest.skip("for matrix units only")
+    rows, columns, depth = 100, 104, 72
+    a, b, bias = normal(rows, depth), normal(depth, columns), normal(columns)
+    left, right = (
+        backend.transpose(stored_as(backend, each.T.copy(), element), (1, 0)) if lies == "t"
+        else stored_as(backend, each, element)
+        for each, lies in zip((a, b), layout, strict=True)
+    )  # fmt: skip
+    m, n, k = fragment
+    bits = 16 if element == "f16" else 32
+    problem = Problem(1, rows, columns, depth, bits, bits)
+    for tile in (Tile("matmul_matrix", 6 * m, 2 * n, 2 * k, 2, 1), Tile("matmul_matrix", 4 * m, 6 * n, 2 * k, 2, 2)):
+        assert fits(tile, problem, backend.hardware)
+        sums = backend.new((columns,), "f32") if layout[1] == "n" else None
+        epilogue = Epilogue(backend.from_numpy(bias))
+        made = backend.product(left, right, None, epilogue, 1.0, division_of(tile, 1, problem), sums)
+        close(made, rounded(a) @ rounded(b) + bias, backend)
+        if sums is not None:
+            close(sums, (rounded(b) if element == "f16" else b.astype(np.float64)).sum(0), backend)
+
+
 @pytest.mark.parametrize(("activation", "converted"), [
     pytest.param("", False, marks=pytest.mark.matrix_units),
     *((each, False) for each in ACTIVATIONS),
