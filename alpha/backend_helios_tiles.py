@@ -30,8 +30,9 @@ class Cost:
 class Tile:
     """What one workgroup computes: m x n results, k steps of the sum at a time.
 
-    For matmul_matrix, `across` and `down` say how many subgroups share the tile; for matmul_tiled, how many groups of
-    four rows and of four columns a thread has.
+    For matmul_matrix, `across` and `down` say how many subgroups share the tile, and `ahead` how many steps' operands
+    are on their way from memory, 1 or 2, of which sums are a multiple; for matmul_tiled, how many groups of four rows
+    and of four columns a thread has.
     """
 
     kernel: str
@@ -41,10 +42,12 @@ class Tile:
     down: int
     across: int
     cost: Cost = Cost()
+    ahead: int = 1
 
     @property
     def name(self) -> str:
-        return f"{self.m}x{self.n}x{self.k}/{self.down}x{self.across}"
+        ahead = f"/{self.ahead}" if self.ahead > 1 else ""
+        return f"{self.m}x{self.n}x{self.k}/{self.down}x{self.across}{ahead}"
 
 
 @dataclass(frozen=True)
@@ -298,7 +301,7 @@ def fits(tile: Tile, problem: Problem, device: Hardware) -> bool:
     if tile.kernel == _MATRIX:
         if device.fragment is None or tile.m % (tile.down * device.fragment[0]) or tile.k % device.fragment[2]:
             return False
-        if tile.n % (tile.across * device.fragment[1]):
+        if tile.n % (tile.across * device.fragment[1]) or (tile.ahead > 1 and problem.depth % (tile.k * tile.ahead)):
             return False
         if not _keeps_columns(tile.n * problem.b_bits // 128, tile.k, count):
             return False
@@ -325,9 +328,10 @@ def _keeps_columns(units: int, lines: int, count: int) -> bool:
 
 def division_of(tile: Tile, splits: int, problem: Problem) -> Division:
     """A division whose parts are whole steps of the tile; it may have fewer parts than asked for."""
-    steps = max(1, math.ceil(problem.depth / tile.k))
+    step = tile.k * tile.ahead
+    steps = max(1, math.ceil(problem.depth / step))
     part = math.ceil(steps / splits)
-    return Division(tile, math.ceil(steps / part), part * tile.k)
+    return Division(tile, math.ceil(steps / part), part * step)
 
 
 def estimate(division: Division, problem: Problem, device: Hardware) -> float:

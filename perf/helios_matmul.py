@@ -7,7 +7,8 @@ A SET is quickstart, chars10m, gpt2-124m or square, or a product as ROWSxCOLUMNS
 the left and the right operand are transposed (nn forward, nt the gradient of the input, tn that of the weight). Without
 any, all sets. --bits is how operands are stored, --results how results are. With --sums products that can (nn, tn) also
 add up the columns of the right operand. --quick times only the division that the backend chooses. A --tile is one more
-for matrix units, as ROWSxCOLUMNSxDEPTH/DOWNxACROSS, the last two of subgroups.
+for matrix units, as ROWSxCOLUMNSxDEPTH/DOWNxACROSS, the last two of subgroups, and with /2 one that has two steps'
+operands on their way from memory.
 
 A time is that of one product in a chain of them with barriers between, the reduction of split sums included: wall time
 of a long chain less that of a short one, of each the lowest of several. Every candidate's result is compared with
@@ -301,10 +302,11 @@ def shapes_of(names: list[str]) -> list[tuple[int, int, int, str]]:
 
 def tile_named(name: str) -> Tile:
     """A tile for matrix units by its name."""
-    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)/(\d+)x(\d+)", name)
+    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)/(\d+)x(\d+)(?:/([12]))?", name)
     if match is None:
         raise SystemExit(f"helios_matmul: {name} is no tile; 128x192x32/2x4 is one.")
-    return Tile("matmul_matrix", *map(int, match.groups()))
+    *sizes, ahead = match.groups("1")
+    return Tile("matmul_matrix", *map(int, sizes), ahead=int(ahead))
 
 
 def divisions_of(problem: Problem, device: Hardware, tiles: Sequence[Tile]) -> list[Division]:
