@@ -1,17 +1,19 @@
 """Times the rounds of a training step that have matrix products, in today's tiles and in others.
 
     python perf/helios_rounds.py [--model chars10m] [--precision f16] [--tile NAME]... [--workgroups N]... [--trials 5]
-                                 [--steps 3] [--seconds 60] [--device N] [--json FILE]
+                                 [--steps 2] [--seconds 60] [--device N] [--json FILE]
 
 A round is what runs side by side between two barriers. The step is recorded once for each way to divide its products:
 as the backend chooses (today); with the products of a batch's rows in one tile, where its width divides their columns,
 for each --tile; with the gradients of weights in one tile and so many parts that they have at most --workgroups
-workgroups; with the longest products of a round first. So each product has its place, its operands and its epilogue.
+workgroups; with what GELU made kept, not made again (KEEPS_ACTIVATED). So each product has its place, its operands and
+its epilogue. In ways called "longest first" the products of a round begin in that order, which needs no recording.
 
 The time of a kind of round is that of one in a chain of all its rounds in the step: a long chain less a short one. All
 ways are timed in turn, in another random order each time, and the median is shown, with the extremes. Then whole steps
-are timed, those with the best tile of each product too. A way whose loss or gradient norm is not today's is WRONG.
-A --tile is ROWSxCOLUMNSxDEPTH/DOWNxACROSS, the last two of subgroups. After --seconds no further trial begins.
+are timed, those with the best of each product too. A way whose loss or gradient norm is not today's is WRONG. A --tile
+is ROWSxCOLUMNSxDEPTH/DOWNxACROSS, the last two of subgroups, and with /2 one that has two steps' operands on their way
+from memory. After --seconds no further trial begins.
 """
 
 import argparse
@@ -33,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from helios_matmul import tile_named
 from helios_operations import Timed
 
-from alpha import backend_helios_matmul
+from alpha import backend_helios_linear, backend_helios_matmul
 from alpha.backend_helios_device import Device, choose_device
 from alpha.backend_helios_planner import Dispatch, needs_barrier
 from alpha.backend_helios_program import commands
@@ -46,16 +48,23 @@ from alpha.training_step import TrainingStep
 
 MODELS = {**SUBJECTS, **GPU_SUBJECTS, **MORE_GPU_SUBJECTS}
 TILES = (
-    "128x192x32/2x4", "128x192x32/4x2", "192x128x32/4x2", "128x96x32/2x2", "96x128x32/2x2", "64x192x32/1x4",
-    "64x384x32/1x8", "128x256x32/2x4", "256x128x32/4x2", "64x128x32/1x2",
+    "128x192x32/2x4", "128x192x32/4x2", "192x128x32/4x2", "128x96x32/2x2", "64x192x32/1x4", "64x384x32/1x8",
+    "128x256x32/2x4", "256x128x32/4x2",
+    "128x128x32/2x2/2", "128x192x32/2x4/2", "192x128x32/4x2/2", "128x96x32/2x2/2", "64x384x32/1x8/2",
 )  # fmt: skip
-GRADIENT_TILES = ("128x128x32/2x2", "128x192x32/2x4", "256x128x32/4x2", "128x256x32/2x4")
-WORKGROUPS = (132, 264, 396)
+GRADIENT_TILES = ("128x128x32/2x2", "128x128x32/2x2/2", "128x192x32/2x4", "128x192x32/2x4/2")
+WORKGROUPS = (108, 132, 264)
+LONGEST_FIRST = ", longest first"
 CHAIN_SECONDS = 1.5e-3
 SMALL = 0.01
 """Rounds whose products have less than this share of the largest one's operations are not timed."""
 
 Override = Callable[[Problem, Hardware], Division | None]
+
+
+def as_today(problem: Problem, device: Hardware) -> Division | None:
+    """The backend's choice."""
+    return None
 
 
 def of_rows(tile: Tile) -> Override:
@@ -124,12 +133,20 @@ def kind_of(dispatches: Sequence[Dispatch], least: float) -> str:
     return "sums of parts" if any(each.kernel.name == "matmul_reduce" for each in dispatches) else ""
 
 
+@dataclass(frozen=True)
+class Choice:
+    """How a step is recorded."""
+
+    override: Override = as_today
+    keeps: bool = False
+
+
 @dataclass
 class Way:
     """A recorded step: its dispatches in rounds, and what was timed of it, in seconds."""
 
     name: str
-    override: Override
+    choice: Choice
     rounds: list[list[Dispatch]]
     loss: float
     norm: float
@@ -166,30 +183,33 @@ class Bench:
         windows = tokens.reshape(1, subject.batch, subject.block + 1)
         self.batch = windows[..., :-1], windows[..., 1:]
 
-    def ways(self, overrides: dict[str, Override]) -> list[Way]:
+    def ways(self, choices: dict[str, Choice]) -> list[Way]:
         """Record a step in each way; the kernels of all are compiled side by side. Weights stay as they are."""
         self.backend.is_announcing = True
-        for override in overrides.values():
+        for choice in choices.values():
             with contextlib.suppress(Announced):
-                self.run(override)
+                self.run(choice)
         self.backend.is_announcing = False
         ways = []
-        for name, override in overrides.items():
-            step, found = self.run(override)
+        for name, choice in choices.items():
+            step, found = self.run(choice)
             rounds = rounds_of(self.backend.dispatches)
-            ways.append(Way(name, override, rounds, found["loss"], found["gradient_norm"], step))
+            ways.append(Way(name, choice, rounds, found["loss"], found["gradient_norm"], step))
         return ways
 
-    def run(self, override: Override) -> tuple[TrainingStep, dict[str, float]]:
+    def run(self, choice: Choice) -> tuple[TrainingStep, dict[str, float]]:
         """A step's first run, and what it found."""
 
         def chosen(problem: Problem, device: Hardware, part: int = 0) -> Division:
-            return (None if part else override(problem, device)) or choose(problem, device, part)
+            return (None if part else choice.override(problem, device)) or choose(problem, device, part)
 
         step = TrainingStep(self.model, self.optimizer, self.training)
         self.backend.synchronize()
         self.backend.dispatches = []
-        with unittest.mock.patch.object(backend_helios_matmul, "choose", chosen):
+        with (
+            unittest.mock.patch.object(backend_helios_matmul, "choose", chosen),
+            unittest.mock.patch.object(backend_helios_linear, "KEEPS_ACTIVATED", choice.keeps),
+        ):
             return step, step.run(*self.batch, 0.0).read()
 
     def prepare(self, way: Way, today: Way | None, steps: int) -> None:
@@ -234,7 +254,7 @@ class Bench:
 def sorted_way(way: Way) -> Way:
     """The same with the longest products of each round first."""
     rounds = [longest_first(each) for each in way.rounds]
-    return dataclasses.replace(way, name=f"{way.name}, longest first", rounds=rounds, programs={}, times={})
+    return dataclasses.replace(way, name=way.name + LONGEST_FIRST, rounds=rounds, programs={}, times={})
 
 
 def described(rounds: Sequence[Sequence[Dispatch]]) -> list[list[str]]:
@@ -253,27 +273,28 @@ def tried(bench: Bench, ways: Sequence[Way], trials: int, until: float) -> None:
             break
 
 
-def best_of_each(ways: Sequence[Way], counts: dict[str, int]) -> Override:
+def best_of_each(ways: Sequence[Way], counts: dict[str, int]) -> tuple[Choice, bool]:
     """Each product as in the way whose rounds with it take the least time in all; gradients of weights as in the way
-    with the shortest step."""
-    today = ways[0]
+    with the shortest step, and whether that has the longest first."""
+    today, kept = ways[0], next(each for each in ways if each.choice.keeps)
 
     def time_of(way: Way, kind: str) -> float:
         return statistics.median(way.times.get(kind) or today.times[kind])
 
-    others = [each for each in ways if each.name.startswith(("today", "weights"))]
-    gradients = min(others, key=lambda each: time_of(each, "step"))
+    of_gradients = [each for each in ways if each.name.startswith(("today", "weights"))]
+    gradients = min(of_gradients, key=lambda each: time_of(each, "step"))
 
     def divide(problem: Problem, device: Hardware) -> Division | None:
         if problem.rows < problem.depth:
-            return gradients.override(problem, device)
+            return gradients.choice.override(problem, device)
         shape = f"{problem.rows}x{problem.columns}x{problem.depth} "
         kinds = [kind for kind in counts if any(part.startswith(shape) for part in kind.split(" + "))]
-        rivals = [each for each in ways if each is today or each.override(problem, device)]
+        rivals = [each for each in ways if each is today or each.choice.override(problem, device)]
         best = min(rivals, key=lambda each: sum(counts[kind] * time_of(each, kind) for kind in kinds))
-        return best.override(problem, device)
+        return best.choice.override(problem, device)
 
-    return divide
+    keeps = time_of(kept, "step") < time_of(today, "step")
+    return Choice(divide, keeps), gradients.name.endswith(LONGEST_FIRST)
 
 
 def tiles_in(way: Way, kind: str, least: float) -> str:
@@ -281,7 +302,7 @@ def tiles_in(way: Way, kind: str, least: float) -> str:
     for part in way.rounds:
         if kind_of(part, least) == kind:
             names = [
-                "{TILE_M}x{TILE_N}x{TILE_K}/{SUBGROUPS_M}x{SUBGROUPS_N}".format(**each.constants)
+                "{TILE_M}x{TILE_N}x{TILE_K}/{SUBGROUPS_M}x{SUBGROUPS_N}/{AHEAD}".format(**each.constants)
                 + (f" split {each.arguments['splits']}" if each.arguments["splits"] != 1 else "")
                 for each in part
                 if each.kernel.name == "matmul_matrix"
@@ -304,7 +325,7 @@ def report(ways: Sequence[Way], counts: dict[str, int], least: float) -> list[di
             row = {"kind": kind, "way": way.name, "us": round(statistics.median(us), 2), "tiles": tiles, "wrong": wrong}
             rows.append(row | {"all": [round(each, 2) for each in us], "perStep": counts.get(kind, 1)})
             extremes = f"{min(us):.2f} to {max(us):.2f}"
-            print(f"  {way.name:<36}{row['us']:>10.2f} us  {extremes:<24}{'WRONG ' if wrong else ''}{tiles}")
+            print(f"  {way.name:<46}{row['us']:>10.2f} us  {extremes:<24}{'WRONG ' if wrong else ''}{tiles}")
     return rows
 
 
@@ -316,7 +337,7 @@ def main() -> None:
     parser.add_argument("--tile", action="append", default=[])
     parser.add_argument("--workgroups", action="append", type=int, default=[])
     parser.add_argument("--trials", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--device", type=int, default=-1)
     parser.add_argument("--json", type=Path)
@@ -325,14 +346,14 @@ def main() -> None:
     info = choose_device(arguments.device)
     bench = Bench(Recording(Device(info), arguments.precision), MODELS[arguments.model])
     print(f"{info.name}, {arguments.model}, precision {arguments.precision}, {commit()}", flush=True)
-    overrides: dict[str, Override] = {"today": lambda problem, device: None}
-    overrides |= {f"rows {name}": of_rows(tile_named(name)) for name in arguments.tile or TILES}
+    choices = {"today": Choice(), "activated kept": Choice(keeps=True)}
+    choices |= {f"rows {name}": Choice(of_rows(tile_named(name))) for name in arguments.tile or TILES}
     for name in arguments.tile or GRADIENT_TILES:
         for most in arguments.workgroups or WORKGROUPS:
-            overrides[f"weights {name}, {most}"] = of_weights(tile_named(name), most)
-    ways = bench.ways(overrides)
+            choices[f"weights {name}, {most}"] = Choice(of_weights(tile_named(name), most))
+    ways = bench.ways(choices)
     today = ways[0]
-    ways.append(sorted_way(today))
+    ways += [sorted_way(each) for each in ways if each.name.startswith(("today", "weights"))]
     for way in ways:
         bench.prepare(way, None if way is today else today, arguments.steps)
     print(f"{len(ways)} ways recorded in {time.perf_counter() - start:.0f} s", flush=True)
@@ -340,13 +361,14 @@ def main() -> None:
     counts = {kind: len(rounds) for kind, rounds in bench.kinds(today, least).items()}
     until = start + arguments.seconds
     tried(bench, ways, arguments.trials, until)
-    best = bench.ways({"best of each": best_of_each(ways, counts)})[0]
-    first = sorted_way(best)
-    for way in (best, first):
-        bench.prepare(way, today, arguments.steps)
+    choice, is_sorted = best_of_each(ways, counts)
+    best = bench.ways({"best of each": choice})[0]
+    if is_sorted:
+        best = sorted_way(best)
+    bench.prepare(best, today, arguments.steps)
     last = dataclasses.replace(today, name="today, once more", times={})
-    tried(bench, [best, first, last], arguments.trials, until + arguments.seconds / 3)
-    rows = report([*ways, best, first, last], counts, least)
+    tried(bench, [best, last], arguments.trials, until + arguments.seconds / 3)
+    rows = report([*ways, best, last], counts, least)
     print(f"\n{time.perf_counter() - start:.0f} s in all")
     if arguments.json:
         found = {"device": info.name, "driver": info.driver_info, "model": arguments.model, "commit": commit()}
