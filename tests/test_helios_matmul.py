@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from helios_device import helios
 
-from alpha import backend_helios_linear, backend_helios_matmul, backend_helios_tiles, rng
+from alpha import backend_helios_linear, backend_helios_matmul, backend_helios_planner, backend_helios_tiles, rng
 from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from alpha.backend import INDEPENDENT_ROWS
 from alpha.backend_cpu_ref import CpuRef
@@ -356,6 +356,32 @@ def test_every_tile_is_a_candidate_of_a_gpu_and_its_parts_cover_the_sum(device: 
         assert division.split_depth % division.tile.k == 0
         assert (division.splits - 1) * division.split_depth < problem.depth <= division.splits * division.split_depth
         assert backend_helios_tiles.shared_bytes(division.tile, device) <= device.shared_memory
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_the_longest_product_of_a_round_begins_first(first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = helios()
+    monkeypatch.setattr(backend_helios_planner, "LONGEST_FIRST", first)
+    made: list[Dispatch] = []
+    make_program = backend.make_program
+
+    def making(dispatches: Sequence[Dispatch], repeated: bool = True) -> int:
+        made.extend(dispatches)
+        return make_program(dispatches, repeated)
+
+    monkeypatch.setattr(backend, "make_program", making)
+    short, long = (backend.from_numpy(normal(40, each)) for each in (30, 500))
+    for each in (short, long):
+        backend.to_numpy(each)
+    products = backend.record(
+        lambda: backend.add(
+            backend.matmul(short, backend.transpose(short, (1, 0))),
+            backend.matmul(long, backend.transpose(long, (1, 0))),
+        )
+    )
+    backend.plan(products)
+    depths = [each.arguments["depth"] for each in made if "depth" in each.arguments]
+    assert depths == ([500, 30] if first else [30, 500])
 
 
 @pytest.mark.parametrize(("m", "n", "fit"), [(32, 32, True), (16, 32, True), (8, 64, False), (64, 16, False)])
