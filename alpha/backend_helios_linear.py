@@ -126,7 +126,8 @@ class Linear(Products):
         if out is not None and not (out.is_contiguous and out.element == "f32"):
             out = None
         dbias = self.new((columns,), "f32") if saved.has_bias else None
-        dweight = self.product(self.transpose(self._input_of(saved), (1, 0)), dh, out, column_sums=dbias)
+        x = self.transpose(self._input_of(saved), (1, 0))
+        dweight = self.product(x, dh, out, column_sums=dbias, accompanied=need_input)
         if weight_gradient is not None and out is None:
             self.copy_into(weight_gradient, dweight)
             dweight = weight_gradient

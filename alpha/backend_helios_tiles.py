@@ -132,6 +132,13 @@ _SPLITS = {_TILED: range(1, 33), _MATRIX: (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)}
 _WORKGROUPS = {_TILED: 8, _MATRIX: 4}
 """For each multiprocessor: with more of them a sum is not split further."""
 
+ACCOMPANIED_WORKGROUPS = 0.0
+"""For each multiprocessor, of a long sum beside which another product runs, whose workgroups take what places are left:
+it is split no further, since fewer parts are less to add up. 0: as if it were alone."""
+
+ACCOMPANIED_DEPTH = 8192
+"""Shorter sums are split as if they were alone."""
+
 TILED = (
     Tile(_TILED, 96, 128, 16, 3, 2, cost=Cost(2, (2.04, 2.04), (1.02, 1.02), 0.229)),
     Tile(_TILED, 64, 128, 16, 2, 2, cost=Cost(3, (1.3, 1.3), (0.773, 0.773), 0.158)),
@@ -386,10 +393,11 @@ def candidates(problem: Problem, device: Hardware) -> Iterator[Division]:
 
 
 @functools.lru_cache(maxsize=4096)
-def choose(problem: Problem, device: Hardware, part: int = 0) -> Division:
+def choose(problem: Problem, device: Hardware, part: int = 0, accompanied: bool = False) -> Division:
     """The division with the lowest estimate. Raises AlphaError when a product is too large for any.
 
-    With `part` the sum is added up in parts so long, by as many workgroups or by one.
+    With `part` the sum is added up in parts so long, by as many workgroups or by one. An `accompanied` product shares
+    its round with another one.
     """
     divisions = in_parts(problem, device, part) if part else candidates(problem, device)
     best = min(divisions, key=lambda division: estimate(division, problem, device), default=None)
@@ -398,6 +406,10 @@ def choose(problem: Problem, device: Hardware, part: int = 0) -> Division:
             f"A matrix product of [{problem.rows}, {problem.depth}] by [{problem.depth}, {problem.columns}] is too "
             "large for one dispatch of this GPU; use a smaller batch."
         )
+    if accompanied and ACCOMPANIED_WORKGROUPS and best.tile.kernel == _MATRIX and problem.depth >= ACCOMPANIED_DEPTH:
+        whole = math.prod(workgroups(best, problem, device)) // best.splits
+        fewer = max(1, int(ACCOMPANIED_WORKGROUPS * device.units) // whole)
+        best = division_of(best.tile, min(best.splits, fewer), problem)
     return best
 
 

@@ -403,6 +403,20 @@ def test_small_results_of_long_sums_are_split_and_large_results_are_not() -> Non
     assert large.tile.m * large.tile.n >= 128 * 128
 
 
+def test_an_accompanied_sum_leaves_places_to_what_runs_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = {shape: choose(Problem(1, *shape, 16384, 16, 16), LAPTOP).splits for shape in ((384, 1536), (384, 1152))}
+    choose.cache_clear()
+    monkeypatch.setattr(backend_helios_tiles, "ACCOMPANIED_WORKGROUPS", 1.05)
+    for shape, fewer in (((384, 1536), 3), ((384, 1152), 5), ((4096, 4096), 1)):
+        problem = Problem(1, *shape, 16384, 16, 16)
+        division = choose(problem, LAPTOP, accompanied=True)
+        assert division.splits == fewer
+        assert choose(problem, LAPTOP).splits == alone.get(shape, 1) >= fewer
+    short = Problem(1, 384, 1536, 2048, 16, 16)
+    assert choose(short, LAPTOP, accompanied=True) == choose(short, LAPTOP)
+    choose.cache_clear()
+
+
 def test_little_shared_memory_makes_tiles_small() -> None:
     small = dataclasses.replace(LAPTOP, shared_memory=16384)
     division: Division = choose(Problem(1, 4096, 4096, 4096), small)
@@ -491,7 +505,7 @@ def test_few_rows_have_the_bits_that_they_have_among_many(
 
     turn = 0
 
-    def chosen(problem: Problem, device: Hardware, part: int) -> Division:
+    def chosen(problem: Problem, device: Hardware, part: int, _: bool) -> Division:
         divisions = list(in_parts(problem, device, part))
         alike = [each for each in divisions if (each.splits > 1) == is_split] or divisions
         return alike[turn % len(alike)]
