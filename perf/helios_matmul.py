@@ -305,8 +305,8 @@ def tile_named(name: str) -> Tile:
     match = re.fullmatch(r"(\d+)x(\d+)x(\d+)/(\d+)x(\d+)(?:/([12]))?", name)
     if match is None:
         raise SystemExit(f"helios_matmul: {name} is no tile; 128x192x32/2x4 is one.")
-    *sizes, ahead = match.groups("1")
-    return Tile("matmul_matrix", *map(int, sizes), ahead=int(ahead))
+    m, n, k, down, across, ahead = map(int, match.groups("1"))
+    return Tile("matmul_matrix", m, n, k, down, across, ahead=ahead)
 
 
 def divisions_of(problem: Problem, device: Hardware, tiles: Sequence[Tile]) -> list[Division]:

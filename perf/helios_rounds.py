@@ -6,8 +6,9 @@
 A round is what runs side by side between two barriers. The step is recorded once for each way to divide its products:
 as the backend chooses (today); with the products of a batch's rows in one tile, where its width divides their columns,
 for each --tile; with the gradients of weights in one tile and so many parts that they have at most --workgroups
-workgroups; with what GELU made kept, not made again (KEEPS_ACTIVATED). So each product has its place, its operands and
-its epilogue. In ways called "longest first" the products of a round begin in that order, which needs no recording.
+workgroups; with what GELU made kept, not made again (KEEPS_ACTIVATED); with as many parts of such a gradient as leave
+places to what runs beside it (ACCOMPANIED_WORKGROUPS). So each product has its place, its operands and its epilogue. In
+ways called "longest first" the products of a round begin in that order (LONGEST_FIRST), which needs no recording.
 
 The time of a kind of round is that of one in a chain of all its rounds in the step: a long chain less a short one. All
 ways are timed in turn, in another random order each time, and the median is shown, with the extremes. Then whole steps
@@ -28,6 +29,7 @@ import unittest.mock
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -35,9 +37,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from helios_matmul import tile_named
 from helios_operations import Timed
 
-from alpha import backend_helios_linear, backend_helios_matmul
+from alpha import backend_helios_linear, backend_helios_matmul, backend_helios_tiles
 from alpha.backend_helios_device import Device, choose_device
-from alpha.backend_helios_planner import Dispatch, needs_barrier
+from alpha.backend_helios_planner import Dispatch, longest_first, needs_barrier
 from alpha.backend_helios_program import commands
 from alpha.backend_helios_tiles import Division, Hardware, Problem, Tile, choose, division_of, fits
 from alpha.bench_cases import GPU_SUBJECTS, MORE_GPU_SUBJECTS, SUBJECTS, Subject
@@ -53,11 +55,14 @@ TILES = (
     "128x128x32/2x2/2", "128x192x32/2x4/2", "192x128x32/4x2/2", "128x96x32/2x2/2", "64x384x32/1x8/2",
 )  # fmt: skip
 GRADIENT_TILES = ("128x128x32/2x2", "128x128x32/2x2/2", "128x192x32/2x4", "128x192x32/2x4/2")
-WORKGROUPS = (108, 132, 264)
+WORKGROUPS = (108, 264)
 LONGEST_FIRST = ", longest first"
 CHAIN_SECONDS = 1.5e-3
 SMALL = 0.01
 """Rounds whose products have less than this share of the largest one's operations are not timed."""
+
+KEEPING = ((backend_helios_linear, "KEEPS_ACTIVATED", True),)
+ACCOMPANIED = ((backend_helios_tiles, "ACCOMPANIED_WORKGROUPS", 1.05),)
 
 Override = Callable[[Problem, Hardware], Division | None]
 
@@ -88,15 +93,6 @@ def of_weights(tile: Tile, most: int) -> Override:
         return division_of(tile, max(1, most // whole), problem)
 
     return divide
-
-
-def longest_first(dispatches: Sequence[Dispatch]) -> list[Dispatch]:
-    """A round, its products before all else, in the order of how long a workgroup takes."""
-
-    def work(each: Dispatch) -> float:
-        return each.operations / max(1, each.groups[0] * each.groups[2]) if is_product(each) else 0.0
-
-    return sorted(dispatches, key=work, reverse=True)
 
 
 def is_product(dispatch: Dispatch) -> bool:
@@ -138,7 +134,8 @@ class Choice:
     """How a step is recorded."""
 
     override: Override = as_today
-    keeps: bool = False
+    settings: tuple[tuple[ModuleType, str, object], ...] = ()
+    """Constants of the backend that are other than today's."""
 
 
 @dataclass
@@ -200,16 +197,16 @@ class Bench:
     def run(self, choice: Choice) -> tuple[TrainingStep, dict[str, float]]:
         """A step's first run, and what it found."""
 
-        def chosen(problem: Problem, device: Hardware, part: int = 0) -> Division:
-            return (None if part else choice.override(problem, device)) or choose(problem, device, part)
+        def chosen(problem: Problem, device: Hardware, part: int = 0, accompanied: bool = False) -> Division:
+            return (None if part else choice.override(problem, device)) or choose(problem, device, part, accompanied)
 
         step = TrainingStep(self.model, self.optimizer, self.training)
         self.backend.synchronize()
         self.backend.dispatches = []
-        with (
-            unittest.mock.patch.object(backend_helios_matmul, "choose", chosen),
-            unittest.mock.patch.object(backend_helios_linear, "KEEPS_ACTIVATED", choice.keeps),
-        ):
+        choose.cache_clear()
+        with contextlib.ExitStack() as settings:
+            for owner, name, value in ((backend_helios_matmul, "choose", chosen), *choice.settings):
+                settings.enter_context(unittest.mock.patch.object(owner, name, value))
             return step, step.run(*self.batch, 0.0).read()
 
     def prepare(self, way: Way, today: Way | None, steps: int) -> None:
@@ -276,7 +273,7 @@ def tried(bench: Bench, ways: Sequence[Way], trials: int, until: float) -> None:
 def best_of_each(ways: Sequence[Way], counts: dict[str, int]) -> tuple[Choice, bool]:
     """Each product as in the way whose rounds with it take the least time in all; gradients of weights as in the way
     with the shortest step, and whether that has the longest first."""
-    today, kept = ways[0], next(each for each in ways if each.choice.keeps)
+    today, kept = ways[0], next(each for each in ways if each.choice.settings == KEEPING)
 
     def time_of(way: Way, kind: str) -> float:
         return statistics.median(way.times.get(kind) or today.times[kind])
@@ -293,8 +290,8 @@ def best_of_each(ways: Sequence[Way], counts: dict[str, int]) -> tuple[Choice, b
         best = min(rivals, key=lambda each: sum(counts[kind] * time_of(each, kind) for kind in kinds))
         return best.choice.override(problem, device)
 
-    keeps = time_of(kept, "step") < time_of(today, "step")
-    return Choice(divide, keeps), gradients.name.endswith(LONGEST_FIRST)
+    keeping = KEEPING if time_of(kept, "step") < time_of(today, "step") else ()
+    return Choice(divide, keeping + gradients.choice.settings), gradients.name.endswith(LONGEST_FIRST)
 
 
 def tiles_in(way: Way, kind: str, least: float) -> str:
@@ -346,7 +343,8 @@ def main() -> None:
     info = choose_device(arguments.device)
     bench = Bench(Recording(Device(info), arguments.precision), MODELS[arguments.model])
     print(f"{info.name}, {arguments.model}, precision {arguments.precision}, {commit()}", flush=True)
-    choices = {"today": Choice(), "activated kept": Choice(keeps=True)}
+    choices = {"today": Choice(), "activated kept": Choice(settings=KEEPING)}
+    choices["weights accompanied"] = Choice(settings=ACCOMPANIED)
     choices |= {f"rows {name}": Choice(of_rows(tile_named(name))) for name in arguments.tile or TILES}
     for name in arguments.tile or GRADIENT_TILES:
         for most in arguments.workgroups or WORKGROUPS:
