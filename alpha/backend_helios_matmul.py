@@ -187,14 +187,15 @@ class Products(HeliosPrimitives):
         forced: Division | None = None,
         column_sums: HeliosArray | None = None,
         few_rows: bool = False,
+        accompanied: bool = False,
     ) -> HeliosArray:
         """activation(scale * (a @ b) + bias) + residual, written to `out` when given, else to a new float32 array.
 
         `out`, the residual and the preactivation are contiguous and have the shape of the result; the residual may be
         `out` itself. `out` is float32 or of the precision's 16 bits. `forced` is a division to take instead of the
-        chosen one;
-        with `few_rows` a row's bits do not depend on how many there are. `column_sums` [N], for one product whose right
-        operand is contiguous, becomes the sum of that operand's rows.
+        chosen one; with `few_rows` a row's bits do not depend on how many there are. `column_sums` [N], for one product
+        whose right operand is contiguous, becomes the sum of that operand's rows. `accompanied`: in a recorded program
+        another product needs as little as this one does, and no result of it.
         """
         a, b = self._readable(a), self._readable(b)
         batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
@@ -227,7 +228,7 @@ class Products(HeliosPrimitives):
             if few is not None:
                 run.few(few, device, result.view(shape, (columns, 1), first), epilogue.part(shape, first))
                 continue
-            division = forced or choose(problem, device, part)
+            division = forced or choose(problem, device, part, accompanied)
             # Sums of columns and of few rows have the bits of their tile, so those keep the estimate's.
             if self.tuning is not None and forced is None and not part and column_sums is None:
                 division = self.tuning.division(run, device, division, self.is_tracing)
@@ -462,5 +463,5 @@ def _matrix_constants(tile: Tile, device: Hardware) -> dict[str, int]:
     m, n, k = device.fragment
     return {
         "SUBGROUP_SIZE": device.subgroup, "SUBGROUPS_M": tile.down, "SUBGROUPS_N": tile.across, "FRAGMENT_M": m,
-        "FRAGMENT_N": n, "FRAGMENT_K": k,
+        "FRAGMENT_N": n, "FRAGMENT_K": k, "AHEAD": tile.ahead,
     }  # fmt: skip

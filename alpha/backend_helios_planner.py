@@ -10,6 +10,7 @@ about what a program is for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -30,6 +31,9 @@ LOOK_AHEAD = 32
 
 RECOMPUTING = ("activation", "norm")
 """The kernels that make again what was not kept, to save memory: they run no earlier than the dispatch before them."""
+
+LONGEST_FIRST = False
+"""Whether the products of a round begin in the order of how long a workgroup of theirs takes."""
 
 MOST_INSTRUCTIONS = 512
 """In one dispatch of scalars; with at most four slots each they fit the shared memory that every device has."""
@@ -184,6 +188,18 @@ def arrange(
     for level, dispatch in zip(levels, dispatches, strict=True):
         rounds[level].append(dispatch)
     return [each for each in rounds if each]
+
+
+def longest_first(dispatches: Sequence[Dispatch]) -> list[Dispatch]:
+    """A round with its matrix products before all else, those whose workgroups take longest first: a device begins
+    dispatches in their order, so that what is short fills the places that are left at the end."""
+
+    def work(dispatch: Dispatch) -> float:
+        if dispatch.kernel.name not in ("matmul_matrix", "matmul_tiled"):
+            return 0.0
+        return dispatch.operations / math.prod(dispatch.groups)
+
+    return sorted(dispatches, key=work, reverse=True)
 
 
 def _step(chained: Sequence[bool], first: int, second: int) -> int:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from alpha import backend_helios_planner
 from alpha.backend_helios_array import ELEMENTS, HeliosArray, Storage, contiguous_strides
 from alpha.backend_helios_device import BARRIER, dispatch_command
 from alpha.backend_helios_folding import (
@@ -29,6 +30,7 @@ from alpha.backend_helios_planner import (
     arrange,
     gather_scalars,
     is_scalar,
+    longest_first,
     needs_barrier,
     plan_arena,
 )
@@ -196,6 +198,8 @@ class RecordedProgram:
         if backend.stages is not None and any(each.kernel.name == "norm_backward" for each in dispatches):
             dispatches, stage_runs = gather_stages(backend, dispatches, backend.stages)
         rounds, scalar_runs = gather_scalars(backend, arrange(dispatches, is_scalar), planned, self._result.storage)
+        if backend_helios_planner.LONGEST_FIRST:
+            rounds = [longest_first(each) for each in rounds]
         size, offsets = plan_arena(rounds, planned, self._result.storage)
         arena = backend.memory.allocate(size)
         assert arena.address is not None

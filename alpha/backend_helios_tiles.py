@@ -30,8 +30,9 @@ class Cost:
 class Tile:
     """What one workgroup computes: m x n results, k steps of the sum at a time.
 
-    For matmul_matrix, `across` and `down` say how many subgroups share the tile; for matmul_tiled, how many groups of
-    four rows and of four columns a thread has.
+    For matmul_matrix, `across` and `down` say how many subgroups share the tile, and `ahead` how many steps' operands
+    are on their way from memory, 1 or 2, of which sums are a multiple; for matmul_tiled, how many groups of four rows
+    and of four columns a thread has.
     """
 
     kernel: str
@@ -41,10 +42,12 @@ class Tile:
     down: int
     across: int
     cost: Cost = Cost()
+    ahead: int = 1
 
     @property
     def name(self) -> str:
-        return f"{self.m}x{self.n}x{self.k}/{self.down}x{self.across}"
+        ahead = f"/{self.ahead}" if self.ahead > 1 else ""
+        return f"{self.m}x{self.n}x{self.k}/{self.down}x{self.across}{ahead}"
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,13 @@ _SPLITS = {_TILED: range(1, 33), _MATRIX: (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)}
 
 _WORKGROUPS = {_TILED: 8, _MATRIX: 4}
 """For each multiprocessor: with more of them a sum is not split further."""
+
+ACCOMPANIED_WORKGROUPS = 0.0
+"""For each multiprocessor, of a long sum beside which another product runs, whose workgroups take what places are left:
+it is split no further, since fewer parts are less to add up. 0: as if it were alone."""
+
+ACCOMPANIED_DEPTH = 8192
+"""Shorter sums are split as if they were alone."""
 
 TILED = (
     Tile(_TILED, 96, 128, 16, 3, 2, cost=Cost(2, (2.04, 2.04), (1.02, 1.02), 0.229)),
@@ -298,7 +308,9 @@ def fits(tile: Tile, problem: Problem, device: Hardware) -> bool:
     if tile.kernel == _MATRIX:
         if device.fragment is None or tile.m % (tile.down * device.fragment[0]) or tile.k % device.fragment[2]:
             return False
-        if tile.n % (tile.across * device.fragment[1]):
+        if tile.n % (tile.across * device.fragment[1]) or (tile.ahead > 1 and problem.depth % (tile.k * tile.ahead)):
+            return False
+        if not _keeps_columns(tile.n * problem.b_bits // 128, tile.k, count):
             return False
         moved = [length * tile.k * bits // 128 for length, bits in units]
     else:
@@ -314,11 +326,19 @@ def fits(tile: Tile, problem: Problem, device: Hardware) -> bool:
     )
 
 
+def _keeps_columns(units: int, lines: int, count: int) -> bool:
+    """Whether each thread reads the same columns of all lines of so many units, or of their thirds, and so can add them
+    up."""
+    width = units if count % units == 0 or units % 3 else units // 3
+    return count % width == 0 and lines * width % count == 0
+
+
 def division_of(tile: Tile, splits: int, problem: Problem) -> Division:
     """A division whose parts are whole steps of the tile; it may have fewer parts than asked for."""
-    steps = max(1, math.ceil(problem.depth / tile.k))
+    step = tile.k * tile.ahead
+    steps = max(1, math.ceil(problem.depth / step))
     part = math.ceil(steps / splits)
-    return Division(tile, math.ceil(steps / part), part * tile.k)
+    return Division(tile, math.ceil(steps / part), part * step)
 
 
 def estimate(division: Division, problem: Problem, device: Hardware) -> float:
@@ -373,10 +393,11 @@ def candidates(problem: Problem, device: Hardware) -> Iterator[Division]:
 
 
 @functools.lru_cache(maxsize=4096)
-def choose(problem: Problem, device: Hardware, part: int = 0) -> Division:
+def choose(problem: Problem, device: Hardware, part: int = 0, accompanied: bool = False) -> Division:
     """The division with the lowest estimate. Raises AlphaError when a product is too large for any.
 
-    With `part` the sum is added up in parts so long, by as many workgroups or by one.
+    With `part` the sum is added up in parts so long, by as many workgroups or by one. An `accompanied` product shares
+    its round with another one.
     """
     divisions = in_parts(problem, device, part) if part else candidates(problem, device)
     best = min(divisions, key=lambda division: estimate(division, problem, device), default=None)
@@ -385,6 +406,10 @@ def choose(problem: Problem, device: Hardware, part: int = 0) -> Division:
             f"A matrix product of [{problem.rows}, {problem.depth}] by [{problem.depth}, {problem.columns}] is too "
             "large for one dispatch of this GPU; use a smaller batch."
         )
+    if accompanied and ACCOMPANIED_WORKGROUPS and best.tile.kernel == _MATRIX and problem.depth >= ACCOMPANIED_DEPTH:
+        whole = math.prod(workgroups(best, problem, device)) // best.splits
+        fewer = max(1, int(ACCOMPANIED_WORKGROUPS * device.units) // whole)
+        best = division_of(best.tile, min(best.splits, fewer), problem)
     return best
 
 

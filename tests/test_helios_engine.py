@@ -153,7 +153,7 @@ def test_products_write_keys_and_values_where_they_are_kept(
     nowhere."""
     backend = helios(precision)
 
-    def chosen(problem: Problem, device: Hardware, part: int) -> Division:
+    def chosen(problem: Problem, device: Hardware, part: int, _: bool) -> Division:
         return next(each for each in in_parts(problem, device, part) if (each.splits > 1) == is_split)
 
     monkeypatch.setattr(backend_helios_matmul, "choose", chosen)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from helios_device import helios
 
-from alpha import backend_helios_matmul, backend_helios_tiles, rng
+from alpha import backend_helios_linear, backend_helios_matmul, backend_helios_planner, backend_helios_tiles, rng
 from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from alpha.backend import INDEPENDENT_ROWS
 from alpha.backend_cpu_ref import CpuRef
@@ -195,6 +195,64 @@ def test_a_product_adds_up_the_columns_of_its_right_operand(element: str, splits
     close(sums, exact(b).sum(0), backend)
 
 
+@pytest.mark.matrix_units
+@pytest.mark.parametrize("layout", ["nn", "tn"])
+@pytest.mark.parametrize(("splits", "turns"), [(1, False), (3, False), (1, True)])
+def test_operands_of_two_steps_are_on_their_way(
+    splits: int, turns: bool, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of the next tile, where workgroups take tiles in turn."""
+    backend = helios("f16")
+    if backend.hardware.fragment is None:
+        pytest.skip("for matrix units only")
+    m, n, k = backend.hardware.fragment
+    tile = Tile("matmul_matrix", 2 * m, 4 * n, 2 * k, 1, 2, ahead=2)
+    rows, columns, depth = 70, 72, 20 * k
+    assert not fits(tile, Problem(1, rows, columns, depth + 2 * k), backend.hardware)
+    a, b = normal(rows, depth), normal(depth, columns)
+    left = stored_as(backend, a.T.copy() if layout == "tn" else a, "f16")
+    left = backend.transpose(left, (1, 0)) if layout == "tn" else left
+    problem = Problem(1, rows, columns, depth, 16, 16)
+    assert fits(tile, problem, backend.hardware)
+    division = division_of(tile, splits, problem)
+    assert division.splits == splits and division.split_depth % (4 * k) == 0
+    if turns:
+        monkeypatch.setattr(backend_helios_matmul, "workgroups", lambda division, *_: (2, 1, division.splits))
+    sums = backend.new((columns,), "f32")
+    made = backend.product(left, stored_as(backend, b, "f16"), forced=division, column_sums=sums)
+    close(made, rounded(a) @ rounded(b), backend)
+    close(sums, rounded(b).sum(0), backend)
+
+
+@pytest.mark.matrix_units
+@pytest.mark.parametrize("layout", ["nn", "tn", "nt"])
+@pytest.mark.parametrize("element", ["f32", "f16"])
+def test_tiles_thrice_a_power_of_two_wide(element: str, layout: str) -> None:
+    """No line of theirs divides the threads of a workgroup; and a row of three fragments is stored one by one."""
+    backend = helios("f16")
+    fragment = backend.hardware.fragment
+    if fragment is None:
+        pytest.skip("for matrix units only")
+    rows, columns, depth = 100, 104, 72
+    a, b, bias = normal(rows, depth), normal(depth, columns), normal(columns)
+    left, right = (
+        backend.transpose(stored_as(backend, each.T.copy(), element), (1, 0)) if lies == "t"
+        else stored_as(backend, each, element)
+        for each, lies in zip((a, b), layout, strict=True)
+    )  # fmt: skip
+    m, n, k = fragment
+    bits = 16 if element == "f16" else 32
+    problem = Problem(1, rows, columns, depth, bits, bits)
+    for tile in (Tile("matmul_matrix", 6 * m, 2 * n, 2 * k, 2, 1), Tile("matmul_matrix", 4 * m, 6 * n, 2 * k, 2, 2)):
+        assert fits(tile, problem, backend.hardware)
+        sums = backend.new((columns,), "f32") if layout[1] == "n" else None
+        epilogue = Epilogue(backend.from_numpy(bias))
+        made = backend.product(left, right, None, epilogue, 1.0, division_of(tile, 1, problem), sums)
+        close(made, rounded(a) @ rounded(b) + bias, backend)
+        if sums is not None:
+            close(sums, (rounded(b) if element == "f16" else b.astype(np.float64)).sum(0), backend)
+
+
 @pytest.mark.parametrize(("activation", "converted"), [
     pytest.param("", False, marks=pytest.mark.matrix_units),
     *((each, False) for each in ACTIVATIONS),
@@ -224,9 +282,11 @@ def test_a_linear_layer_in_sixteen_bits(activation: str, converted: bool, monkey
 
 
 @pytest.mark.matrix_units
-def test_layers_write_sixteen_bits_for_each_other() -> None:
+@pytest.mark.parametrize("keeps", [False, True])
+def test_layers_write_sixteen_bits_for_each_other(keeps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are matrix units to read them; what goes along residual connections stays float32."""
     backend, reference = helios("f16"), CpuRef()
+    monkeypatch.setattr(backend_helios_linear, "KEEPS_ACTIVATED", keeps)
     values = [normal(2, 20, 24), normal(24), 0.3 * normal(24, 32), 0.3 * normal(32, 24), normal(2, 20, 24)]
     results = []
     for each in (backend, reference):
@@ -235,6 +295,8 @@ def test_layers_write_sixteen_bits_for_each_other() -> None:
         hidden, first_layer = each.linear(normed, first, activation="gelu", training=True)
         y, second_layer = each.linear(hidden, second, residual=x, training=True)
         added, _ = each.linear(normed, first, residual=hidden)
+        if each is backend and backend.has_halves:
+            assert second_layer.x_activation == ("" if keeps else "gelu")
         dhidden, dsecond, _ = each.linear_backward(dy, second_layer)
         dnormed, dfirst, _ = each.linear_backward(dhidden, first_layer)
         dx, dscale = each.rms_norm_backward(dnormed, norm)
@@ -296,6 +358,32 @@ def test_every_tile_is_a_candidate_of_a_gpu_and_its_parts_cover_the_sum(device: 
         assert backend_helios_tiles.shared_bytes(division.tile, device) <= device.shared_memory
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_the_longest_product_of_a_round_begins_first(first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = helios()
+    monkeypatch.setattr(backend_helios_planner, "LONGEST_FIRST", first)
+    made: list[Dispatch] = []
+    make_program = backend.make_program
+
+    def making(dispatches: Sequence[Dispatch], repeated: bool = True) -> int:
+        made.extend(dispatches)
+        return make_program(dispatches, repeated)
+
+    monkeypatch.setattr(backend, "make_program", making)
+    short, long = (backend.from_numpy(normal(40, each)) for each in (30, 500))
+    for each in (short, long):
+        backend.to_numpy(each)
+    products = backend.record(
+        lambda: backend.add(
+            backend.matmul(short, backend.transpose(short, (1, 0))),
+            backend.matmul(long, backend.transpose(long, (1, 0))),
+        )
+    )
+    backend.plan(products)
+    depths = [each.arguments["depth"] for each in made if "depth" in each.arguments]
+    assert depths == ([500, 30] if first else [30, 500])
+
+
 @pytest.mark.parametrize(("m", "n", "fit"), [(32, 32, True), (16, 32, True), (8, 64, False), (64, 16, False)])
 def test_threads_without_matrix_units_lie_in_blocks_of_four_by_eight(m: int, n: int, fit: bool) -> None:
     tile = Tile("matmul_tiled", m, n, 16, 1, 1)
@@ -313,6 +401,20 @@ def test_small_results_of_long_sums_are_split_and_large_results_are_not() -> Non
     large = choose(Problem(1, 4096, 4096, 4096, 16, 16), LAPTOP)
     assert large.splits == 1
     assert large.tile.m * large.tile.n >= 128 * 128
+
+
+def test_an_accompanied_sum_leaves_places_to_what_runs_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = {shape: choose(Problem(1, *shape, 16384, 16, 16), LAPTOP).splits for shape in ((384, 1536), (384, 1152))}
+    choose.cache_clear()
+    monkeypatch.setattr(backend_helios_tiles, "ACCOMPANIED_WORKGROUPS", 1.05)
+    for shape, fewer in (((384, 1536), 3), ((384, 1152), 5), ((4096, 4096), 1)):
+        problem = Problem(1, *shape, 16384, 16, 16)
+        division = choose(problem, LAPTOP, accompanied=True)
+        assert division.splits == fewer
+        assert choose(problem, LAPTOP).splits == alone.get(shape, 1) >= fewer
+    short = Problem(1, 384, 1536, 2048, 16, 16)
+    assert choose(short, LAPTOP, accompanied=True) == choose(short, LAPTOP)
+    choose.cache_clear()
 
 
 def test_little_shared_memory_makes_tiles_small() -> None:
@@ -403,7 +505,7 @@ def test_few_rows_have_the_bits_that_they_have_among_many(
 
     turn = 0
 
-    def chosen(problem: Problem, device: Hardware, part: int) -> Division:
+    def chosen(problem: Problem, device: Hardware, part: int, _: bool) -> Division:
         divisions = list(in_parts(problem, device, part))
         alike = [each for each in divisions if (each.splits > 1) == is_split] or divisions
         return alike[turn % len(alike)]
