@@ -292,11 +292,15 @@ class RegisterTiles:
 
 
 REGISTER_TILES = {
-    "forward": (RegisterTiles(8, 1, 64, 2), RegisterTiles(4, 1, 64, 1), RegisterTiles(2, 1, 32, 1)),
-    "key": (RegisterTiles(8, 1, 64, 2), RegisterTiles(4, 1, 32, 1), RegisterTiles(2, 1, 16, 1)),
-    "query": (RegisterTiles(8, 1, 64, 2), RegisterTiles(4, 1, 64, 1), RegisterTiles(2, 1, 32, 1)),
+    "forward": (RegisterTiles(4, 1, 64, 1), RegisterTiles(2, 1, 32, 1)),
+    "key": (RegisterTiles(4, 1, 32, 2), RegisterTiles(4, 1, 32, 1), RegisterTiles(2, 1, 16, 1)),
+    "query": (RegisterTiles(8, 1, 32, 2), RegisterTiles(4, 1, 64, 1), RegisterTiles(2, 1, 32, 1)),
 }
-"""The first that fits shared memory and makes workgroups enough is taken, else the last that fits."""
+"""The first that fits shared memory and makes workgroups enough is taken, else the last that fits. What leaves room for
+two workgroups on a multiprocessor is faster than larger tiles."""
+
+ENOUGH_REGISTER_WORKGROUPS = 128
+"""About one for each multiprocessor of a large device."""
 
 
 class Attention(HeliosPrimitives):
@@ -431,7 +435,7 @@ class Attention(HeliosPrimitives):
                 continue
             found = sized
             workgroups = B * (G * -(-Tk // sized.rows) if kernel == "key" else H * -(-Tq // sized.rows))
-            if workgroups >= FEW_WORKGROUPS:
+            if workgroups >= ENOUGH_REGISTER_WORKGROUPS:
                 break
         return None if found is None else found.division(kernel)
 

@@ -32,9 +32,6 @@ LOOK_AHEAD = 32
 RECOMPUTING = ("activation", "norm")
 """The kernels that make again what was not kept, to save memory: they run no earlier than the dispatch before them."""
 
-LONGEST_FIRST = False
-"""Whether the products of a round begin in the order of how long a workgroup of theirs takes."""
-
 MOST_INSTRUCTIONS = 512
 """In one dispatch of scalars; with at most four slots each they fit the shared memory that every device has."""
 

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from alpha import backend_helios_planner
 from alpha.backend_helios_array import ELEMENTS, HeliosArray, Storage, contiguous_strides
 from alpha.backend_helios_device import BARRIER, dispatch_command
 from alpha.backend_helios_folding import (
@@ -198,8 +197,7 @@ class RecordedProgram:
         if backend.stages is not None and any(each.kernel.name == "norm_backward" for each in dispatches):
             dispatches, stage_runs = gather_stages(backend, dispatches, backend.stages)
         rounds, scalar_runs = gather_scalars(backend, arrange(dispatches, is_scalar), planned, self._result.storage)
-        if backend_helios_planner.LONGEST_FIRST:
-            rounds = [longest_first(each) for each in rounds]
+        rounds = [longest_first(each) for each in rounds]
         size, offsets = plan_arena(rounds, planned, self._result.storage)
         arena = backend.memory.allocate(size)
         assert arena.address is not None

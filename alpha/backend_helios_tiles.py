@@ -132,9 +132,9 @@ _SPLITS = {_TILED: range(1, 33), _MATRIX: (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)}
 _WORKGROUPS = {_TILED: 8, _MATRIX: 4}
 """For each multiprocessor: with more of them a sum is not split further."""
 
-ACCOMPANIED_WORKGROUPS = 0.0
+ACCOMPANIED_WORKGROUPS = 1.05
 """For each multiprocessor, of a long sum beside which another product runs, whose workgroups take what places are left:
-it is split no further, since fewer parts are less to add up. 0: as if it were alone."""
+it is split no further, since fewer parts are less to add up."""
 
 ACCOMPANIED_DEPTH = 8192
 """Shorter sums are split as if they were alone."""
@@ -406,7 +406,7 @@ def choose(problem: Problem, device: Hardware, part: int = 0, accompanied: bool 
             f"A matrix product of [{problem.rows}, {problem.depth}] by [{problem.depth}, {problem.columns}] is too "
             "large for one dispatch of this GPU; use a smaller batch."
         )
-    if accompanied and ACCOMPANIED_WORKGROUPS and best.tile.kernel == _MATRIX and problem.depth >= ACCOMPANIED_DEPTH:
+    if accompanied and best.tile.kernel == _MATRIX and problem.depth >= ACCOMPANIED_DEPTH:
         whole = math.prod(workgroups(best, problem, device)) // best.splits
         fewer = max(1, int(ACCOMPANIED_WORKGROUPS * device.units) // whole)
         best = division_of(best.tile, min(best.splits, fewer), problem)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from helios_device import helios
 
-from alpha import backend_helios_linear, backend_helios_matmul, backend_helios_planner, backend_helios_tiles, rng
+from alpha import backend_helios_matmul, backend_helios_tiles, rng
 from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from alpha.backend import INDEPENDENT_ROWS
 from alpha.backend_cpu_ref import CpuRef
@@ -282,11 +282,9 @@ def test_a_linear_layer_in_sixteen_bits(activation: str, converted: bool, monkey
 
 
 @pytest.mark.matrix_units
-@pytest.mark.parametrize("keeps", [False, True])
-def test_layers_write_sixteen_bits_for_each_other(keeps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_write_sixteen_bits_for_each_other() -> None:
     """Where there are matrix units to read them; what goes along residual connections stays float32."""
     backend, reference = helios("f16"), CpuRef()
-    monkeypatch.setattr(backend_helios_linear, "KEEPS_ACTIVATED", keeps)
     values = [normal(2, 20, 24), normal(24), 0.3 * normal(24, 32), 0.3 * normal(32, 24), normal(2, 20, 24)]
     results = []
     for each in (backend, reference):
@@ -296,7 +294,7 @@ def test_layers_write_sixteen_bits_for_each_other(keeps: bool, monkeypatch: pyte
         y, second_layer = each.linear(hidden, second, residual=x, training=True)
         added, _ = each.linear(normed, first, residual=hidden)
         if each is backend and backend.has_halves:
-            assert second_layer.x_activation == ("" if keeps else "gelu")
+            assert second_layer.x_activation == "gelu"
         dhidden, dsecond, _ = each.linear_backward(dy, second_layer)
         dnormed, dfirst, _ = each.linear_backward(dhidden, first_layer)
         dx, dscale = each.rms_norm_backward(dnormed, norm)
@@ -358,10 +356,8 @@ def test_every_tile_is_a_candidate_of_a_gpu_and_its_parts_cover_the_sum(device: 
         assert backend_helios_tiles.shared_bytes(division.tile, device) <= device.shared_memory
 
 
-@pytest.mark.parametrize("first", [False, True])
-def test_the_longest_product_of_a_round_begins_first(first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_longest_product_of_a_round_begins_first(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = helios()
-    monkeypatch.setattr(backend_helios_planner, "LONGEST_FIRST", first)
     made: list[Dispatch] = []
     make_program = backend.make_program
 
@@ -381,7 +377,7 @@ def test_the_longest_product_of_a_round_begins_first(first: bool, monkeypatch: p
     )
     backend.plan(products)
     depths = [each.arguments["depth"] for each in made if "depth" in each.arguments]
-    assert depths == ([500, 30] if first else [30, 500])
+    assert depths == [500, 30]
 
 
 @pytest.mark.parametrize(("m", "n", "fit"), [(32, 32, True), (16, 32, True), (8, 64, False), (64, 16, False)])
@@ -403,10 +399,8 @@ def test_small_results_of_long_sums_are_split_and_large_results_are_not() -> Non
     assert large.tile.m * large.tile.n >= 128 * 128
 
 
-def test_an_accompanied_sum_leaves_places_to_what_runs_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_accompanied_sum_leaves_places_to_what_runs_beside_it() -> None:
     alone = {shape: choose(Problem(1, *shape, 16384, 16, 16), LAPTOP).splits for shape in ((384, 1536), (384, 1152))}
-    choose.cache_clear()
-    monkeypatch.setattr(backend_helios_tiles, "ACCOMPANIED_WORKGROUPS", 1.05)
     for shape, fewer in (((384, 1536), 3), ((384, 1152), 5), ((4096, 4096), 1)):
         problem = Problem(1, *shape, 16384, 16, 16)
         division = choose(problem, LAPTOP, accompanied=True)
@@ -414,7 +408,6 @@ def test_an_accompanied_sum_leaves_places_to_what_runs_beside_it(monkeypatch: py
         assert choose(problem, LAPTOP).splits == alone.get(shape, 1) >= fewer
     short = Problem(1, 384, 1536, 2048, 16, 16)
     assert choose(short, LAPTOP, accompanied=True) == choose(short, LAPTOP)
-    choose.cache_clear()
 
 
 def test_little_shared_memory_makes_tiles_small() -> None:
