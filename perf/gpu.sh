@@ -124,7 +124,7 @@ part train-f16 200 500 --torch "$ratios" 'training steps in float16 beside PyTor
     "${beside[@]}" --dtype=f16 --json="$out/train-f16.json" quickstart chars10m gpt2-124m
 part serve-graph 130 300 --torch "$ratios" 'serving beside PyTorch with a CUDA graph a step' "$perf/compare_serve.sh" \
     "${beside[@]}" --dtype=f16 --mode=fp16-graph --json="$out/serve-graph.json" gpt2-124m
-part scaling 120 300 '' "$points" 'steps by batch, block, width and layers, with a picture' \
+part scaling 60 300 '' "$points" 'steps by batch, block, width and layers, with a picture' \
     "$python" "$perf/scaling.py" --out="$out/scaling.svg" --json="$out/scaling.json"
 part train-f32 120 300 --torch "$ratios" 'training steps in float32 beside eager PyTorch' "$perf/compare_train.sh" \
     "${beside[@]}" --dtype=f32 --mode=fp32 --json="$out/train-f32.json" gpt2-124m-b8 chars10m

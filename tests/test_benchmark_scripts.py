@@ -1,7 +1,9 @@
 """The benchmark scripts with an executable that is slow, flaky or broken: what they record, say and return."""
 
+import argparse
 import contextlib
 import csv
+import dataclasses
 import importlib
 import json
 import math
@@ -23,6 +25,9 @@ from xml.etree import ElementTree
 
 import disk
 import pytest
+from helios_device import helios
+
+from alpha.bench_cases import SUBJECTS
 
 ROOT = Path(__file__).resolve().parent.parent
 FAKE = ROOT / "tests" / "fake_alpha"
@@ -703,6 +708,21 @@ def test_only_a_sure_slow_down_beyond_the_margin_counts(times: list[float], code
     command = [sys.executable, str(ROOT / "perf" / "ratio.py"), "--margin=10"]
     pairs = "".join(f"2.0 {2 * each}\n" for each in times)
     assert subprocess.run(command, input=pairs, text=True, capture_output=True, check=False).returncode == code
+
+
+# --- scaling ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_floor_is_below_the_step_that_is_measured() -> None:
+    """Also where a single operation takes less than what is around it."""
+    scaling, backend = module_of("scaling"), helios()
+    subject = dataclasses.replace(SUBJECTS["cpu-quickstart"], batch=4)
+    ceilings = scaling.ceilings(backend, subject, 64, 0.2)
+    row = scaling.point(backend, subject, argparse.Namespace(dtype="f32", seconds=0.2), *ceilings)
+    assert 0 < row["floorMilliseconds"] < row["milliseconds"]
+    picture = ElementTree.fromstring(scaling.picture("a model", [{"axis": "batch", **row}]))
+    words = [each.text for each in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"a model: milliseconds of a training step", "measured", "floor", "batch", "4", "GiB"} <= set(words)
 
 
 # --- PyTorch's side ---------------------------------------------------------------------------------------------------
