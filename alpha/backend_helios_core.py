@@ -378,6 +378,9 @@ class HeliosCore(Backend):
     def record(self, program: Callable[..., HeliosArray]) -> RecordedProgram:
         return RecordedProgram(self, program)
 
+    def record_inference(self, program: Callable[..., HeliosArray]) -> RecordedProgram:
+        return RecordedProgram(self, program, in_relays=True)
+
     @property
     def is_tracing(self) -> bool:
         """Whether dispatches are only written down, for a recorded program."""

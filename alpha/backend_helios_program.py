@@ -136,12 +136,13 @@ class RecordedProgram:
 
     A replay is one submission of one program: the operands are copied from where the host put them, the recorded
     dispatches run, and the result is copied to where the host can read it, beside the last of them where it is there
-    before. Nothing waits for anything.
+    before. Nothing waits for anything. With `in_relays` results may be lost (RelayBroken), and the next call has others.
     """
 
-    def __init__(self, backend: Recorder, program: Callable[..., HeliosArray]) -> None:
+    def __init__(self, backend: Recorder, program: Callable[..., HeliosArray], in_relays: bool = False) -> None:
         self._backend = backend
         self._program = program
+        self._in_relays = in_relays
         self._operands: list[HeliosArray] = []
         self._slots: list[_Slot] = []
         self._size: ProgramSize | None = None
@@ -207,7 +208,8 @@ class RecordedProgram:
             scalar_run.upload(backend)
         for stage_run in stage_runs:
             stage_run.upload(backend)
-        rounds, self._relay = relayed(backend, rounds)
+        if self._in_relays:
+            rounds, self._relay = relayed(backend, rounds)
         backend.flush()
         dispatches = [dispatch for each in rounds for dispatch in each]
         if self._relay is not None:

@@ -78,7 +78,7 @@ class Primitives(ABC):
         """
 
     def record_inference(self, program: Callable[..., Any]) -> Callable[..., Any]:
-        """The same for a program that differentiates nothing."""
+        """The same for a program that differentiates nothing, whose caller computes again what raises ResultsLost."""
         return self.record(program)
 
     # --- views: the result may share memory with the operand ----------------------------------------------------------

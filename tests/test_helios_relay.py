@@ -214,6 +214,16 @@ def test_a_program_that_is_kept_is_recorded_again(backend: Helios, monkeypatch: 
         assert counted(each) == 0
 
 
+def test_what_nobody_computes_again_has_barriers(backend: Helios) -> None:
+    """As the losses of an evaluation, whose windows may be as short as a decode step."""
+    weight = backend.from_numpy(rng.normal(64 * 64, 0, 1).reshape(64, 64).astype(np.float32))
+    x = backend.from_numpy(rng.normal(64, 0, 9).reshape(1, 64).astype(np.float32))
+    for record, waits in ((backend.record, False), (backend.record_inference, True)):
+        program = record(lambda x: backend.linear(backend.linear(x, weight)[0], weight)[0])
+        backend.to_numpy(program(x))
+        assert bool(counted(program)) == waits
+
+
 @pytest.mark.parametrize("word", ["", "auto", "off", "on"])
 def test_relays_are_for_whom_they_are_asked_for_and_for_gpus_that_have_shown_to_hold_them(
     word: str, monkeypatch: pytest.MonkeyPatch
