@@ -142,8 +142,9 @@ class Cached(HeliosPrimitives):
         if N < MANY_ROWS:
             self.dispatch("attention_cached", query.element, (splits, H, N), constants, relay=None, **arguments)
         else:
-            lone_rows = min(N, tables.shape[0])
-            constants["ROWS"], groups = _tiles_of_rows(N, H, D, splits, lone_rows)
+            lone_rows, subgroup = min(N, tables.shape[0]), self.device_info.subgroup_size
+            rows, groups = _tiles_of_rows(N, H, D, splits, lone_rows, subgroup)
+            constants |= {"ROWS": rows, "SUBGROUP_THREADS": subgroup}
             self.dispatch(
                 "attention_cached_rows",
                 query.element,
@@ -171,8 +172,12 @@ class Cached(HeliosPrimitives):
         return self.cast_element(out, element)
 
 
-def _tiles_of_rows(N: int, H: int, D: int, splits: int, lone_rows: int) -> tuple[int, tuple[int, int, int]]:
-    """How many rows share a tile, as many as fit shared memory, and the workgroups of `attention_cached_rows`."""
+def _tiles_of_rows(
+    N: int, H: int, D: int, splits: int, lone_rows: int, subgroup: int
+) -> tuple[int, tuple[int, int, int]]:
+    """How many rows share a tile, as many as fit shared memory and leave each four of them a subgroup, and the workgroups
+    of `attention_cached_rows`."""
     rows = _ROWS_TOGETHER // min(4, 2 ** math.ceil(math.log2(max(1, D / _WIDTH_TOGETHER))))
+    rows = min(rows, 4 * CACHED_THREADS // subgroup)
     tiles, lone = -(-N // rows), -(-lone_rows // min(_LONE_TOGETHER, rows))
     return rows, (min(splits, -(-ENOUGH_GROUPS // (H * tiles))), H, tiles + lone)

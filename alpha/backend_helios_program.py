@@ -136,7 +136,7 @@ class RecordedProgram:
 
     A replay is one submission of one program: the operands are copied from where the host put them, the recorded
     dispatches run, and the result is copied to where the host can read it, beside the last of them where it is there
-    before. Nothing waits for anything. With `in_relays` results may be lost (RelayBroken), and the next call has others.
+    before. Nothing waits for anything. With `in_relays` results may be lost (RelayBroken); a further call has barriers.
     """
 
     def __init__(self, backend: Recorder, program: Callable[..., HeliosArray], in_relays: bool = False) -> None:

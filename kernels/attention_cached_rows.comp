@@ -19,19 +19,21 @@ layout(local_size_x_id = 0) in;
 
 const uint TEAMS = ROWS / 4;                // of threads with four rows each
 const uint TEAM_THREADS = THREADS / TEAMS;  // which have TEAMS keys each
+const uint TEAM_SUBGROUPS = TEAM_THREADS / SUBGROUP_THREADS;  // at least one
+const uint SUBGROUPS = THREADS / SUBGROUP_THREADS;
 const uint ORDERED = PRODUCTS * PRODUCT_QUADS;
 const uint SLICE = 2;  // quads of the width of all keys that are in shared memory at a time
 const uint SLICE_KEYS = THREADS / SLICE;
 const uint AHEAD_HERE = 8;  // values that a thread reads at a time
 const uint LONE_TOGETHER = ROWS < 8 ? ROWS : 8;
 
-// One after the other: a slice of the keys, and from QUERIES on all quads of the queries; parts of reductions; the
-// probabilities, of each team a row of PITCH vectors, so that two teams read from different banks.
+// One after the other: a slice of the keys, and from QUERIES on all quads of the queries; the probabilities, of each team
+// a row of PITCH vectors, so that two teams read from different banks.
 const uint QUERIES = SLICE * THREADS;
 const uint PITCH = THREADS + 1;
 const uint BEFORE = QUERIES + ORDERED * ROWS, AFTER = TEAMS * PITCH;
 shared vec4 memory[BEFORE > AFTER ? BEFORE : AFTER];
-shared vec4 maxima[TEAMS], totals[TEAMS];
+shared vec4 maxima[TEAMS * TEAM_SUBGROUPS], sums[TEAMS * SUBGROUPS];  // of a subgroup's positions
 shared uint places[THREADS];
 shared uint row_sequences[ROWS], row_seen[ROWS];
 shared uint starts_of_runs, lone;  // a bit for each row
@@ -64,25 +66,12 @@ uint order_of(uint quad) {
 // How many of a part's positions, which begin at `first`, a row of the tile sees.
 uint count_of(uint row, uint first) { return min(THREADS, row_seen[row] - min(row_seen[row], first)); }
 
-// Sums or maxima of all rows over the positions, of which each thread has one; `parts` is where in `memory` they meet.
-#define ROWS_REDUCTION(NAME, SUBGROUP_OPERATION, OPERATION)                                             \
-    void NAME(inout vec4 numbers[TEAMS], uint parts) {                                                  \
-        [[unroll]] for (uint t = 0; t < TEAMS; ++t) numbers[t] = SUBGROUP_OPERATION(numbers[t]);        \
-        if (gl_NumSubgroups == 1u) return;                                                              \
-        barrier(); /* what was there may still be read */                                               \
-        if (subgroupElect())                                                                            \
-            [[unroll]] for (uint t = 0; t < TEAMS; ++t)                                                 \
-                memory[parts + t * gl_NumSubgroups + gl_SubgroupID] = numbers[t];                       \
-        barrier();                                                                                      \
-        [[unroll]] for (uint t = 0; t < TEAMS; ++t) {                                                   \
-            numbers[t] = memory[parts + t * gl_NumSubgroups];                                           \
-            for (uint i = 1; i < gl_NumSubgroups; ++i)                                                  \
-                numbers[t] = OPERATION(numbers[t], memory[parts + t * gl_NumSubgroups + i]);            \
-        }                                                                                               \
-    }
-
-ROWS_REDUCTION(rows_sum, subgroupAdd, PLUS)
-ROWS_REDUCTION(rows_max, subgroupMax, max)
+// The largest scores of a team's four rows.
+vec4 maximum_of(uint team) {
+    vec4 maximum = maxima[team * TEAM_SUBGROUPS];
+    [[unroll]] for (uint s = 1; s < TEAM_SUBGROUPS; ++s) maximum = max(maximum, maxima[team * TEAM_SUBGROUPS + s]);
+    return maximum;
+}
 
 // Attention of rows `start` to `end` of a tile, which are of one sequence, to the positions of a part, of which
 // `longest` are seen by any.
@@ -101,7 +90,7 @@ void attend(uint first_row, uint tile_rows, uint start, uint end, uint part, uin
     RAW next[SLICE];
     [[unroll]] for (uint i = 0; i < SLICE; ++i)
         next[i] = read_raw(keys, places[thread / SLICE + i * SLICE_KEYS], quad_at(thread % SLICE));
-    vec4 score[TEAMS], pair[TEAMS], sum[TEAMS];
+    vec4 score[TEAMS], pair[TEAMS], sum[TEAMS];  // a vector for each key
     [[unroll]] for (uint i = 0; i < TEAMS; ++i) score[i] = vec4(-0.0);  // to which anything can be added
     const bool is_busy = team * 4 < end && team * 4 + 4 > start;
     for (uint slice = 0; slice < ORDERED / SLICE; ++slice) {
@@ -128,28 +117,26 @@ void attend(uint first_row, uint tile_rows, uint start, uint end, uint part, uin
         }
     }
     barrier();
+
+    // A subgroup has positions that follow each other, as in attention_cached.comp: TEAMS times as many.
     uvec4 counts;
     [[unroll]] for (uint r = 0; r < 4; ++r) counts[r] = count_of(team * 4 + r, first);
+    vec4 maximum = vec4(NEGATIVE_INFINITY);
     [[unroll]] for (uint i = 0; i < TEAMS; ++i) {
-        const uint position = member + i * TEAM_THREADS;
-        [[unroll]] for (uint r = 0; r < 4; ++r) score[i][r] = bounded_score(score[i][r], position < counts[r]);
-        memory[team * PITCH + position] = score[i];
+        [[unroll]] for (uint r = 0; r < 4; ++r)
+            score[i][r] = bounded_score(score[i][r], member + i * TEAM_THREADS < counts[r]);
+        maximum = max(maximum, score[i]);
     }
-    barrier();
-
-    vec4 numbers[TEAMS], probability[TEAMS];
-    [[unroll]] for (uint t = 0; t < TEAMS; ++t) probability[t] = numbers[t] = memory[t * PITCH + thread];
-    rows_max(numbers, 0);
-    [[unroll]] for (uint t = 0; t < TEAMS; ++t) {
-        if (thread == 0) maxima[t] = numbers[t];
-        probability[t] = exp2(probability[t] - numbers[t]);
-        numbers[t] = probability[t];
+    maximum = subgroupMax(maximum);
+    if (subgroupElect()) maxima[thread / SUBGROUP_THREADS] = maximum;
+    if (TEAM_SUBGROUPS > 1) {
+        barrier();
+        maximum = maximum_of(team);
     }
-    rows_sum(numbers, QUERIES);
-    barrier();
-    [[unroll]] for (uint t = 0; t < TEAMS; ++t) {
-        if (thread == 0) totals[t] = numbers[t];
-        memory[t * PITCH + thread] = probability[t];
+    [[unroll]] for (uint i = 0; i < TEAMS; ++i) {
+        const vec4 probability = exp2(score[i] - maximum), part_sum = subgroupAdd(probability);
+        memory[team * PITCH + member + i * TEAM_THREADS] = probability;
+        if (subgroupElect()) sums[team * SUBGROUPS + i * TEAM_SUBGROUPS + member / SUBGROUP_THREADS] = part_sum;
     }
     barrier();
 
@@ -184,16 +171,18 @@ void attend(uint first_row, uint tile_rows, uint start, uint end, uint part, uin
             }
             [[unroll]] for (uint r = 0; r < 4; ++r) result[r] += lane_sum[r];
         }
+        const vec4 maximum = maximum_of(four / 4);
+        vec4 total = sums[four / 4 * SUBGROUPS];
+        [[unroll]] for (uint s = 1; s < SUBGROUPS; ++s) total += sums[four / 4 * SUBGROUPS + s];
         [[unroll]] for (uint r = 0; r < 4; ++r) {
             if (count[r] == 0) continue;
             const uint place = ((first_row + four + r) * QUERY_HEADS + head) * (SPLIT == 1 ? splits : 1) + part;
-            const float maximum = maxima[four / 4][r], total = totals[four / 4][r];
             if (SPLIT == 0) {
-                write_result(place * WIDTH, quad, result[r] / total);
+                write_result(place * WIDTH, quad, result[r] / total[r]);
             } else {
                 write_quad(partial, place * WIDTH, quad, result[r]);
-                if (quad == 0) statistics.at[place * 2] = maximum;
-                if (quad == 0) statistics.at[place * 2 + 1] = total;
+                if (quad == 0) statistics.at[place * 2] = maximum[r];
+                if (quad == 0) statistics.at[place * 2 + 1] = total[r];
             }
         }
     }
