@@ -175,8 +175,8 @@ class Cached(HeliosPrimitives):
 def _tiles_of_rows(
     N: int, H: int, D: int, splits: int, lone_rows: int, subgroup: int
 ) -> tuple[int, tuple[int, int, int]]:
-    """How many rows share a tile, as many as fit shared memory and leave each four of them a subgroup, and the workgroups
-    of `attention_cached_rows`."""
+    """How many rows share a tile, as many as fit shared memory and leave a subgroup to each four of them, and the
+    workgroups of `attention_cached_rows`."""
     rows = _ROWS_TOGETHER // min(4, 2 ** math.ceil(math.log2(max(1, D / _WIDTH_TOGETHER))))
     rows = min(rows, 4 * CACHED_THREADS // subgroup)
     tiles, lone = -(-N // rows), -(-lone_rows // min(_LONE_TOGETHER, rows))
