@@ -19,7 +19,8 @@ CACHED_WIDTH = 4 * CACHED_THREADS
 """Up to this width each quad of a result has a thread; wider heads are composed."""
 
 MANY_ROWS = 128
-"""So many rows are mostly those of prompts: neighbours of one sequence, which read its keys together."""
+"""So many rows, if they are more than there are sequences, are mostly those of prompts: neighbours of one sequence,
+which read its keys together."""
 
 _ROWS_TOGETHER, _WIDTH_TOGETHER, _LONE_TOGETHER = 16, 64, 8
 """How many rows share a tile for heads up to so wide, and how many that have no such neighbours a workgroup."""
@@ -139,37 +140,46 @@ class Cached(HeliosPrimitives):
             "pages": pages,
             "rows": N,
         }
-        if N < MANY_ROWS:
+        info, sequence_count = self.device_info, tables.shape[0]
+        # Both kernels add up the sums of subgroups, which are to be of one size.
+        can_choose = "subgroup_size_control" in info.features
+        constants["SUBGROUP_SIZE"] = info.subgroup_size if can_choose else 0
+        if N < MANY_ROWS or sequence_count >= N or not can_choose:
             self.dispatch("attention_cached", query.element, (splits, H, N), constants, relay=None, **arguments)
         else:
-            lone_rows, subgroup = min(N, tables.shape[0]), self.device_info.subgroup_size
-            rows, groups = _tiles_of_rows(N, H, D, splits, lone_rows, subgroup)
-            constants |= {"ROWS": rows, "SUBGROUP_THREADS": subgroup}
+            constants["ROWS"], groups = _tiles_of_rows(N, H, D, splits, sequence_count, info.subgroup_size)
             self.dispatch(
                 "attention_cached_rows",
                 query.element,
                 groups,
                 constants,
                 splits=splits,
-                lone_rows=lone_rows,
+                lone_rows=sequence_count,
                 **arguments,
             )
-        if partial is not None:
-            vector = vector_of(multiples=(D,))
-            count = N * H * D // vector
-            self.dispatch(
-                "attention_combine",
-                out.element,
-                groups_for(count),
-                {"THREADS": THREADS, "WIDTH": D, "HEADS": H, "PART": CACHED_THREADS, "VECTOR": vector},
-                partial=partial,
-                statistics=statistics,
-                positions=positions,
-                attended=out,
-                splits=splits,
-                count=count,
-            )
+        if partial is not None and statistics is not None:
+            self._put_together(partial, statistics, positions, out)
         return self.cast_element(out, element)
+
+    def _put_together(
+        self, partial: HeliosArray, statistics: HeliosArray, positions: HeliosArray, attended: HeliosArray
+    ) -> None:
+        """The result of attention from the parts [N, H, splits, D] that workgroups made of each row's keys."""
+        _, H, splits, D = partial.shape
+        vector = vector_of(multiples=(D,))
+        count = attended.size // vector
+        self.dispatch(
+            "attention_combine",
+            attended.element,
+            groups_for(count),
+            {"THREADS": THREADS, "WIDTH": D, "HEADS": H, "PART": CACHED_THREADS, "VECTOR": vector},
+            partial=partial,
+            statistics=statistics,
+            positions=positions,
+            attended=attended,
+            splits=splits,
+            count=count,
+        )
 
 
 def _tiles_of_rows(

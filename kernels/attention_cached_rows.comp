@@ -19,12 +19,12 @@ layout(local_size_x_id = 0) in;
 
 const uint TEAMS = ROWS / 4;                // of threads with four rows each
 const uint TEAM_THREADS = THREADS / TEAMS;  // which have TEAMS keys each
-const uint TEAM_SUBGROUPS = TEAM_THREADS / SUBGROUP_THREADS;  // at least one
-const uint SUBGROUPS = THREADS / SUBGROUP_THREADS;
+const uint TEAM_SUBGROUPS = TEAM_THREADS / SUBGROUP_SIZE;  // at least one
+const uint SUBGROUPS = THREADS / SUBGROUP_SIZE;
 const uint ORDERED = PRODUCTS * PRODUCT_QUADS;
 const uint SLICE = 2;  // quads of the width of all keys that are in shared memory at a time
 const uint SLICE_KEYS = THREADS / SLICE;
-const uint AHEAD_HERE = 8;  // values that a thread reads at a time
+const uint VALUES_AHEAD = 8;  // values that a thread reads at a time
 const uint LONE_TOGETHER = ROWS < 8 ? ROWS : 8;
 
 // One after the other: a slice of the keys, and from QUERIES on all quads of the queries; the probabilities, of each team
@@ -75,15 +75,15 @@ vec4 maximum_of(uint team) {
 
 // Attention of rows `start` to `end` of a tile, which are of one sequence, to the positions of a part, of which
 // `longest` are seen by any.
-void attend(uint first_row, uint tile_rows, uint start, uint end, uint part, uint longest) {
+void attend(uint first_row, uint start, uint end, uint part, uint longest) {
     const uint thread = gl_LocalInvocationIndex, team = thread / TEAM_THREADS, member = thread % TEAM_THREADS;
     const uint head = gl_WorkGroupID.y, first = part * THREADS;
     barrier();  // the run before may still be read
     places[thread] = place_of(row_sequences[start] * pages, first + min(thread, longest - 1), head);
-    for (uint i = thread; i < ROWS * ORDERED; i += THREADS) {
-        const uint row = first_row + min(i / ORDERED, tile_rows - 1), quad = i % ORDERED;
-        memory[QUERIES + order_of(quad) * ROWS + i / ORDERED] =
-            read_quad(query, row * query_stride + head * WIDTH, quad) * query_factor();
+    for (uint i = thread; i < (end - start) * ORDERED; i += THREADS) {
+        const uint row = start + i / ORDERED, quad = i % ORDERED;
+        memory[QUERIES + order_of(quad) * ROWS + row] =
+            read_quad(query, (first_row + row) * query_stride + head * WIDTH, quad) * query_factor();
     }
     barrier();
 
@@ -128,7 +128,7 @@ void attend(uint first_row, uint tile_rows, uint start, uint end, uint part, uin
         maximum = max(maximum, score[i]);
     }
     maximum = subgroupMax(maximum);
-    if (subgroupElect()) maxima[thread / SUBGROUP_THREADS] = maximum;
+    if (subgroupElect()) maxima[thread / SUBGROUP_SIZE] = maximum;
     if (TEAM_SUBGROUPS > 1) {
         barrier();
         maximum = maximum_of(team);
@@ -136,7 +136,7 @@ void attend(uint first_row, uint tile_rows, uint start, uint end, uint part, uin
     [[unroll]] for (uint i = 0; i < TEAMS; ++i) {
         const vec4 probability = exp2(score[i] - maximum), part_sum = subgroupAdd(probability);
         memory[team * PITCH + member + i * TEAM_THREADS] = probability;
-        if (subgroupElect()) sums[team * SUBGROUPS + i * TEAM_SUBGROUPS + member / SUBGROUP_THREADS] = part_sum;
+        if (subgroupElect()) sums[team * SUBGROUPS + i * TEAM_SUBGROUPS + member / SUBGROUP_SIZE] = part_sum;
     }
     barrier();
 
@@ -156,10 +156,10 @@ void attend(uint first_row, uint tile_rows, uint start, uint end, uint part, uin
             vec4 lane_sum[4];
             [[unroll]] for (uint r = 0; r < 4; ++r) lane_sum[r] = vec4(0.0);
             uint j = lane;
-            for (; j + (AHEAD_HERE - 1) * LANES < fewest; j += AHEAD_HERE * LANES) {
-                RAW value[AHEAD_HERE];
-                [[unroll]] for (uint a = 0; a < AHEAD_HERE; ++a) value[a] = read_raw(values, places[j + a * LANES], quad);
-                [[unroll]] for (uint a = 0; a < AHEAD_HERE; ++a) {
+            for (; j + (VALUES_AHEAD - 1) * LANES < fewest; j += VALUES_AHEAD * LANES) {
+                RAW value[VALUES_AHEAD];
+                [[unroll]] for (uint a = 0; a < VALUES_AHEAD; ++a) value[a] = read_raw(values, places[j + a * LANES], quad);
+                [[unroll]] for (uint a = 0; a < VALUES_AHEAD; ++a) {
                     const vec4 factor = memory[four / 4 * PITCH + j + a * LANES], v = load(value[a]);
                     [[unroll]] for (uint r = 0; r < 4; ++r) lane_sum[r] = fma(vec4(factor[r]), v, lane_sum[r]);
                 }
@@ -217,7 +217,7 @@ void main() {
             if ((lone >> start & 1u) != uint(is_lone)) continue;
             uint longest = 0;
             for (uint row = start; row < end; ++row) longest = max(longest, count_of(row, part * THREADS));
-            if (longest != 0) attend(first_row, tile_rows, start, end, part, longest);
+            if (longest != 0) attend(first_row, start, end, part, longest);
         }
     }
 }
