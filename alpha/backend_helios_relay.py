@@ -42,8 +42,8 @@ STRIDE = 32
 _TRIED_ROUNDS, _TRIED_GROUPS, _TRIED_THREADS = 64, 16, 256
 """Of the relay that is tried: more workgroups on each multiprocessor than there is room for."""
 _TRIED_SECONDS = 10.0
-_NVIDIA = 0x10DE
-"""The vendor on whose GPUs relays have been seen to hold."""
+_DRIVER = "NVIDIA"
+"""That with which relays have been seen to hold: the manufacturer's own."""
 _DEFAULT_UNITS = 32
 """Multiprocessors where the driver does not say."""
 
@@ -95,7 +95,7 @@ class Relays:
 def asked_relays(info: DeviceInfo) -> Relays:
     """What ALPHA_RELAY asks for on a device."""
     word = environment.word("ALPHA_RELAY")
-    return Relays(wanted=word == "on" or (word == "auto" and info.vendor_id == _NVIDIA), asked=word == "on")
+    return Relays(wanted=word == "on" or (word == "auto" and info.driver_name == _DRIVER), asked=word == "on")
 
 
 class Relay:

@@ -96,7 +96,7 @@ VARIABLES = (
         "ALPHA_RELAY",
         0,
         "on lets a GPU begin each round of a decode step before the one before has ended, if a trial shows that it "
-        "can; off has it wait at a barrier; auto is on for NVIDIA's.",
+        "can; off has it wait at a barrier; auto is on with NVIDIA's driver.",
         words=("auto", "off", "on"),
     ),
     Variable(

@@ -231,8 +231,8 @@ def test_relays_are_for_whom_they_are_asked_for_and_for_gpus_that_have_shown_to_
     if word:
         monkeypatch.setenv("ALPHA_RELAY", word)
     info = helios().device_info
-    for vendor, is_known in ((0x10DE, True), (0x1002, False)):
-        asked = asked_relays(dataclasses.replace(info, vendor_id=vendor))
+    for driver, is_known in (("NVIDIA", True), ("NVK", False)):
+        asked = asked_relays(dataclasses.replace(info, driver_name=driver))
         assert asked.wanted == (word == "on" or (word != "off" and is_known))
 
 
