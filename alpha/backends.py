@@ -20,7 +20,8 @@ def resolve(name: str, dtype: str = "f32", device: int = -1) -> str:
     if name == "auto":
         from alpha.backend_helios_device import has_gpu
 
-        name = "helios" if device >= 0 or has_gpu() else "cpu_ref"
+        is_named = max(device, environment.read("ALPHA_DEVICE")) >= 0
+        name = "helios" if is_named or has_gpu() else "cpu_ref"
     if name == "cpu_ref" and dtype != "f32":
         raise UsageError(f"The backend cpu_ref computes in f32 only; for --dtype={dtype} use --backend=helios.")
     return name

@@ -16,6 +16,7 @@ import pytest
 from spirv_kernel import KERNEL, PUSH, assemble
 
 from alpha import backend_helios_device as sidecar
+from alpha import backends
 from alpha.backend_helios_device import (
     BARRIER,
     COMMAND,
@@ -149,6 +150,17 @@ def test_a_device_is_chosen_by_number_or_by_kind(info: DeviceInfo, monkeypatch: 
     monkeypatch.setattr(sidecar, "list_devices", lambda: tuple(devices[:1]))
     assert choose_device().kind == "cpu"
     assert not has_gpu()
+
+
+def test_the_automatic_choice_takes_a_device_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it computes on the CPU; one that there is not is an error where it is opened."""
+    monkeypatch.setattr("alpha.backend_helios_device.has_gpu", lambda: False)
+    assert backends.resolve("auto") == "cpu_ref"
+    assert backends.resolve("auto", device=0) == "helios"
+    monkeypatch.setenv("ALPHA_DEVICE", "9")
+    assert backends.resolve("auto") == "helios"
+    with pytest.raises(UsageError, match="There is no Vulkan device 9"):
+        backends.create("auto")
 
 
 def test_a_device_that_is_not_there_cannot_be_opened(info: DeviceInfo) -> None:
