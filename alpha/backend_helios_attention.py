@@ -300,7 +300,8 @@ REGISTER_TILES = {
 two workgroups on a multiprocessor is faster than larger tiles."""
 
 ENOUGH_REGISTER_WORKGROUPS = 128
-"""About one for each multiprocessor of a large device."""
+"""About one for each multiprocessor of a large device; these tiles lose more by being small than those which
+FEW_WORKGROUPS is for."""
 
 
 class Attention(HeliosPrimitives):

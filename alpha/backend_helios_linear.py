@@ -122,7 +122,7 @@ class Linear(Products):
             out = None
         dbias = self.new((columns,), "f32") if saved.has_bias else None
         x = self.transpose(self._input_of(saved), (1, 0))
-        dweight = self.product(x, dh, out, column_sums=dbias, accompanied=need_input)
+        dweight = self.product(x, dh, out, column_sums=dbias, accompanied=need_input and self.is_tracing)
         if weight_gradient is not None and out is None:
             self.copy_into(weight_gradient, dweight)
             dweight = weight_gradient

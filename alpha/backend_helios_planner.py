@@ -196,6 +196,8 @@ def longest_first(dispatches: Sequence[Dispatch]) -> list[Dispatch]:
             return 0.0
         return dispatch.operations / math.prod(dispatch.groups)
 
+    if sum(work(each) > 0 for each in dispatches) < 2:
+        return list(dispatches)
     return sorted(dispatches, key=work, reverse=True)
 
 
