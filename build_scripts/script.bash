@@ -19,7 +19,7 @@ take_one() {
     local name names=$1
     shift
     answer_help "$@"
-    [ $# -gt 0 ] || return 0
+    [ -n "$*" ] || return 0
     for name in $names; do [ "$*" != "$name" ] || return 0; done
     fail "unknown argument '$*'; see --help." 2
 }

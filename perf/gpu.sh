@@ -108,7 +108,7 @@ bits='s/.*"bitsPerByte": ([0-9.]+).*/\1 bits per byte/p'
 # Few workers: with fifteen on one card tests ran into their time limits. pytest-benchmark, where it is installed, warns of
 # xdist, and warnings are errors.
 pytest=(env -C "$root" "$python" -m pytest -p no:benchmark -vv -rfE -n 4)
-first=(tests/test_helios_{relay,stages,orthogonal,engine,matmul}.py)
+first=(tests/test_helios_{relay,stages,orthogonal,engine,matmul,attention}.py)
 serve=("$python" "$root/alpha.py" bench --backend=helios --dtype=f16 --suite=serve --match=/gpt2-124m)
 beside=("--python=$torch" --rounds=2)
 [ -n "$list" ] || handle_signals finish

@@ -115,6 +115,7 @@ def put_tests(checkout: Path, engine: str) -> None:
         "helios_stages",
         "helios_orthogonal",
         "helios_matmul",
+        "helios_attention",
         "helios_x",
         "backend_ops",
         "kernels",
@@ -133,7 +134,7 @@ def test_names_of_tests_that_fail_are_kept(checkout: Path) -> None:
     assert f"gpu: error: failed with 1; the end of {checkout / 'out'}/tests-inference.log:" in complaints
     first, second = lines[-2:]
     assert first.startswith("tests-inference ")
-    assert f"failed with 1   {wrong}; 1 failed, 4 passed in " in first
+    assert f"failed with 1   {wrong}; 1 failed, 5 passed in " in first
     assert second.startswith("tests-rest ")
     assert "ok              3 passed in " in second
 
@@ -147,7 +148,7 @@ def test_an_installed_pytest_benchmark_is_left_out(checkout: Path, monkeypatch: 
     monkeypatch.setenv("PYTHONPATH", str(checkout))
     code, lines, complaints = run(checkout, "tests-inference")
     assert code == 0, complaints
-    assert "ok              5 passed in " in lines[-1]
+    assert "ok              6 passed in " in lines[-1]
 
 
 @pytest.mark.slow
