@@ -463,5 +463,5 @@ def _matrix_constants(tile: Tile, device: Hardware) -> dict[str, int]:
     m, n, k = device.fragment
     return {
         "SUBGROUP_SIZE": device.subgroup, "SUBGROUPS_M": tile.down, "SUBGROUPS_N": tile.across, "FRAGMENT_M": m,
-        "FRAGMENT_N": n, "FRAGMENT_K": k, "AHEAD": tile.ahead,
+        "FRAGMENT_N": n, "FRAGMENT_K": k,
     }  # fmt: skip

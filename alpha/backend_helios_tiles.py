@@ -30,9 +30,8 @@ class Cost:
 class Tile:
     """What one workgroup computes: m x n results, k steps of the sum at a time.
 
-    For matmul_matrix, `across` and `down` say how many subgroups share the tile, and `ahead` how many steps' operands
-    are on their way from memory, 1 or 2, of which sums are a multiple; for matmul_tiled, how many groups of four rows
-    and of four columns a thread has.
+    For matmul_matrix, `across` and `down` say how many subgroups share the tile; for matmul_tiled, how many groups of
+    four rows and of four columns a thread has.
     """
 
     kernel: str
@@ -42,12 +41,10 @@ class Tile:
     down: int
     across: int
     cost: Cost = Cost()
-    ahead: int = 1
 
     @property
     def name(self) -> str:
-        ahead = f"/{self.ahead}" if self.ahead > 1 else ""
-        return f"{self.m}x{self.n}x{self.k}/{self.down}x{self.across}{ahead}"
+        return f"{self.m}x{self.n}x{self.k}/{self.down}x{self.across}"
 
 
 @dataclass(frozen=True)
@@ -308,9 +305,7 @@ def fits(tile: Tile, problem: Problem, device: Hardware) -> bool:
     if tile.kernel == _MATRIX:
         if device.fragment is None or tile.m % (tile.down * device.fragment[0]) or tile.k % device.fragment[2]:
             return False
-        if tile.n % (tile.across * device.fragment[1]) or (tile.ahead > 1 and problem.depth % (tile.k * tile.ahead)):
-            return False
-        if not _keeps_columns(tile.n * problem.b_bits // 128, tile.k, count):
+        if tile.n % (tile.across * device.fragment[1]):
             return False
         moved = [length * tile.k * bits // 128 for length, bits in units]
     else:
@@ -326,19 +321,11 @@ def fits(tile: Tile, problem: Problem, device: Hardware) -> bool:
     )
 
 
-def _keeps_columns(units: int, lines: int, count: int) -> bool:
-    """Whether each thread reads the same columns of all lines of so many units, or of their thirds, and so can add them
-    up."""
-    width = units if count % units == 0 or units % 3 else units // 3
-    return count % width == 0 and lines * width % count == 0
-
-
 def division_of(tile: Tile, splits: int, problem: Problem) -> Division:
     """A division whose parts are whole steps of the tile; it may have fewer parts than asked for."""
-    step = tile.k * tile.ahead
-    steps = max(1, math.ceil(problem.depth / step))
+    steps = max(1, math.ceil(problem.depth / tile.k))
     part = math.ceil(steps / splits)
-    return Division(tile, math.ceil(steps / part), part * step)
+    return Division(tile, math.ceil(steps / part), part * tile.k)
 
 
 def estimate(division: Division, problem: Problem, device: Hardware) -> float:

@@ -9,8 +9,7 @@
 // A workgroup of SUBGROUPS_M x SUBGROUPS_N subgroups computes tiles of TILE_M x TILE_N, one after the other where there
 // are more of them than workgroups. A slice of TILE_K is fetched to registers while the one before is multiplied, the
 // first of the next tile, too, and from there goes to shared memory, whose lines are padded by 16 bytes, so that eight of
-// them begin in different banks. While a FRAGMENT_K of a slice is multiplied, the fragments of the next are read. With
-// AHEAD = 2 two slices are on their way while one is multiplied; sums then have to be of an even number of steps.
+// them begin in different banks. While a FRAGMENT_K of a slice is multiplied, the fragments of the next are read.
 // PART_STEPS is as in matmul_tiled. B may be read for the first time since long, and would come from memory slice by slice,
 // each waiting for the one before; so its first reader asks for all of it at once: ASK words, of as many sectors, each.
 // Results pass through the shared memory of A, two fragments at a time, so that a thread stores 16 bytes: what matrix
@@ -79,26 +78,26 @@ const int B_LAYOUT = B_ALONG_K != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl
 shared A_WORD a_shared[A_SIZE];
 shared B_WORD b_shared[B_LINES * B_STRIDE];
 
-// One unit of the line `line` from `start`, in a block of the slice that begins `skipped` lines further and `passed`
-// elements along; zeros outside of `lines` x `length`, where that is checked.
+// One unit of the line `line` from `start`, which is `skipped` lines further in the slice; zeros outside of `lines` x
+// `length`, where that is checked.
 #define DEFINE_FETCH_FLOATS(NAME, VECTOR)                                                                              \
-    vec4 NAME(uint64_t base, uint stride, uint line, uint start, uint skipped, uint passed, uint lines, uint length) { \
-        if (skipped + line >= lines || passed + start >= length) return vec4(0.0);                                     \
+    vec4 NAME(uint64_t base, uint stride, uint line, uint start, uint skipped, uint lines, uint length) {              \
+        if (skipped + line >= lines || start >= length) return vec4(0.0);                                              \
         uint index = line * stride + start;                                                                            \
         if (VECTOR != 0) return floats4(base).at[index / 4];                                                           \
         vec4 value = vec4(0.0);                                                                                        \
         [[unroll]] for (uint i = 0; i < 4; i++)                                                                        \
-            if (passed + start + i < length) value[i] = floats1(base).at[index + i];                                   \
+            if (start + i < length) value[i] = floats1(base).at[index + i];                                            \
         return value;                                                                                                  \
     }
 #define DEFINE_FETCH_HALVES(NAME, VECTOR)                                                                              \
-    uvec4 NAME(uint64_t base, uint stride, uint line, uint start, uint skipped, uint passed, uint lines, uint length) {\
-        if (skipped + line >= lines || passed + start >= length) return uvec4(0);                                      \
+    uvec4 NAME(uint64_t base, uint stride, uint line, uint start, uint skipped, uint lines, uint length) {             \
+        if (skipped + line >= lines || start >= length) return uvec4(0);                                               \
         uint index = line * stride + start;                                                                            \
         if (VECTOR != 0) return words4(base).at[index / 8];                                                            \
         uvec4 value = uvec4(0);                                                                                        \
         [[unroll]] for (uint i = 0; i < 8; i++)                                                                        \
-            if (passed + start + i < length) value[i / 2] |= uint(shorts1(base).at[index + i]) << 16 * (i % 2);        \
+            if (start + i < length) value[i / 2] |= uint(shorts1(base).at[index + i]) << 16 * (i % 2);                 \
         return value;                                                                                                  \
     }
 #if A_BITS == 32
@@ -112,28 +111,19 @@ DEFINE_FETCH_FLOATS(fetch_b, B_VECTOR)
 DEFINE_FETCH_HALVES(fetch_b, B_VECTOR)
 #endif
 
-// What a thread fetches with number `i` is a unit of a line of the slice. Where lines, or thirds of them, divide the
-// threads evenly, the slice is blocks of PASS lines and WIDTH units, PASSES of them below each other: its place in the
-// first says where the others are, and no thread computes that anew in each step.
-#define DEFINE_PLACES(NAME, UNITS_OF_LINE, LINES)                                                                      \
-    const uint NAME##_BLOCKS = THREADS % (UNITS_OF_LINE) == 0 ? 1 : (UNITS_OF_LINE) % 3 == 0 ? 3 : 1;                  \
-    const uint NAME##_WIDTH = (UNITS_OF_LINE) / NAME##_BLOCKS;                                                         \
-    const uint NAME##_PASSES = (LINES) * NAME##_WIDTH % THREADS == 0 ? (LINES) * NAME##_WIDTH / THREADS : 1;           \
-    const uint NAME##_PASS =                                                                                           \
-        THREADS % NAME##_WIDTH != 0 ? 0 : (LINES) * NAME##_WIDTH % THREADS != 0 ? 0 : THREADS / NAME##_WIDTH;          \
+// What a thread fetches with number `i` is a unit of a line of the slice. Where lines divide the threads evenly, the
+// place of the first says where the others are, and no thread computes that anew in each step.
+#define DEFINE_PLACES(NAME, UNITS_OF_LINE)                                                                             \
+    const uint NAME##_PASS = THREADS % (UNITS_OF_LINE) == 0 ? THREADS / (UNITS_OF_LINE) : 0;  /* lines */              \
     uint NAME##_line(uint i) {                                                                                         \
-        if (NAME##_PASS != 0) return gl_LocalInvocationID.x / NAME##_WIDTH;                                            \
+        if (NAME##_PASS != 0) return gl_LocalInvocationID.x / (UNITS_OF_LINE);                                         \
         return (i * THREADS + gl_LocalInvocationID.x) / (UNITS_OF_LINE);                                               \
     }                                                                                                                  \
     uint NAME##_start(uint i) {                                                                                        \
-        if (NAME##_PASS != 0) return gl_LocalInvocationID.x % NAME##_WIDTH;                                            \
-        return (i * THREADS + gl_LocalInvocationID.x) % (UNITS_OF_LINE);                                               \
-    }                                                                                                                  \
-    /* How many blocks are above and before its own. */                                                                \
-    uint NAME##_above(uint i) { return NAME##_PASS != 0 ? i % NAME##_PASSES : 0; }                                     \
-    uint NAME##_before(uint i) { return NAME##_PASS != 0 ? i / NAME##_PASSES : 0; }
-DEFINE_PLACES(a, A_LINE / A_UNIT, A_LINES)
-DEFINE_PLACES(b, B_LINE / B_UNIT, B_LINES)
+        return (NAME##_PASS != 0 ? gl_LocalInvocationID.x : i * THREADS + gl_LocalInvocationID.x) % (UNITS_OF_LINE);   \
+    }
+DEFINE_PLACES(a, A_LINE / A_UNIT)
+DEFINE_PLACES(b, B_LINE / B_UNIT)
 
 void main() {
     const uint A_BYTES = A_BITS / 8, B_BYTES = B_BITS / 8;
@@ -153,10 +143,10 @@ void main() {
     uint subgroup_row = gl_SubgroupID / SUBGROUPS_N * ROWS, subgroup_column = gl_SubgroupID % SUBGROUPS_N * COLUMNS;
     uint lines = gl_SubgroupID * FRAGMENT_M * C_STRIDE;
 
-    A_READ a_next[AHEAD][A_UNITS];
-    B_READ b_next[AHEAD][B_UNITS];
-    uint64_t a_at, b_at;  // of the slice that is fetched next, which is the step `next` of a tile from row0 and column0
-    uint next, row0, column0;
+    A_READ a_next[A_UNITS];
+    B_READ b_next[B_UNITS];
+    uint64_t a_at, b_at;  // of the slice that is fetched next, which is the step `ahead` of a tile from row0 and column0
+    uint ahead, row0, column0;
     uvec2 tile;
 
 #define BEGIN_TILE(INDEX)                                                                                              \
@@ -166,24 +156,20 @@ void main() {
         column0 = tile.x * TILE_N;                                                                                     \
         a_at = a_batch + A_BYTES * uint64_t(row0) * (A_ALONG_M != 0 ? 1 : a_stride);                                   \
         b_at = b_batch + B_BYTES * uint64_t(column0) * (B_ALONG_K != 0 ? b_stride : 1);                                \
-        next = 0;                                                                                                      \
+        ahead = 0;                                                                                                     \
     }
 // What there is of the operands from the slice's corner on; without EDGES tiles are whole, and nothing is compared.
-#define FETCH(SET)                                                                                                     \
+#define FETCH()                                                                                                        \
     {                                                                                                                  \
         uint rows_left = (EDGES & 1) != 0 ? rows - row0 : ~0u;                                                         \
         uint columns_left = (EDGES & 2) != 0 ? columns - column0 : ~0u;                                                \
-        uint depth_left = (EDGES & 4) != 0 ? end - begin - next * TILE_K : ~0u;                                        \
+        uint depth_left = (EDGES & 4) != 0 ? end - begin - ahead * TILE_K : ~0u;                                       \
         [[unroll]] for (uint i = 0; i < A_UNITS; i++)                                                                  \
-            a_next[SET][i] = fetch_a(a_at + a_above(i) * a_pass + 16 * a_before(i) * a_WIDTH, a_stride, a_line(i),     \
-                                     a_start(i) * A_UNIT, a_above(i) * a_PASS, a_before(i) * a_WIDTH * A_UNIT,         \
-                                     A_ALONG_M != 0 ? depth_left : rows_left,                                          \
-                                     A_ALONG_M != 0 ? rows_left : depth_left);                                         \
+            a_next[i] = fetch_a(a_at + i * a_pass, a_stride, a_line(i), a_start(i) * A_UNIT, i * a_PASS,               \
+                                A_ALONG_M != 0 ? depth_left : rows_left, A_ALONG_M != 0 ? rows_left : depth_left);     \
         [[unroll]] for (uint i = 0; i < B_UNITS; i++)                                                                  \
-            b_next[SET][i] = fetch_b(b_at + b_above(i) * b_pass + 16 * b_before(i) * b_WIDTH, b_stride, b_line(i),     \
-                                     b_start(i) * B_UNIT, b_above(i) * b_PASS, b_before(i) * b_WIDTH * B_UNIT,         \
-                                     B_ALONG_K != 0 ? columns_left : depth_left,                                       \
-                                     B_ALONG_K != 0 ? depth_left : columns_left);                                      \
+            b_next[i] = fetch_b(b_at + i * b_pass, b_stride, b_line(i), b_start(i) * B_UNIT, i * b_PASS,               \
+                                B_ALONG_K != 0 ? columns_left : depth_left, B_ALONG_K != 0 ? depth_left : columns_left);\
     }
 
 // Where the results of fragments `N` go, and what they need of memory, on its way.
@@ -205,38 +191,36 @@ void main() {
     }
 
 // What was fetched, to shared memory.
-#define PUT(SET)                                                                                                       \
+#define PUT()                                                                                                          \
     {                                                                                                                  \
         [[unroll]] for (uint i = 0; i < A_UNITS; i++)                                                                  \
-            a_shared[(a_above(i) * a_PASS + a_line(i)) * A_STRIDE + a_before(i) * a_WIDTH + a_start(i)] =              \
-                A_PACK(a_next[SET][i]);                                                                                \
+            a_shared[(i * a_PASS + a_line(i)) * A_STRIDE + a_start(i)] = A_PACK(a_next[i]);                            \
         [[unroll]] for (uint i = 0; i < B_UNITS; i++) {                                                                \
-            b_shared[(b_above(i) * b_PASS + b_line(i)) * B_STRIDE + b_before(i) * b_WIDTH + b_start(i)] =              \
-                B_PACK(b_next[SET][i]);                                                                                \
-            if (HAS_SUMS != 0 && this_tile.y == 0) ADD_TO_SUMS(b_sum[b_before(i)], b_next[SET][i]);                    \
+            b_shared[(i * b_PASS + b_line(i)) * B_STRIDE + b_start(i)] = B_PACK(b_next[i]);                            \
+            if (HAS_SUMS != 0 && this_tile.y == 0) ADD_TO_SUMS(b_next[i]);                                             \
         }                                                                                                              \
     }
 #if B_BITS == 32
-#define ADD_TO_SUMS(SUM, UNIT) SUM[0] += UNIT
+#define ADD_TO_SUMS(UNIT) b_sum[0] += UNIT
 #else
-#define ADD_TO_SUMS(SUM, UNIT)                                                                                         \
+#define ADD_TO_SUMS(UNIT)                                                                                              \
     {                                                                                                                  \
-        SUM[0] += unpack_halves4(UNIT.xy);                                                                             \
-        SUM[1] += unpack_halves4(UNIT.zw);                                                                             \
+        b_sum[0] += unpack_halves4(UNIT.xy);                                                                           \
+        b_sum[1] += unpack_halves4(UNIT.zw);                                                                           \
     }
 #endif
 // What follows the slice in `a_next` and `b_next`, of this tile or the workgroup's next.
-#define FETCH_NEXT(SET)                                                                                                \
+#define FETCH_NEXT()                                                                                                   \
     {                                                                                                                  \
-        bool same = next + 1 < steps;                                                                                  \
+        bool same = ahead + 1 < steps;                                                                                 \
         if (same) {                                                                                                    \
             a_at += a_step;                                                                                            \
             b_at += b_step;                                                                                            \
-            next++;                                                                                                    \
+            ahead++;                                                                                                   \
         } else if (following < tiles) {                                                                                \
             BEGIN_TILE(following);                                                                                     \
         }                                                                                                              \
-        if (same || following < tiles) FETCH(SET);                                                                     \
+        if (same || following < tiles) FETCH();                                                                        \
     }
 // The fragments of A and B for the FRAGMENT_K from K of the slice.
 #define LOAD(TO, K)                                                                                                    \
@@ -264,67 +248,58 @@ void main() {
     // Most workgroups have one tile. Without this loop NVIDIA's compiler (driver 580) makes the steps a fifth slower.
     uint index = gl_WorkGroupID.x;
     BEGIN_TILE(index);
-    if (steps != 0) FETCH(0);
-    if (AHEAD > 1 && steps != 0) {
-        next = 1;
-        a_at += a_step;
-        b_at += b_step;
-        FETCH(AHEAD - 1);
-    }
+    if (steps != 0) FETCH();
     for (; index < tiles; index += gl_NumWorkGroups.x) {
         uint following = index + gl_NumWorkGroups.x;
         uvec2 this_tile = tile;
         C_MATRIX sums[ROWS][COLUMNS], totals[ROWS][COLUMNS];  // of a part, and of those before, with PART_STEPS
         [[unroll]] for (uint i = 0; i < ROWS; i++)
             [[unroll]] for (uint j = 0; j < COLUMNS; j++) sums[i][j] = totals[i][j] = C_MATRIX(0.0);
-        // All that a thread fetches of the blocks below each other is one column.
-        vec4 b_sum[b_BLOCKS][B_UNIT / 4];
-        [[unroll]] for (uint block = 0; block < b_BLOCKS; block++)
-            [[unroll]] for (uint i = 0; i < B_UNIT / 4; i++) b_sum[block][i] = vec4(0.0);
+        // THREADS is a multiple of the units of a line, so all that a thread fetches is one column.
+        vec4 b_sum[B_UNIT / 4];
+        [[unroll]] for (uint i = 0; i < B_UNIT / 4; i++) b_sum[i] = vec4(0.0);
 
         // Compilers copy all sums in each step where multiplying is conditional, so it is not.
         A_MATRIX a_part[2][ROWS];
         B_MATRIX b_part[2][COLUMNS];
         if (steps != 0) {
-            PUT(0);
-            FETCH_NEXT(0);
+            PUT();
+            FETCH_NEXT();
         }
         barrier();
         uint all = 0;
         [[unroll]] for (uint i = 0; i < ASK; i++) all |= asked[i];
         if (ASK != 0 && all == 0x5bd1e995 && splits == 0) a_shared[0] = A_WORD(all);  // never, but no compiler knows
         LOAD(0, 0);
-        for (uint pair = 0; pair < steps; pair += AHEAD)
-            [[unroll]] for (uint set = 0; set < AHEAD; set++) {
-                uint step = pair + set;
-                [[unroll]] for (uint part = 0; part < PARTS; part++) {
-                    if (part + 1 < PARTS) {
-                        LOAD((part + 1) % 2, (part + 1) * FRAGMENT_K);
-                    } else {
-                        barrier();  // all have read the slice
-                        if (step + 1 < steps) {
-                            PUT((set + 1) % AHEAD);
-                            FETCH_NEXT((set + 1) % AHEAD);
-                        }
-                        barrier();
-                        LOAD(PARTS % 2, 0);
+        for (uint step = 0; step < steps; step++) {
+            [[unroll]] for (uint part = 0; part < PARTS; part++) {
+                if (part + 1 < PARTS) {
+                    LOAD((part + 1) % 2, (part + 1) * FRAGMENT_K);
+                } else {
+                    barrier();  // all have read the slice
+                    if (step + 1 < steps) {
+                        PUT();
+                        FETCH_NEXT();
                     }
-                    [[unroll]] for (uint j = 0; j < COLUMNS; j++)
-                        [[unroll]] for (uint i = 0; i < ROWS; i++)
-                            sums[i][j] = coopMatMulAdd(a_part[part % 2][i], b_part[part % 2][j], sums[i][j]);
+                    barrier();
+                    LOAD(PARTS % 2, 0);
                 }
-                if (PARTS % 2 != 0) {
-                    [[unroll]] for (uint i = 0; i < ROWS; i++) a_part[0][i] = a_part[1][i];
-                    [[unroll]] for (uint j = 0; j < COLUMNS; j++) b_part[0][j] = b_part[1][j];
-                }
-                if (PART_STEPS != 0 && ((step + 1) % PART_STEPS == 0 || step + 1 == steps)) {
+                [[unroll]] for (uint j = 0; j < COLUMNS; j++)
                     [[unroll]] for (uint i = 0; i < ROWS; i++)
-                        [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
-                            totals[i][j] += sums[i][j];
-                            sums[i][j] = C_MATRIX(0.0);
-                        }
-                }
+                        sums[i][j] = coopMatMulAdd(a_part[part % 2][i], b_part[part % 2][j], sums[i][j]);
             }
+            if (PARTS % 2 != 0) {
+                [[unroll]] for (uint i = 0; i < ROWS; i++) a_part[0][i] = a_part[1][i];
+                [[unroll]] for (uint j = 0; j < COLUMNS; j++) b_part[0][j] = b_part[1][j];
+            }
+            if (PART_STEPS != 0 && ((step + 1) % PART_STEPS == 0 || step + 1 == steps)) {
+                [[unroll]] for (uint i = 0; i < ROWS; i++)
+                    [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
+                        totals[i][j] += sums[i][j];
+                        sums[i][j] = C_MATRIX(0.0);
+                    }
+            }
+        }
 
         barrier();  // a_shared may still be read
         uint first_row = this_tile.y * TILE_M + subgroup_row * FRAGMENT_M;
@@ -359,9 +334,8 @@ void main() {
         }
         if (HAS_SUMS != 0 && this_tile.y == 0) {
             uint first = this_tile.x * TILE_N + gl_LocalInvocationID.x * B_UNIT;
-            [[unroll]] for (uint block = 0; block < b_BLOCKS; block++)
-                [[unroll]] for (uint i = 0; i < B_UNIT / 4; i++)
-                    store_column_sums(b_sum[block][i], b_WIDTH, first + block * b_WIDTH * B_UNIT + 4 * i, plane);
+            [[unroll]] for (uint i = 0; i < B_UNIT / 4; i++)
+                store_column_sums(b_sum[i], TILE_N / B_UNIT, first + 4 * i, plane);
         }
         barrier();
         if (steps == 0 && following < tiles) BEGIN_TILE(following);

@@ -1,14 +1,12 @@
 """Times matrix products on a Vulkan device: every tile and number of parts that the backend could choose.
 
     python perf/helios_matmul.py [--precision f16] [--bits 32,16] [--results 32] [--sums] [--device N] [--json FILE]
-                                 [--quick] [--tile NAME]... [SET ...]
+                                 [--quick] [SET ...]
 
 A SET is quickstart, chars10m, gpt2-124m or square, or a product as ROWSxCOLUMNSxDEPTH followed by nn, nt or tn: whether
 the left and the right operand are transposed (nn forward, nt the gradient of the input, tn that of the weight). Without
 any, all sets. --bits is how operands are stored, --results how results are. With --sums products that can (nn, tn) also
-add up the columns of the right operand. --quick times only the division that the backend chooses. A --tile is one more
-for matrix units, as ROWSxCOLUMNSxDEPTH/DOWNxACROSS, the last two of subgroups, and with /2 one that has two steps'
-operands on their way from memory.
+add up the columns of the right operand. --quick times only the division that the backend chooses.
 
 A time is that of one product in a chain of them with barriers between, the reduction of split sums included: wall time
 of a long chain less that of a short one, of each the lowest of several. Every candidate's result is compared with
@@ -20,7 +18,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,17 +36,7 @@ from alpha.backend_helios_device import Device, DeviceInfo, MemoryKind, list_dev
 from alpha.backend_helios_kernels import Pipelines, read_bundle
 from alpha.backend_helios_matmul import Products
 from alpha.backend_helios_planner import Argument, Dispatch
-from alpha.backend_helios_tiles import (
-    Division,
-    Hardware,
-    Problem,
-    Tile,
-    candidates,
-    choose,
-    division_of,
-    estimate,
-    fits,
-)
+from alpha.backend_helios_tiles import Division, Problem, candidates, choose, estimate
 
 Values = npt.NDArray[Any]
 SHOWN = 6
@@ -300,23 +288,6 @@ def shapes_of(names: list[str]) -> list[tuple[int, int, int, str]]:
     return found
 
 
-def tile_named(name: str) -> Tile:
-    """A tile for matrix units by its name."""
-    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)/(\d+)x(\d+)(?:/([12]))?", name)
-    if match is None:
-        raise SystemExit(f"helios_matmul: {name} is no tile; 128x192x32/2x4 is one.")
-    m, n, k, down, across, ahead = map(int, match.groups("1"))
-    return Tile("matmul_matrix", m, n, k, down, across, ahead=ahead)
-
-
-def divisions_of(problem: Problem, device: Hardware, tiles: Sequence[Tile]) -> list[Division]:
-    """What the backend could choose, and the same parts of further tiles."""
-    backend = list(candidates(problem, device))
-    splits = sorted({each.splits for each in backend})
-    more = [division_of(tile, each, problem) for tile in tiles if fits(tile, problem, device) for each in splits]
-    return list(dict.fromkeys([*backend, *more]))
-
-
 def devices() -> list[DeviceInfo]:
     """GPUs first."""
     return sorted((each for each in list_devices() if not each.missing), key=lambda each: each.kind == "cpu")
@@ -333,7 +304,6 @@ def main() -> None:
     parser.add_argument("--device", type=int, default=0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--tile", action="append", type=tile_named, default=[])
     parser.add_argument("--tries", type=int, default=3)
     arguments = parser.parse_args()
     info = devices()[arguments.device]
@@ -346,7 +316,7 @@ def main() -> None:
         for each in bits:
             bench = Bench(laboratory, shape, each, arguments.tries, arguments.sums, arguments.results)
             problem = bench.problem()
-            divisions = [choose(problem, device)] if arguments.quick else divisions_of(problem, device, arguments.tile)
+            divisions = [choose(problem, device)] if arguments.quick else list(candidates(problem, device))
             measurements.append(bench.measure(divisions))
             print("\n".join(lines(measurements[-1])), flush=True)
             laboratory.forget()

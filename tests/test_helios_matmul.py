@@ -195,64 +195,6 @@ def test_a_product_adds_up_the_columns_of_its_right_operand(element: str, splits
     close(sums, exact(b).sum(0), backend)
 
 
-@pytest.mark.matrix_units
-@pytest.mark.parametrize("layout", ["nn", "tn"])
-@pytest.mark.parametrize(("splits", "turns"), [(1, False), (3, False), (1, True)])
-def test_operands_of_two_steps_are_on_their_way(
-    splits: int, turns: bool, layout: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also of the next tile, where workgroups take tiles in turn."""
-    backend = helios("f16")
-    if backend.hardware.fragment is None:
-        pytest.skip("for matrix units only")
-    m, n, k = backend.hardware.fragment
-    tile = Tile("matmul_matrix", 2 * m, 4 * n, 2 * k, 1, 2, ahead=2)
-    rows, columns, depth = 70, 72, 20 * k
-    assert not fits(tile, Problem(1, rows, columns, depth + 2 * k), backend.hardware)
-    a, b = normal(rows, depth), normal(depth, columns)
-    left = stored_as(backend, a.T.copy() if layout == "tn" else a, "f16")
-    left = backend.transpose(left, (1, 0)) if layout == "tn" else left
-    problem = Problem(1, rows, columns, depth, 16, 16)
-    assert fits(tile, problem, backend.hardware)
-    division = division_of(tile, splits, problem)
-    assert division.splits == splits and division.split_depth % (4 * k) == 0
-    if turns:
-        monkeypatch.setattr(backend_helios_matmul, "workgroups", lambda division, *_: (2, 1, division.splits))
-    sums = backend.new((columns,), "f32")
-    made = backend.product(left, stored_as(backend, b, "f16"), forced=division, column_sums=sums)
-    close(made, rounded(a) @ rounded(b), backend)
-    close(sums, rounded(b).sum(0), backend)
-
-
-@pytest.mark.matrix_units
-@pytest.mark.parametrize("layout", ["nn", "tn", "nt"])
-@pytest.mark.parametrize("element", ["f32", "f16"])
-def test_tiles_thrice_a_power_of_two_wide(element: str, layout: str) -> None:
-    """No line of theirs divides the threads of a workgroup; and a row of three fragments is stored one by one."""
-    backend = helios("f16")
-    fragment = backend.hardware.fragment
-    if fragment is None:
-        pytest.skip("for matrix units only")
-    rows, columns, depth = 100, 104, 72
-    a, b, bias = normal(rows, depth), normal(depth, columns), normal(columns)
-    left, right = (
-        backend.transpose(stored_as(backend, each.T.copy(), element), (1, 0)) if lies == "t"
-        else stored_as(backend, each, element)
-        for each, lies in zip((a, b), layout, strict=True)
-    )  # fmt: skip
-    m, n, k = fragment
-    bits = 16 if element == "f16" else 32
-    problem = Problem(1, rows, columns, depth, bits, bits)
-    for tile in (Tile("matmul_matrix", 6 * m, 2 * n, 2 * k, 2, 1), Tile("matmul_matrix", 4 * m, 6 * n, 2 * k, 2, 2)):
-        assert fits(tile, problem, backend.hardware)
-        sums = backend.new((columns,), "f32") if layout[1] == "n" else None
-        epilogue = Epilogue(backend.from_numpy(bias))
-        made = backend.product(left, right, None, epilogue, 1.0, division_of(tile, 1, problem), sums)
-        close(made, rounded(a) @ rounded(b) + bias, backend)
-        if sums is not None:
-            close(sums, (rounded(b) if element == "f16" else b.astype(np.float64)).sum(0), backend)
-
-
 @pytest.mark.parametrize(("activation", "converted"), [
     pytest.param("", False, marks=pytest.mark.matrix_units),
     *((each, False) for each in ACTIVATIONS),
