@@ -8,7 +8,7 @@ once.
 import math
 
 from alpha.backend_helios_array import HeliosArray
-from alpha.backend_helios_layout import THREADS, groups_for, vector_of
+from alpha.backend_helios_layout import THREADS, groups_for, power_of_two, vector_of
 from alpha.backend_helios_primitives import HeliosPrimitives
 
 CACHED_THREADS = 128
@@ -147,12 +147,12 @@ class Cached(HeliosPrimitives):
         if N < MANY_ROWS or sequence_count >= N or not can_choose:
             self.dispatch("attention_cached", query.element, (splits, H, N), constants, relay=None, **arguments)
         else:
-            constants["ROWS"], groups = _tiles_of_rows(N, H, D, splits, sequence_count, info.subgroup_size)
+            tile, groups = _tiles_of_rows(N, H, D, splits, sequence_count, info.subgroup_size)
             self.dispatch(
                 "attention_cached_rows",
                 query.element,
                 groups,
-                constants,
+                constants | tile,
                 splits=splits,
                 lone_rows=sequence_count,
                 **arguments,
@@ -184,10 +184,12 @@ class Cached(HeliosPrimitives):
 
 def _tiles_of_rows(
     N: int, H: int, D: int, splits: int, lone_rows: int, subgroup: int
-) -> tuple[int, tuple[int, int, int]]:
-    """How many rows share a tile, as many as fit shared memory and leave a subgroup to each four of them, and the
-    workgroups of `attention_cached_rows`."""
-    rows = _ROWS_TOGETHER // min(4, 2 ** math.ceil(math.log2(max(1, D / _WIDTH_TOGETHER))))
+) -> tuple[dict[str, int], tuple[int, int, int]]:
+    """How many rows share a tile, as many as fit shared memory and leave a subgroup to each four of them, and how many
+    lone ones a workgroup; and the workgroups of `attention_cached_rows`."""
+    rows = _ROWS_TOGETHER // min(4, power_of_two(-(-D // _WIDTH_TOGETHER)))
     rows = min(rows, 4 * CACHED_THREADS // subgroup)
-    tiles, lone = -(-N // rows), -(-lone_rows // min(_LONE_TOGETHER, rows))
-    return rows, (min(splits, -(-ENOUGH_GROUPS // (H * tiles))), H, tiles + lone)
+    lone = min(_LONE_TOGETHER, rows)
+    tiles = -(-N // rows)
+    groups = (min(splits, -(-ENOUGH_GROUPS // (H * tiles))), H, tiles + -(-lone_rows // lone))
+    return {"ROWS": rows, "LONE_TOGETHER": lone}, groups

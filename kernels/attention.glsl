@@ -21,17 +21,21 @@ float bounded_tanh(float x) {
     return x < 0.0 ? -magnitude : magnitude;
 }
 
+#define STORED_QUAD JOIN(JOIN(T, x4), _value)  // as it is in memory
+
 // Numbers 4 quad to 4 quad + 3 of the row that begins at element `start`; 0 beyond the width.
-vec4 read_quad(JOIN(T, _buffer) source, uint start, uint quad) {
-    vec4 numbers = vec4(0.0);
+STORED_QUAD read_stored_quad(JOIN(T, _buffer) source, uint start, uint quad) {
+    STORED_QUAD numbers = STORED_QUAD(0);
     if (ALIGNED == 1) {
-        if (quad < QUADS) numbers = load(JOIN(T, x4_buffer)(source).at[start / 4 + quad]);
+        if (quad < QUADS) numbers = JOIN(T, x4_buffer)(source).at[start / 4 + quad];
     } else {
         for (uint i = 0; i < 4; ++i)
-            if (quad * 4 + i < WIDTH) numbers[i] = load(source.at[start + quad * 4 + i]);
+            if (quad * 4 + i < WIDTH) numbers[i] = source.at[start + quad * 4 + i];
     }
     return numbers;
 }
+
+vec4 read_quad(JOIN(T, _buffer) source, uint start, uint quad) { return load(read_stored_quad(source, start, quad)); }
 
 vec4 read_float_quad(f32_buffer source, uint start, uint quad) {
     vec4 numbers = vec4(0.0);

@@ -25,7 +25,6 @@ const uint ORDERED = PRODUCTS * PRODUCT_QUADS;
 const uint SLICE = 2;  // quads of the width of all keys that are in shared memory at a time
 const uint SLICE_KEYS = THREADS / SLICE;
 const uint VALUES_AHEAD = 8;  // values that a thread reads at a time
-const uint LONE_TOGETHER = ROWS < 8 ? ROWS : 8;
 
 // One after the other: a slice of the keys, and from QUERIES on all quads of the queries; the probabilities, of each team
 // a row of PITCH vectors, so that two teams read from different banks.
@@ -37,20 +36,6 @@ shared vec4 maxima[TEAMS * TEAM_SUBGROUPS], sums[TEAMS * SUBGROUPS];  // of a su
 shared uint places[THREADS];
 shared uint row_sequences[ROWS], row_seen[ROWS];
 shared uint starts_of_runs, lone;  // a bit for each row
-
-#define RAW JOIN(JOIN(T, x4), _value)  // a quad as it is stored
-
-// As read_quad.
-RAW read_raw(JOIN(T, _buffer) source, uint start, uint quad) {
-    RAW numbers = RAW(0);
-    if (ALIGNED == 1) {
-        if (quad < QUADS) numbers = JOIN(T, x4_buffer)(source).at[start / 4 + quad];
-    } else {
-        for (uint i = 0; i < 4; ++i)
-            if (quad * 4 + i < WIDTH) numbers[i] = source.at[start + quad * 4 + i];
-    }
-    return numbers;
-}
 
 // The quads of the width in the order in which their sums are added up: those of sums 0, 4, 1, 5, 2, 6, 3, 7.
 uint quad_at(uint order) {
@@ -87,9 +72,9 @@ void attend(uint first_row, uint start, uint end, uint part, uint longest) {
     }
     barrier();
 
-    RAW next[SLICE];
+    STORED_QUAD next[SLICE];
     [[unroll]] for (uint i = 0; i < SLICE; ++i)
-        next[i] = read_raw(keys, places[thread / SLICE + i * SLICE_KEYS], quad_at(thread % SLICE));
+        next[i] = read_stored_quad(keys, places[thread / SLICE + i * SLICE_KEYS], quad_at(thread % SLICE));
     vec4 score[TEAMS], pair[TEAMS], sum[TEAMS];  // a vector for each key
     [[unroll]] for (uint i = 0; i < TEAMS; ++i) score[i] = vec4(-0.0);  // to which anything can be added
     const bool is_busy = team * 4 < end && team * 4 + 4 > start;
@@ -101,7 +86,7 @@ void attend(uint first_row, uint start, uint end, uint part, uint longest) {
         // The last one is read twice: a condition would keep what was read from being on its way.
         const uint following = min(slice + 1, ORDERED / SLICE - 1) * SLICE + thread % SLICE;
         [[unroll]] for (uint i = 0; i < SLICE; ++i)
-            next[i] = read_raw(keys, places[thread / SLICE + i * SLICE_KEYS], quad_at(following));
+            next[i] = read_stored_quad(keys, places[thread / SLICE + i * SLICE_KEYS], quad_at(following));
         [[unroll]] for (uint s = 0; s < SLICE && is_busy; ++s) {
             const uint order = slice * SLICE + s;
             vec4 q[4];
@@ -157,15 +142,15 @@ void attend(uint first_row, uint start, uint end, uint part, uint longest) {
             [[unroll]] for (uint r = 0; r < 4; ++r) lane_sum[r] = vec4(0.0);
             uint j = lane;
             for (; j + (VALUES_AHEAD - 1) * LANES < fewest; j += VALUES_AHEAD * LANES) {
-                RAW value[VALUES_AHEAD];
-                [[unroll]] for (uint a = 0; a < VALUES_AHEAD; ++a) value[a] = read_raw(values, places[j + a * LANES], quad);
+                STORED_QUAD value[VALUES_AHEAD];
+                [[unroll]] for (uint a = 0; a < VALUES_AHEAD; ++a) value[a] = read_stored_quad(values, places[j + a * LANES], quad);
                 [[unroll]] for (uint a = 0; a < VALUES_AHEAD; ++a) {
                     const vec4 factor = memory[four / 4 * PITCH + j + a * LANES], v = load(value[a]);
                     [[unroll]] for (uint r = 0; r < 4; ++r) lane_sum[r] = fma(vec4(factor[r]), v, lane_sum[r]);
                 }
             }
             for (; j < most; j += LANES) {
-                const vec4 factor = memory[four / 4 * PITCH + j], v = load(read_raw(values, places[j], quad));
+                const vec4 factor = memory[four / 4 * PITCH + j], v = load(read_stored_quad(values, places[j], quad));
                 [[unroll]] for (uint r = 0; r < 4; ++r)
                     if (j < count[r]) lane_sum[r] = fma(vec4(factor[r]), v, lane_sum[r]);
             }
