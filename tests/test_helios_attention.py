@@ -149,6 +149,53 @@ def test_queries_that_read_keys_together_have_the_bits_that_they_have_alone(
     assert again[~sees].tobytes() == together[~sees].tobytes()
 
 
+@pytest.mark.parametrize(
+    ("N", "S", "can_choose", "kernel"),
+    [
+        (MANY_ROWS, 2, True, "attention_cached_rows"),
+        (MANY_ROWS, MANY_ROWS, True, "attention_cached"),  # all of them may be of sequences of their own
+        (MANY_ROWS - 1, 2, True, "attention_cached"),
+        (MANY_ROWS, 2, False, "attention_cached"),  # subgroups may be of different sizes in the two kernels
+    ],
+)
+def test_rows_read_keys_together_where_they_are_mostly_of_prompts(
+    N: int, S: int, can_choose: bool, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = helios()
+    info = backend.device_info
+    features = (info.features - {"subgroup_size_control"}) | ({"subgroup_size_control"} if can_choose else set())
+    monkeypatch.setattr(backend.device, "info", dataclasses.replace(info, features=features))
+    query, keys = backend.zeros((N, 2, 8)), backend.zeros((S, 16, 1, 8))
+    places = [backend.zeros(shape, np.int32) for shape in ((N,), (N,), (S, 1))]
+    _, dispatches, _ = backend.trace(lambda: backend.cached_attention(query, keys, keys, *places))
+    (made,) = [each for each in dispatches if each.kernel.name.startswith("attention_")]
+    assert made.kernel.name == kernel
+    assert made.constants["SUBGROUP_SIZE"] == (info.subgroup_size if can_choose else 0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows"),
+    [
+        ((16, 128, 128, 4, 4, 32), (64, 64, 64)),
+        ((64, 256, 256, 6, 6, 64), (64, 64, 128)),
+        ((1, 64, 64, 4, 4, 32), (32, 32, 32)),
+    ],
+)
+def test_tiles_in_registers_leave_room_for_two_workgroups(shape: attentions.Dimensions, rows: tuple[int, ...]) -> None:
+    """quickstart's, chars10m's, and so few that the smallest are taken."""
+    features = helios().device_info.features | {"cooperative_matrix_f16", "cooperative_matrix_2"}
+    shapes = ((16, 16, 16, "f16", "f16", "f32", "f32"),)
+    info = dataclasses.replace(
+        helios().device_info, shared_memory=48 << 10, kind="discrete", subgroup_size=32, features=features,
+        cooperative_matrices=shapes,
+    )  # fmt: skip
+    backend = Helios.__new__(Helios)
+    backend.device, backend.precision = cast(Device, SimpleNamespace(info=info)), "f16"
+    divisions = backend.attention_divisions(shape, False, True)
+    assert divisions is not None
+    assert tuple(divisions[each].rows for each in ("forward", "key", "query")) == rows
+
+
 @pytest.mark.parametrize("shared_memory", [16 << 10, 48 << 10])
 def test_the_width_of_heads_that_kernels_take_follows_from_shared_memory(shared_memory: int) -> None:
     info = dataclasses.replace(helios().device_info, shared_memory=shared_memory, kind="discrete")

@@ -298,6 +298,30 @@ def test_every_tile_is_a_candidate_of_a_gpu_and_its_parts_cover_the_sum(device: 
         assert backend_helios_tiles.shared_bytes(division.tile, device) <= device.shared_memory
 
 
+@pytest.mark.parametrize("need_input", [True, False])
+def test_a_recorded_gradient_of_weights_is_accompanied_by_that_of_the_input(
+    need_input: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, found = helios(), []
+
+    def chosen(problem: Problem, device: Hardware, part: int, accompanied: bool) -> Division:
+        found.append(accompanied)
+        return choose(problem, device, part, accompanied)
+
+    x, weight, dy = (backend.from_numpy(normal(*each)) for each in ((40, 8), (8, 12), (40, 12)))
+
+    def gradient() -> HeliosArray:
+        _, saved = backend.linear(x, weight, training=True)
+        found.clear()
+        return backend.linear_backward(dy, saved, need_input=need_input)[1]
+
+    monkeypatch.setattr(backend_helios_matmul, "choose", chosen)
+    gradient()
+    assert not any(found), "dispatches that are not recorded run one after the other"
+    backend.trace(gradient)
+    assert sum(found) == need_input
+
+
 def test_the_longest_product_of_a_round_begins_first(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = helios()
     made: list[Dispatch] = []
