@@ -32,7 +32,7 @@ from helios_operations import chain_seconds, link_seconds
 
 from alpha.backend_helios_array import ELEMENTS, HeliosArray, Storage, contiguous_strides
 from alpha.backend_helios_cached import Cached
-from alpha.backend_helios_device import Device, DeviceInfo, MemoryKind, list_devices
+from alpha.backend_helios_device import Device, MemoryKind, choose_device
 from alpha.backend_helios_kernels import Pipelines, read_bundle
 from alpha.backend_helios_matmul import Products
 from alpha.backend_helios_planner import Argument, Dispatch
@@ -288,11 +288,6 @@ def shapes_of(names: list[str]) -> list[tuple[int, int, int, str]]:
     return found
 
 
-def devices() -> list[DeviceInfo]:
-    """GPUs first."""
-    return sorted((each for each in list_devices() if not each.missing), key=lambda each: each.kind == "cpu")
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -301,12 +296,12 @@ def main() -> None:
     parser.add_argument("--bits", default="32,16")
     parser.add_argument("--results", type=int, choices=[32, 16], default=32)
     parser.add_argument("--sums", action="store_true")
-    parser.add_argument("--device", type=int, default=0)
+    parser.add_argument("--device", type=int, default=-1)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--tries", type=int, default=3)
     arguments = parser.parse_args()
-    info = devices()[arguments.device]
+    info = choose_device(arguments.device)
     laboratory = Laboratory(Device(info), arguments.precision)
     device = laboratory.hardware
     print(f"{info.name}, precision {arguments.precision}, {device}", flush=True)
