@@ -166,6 +166,7 @@ class TrainingConfig:
     optim: str = option("adamw", "Optimizer.", group=_OPTIMIZATION, choices=OPTIMIZERS)
     beta1: float = option(0.9, "First moment decay, or momentum.", group=_OPTIMIZATION, minimum=0, maximum=0.99999)
     beta2: float = option(0.95, "Second moment decay.", group=_OPTIMIZATION, minimum=0, maximum=0.99999)
+    muon_momentum: float = option(0.95, "Momentum of muon's matrices.", group=_OPTIMIZATION, minimum=0, maximum=0.99999)
     eps: float = option(
         1e-8, "Added to the denominator of the update.", group=_OPTIMIZATION, minimum=0, maximum=LARGEST
     )

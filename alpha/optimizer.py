@@ -25,7 +25,6 @@ ADAFACTOR_DECAY_EXPONENT = 0.8
 ADAFACTOR_SQUARE_EPSILON = 1e-30
 ADAFACTOR_CLIPPING_THRESHOLD = 1.0
 
-MUON_MOMENTUM = 0.95
 MUON_UPDATE_SIZE = 0.2
 """Root mean square of the elements of a step."""
 EMBEDDINGS = ("wte", "wpe", "lm_head")
@@ -299,15 +298,16 @@ class Muon(Optimizer, name="muon"):
 
     def __init__(self, parameters: Parameters, training: TrainingConfig) -> None:
         super().__init__(parameters, training)
+        self._momentum = training.muon_momentum
         self._momenta = [(group, group.zeros()) for group in parameter_groups(parameters, orthogonalized)]
         self._adamw = AdamW(parameters, training, chosen=lambda spec: not orthogonalized(spec))
 
     def update(self, control: UpdateControl) -> None:
-        """m = 0.95 m + g;  p = p - lr weight_decay p - lr orthogonalized(g + 0.95 m), of each matrix by itself."""
+        """m = b m + g;  p = p - lr weight_decay p - lr orthogonalized(g + b m), of each matrix; b is the momentum."""
         backend = self.backend
         for group, momentum in self._momenta:
             step = backend.empty(momentum.shape, momentum.dtype)
-            backend.momentum_update(momentum, group.gradients, step, control, MUON_MOMENTUM)
+            backend.momentum_update(momentum, group.gradients, step, control, self._momentum)
             backend.orthogonalize(list(self._matrices(group, step)), MUON_UPDATE_SIZE)
             backend.decayed_step(group.values, step, control, group.weight_decay(self.weight_decay))
         self._adamw.update(control)

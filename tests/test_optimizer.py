@@ -90,6 +90,7 @@ def test_five_steps_equal_pytorch(optim: str, backend: Callable[[], Backend]) ->
         options = json.loads(file.metadata()["options"])
     names = ("tall", "vector", "wide")
     betas = {name: options[optim][name] for name in ("beta1", "beta2", "eps") if name in options[optim]}
+    betas |= {"muon_momentum": options[optim]["momentum"]} if "momentum" in options[optim] else {}
     tested = setup(
         optim,
         {name: golden[f"initial.{name}"].shape for name in names},
@@ -278,6 +279,16 @@ def test_muon_makes_each_matrix_of_a_parameter_orthogonal_by_itself(most: int, m
     expected = np.concatenate(list(apart.parameters.to_numpy().values()), axis=1)
     np.testing.assert_allclose(parameters.to_numpy()["h.0.all"], expected, rtol=1e-12)
     assert {name for name in together.optimizer.state() if "h.0" in name} == {"momentum.h.0.all"}
+
+
+@pytest.mark.parametrize(("momentum", "forgets"), [(0.0, True), (0.5, False)])
+def test_muon_has_the_momentum_that_is_asked_for(momentum: float, forgets: bool) -> None:
+    shapes = {"h.0.matrix": (6, 4)}
+    first, second = (setup("muon", shapes, muon_momentum=momentum) for _ in range(2))
+    for number, each in enumerate((first, second)):
+        each.step(gradients_of(number, shapes), lr=0.0)
+        each.step(gradients_of(2, shapes))
+    assert (first.parameters.to_numpy()["h.0.matrix"] == second.parameters.to_numpy()["h.0.matrix"]).all() == forgets
 
 
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
