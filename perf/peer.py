@@ -161,7 +161,7 @@ def json_of(command: Sequence[str], threads: int) -> Any:
 
 def run_alpha(config: str, seconds: float, threads: int) -> Row:
     """Alpha's row for a model; `rate` is in tokens per second."""
-    options = [f"--match=train/{config}", f"--threads={threads}", f"--seconds={seconds}", "--json"]
+    options = ["--backend=cpu_ref", f"--match=train/{config}", f"--threads={threads}", f"--seconds={seconds}", "--json"]
     [row] = json_of([sys.executable, str(ROOT / "alpha.py"), "bench", *options], threads)
     return dict(row)
 
