@@ -43,7 +43,7 @@ def _recipe(
 
 
 RECIPES = {
-    "cpu-2-minutes": _recipe(1.8, 4096, (128, 3, 128, 4), 16),
+    "cpu-2-minutes": _recipe(1.8, 4096, (128, 3, 128, 4), 16, muon_momentum=0.9),
     "cpu-20-minutes": _recipe(20.0, 4096, (256, 3, 192, 6), 8),
     "gpu-1-minute": _recipe(1.0, 8192, (256, 6, 384, 6), 64, dtype="f16"),
     "gpu-10-minutes": _recipe(10.0, 8192, (512, 8, 512, 8), 64, dtype="f16", weight_decay=0.3),
@@ -55,8 +55,8 @@ RECIPES = {
     ),
 }
 """By name: the fields of ModelConfig and TrainingConfig that each sets. The CPUs are two cores of a server of 2026, the
-GPU is an H100. `chat` is for both steps from text to chat. The first two learned most of those tried, `chat` and
-`gpu-10-minutes` are measured, and `gpu-1-minute` has their learning, and a shape by how loss scales."""
+GPU is an H100 or H200. `chat` is for both steps from text to chat. All are measured; the CPU's learned most of those
+tried, and the shapes of `gpu-1-minute` and `gpu-10-minutes` follow from how loss scales."""
 
 
 def get(name: str) -> dict[str, Any]:
