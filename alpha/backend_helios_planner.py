@@ -93,7 +93,7 @@ def needs_barrier(dispatches: Sequence[Dispatch]) -> list[bool]:
     """For each dispatch, whether there must be a barrier between it and those before it, back to the last barrier.
 
     There must when it reads what one of them writes, or writes what one of them reads or writes, unless that is one of
-    its relay, for which it waits by itself.
+    its relay, for which it waits by itself, or which is of the same round and needs nothing of it but the counter.
     """
     barriers = []
     read: list[Span] = []
@@ -107,7 +107,8 @@ def needs_barrier(dispatches: Sequence[Dispatch]) -> list[bool]:
                 reads.append(array.byte_range)
             if kind != "in":
                 writes.append(array.byte_range)
-        others = (read[: own[0]], written[: own[1]]) if dispatch.waits else (read, written)
+        goes_on = dispatch.waits or dispatch.leg == leg == 1
+        others = (read[: own[0]], written[: own[1]]) if goes_on else (read, written)
         conflict = overlap(reads, others[1]) or overlap(writes, others[1]) or overlap(writes, others[0])
         barriers.append(conflict)
         if conflict:

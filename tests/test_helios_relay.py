@@ -123,6 +123,16 @@ def test_a_relay_waits_at_a_barrier_for_what_is_not_of_it(backend: Helios) -> No
     assert needs_barrier([writes_b, first, second]) == [False, False, True]
 
 
+def test_the_first_round_of_a_relay_shares_its_counter_without_a_barrier(backend: Helios) -> None:
+    _, (first, second, _) = small_rounds(backend)
+    other = backend.zeros((4, 1), np.int32)
+    beside = dataclasses.replace(first[0], arguments=first[0].arguments | {"y": other})
+    made, _ = relayed(backend, [[*first, beside], second])
+    dispatches = [each for dispatches in made for each in dispatches]
+    assert [each.leg for each in dispatches] == [1, 1, 2]
+    assert needs_barrier(dispatches) == [False] * 3
+
+
 def test_a_product_that_reads_its_residual_number_by_number_is_of_no_relay(backend: Helios) -> None:
     def products(x: HeliosArray) -> HeliosArray:
         for _ in range(3):
