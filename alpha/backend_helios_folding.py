@@ -169,12 +169,13 @@ def _with_norm(backend: DispatchMaker, maker: Dispatch, product: Dispatch, left:
 def _with_attention(backend: DispatchMaker, maker: Dispatch, product: Dispatch, left: HeliosArray) -> Dispatch | None:
     """`product` as it puts attention together itself."""
     attended = maker.arguments["attended"]
-    if not (isinstance(attended, HeliosArray) and same_place(attended, left)):
+    if not (isinstance(attended, HeliosArray) and same_place(attended, left)) or product.arguments["factor"] is not None:
         return None
-    taken = {"SOURCE": 2, "HEAD": maker.constants["WIDTH"]}
-    arguments = {name: maker.arguments[name] for name in ("partial", "statistics", "splits")}
-    partial, statistics, splits = arguments.values()
-    return _reading(backend, product, taken, a=partial, statistics=statistics, parts=splits)
+    taken = {"SOURCE": 2, "HEAD": maker.constants["WIDTH"], "KEYS": maker.constants["PART"]}
+    partial, statistics, splits, positions = (
+        maker.arguments[name] for name in ("partial", "statistics", "splits", "positions")
+    )
+    return _reading(backend, product, taken, a=partial, statistics=statistics, parts=splits, factor=positions)
 
 
 def _reading(

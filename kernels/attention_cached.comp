@@ -20,18 +20,20 @@ shared vec4 products[THREADS * PRODUCTS / 4];
 shared float probabilities[THREADS];
 shared vec4 lane_sums[THREADS];
 
-// As read_quad, of what the rounds before in a relay may have written.
-vec4 fresh_quad(JOIN(T, _buffer) source, uint start, uint quad) {
-    if (RELAY == 0) return read_quad(source, start, quad);
-    vec4 numbers = vec4(0.0);
+// As read_stored_quad, of what the rounds before in a relay may have written.
+STORED_QUAD fresh_stored_quad(JOIN(T, _buffer) source, uint start, uint quad) {
+    if (RELAY == 0) return read_stored_quad(source, start, quad);
+    STORED_QUAD numbers = STORED_QUAD(0);
     if (ALIGNED == 1) {
-        if (quad < QUADS) numbers = load(JOIN(JOIN(fresh_, T), x4)(uint64_t(source), start / 4 + quad));
+        if (quad < QUADS) numbers = JOIN(JOIN(fresh_, T), x4)(uint64_t(source), start / 4 + quad);
     } else {
         for (uint i = 0; i < 4; ++i)
-            if (quad * 4 + i < WIDTH) numbers[i] = load(JOIN(fresh_, T)(uint64_t(source), start + quad * 4 + i));
+            if (quad * 4 + i < WIDTH) numbers[i] = JOIN(fresh_, T)(uint64_t(source), start + quad * 4 + i);
     }
     return numbers;
 }
+
+vec4 fresh_quad(JOIN(T, _buffer) source, uint start, uint quad) { return load(fresh_stored_quad(source, start, quad)); }
 
 void main() {
     const uint thread = gl_LocalInvocationIndex, member = thread % PRODUCTS, quad = thread % QUADS, lane = thread / QUADS;
@@ -40,12 +42,10 @@ void main() {
     const uint seen = uint(positions.at[row]) + 1, count = min(THREADS, seen - min(seen, first));
     const uint place = (row * QUERY_HEADS + head) * gl_NumWorkGroups.x + gl_WorkGroupID.x;
     if (count == 0) {
-        relay_wait();
-        if (thread < 2) statistics.at[place * 2 + thread] = thread == 0 ? NEGATIVE_INFINITY : 0.0;
-        relay_end();
+        relay_skip();
         return;
     }
-    vec4 k[TEAM_KEYS][PRODUCT_QUADS], v[AHEAD];
+    STORED_QUAD k[TEAM_KEYS][PRODUCT_QUADS], v[AHEAD];  // as they are stored, which takes fewer registers
     uint places[TEAM_KEYS], value_places[AHEAD], starts[TEAM_KEYS], value_starts[AHEAD];
     [[unroll]] for (uint i = 0; i < TEAM_KEYS; ++i) {
         places[i] = first + min(thread / PRODUCTS + i * TEAMS, count - 1);
@@ -56,8 +56,8 @@ void main() {
         value_starts[i] = place_of(table, value_places[i], head);
     }
     [[unroll]] for (uint i = 0; i < TEAM_KEYS; ++i)
-        [[unroll]] for (uint c = 0; c < PRODUCT_QUADS; ++c) k[i][c] = read_quad(keys, starts[i], member + c * PRODUCTS);
-    [[unroll]] for (uint i = 0; i < AHEAD; ++i) v[i] = read_quad(values, value_starts[i], quad);
+        [[unroll]] for (uint c = 0; c < PRODUCT_QUADS; ++c) k[i][c] = read_stored_quad(keys, starts[i], member + c * PRODUCTS);
+    [[unroll]] for (uint i = 0; i < AHEAD; ++i) v[i] = read_stored_quad(values, value_starts[i], quad);
     if (RELAY != 0) {  // some of these are only now being written: those of the rows themselves
         uint written = ~0u;
         for (uint other = 0; other < rows; ++other)
@@ -66,16 +66,16 @@ void main() {
         [[unroll]] for (uint i = 0; i < TEAM_KEYS; ++i)
             if (places[i] >= written)
                 [[unroll]] for (uint c = 0; c < PRODUCT_QUADS; ++c)
-                    k[i][c] = fresh_quad(keys, starts[i], member + c * PRODUCTS);
+                    k[i][c] = fresh_stored_quad(keys, starts[i], member + c * PRODUCTS);
         [[unroll]] for (uint i = 0; i < AHEAD; ++i)
-            if (value_places[i] >= written) v[i] = fresh_quad(values, value_starts[i], quad);
+            if (value_places[i] >= written) v[i] = fresh_stored_quad(values, value_starts[i], quad);
     }
     vec4 q[PRODUCT_QUADS];
     [[unroll]] for (uint c = 0; c < PRODUCT_QUADS; ++c)
         q[c] = fresh_quad(query, row * query_stride + head * WIDTH, member + c * PRODUCTS) * query_factor();
     [[unroll]] for (uint i = 0; i < TEAM_KEYS; ++i) {
         float product = 0.0;
-        [[unroll]] for (uint c = 0; c < PRODUCT_QUADS; ++c) product = multiply_add(q[c], k[i][c], product);
+        [[unroll]] for (uint c = 0; c < PRODUCT_QUADS; ++c) product = multiply_add(q[c], load(k[i][c]), product);
         products[((thread / PRODUCTS + i * TEAMS) * PRODUCTS + member) / 4][member % 4] = product;
     }
     barrier();
@@ -89,7 +89,7 @@ void main() {
     vec4 result = vec4(0.0);
     if (lane < LANES) {
         [[unroll]] for (uint i = 0; i < AHEAD; ++i)
-            if (lane + i * LANES < count) result = fma(vec4(probabilities[lane + i * LANES]), v[i], result);
+            if (lane + i * LANES < count) result = fma(vec4(probabilities[lane + i * LANES]), load(v[i]), result);
         for (uint j = lane + AHEAD * LANES; j < count; j += LANES)
             result = fma(vec4(probabilities[j]), fresh_quad(values, place_of(table, first + j, head), quad), result);
     }

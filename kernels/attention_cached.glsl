@@ -5,7 +5,8 @@
 // in block tables[s, p / TOKENS], place p % TOKENS. Of `splits` workgroups along x each has THREADS positions, so that the
 // bits of a row depend on its own position only. With SPLIT == 0 (one of them) `attended` [N, QUERY_HEADS, WIDTH] is the
 // result. With SPLIT == 1 `partial` [N, QUERY_HEADS, splits, WIDTH] are sums of exponentials times values, and `statistics`
-// [N, QUERY_HEADS, splits, 2] the largest score (base 2) and the sum of exponentials, as attention_parts.glsl reads them.
+// [N, QUERY_HEADS, splits, 2] the largest score (base 2) and the sum of exponentials, as attention_parts.glsl reads them, but
+// for ranges without keys.
 //
 // The product of a query and a key is made of PRODUCTS sums, of which sum i has the quads i, i + PRODUCTS, ... of the
 // width. They are added up by fours: (0 + 4) + (1 + 5) + (2 + 6) + (3 + 7). A quad of the result is the sum of LANES sums,

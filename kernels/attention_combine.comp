@@ -16,7 +16,7 @@ void main() {
     for (uint i = gl_GlobalInvocationID.x; i < count; i += GRID_THREADS) {
         const uint head = i * VECTOR / WIDTH, place = i * VECTOR % WIDTH;
         const uint parts = min(splits, uint(positions.at[head / HEADS]) / PART + 1);
-        const vec4 value = attention_of_parts(partial, statistics, head * splits, parts, WIDTH, place, VECTOR == 1);
+        const vec4 value = attention_of_parts(partial, statistics, head * splits, parts, WIDTH, place, VECTOR)[0];
         if (VECTOR == 1) store(attended.at[i], value.x);
         else store(JOIN(T, x4_buffer)(attended).at[i], value);
     }

@@ -6,7 +6,7 @@
 // a, b     as in matmul_tiled, a with its rows in order; with SOURCE 0. With 1, a is x [rows, depth] of norm.comp, in
 //          order, and its norm is the operand: norm_weight, norm_bias (if NORM_BIAS) and EPSILON as there. With 2, a is
 //          `partial` of attention_combine.comp, [rows, heads, parts, HEAD], with its statistics: the operand is what that
-//          makes of them.
+//          makes of them, of KEYS positions a part; in the field of `factor` are the positions [rows].
 // c        [rows, columns], as is residual; no more than TILE_ROWS rows
 // The operand is rounded to the variant's 16 bits. The bits of a result are those that matmul_tiled or matmul_matrix,
 // and matmul_reduce, give for the same parts of the sum, and so are a norm's and attention's.
@@ -34,6 +34,7 @@ const uint TEAMS = THREADS / TEAM;
 const uint PLAIN = 0, NORM = 1, ATTENTION = 2;
 
 shared vec2 row_norms[TILE_ROWS];
+shared uint seen_parts[TILE_ROWS];  // that attention has made of each row's keys
 
 // --- the left operand: four neighbours of a row ---
 
@@ -65,19 +66,26 @@ vec4 floats_from(f32_buffer from, uint place, uint end) {
     return value;
 }
 
-// Of attention's result, four neighbours, or the first of them.
-vec4 combined(uint row, uint place, bool one) {
+// Of attention's result, so many neighbours: 1, 4 or 8.
+mat2x4 combined(uint row, uint place, uint numbers) {
     const uint first = (row * (depth / HEAD) + place / HEAD) * parts;
-    return attention_of_parts(f32_buffer(uint64_t(a)), statistics, first, parts, HEAD, place % HEAD, one);
+    return attention_of_parts(f32_buffer(uint64_t(a)), statistics, first, seen_parts[row], HEAD, place % HEAD, numbers);
+}
+
+// To be called by all threads before a barrier, after which there is what `combined` needs.
+void find_parts() {
+    if (SOURCE != ATTENTION || gl_LocalInvocationIndex >= rows) return;
+    const uint position = uint(i32_buffer(uint64_t(factor)).at[gl_LocalInvocationIndex]);
+    seen_parts[gl_LocalInvocationIndex] = min(parts, position / KEYS + 1);
 }
 
 vec4 left4(uint row, uint place, uint end) {
     if (row >= rows || place >= end) return vec4(0.0);
     if (SOURCE == ATTENTION) {
-        if (HEAD % 4 == 0) return combined(row, place, false);
+        if (HEAD % 4 == 0) return combined(row, place, 4)[0];
         vec4 value = vec4(0.0);
         for (uint i = 0; i < 4; ++i)
-            if (place + i < end) value[i] = combined(row, place + i, true).x;
+            if (place + i < end) value[i] = combined(row, place + i, 1)[0].x;
         return value;
     }
     vec4 value = stored4(uint64_t(a), row * a_stride + place, place, end);
@@ -178,6 +186,8 @@ void main() {
     const uint thread = thread_index(), team = thread / TEAM, member = thread % TEAM;
     const uint column0 = gl_WorkGroupID.x * TILE_N, column = column0 + 4 * member;
     const uint begin = min(depth, team * PART), end = min(depth, begin + PART);
+    find_parts();
+    if (SOURCE == ATTENTION && RELAY == 0) barrier();
     relay_wait();
     if (SOURCE == NORM) find_norms();
 

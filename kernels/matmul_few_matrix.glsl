@@ -62,6 +62,11 @@ uvec4 left8(uint row, uint place, uint end) {
         return fresh_u32x4(uint64_t(a) + 2 * (row * a_stride + place), 0);
     }
 #endif
+    if (SOURCE == ATTENTION && HEAD % 8 == 0) {
+        if (row >= rows || place >= end) return uvec4(0);
+        const mat2x4 values = combined(row, place, 8);
+        return uvec4(pack_halves4(values[0]), pack_halves4(values[1]));
+    }
     return uvec4(pack_halves4(left4(row, place, end)), pack_halves4(left4(row, place + 4, end)));
 }
 
@@ -142,6 +147,8 @@ void stage_norms() {
 
 // Waits for the round before, and has the norms.
 void take_norms() {
+    find_parts();
+    if (SOURCE == ATTENTION && RELAY == 0) barrier();
     if (NORMS == SPREAD) stage_spread_norms();
     else relay_wait();
     if (NORMS == STAGED) stage_norms();

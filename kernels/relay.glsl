@@ -25,6 +25,11 @@ void relay_wait() {
     RELAY_BARRIER;
 }
 
+// Counts a workgroup that has nothing to do. It need not have waited: others of its round have.
+void relay_skip() {
+    if (RELAY != 0 && gl_LocalInvocationIndex == 0) atomicAdd(relay.at[RELAY_STRIDE], ~0u, gl_ScopeDevice, 0, 0);
+}
+
 // Counts the workgroup, which has read and written everything. All threads must come here together.
 void relay_end() {
     if (RELAY == 0) return;

@@ -1,5 +1,6 @@
 """The engine on the Vulkan backend: against the full forward pass of the reference, and against itself in company."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -281,6 +282,37 @@ def test_a_norm_has_the_same_bits_in_a_product_and_as_a_dispatch(
         found.append(result(alone(model, Request([1], 8, SamplingOptions(1.0, 0, seed=5), logprobs=2))))
         assert [each.kernel.name for each in steps.programs[-1]].count("norm") == norms
     assert found[0] == found[1]
+
+
+@pytest.mark.matrix_units
+@pytest.mark.parametrize("precision", ["f32", "f16"])
+@pytest.mark.parametrize("position", [5, 200])
+def test_parts_of_attention_without_keys_are_neither_written_nor_read(precision: str, position: int) -> None:
+    """The memory of a step is full of what is no number; a product puts attention together."""
+    backend = helios(precision)
+    heads, width, tokens, pages = 2, 8, 16, 24  # three parts, of which one or two have keys
+
+    def normal(number: int, *shape: int) -> HeliosArray:
+        return backend.from_numpy(rng.normal(math.prod(shape), 0, number).reshape(shape).astype(np.float32))
+
+    query, keys, values = normal(1, 1, heads, width), *(normal(each, pages, tokens, heads, width) for each in (2, 3))
+    weight = backend.cast(normal(4, heads * width, heads * width), backend.weight_dtype)
+    places = [[position], [0], np.arange(pages).reshape(1, -1)]
+    positions, sequences, tables = (backend.from_numpy(np.array(each, np.int32)) for each in places)
+
+    def attend(query: HeliosArray) -> HeliosArray:
+        attended = backend.cached_attention(query, keys, values, sequences, positions, tables)
+        return backend.linear(backend.reshape(attended, (1, heads * width)), weight)[0]
+
+    expected = backend.to_numpy(attend(query))
+    program = backend.record_inference(attend)
+    made = [backend.to_numpy(program(query))]
+    arena = program._kept[0]
+    memory = HeliosArray(arena, (arena.nbytes // 4,), (1,), "i32")
+    backend.copy_into(memory, backend.from_numpy(np.full(memory.size, -1, np.int32)))
+    made.append(backend.to_numpy(program(query)))
+    assert "attention_combine" not in [each.kernel.name for each in program._dispatches]
+    assert [each.tobytes() for each in made] == [expected.tobytes()] * 2
 
 
 @pytest.mark.parametrize(
