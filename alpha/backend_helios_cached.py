@@ -46,7 +46,11 @@ class Cached(HeliosPrimitives):
             options=self.contiguous(options),
             top_k=self.contiguous(top_k),
             ids=ids,
+            put_places=None,
+            put_target=None,
+            relay=None,
             width=width,
+            put_rows=0,
         )
         return ids
 

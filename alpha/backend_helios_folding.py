@@ -169,7 +169,10 @@ def _with_norm(backend: DispatchMaker, maker: Dispatch, product: Dispatch, left:
 def _with_attention(backend: DispatchMaker, maker: Dispatch, product: Dispatch, left: HeliosArray) -> Dispatch | None:
     """`product` as it puts attention together itself."""
     attended = maker.arguments["attended"]
-    if not (isinstance(attended, HeliosArray) and same_place(attended, left)) or product.arguments["factor"] is not None:
+    if (
+        not (isinstance(attended, HeliosArray) and same_place(attended, left))
+        or product.arguments["factor"] is not None
+    ):
         return None
     taken = {"SOURCE": 2, "HEAD": maker.constants["WIDTH"], "KEYS": maker.constants["PART"]}
     partial, statistics, splits, positions = (
@@ -289,6 +292,34 @@ def _is_before(array: HeliosArray, whole: HeliosArray, column: int) -> bool:
         return False
     inner = zip(array.shape[1:], array.strides[1:], strict=True)
     return sum((length - 1) * stride for length, stride in inner) < column
+
+
+def fold_choices(dispatches: Sequence[Dispatch]) -> list[Dispatch]:
+    """The dispatches without put_rows of ids that were chosen, which the choice puts where they go."""
+    uses = _uses(dispatches)
+    folded: list[Dispatch | None] = list(dispatches)
+    for place, choice in enumerate(dispatches):
+        ids = choice.arguments.get("ids")
+        if choice.kernel.name != "choose" or not isinstance(ids, HeliosArray):
+            continue
+        for position in uses[id(ids.storage)]:
+            if puts := _choice_puts(ids, dispatches[position], dispatches[place + 1 : position]):
+                folded[place] = dataclasses.replace(choice, arguments=choice.arguments | puts)
+                folded[position] = None
+                break
+    return [each for each in folded if each is not None]
+
+
+def _choice_puts(ids: HeliosArray, put: Dispatch, between: Sequence[Dispatch]) -> dict[str, Argument]:
+    """The arguments of a choice of these ids that does what `put` does behind what is `between`; none if it cannot."""
+    rows, target, places = (put.arguments.get(name) for name in ("rows", "target", "ids"))
+    if put.kernel.name != "put_rows" or put.arguments["width"] != 1:
+        return {}
+    assert isinstance(rows, HeliosArray) and isinstance(target, HeliosArray) and isinstance(places, HeliosArray)
+    used = [use for dispatch in between for use in dispatch.arrays()]
+    if not same_place(rows, ids) or _disturbs(used, places, target):
+        return {}
+    return {"put_places": places, "put_target": target, "put_rows": put.arguments["target_rows"]}
 
 
 # --- additions --------------------------------------------------------------------------------------------------------

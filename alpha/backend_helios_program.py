@@ -5,6 +5,7 @@ Knows nothing about what the kernels compute.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,12 +17,14 @@ from alpha.backend_helios_array import ELEMENTS, HeliosArray, Storage, contiguou
 from alpha.backend_helios_device import BARRIER, dispatch_command
 from alpha.backend_helios_folding import (
     fold_additions,
+    fold_choices,
     fold_conversions,
     fold_gradients,
     fold_operands,
     fold_puts,
     fold_scales,
     forward_copies,
+    same_place,
 )
 from alpha.backend_helios_memory import aligned
 from alpha.backend_helios_planner import (
@@ -35,6 +38,9 @@ from alpha.backend_helios_planner import (
 )
 from alpha.backend_helios_relay import Relay, RelayMaker, relayed
 from alpha.backend_helios_stages import StageRun, Stages, gather_stages
+
+MOST_DIRECT_BYTES = 4096
+"""Larger results are copied to where the host reads them; smaller ones are written there."""
 
 MOST_SLOTS_WAITING = 8
 """Replays that may be under way before another one waits for the first of them."""
@@ -102,7 +108,9 @@ class _Slot:
         self._upload = backend.copy_dispatch(inputs, uploaded)
         self.written = [_mapped(self.operands, each) for each in operands]
         """The operands as the host writes them."""
-        self._others = [*dispatches, backend.copy_dispatch(self._array(self._result), result)]
+        place = self._array(self._result)
+        written = _written_to(place, result, dispatches)
+        self._others = [*dispatches, backend.copy_dispatch(place, result)] if written is None else written
         self._programs: dict[bool, int] = {}
         self.done = 0
         """The timeline's value after its last replay."""
@@ -189,6 +197,7 @@ class RecordedProgram:
         dispatches, planned = forward_copies(dispatches, planned, self._result.storage)
         dispatches = fold_operands(backend, dispatches, planned, self._result.storage)
         dispatches = fold_puts(backend, dispatches, planned, self._result.storage)
+        dispatches = fold_choices(dispatches)
         dispatches = fold_conversions(backend, dispatches, planned, self._result.storage)
         dispatches = fold_scales(dispatches, planned, self._result.storage)
         dispatches = fold_additions(dispatches, planned, self._result.storage)
@@ -235,6 +244,27 @@ class RecordedProgram:
 
     def _slot(self) -> _Slot:
         return _Slot(self._backend, self._inputs, self._operands, self._dispatches, self._result, self._relay)
+
+
+def _written_to(place: HeliosArray, result: HeliosArray, dispatches: Sequence[Dispatch]) -> list[Dispatch] | None:
+    """The dispatches with a small result written to `place` by the one that makes it; None where others use it, too."""
+    users = [
+        (number, each.name)
+        for number, dispatch in enumerate(dispatches)
+        for each in dispatch.kernel.fields
+        if isinstance(array := dispatch.arguments.get(each.name), HeliosArray) and array.storage is result.storage
+    ]
+    others = [array for dispatch in dispatches for _, array in dispatch.also if array.storage is result.storage]
+    if len(users) != 1 or others or result.nbytes > MOST_DIRECT_BYTES:
+        return None
+    number, name = users[0]
+    maker = dispatches[number]
+    made = maker.arguments[name]
+    directions = {each.direction for each in maker.kernel.fields if each.name == name}
+    if directions != {"out"} or not isinstance(made, HeliosArray) or not same_place(made, result):
+        return None
+    changed = dataclasses.replace(maker, arguments={**maker.arguments, name: place})
+    return [*dispatches[:number], changed, *dispatches[number + 1 :]]
 
 
 def _mapped(space: Storage, like: HeliosArray) -> npt.NDArray[Any]:

@@ -30,6 +30,7 @@ from alpha.errors import ResultsLost
 
 FRESH = {
     "attention_cached": ("query", "keys", "values"),
+    "choose": ("logits",),
     "gather_rows": ("ids", "addend"),
     "matmul_few": ("a", "residual", "statistics"),
     "newest_ids": (),

@@ -1,8 +1,9 @@
 // A column of each row of logits, drawn with a random number: one row to a workgroup.
 //
-// logits [N, width]; options [N, 4]: temperature, top_p, min_p and the number, from 0 to 1; top_k, ids [N]. See
+// logits [N, width], in a relay (relay.glsl) of the round before; options [N, 4]: temperature, top_p, min_p and the number, from 0 to 1; top_k, ids [N]. See
 // `Backend.choose`. A column that is kept has the weight exp((logit - largest) / temperature). -1 where a logit is not
-// finite. Of equal logits the first ones are kept. numpy: choice.choose, row by row.
+// finite. Of equal logits the first ones are kept. Where there are `put_places`, the id of row i also goes to put_target
+// [put_rows], to that place if it is in it. numpy: choice.choose, row by row.
 //
 // The row is read once for its largest logit. With top_k, columns as likely as the top_k likeliest of each thread's own
 // likeliest one are enough, and hardly more; with top_p alone the row is read again for how many columns are how far below
@@ -12,11 +13,13 @@
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
+#include "fresh.glsl"
+#include "relay.glsl"
 #include "accurate.glsl"
 layout(local_size_x_id = 0) in;
 
 const uint BINS = 2048, LIST = 512, GROUPS = 32;
-const uint AHEAD = 4;  // groups of four columns that a thread reads at a time
+const uint AHEAD = 8;  // groups of four columns that a thread reads at a time
 const uint LISTED = (LIST + THREADS - 1) / THREADS;  // of the list, what a thread has
 
 shared float sums[THREADS];  // of each thread's columns, which are neighbours
@@ -24,7 +27,7 @@ shared float group_sums[GROUPS];
 shared uint scratch[BINS];  // how many columns are in which bin; and then a list: logits, columns, weights
 shared uint listed, last_bin;
 
-#define LOGIT(i) load(logits.at[start + (i)])
+#define LOGIT(i) load(JOIN(fresh_, T)(uint64_t(logits), start + (i)))
 
 const uint f32_bytes = 4, f16_bytes = 2, bf16_bytes = 2, BYTES = JOIN(T, _bytes);
 
@@ -44,7 +47,7 @@ Groups groups_of(uint start) {
 // Groups first, first + THREADS ..., the last one instead of those that there are not.
 void read_ahead(Groups groups, uint first, out vec4 values[AHEAD]) {
     [[unroll]] for (uint k = 0; k < AHEAD; ++k)
-        values[k] = load(JOIN(T, x4_buffer)(groups.base).at[min(first + k * THREADS, groups.count - 1)]);
+        values[k] = load(JOIN(JOIN(fresh_, T), x4)(groups.base, min(first + k * THREADS, groups.count - 1)));
 }
 
 #define LISTED_LOGIT(i) uintBitsToFloat(scratch[i])
@@ -59,6 +62,17 @@ uint key_of(float value) {
 
 // How far a value is below another, on a scale that is finer the nearer they are.
 uint bin_of(float value, float largest) { return floatBitsToUint(abs(largest - value)) >> 20; }
+
+// The largest of all threads' values. It is the same in any order, so each subgroup looks at all parts at once.
+float largest_of(float value) {
+    value = subgroupMax(value);
+    if (gl_NumSubgroups == 1u) return value;
+    barrier();  // an earlier reduction may still be read
+    if (subgroupElect()) reduction_parts[gl_SubgroupID] = value;
+    barrier();
+    for (uint i = gl_SubgroupInvocationID; i < gl_NumSubgroups; i += gl_SubgroupSize) value = max(value, reduction_parts[i]);
+    return subgroupMax(value);
+}
 
 // Sums of fewer than 2^24 ones are exact.
 uint workgroup_count(uint count) { return uint(workgroup_sum(float(count))); }
@@ -84,6 +98,13 @@ vec3 sums_around(float value) {
     float before = 0.0;
     for (uint i = group * size; i < gl_LocalInvocationIndex; ++i) before += sums[i];
     return vec3(before_group + before, before_group + (before + value), total);
+}
+
+void draw(uint row, int id) {
+    ids.at[row] = id;
+    if (uint64_t(put_places) == 0) return;
+    const uint place = uint(put_places.at[row]);
+    if (place < put_rows) put_target.at[place] = id;
 }
 
 // Whether a draw falls on a thread's columns: rounding may leave it at the end of all.
@@ -224,19 +245,20 @@ bool choose_from_list(uint row, uint top, float largest, float own) {
             around = sums_around(sum);
             target = options.at[row * 4 + 3] * around.z;
         } else if (found < width && is_drawn(target, around)) {
-            ids.at[row] = int(found);
+            draw(row, int(found));
         }
     }
     return true;
 }
 
-void main() {
+void choose_row() {
     const uint thread = gl_LocalInvocationIndex, row = gl_WorkGroupID.x, start = row * width;
     const float temperature = options.at[row * 4], top_p = options.at[row * 4 + 1], min_p = options.at[row * 4 + 2];
     const uint top = top_k.at[row] > 0 ? min(uint(top_k.at[row]), width) : width;
 
-    uint spoiled = 0u, likeliest = width;
-    float largest = uintBitsToFloat(0xff800000u);
+    uint likeliest = width;
+    const float infinity = uintBitsToFloat(0x7f800000u);
+    float largest = -infinity;  // infinite where a logit is not finite
     const Groups groups = groups_of(start);
     for (uint first = thread; first < groups.count; first += AHEAD * THREADS) {
         vec4 values[AHEAD];
@@ -245,23 +267,23 @@ void main() {
             [[unroll]] for (uint e = 0; e < 4; ++e) {
                 const uint group = first + k * THREADS, i = group * 4 + e - groups.before;
                 if (group >= groups.count || i >= width) continue;
-                spoiled += is_finite(values[k][e]) ? 0u : 1u;
-                if (values[k][e] > largest) {
-                    largest = values[k][e];
+                const float value = is_finite(values[k][e]) ? values[k][e] : infinity;
+                if (value > largest) {
+                    largest = value;
                     likeliest = i;
                 }
             }
     }
-    if (workgroup_count(spoiled) != 0u) {
-        if (thread == 0) ids.at[row] = -1;
+    const float own = largest;
+    largest = largest_of(largest);
+    if (largest == infinity) {
+        if (thread == 0) draw(row, -1);
         return;
     }
-    const float own = largest;
-    largest = workgroup_max(largest);
     if (temperature == 0.0) {
         // The first of the largest ones; of fewer than 2^24 columns each is a float.
-        const float first = -workgroup_max(own == largest ? -float(likeliest) : -float(width));
-        if (thread == 0) ids.at[row] = int(first);
+        const float first = -largest_of(own == largest ? -float(likeliest) : -float(width));
+        if (thread == 0) draw(row, int(first));
         return;
     }
 #define WEIGHT(value) accurate_exp(((value) - largest) / temperature)
@@ -352,7 +374,13 @@ void main() {
             around = sums_around(sum);
             target = options.at[row * 4 + 3] * around.z;
         } else if (found < width && is_drawn(target, around)) {
-            ids.at[row] = int(found);
+            draw(row, int(found));
         }
     }
+}
+
+void main() {
+    relay_wait();
+    choose_row();
+    relay_end();
 }
