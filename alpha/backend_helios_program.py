@@ -36,7 +36,7 @@ from alpha.backend_helios_planner import (
     needs_barrier,
     plan_arena,
 )
-from alpha.backend_helios_relay import Relay, RelayMaker, relayed
+from alpha.backend_helios_relay import Relay, RelayMaker, await_rows, relayed
 from alpha.backend_helios_stages import StageRun, Stages, gather_stages
 
 MOST_DIRECT_BYTES = 4096
@@ -208,6 +208,9 @@ class RecordedProgram:
             dispatches, stage_runs = gather_stages(backend, dispatches, backend.stages)
         rounds, scalar_runs = gather_scalars(backend, arrange(dispatches, is_scalar), planned, self._result.storage)
         rounds = [longest_first(each) for each in rounds]
+        rows = None
+        if self._in_relays:
+            planned, rows = await_rows(backend, rounds, planned, self._result.storage)
         size, offsets = plan_arena(rounds, planned, self._result.storage)
         arena = backend.memory.allocate(size)
         assert arena.address is not None
@@ -218,16 +221,16 @@ class RecordedProgram:
         for stage_run in stage_runs:
             stage_run.upload(backend)
         if self._in_relays:
-            rounds, self._relay = relayed(backend, rounds)
+            rounds, self._relay = relayed(backend, rounds, rows)
         backend.flush()
         dispatches = [dispatch for each in rounds for dispatch in each]
         if self._relay is not None:
-            dispatches.insert(0, self._relay.reset)
+            dispatches[:0] = [self._relay.reset, *([] if rows is None else [rows.reset])]
         self._dispatches = dispatches
         self._slots = [self._slot()]
         self._slots[0].program(all(map(_is_fresh, operands)))
         # What the dispatches refer to stays alive, and in its place, as long as the program.
-        self._kept = [arena, self._relay, [array.storage for each in dispatches for _, array in each.arrays()]]
+        self._kept = [arena, self._relay, rows, [array.storage for each in dispatches for _, array in each.arrays()]]
         return ProgramSize(size, end, len(dispatches), sum(needs_barrier(dispatches)))
 
     def _free_slot(self) -> _Slot:

@@ -2,8 +2,9 @@
 
 The rounds of a decode step are short, and a barrier between two of them takes as long as their work. In a relay, the
 workgroups of a round start while the round before still runs, ask for what does not depend on it, and wait until all of
-its workgroups have counted themselves (kernels/relay.glsl). So a round has seen the end of all rounds before it, and
-memory may be used again as behind a barrier. The results have the same bits.
+its workgroups have counted themselves (kernels/relay.glsl), or until all numbers of a row are there (`AwaitedRows`). So
+a round has seen the end of all rounds before it, and memory may be used again as behind a barrier. The results have the
+same bits.
 
 Vulkan promises no progress to workgroups that wait for others. It works where a device starts dispatches in order and
 takes none away that runs, which is tried before the first relay on it. Waits end in any case: one that was in vain
@@ -13,8 +14,10 @@ tells the host, which raises RelayBroken and has barriers from then on; an engin
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -22,9 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from alpha import environment
-from alpha.backend_helios_array import HeliosArray, Span
+from alpha.backend_helios_array import HeliosArray, Span, Storage
 from alpha.backend_helios_device import Device, DeviceInfo, VulkanError
-from alpha.backend_helios_memory import DeviceMemory
+from alpha.backend_helios_folding import same_place
+from alpha.backend_helios_memory import DeviceMemory, aligned
 from alpha.backend_helios_planner import Dispatch, DispatchMaker, overlap
 from alpha.errors import ResultsLost
 
@@ -39,6 +43,9 @@ FRESH = {
 
 STRIDE = 32
 """Words from one counter to the next, RELAY_STRIDE in kernels/relay.glsl: as far as caches keep things apart."""
+
+_AWAITING = 3
+"""RELAY of kernels that wait for numbers instead of a counter, where they can."""
 
 _TRIED_ROUNDS, _TRIED_GROUPS, _TRIED_THREADS = 64, 16, 256
 """Of the relay that is tried: more workgroups on each multiprocessor than there is room for."""
@@ -138,10 +145,73 @@ class Relay:
             )
 
 
-def relayed(backend: RelayMaker, rounds: Sequence[Sequence[Dispatch]]) -> tuple[list[list[Dispatch]], Relay | None]:
+class AwaitedRows:
+    """Rows of which products see by their numbers that they are there, which takes less than a counter: before each
+    replay all their bits are 1, as of no number that a product in a relay writes."""
+
+    def __init__(self, backend: RelayMaker, storages: Sequence[Storage], readers: Sequence[Dispatch]) -> None:
+        self.readers = {id(each) for each in readers}
+        ends = list(itertools.accumulate(aligned(each.nbytes) for each in storages))
+        rows, ones = (backend.new((ends[-1] // 4,), "i32") for _ in range(2))
+        backend.copy_into(ones, backend.from_numpy(np.full(ends[-1] // 4, -1, np.int32)))
+        backend.flush()
+        for storage, end in zip(storages, ends, strict=True):
+            storage.address = rows.address + end - aligned(storage.nbytes)
+        self.reset = backend.copy_dispatch(rows, ones)
+        """The dispatch that goes before the rounds."""
+
+
+def await_rows(
+    backend: RelayMaker, rounds: Sequence[Sequence[Dispatch]], planned: Sequence[Storage], result: Storage
+) -> tuple[list[Storage], AwaitedRows | None]:
+    """The storages that still need a place, and the rows that have got one; None where there are none.
+
+    Such a row is all that a round writes, and nothing else writes it: who has all of it has seen the end of that
+    round's work.
+    """
+    if not backend.relays.work(backend):
+        return list(planned), None
+    new = {id(each): each for each in planned if each is not result}
+    writers = Counter(
+        id(array.storage)
+        for dispatches in rounds for each in dispatches for use, array in each.arrays() if use != "in"
+    )  # fmt: skip
+    readers: dict[int, list[Dispatch]] = {}
+    for before, after in itertools.pairwise(rounds):
+        row = _row_of(before[0]) if len(before) == 1 else None
+        if row is None or id(row.storage) not in new or writers[id(row.storage)] != 1:
+            continue
+        if found := [each for each in after if _can_await(each, row)]:
+            readers[id(row.storage)] = found
+    if not readers:
+        return list(planned), None
+    rows = AwaitedRows(backend, [new[each] for each in readers], list(itertools.chain(*readers.values())))
+    return [each for each in planned if id(each) not in readers], rows
+
+
+def _row_of(dispatch: Dispatch) -> HeliosArray | None:
+    """The one row of float32 that a product writes, and nothing else."""
+    row, constants = dispatch.arguments.get("c"), dispatch.constants
+    if dispatch.kernel.name != "matmul_few" or not isinstance(row, HeliosArray) or row.nbytes != row.storage.nbytes:
+        return None
+    is_plain = constants["C_VECTOR"] and not constants["C_HALF"] and not constants.get("PUTS", 0)
+    return row if is_plain and dispatch.arguments["rows"] == 1 else None
+
+
+def _can_await(dispatch: Dispatch, row: HeliosArray) -> bool:
+    """Whether a dispatch is a product with matrix units of the row's norm."""
+    left = dispatch.arguments.get("a")
+    is_product = dispatch.kernel.name == "matmul_few" and dispatch.kernel.variant.startswith("matrix_")
+    is_norm = is_product and dispatch.arguments["rows"] == 1 and dispatch.constants.get("SOURCE") == 1
+    return is_norm and isinstance(left, HeliosArray) and same_place(left, row)
+
+
+def relayed(
+    backend: RelayMaker, rounds: Sequence[Sequence[Dispatch]], rows: AwaitedRows | None = None
+) -> tuple[list[list[Dispatch]], Relay | None]:
     """The rounds with those in relays that can be, and what these need; None where there is no relay.
 
-    All arrays have their addresses.
+    All arrays have their addresses. Readers of `rows` wait for these.
     """
     legs = _legs(rounds) if backend.relays.work(backend) else [0] * len(rounds)
     counts, places = [], []
@@ -154,10 +224,12 @@ def relayed(backend: RelayMaker, rounds: Sequence[Sequence[Dispatch]]) -> tuple[
     if not counts:
         return [list(each) for each in rounds], None
     relay = Relay(backend, counts)
+    readers = set() if rows is None else rows.readers
     return [
-        [_running(backend, each, relay.line(place), leg) for each in dispatches] if leg else list(dispatches)
+        [_running(backend, each, relay.line(place), leg, id(each) in readers) for each in dispatches]
+        if leg else list(dispatches)
         for leg, place, dispatches in zip(legs, places, rounds, strict=True)
-    ], relay
+    ], relay  # fmt: skip
 
 
 def _legs(rounds: Sequence[Sequence[Dispatch]]) -> list[int]:
@@ -196,10 +268,11 @@ def _early(dispatch: Dispatch) -> list[HeliosArray]:
     ]
 
 
-def _running(backend: RelayMaker, dispatch: Dispatch, line: HeliosArray, leg: int) -> Dispatch:
-    """A dispatch as one of a relay."""
+def _running(backend: RelayMaker, dispatch: Dispatch, line: HeliosArray, leg: int, is_awaiting: bool) -> Dispatch:
+    """A dispatch as one of a relay; one that `is_awaiting` waits for its row, if that is of the relay."""
+    relay = _AWAITING if is_awaiting and leg > 1 else 1
     made = backend.make_dispatch(
-        dispatch.kernel.name, dispatch.kernel.variant, dispatch.groups, {**dispatch.constants, "RELAY": 1},
+        dispatch.kernel.name, dispatch.kernel.variant, dispatch.groups, {**dispatch.constants, "RELAY": relay},
         dispatch.operations, **(dispatch.arguments | {"relay": line}),
     )  # fmt: skip
     return dataclasses.replace(made, leg=leg)

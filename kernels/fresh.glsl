@@ -1,5 +1,17 @@
 // Elements of buffers of common.glsl that another workgroup may only now have written: in a relay (RELAY, see relay.glsl)
 // they are read past caches that are not kept the same between workgroups. Include where RELAY is known.
+//
+// What waits for numbers instead of a counter reads `awaited_` ones again while one is unwritten: all its bits are 1, which
+// makes a float no number. `written` is what is stored of a number that is none.
+layout(buffer_reference, std430, buffer_reference_align = 16) coherent volatile buffer awaited_f32x4_buffer { vec4 at[]; };
+
+bool is_unwritten(vec4 values) { return any(equal(floatBitsToUint(values), uvec4(~0u))); }
+
+vec4 written(vec4 values) {
+    const uvec4 bits = floatBitsToUint(values);
+    return uintBitsToFloat(mix(bits, uvec4(0x7fc00000u), greaterThan(bits & 0x7fffffffu, uvec4(0x7f800000u))));
+}
+
 #define FRESH(NAME, VALUE, BYTES)                                                                                   \
     layout(buffer_reference, std430, buffer_reference_align = BYTES) coherent buffer fresh_##NAME##_buffer { VALUE at[]; }; \
     VALUE fresh_##NAME(uint64_t from, uint index) {                                                                 \

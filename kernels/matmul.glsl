@@ -6,6 +6,10 @@
 
 #include "halves.glsl"
 
+#ifndef STORED  // what is stored of four results
+#define STORED(values) values
+#endif
+
 // The place of the tile of C with this number. Bands of eight tile rows are walked column by column, so that workgroups
 // that run at the same time read the same parts of A and B.
 uvec2 tile_of(uint index, uint tile_rows, uint tile_columns) {
@@ -144,7 +148,7 @@ void store_results(uint64_t index, uint column, vec4 value, Beside it) {
         return;
     }
     vec4 before;
-    value = finished(value, it, before);
+    value = STORED(finished(value, it, before));
     uint64_t to = uint64_t(c), place = index;
     if (is_placed(to, place, column, it.slot)) put_four(to, place, value, C_HALF != 0);
     if (HAS_PREACTIVATION != 0) put_four(uint64_t(preactivation), index, before, S_BITS == 16);

@@ -24,6 +24,7 @@
 layout(local_size_x_id = 0) in;
 #include "fresh.glsl"
 #include "relay.glsl"
+#define STORED(values) (RELAY == 0 ? values : written(values))
 #include "matmul.glsl"
 #include "lanes.glsl"
 #include "vectors.glsl"

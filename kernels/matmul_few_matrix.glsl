@@ -20,6 +20,8 @@ const uint OPERANDS = A_END + (B_ALL > A_READ ? B_ALL : A_READ), RESULTS = TEAMS
 const uint FOUND = 1, STAGED = 2, SPREAD = 3;
 const uint NORMS = SOURCE != NORM ? 0 : VECTOR != 4 || TILE_K != PART || B_EDGES >= 2 ? FOUND
                    : TILE_ROWS * (WIDTH / 4) <= B_ALL ? SPREAD : STAGED;
+const uint SHARES = (WIDTH / 4 + THREADS - 1) / THREADS;  // of the norm of a row that a thread has
+const bool AWAITS = RELAY == 3 && NORMS == SPREAD && TILE_ROWS == 1;  // numbers, not the counter
 const int B_LAYOUT = B_ALONG_K != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl_CooperativeMatrixLayoutRowMajor;
 const uint A_UNITS = TILE_ROWS * TILE_K / 8, B_UNITS = TILE_N * SLICE / 8;
 const uint A_EACH = (A_UNITS + TEAM - 1) / TEAM, B_EACH = (B_UNITS + TEAM - 1) / TEAM;
@@ -71,13 +73,21 @@ uvec4 left8(uint row, uint place, uint end) {
 }
 
 // The norm of a few rows: every thread has a few numbers of each, and finds the norm of all from what is shared.
-const uint SHARES = (WIDTH / 4 + THREADS - 1) / THREADS;
-
 uint staged_unit(uint row, uint column) { return column / PART * A_SIZE + row * A_STRIDE + column % PART / 8; }
 
 void stage_four(uint row, uint column, vec4 value) {
     if (column % 8 == 0) staged[staged_unit(row, column)].xy = pack_halves4(value);
     else staged[staged_unit(row, column)].zw = pack_halves4(value);
+}
+
+// Of the one row, a quad as soon as it is written.
+vec4 awaited_quad(uint quad) {
+    vec4 value;
+    uint attempts = 0;
+    do value = awaited_f32x4_buffer(uint64_t(a)).at[quad];
+    while (is_unwritten(value) && ++attempts < RELAY_ATTEMPTS);
+    if (attempts == RELAY_ATTEMPTS) relay_tell();
+    return value;
 }
 
 void stage_spread_norms() {
@@ -90,13 +100,14 @@ void stage_spread_norms() {
         weights[i] = floats4(uint64_t(norm_weight)).at[quad];
         if (NORM_BIAS != 0) biases[i] = floats4(uint64_t(norm_bias)).at[quad];
     }
-    relay_wait();
+    if (AWAITS) barrier();  // all have taken their weights from where the row will stand
+    else relay_wait();
     [[unroll]] for (uint i = 0; i < SHARES; ++i) {
         const uint quad = i * THREADS + thread;
         [[unroll]] for (uint row = 0; row < TILE_ROWS; ++row) own[row][i] = vec4(0.0);
         if (quad >= line) continue;
         [[unroll]] for (uint row = 0; row < TILE_ROWS; ++row)
-            if (row < rows) own[row][i] = fresh_f32x4(uint64_t(a), row * a_stride / 4 + quad);
+            if (row < rows) own[row][i] = AWAITS ? awaited_quad(quad) : fresh_f32x4(uint64_t(a), row * a_stride / 4 + quad);
     }
     [[unroll]] for (uint i = 0; i < SHARES; ++i)
         [[unroll]] for (uint row = 0; row < TILE_ROWS; ++row)
@@ -266,7 +277,7 @@ void main() {
             [[unroll]] for (uint j = 0; j < COLUMNS; j++)
                 if (thread < C_SIZE)
                     added[j] = early_beside(thread / C_STRIDE, column0 + j * FRAGMENT_N + thread % C_STRIDE * 4);
-            if (RELAY == 1)  // what is left to do after the wait should be little
+            if (RELAY != 0)  // what is left to do after the wait should be little
                 [[unroll]] for (uint p = 0; p < PHASES; p++)
                     [[unroll]] for (uint s = 0; s < SLICES; s++) {
                         stage_slice(team, member, right[p][s]);
@@ -291,7 +302,7 @@ void main() {
                     if (unit < A_UNITS)
                         staged[team * A_SIZE + unit / (TILE_K / 8) * A_STRIDE + unit % (TILE_K / 8)] = left[i];
                 }
-                if (RELAY == 1) {
+                if (RELAY != 0) {
                     subgroupMemoryBarrierShared();
                     subgroupBarrier();
                 }
@@ -313,7 +324,7 @@ void main() {
                 }
                 if (now) subgroupBarrier();
             }
-            if (RELAY == 1) subgroupBarrier();
+            if (RELAY != 0) subgroupBarrier();
         }
     }
     [[unroll]] for (uint i = 0; i < ROWS; i++)

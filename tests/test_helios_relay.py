@@ -1,9 +1,11 @@
 """Rounds that follow each other without barriers: they give the same bits; and what happens when one does not hold."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from helios_device import helios
 from test_engine import GREEDY, VOCABULARY, alone, ids_of, result
@@ -150,6 +152,75 @@ def test_a_round_by_itself_is_no_relay(backend: Helios) -> None:
     _, rounds = small_rounds(backend)
     made, relay = relayed(backend, rounds[2:])
     assert relay is None and made == rounds[2:]
+
+
+WIDTH = 64
+
+
+def products_in_turn(
+    monkeypatch: pytest.MonkeyPatch, bias: npt.NDArray[np.float32]
+) -> tuple[Helios, RecordedProgram, npt.NDArray[np.float32]]:
+    """Products of norms in 16 bits, each of the row that the one before makes, with this bias: a backend that has
+    relays, the program of a row, and that row."""
+    backend = helios("f16")
+    monkeypatch.setattr(backend, "relays", Relays(wanted=True))
+
+    def normal(*shape: int) -> HeliosArray:
+        return backend.from_numpy(rng.normal(math.prod(shape), 0, len(shape)).reshape(shape).astype(np.float32))
+
+    weight, scale, added = backend.cast(normal(WIDTH, WIDTH), np.float16), normal(WIDTH), backend.from_numpy(bias)
+
+    def products(x: HeliosArray) -> HeliosArray:
+        for _ in range(3):
+            normalized = backend.rms_norm(x, scale, 1e-5)[0]
+            x = backend.linear(normalized, weight, added, "", x)[0]
+        return backend.add(x, 1.0)
+
+    return backend, backend.record_inference(products), rng.normal(WIDTH, 0, 9).reshape(1, WIDTH).astype(np.float32)
+
+
+def awaiting(program: RecordedProgram) -> list[bool]:
+    """Of the products of a program, which wait for a row instead of a counter."""
+    return [each.constants.get("RELAY") == 3 for each in program._dispatches if each.kernel.name == "matmul_few"]
+
+
+@pytest.mark.matrix_units
+def test_products_wait_for_the_row_that_the_one_before_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, program, x = products_in_turn(monkeypatch, np.ones(WIDTH, np.float32))
+    made = [backend.to_numpy(program(backend.from_numpy(each))) for each in (x, 2 * x, x)]
+    assert awaiting(program) == [False, True, True]
+    backend.relays.wanted = False
+    expected = [backend.to_numpy(program(backend.from_numpy(each))) for each in (x, 2 * x)]
+    assert not any(awaiting(program))
+    assert [each.tobytes() for each in made] == [expected[0].tobytes(), expected[1].tobytes(), expected[0].tobytes()]
+
+
+@pytest.mark.matrix_units
+def test_a_row_that_is_never_written_is_not_waited_for_in_vain_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend_helios_relay, "_row_of", lambda dispatch: None)
+    backend, program, x = products_in_turn(monkeypatch, np.ones(WIDTH, np.float32))
+    expected = backend.to_numpy(program(backend.from_numpy(x)))
+    monkeypatch.undo()
+    backend, program, _ = products_in_turn(monkeypatch, np.ones(WIDTH, np.float32))
+    program.prepare(backend.from_numpy(x))
+    second = next(each for each in program._dispatches if each.constants.get("RELAY") == 3)
+    unwritten = backend.from_numpy(np.full((1, WIDTH), -1, np.int32))
+    backend.copy_into(backend.zeros((1, WIDTH), np.int32), unwritten)  # gives it a place
+    place = program._dispatches.index(second)
+    program._dispatches[place] = dataclasses.replace(second, arguments=second.arguments | {"a": unwritten})
+    program._slots = [program._slot()]
+    with pytest.raises(RelayBroken, match="ALPHA_RELAY=off"):
+        backend.to_numpy(program(backend.from_numpy(x)))
+    assert backend.to_numpy(program(backend.from_numpy(x))).tobytes() == expected.tobytes()
+
+
+@pytest.mark.matrix_units
+def test_what_is_no_number_is_written_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All bits of the bias are 1, as those of a row before it is there."""
+    backend, program, x = products_in_turn(monkeypatch, np.full(WIDTH, -1, np.int32).view(np.float32))
+    assert np.isnan(backend.to_numpy(program(backend.from_numpy(x)))).all()
+    assert any(awaiting(program))
+    assert backend.relays.wanted
 
 
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
