@@ -110,9 +110,9 @@ _FEW_COLUMNS = 16
 _FEW_PART = 64
 _MOST_FEW_TEAMS = 12
 _MOST_LOADED = 256
-_ALONE_COLUMNS, _ALONE_TEAMS, _ALONE_PARTS = 8192, 8, 2
-"""So many columns are divided among teams that are alone; how many of those a workgroup has, and how many parts of the
-sum are on their way to each."""
+_ALONE_COLUMNS, _ALONE_TEAMS = 8192, 8
+"""So many columns are divided among teams that are alone; how many of those a workgroup has. One part of the sum is on
+its way to each: with two of them it takes longer."""
 
 _MOST_PARTS_SUMS = 64
 """Sums that a thread of a matrix product has, where there have to be as many of the parts before."""
@@ -275,7 +275,7 @@ def few_of(problem: Problem, device: Hardware, part: int) -> Few | None:
     rows = 1 << (problem.rows - 1).bit_length()
     parts = max(1, math.ceil(problem.depth / part))
     if is_matrix and problem.columns >= _ALONE_COLUMNS and _ALONE_TEAMS * team <= device.invocations:
-        few = Few(team, _ALONE_TEAMS, part, _FEW_COLUMNS, _ALONE_PARTS * part, part, 32, parts, alone=True)
+        few = Few(team, _ALONE_TEAMS, part, _FEW_COLUMNS, part, part, 32, parts, alone=True)
         if _few_shared(few, rows, parts) <= device.shared_memory:
             return few
     loaded = max(each for each in range(32, _MOST_LOADED + 1, 32) if part % each == 0)
