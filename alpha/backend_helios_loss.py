@@ -22,8 +22,9 @@ gradients take their place."""
 SMALL_CHUNK_BYTES = 1 << 27
 """The same where the weight has no gradient, to which each chunk would add: then small chunks cost nothing."""
 
-CHUNK_MULTIPLE = 128
-"""Rows of a chunk are a multiple of this, which products like."""
+CHUNK_MULTIPLE, TILED_CHUNK_MULTIPLE = 128, 384
+"""Rows of a chunk are a multiple of this, so that products have whole tiles: on matrix units, and without them, where the
+tiles of large products have 96 rows."""
 
 ROW_VECTORS = 8
 """Vectors of a row of logits for each thread, if the row is not wider than a workgroup can take that way."""
@@ -144,7 +145,8 @@ class Loss(Products):
         x, weight = self.rounded_operand(x, problem), self.rounded_weight(weight, problem, training)
         logits_element = self.activation_element if training else "f32"
         chunk_bytes = SMALL_CHUNK_BYTES if dweight is None else CHUNK_BYTES
-        most = _chunk_rows(M, V * ELEMENTS[logits_element].itemsize, chunk_bytes)
+        multiple = CHUNK_MULTIPLE if self.hardware.fragment else TILED_CHUNK_MULTIPLE
+        most = _chunk_rows(M, V * ELEMENTS[logits_element].itemsize, chunk_bytes, multiple)
         logits_buffer = self.new((most, V), logits_element)
         dlogits_buffer = self.new((most, V), element) if training and element != logits_element else logits_buffer
         swapped = self.swapped_weight(weight, M)
@@ -206,9 +208,9 @@ class Loss(Products):
         )
 
 
-def _chunk_rows(rows: int, row_bytes: int, chunk_bytes: int) -> int:
-    """Rows of a chunk, all of them if their logits are no more than `chunk_bytes`."""
+def _chunk_rows(rows: int, row_bytes: int, chunk_bytes: int, multiple: int) -> int:
+    """Rows of a chunk, all of them if their logits are no more than `chunk_bytes`, else so many times `multiple` as are."""
     most = max(1, chunk_bytes // row_bytes)
     if rows <= most:
         return max(1, rows)
-    return most // CHUNK_MULTIPLE * CHUNK_MULTIPLE or most
+    return most // multiple * multiple or most

@@ -99,7 +99,8 @@ def test_the_loss_in_chunks_and_in_every_precision(
 ) -> None:
     backend, exact = helios(precision), Composition()
     monkeypatch.setattr(backend_helios_loss, "CHUNK_BYTES", 4 * vocabulary * 19)
-    monkeypatch.setattr(backend_helios_loss, "CHUNK_MULTIPLE", 8)
+    for name in ("CHUNK_MULTIPLE", "TILED_CHUNK_MULTIPLE"):
+        monkeypatch.setattr(backend_helios_loss, name, 8)
     if large:
         monkeypatch.setattr(backend_helios_matmul, "_HALF_OPERATIONS", 0)
     x, weight = normal(70, 16), 0.3 * normal(vocabulary, 16, stream=1)
@@ -113,6 +114,18 @@ def test_the_loss_in_chunks_and_in_every_precision(
     want, exact_saved = exact.cross_entropy(*exact_operands, 5.0, training=True)
     wanted = want, *exact.cross_entropy_backward(np.array(0.5), exact_saved), want
     check(backend, [loss, *gradients, plain], wanted, ROUNDING[precision])
+
+
+def test_chunks_without_matrix_units_are_whole_tiles() -> None:
+    """Of 96 rows; and of 128, with a vocabulary of 50,304 logits in float32."""
+    backend = helios()
+
+    def losses() -> HeliosArray:
+        x, weight = backend.empty((2000, 8)), backend.empty((50304, 8))
+        return backend.cross_entropy(x, weight, backend.zeros((2000,), np.int32), training=True)[0]
+
+    first = next(each for each in backend.trace(losses)[1] if each.kernel.name == "cross_entropy")
+    assert first.arguments["rows"] == 1152
 
 
 def test_each_row_that_takes_a_workgroup_has_one() -> None:
