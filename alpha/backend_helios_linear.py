@@ -19,12 +19,16 @@ from alpha.backend_helios_tiles import Problem
 ADAPTED_ROWS = 4
 """Rows of a weight that a thread has, ROWS in kernels/adapted_weight.comp."""
 
+KEPT_COLUMNS = 2048
+"""Up to so many columns, what a simple activation made is kept for the backward pass, beside what it was of: 2 bytes an
+element more. Wider ones, of models in which memory counts more, are made again, which takes a pass over both."""
+
 
 @dataclass(frozen=True)
 class _SavedLinear:
     """What the backward pass of a linear layer needs: its operands [M, K] and [K, N], what its own simple activation
     was of, or what a gated one saved. Of an `x` that such an activation made, `x` is what that was of, and is activated
-    again, which takes less memory than keeping both. `x` is None where `normalize` computes it again, as a norm did.
+    again, if it is wider than KEPT_COLUMNS. `x` is None where `normalize` computes it again, as a norm did.
 
     `slope` is the number of the activation's derivative, from its operand or its result, which is then `preactivation`.
     """
@@ -96,7 +100,8 @@ class Linear(Products):
         kept, kept_activation = self.derived.get(flat.storage, (flat, ""))
         if not kept_activation or kept.shape != flat.shape or not flat.is_contiguous:
             kept, kept_activation = flat, ""
-        if preactivation is not None and residual is None and y.element == preactivation.element:
+        is_wide = columns > KEPT_COLUMNS
+        if is_wide and preactivation is not None and residual is None and y.element == preactivation.element:
             self.derived[y.storage] = self.reshape(preactivation, (rows, columns)), activation
         slope_of = y if by_result else preactivation
         return y, _SavedLinear(
