@@ -1,9 +1,10 @@
 """Causal attention on the Vulkan backend: which kernels, in which tiles, with which arguments.
 
-Nothing of the size queries x keys is ever stored: the forward half keeps its result and the logarithm of each row's sum
-of exponentials, from which the backward half makes the probabilities again (FlashAttention-2, Dao 2023). The kernels
-are kernels/attention_*.comp; see `Backend.attention` for the formula. Heads so wide that a tile of them does not fit
-the device's shared memory are left to the composition of `Backend`, which does store the scores.
+No scores are ever stored: the forward half keeps its result and the logarithm of each row's sum of exponentials, from
+which the backward half makes the probabilities again (FlashAttention-2, Dao 2023). In float32 that has, for a while, up
+to QUERY_PARTS_BYTES of what tiles of keys add to the gradients of queries. The kernels are kernels/attention_*.comp;
+see `Backend.attention` for the formula. Heads so wide that a tile of them does not fit the device's shared memory are
+left to the composition of `Backend`, which does store the scores.
 """
 
 import dataclasses
@@ -45,6 +46,10 @@ class Division:
     on_matrix_units: bool
 
 
+SLICE, SLICE_ROWS = 4, 16
+"""Quads of a slice of rows that are multiplied with rows, and rows of one that scores are; as in the kernels."""
+
+
 @dataclass(frozen=True)
 class Tiling:
     """How a workgroup's threads share a tile of scores: `threads` / `columns` rows of threads with `rows` queries each,
@@ -70,19 +75,16 @@ class Tiling:
     def shared_bytes(self, kernel: str, width: int) -> int:
         """Shared memory of one of the kernels.
 
-        Rows are padded to whole steps of `across` threads with four numbers each, and by four numbers more.
+        It has a slice of queries and one of keys, or a block of scores and a slice of rows, whichever is more. Rows are
+        padded, those of results to whole steps of `across` threads.
         """
         across = self.across(kernel)
-        pitch = 4 * (-(-width // (4 * across)) * across + 1)
-        queries, keys, score_keys, row_numbers = {
-            "forward": (1, 1, 4 * self.columns, self.columns),
-            "query": (2, 1, self.keys, 0),
-            "key": (1, 2, self.keys, 2),
-        }[kernel]
-        numbers = (queries * self.queries + keys * self.keys) * pitch
-        numbers += self.queries * (score_keys + 4 + row_numbers)
-        kept_bits = self.queries * (self.keys // 8 + 1) + 1
-        return 4 * (numbers + kept_bits)
+        pitch = -(-width // (4 * across)) * across + 1
+        slices = (self.queries + self.keys) * (SLICE + 1)
+        fours, many = (self.fours, self.queries) if kernel == "key" else (1, 4 * self.columns)
+        rows = self.queries * (fours * self.columns + 1) + min(SLICE_ROWS, many) * pitch
+        row_numbers = 8 * self.queries if kernel == "key" else 0
+        return 16 * max(slices, rows) + row_numbers + 4 * (self.queries * (self.keys // 8 + 1) + 1)  # kept bits
 
     def division(self, kernel: str) -> Division:
         name = "attention_forward" if kernel == "forward" else f"attention_backward_{kernel}"
@@ -95,22 +97,24 @@ OWN_DELTA_OPERATIONS = 1e9
 """Operations of the kernel of keys up to which the kernels of gradients sum up delta themselves: a round less. Where
 there is more to do, delta is needed too often."""
 
+QUERY_PARTS_BYTES = 1 << 29
+"""Of what tiles of keys add to the gradients of queries, at most."""
+
 PRODUCTS = {"forward": 2, "query": 3, "key": 4}
 """Of a block of queries with a block of keys, in each kernel."""
 
-TILINGS = {
-    "forward": tuple(
-        Tiling(*each) for each in ((128, 8, 4, 2), (128, 8, 4), (128, 8, 2), (64, 4, 2), (64, 4, 1), (32, 4, 1))
+_TILINGS = {
+    "forward": ((256, 16, 4), (128, 8, 4, 2), (128, 8, 4), (128, 8, 2), (64, 4, 2), (64, 4, 1), (32, 4, 1)),
+    "query": (
+        (256, 16, 4), (128, 16, 4), (128, 8, 2), (64, 4, 2), (64, 4, 1), (32, 4, 1), (16, 4, 1), (8, 2, 1),
     ),
-    "query": tuple(
-        Tiling(*each) for each in ((128, 16, 4), (128, 8, 2), (64, 4, 2), (64, 4, 1), (32, 4, 1), (16, 4, 1), (8, 2, 1))
+    "key": (
+        (128, 8, 4, 2), (128, 8, 4), (64, 8, 4), (64, 8, 2), (64, 4, 1), (32, 4, 2), (32, 4, 1), (16, 2, 1), (8, 2, 1),
     ),
-    "key": tuple(
-        Tiling(*each)
-        for each in ((128, 8, 4), (64, 8, 4), (64, 8, 2), (64, 4, 1), (32, 4, 2), (32, 4, 1), (16, 2, 1), (8, 2, 1))
-    ),
-}
-"""The first is taken that fits the device's shared memory, and has work in each row of results for all threads."""
+}  # fmt: skip
+TILINGS = {kernel: tuple(Tiling(*each) for each in tilings) for kernel, tilings in _TILINGS.items()}
+"""The first is taken that fits the device's workgroups and shared memory, and has work in each row of results for all
+threads."""
 
 
 @dataclass(frozen=True)
@@ -137,13 +141,21 @@ class AttentionCall:
         """Floating-point operations of one of the kernels."""
         B, Tq, Tk, H, _, D = self.dimensions
         pairs = B * H * Tq * (Tk - Tq / 2)  # of a query with a key that it sees
-        return PRODUCTS[kernel] * 2 * pairs * D
+        return (PRODUCTS[kernel] + (kernel == "key" and self.keeps_query_parts)) * 2 * pairs * D
 
     @property
     def owns_delta(self) -> bool:
         """Whether the kernels of the gradients sum up delta themselves."""
         in_registers = all(self.divisions[each].kernel == f"attention_matrix2_{each}" for each in ("key", "query"))
         return in_registers and self.out.itemsize == 2 and self.operations("key") <= OWN_DELTA_OPERATIONS
+
+    @property
+    def keeps_query_parts(self) -> bool:
+        """Whether the kernel of keys keeps what its tiles add to the gradients of queries, for another to add it up.
+        Otherwise one computes scores and gradients of probabilities again."""
+        division = self.divisions["key"]
+        size = -(-self.key.shape[1] // division.rows) * self.query.size * 4
+        return not division.on_matrix_units and size <= QUERY_PARTS_BYTES
 
     def is_aligned(self, *others: HeliosArray) -> bool:
         """Whether every row of every operand can be read in quads of numbers, and in octets of 16-bit ones."""
@@ -366,10 +378,10 @@ class Attention(HeliosPrimitives):
         gradient = self.contiguous(self.cast_element(dy, element))
         if Tq == Tk:
             packed = self.new((B, Tq, H + 2 * G, D), element)
-            starts = ((0, H), (H, G), (H + G, G))
-            dquery, dkey, dvalue = (self.narrow(packed, 2, start, length) for start, length in starts)
+            dquery, both = self.narrow(packed, 2, 0, H), self.narrow(packed, 2, H, 2 * G)
         else:
-            dquery, dkey, dvalue = (self.new(each.shape, element) for each in (call.query, call.key, call.value))
+            dquery, both = self.new(call.query.shape, element), self.new((B, Tk, 2 * G, D), element)
+        dkey, dvalue = self.narrow(both, 2, 0, G), self.narrow(both, 2, G, G)
         aligned = int(call.is_aligned(gradient, dquery, dkey, dvalue))
 
         constants = call.constants(gradient, dquery, dkey, dvalue) | call.left_out()
@@ -379,11 +391,33 @@ class Attention(HeliosPrimitives):
             delta = self._attention_delta(call, gradient, aligned)
         arguments = call.arguments() | call.random_arguments()
         arguments |= {"gradient": gradient, "logsumexp": call.logsumexp, "delta": delta}
+        of_keys, parts = constants | {"GRADIENT_STRIDE": dkey.strides[1]}, None
         for_keys: Arguments = {"key_gradient": dkey, "value_gradient": dvalue}
-        self._divide(call, "key", constants | {"GRADIENT_STRIDE": dkey.strides[1]}, arguments | for_keys)
-        for_queries: Arguments = {"query_gradient": dquery}
-        self._divide(call, "query", constants | {"GRADIENT_STRIDE": dquery.strides[1]}, arguments | for_queries)
+        if not call.divisions["key"].on_matrix_units:
+            shape = -(-Tk // call.divisions["key"].rows), *call.query.shape
+            parts = self.new(shape, "f32") if call.keeps_query_parts else None
+            for_keys = {"key_value_gradient": both, "query_parts": parts}
+            of_keys |= {"QUERY_PARTS": int(parts is not None)}
+        self._divide(call, "key", of_keys, arguments | for_keys)
+        if parts is not None:
+            self._add_query_parts(call, parts, dquery)
+        else:
+            for_queries: Arguments = {"query_gradient": dquery}
+            self._divide(call, "query", constants | {"GRADIENT_STRIDE": dquery.strides[1]}, arguments | for_queries)
         return dquery, dkey, dvalue
+
+    def _add_query_parts(self, call: AttentionCall, parts: HeliosArray, dquery: HeliosArray) -> None:
+        """dquery, from what each tile of keys adds to it."""
+        B, Tq, Tk, H, _, D = call.dimensions
+        constants: Constants = {
+            "THREADS": 256, "WIDTH": D, "QUERY_HEADS": H, "GRADIENT_STRIDE": dquery.strides[1],
+            "TILE_KEYS": call.divisions["key"].rows, "ALIGNED": int(call.is_aligned(dquery)),
+            "SCALE": 1.0 / math.sqrt(D), "SEGMENTS": int(call.first_keys is not None),
+        }  # fmt: skip
+        self.dispatch(
+            "attention_query_sums", "f32", groups_for(B * Tq * H * -(-D // 4), 256), constants,
+            parts=parts, first_keys=call.first_keys, query_gradient=dquery, batch=B, query_length=Tq, key_length=Tk,
+        )  # fmt: skip
 
     def _attention_delta(self, call: AttentionCall, gradient: HeliosArray, aligned: int) -> HeliosArray:
         """The sums that the gradient of softmax needs, [B, H, Tq]: each row's gradient times its result."""
@@ -392,16 +426,10 @@ class Attention(HeliosPrimitives):
         rows = B * Tq * H
         row_threads = 8 if D >= 32 else 4
         self.dispatch(
-            "attention_delta",
-            gradient.element,
-            groups_for(rows * row_threads, 128),
+            "attention_delta", gradient.element, groups_for(rows * row_threads, 128),
             {"THREADS": 128, "WIDTH": D, "QUERY_HEADS": H, "ALIGNED": aligned, "ROW_THREADS": row_threads},
-            gradient=gradient,
-            attended=call.out,
-            delta=delta,
-            batch=B,
-            query_length=Tq,
-        )
+            gradient=gradient, attended=call.out, delta=delta, batch=B, query_length=Tq,
+        )  # fmt: skip
         return delta
 
     # --- which kernels, in which tiles --------------------------------------------------------------------------------
@@ -457,7 +485,12 @@ class Attention(HeliosPrimitives):
         tilings = self.tilings_for(TILINGS[kernel])
         if kernel == "forward" and B * H * -(-Tq // tilings[0].queries) < FEW_WORKGROUPS:
             tilings = [each for each in tilings if each.queries < tilings[0].queries] or tilings
-        fitting = [each for each in tilings if each.shared_bytes(kernel, D) <= self.device_info.shared_memory]
+        info = self.device_info
+        fitting = [
+            each
+            for each in tilings
+            if each.threads <= info.max_workgroup_invocations and each.shared_bytes(kernel, D) <= info.shared_memory
+        ]
         busy = [each for each in fitting if 4 * each.across(kernel) <= D]
         return (busy or fitting)[0].division(kernel) if fitting else None
 

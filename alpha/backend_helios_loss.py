@@ -23,8 +23,8 @@ SMALL_CHUNK_BYTES = 1 << 27
 """The same where the weight has no gradient, to which each chunk would add: then small chunks cost nothing."""
 
 CHUNK_MULTIPLE, TILED_CHUNK_MULTIPLE = 128, 384
-"""Rows of a chunk are a multiple of this, so that products have whole tiles: on matrix units, and without them, where the
-tiles of large products have 96 rows."""
+"""Rows of a chunk are a multiple of this, so that products have whole tiles: on matrix units, and without them, where
+the tiles of large products have 96 rows."""
 
 ROW_VECTORS = 8
 """Vectors of a row of logits for each thread, if the row is not wider than a workgroup can take that way."""
@@ -209,7 +209,7 @@ class Loss(Products):
 
 
 def _chunk_rows(rows: int, row_bytes: int, chunk_bytes: int, multiple: int) -> int:
-    """Rows of a chunk, all of them if their logits are no more than `chunk_bytes`, else so many times `multiple` as are."""
+    """Rows of a chunk: all if their logits are no more than `chunk_bytes`, else as many times `multiple` as are."""
     most = max(1, chunk_bytes // row_bytes)
     if rows <= most:
         return max(1, rows)

@@ -74,15 +74,15 @@ def test_wide_heads(width: int) -> None:
     check(helios(), (1, 5, 2, width, 8, 1), 1e-5, 2.0, 0.2)
 
 
-@pytest.mark.parametrize("shared_memory", [7 << 10, 6 << 10])
-def test_small_tiles_where_shared_memory_is_scarce(shared_memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_tiles_where_shared_memory_is_scarce(monkeypatch: pytest.MonkeyPatch) -> None:
     """As wide heads need them; heads that are less wide are compiled sooner by a driver on the processor."""
     backend, width = helios(), 36
+    monkeypatch.setattr(Helios, "tilings_for", lambda self, tilings: tilings)
     usual = backend.attention_divisions((1, 21, 21, 2, 1, width), True, True)
-    monkeypatch.setattr(backend.device, "info", dataclasses.replace(backend.device_info, shared_memory=shared_memory))
+    monkeypatch.setattr(backend.device, "info", dataclasses.replace(backend.device_info, shared_memory=5 << 10))
     scarce = backend.attention_divisions((1, 21, 21, 2, 1, width), True, True)
     assert usual and scarce
-    assert all(scarce[each].constants["THREADS"] < usual[each].constants["THREADS"] for each in ("key", "query"))
+    assert all(scarce[each].constants["THREADS"] < usual[each].constants["THREADS"] for each in scarce)
     check(backend, (1, 21, 2, width, 21, 1), 1e-5, 2.0, 0.2)
 
 
@@ -323,8 +323,25 @@ def test_no_matrix_of_queries_by_keys_is_stored(monkeypatch: pytest.MonkeyPatch)
         return new(self, shape, element)
 
     monkeypatch.setattr(Helios, "new", noted)
+    monkeypatch.setattr(attentions, "QUERY_PARTS_BYTES", 0)
     both_halves(backend, (1, 300, 1, 16, 300, 1))
     assert 0 < max(sizes) <= 3 * 300 * 16
+
+
+@pytest.mark.parametrize("shape", [(2, 70, 4, 16, 70, 2), (1, 33, 2, 20, 90, 1)])
+def test_gradients_of_queries_from_tiles_of_keys_and_by_themselves(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With documents that share a sequence, too, some of whose tiles of keys no query of another sees."""
+    backend = helios()
+    for most, kernel in ((attentions.QUERY_PARTS_BYTES, "attention_query_sums"), (0, "attention_backward_query")):
+        monkeypatch.setattr(attentions, "QUERY_PARTS_BYTES", most)
+        for segments in (False, True):
+            check(backend, shape, 1e-5, 2.0, 0.2, segments=segments)
+        query, key, value, dy = (backend.from_numpy(normal(index, 1, 5, 1, 8)) for index in range(4))
+        saved = backend.attention(query, key, value, training=True)[1]
+        dispatches = backend.trace(lambda saved=saved, dy=dy: backend.attention_backward(dy, saved)[0])[1]
+        assert kernel in [each.kernel.name for each in dispatches]
 
 
 @pytest.mark.parametrize("precision", ["f16", "bf16"])
