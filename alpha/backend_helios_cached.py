@@ -181,6 +181,7 @@ class Cached(HeliosPrimitives):
             statistics=statistics,
             positions=positions,
             attended=attended,
+            relay=None,
             splits=splits,
             count=count,
         )

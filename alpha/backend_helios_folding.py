@@ -272,18 +272,18 @@ def _putting(backend: DispatchMaker, product: Dispatch, made: HeliosArray, puts:
     ):
         return None
     arguments: dict[str, Argument] = dict(zip(_PUT_FIELDS, (slots, *targets), strict=True))
-    arguments |= {"put_width": width, "put_rows": kept.pop()}
+    arguments["put_rows"] = kept.pop()
     return backend.make_dispatch(
-        product.kernel.name, product.kernel.variant, product.groups, {**product.constants, "PUTS": 1},
+        product.kernel.name, product.kernel.variant, product.groups, {**product.constants, "PUTS": width},
         product.operations, **(product.arguments | arguments),
     )  # fmt: skip
 
 
 def _put_begin(product: Dispatch) -> int:
     """The first column that a product puts where keys are kept."""
-    columns, width = product.arguments["columns"], product.arguments["put_width"]
-    assert isinstance(columns, int) and isinstance(width, int)
-    return columns - 2 * width
+    columns = product.arguments["columns"]
+    assert isinstance(columns, int)
+    return columns - 2 * int(product.constants["PUTS"])
 
 
 def _is_before(array: HeliosArray, whole: HeliosArray, column: int) -> bool:

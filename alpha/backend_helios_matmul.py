@@ -93,7 +93,7 @@ class Epilogue:
     def arguments(self, result: HeliosArray) -> dict[str, HeliosArray | int | None]:
         """The kernels' fields; keys and values are put by `backend_helios_folding.fold_puts`."""
         arrays = {"bias": self.bias, "residual": self.residual, "factor": None, "c": result}
-        return {**arrays, "preactivation": self.preactivation, "put_width": 0, "put_rows": 0}
+        return {**arrays, "preactivation": self.preactivation, "put_rows": 0}
 
 
 NOTHING = Epilogue()
@@ -450,7 +450,7 @@ class _Run:
             constants["ASK"] = asked if is_aligned and asked <= MOST_ASKED else 0
         self.backend.dispatch(
             tile.kernel, variant, grid, constants, problem.operations, a=left.array, b=right.array,
-            **epilogue.arguments(result), b_sums=column_sums, rows=problem.rows, columns=problem.columns,
+            **epilogue.arguments(result), b_sums=column_sums, relay=None, rows=problem.rows, columns=problem.columns,
             depth=problem.depth, a_stride=left.stride, b_stride=right.stride, a_outer=left.outer_stride,
             a_inner=left.inner_stride, b_outer=right.outer_stride, b_inner=right.inner_stride, inner=self.inner,
             split_depth=division.split_depth, splits=division.splits, scale=self.scale,

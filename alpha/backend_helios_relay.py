@@ -1,10 +1,13 @@
 """Rounds of a recorded program that follow each other without a barrier: each waits by itself for the one before.
 
-The rounds of a decode step are short, and a barrier between two of them takes as long as their work. In a relay, the
-workgroups of a round start while the round before still runs, ask for what does not depend on it, and wait until all of
-its workgroups have counted themselves (kernels/relay.glsl), or until all numbers of a row are there (`AwaitedRows`). So
-a round has seen the end of all rounds before it, and memory may be used again as behind a barrier. The results have the
-same bits.
+The rounds of a decode step are short, and a barrier between two of them takes as long as their work; a prompt has as
+many, some ten times as long. In a relay, the workgroups of a round start while the round before still runs, ask for
+what does not depend on it, and wait until all of its workgroups have counted themselves (kernels/relay.glsl), or until
+all numbers of a row are there (`AwaitedRows`). So a round has seen the end of all rounds before it, and memory may be
+used again as behind a barrier. The results have the same bits.
+
+However many workgroups a round has, none of them waits for one that has not started: a device starts dispatches in
+order, so all of the round before have started before the first of this one, and by induction they end.
 
 Vulkan promises no progress to workgroups that wait for others. It works where a device starts dispatches in order and
 takes none away that runs, which is tried before the first relay on it. Waits end in any case: one that was in vain
@@ -30,14 +33,18 @@ from alpha.backend_helios_device import Device, DeviceInfo, VulkanError
 from alpha.backend_helios_folding import same_place
 from alpha.backend_helios_memory import DeviceMemory, aligned
 from alpha.backend_helios_planner import Dispatch, DispatchMaker, overlap
+from alpha.backend_helios_tiles import FEW_ROWS
 from alpha.errors import ResultsLost
 
 FRESH = {
     "attention_cached": ("query", "keys", "values"),
+    "attention_combine": ("partial", "statistics"),
     "choose": ("logits",),
-    "gather_rows": ("ids", "addend"),
+    "gather_rows": ("table", "ids", "addend"),
     "matmul_few": ("a", "residual", "statistics"),
+    "matmul_matrix": ("a", "residual"),
     "newest_ids": (),
+    "norm": ("x",),
 }
 """The kernels that can wait, and what they read only afterwards; nothing else that they read may be of their relay."""
 
@@ -249,11 +256,14 @@ def _legs(rounds: Sequence[Sequence[Dispatch]]) -> list[int]:
 
 
 def _can_wait(dispatch: Dispatch) -> bool:
-    """Whether a dispatch can wait by itself: attention where it takes each row by itself, a product where it adds no
-    residual number by number, which is read through all caches."""
+    """Whether a dispatch can wait by itself: attention where there are few rows, a product where it reads nothing that
+    may only now have been written number by number, which is read through all caches."""
     constants = dispatch.constants
     has_plain_residual = constants.get("HAS_RESIDUAL", 0) and constants.get("C_VECTOR") == 0
-    return dispatch.kernel.name in FRESH and constants.get("ROWS", 1) == 1 and not has_plain_residual
+    has_plain_operand = dispatch.kernel.name == "matmul_matrix" and constants.get("A_VECTOR") == 0
+    # What it holds while it waits takes registers, so that fewer of its many workgroups share a multiprocessor.
+    is_crowded = dispatch.kernel.name == "attention_cached" and dispatch.groups[2] > FEW_ROWS
+    return dispatch.kernel.name in FRESH and not (has_plain_residual or has_plain_operand or is_crowded)
 
 
 def _early(dispatch: Dispatch) -> list[HeliosArray]:

@@ -162,6 +162,7 @@ class Rowwise(HeliosPrimitives):
                 y=y,
                 mean=mean,
                 scale=scale,
+                relay=None,
                 rows=rows.count,
                 epsilon=epsilon,
                 **rows.fields(),

@@ -7,12 +7,13 @@
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
-const uint RELAY = 0;  // it is in none
 #include "fresh.glsl"
+#include "relay.glsl"
 #include "attention_parts.glsl"
 layout(local_size_x_id = 0) in;
 
 void main() {
+    relay_wait();
     for (uint i = gl_GlobalInvocationID.x; i < count; i += GRID_THREADS) {
         const uint head = i * VECTOR / WIDTH, place = i * VECTOR % WIDTH;
         const uint parts = min(splits, uint(positions.at[head / HEADS]) / PART + 1);
@@ -20,4 +21,5 @@ void main() {
         if (VECTOR == 1) store(attended.at[i], value.x);
         else store(JOIN(T, x4_buffer)(attended).at[i], value);
     }
+    relay_end();
 }

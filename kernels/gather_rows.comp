@@ -18,10 +18,11 @@ void main() {
     for (uint place = gl_GlobalInvocationID.x; place < total; place += GRID_THREADS) {
         uint i = place / width;
         uint row = uint(clamp(fresh_i32(uint64_t(ids), i), 0, int(rows) - 1));
+        const JOIN(T, _value) unit = JOIN(fresh_, T)(uint64_t(table), row * stride + (place - i * width));
 #if WIDEN
-        JOIN(R, _value) value = floatBitsToUint(load(table.at[row * stride + (place - i * width)]));
+        JOIN(R, _value) value = floatBitsToUint(load(unit));
 #else
-        JOIN(T, _value) value = table.at[row * stride + (place - i * width)];
+        JOIN(T, _value) value = unit;
 #endif
 #if ADDEND
         if (uint64_t(addend) != 0) {

@@ -1,6 +1,6 @@
 // What the kernels of matrix products share: tiles in an order that suits the cache, and the epilogue that turns a sum
-// into results. Included after kernel.glsl, whose push constants it reads:
-//   bias, residual, c, preactivation, factor, b_sums, columns, put_width, put_rows
+// into results. Included after fresh.glsl and kernel.glsl, whose push constants it reads:
+//   bias, residual, c, preactivation, factor, b_sums, columns, put_rows
 // Variants define S_BITS (32 or 16: storage of the preactivation) and BFLOAT (1: 16-bit values are bfloat16). With C_HALF c is
 // stored in 16 bits, too. C_VECTOR is how many neighbours are stored at a time: 8, 4, or 0 for one.
 
@@ -31,8 +31,8 @@ uvec2 tile_of(uint index, uint tile_rows, uint tile_columns) {
 // --- epilogue: c = activation(scale sum + bias) + residual, preactivation = scale sum + bias ---
 // With HAS_RESIDUAL = 2 the residual is DIAGONAL times the identity, of square results. With FACTOR c is multiplied by the
 // derivative, at `factor`, of that number plus one, see activation.glsl.
-// With PUTS the last 2 put_width columns are not for c: the first put_width of them go to row put_slots[m] of put_keys, the
-// next to that of put_values, both rows of put_width numbers like those of c, put_rows of them. Such products have a
+// The last 2 PUTS columns are not for c: the first PUTS of them go to row put_slots[m] of put_keys, the next to that of
+// put_values, both rows of PUTS numbers like those of c, put_rows of them. Such products have a
 // C_VECTOR, and neither factor nor preactivation nor sums of columns, in whose fields these arrays are: the push constants
 // have no room for more.
 #define put_slots i32_buffer(uint64_t(factor))
@@ -94,7 +94,7 @@ void store_one(uint64_t index, uint column, float value) {
 
 vec4 bias_of(uint column) { return floats4(uint64_t(bias)).at[column / 4]; }
 
-vec4 residual_of(uint64_t index) { return f32x4_buffer(uint64_t(residual) + 4 * index).at[0]; }
+vec4 residual_of(uint64_t index) { return fresh_f32x4(uint64_t(residual) + 4 * index, 0); }
 
 // What four neighbours need of memory besides their sums; with PUTS, `slot` is the row that takes their key or value.
 struct Beside {
@@ -105,7 +105,7 @@ struct Beside {
 const Beside NOTHING = Beside(vec4(0.0), vec4(0.0), uvec2(0), 0);
 
 uint slot_of(uint row, uint column) {
-    return PUTS != 0 && column >= columns - 2 * put_width ? uint(put_slots.at[row]) : 0;
+    return PUTS != 0 && column >= columns - 2 * PUTS ? uint(put_slots.at[row]) : 0;
 }
 
 Beside beside(uint64_t index, uint column) {
@@ -133,11 +133,11 @@ vec4 finished(vec4 value, Beside it, out vec4 before) {
 // Where results go: to c, or as keys and values to an array and a place in it that `to` and `index` become; whether they
 // go anywhere.
 bool is_placed(inout uint64_t to, inout uint64_t index, uint column, uint slot) {
-    const uint put_begin = columns - 2 * put_width;
+    const uint put_begin = columns - 2 * PUTS;
     if (PUTS == 0 || column < put_begin) return true;
-    const bool is_key = column < put_begin + put_width;
+    const bool is_key = column < put_begin + PUTS;
     to = is_key ? put_keys : put_values;
-    index = uint64_t(slot) * put_width + (column - put_begin - (is_key ? 0 : put_width));
+    index = uint64_t(slot) * PUTS + (column - put_begin - (is_key ? 0 : PUTS));
     return slot < put_rows;
 }
 

@@ -153,7 +153,7 @@ Beside early_beside(uint row, uint column) {
 
 vec4 residual_beside(uint row, uint column) {
     if (C_VECTOR == 0 || HAS_RESIDUAL == 0 || row >= rows || column >= columns) return vec4(0.0);
-    return fresh_f32x4(uint64_t(residual) + 4 * (uint64_t(row) * columns + column), 0);
+    return residual_of(uint64_t(row) * columns + column);
 }
 
 Beside added_to(uint row, uint column) {

@@ -17,6 +17,8 @@
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
+#include "fresh.glsl"
+#include "relay.glsl"
 #include "matmul.glsl"
 #include "matmul_sums.glsl"
 
@@ -78,37 +80,43 @@ const int B_LAYOUT = B_ALONG_K != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl
 shared A_WORD a_shared[A_SIZE];
 shared B_WORD b_shared[B_LINES * B_STRIDE];
 
+// In a relay the left operand was only now written. Vectors of it are read past caches then; there is no relay without.
+#define FLOATS(BASE, INDEX) floats4(BASE).at[INDEX]
+#define WORDS4(BASE, INDEX) words4(BASE).at[INDEX]
+#define FRESH_FLOATS(BASE, INDEX) (RELAY != 0 ? fresh_f32x4_buffer(BASE).at[INDEX] : FLOATS(BASE, INDEX))
+#define FRESH_WORDS(BASE, INDEX) (RELAY != 0 ? fresh_u32x4_buffer(BASE).at[INDEX] : WORDS4(BASE, INDEX))
+
 // One unit of the line `line` from `start`, which is `skipped` lines further in the slice; zeros outside of `lines` x
 // `length`, where that is checked.
-#define DEFINE_FETCH_FLOATS(NAME, VECTOR)                                                                              \
+#define DEFINE_FETCH_FLOATS(NAME, VECTOR, READ)                                                                            \
     vec4 NAME(uint64_t base, uint stride, uint line, uint start, uint skipped, uint lines, uint length) {              \
         if (skipped + line >= lines || start >= length) return vec4(0.0);                                              \
         uint index = line * stride + start;                                                                            \
-        if (VECTOR != 0) return floats4(base).at[index / 4];                                                           \
+        if (VECTOR != 0) return READ(base, index / 4);                                                                 \
         vec4 value = vec4(0.0);                                                                                        \
         [[unroll]] for (uint i = 0; i < 4; i++)                                                                        \
             if (start + i < length) value[i] = floats1(base).at[index + i];                                            \
         return value;                                                                                                  \
     }
-#define DEFINE_FETCH_HALVES(NAME, VECTOR)                                                                              \
+#define DEFINE_FETCH_HALVES(NAME, VECTOR, READ)                                                                            \
     uvec4 NAME(uint64_t base, uint stride, uint line, uint start, uint skipped, uint lines, uint length) {             \
         if (skipped + line >= lines || start >= length) return uvec4(0);                                               \
         uint index = line * stride + start;                                                                            \
-        if (VECTOR != 0) return words4(base).at[index / 8];                                                            \
+        if (VECTOR != 0) return READ(base, index / 8);                                                                 \
         uvec4 value = uvec4(0);                                                                                        \
         [[unroll]] for (uint i = 0; i < 8; i++)                                                                        \
             if (start + i < length) value[i / 2] |= uint(shorts1(base).at[index + i]) << 16 * (i % 2);                 \
         return value;                                                                                                  \
     }
 #if A_BITS == 32
-DEFINE_FETCH_FLOATS(fetch_a, A_VECTOR)
+DEFINE_FETCH_FLOATS(fetch_a, A_VECTOR, FRESH_FLOATS)
 #else
-DEFINE_FETCH_HALVES(fetch_a, A_VECTOR)
+DEFINE_FETCH_HALVES(fetch_a, A_VECTOR, FRESH_WORDS)
 #endif
 #if B_BITS == 32
-DEFINE_FETCH_FLOATS(fetch_b, B_VECTOR)
+DEFINE_FETCH_FLOATS(fetch_b, B_VECTOR, FLOATS)
 #else
-DEFINE_FETCH_HALVES(fetch_b, B_VECTOR)
+DEFINE_FETCH_HALVES(fetch_b, B_VECTOR, WORDS4)
 #endif
 
 // What a thread fetches with number `i` is a unit of a line of the slice. Where lines divide the threads evenly, the
@@ -159,17 +167,26 @@ void main() {
         ahead = 0;                                                                                                     \
     }
 // What there is of the operands from the slice's corner on; without EDGES tiles are whole, and nothing is compared.
-#define FETCH()                                                                                                        \
+#define FETCH_A()                                                                                                      \
     {                                                                                                                  \
         uint rows_left = (EDGES & 1) != 0 ? rows - row0 : ~0u;                                                         \
-        uint columns_left = (EDGES & 2) != 0 ? columns - column0 : ~0u;                                                \
         uint depth_left = (EDGES & 4) != 0 ? end - begin - ahead * TILE_K : ~0u;                                       \
         [[unroll]] for (uint i = 0; i < A_UNITS; i++)                                                                  \
             a_next[i] = fetch_a(a_at + i * a_pass, a_stride, a_line(i), a_start(i) * A_UNIT, i * a_PASS,               \
                                 A_ALONG_M != 0 ? depth_left : rows_left, A_ALONG_M != 0 ? rows_left : depth_left);     \
+    }
+#define FETCH_B()                                                                                                      \
+    {                                                                                                                  \
+        uint columns_left = (EDGES & 2) != 0 ? columns - column0 : ~0u;                                                \
+        uint depth_left = (EDGES & 4) != 0 ? end - begin - ahead * TILE_K : ~0u;                                       \
         [[unroll]] for (uint i = 0; i < B_UNITS; i++)                                                                  \
             b_next[i] = fetch_b(b_at + i * b_pass, b_stride, b_line(i), b_start(i) * B_UNIT, i * b_PASS,               \
                                 B_ALONG_K != 0 ? columns_left : depth_left, B_ALONG_K != 0 ? depth_left : columns_left);\
+    }
+#define FETCH()                                                                                                        \
+    {                                                                                                                  \
+        FETCH_A();                                                                                                     \
+        FETCH_B();                                                                                                     \
     }
 
 // Where the results of fragments `N` go, and what they need of memory, on its way.
@@ -248,7 +265,13 @@ void main() {
     // Most workgroups have one tile. Without this loop NVIDIA's compiler (driver 580) makes the steps a fifth slower.
     uint index = gl_WorkGroupID.x;
     BEGIN_TILE(index);
-    if (steps != 0) FETCH();
+    if (RELAY != 0) {
+        FETCH_B();
+        relay_wait();
+        FETCH_A();
+    } else if (steps != 0) {
+        FETCH();
+    }
     for (; index < tiles; index += gl_NumWorkGroups.x) {
         uint following = index + gl_NumWorkGroups.x;
         uvec2 this_tile = tile;
@@ -340,4 +363,5 @@ void main() {
         barrier();
         if (steps == 0 && following < tiles) BEGIN_TILE(following);
     }
+    relay_end();
 }

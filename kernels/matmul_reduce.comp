@@ -11,6 +11,8 @@
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
+const uint RELAY = 0;  // it is in none
+#include "fresh.glsl"
 #include "matmul.glsl"
 
 layout(local_size_x_id = 0) in;

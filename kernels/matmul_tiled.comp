@@ -19,6 +19,8 @@
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
+const uint RELAY = 0;  // it is in none
+#include "fresh.glsl"
 #include "matmul.glsl"
 #include "matmul_sums.glsl"
 

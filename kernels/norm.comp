@@ -10,6 +10,8 @@
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
+#include "fresh.glsl"
+#include "relay.glsl"
 layout(local_size_x_id = 0) in;
 #include "rows.glsl"
 #include "lanes.glsl"
@@ -19,7 +21,14 @@ layout(local_size_x_id = 0) in;
 // Few enough vectors for a lane to have weight and bias on their way with the row, so that memory waits once.
 const bool EARLY = NORM_VECTORS <= 8;
 
+vec4 read(uint index) {
+    if (RELAY == 0) return load_T(x, index);
+    if (VECTOR == 4) return load(JOIN(JOIN(fresh_, T), x4)(uint64_t(x), index / 4));
+    return vec4(load(JOIN(fresh_, T)(uint64_t(x), index)), 0.0, 0.0, 0.0);
+}
+
 void main() {
+    relay_wait();
     uint thread = thread_index();
     uint lane = thread % LANES;
     for (uint first = gl_WorkGroupID.x * (THREADS / LANES); first < rows; first += gl_NumWorkGroups.x * (THREADS / LANES)) {
@@ -29,7 +38,7 @@ void main() {
         vec4 values[NORM_VECTORS], weights[NORM_VECTORS], biases[NORM_VECTORS];
         [[unroll]] for (uint k = 0; k < NORM_VECTORS; ++k) {
             uint column = (k * LANES + lane) * VECTOR;
-            values[k] = column < WIDTH ? load_T(x, start + column) : vec4(0.0);
+            values[k] = column < WIDTH ? read(start + column) : vec4(0.0);
             if (EARLY && column < WIDTH) {
                 weights[k] = load_f32(weight, column);
                 if (HAS_BIAS == 1) biases[k] = load_f32(bias, column);
@@ -54,4 +63,5 @@ void main() {
             }
         }
     }
+    relay_end();
 }

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,7 @@ from alpha.backend_helios import Helios
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_planner import Dispatch, needs_barrier
 from alpha.backend_helios_program import RecordedProgram
-from alpha.backend_helios_relay import Relay, RelayBroken, Relays, asked_relays, await_rows, relayed
+from alpha.backend_helios_relay import FRESH, Relay, RelayBroken, Relays, asked_relays, await_rows, relayed
 from alpha.config import ModelConfig, resolve_model
 from alpha.engine import Engine, Request
 from alpha.gpt import GPT
@@ -75,6 +77,26 @@ def test_a_relay_gives_the_bits_of_barriers_in_sixteen_bits(precision: str, monk
     assert found[0] == found[1]
 
 
+@pytest.mark.matrix_units
+@pytest.mark.parametrize("name", ["gpt2", "modern"])
+def test_a_relay_of_many_rows_gives_the_bits_of_barriers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts, of which attention takes so many rows together, and texts."""
+    _, model = stored_model("f16", name, block=LONG, heads=2, kv_heads=2, head_dim=8)
+    asked = [Request(ids_of(LONG - 20, letter), 3, GREEDY, logprobs=2) for letter in "abc"]
+    found = []
+    for wanted in (False, True):
+        monkeypatch.setattr(model.backend, "relays", Relays(wanted))
+        engine = Engine(model, max_sequences=4)
+        generations = [engine.submit(each) for each in asked]
+        while engine.is_busy:
+            engine.step()
+        found.append(list(map(result, generations)))
+        waiting = {each.kernel.name for program in programs_of(engine) for each in program._dispatches if each.waits}
+        if model.backend.hardware.fragment is not None:
+            assert ("matmul_matrix" in waiting) == ("norm" in waiting) == wanted
+    assert found[0] == found[1]
+
+
 def test_a_step_has_fewer_barriers(backend: Helios) -> None:
     model = small(backend)
     engine = Engine(model, max_sequences=1)
@@ -90,7 +112,7 @@ def test_a_step_has_fewer_barriers(backend: Helios) -> None:
 
 
 def small_rounds(backend: Helios) -> tuple[dict[str, HeliosArray], list[list[Dispatch]]]:
-    """Rounds that gather rows by the ids of the round before: a from the table, b from the table, and c from b."""
+    """Rounds that gather rows by the ids of the round before, a and then b from the table; and c, newest ids from b."""
     arrays = {name: backend.zeros((4, 1), np.int32) for name in ("table", "ids", "a", "b", "c")}
 
     def gather(table: str, ids: str, y: str) -> list[Dispatch]:
@@ -101,13 +123,17 @@ def small_rounds(backend: Helios) -> tuple[dict[str, HeliosArray], list[list[Dis
             )
         ]  # fmt: skip
 
-    return arrays, [gather("table", "ids", "a"), gather("table", "a", "b"), gather("b", "a", "c")]
+    newest = backend.make_dispatch(
+        "newest_ids", "i32", 1, {}, newest=arrays["b"], slots=arrays["ids"], given=arrays["ids"], y=arrays["c"],
+        relay=None, count=4, slot_count=4,
+    )  # fmt: skip
+    return arrays, [gather("table", "ids", "a"), gather("table", "a", "b"), [newest]]
 
 
 def test_what_is_read_early_is_not_of_the_relay(backend: Helios) -> None:
     _, rounds = small_rounds(backend)
     made, relay = relayed(backend, rounds)
-    # The third round reads its table, which the second one writes, before it waits: so it does not.
+    # The third round reads through caches, so as if before it waits, what the second one writes: there is a barrier.
     assert relay is not None
     assert [[each.waits for each in dispatches] for dispatches in made] == [[False], [True], [False]]
     assert [each.constants.get("RELAY", 0) for dispatches in made for each in dispatches] == [1, 1, 0]
@@ -123,6 +149,22 @@ def test_a_relay_waits_at_a_barrier_for_what_is_not_of_it(backend: Helios) -> No
     assert needs_barrier([copy, first, second]) == [False, False, False]
     writes_b = backend.copy_dispatch(arrays["b"], others["other"])  # where the second round writes
     assert needs_barrier([writes_b, first, second]) == [False, False, True]
+
+
+@pytest.mark.parametrize("kernel", FRESH)
+def test_what_a_round_before_may_have_written_is_read_past_caches(kernel: str) -> None:
+    """No test can show it on lavapipe, which has one cache."""
+    folder, files = Path(__file__).parent.parent / "kernels", [f"{kernel}.comp"]
+    seen: set[str] = set()
+    while files:
+        name = files.pop()
+        if name in seen or not (folder / name).exists():  # kernel.glsl is made for each variant
+            continue
+        seen.add(name)
+        source = re.sub("//.*", "", (folder / name).read_text())
+        files += re.findall(r'#include "([^"]+)"', source)
+        for field in FRESH[kernel]:
+            assert not re.search(rf"\b{field}\.at\[", source), (name, field)
 
 
 def test_the_first_round_of_a_relay_shares_its_counter_without_a_barrier(backend: Helios) -> None:
