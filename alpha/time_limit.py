@@ -17,8 +17,8 @@ NOTABLE_CHANGE = 0.01
 
 @dataclass
 class TimeLimit:
-    """When a run is to end, by time.perf_counter(); the seconds that evaluations and samples take for each step, and
-    once after the last."""
+    """When a run is to end, by time.perf_counter(); the seconds that evaluations, samples and checkpoints take for each
+    step, as far as is known, and once after the last."""
 
     end: float
     beside: float

@@ -264,10 +264,17 @@ class Trainer:
             self._sample_when_due(run)
             if self._is_due(self._save_interval) or (self._is_first_save_due() and not self._under_way):
                 self._save(run)
+            self._look_at_the_time()
             if self._leaves(stop) and not self._under_way:
                 break
         if self._saved_step < self.steps_done:
             self._save(run)
+
+    def _look_at_the_time(self) -> None:
+        """Find what a step takes besides itself by now; what the trial timed also paid for what is made once."""
+        interval = max(self.training.eval_interval, self.training.sample_interval, self._save_interval)
+        if self._limit is not None and interval and self.steps_done % interval == 0:
+            self._limit.beside = max(0.0, time.monotonic() - self._began - self._elapsed) / self.steps_done
 
     def _leaves(self, stop: StopRequest) -> bool:
         return stop.requested or self.display.lost is not None

@@ -40,6 +40,7 @@ from alpha.backend_primitives import Array
 from alpha.cli import main
 from alpha.config import OPTIMIZERS, ModelConfig
 from alpha.errors import AlphaError
+from alpha.evaluation import Validation
 from alpha.generation import Generator
 from alpha.gpt import GPT
 from alpha.interrupt import SIGNALS, StopRequest
@@ -155,6 +156,26 @@ def test_rates_that_do_not_decay_yet_leave_the_number_of_steps_open(
     whole = train(corpus, tmp_path / "whole", model=DROPPED, **schedule, iters=numbers[-1])
     assert bits_of(timed) == bits_of(whole)
     assert rows_of(timed) == rows_of(whole)
+
+
+def test_a_slow_first_evaluation_costs_a_run_no_steps(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate, beside = Validation.losses, []
+
+    def losses(validation: Validation) -> dict[str, float]:
+        if not beside:
+            time.sleep(1.0)  # in the trial
+        return evaluate(validation)
+
+    def steps(limit: TimeLimit, _: float) -> int:
+        beside.append(limit.beside)
+        return 30
+
+    monkeypatch.setattr(Validation, "losses", losses)
+    monkeypatch.setattr(TimeLimit, "steps", steps)
+    train(corpus, tmp_path / "run", minutes=1e-2, eval_interval=2, schedule="wsd", decay_fraction=0.1, warmup_iters=2)
+    assert len(beside) > 2 and beside[0] >= 0.5 > 4 * beside[-1]
 
 
 def test_a_sample_that_cannot_be_drawn_ends_no_trial(
