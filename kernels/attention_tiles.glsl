@@ -3,7 +3,7 @@
 // Thread (row, column) of ROW_THREADS x COLUMN_THREADS owns of a tile's scores every ROW_THREADS-th query from `row` on,
 // ROWS in all, and of each of FOURS blocks of 4 COLUMN_THREADS keys the four from 4 column on.
 //
-// Expects the specialization constants THREADS, COLUMN_THREADS, ROWS, FOURS and ORDER; include after attention.glsl.
+// Expects the specialization constants THREADS, COLUMN_THREADS, ROWS and FOURS; include after attention.glsl.
 
 #include "attention_segments.glsl"
 
@@ -62,8 +62,7 @@ vec4 staged_a[STAGED_QUERIES], staged_b[STAGED_KEYS];
 
 // Adds to sums[ROWS FOURS] the products of rows of `a`, times `factor`, with rows of `b`, by way of slices in `space`, the
 // first of which FETCH_SLICES has fetched. Barriers are before what it writes there, and none is behind what it reads.
-// `following` fetches what is needed next, while the last slice is multiplied. With ORDER = 1 multiply-adds that follow each
-// other belong to different sums; each sum's are in one order either way.
+// `following` fetches what is needed next, while the last slice is multiplied.
 #define ADD_PRODUCTS(sums, factor, a, b, following)                                                                    \
     {                                                                                                                  \
         for (uint first = 0; first < QUADS; first += SLICE) {                                                          \
@@ -85,21 +84,11 @@ vec4 staged_a[STAGED_QUERIES], staged_b[STAGED_KEYS];
             [[unroll]] for (uint quad = 0; quad < SLICE; ++quad) {                                                     \
                 vec4 q[ROWS];                                                                                          \
                 [[unroll]] for (uint r = 0; r < ROWS; ++r) q[r] = space[(row + ROW_THREADS * r) * SLICE_PITCH + quad]; \
-                if (ORDER == 1) {                                                                                      \
-                    vec4 k[4 * FOURS];                                                                                 \
-                    [[unroll]] for (uint i = 0; i < 4 * FOURS; ++i)                                                    \
-                        k[i] = space[KEYS_AT + (i * COLUMN_THREADS + column) * SLICE_PITCH + quad];                    \
-                    [[unroll]] for (uint e = 0; e < 4; ++e)                                                            \
-                        [[unroll]] for (uint i = 0; i < 4 * FOURS; ++i)                                                \
-                            [[unroll]] for (uint r = 0; r < ROWS; ++r)                                                 \
-                                sums[r * FOURS + i / 4][i % 4] = fma(q[r][e], k[i][e], sums[r * FOURS + i / 4][i % 4]);\
-                } else {                                                                                               \
-                    [[unroll]] for (uint f = 0; f < FOURS; ++f) {                                                      \
-                        [[unroll]] for (uint i = 0; i < 4; ++i) {                                                      \
-                            vec4 k = space[KEYS_AT + ((f * 4 + i) * COLUMN_THREADS + column) * SLICE_PITCH + quad];    \
-                            [[unroll]] for (uint r = 0; r < ROWS; ++r)                                                 \
-                                sums[r * FOURS + f][i] = multiply_add(q[r], k, sums[r * FOURS + f][i]);                \
-                        }                                                                                              \
+                [[unroll]] for (uint f = 0; f < FOURS; ++f) {                                                          \
+                    [[unroll]] for (uint i = 0; i < 4; ++i) {                                                          \
+                        vec4 k = space[KEYS_AT + ((f * 4 + i) * COLUMN_THREADS + column) * SLICE_PITCH + quad];        \
+                        [[unroll]] for (uint r = 0; r < ROWS; ++r)                                                     \
+                            sums[r * FOURS + f][i] = multiply_add(q[r], k, sums[r * FOURS + f][i]);                    \
                     }                                                                                                  \
                 }                                                                                                      \
             }                                                                                                          \
