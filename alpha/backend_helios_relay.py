@@ -242,14 +242,13 @@ def relayed(
 def _legs(rounds: Sequence[Sequence[Dispatch]]) -> list[int]:
     """For each round, the how manieth of its relay it is, from 1; 0 where it is in none."""
     legs: list[int] = []
-    written: list[Span] = []  # in the relay
+    relay: list[Dispatch] = []
     for dispatches in rounds:
         runs = all(map(_can_wait, dispatches))
-        early = [array.byte_range for each in dispatches if runs for array in _early(each)]
-        goes_on = runs and bool(legs) and legs[-1] > 0 and not overlap(early, written)
+        goes_on = runs and bool(legs) and legs[-1] > 0 and not any(_reads_too_early(each, relay) for each in dispatches)
         if not goes_on:
-            written = []
-        written += [array.byte_range for each in dispatches for use, array in each.arrays() if use != "in"]
+            relay = []
+        relay += dispatches
         legs.append(legs[-1] + 1 if goes_on else int(runs))
     alone = [leg == 1 and after != 2 for leg, after in zip(legs, [*legs[1:], 0], strict=True)]
     return [0 if is_alone else leg for leg, is_alone in zip(legs, alone, strict=True)]
@@ -264,6 +263,32 @@ def _can_wait(dispatch: Dispatch) -> bool:
     # What it holds while it waits takes registers, so that fewer of its many workgroups share a multiprocessor.
     is_crowded = dispatch.kernel.name == "attention_cached" and dispatch.groups[2] > FEW_ROWS
     return dispatch.kernel.name in FRESH and not (has_plain_residual or has_plain_operand or is_crowded)
+
+
+def _reads_too_early(dispatch: Dispatch, relay: Sequence[Dispatch]) -> bool:
+    """Whether a dispatch reads before it has waited what the relay before it writes.
+
+    Attention reads again only keys and values from the first of its own rows on. Those are written in the relay by what
+    makes its queries, of the same rows; where only some rows of a prompt ask, others that these see are written, too.
+    """
+
+    def written(dispatches: Sequence[Dispatch]) -> list[Span]:
+        return [array.byte_range for each in dispatches for use, array in each.arrays() if use != "in"]
+
+    early = [each.byte_range for each in _early(dispatch)]
+    if overlap(early, written(relay)):
+        return True
+    if dispatch.kernel.name != "attention_cached":
+        return False
+    query, *kept = (dispatch.arguments[name] for name in ("query", "keys", "values"))
+    assert isinstance(query, HeliosArray)
+    others = [
+        each
+        for each in relay
+        if each.arguments.get("rows") != dispatch.arguments["rows"]
+        or all(array.storage is not query.storage for use, array in each.arrays() if use != "in")
+    ]
+    return overlap([each.byte_range for each in kept if isinstance(each, HeliosArray)], written(others))
 
 
 def _early(dispatch: Dispatch) -> list[HeliosArray]:

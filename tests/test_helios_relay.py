@@ -14,12 +14,13 @@ from test_engine import GREEDY, VOCABULARY, alone, ids_of, result
 from test_gpt import SMALL_SET, VARIANTS, model_of
 from test_helios_engine import stored_model
 
-from alpha import backend_helios_relay, rng
+from alpha import backend_helios_relay, backend_helios_tiles, rng
 from alpha.backend_helios import Helios
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_planner import Dispatch, needs_barrier
 from alpha.backend_helios_program import RecordedProgram
 from alpha.backend_helios_relay import FRESH, Relay, RelayBroken, Relays, asked_relays, await_rows, relayed
+from alpha.backend_helios_tiles import FEW_ROWS
 from alpha.config import ModelConfig, resolve_model
 from alpha.engine import Engine, Request
 from alpha.gpt import GPT
@@ -386,3 +387,22 @@ def test_a_relay_that_does_not_hold_is_said_once(
     assert "A trial shows that" in capsys.readouterr().err
     assert not backend.relays.work(backend)
     assert not capsys.readouterr().err
+
+
+def test_the_last_rows_of_a_prompt_see_all_of_its_keys_behind_a_barrier(
+    backend: Helios, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are fewer than those whose keys the product before them puts, and read early what is before their own."""
+    monkeypatch.setattr(backend_helios_tiles, "_CPU_FEW_ROWS", FEW_ROWS)  # the prompt's products wait, as on a GPU
+    engine = Engine(small(backend), max_sequences=1)
+    generation = engine.submit(Request(ids_of(3), 3, GREEDY, logprobs=2))
+    while engine.is_busy:
+        engine.step()
+    assert generation.reason == "length"
+    legs = [
+        [(each.groups[2], each.leg) for each in program._dispatches if each.kernel.name == "attention_cached"]
+        for program in programs_of(engine)
+    ]
+    (prompt,), (step,) = ([each for each in legs if (each[0][0] > 1) == is_prompt] for is_prompt in (True, False))
+    assert [rows for rows, _ in prompt] == [4, 1] and prompt[0][1] > 1 and prompt[1][1] == 1
+    assert all(leg > 1 for _, leg in step)
