@@ -268,8 +268,9 @@ def _can_wait(dispatch: Dispatch) -> bool:
 def _reads_too_early(dispatch: Dispatch, relay: Sequence[Dispatch]) -> bool:
     """Whether a dispatch reads before it has waited what the relay before it writes.
 
-    Attention reads again only keys and values from the first of its own rows on. Those are written in the relay by what
-    makes its queries, of the same rows; where only some rows of a prompt ask, others that these see are written, too.
+    Attention reads again only keys and values from the first on that one of its rows writes. Those are written in the
+    relay by what makes its queries, of the same rows; where only some rows of a prompt ask, others that these see are
+    written, too.
     """
 
     def written(dispatches: Sequence[Dispatch]) -> list[Span]:

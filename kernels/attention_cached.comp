@@ -19,6 +19,7 @@ const uint TEAM_KEYS = THREADS / TEAMS;
 shared vec4 products[THREADS * PRODUCTS / 4];
 shared float probabilities[THREADS];
 shared vec4 lane_sums[THREADS];
+shared uint first_written;  // the first position whose keys and values a row of this step writes
 
 // As read_stored_quad, of what the rounds before in a relay may have written.
 STORED_QUAD fresh_stored_quad(JOIN(T, _buffer) source, uint start, uint quad) {
@@ -38,7 +39,7 @@ vec4 fresh_quad(JOIN(T, _buffer) source, uint start, uint quad) { return load(fr
 void main() {
     const uint thread = gl_LocalInvocationIndex, member = thread % PRODUCTS, quad = thread % QUADS, lane = thread / QUADS;
     const uint head = gl_WorkGroupID.y, first = gl_WorkGroupID.x * THREADS, row = gl_WorkGroupID.z;
-    const uint sequence = uint(sequences.at[row]), table = sequence * pages;
+    const uint table = uint(sequences.at[row]) * pages;
     const uint seen = uint(positions.at[row]) + 1, count = min(THREADS, seen - min(seen, first));
     const uint place = (row * QUERY_HEADS + head) * gl_NumWorkGroups.x + gl_WorkGroupID.x;
     if (count == 0) {
@@ -58,11 +59,17 @@ void main() {
     [[unroll]] for (uint i = 0; i < TEAM_KEYS; ++i)
         [[unroll]] for (uint c = 0; c < PRODUCT_QUADS; ++c) k[i][c] = read_stored_quad(keys, starts[i], member + c * PRODUCTS);
     [[unroll]] for (uint i = 0; i < AHEAD; ++i) v[i] = read_stored_quad(values, value_starts[i], quad);
-    if (RELAY != 0) {  // some of these are only now being written: those of the rows themselves
-        uint written = ~0u;
-        for (uint other = 0; other < rows; ++other)
-            if (uint(sequences.at[other]) == sequence) written = min(written, uint(positions.at[other]));
+    if (RELAY != 0) {  // some of these are only now being written: those of rows that have the same block there
+        if (thread == 0) first_written = ~0u;
+        barrier();
+        for (uint other = thread; other < rows; other += THREADS) {
+            const uint position = uint(positions.at[other]);
+            if (position >= seen) continue;
+            const uint stands = place_of(uint(sequences.at[other]) * pages, position, head);
+            if (stands == place_of(table, position, head)) atomicMin(first_written, position);
+        }
         relay_wait();
+        const uint written = first_written;
         [[unroll]] for (uint i = 0; i < TEAM_KEYS; ++i)
             if (places[i] >= written)
                 [[unroll]] for (uint c = 0; c < PRODUCT_QUADS; ++c)
