@@ -62,7 +62,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
     noted, made = Steps(), HeliosCore.make_program
 
     def make_program(backend: HeliosCore, dispatches: Sequence[Dispatch], repeated: bool = True) -> int:
-        if repeated and len(dispatches) > 1:
+        if repeated and len(dispatches) > 1 and not any(each.kernel.name == "relay_trial" for each in dispatches):
             noted.programs.append(list(dispatches))
         return made(backend, dispatches, repeated)
 
@@ -196,7 +196,7 @@ def test_a_prompt_s_keys_and_values_are_written_by_products(steps: Steps) -> Non
     engine.submit(Request(ids_of(40), 1, GREEDY))
     run(engine)
     names = [each.kernel.name for each in steps.programs[0]]
-    assert names.count("attention_cached") == 2
+    assert sum(name in ("attention_cached", "attention_cached_rows") for name in names) == 2
     assert names.count("put_rows") == 0
 
 
