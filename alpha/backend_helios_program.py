@@ -252,21 +252,20 @@ class RecordedProgram:
 def _written_to(place: HeliosArray, result: HeliosArray, dispatches: Sequence[Dispatch]) -> list[Dispatch] | None:
     """The dispatches with a small result written to `place` by the one that makes it; None where others use it, too."""
     users = [
-        (number, each.name)
+        (number, field)
         for number, dispatch in enumerate(dispatches)
-        for each in dispatch.kernel.fields
-        if isinstance(array := dispatch.arguments.get(each.name), HeliosArray) and array.storage is result.storage
+        for field in dispatch.kernel.fields
+        if isinstance(array := dispatch.arguments.get(field.name), HeliosArray) and array.storage is result.storage
     ]
     others = [array for dispatch in dispatches for _, array in dispatch.also if array.storage is result.storage]
     if len(users) != 1 or others or result.nbytes > MOST_DIRECT_BYTES:
         return None
-    number, name = users[0]
+    ((number, field),) = users
     maker = dispatches[number]
-    made = maker.arguments[name]
-    directions = {each.direction for each in maker.kernel.fields if each.name == name}
-    if directions != {"out"} or not isinstance(made, HeliosArray) or not same_place(made, result):
+    made = maker.arguments[field.name]
+    if field.direction != "out" or not isinstance(made, HeliosArray) or not same_place(made, result):
         return None
-    changed = dataclasses.replace(maker, arguments={**maker.arguments, name: place})
+    changed = dataclasses.replace(maker, arguments={**maker.arguments, field.name: place})
     return [*dispatches[:number], changed, *dispatches[number + 1 :]]
 
 

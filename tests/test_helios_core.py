@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 from helios_device import helios
 
+from alpha.backend_helios_array import HeliosArray
+from alpha.backend_helios_program import RecordedProgram
+
 
 def test_programs_and_uploads_come_back_when_the_device_is_done_with_them() -> None:
     backend = helios()
@@ -58,3 +61,23 @@ def test_a_program_that_is_forgotten_while_it_runs_keeps_what_it_reads_and_write
         assert [take(20).address == address for take, address in zip(spaces, used, strict=True)] == [False, False]
     backend.synchronize()
     assert [take(20).address == address for take, address in zip(spaces, used, strict=True)] == [True, True]
+
+
+def test_a_small_result_is_written_where_the_host_reads_it_unless_others_use_it() -> None:
+    backend = helios()
+    store, x = backend.zeros((4,)), backend.from_numpy(np.arange(4, dtype=np.float32))
+
+    def doubled(x: HeliosArray) -> HeliosArray:
+        return backend.multiply(x, 2.0)
+
+    def kept(x: HeliosArray) -> HeliosArray:
+        y = doubled(x)
+        backend.copy_into(store, y)
+        return y
+
+    for made, count in ((doubled, 1), (kept, 3)):
+        program = backend.record(made)
+        assert backend.to_numpy(program(x)).tolist() == [0, 2, 4, 6]
+        assert isinstance(program, RecordedProgram)
+        assert len(program._slots[0]._others) == count
+    assert backend.to_numpy(store).tolist() == [0, 2, 4, 6]
