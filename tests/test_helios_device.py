@@ -155,6 +155,7 @@ def test_a_device_is_chosen_by_number_or_by_kind(info: DeviceInfo, monkeypatch: 
 def test_the_automatic_choice_takes_a_device_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Though it computes on the CPU; one that there is not is an error where it is opened."""
     monkeypatch.setattr("alpha.backend_helios_device.has_gpu", lambda: False)
+    monkeypatch.delenv("ALPHA_DEVICE", raising=False)
     assert backends.resolve("auto") == "cpu_ref"
     assert backends.resolve("auto", device=0) == "helios"
     monkeypatch.setenv("ALPHA_DEVICE", "9")
