@@ -13,7 +13,8 @@ from alpha.activation import OF_RESULT, activation_named
 from alpha.backend import INDEPENDENT_ROWS, Saved
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_layout import THREADS, groups_for, vector_of
-from alpha.backend_helios_matmul import Epilogue, Products
+from alpha.backend_helios_matmul import Epilogue
+from alpha.backend_helios_pieces import Factor, PieceProducts, Pieces
 from alpha.backend_helios_tiles import Problem
 
 ADAPTED_ROWS = 4
@@ -31,6 +32,7 @@ class _SavedLinear:
     again, if it is wider than KEPT_COLUMNS. `x` is None where `normalize` computes it again, as a norm did.
 
     `slope` is the number of the activation's derivative, from its operand or its result, which is then `preactivation`.
+    `magnitudes` are those of both operands, where they were in pieces.
     """
 
     x: HeliosArray | None
@@ -42,6 +44,7 @@ class _SavedLinear:
     slope: int
     gated: Saved
     normalize: Callable[[], HeliosArray] | None = None
+    magnitudes: tuple[HeliosArray | None, HeliosArray | None] = (None, None)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class _SavedAdapted:
     narrow: HeliosArray
 
 
-class Linear(Products):
+class Linear(PieceProducts):
     """Linear layers; see `Backend` for what each of them means."""
 
     def linear(
@@ -90,7 +93,8 @@ class Linear(Products):
             preactivation = None if by_result else self.new(shape, self.precision)
         epilogue = Epilogue(bias, "" if gated else activation, preactivation, added)
         few_rows = not training and rows <= INDEPENDENT_ROWS
-        self.product(flat, weight, self.reshape(y, (rows, columns)), epilogue, few_rows=few_rows)
+        left, right = (flat, weight) if few_rows else self.in_pieces(problem, flat, weight)
+        self.product(left, right, self.reshape(y, (rows, columns)), epilogue, few_rows=few_rows)
         saved_activation = None
         if gated:
             y, saved_activation = self.activation(y, activation, training)
@@ -104,9 +108,11 @@ class Linear(Products):
         if is_wide and preactivation is not None and residual is None and y.element == preactivation.element:
             self.derived[y.storage] = self.reshape(preactivation, (rows, columns)), activation
         slope_of = y if by_result else preactivation
+        magnitudes = [each.magnitudes if isinstance(each, Pieces) else None for each in (left, right)]
         return y, _SavedLinear(
-            kept, kept_activation, weight, x.shape, bias is not None, slope_of, slope, saved_activation
-        )
+            kept, kept_activation, weight, x.shape, bias is not None, slope_of, slope, saved_activation,
+            magnitudes=(magnitudes[0], magnitudes[1]),
+        )  # fmt: skip
 
     def linear_backward(
         self,
@@ -117,16 +123,22 @@ class Linear(Products):
         need_weight: bool = True,
     ) -> tuple[HeliosArray | None, HeliosArray | None, HeliosArray | None]:
         """(dx, dweight, dbias)"""
-        dh = self._gradient_of_sums(dy, saved)
-        columns = dh.shape[1]
-        dx = self._input_gradient(dh, saved.weight, saved.shape) if need_input else None
+        dh: Factor = self._gradient_of_sums(dy, saved)
+        weight: Factor = saved.weight
+        rows, columns = dh.shape
+        x: Factor | None = None
+        if need_input and need_weight and self.wants_pieces(Problem(1, rows, weight.shape[0], columns)):
+            of_x, of_weight = saved.magnitudes
+            operands = dh, weight, self._input_of(saved)
+            dh, weight, x = self.divided(*operands, magnitudes=(None, of_weight, of_x))  # once for both products
+        dx = self._input_gradient(dh, weight, saved.shape) if need_input else None
         if not need_weight:
             return dx, None, None
         out = weight_gradient
         if out is not None and not (out.is_contiguous and out.element == "f32"):
             out = None
         dbias = self.new((columns,), "f32") if saved.has_bias else None
-        x = self.transpose(self._input_of(saved), (1, 0))
+        x = self.swapped(self._input_of(saved) if x is None else x)
         dweight = self.product(x, dh, out, column_sums=dbias, accompanied=need_input and self.is_tracing)
         if weight_gradient is not None and out is None:
             self.copy_into(weight_gradient, dweight)
@@ -146,10 +158,13 @@ class Linear(Products):
             dh = self.rounded_gradient(dh, saved.preactivation, saved.slope)
         return dh
 
-    def _input_gradient(self, dh: HeliosArray, weight: HeliosArray, shape: tuple[int, ...]) -> HeliosArray:
+    def _input_gradient(self, dh: Factor, weight: Factor, shape: tuple[int, ...]) -> HeliosArray:
         """dh [M, N] @ weight^T, in the shape of x."""
         dx = self.new(shape, self.activation_element)
-        self.product(dh, self.swapped_weight(weight, dh.shape[0]), self.reshape(dx, (dh.shape[0], shape[-1])))
+        rows, columns = dh.shape
+        dh, weight = self.in_pieces(Problem(1, rows, shape[-1], columns), dh, weight)
+        weight = self.swapped(weight) if isinstance(weight, Pieces) else self.swapped_weight(weight, rows)
+        self.product(dh, weight, self.reshape(dx, (rows, shape[-1])))
         return dx
 
     def _input_of(self, saved: _SavedLinear) -> HeliosArray:
@@ -185,7 +200,8 @@ class Linear(Products):
             return y, None
         whole = flat.is_contiguous and flat.nbytes == flat.storage.nbytes
         normalize = self.norms.get(flat.storage) if whole else None
-        saved = dataclasses.replace(saved, weight=weight, x=saved.x if normalize is None else None, normalize=normalize)
+        kept = saved.x if normalize is None else None
+        saved = dataclasses.replace(saved, weight=weight, x=kept, normalize=normalize, magnitudes=(None, None))
         return y, _SavedAdapted(saved, down, up, scale, self.product(flat, down))
 
     def adapted_linear_backward(

@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alpha.backend import Saved
-from alpha.backend_helios_array import ELEMENTS, HeliosArray, narrowed, transposed
+from alpha.backend_helios_array import ELEMENTS, HeliosArray, narrowed
 from alpha.backend_helios_layout import THREADS, groups_for, power_of_two, vector_of
-from alpha.backend_helios_matmul import Epilogue, Products
+from alpha.backend_helios_matmul import Epilogue
+from alpha.backend_helios_pieces import Factor, PieceProducts
 from alpha.backend_helios_tiles import Problem
 
 CHUNK_BYTES = 1 << 28
@@ -53,7 +54,7 @@ class _SavedHead:
     inverse_count: HeliosArray
 
 
-class Loss(Products):
+class Loss(PieceProducts):
     """Cross-entropy with the output head; see `Backend` for what it means."""
 
     def cross_entropy(
@@ -144,26 +145,44 @@ class Loss(Products):
         problem = Problem(1, M, V, C)
         x, weight = self.rounded_operand(x, problem), self.rounded_weight(weight, problem, training)
         logits_element = self.activation_element if training else "f32"
-        chunk_bytes = SMALL_CHUNK_BYTES if dweight is None else CHUNK_BYTES
-        multiple = CHUNK_MULTIPLE if self.hardware.fragment else TILED_CHUNK_MULTIPLE
+        in_pieces = self.wants_pieces(problem)
+        # The gradients of a chunk's logits in pieces take as much memory again.
+        chunk_bytes = SMALL_CHUNK_BYTES if dweight is None or in_pieces else CHUNK_BYTES
+        multiple = CHUNK_MULTIPLE if self.hardware.fragment or in_pieces else TILED_CHUNK_MULTIPLE
         most = _chunk_rows(M, V * ELEMENTS[logits_element].itemsize, chunk_bytes, multiple)
         logits_buffer = self.new((most, V), logits_element)
         dlogits_buffer = self.new((most, V), element) if training and element != logits_element else logits_buffer
-        swapped = self.swapped_weight(weight, M)
+        factor, swapped = self._weight_factors(weight, M, in_pieces)
+        largest = None
+        if in_pieces and training:
+            largest = self.new((1,), "f32")
+            self.fill(largest, GRADIENT_SCALES[self.precision])  # a gradient of logits is no larger
         for start in range(0, M, most):
             length = min(most, M - start)
-            rows = narrowed(x, 0, start, length)
+            rows: Factor = narrowed(x, 0, start, length)
+            if in_pieces:
+                (rows,) = self.divided(rows)
             logits, dlogits = (narrowed(each, 0, 0, length) for each in (logits_buffer, dlogits_buffer))
             self.product(rows, swapped, logits)
             its_targets, its_losses = (narrowed(each, 0, start, length) for each in (targets, losses))
             self._rows_of_logits(logits, its_targets, its_losses, dlogits if training else None, soft_cap)
+            gradient: Factor = dlogits
             if dx is not None:
+                if in_pieces:
+                    (gradient,) = self.divided(dlogits, magnitudes=[largest])
                 scale = INPUT_SCALES[dx.element] / GRADIENT_SCALES[self.precision]
-                self.product(dlogits, weight, narrowed(dx, 0, start, length), scale=scale)
+                self.product(gradient, factor, narrowed(dx, 0, start, length), scale=scale)
             if dweight is not None:
                 so_far = Epilogue(residual=dweight if start else None)
-                self.product(transposed(dlogits, (1, 0)), rows, dweight, so_far)
+                self.product(self.swapped(gradient), rows, dweight, so_far)
         return losses
+
+    def _weight_factors(self, weight: HeliosArray, rows: int, in_pieces: bool) -> tuple[Factor, Factor]:
+        """The head's weight [V, C] and its transposed, as products of so many rows are to read them."""
+        if not in_pieces:
+            return weight, self.swapped_weight(weight, rows)
+        (pieces,) = self.divided(weight)
+        return pieces, pieces.transposed
 
     def _rows_of_logits(
         self,

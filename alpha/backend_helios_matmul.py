@@ -100,7 +100,7 @@ NOTHING = Epilogue()
 
 
 @dataclass(frozen=True)
-class _Operand:
+class Operand:
     """An operand whose elements are neighbours along its last axis, or, `swapped`, along its last but one; `stride` is
     the distance along the other. Its batch `inner` i + j begins at i `outer_stride` + j `inner_stride`."""
 
@@ -110,12 +110,12 @@ class _Operand:
     outer_stride: int
     inner_stride: int
 
-    def from_batch(self, outer: int, inner: int) -> _Operand:
+    def from_batch(self, outer: int, inner: int) -> Operand:
         """The operand without the batches before this one."""
         offset = outer * self.outer_stride + inner * self.inner_stride
         return dataclasses.replace(self, array=self.array.view(self.array.shape, self.array.strides, offset))
 
-    def stand_in(self, backend: HeliosPrimitives, batches: tuple[int, int], rows: int, columns: int) -> _Operand:
+    def stand_in(self, backend: HeliosPrimitives, batches: tuple[int, int], rows: int, columns: int) -> Operand:
         """A new operand that lies as this one does, of so many batches of [rows, columns]."""
         lines, length = (columns, rows) if self.swapped else (rows, columns)
         offset = self.array.offset % (16 // self.array.itemsize)
@@ -134,9 +134,9 @@ def _is_line(x: HeliosArray, axis: int) -> bool:
     return x.strides[axis] == 1 or x.shape[axis] == 1
 
 
-def _operand(x: HeliosArray, outer_stride: int, inner_stride: int) -> _Operand:
+def _operand(x: HeliosArray, outer_stride: int, inner_stride: int) -> Operand:
     swapped = not _is_line(x, -1)
-    return _Operand(x, swapped, x.strides[-1 if swapped else -2], outer_stride, inner_stride)
+    return Operand(x, swapped, x.strides[-1 if swapped else -2], outer_stride, inner_stride)
 
 
 def _batch_axes(batch: Sequence[int], a: HeliosArray, b: HeliosArray) -> list[tuple[int, int, int]]:
@@ -222,11 +222,11 @@ class Products(HeliosPrimitives):
             )  # fmt: skip
             shape, first = (problem.batches * rows, columns), (i * inner + j) * rows * columns
             operands = left.from_batch(i, j), right.from_batch(i, j)
-            run = _Run(self, problem, inner_count, *operands, scale, result.element)
+            run = Run(self, problem, inner_count, *operands, scale, result.element, device)
             part = few_part(depth, device) if few_rows else 0
             few = few_of(problem, device, part) if part and scale == 1.0 and not left.swapped else None
             if few is not None:
-                run.few(few, device, result.view(shape, (columns, 1), first), epilogue.part(shape, first))
+                run.few(few, result.view(shape, (columns, 1), first), epilogue.part(shape, first))
                 continue
             division = forced or choose(problem, device, part, accompanied)
             # Sums of columns and of few rows have the bits of their tile, so those keep the estimate's.
@@ -248,7 +248,7 @@ class Products(HeliosPrimitives):
     def product_variant(self, *arrays: HeliosArray) -> str:
         """The kernels' name for these storages of operands."""
         if self.precision == "f32":
-            return "f32"
+            return "f32" if all(each.element == "f32" for each in arrays) else "f32_pieces"
         return "_".join([self.precision, *(str(8 * each.itemsize) for each in arrays)])
 
     def reduce_splits(
@@ -344,16 +344,17 @@ class Products(HeliosPrimitives):
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """A batch of products that fits a grid; `inner` is the length of its second batch axis, `element` the result's."""
 
     backend: Products
     problem: Problem
     inner: int
-    left: _Operand
-    right: _Operand
+    left: Operand
+    right: Operand
     scale: float
     element: str
+    device: Hardware
 
     @property
     def key(self) -> str:
@@ -375,20 +376,19 @@ class _Run:
     def __call__(
         self, result: HeliosArray, epilogue: Epilogue, column_sums: HeliosArray | None, division: Division
     ) -> None:
-        device = self.backend.hardware
         if division.splits == 1:
-            self._dispatch(division, device, result, epilogue, column_sums)
+            self._dispatch(division, result, epilogue, column_sums)
         else:
             sums = self.backend.new((division.splits, *result.shape), "f32")
             parts = None
             if column_sums is not None:
                 parts = self.backend.new((division.splits, *column_sums.shape), "f32")
-            self._dispatch(division, device, sums, NOTHING, parts)
+            self._dispatch(division, sums, NOTHING, parts)
             self.backend.reduce_splits(sums, result, epilogue, parts, column_sums)
 
-    def few(self, few: Few, device: Hardware, result: HeliosArray, epilogue: Epilogue) -> None:
+    def few(self, few: Few, result: HeliosArray, epilogue: Epilogue) -> None:
         """The product of few rows in one dispatch."""
-        problem, left, right = self.problem, self.left, self.right
+        problem, left, right, device = self.problem, self.left, self.right, self.device
         constants = epilogue.constants(problem.columns, result)
         is_matrix = device.fragment is not None
         unit = 16 // right.array.itemsize if is_matrix else 4
@@ -419,12 +419,11 @@ class _Run:
     def _dispatch(
         self,
         division: Division,
-        device: Hardware,
         result: HeliosArray,
         epilogue: Epilogue,
         column_sums: HeliosArray | None,
     ) -> None:
-        problem, tile, left, right = self.problem, division.tile, self.left, self.right
+        problem, tile, left, right, device = self.problem, division.tile, self.left, self.right, self.device
         a_length = problem.rows if left.swapped else problem.depth
         b_length, b_lines = problem.columns, problem.depth
         if right.swapped:
@@ -443,7 +442,7 @@ class _Run:
             constants |= _matrix_constants(tile, device)
         variant = self.backend.product_variant(left.array, right.array)
         grid = workgroups(division, problem, device)
-        if division.part and problem.rows >= PROMPT_ROWS and tile.kernel != "matmul_tiled":
+        if division.part and tile.kernel != "matmul_tiled" and problem.rows >= PROMPT_ROWS:
             sectors = ((b_lines - 1) * right.stride + b_length) * right.array.itemsize // 32
             asked = math.ceil(sectors / (grid[0] * constants["THREADS"]))
             is_aligned = right.array.offset * right.array.itemsize % 4 == 0

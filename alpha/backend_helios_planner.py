@@ -29,7 +29,7 @@ Argument = HeliosArray | int | float | None
 LOOK_AHEAD = 32
 """How many places earlier than it was written down a dispatch may run."""
 
-RECOMPUTING = ("activation", "norm")
+RECOMPUTING = ("activation", "norm", "pieces")
 """The kernels that make again what was not kept, to save memory: they run no earlier than the dispatch before them."""
 
 MOST_INSTRUCTIONS = 512

@@ -63,7 +63,7 @@ class Hardware:
 @dataclass(frozen=True)
 class Problem:
     """A batch of products [rows, depth] x [depth, columns], with the bits of a stored element of each operand, and
-    whether it can be read 16 bytes at a time."""
+    whether it can be read 16 bytes at a time; and of how many pieces numbers are, see kernels/pieces.glsl."""
 
     batches: int
     rows: int
@@ -73,6 +73,7 @@ class Problem:
     b_bits: int = 32
     a_vectors: bool = True
     b_vectors: bool = True
+    pieces: int = 1
 
     @property
     def operations(self) -> float:
@@ -82,7 +83,8 @@ class Problem:
     def __str__(self) -> str:
         batches = f"{self.batches} x " if self.batches != 1 else ""
         shapes = f"{batches}[{self.rows}, {self.depth}] by [{self.depth}, {self.columns}]"
-        return f"{shapes} of {self.a_bits} and {self.b_bits} bits"
+        pieces = f" in {self.pieces} pieces" if self.pieces > 1 else ""
+        return f"{shapes} of {self.a_bits} and {self.b_bits} bits{pieces}"
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ _SPLITS = {_TILED: range(1, 33), _MATRIX: (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)}
 """Parts of a sum. Workgroups of matmul_tiled take so long that it pays to fill their last wave exactly."""
 
 _WORKGROUPS = {_TILED: 8, _MATRIX: 4}
-"""For each multiprocessor: with more of them a sum is not split further."""
+_PIECES_WORKGROUPS = 6
+"""For each multiprocessor: with more of them a sum is not split further. Those of pieces have one to themselves."""
 
 ACCOMPANIED_WORKGROUPS = 1.05
 """For each multiprocessor, of a long sum beside which another product runs, whose workgroups take what places are left:
@@ -165,6 +168,13 @@ PROMPT = (
     Tile(_MATRIX, 64, 64, 128, 2, 2, cost=Cost(3, (0.7, 0.7), (0.5, 0.5), 0.9)),
 )
 """For sums in parts of so many rows or more, from products of 512 rows on an H200."""
+PIECES = (
+    Tile(_MATRIX, 128, 128, 32, 2, 4, cost=Cost(1, (1.37, 1.37), (1.37, 1.37), 0.0)),
+    Tile(_MATRIX, 128, 64, 32, 2, 2, cost=Cost(2, (1.33, 1.33), (0.93, 0.93), 0.0)),
+    Tile(_MATRIX, 64, 64, 32, 2, 2, cost=Cost(3, (0.9, 0.9), (0.46, 0.46), 0.0)),
+)
+"""For operands in two pieces, from an H200. Threads have no more than 64 sums, since they have as many totals."""
+
 _CPU_TILES = {_TILED: (Tile(_TILED, 32, 32, 16, 1, 1),), _MATRIX: (Tile(_MATRIX, 32, 32, 16, 2, 2),)}
 """On a driver that computes on the processor one size is enough, and small ones are compiled sooner."""
 
@@ -211,13 +221,13 @@ def workgroups(division: Division, problem: Problem, device: Hardware) -> tuple[
     return min(columns * rows, MOST_GROUPS), 1, planes
 
 
-def shared_bytes(tile: Tile, device: Hardware) -> int:
+def shared_bytes(tile: Tile, device: Hardware, pieces: int = 1) -> int:
     """Shared memory of a workgroup, for whichever way the operands lie, with sums of columns, and ways of storing."""
     column_sums = 16 * threads(tile, device)
     if tile.kernel == _TILED:
         return 4 * tile.k * (tile.m + 4 + tile.n + 4) + column_sums
     assert device.fragment is not None
-    a_bytes, b_bytes = (2 * max(each * (tile.k + 8), tile.k * (each + 8)) for each in (tile.m, tile.n))
+    a_bytes, b_bytes = (2 * pieces * max(each * (tile.k + 8), tile.k * (each + 8)) for each in (tile.m, tile.n))
     columns = tile.n // (tile.across * device.fragment[1])
     line = (2 if columns % 2 == 0 else 1) * device.fragment[1] + 4
     results = 4 * tile.down * tile.across * device.fragment[0] * line
@@ -303,7 +313,9 @@ def fits(tile: Tile, problem: Problem, device: Hardware) -> bool:
     count = threads(tile, device)
     units = [(tile.m, problem.a_bits), (tile.n, problem.b_bits)]
     if tile.kernel == _MATRIX:
-        if device.fragment is None or tile.m % (tile.down * device.fragment[0]) or tile.k % device.fragment[2]:
+        if device.fragment is None or tile.m % (tile.down * device.fragment[0]):
+            return False
+        if tile.k % (problem.pieces * device.fragment[2]):
             return False
         if tile.n % (tile.across * device.fragment[1]):
             return False
@@ -315,7 +327,7 @@ def fits(tile: Tile, problem: Problem, device: Hardware) -> bool:
     return (
         all(each >= count and each % count == 0 for each in moved)
         and count <= device.invocations
-        and shared_bytes(tile, device) <= device.shared_memory
+        and shared_bytes(tile, device, problem.pieces) <= device.shared_memory
         and math.ceil(problem.rows / tile.m) <= MOST_GROUPS
         and math.ceil(problem.columns / tile.n) <= MOST_GROUPS
     )
@@ -360,7 +372,9 @@ def estimate(division: Division, problem: Problem, device: Hardware) -> float:
 def tiles_for(problem: Problem, device: Hardware) -> list[Tile]:
     """The tiles that a device can take for a product."""
     kernel = _MATRIX if device.fragment else _TILED
-    tiles = _CPU_TILES[kernel] if device.is_processor else MATRIX if device.fragment else TILED
+    tiles: tuple[Tile, ...] = _CPU_TILES[kernel] if device.is_processor else MATRIX if device.fragment else TILED
+    if problem.pieces > 1 and not device.is_processor:
+        tiles = PIECES
     return [tile for tile in tiles if fits(tile, problem, device)]
 
 
@@ -368,12 +382,13 @@ def candidates(problem: Problem, device: Hardware) -> Iterator[Division]:
     """Every division worth trying on a device."""
     seen = set()
     for tile in tiles_for(problem, device):
+        most = device.units * (_PIECES_WORKGROUPS if problem.pieces > 1 else _WORKGROUPS[tile.kernel])
         for splits in _SPLITS[tile.kernel]:
             division = division_of(tile, splits, problem)
             whole = problem.batches * math.ceil(problem.rows / tile.m) * math.ceil(problem.columns / tile.n)
             if division in seen or problem.batches * division.splits > MOST_GROUPS:
                 continue
-            if division.splits > 1 and whole * (division.splits - 1) > _WORKGROUPS[tile.kernel] * device.units:
+            if division.splits > 1 and whole * (division.splits - 1) > most:
                 continue
             seen.add(division)
             yield division
@@ -384,7 +399,7 @@ def choose(problem: Problem, device: Hardware, part: int = 0, accompanied: bool 
     """The division with the lowest estimate. Raises AlphaError when a product is too large for any.
 
     With `part` the sum is added up in parts so long, by as many workgroups or by one. An `accompanied` product shares
-    its round with another one.
+    its round with another one; of pieces it is divided as if alone, since none share a multiprocessor.
     """
     divisions = in_parts(problem, device, part) if part else candidates(problem, device)
     best = min(divisions, key=lambda division: estimate(division, problem, device), default=None)
@@ -393,7 +408,8 @@ def choose(problem: Problem, device: Hardware, part: int = 0, accompanied: bool 
             f"A matrix product of [{problem.rows}, {problem.depth}] by [{problem.depth}, {problem.columns}] is too "
             "large for one dispatch of this GPU; use a smaller batch."
         )
-    if accompanied and best.tile.kernel == _MATRIX and problem.depth >= ACCOMPANIED_DEPTH:
+    shares = problem.pieces == 1 and best.tile.kernel == _MATRIX
+    if accompanied and shares and problem.depth >= ACCOMPANIED_DEPTH:
         whole = math.prod(workgroups(best, problem, device)) // best.splits
         fewer = max(1, int(ACCOMPANIED_WORKGROUPS * device.units) // whole)
         best = division_of(best.tile, min(best.splits, fewer), problem)

@@ -100,6 +100,13 @@ VARIABLES = (
         words=("auto", "off", "on"),
     ),
     Variable(
+        "ALPHA_SPLIT",
+        0,
+        "on has a GPU that trains in float32 compute large products on its matrix units, each operand in two pieces "
+        "of 16 bits, as exactly as without; off leaves matrix units to 16 bits; auto is on for H100 and H200.",
+        words=("auto", "off", "on"),
+    ),
+    Variable(
         "ALPHA_STEPS_IN_FLIGHT",
         3,
         "Training steps that a GPU may have been given before the oldest is waited for.",

@@ -12,6 +12,12 @@
 // them begin in different banks. While a FRAGMENT_K of a slice is multiplied, the fragments of the next are read.
 // PART_STEPS is as in matmul_tiled. B may be read for the first time since long, and would come from memory slice by slice,
 // each waiting for the one before; so its first reader asks for all of it at once: ASK words, of as many sectors, each.
+// With PIECES operands are two pieces of float32 numbers each, see pieces.glsl. Piece 1 lies a_outer and b_outer
+// elements behind piece 0, and the exponents a_inner and b_inner elements behind the first of piece 0; there is one
+// batch. Matrix units do not round what they add up but cut it off, so their sums begin at zero for every two
+// FRAGMENT_K and are added up outside: by turns those of pieces 0, and those of pieces 0 by 1 and 1 by 0, which are
+// LIFT times too large. Of the FRAGMENT_K of a slice, an even number, the first ends a sum of pieces 0, and the last
+// begins one.
 // Results pass through the shared memory of A, two fragments at a time, so that a thread stores 16 bytes: what matrix
 // units store in memory themselves, compilers store element by element.
 #version 460
@@ -24,6 +30,14 @@
 
 layout(local_size_x_id = 0) in;
 
+#if PIECES
+#include "pieces.glsl"
+const uint PLANES = 2;  // of an operand
+#define EACH_PLANE [[unroll]] for (uint p = 0; p < PLANES; p++)
+#else
+const uint PLANES = 1;
+#define EACH_PLANE const uint p = 0;
+#endif
 #if BFLOAT
 #define HALF bfloat16_t
 #else
@@ -68,7 +82,8 @@ const uint C_STRIDE = C_LINE / 4 + 1, C_GROUPS = SUBGROUPS_M * SUBGROUPS_N * FRA
 const uint LANES = THREADS / (SUBGROUPS_M * SUBGROUPS_N);
 const uint C_UNITS = (FRAGMENT_M * C_LINE / C_UNIT + LANES - 1) / LANES;  // that a thread stores of C_FRAGMENTS
 const uint WORDS = 8 / A_UNIT;                                            // of a_shared in a group
-const uint A_SLICE = A_LINES * A_STRIDE, A_SIZE = A_SLICE > C_GROUPS * WORDS ? A_SLICE : C_GROUPS * WORDS;
+const uint A_SLICE = A_LINES * A_STRIDE, B_SLICE = B_LINES * B_STRIDE;
+const uint A_SIZE = PLANES * A_SLICE > C_GROUPS * WORDS ? PLANES * A_SLICE : C_GROUPS * WORDS;
 const uint PARTS = TILE_K / FRAGMENT_K;
 const int A_LAYOUT = A_ALONG_M != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl_CooperativeMatrixLayoutRowMajor;
 const int B_LAYOUT = B_ALONG_K != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl_CooperativeMatrixLayoutRowMajor;
@@ -78,7 +93,7 @@ const int B_LAYOUT = B_ALONG_K != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl
 #define C_MATRIX coopmat<float, gl_ScopeSubgroup, FRAGMENT_M, FRAGMENT_N, gl_MatrixUseAccumulator>
 
 shared A_WORD a_shared[A_SIZE];
-shared B_WORD b_shared[B_LINES * B_STRIDE];
+shared B_WORD b_shared[PLANES * B_SLICE];
 
 // In a relay the left operand was only now written. Vectors of it are read past caches then; there is no relay without.
 #define FLOATS(BASE, INDEX) floats4(BASE).at[INDEX]
@@ -88,7 +103,7 @@ shared B_WORD b_shared[B_LINES * B_STRIDE];
 
 // One unit of the line `line` from `start`, which is `skipped` lines further in the slice; zeros outside of `lines` x
 // `length`, where that is checked.
-#define DEFINE_FETCH_FLOATS(NAME, VECTOR, READ)                                                                            \
+#define DEFINE_FETCH_FLOATS(NAME, VECTOR, READ)                                                                        \
     vec4 NAME(uint64_t base, uint stride, uint line, uint start, uint skipped, uint lines, uint length) {              \
         if (skipped + line >= lines || start >= length) return vec4(0.0);                                              \
         uint index = line * stride + start;                                                                            \
@@ -98,7 +113,7 @@ shared B_WORD b_shared[B_LINES * B_STRIDE];
             if (start + i < length) value[i] = floats1(base).at[index + i];                                            \
         return value;                                                                                                  \
     }
-#define DEFINE_FETCH_HALVES(NAME, VECTOR, READ)                                                                            \
+#define DEFINE_FETCH_HALVES(NAME, VECTOR, READ)                                                                        \
     uvec4 NAME(uint64_t base, uint stride, uint line, uint start, uint skipped, uint lines, uint length) {             \
         if (skipped + line >= lines || start >= length) return uvec4(0);                                               \
         uint index = line * stride + start;                                                                            \
@@ -151,8 +166,8 @@ void main() {
     uint subgroup_row = gl_SubgroupID / SUBGROUPS_N * ROWS, subgroup_column = gl_SubgroupID % SUBGROUPS_N * COLUMNS;
     uint lines = gl_SubgroupID * FRAGMENT_M * C_STRIDE;
 
-    A_READ a_next[A_UNITS];
-    B_READ b_next[B_UNITS];
+    A_READ a_next[PLANES * A_UNITS];
+    B_READ b_next[PLANES * B_UNITS];
     uint64_t a_at, b_at;  // of the slice that is fetched next, which is the step `ahead` of a tile from row0 and column0
     uint ahead, row0, column0;
     uvec2 tile;
@@ -171,17 +186,23 @@ void main() {
     {                                                                                                                  \
         uint rows_left = (EDGES & 1) != 0 ? rows - row0 : ~0u;                                                         \
         uint depth_left = (EDGES & 4) != 0 ? end - begin - ahead * TILE_K : ~0u;                                       \
-        [[unroll]] for (uint i = 0; i < A_UNITS; i++)                                                                  \
-            a_next[i] = fetch_a(a_at + i * a_pass, a_stride, a_line(i), a_start(i) * A_UNIT, i * a_PASS,               \
-                                A_ALONG_M != 0 ? depth_left : rows_left, A_ALONG_M != 0 ? rows_left : depth_left);     \
+        EACH_PLANE                                                                                                     \
+            [[unroll]] for (uint i = 0; i < A_UNITS; i++)                                                              \
+                a_next[p * A_UNITS + i] = fetch_a(a_at + p * A_BYTES * a_outer + i * a_pass, a_stride, a_line(i),      \
+                                                  a_start(i) * A_UNIT, i * a_PASS,                                     \
+                                                  A_ALONG_M != 0 ? depth_left : rows_left,                             \
+                                                  A_ALONG_M != 0 ? rows_left : depth_left);                            \
     }
 #define FETCH_B()                                                                                                      \
     {                                                                                                                  \
         uint columns_left = (EDGES & 2) != 0 ? columns - column0 : ~0u;                                                \
         uint depth_left = (EDGES & 4) != 0 ? end - begin - ahead * TILE_K : ~0u;                                       \
-        [[unroll]] for (uint i = 0; i < B_UNITS; i++)                                                                  \
-            b_next[i] = fetch_b(b_at + i * b_pass, b_stride, b_line(i), b_start(i) * B_UNIT, i * b_PASS,               \
-                                B_ALONG_K != 0 ? columns_left : depth_left, B_ALONG_K != 0 ? depth_left : columns_left);\
+        EACH_PLANE                                                                                                     \
+            [[unroll]] for (uint i = 0; i < B_UNITS; i++)                                                              \
+                b_next[p * B_UNITS + i] = fetch_b(b_at + p * B_BYTES * b_outer + i * b_pass, b_stride, b_line(i),      \
+                                                  b_start(i) * B_UNIT, i * b_PASS,                                     \
+                                                  B_ALONG_K != 0 ? columns_left : depth_left,                          \
+                                                  B_ALONG_K != 0 ? depth_left : columns_left);                         \
     }
 #define FETCH()                                                                                                        \
     {                                                                                                                  \
@@ -210,17 +231,27 @@ void main() {
 // What was fetched, to shared memory.
 #define PUT()                                                                                                          \
     {                                                                                                                  \
-        [[unroll]] for (uint i = 0; i < A_UNITS; i++)                                                                  \
-            a_shared[(i * a_PASS + a_line(i)) * A_STRIDE + a_start(i)] = A_PACK(a_next[i]);                            \
-        [[unroll]] for (uint i = 0; i < B_UNITS; i++) {                                                                \
-            b_shared[(i * b_PASS + b_line(i)) * B_STRIDE + b_start(i)] = B_PACK(b_next[i]);                            \
-            if (HAS_SUMS != 0 && this_tile.y == 0) ADD_TO_SUMS(b_next[i]);                                             \
+        EACH_PLANE {                                                                                                   \
+            [[unroll]] for (uint i = 0; i < A_UNITS; i++)                                                              \
+                a_shared[p * A_SLICE + (i * a_PASS + a_line(i)) * A_STRIDE + a_start(i)] =                             \
+                    A_PACK(a_next[p * A_UNITS + i]);                                                                   \
+            [[unroll]] for (uint i = 0; i < B_UNITS; i++) {                                                            \
+                b_shared[p * B_SLICE + (i * b_PASS + b_line(i)) * B_STRIDE + b_start(i)] =                             \
+                    B_PACK(b_next[p * B_UNITS + i]);                                                                   \
+                if (HAS_SUMS != 0 && this_tile.y == 0) ADD_TO_SUMS(p, b_next[p * B_UNITS + i]);                        \
+            }                                                                                                          \
         }                                                                                                              \
     }
 #if B_BITS == 32
-#define ADD_TO_SUMS(UNIT) b_sum[0] += UNIT
+#define ADD_TO_SUMS(PLANE, UNIT) b_sum[0] += UNIT
+#elif PIECES
+#define ADD_TO_SUMS(PLANE, UNIT)                                                                                       \
+    {                                                                                                                  \
+        b_sum[0] += ((PLANE) == 0 ? 1.0 : 1.0 / LIFT) * unpack_halves4(UNIT.xy);                                       \
+        b_sum[1] += ((PLANE) == 0 ? 1.0 : 1.0 / LIFT) * unpack_halves4(UNIT.zw);                                       \
+    }
 #else
-#define ADD_TO_SUMS(UNIT)                                                                                              \
+#define ADD_TO_SUMS(PLANE, UNIT)                                                                                       \
     {                                                                                                                  \
         b_sum[0] += unpack_halves4(UNIT.xy);                                                                           \
         b_sum[1] += unpack_halves4(UNIT.zw);                                                                           \
@@ -239,20 +270,30 @@ void main() {
         }                                                                                                              \
         if (same || following < tiles) FETCH();                                                                        \
     }
-// The fragments of A and B for the FRAGMENT_K from K of the slice.
-#define LOAD(TO, K)                                                                                                    \
+// The fragments of A and B for the FRAGMENT_K from K of the slice, of a plane.
+#define LOAD(TO, PLANE, K)                                                                                             \
     {                                                                                                                  \
         [[unroll]] for (uint i = 0; i < ROWS; i++) {                                                                   \
             uint m = (subgroup_row + i) * FRAGMENT_M;                                                                  \
             uint at = A_ALONG_M != 0 ? (K) * A_STRIDE + m / A_UNIT : m * A_STRIDE + (K) / A_UNIT;                      \
-            coopMatLoad(a_part[TO][i], a_shared, at, A_STRIDE, A_LAYOUT);                                              \
+            coopMatLoad(a_part[TO][i], a_shared, (PLANE) * A_SLICE + at, A_STRIDE, A_LAYOUT);                          \
         }                                                                                                              \
         [[unroll]] for (uint j = 0; j < COLUMNS; j++) {                                                                \
             uint n = (subgroup_column + j) * FRAGMENT_N;                                                               \
             uint at = B_ALONG_K != 0 ? n * B_STRIDE + (K) / B_UNIT : (K) * B_STRIDE + n / B_UNIT;                      \
-            coopMatLoad(b_part[TO][j], b_shared, at, B_STRIDE, B_LAYOUT);                                              \
+            coopMatLoad(b_part[TO][j], b_shared, (PLANE) * B_SLICE + at, B_STRIDE, B_LAYOUT);                          \
         }                                                                                                              \
     }
+#define MULTIPLY(OF_A, OF_B)                                                                                           \
+    [[unroll]] for (uint j = 0; j < COLUMNS; j++)                                                                      \
+        [[unroll]] for (uint i = 0; i < ROWS; i++)                                                                     \
+            sums[i][j] = coopMatMulAdd(a_part[OF_A][i], b_part[OF_B][j], sums[i][j]);
+#define ADD_TO_TOTALS(SUMS)                                                                                            \
+    [[unroll]] for (uint i = 0; i < ROWS; i++)                                                                         \
+        [[unroll]] for (uint j = 0; j < COLUMNS; j++) {                                                                \
+            totals[i][j] += SUMS;                                                                                      \
+            sums[i][j] = C_MATRIX(0.0);                                                                                \
+        }
 
     uint asked[ASK == 0 ? 1 : ASK];
     [[unroll]] for (uint i = 0; i < ASK; i++) {
@@ -275,7 +316,7 @@ void main() {
     for (; index < tiles; index += gl_NumWorkGroups.x) {
         uint following = index + gl_NumWorkGroups.x;
         uvec2 this_tile = tile;
-        C_MATRIX sums[ROWS][COLUMNS], totals[ROWS][COLUMNS];  // of a part, and of those before, with PART_STEPS
+        C_MATRIX sums[ROWS][COLUMNS], totals[ROWS][COLUMNS];  // of a part, and of those before it
         [[unroll]] for (uint i = 0; i < ROWS; i++)
             [[unroll]] for (uint j = 0; j < COLUMNS; j++) sums[i][j] = totals[i][j] = C_MATRIX(0.0);
         // THREADS is a multiple of the units of a line, so all that a thread fetches is one column.
@@ -283,6 +324,7 @@ void main() {
         [[unroll]] for (uint i = 0; i < B_UNIT / 4; i++) b_sum[i] = vec4(0.0);
 
         // Compilers copy all sums in each step where multiplying is conditional, so it is not.
+        // Fragments of this FRAGMENT_K and of the next, with PIECES of piece 0 and of piece 1.
         A_MATRIX a_part[2][ROWS];
         B_MATRIX b_part[2][COLUMNS];
         if (steps != 0) {
@@ -293,11 +335,41 @@ void main() {
         uint all = 0;
         [[unroll]] for (uint i = 0; i < ASK; i++) all |= asked[i];
         if (ASK != 0 && all == 0x5bd1e995 && splits == 0) a_shared[0] = A_WORD(all);  // never, but no compiler knows
-        LOAD(0, 0);
+#if PIECES
+        LOAD(0, 0, 0);
+        LOAD(1, 1, 0);
+        for (uint step = 0; step < steps; step++) {
+            [[unroll]] for (uint part = 0; part < PARTS; part++) {
+                if (part + 1 == PARTS) {
+                    barrier();  // all have read the slice
+                    if (step + 1 < steps) {
+                        PUT();
+                        FETCH_NEXT();
+                    }
+                }
+                if (part % 2 == 0) {
+                    MULTIPLY(0, 0);
+                    ADD_TO_TOTALS(sums[i][j]);
+                    MULTIPLY(1, 0);
+                    MULTIPLY(0, 1);
+                } else {
+                    MULTIPLY(1, 0);
+                    MULTIPLY(0, 1);
+                    ADD_TO_TOTALS((1.0 / LIFT) * sums[i][j]);
+                    MULTIPLY(0, 0);
+                }
+                if (part + 1 == PARTS) barrier();
+                LOAD(0, 0, (part + 1) % PARTS * FRAGMENT_K);
+                LOAD(1, 1, (part + 1) % PARTS * FRAGMENT_K);
+            }
+        }
+        ADD_TO_TOTALS(sums[i][j]);
+#else
+        LOAD(0, 0, 0);
         for (uint step = 0; step < steps; step++) {
             [[unroll]] for (uint part = 0; part < PARTS; part++) {
                 if (part + 1 < PARTS) {
-                    LOAD((part + 1) % 2, (part + 1) * FRAGMENT_K);
+                    LOAD((part + 1) % 2, 0, (part + 1) * FRAGMENT_K);
                 } else {
                     barrier();  // all have read the slice
                     if (step + 1 < steps) {
@@ -305,25 +377,30 @@ void main() {
                         FETCH_NEXT();
                     }
                     barrier();
-                    LOAD(PARTS % 2, 0);
+                    LOAD(PARTS % 2, 0, 0);
                 }
-                [[unroll]] for (uint j = 0; j < COLUMNS; j++)
-                    [[unroll]] for (uint i = 0; i < ROWS; i++)
-                        sums[i][j] = coopMatMulAdd(a_part[part % 2][i], b_part[part % 2][j], sums[i][j]);
+                MULTIPLY(part % 2, part % 2);
             }
             if (PARTS % 2 != 0) {
                 [[unroll]] for (uint i = 0; i < ROWS; i++) a_part[0][i] = a_part[1][i];
                 [[unroll]] for (uint j = 0; j < COLUMNS; j++) b_part[0][j] = b_part[1][j];
             }
-            if (PART_STEPS != 0 && ((step + 1) % PART_STEPS == 0 || step + 1 == steps)) {
-                [[unroll]] for (uint i = 0; i < ROWS; i++)
-                    [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
-                        totals[i][j] += sums[i][j];
-                        sums[i][j] = C_MATRIX(0.0);
-                    }
-            }
+            if (PART_STEPS != 0 && ((step + 1) % PART_STEPS == 0 || step + 1 == steps)) ADD_TO_TOTALS(sums[i][j]);
         }
+#endif
 
+#if PIECES
+#define SCALED(VALUES) (second_scale * (first_scale * (VALUES)))
+#define SUM_SCALED(VALUES) (sum_scale * (VALUES))
+        const int b_exponent = i32_buffer(uint64_t(b) + B_BYTES * b_inner).at[0];
+        const int exponent = i32_buffer(uint64_t(a) + A_BYTES * a_inner).at[0] + b_exponent;
+        const float first_scale = power_of_two(exponent / 2);
+        const float second_scale = scale * power_of_two(exponent - exponent / 2);
+        const float sum_scale = power_of_two(b_exponent);
+#else
+#define SCALED(VALUES) (scale * (VALUES))
+#define SUM_SCALED(VALUES) (VALUES)
+#endif
         barrier();  // a_shared may still be read
         uint first_row = this_tile.y * TILE_M + subgroup_row * FRAGMENT_M;
         uint first_column = this_tile.x * TILE_N + subgroup_column * FRAGMENT_N;
@@ -338,7 +415,7 @@ void main() {
             if (n + 1 < ROWS * COLUMNS / C_FRAGMENTS) PLACE(n + 1);
             [[unroll]] for (uint j = 0; j < C_FRAGMENTS; j++) {
                 uint i = n * C_FRAGMENTS / COLUMNS, at = n * C_FRAGMENTS % COLUMNS + j;
-                if (PART_STEPS != 0) sums[i][at] = totals[i][at];
+                if (PIECES != 0 || PART_STEPS != 0) sums[i][at] = totals[i][at];
                 coopMatStore(sums[i][at], a_shared, (lines + j * (FRAGMENT_N / 4)) * WORDS, C_STRIDE * WORDS,
                              gl_CooperativeMatrixLayoutRowMajor);
             }
@@ -349,16 +426,16 @@ void main() {
                 uint group = lines + unit / (C_LINE / C_UNIT) * C_STRIDE + unit % (C_LINE / C_UNIT) * (C_UNIT / 4);
                 if (!is_there[n % 2][e]) continue;
                 if (C_UNIT == 8)
-                    store_results(places[n % 2][e], at_columns[n % 2][e], scale * A_FLOATS(group),
-                                  scale * A_FLOATS(group + 1), firsts[n % 2][e], seconds[n % 2][e]);
-                else store_results(places[n % 2][e], at_columns[n % 2][e], scale * A_FLOATS(group), firsts[n % 2][e]);
+                    store_results(places[n % 2][e], at_columns[n % 2][e], SCALED(A_FLOATS(group)),
+                                  SCALED(A_FLOATS(group + 1)), firsts[n % 2][e], seconds[n % 2][e]);
+                else store_results(places[n % 2][e], at_columns[n % 2][e], SCALED(A_FLOATS(group)), firsts[n % 2][e]);
             }
             subgroupBarrier();
         }
         if (HAS_SUMS != 0 && this_tile.y == 0) {
             uint first = this_tile.x * TILE_N + gl_LocalInvocationID.x * B_UNIT;
             [[unroll]] for (uint i = 0; i < B_UNIT / 4; i++)
-                store_column_sums(b_sum[i], TILE_N / B_UNIT, first + 4 * i, plane);
+                store_column_sums(SUM_SCALED(b_sum[i]), TILE_N / B_UNIT, first + 4 * i, plane);
         }
         barrier();
         if (steps == 0 && following < tiles) BEGIN_TILE(following);
