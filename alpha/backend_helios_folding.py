@@ -21,8 +21,8 @@ RESULTS = {"gather_rows": "y", "norm_backward": "dx", "scatter_add_rows": "y", "
 REPEATING = "gather_rows"
 """The one that takes an addend of the shape of the result's last axes."""
 
-MOST_NORMS = 1024
-"""Workgroups that each compute a norm themselves; more of them take longer than a dispatch that does it once."""
+MOST_NORMS = 2048
+"""Norms of rows that all workgroups together compute themselves, at least two each: a dispatch does more of them sooner."""
 
 COPY, ADD = 0, 1
 """Operations of kernels/operations.glsl."""
@@ -127,7 +127,7 @@ def fold_operands(
     new = {id(each) for each in planned} - {id(result)}
     folded: list[Dispatch | None] = list(dispatches)
     for position, dispatch in enumerate(dispatches):
-        left = dispatch.arguments.get("a")
+        left = None if dispatch.constants.get("BLOCKS") else dispatch.arguments.get("a")  # of few rows
         if dispatch.kernel.name != "matmul_few" or not isinstance(left, HeliosArray) or id(left.storage) not in new:
             continue
         place, *others = uses[id(left.storage)]
@@ -156,7 +156,7 @@ def _with_norm(backend: DispatchMaker, maker: Dispatch, product: Dispatch, left:
         return None
     if constants["WIDTH"] != product.arguments["depth"] or product.constants["THREADS"] < constants["LANES"]:
         return None
-    if product.groups[0] > MOST_NORMS:
+    if product.groups[0] * max(2, x.size // x.shape[-1]) > MOST_NORMS:
         return None
     taken = {name: constants[name] for name in ("WIDTH", "LANES", "VECTOR", "CENTERED")}
     taken |= {"SOURCE": 1, "NORM_BIAS": constants["HAS_BIAS"], "A_VECTOR": int(constants["VECTOR"] == 4)}

@@ -17,7 +17,7 @@ from alpha.activation import activation_named
 from alpha.backend import INDEPENDENT_ROWS
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_device import MOST_GROUPS
-from alpha.backend_helios_layout import THREADS, groups_for, power_of_two
+from alpha.backend_helios_layout import THREADS, groups_for
 from alpha.backend_helios_primitives import HeliosPrimitives
 from alpha.backend_helios_tiles import (
     PROMPT_ROWS,
@@ -395,9 +395,9 @@ class Run:
         a_unit = next((each for each in (8, 4) if left.can_read(each, problem.depth)), 0)
         edges = (problem.columns % few.workgroup_columns != 0) + 2 * (problem.depth % few.part != 0)
         constants |= {
-            "THREADS": few.threads, "TEAM": few.team, "TILE_ROWS": power_of_two(problem.rows), "TILE_N": few.columns,
+            "THREADS": few.threads, "TEAM": few.team, "TILE_ROWS": few.rows, "TILE_N": few.columns,
             "TILE_K": few.k, "SLICE": few.slice, "LOADED": few.loaded, "PART": few.part, "PARTS": few.parts,
-            "ALONE": int(few.alone),
+            "ALONE": int(few.alone), "BLOCKS": int(few.in_blocks),
             "B_ALONG_K": int(right.swapped), "B_EDGES": edges,
             "A_VECTOR": a_unit if is_matrix and left.array.itemsize == 2 else min(4, a_unit),
             "B_VECTOR": int(right.can_read(unit, problem.depth if right.swapped else problem.columns)),
@@ -409,7 +409,7 @@ class Run:
             variant = f"matrix_{variant}"
         self.backend.say_choice(f"matrix product {problem} in {few.parts} parts of one workgroup")
         self.backend.dispatch(
-            "matmul_few", variant, few.workgroups(problem), constants, problem.operations,
+            "matmul_few", variant, few.workgroups(problem, device), constants, problem.operations,
             a=left.array, b=right.array, **epilogue.arguments(result), norm_weight=None, norm_bias=None,
             statistics=None, b_sums=None, relay=None,
             rows=problem.rows, columns=problem.columns, depth=problem.depth, a_stride=left.stride,

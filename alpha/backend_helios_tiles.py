@@ -105,6 +105,12 @@ class Division:
 FEW_ROWS = 16
 """Up to so many rows, a product takes as long as reading its right operand does."""
 
+MOST_FEW_ROWS = 64
+"""Up to so many on matrix units, where a workgroup that has several blocks of rows reads its weights once for all."""
+
+_BLOCKS_WORKGROUPS = 3
+"""For each multiprocessor: with more of them, one takes several blocks of rows in turn."""
+
 _CPU_FEW_ROWS = 1
 """The same on a driver that computes on the processor, which takes long to compile a kernel for each size."""
 
@@ -236,19 +242,22 @@ def shared_bytes(tile: Tile, device: Hardware, pieces: int = 1) -> int:
 
 @dataclass(frozen=True)
 class Few:
-    """How matmul_few divides a product: into workgroups of `columns` columns, with `teams` of `team` threads, one for
-    each of `parts` of the sum, `part` long, of which `loaded` is read at a time. `k` of the left operand, and a `slice`
-    of the right one, pass through shared memory at a time. Teams that are `alone` have `columns` and all parts each."""
+    """How matmul_few divides a product: into workgroups of `columns` columns and blocks of `rows` rows, with `teams` of
+    `team` threads, one for each of `parts` of the sum, `part` long, of which `loaded` is read at a time. `k` of the
+    left operand, and a `slice` of the right one, pass through shared memory at a time. Teams that are `alone` have
+    `columns` and all parts each; more rows than FEW_ROWS are `in_blocks`."""
 
     team: int
     teams: int
     part: int
+    rows: int
     columns: int
     loaded: int
     k: int
     slice: int
     parts: int
     alone: bool = False
+    in_blocks: bool = False
 
     @property
     def threads(self) -> int:
@@ -258,8 +267,11 @@ class Few:
     def workgroup_columns(self) -> int:
         return self.columns * (self.teams if self.alone else 1)
 
-    def workgroups(self, problem: Problem) -> int:
-        return math.ceil(problem.columns / self.workgroup_columns)
+    def workgroups(self, problem: Problem, device: Hardware) -> tuple[int, int, int]:
+        """The grid; along its last axis, workgroups take blocks of rows in turn."""
+        across, blocks = math.ceil(problem.columns / self.workgroup_columns), math.ceil(problem.rows / self.rows)
+        turns = math.ceil(blocks / max(1, _BLOCKS_WORKGROUPS * device.units // across))
+        return across, 1, math.ceil(blocks / turns)
 
 
 def few_part(depth: int, device: Hardware) -> int:
@@ -270,42 +282,48 @@ def few_part(depth: int, device: Hardware) -> int:
 
 
 def few_of(problem: Problem, device: Hardware, part: int) -> Few | None:
-    """How matmul_few computes a product in parts so long; None where there are too many rows, or a workgroup cannot."""
+    """How matmul_few computes a product in parts so long; None of too many rows, or where a workgroup cannot."""
     is_matrix = device.fragment is not None
     teams = max(1, math.ceil(problem.depth / part))
     team = device.subgroup if is_matrix else _FEW_TEAM
     whole = max(1, device.subgroup // team)
     teams = -(-teams // whole) * whole  # whole subgroups; some may have nothing to do
+    is_alone = is_matrix and problem.columns >= _ALONE_COLUMNS and _ALONE_TEAMS * team <= device.invocations
+    most = MOST_FEW_ROWS if is_matrix and not is_alone else FEW_ROWS
     if problem.batches != 1 or teams * team > device.invocations:
         return None
-    if problem.rows > (_CPU_FEW_ROWS if device.is_processor else FEW_ROWS):
+    if problem.rows > (min(most, _CPU_FEW_ROWS) if device.is_processor else most):
         return None
     if device.fragment is not None and any(16 % each for each in device.fragment):
         return None
-    rows = 1 << (problem.rows - 1).bit_length()
+    rows = min(FEW_ROWS, 1 << (problem.rows - 1).bit_length())
     parts = max(1, math.ceil(problem.depth / part))
-    if is_matrix and problem.columns >= _ALONE_COLUMNS and _ALONE_TEAMS * team <= device.invocations:
-        few = Few(team, _ALONE_TEAMS, part, _FEW_COLUMNS, part, part, 32, parts, alone=True)
-        if _few_shared(few, rows, parts) <= device.shared_memory:
+    if is_alone:
+        few = Few(team, _ALONE_TEAMS, part, rows, _FEW_COLUMNS, part, part, 32, parts, alone=True)
+        if _few_shared(few, parts) <= device.shared_memory:
             return few
+    columns = _FEW_COLUMNS if is_matrix else 4 * team
     loaded = max(each for each in range(32, _MOST_LOADED + 1, 32) if part % each == 0)
     for k, slice_ in ((loaded, 32), (loaded, 16), (loaded // 2, 16), (32, 16), (16, 16)):
-        few = Few(team, teams, part, _FEW_COLUMNS if is_matrix else 4 * team, loaded, k, slice_, parts)
-        if (_few_shared(few, rows, teams) if is_matrix else _few_shared_plain(few, rows)) <= device.shared_memory:
+        few = Few(team, teams, part, rows, columns, loaded, k, slice_, parts, in_blocks=problem.rows > FEW_ROWS)
+        if few.in_blocks and k < part:  # with several visits to memory for each block, they take longer than tiles
+            break
+        if (_few_shared(few, teams) if is_matrix else _few_shared_plain(few)) <= device.shared_memory:
             return few
     return None
 
 
-def _few_shared(few: Few, rows: int, parts: int) -> int:
+def _few_shared(few: Few, parts: int) -> int:
     """Bytes of shared memory of a workgroup with matrix units that has so many parts of the left operand."""
-    b_units = max(few.slice * (few.columns // 8 + 1), few.columns * (few.slice // 8 + 1), 64 if few.alone else 0)
+    least = 64 if few.alone or few.in_blocks else 0
+    b_units = max(few.slice * (few.columns // 8 + 1), few.columns * (few.slice // 8 + 1), least)
     a_units = few.k // 8 + 1
-    units = max(parts * rows * a_units + max(few.teams * b_units, 16 * a_units), few.teams * 64)
-    return 16 * units + 8 * (few.threads + rows) + _COMMON_SHARED
+    units = max(parts * few.rows * a_units + max(few.teams * b_units, 16 * a_units), few.teams * 64)
+    return 16 * units + 8 * (few.threads + few.rows) + _COMMON_SHARED
 
 
-def _few_shared_plain(few: Few, rows: int) -> int:
-    return 16 * few.teams * (rows * few.k // 4 + few.team) + 8 * (few.threads + rows) + _COMMON_SHARED
+def _few_shared_plain(few: Few) -> int:
+    return 16 * few.teams * (few.rows * few.k // 4 + few.team) + 8 * (few.threads + few.rows) + _COMMON_SHARED
 
 
 def fits(tile: Tile, problem: Problem, device: Hardware) -> bool:

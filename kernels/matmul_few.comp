@@ -7,7 +7,7 @@
 //          order, and its norm is the operand: norm_weight, norm_bias (if NORM_BIAS) and EPSILON as there. With 2, a is
 //          `partial` of attention_combine.comp, [rows, heads, parts, HEAD], with its statistics: the operand is what that
 //          makes of them, of KEYS positions a part; in the field of `factor` are the positions [rows].
-// c        [rows, columns], as is residual; no more than TILE_ROWS rows
+// c        [rows, columns], as is residual; no more than TILE_ROWS rows, but with BLOCKS, of SOURCE 0
 // The operand is rounded to the variant's 16 bits. The bits of a result are those that matmul_tiled or matmul_matrix,
 // and matmul_reduce, give for the same parts of the sum, and so are a norm's and attention's.
 //
@@ -16,7 +16,8 @@
 // product takes little longer than one visit to memory. On matrix units a passes through shared memory TILE_K of the sum
 // at a time, and b SLICE at a time, and no team waits for another before its sums are there, but for a norm. There, with
 // ALONE, each team has columns of its own, and all PARTS of their sum one after the other, of which LOADED is on its way:
-// for so many columns that there is a team for each part of the GPU. B_EDGES: 1 columns, 2 parts of the sum are not all
+// for so many columns that there is a team for each part of the GPU. With BLOCKS, workgroups along z take blocks of
+// TILE_ROWS rows in turn, and each reads b once for all of its own. B_EDGES: 1 columns, 2 parts of the sum are not all
 // whole. In a relay (relay.glsl), all but a, residual and statistics are asked for before the round before has ended.
 #version 460
 #include "common.glsl"

@@ -12,7 +12,8 @@ const uint A_PARTS = ALONE == 1 ? PARTS : TEAMS;  // of the sum, in the workgrou
 const uint A_STRIDE = TILE_K / 8 + 1, A_SIZE = TILE_ROWS * A_STRIDE, A_END = A_PARTS * A_SIZE;
 const uint B_LINE = B_ALONG_K != 0 ? SLICE : TILE_N, B_LINES = B_ALONG_K != 0 ? TILE_N : SLICE;
 const uint C_STRIDE = FRAGMENT_N / 4, C_SIZE = FRAGMENT_M * C_STRIDE;  // units of four floats
-const uint B_STRIDE = B_LINE / 8 + 1, B_OWN = B_LINES * B_STRIDE, B_SIZE = ALONE == 1 && B_OWN < C_SIZE ? C_SIZE : B_OWN;
+const uint B_STRIDE = B_LINE / 8 + 1, B_OWN = B_LINES * B_STRIDE;
+const uint B_SIZE = ALONE + BLOCKS > 0 && B_OWN < C_SIZE ? C_SIZE : B_OWN;  // there results pass where b did
 const uint A_READ = ROWS * FRAGMENT_M * A_STRIDE, B_ALL = TEAMS * B_SIZE;
 const uint OPERANDS = A_END + (B_ALL > A_READ ? B_ALL : A_READ), RESULTS = TEAMS * C_SIZE;
 // How norms come to the teams: found by all, which then read what they need; or staged as a whole, by the lanes that
@@ -130,27 +131,36 @@ void stage_spread_norms() {
     barrier();
 }
 
-// The norms of all rows, by the lanes that have found them, to where teams read them.
+// The norms of all rows, by the lanes that have found them, to where teams read them. All rows are on their way at once.
 void stage_norms() {
     const uint thread = thread_index(), lane = thread % LANES, step = THREADS / LANES;
-    for (uint first = 0; first < rows; first += step) {
-        const uint row = thread / LANES < step ? first + thread / LANES : rows;
-        vec4 values[NORM_VECTORS], weights[NORM_VECTORS], biases[NORM_VECTORS];
-        [[unroll]] for (uint k = 0; k < NORM_VECTORS; ++k) {
-            const uint column = (k * LANES + lane) * 4;
-            values[k] = weights[k] = biases[k] = vec4(0.0);
-            if (row < rows && column < WIDTH) {
-                values[k] = fresh_f32x4(uint64_t(a), (row * a_stride + column) / 4);
-                weights[k] = floats4(uint64_t(norm_weight)).at[column / 4];
-                if (NORM_BIAS != 0) biases[k] = floats4(uint64_t(norm_bias)).at[column / 4];
-            }
+    const uint EACH = (TILE_ROWS + step - 1) / step;
+    const bool works = thread / LANES < step;
+    vec4 values[EACH][NORM_VECTORS], weights[NORM_VECTORS], biases[NORM_VECTORS];
+    [[unroll]] for (uint k = 0; k < NORM_VECTORS; ++k) {
+        const uint column = (k * LANES + lane) * 4;
+        weights[k] = biases[k] = vec4(0.0);
+        if (column < WIDTH) {
+            weights[k] = floats4(uint64_t(norm_weight)).at[column / 4];
+            if (NORM_BIAS != 0) biases[k] = floats4(uint64_t(norm_bias)).at[column / 4];
         }
-        const vec2 norm = norm_of_row(values, lane, EPSILON);
+    }
+    relay_wait();
+    [[unroll]] for (uint i = 0; i < EACH; ++i)
+        [[unroll]] for (uint k = 0; k < NORM_VECTORS; ++k) {
+            const uint own = i * step + thread / LANES, column = (k * LANES + lane) * 4;
+            values[i][k] = vec4(0.0);
+            if (works && own < rows && column < WIDTH)
+                values[i][k] = fresh_f32x4(uint64_t(a), (own * a_stride + column) / 4);
+        }
+    [[unroll]] for (uint i = 0; i < EACH; ++i) {
+        const uint own = i * step + thread / LANES;
+        const vec2 norm = norm_of_row(values[i], lane, EPSILON);
         [[unroll]] for (uint k = 0; k < NORM_VECTORS; ++k) {
             const uint column = (k * LANES + lane) * 4;
-            vec4 value = normalized(values[k], norm.y, weights[k]);
+            vec4 value = normalized(values[i][k], norm.y, weights[k]);
             if (NORM_BIAS != 0) value = shifted(value, biases[k]);
-            if (row < rows && column < WIDTH) stage_four(row, column, value);
+            if (works && own < rows && column < WIDTH) stage_four(own, column, value);
         }
     }
     barrier();
@@ -161,8 +171,8 @@ void take_norms() {
     find_parts();
     if (SOURCE == ATTENTION && RELAY == 0) barrier();
     if (NORMS == SPREAD) stage_spread_norms();
+    else if (NORMS == STAGED) stage_norms();
     else relay_wait();
-    if (NORMS == STAGED) stage_norms();
     if (NORMS == FOUND) find_norms();
 }
 
@@ -250,9 +260,84 @@ void alone() {
     relay_end();
 }
 
+void read_rows(uint row0, uint k0, uint end, uint member, out uvec4 left[A_EACH]) {
+    [[unroll]] for (uint i = 0; i < A_EACH; i++) {
+        const uint unit = i * TEAM + member;
+        left[i] = unit < A_UNITS ? left8(row0 + unit / (TILE_K / 8), k0 + unit % (TILE_K / 8) * 8, end) : uvec4(0);
+    }
+}
+
+// With BLOCKS, where TILE_K is PART: b stays in registers for all blocks of rows. Results pass where b did, so other teams
+// multiply rows of the next block while those of this one are added up.
+void blocks() {
+    const uint thread = thread_index(), team = thread / TEAM, member = thread % TEAM;
+    const uint column0 = gl_WorkGroupID.x * TILE_N;
+    const uint begin = min(depth, team * PART), end = min(depth, begin + PART);
+    B_READ right[SLICES][B_EACH];
+    [[unroll]] for (uint s = 0; s < SLICES; s++) read_slice(column0, begin + s * SLICE, end, member, right[s]);
+    RIGHT b_parts[SLICES][SLICE / FRAGMENT_K][COLUMNS];
+    [[unroll]] for (uint s = 0; s < SLICES; s++) {
+        stage_slice(team, member, right[s]);
+        [[unroll]] for (uint k = 0; k < SLICE; k += FRAGMENT_K)
+            [[unroll]] for (uint j = 0; j < COLUMNS; j++)
+                coopMatLoad(b_parts[s][k / FRAGMENT_K][j], staged, right_place(team, k, j), B_STRIDE, B_LAYOUT);
+        subgroupBarrier();
+    }
+    relay_wait();
+    const uint step = gl_NumWorkGroups.z * TILE_ROWS;
+    uvec4 left[A_EACH];
+    read_rows(gl_WorkGroupID.z * TILE_ROWS, begin, end, member, left);
+    for (uint row0 = gl_WorkGroupID.z * TILE_ROWS; row0 < rows; row0 += step) {
+        Beside added[COLUMNS];  // to this thread's first results
+        [[unroll]] for (uint j = 0; j < COLUMNS; j++) added[j] = NOTHING;
+        [[unroll]] for (uint j = 0; j < COLUMNS; j++)
+            if (thread < C_SIZE)
+                added[j] = added_to(row0 + thread / C_STRIDE, column0 + j * FRAGMENT_N + thread % C_STRIDE * 4);
+        [[unroll]] for (uint i = 0; i < A_EACH; i++) {
+            const uint unit = i * TEAM + member;
+            if (unit < A_UNITS) staged[team * A_SIZE + unit / (TILE_K / 8) * A_STRIDE + unit % (TILE_K / 8)] = left[i];
+        }
+        subgroupMemoryBarrierShared();
+        subgroupBarrier();
+        if (row0 + step < rows) read_rows(row0 + step, begin, end, member, left);
+        SUM sums[ROWS][COLUMNS];
+        [[unroll]] for (uint i = 0; i < ROWS; i++)
+            [[unroll]] for (uint j = 0; j < COLUMNS; j++) sums[i][j] = SUM(0.0);
+        [[unroll]] for (uint k = 0; k < TILE_K; k += FRAGMENT_K)
+            [[unroll]] for (uint i = 0; i < ROWS; i++) {
+                LEFT a_part;
+                coopMatLoad(a_part, staged, team * A_SIZE + i * FRAGMENT_M * A_STRIDE + k / 8, A_STRIDE,
+                            gl_CooperativeMatrixLayoutRowMajor);
+                [[unroll]] for (uint j = 0; j < COLUMNS; j++)
+                    sums[i][j] = coopMatMulAdd(a_part, b_parts[k / SLICE][k % SLICE / FRAGMENT_K][j], sums[i][j]);
+            }
+        [[unroll]] for (uint i = 0; i < ROWS; i++)
+            [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
+                barrier();  // what was added up before has been read
+                coopMatStore(sums[i][j], staged, A_END + team * C_SIZE, C_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
+                barrier();
+                for (uint unit = thread; unit < C_SIZE; unit += THREADS) {
+                    const uint row = row0 + i * FRAGMENT_M + unit / C_STRIDE;
+                    const uint column = column0 + j * FRAGMENT_N + unit % C_STRIDE * 4;
+                    if (row >= rows || column >= columns) continue;
+                    vec4 total = vec4(0.0);
+                    [[unroll]] for (uint s = 0; s < TEAMS; s++)
+                        total += uintBitsToFloat(staged[A_END + s * C_SIZE + unit]);
+                    if (i > 0 || unit != thread) added[j] = added_to(row, column);
+                    store_sum(row, column, total, added[j]);
+                }
+            }
+    }
+    relay_end();
+}
+
 void main() {
     if (ALONE == 1) {
         alone();
+        return;
+    }
+    if (BLOCKS == 1) {
+        blocks();
         return;
     }
     const uint thread = thread_index(), team = thread / TEAM, member = thread % TEAM;

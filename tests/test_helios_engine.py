@@ -275,7 +275,7 @@ def test_a_layer_of_a_prompt_on_a_large_gpu_is_six_dispatches_beside_its_attenti
 def test_a_norm_has_the_same_bits_in_a_product_and_as_a_dispatch(
     dim: int, steps: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Products of more workgroups than `MOST_NORMS` leave their norms to one dispatch."""
+    """Products whose workgroups have more than `MOST_NORMS` rows leave their norms to one dispatch."""
     found = []
     for most, norms in ((backend_helios_folding.MOST_NORMS, 0), (0, 5)):
         monkeypatch.setattr(backend_helios_folding, "MOST_NORMS", most)
@@ -402,12 +402,15 @@ def test_logits_are_changed_with_the_bits_of_the_reference() -> None:
 
 
 @pytest.mark.matrix_units
-def test_few_rows_have_the_bits_of_many_through_a_whole_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A processor has a kernel of their own for eight rows, too, here; the prompt alone is more."""
-    monkeypatch.setattr(backend_helios_tiles, "_CPU_FEW_ROWS", 16)
+@pytest.mark.parametrize("most", [16, 64])
+def test_few_rows_have_the_bits_of_many_through_a_whole_model(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor has a kernel of their own for eight rows, too, here; the prompt alone is more, in tiles or blocks."""
     _, model = stored_model("f16", "gpt2", layers=1)
     subject = Request(ids_of(37), 9, SamplingOptions(1.0, 0, seed=5), logprobs=2, prompt_logprobs=1)
     expected = result(alone(model, subject))
+    monkeypatch.setattr(backend_helios_tiles, "_CPU_FEW_ROWS", most)
+    if most > 16:
+        assert result(alone(model, subject)) == expected
     engine = Engine(model, 1, 7)
     generation = engine.submit(subject)
     run(engine)

@@ -24,6 +24,7 @@ from alpha.backend_helios_planner import Dispatch
 from alpha.backend_helios_tiles import (
     DEFAULT_UNITS,
     MATRIX,
+    MOST_FEW_ROWS,
     PROMPT_ROWS,
     TILED,
     Division,
@@ -440,7 +441,9 @@ def test_few_rows_are_summed_up_as_one_row_is(device: Hardware, depth: int, colu
     for rows in (1, 2, 3, 16, 17, 32, 64, 100, 511, INDEPENDENT_ROWS):
         problem = Problem(1, rows, columns, depth, 16, 16)
         few = few_of(problem, device, part)
-        assert (few is not None) == (rows <= 16)
+        most = 64 if device.fragment is not None and columns != 50257 and depth != 3072 else 16
+        assert (few is not None) == (rows <= most)
+        assert few is None or few.in_blocks == (rows > 16)
         for division in in_parts(problem, device, part):
             assert (division.part or division.split_depth) == part or depth <= part
             assert part % division.tile.k == 0
@@ -512,6 +515,19 @@ def test_few_rows_have_the_bits_that_they_have_among_many(
         assert got.tobytes() == wanted[most - rows :].tobytes(), rows
         assert recorded.count("matmul_few") == 3
         assert "norm" not in recorded
+    if is_split and backend.hardware.fragment is not None and few_part(depth, backend.hardware) <= 64:
+        # In blocks of rows, in turn or beside each other, behind a norm.
+        monkeypatch.setattr(backend_helios_tiles, "_CPU_FEW_ROWS", MOST_FEW_ROWS)
+        for rows, workgroups in (
+            ((35, 0), (35, 100)) if is_processor else ((17, 2), (32, 0), (61, 0), (61, 3), (64, 100))
+        ):
+            monkeypatch.setattr(backend_helios_tiles, "_BLOCKS_WORKGROUPS", workgroups)
+            recorded.clear()
+            operands = (backend.contiguous(backend.narrow(each, 0, most - rows, rows)) for each in (x, residual))
+            got = backend.to_numpy(backend.record(program)(*operands))
+            assert got.tobytes() == wanted[most - rows :].tobytes(), rows
+            assert recorded.count("matmul_few") == 3
+        monkeypatch.setattr(backend_helios_tiles, "_CPU_FEW_ROWS", 16)
     for turn in range(1, 1 if is_processor else 8):  # every tile that a prompt can take
         assert backend.to_numpy(program(x, residual)).tobytes() == wanted.tobytes(), turn
 

@@ -284,6 +284,41 @@ def test_what_is_no_number_is_written_all_the_same(monkeypatch: pytest.MonkeyPat
     assert backend.relays.wanted
 
 
+@pytest.mark.matrix_units
+@pytest.mark.parametrize("workgroups", [0, 100])
+def test_blocks_of_rows_have_the_bits_of_few_without_a_relay(workgroups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of products that follow each other in a relay, each behind a norm of its own; in turn or beside each other."""
+    sizes = {"_CPU_FEW_ROWS": 64, "_FEW_PART": 32, "_MOST_FEW_TEAMS": 6, "_BLOCKS_WORKGROUPS": workgroups}
+    for name, value in sizes.items():
+        monkeypatch.setattr(backend_helios_tiles, name, value)
+    backend = helios("f16")
+
+    def normal(*shape: int) -> HeliosArray:
+        return backend.from_numpy(rng.normal(math.prod(shape), 0, len(shape)).reshape(shape).astype(np.float32))
+
+    wide, narrow = (backend.cast(normal(*shape), np.float16) for shape in ((72, 136), (136, 72)))
+    bias, scale = normal(72), normal(72)
+
+    def products(x: HeliosArray) -> HeliosArray:
+        for _ in range(3):
+            hidden = backend.linear(backend.rms_norm(x, scale, 1e-5)[0], wide, None, "gelu")[0]
+            x = backend.linear(hidden, narrow, bias, "", x)[0]
+        return backend.add(x, 1.0)
+
+    def run(relays: bool, x: np.ndarray) -> tuple[list[bytes], int]:
+        monkeypatch.setattr(backend, "relays", Relays(relays))
+        program = backend.record_inference(products)
+        made = [backend.to_numpy(program(backend.from_numpy(each))).tobytes() for each in (x, 2 * x, x)]
+        return made, sum(each.constants.get("BLOCKS", 0) == 1 for each in program._dispatches)
+
+    x = rng.normal(37 * 72, 0, 9).reshape(37, 72).astype(np.float32)
+    blocks = 6 if backend.hardware.fragment else 0
+    (without, count), (relayed, relayed_count) = run(False, x), run(True, x)
+    assert without == relayed and (count, relayed_count) == (blocks, blocks) and backend.relays.wanted
+    (few, count), line = run(False, x[:5]), 72 * 4
+    assert [each[: 5 * line] for each in without] == few and count == 0
+
+
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each first round of a relay wait for a workgroup that there is not."""
     made = Relay.__init__
