@@ -25,6 +25,7 @@ from alpha import environment
 from alpha.backend import Backend
 from alpha.backend_helios_array import ELEMENTS, HeliosArray, Storage, contiguous_strides, element_of
 from alpha.backend_helios_device import Device, DeviceInfo, VulkanError
+from alpha.backend_helios_forward import forward_parts_for
 from alpha.backend_helios_kernels import Pipelines, read_bundle
 from alpha.backend_helios_layout import THREADS, Rows, power_of_two, rows_where_they_lie
 from alpha.backend_helios_memory import DeviceMemory
@@ -99,6 +100,7 @@ class HeliosCore(Backend):
         self.pipelines = Pipelines(device, device.info.features, read_bundle())
         self.memory = DeviceMemory(device)
         self.stages = stages_for(self.hardware)
+        self.forward_parts = forward_parts_for(self.hardware)
         self.relays = Relays(wanted=False)
         self._pending: list[Dispatch] = []
         self._most_pending = environment.read("ALPHA_ADAPTIVE_SYNC_PENDING_THRESHOLD")

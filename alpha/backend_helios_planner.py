@@ -59,6 +59,8 @@ class Dispatch:
     """Arrays that no argument names, because the kernel finds their addresses in memory; as in `arrays`."""
     leg: int = 0
     """The how manieth round of a relay it is of, from 1, if it is of one; see `backend_helios_relay`."""
+    part: int = 0
+    """The how manieth part of a forward pass it is of, from 1, if that has parts; see `backend_helios_forward`."""
 
     def __str__(self) -> str:
         arguments = " ".join(
@@ -159,15 +161,16 @@ def arrange(
     """The dispatches in rounds: those of a round need nothing of each other and may run side by side.
 
     Each goes into the earliest round that what it depends on allows, but not before the round of the one `LOOK_AHEAD`
-    places before it (the one before it, if it is one of `RECOMPUTING`), so that what is computed late to save memory
-    still is. Those for which `is_chained` may share a round, in order, with others of their kind that they depend on.
-    They go where they are in the fewest rounds, and delay no other.
+    places before it (the one before it, if it is one of `RECOMPUTING` and no part of a forward pass), so that what is
+    computed late to save memory still is. Those for which `is_chained` may share a round, in order, with others of
+    their kind that they depend on. They go where they are in the fewest rounds, and delay no other.
     """
     needed = dependencies(dispatches)
     chained = [is_chained(each) for each in dispatches]
     levels: list[int] = []
     for position, earlier in enumerate(needed):
-        ahead = 1 if dispatches[position].kernel.name in RECOMPUTING else LOOK_AHEAD
+        dispatch = dispatches[position]
+        ahead = 1 if dispatch.kernel.name in RECOMPUTING and not dispatch.part else LOOK_AHEAD
         level = levels[position - ahead] if position >= ahead else 0
         levels.append(max([level, *(levels[each] + _step(chained, each, position) for each in earlier)]))
     latest = [max(levels, default=0)] * len(levels)
@@ -197,8 +200,6 @@ def longest_first(dispatches: Sequence[Dispatch]) -> list[Dispatch]:
             return 0.0
         return dispatch.operations / math.prod(dispatch.groups)
 
-    if sum(work(each) > 0 for each in dispatches) < 2:
-        return list(dispatches)
     return sorted(dispatches, key=work, reverse=True)
 
 

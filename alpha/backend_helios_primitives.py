@@ -64,6 +64,9 @@ BLOCK = 512
 FEW_IDS, FEW_ROWS = 4096, 2048
 """With no more than these, looking through all ids for every row takes less time than sorting them."""
 
+MANY_SUMMED, SUMMED_UNITS = 64, 32
+"""Where so many rows are added up to one, a workgroup has so many of its units, else all of them: sums are few."""
+
 
 class HeliosPrimitives(HeliosCore):
     """Arithmetic, reductions, indexing and random bits."""
@@ -378,7 +381,10 @@ class HeliosPrimitives(HeliosCore):
             rows=count,
         )
         groups = min(count, MOST_GROUPS) if width else 0
-        self.dispatch("scatter_add_rows", variant, groups, constants, sorted=order, starts=starts, **common)
+        parts = 1
+        if units > SUMMED_UNITS and ids.size >= MANY_SUMMED * count:
+            parts, constants = -(-units // SUMMED_UNITS), {"COLUMNS": SUMMED_UNITS, "THREADS": THREADS}
+        self.dispatch("scatter_add_rows", variant, (groups, parts, 1), constants, sorted=order, starts=starts, **common)
         return y
 
     def _sort(self, ids: HeliosArray, limit: int) -> HeliosArray:

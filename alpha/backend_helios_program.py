@@ -26,6 +26,7 @@ from alpha.backend_helios_folding import (
     forward_copies,
     same_place,
 )
+from alpha.backend_helios_forward import ForwardParts, in_parts
 from alpha.backend_helios_memory import aligned
 from alpha.backend_helios_planner import (
     Dispatch,
@@ -66,6 +67,7 @@ class Recorder(RelayMaker, Protocol):
     """What a recorded program needs of the backend that recorded it."""
 
     stages: Stages | None
+    forward_parts: ForwardParts | None
 
     def trace(self, program: Callable[[], HeliosArray]) -> tuple[HeliosArray, list[Dispatch], list[Storage]]: ...
 
@@ -206,6 +208,8 @@ class RecordedProgram:
         # Where requests share products, bits must not depend on how many rows there are; so stages are for training.
         if backend.stages is not None and any(each.kernel.name == "norm_backward" for each in dispatches):
             dispatches, stage_runs = gather_stages(backend, dispatches, backend.stages)
+        if backend.forward_parts is not None:
+            dispatches = in_parts(dispatches, backend.forward_parts)
         rounds, scalar_runs = gather_scalars(backend, arrange(dispatches, is_scalar), planned, self._result.storage)
         rounds = [longest_first(each) for each in rounds]
         rows = None

@@ -1,7 +1,8 @@
 // y[v, :] = the sum of the rows x[i, :] whose id is v, in the order in which they stand.
 //
 // x: rows of `width` units of T, four elements or one; sorted, starts: the rows by id, as sort_place.comp and
-// sort_bounds.comp make them; y: [rows, width]. Where there is an addend [rows, width], it is added to y; it may be y. A workgroup makes one row: COLUMNS invocations take neighbouring units, and
+// sort_bounds.comp make them; y: [rows, width]. Where there is an addend [rows, width], it is added to y; it may be y. A
+// workgroup makes one row, or as many columns of it as the grid says: COLUMNS invocations take neighbouring units, and
 // THREADS / COLUMNS of these groups share out the rows that are summed. numpy: add.at(y, ids, x)
 
 #version 460
@@ -33,7 +34,7 @@ void main() {
     for (uint v = gl_WorkGroupID.x; v < rows; v += gl_NumWorkGroups.x) {
         uint begin = starts.at[v];
         uint end = starts.at[v + 1];
-        for (uint first = 0; first < width; first += COLUMNS) {
+        for (uint first = gl_WorkGroupID.y * COLUMNS; first < width; first += gl_NumWorkGroups.y * COLUMNS) {
             uint column = first + thread % COLUMNS;
             VALUE sum = column < width ? sum_of_rows(begin, end, column) : VALUE(0.0);
             if (THREADS > COLUMNS && end - begin > 1) {
