@@ -22,7 +22,7 @@ REPEATING = "gather_rows"
 """The one that takes an addend of the shape of the result's last axes."""
 
 MOST_NORMS = 2048
-"""Norms of rows that all workgroups together compute themselves, at least two each: a dispatch does more of them sooner."""
+"""Norms of rows that all workgroups together compute themselves, at least two each: a dispatch does more sooner."""
 
 COPY, ADD = 0, 1
 """Operations of kernels/operations.glsl."""

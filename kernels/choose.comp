@@ -1,9 +1,9 @@
 // A column of each row of logits, drawn with a random number: one row to a workgroup.
 //
-// logits [N, width], in a relay (relay.glsl) of the round before; options [N, 4]: temperature, top_p, min_p and the number, from 0 to 1; top_k, ids [N]. See
-// `Backend.choose`. A column that is kept has the weight exp((logit - largest) / temperature). -1 where a logit is not
-// finite. Of equal logits the first ones are kept. Where there are `put_places`, the id of row i also goes to put_target
-// [put_rows], to that place if it is in it. numpy: choice.choose, row by row.
+// logits [N, width], in a relay (relay.glsl) of the round before; options [N, 4]: temperature, top_p, min_p and the number,
+// from 0 to 1; top_k, ids [N]. See `Backend.choose`. A column that is kept has the weight exp((logit - largest) /
+// temperature). -1 where a logit is not finite. Of equal logits the first ones are kept. Where there are `put_places`, the
+// id of row i also goes to put_target [put_rows], to that place if it is in it. numpy: choice.choose, row by row.
 //
 // The row is read once for its largest logit. With top_k, columns as likely as the top_k likeliest of each thread's own
 // likeliest one are enough, and hardly more; with top_p alone the row is read again for how many columns are how far below
