@@ -91,7 +91,7 @@ class Epilogue:
         return Epilogue(self.bias, self.activation, preactivation, residual, self.diagonal)
 
     def arguments(self, result: HeliosArray) -> dict[str, HeliosArray | int | None]:
-        """The kernels' fields; keys and values are put by `backend_helios_folding.fold_puts`."""
+        """The kernels' fields; keys and values are put by `backend_helios_inference.fold_puts`."""
         arrays = {"bias": self.bias, "residual": self.residual, "factor": None, "c": result}
         return {**arrays, "preactivation": self.preactivation, "put_rows": 0}
 

@@ -17,16 +17,14 @@ from alpha.backend_helios_array import ELEMENTS, HeliosArray, Storage, contiguou
 from alpha.backend_helios_device import BARRIER, dispatch_command
 from alpha.backend_helios_folding import (
     fold_additions,
-    fold_choices,
     fold_conversions,
     fold_gradients,
-    fold_operands,
-    fold_puts,
     fold_scales,
     forward_copies,
     same_place,
 )
 from alpha.backend_helios_forward import ForwardParts, in_parts
+from alpha.backend_helios_inference import fold_choices, fold_operands, fold_puts
 from alpha.backend_helios_memory import aligned
 from alpha.backend_helios_planner import (
     Dispatch,

@@ -26,7 +26,7 @@ from test_engine import (
 )
 from test_gpt import SMALL_SET, model_of
 
-from alpha import backend_helios_folding, backend_helios_matmul, backend_helios_tiles, rng
+from alpha import backend_helios_inference, backend_helios_matmul, backend_helios_tiles, rng
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_cpu_ref_primitives import NumpyPrimitives
@@ -277,8 +277,8 @@ def test_a_norm_has_the_same_bits_in_a_product_and_as_a_dispatch(
 ) -> None:
     """Products whose workgroups have more than `MOST_NORMS` rows leave their norms to one dispatch."""
     found = []
-    for most, norms in ((backend_helios_folding.MOST_NORMS, 0), (0, 5)):
-        monkeypatch.setattr(backend_helios_folding, "MOST_NORMS", most)
+    for most, norms in ((backend_helios_inference.MOST_NORMS, 0), (0, 5)):
+        monkeypatch.setattr(backend_helios_inference, "MOST_NORMS", most)
         _, model = stored_model("f16", layers=2, dim=dim)
         found.append(result(alone(model, Request([1], 8, SamplingOptions(1.0, 0, seed=5), logprobs=2))))
         assert [each.kernel.name for each in steps.programs[-1]].count("norm") == norms
