@@ -1,15 +1,17 @@
 """What decoding needs on the Vulkan backend: keys and values in blocks, attention to them, and the choice of tokens.
 
-The kernels are newest_ids, put_rows, attention_cached, attention_cached_rows, attention_combine and choose in kernels/;
+The kernels are newest_ids, put_rows, attention_cached*, attention_combine and choose in kernels/;
 see `Backend` for what they mean. Everything that differs from step to step is in arrays, so that a step can be recorded
 once.
 """
 
 import math
+import os
 
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_layout import THREADS, groups_for, power_of_two, vector_of
 from alpha.backend_helios_primitives import HeliosPrimitives
+from alpha.backend_helios_tiles import FEW_ROWS
 
 CACHED_THREADS = 128
 """Positions that are worth a workgroup of their own have a thread each. The number must not depend on how many rows
@@ -27,6 +29,12 @@ _ROWS_TOGETHER, _WIDTH_TOGETHER, _LONE_TOGETHER = 16, 64, 8
 
 ENOUGH_GROUPS = 1024
 """Workgroups that fill a large device; where there are fewer, the parts of a row's keys have some of their own."""
+
+MATRIX_WIDTHS = (16, 32, 64, 128)
+"""Those of heads whose attention is on matrix units, where there are any: a subgroup has so many columns and positions."""
+
+_TILE, _COLUMNS = 16, 16
+"""Positions that stand side by side in a block, and columns of a subgroup, in attention_cached_matrix."""
 
 CHOOSING_THREADS = 1024
 
@@ -144,6 +152,12 @@ class Cached(HeliosPrimitives):
             "pages": pages,
             "rows": N,
         }
+        fragment = self._cached_fragment(query, keys, values)
+        if fragment is not None and os.environ.get("TRIAL_ATTENTION", "matrix") == "matrix":
+            self._attend_on_matrix_units(fragment, constants, arguments, splits, tables.shape[0])
+            if partial is not None and statistics is not None:
+                self._put_together(partial, statistics, positions, out)
+            return self.cast_element(out, element)
         info, sequence_count = self.device_info, tables.shape[0]
         # Both kernels add up the sums of subgroups, which are to be of one size.
         can_choose = "subgroup_size_control" in info.features
@@ -164,6 +178,50 @@ class Cached(HeliosPrimitives):
         if partial is not None and statistics is not None:
             self._put_together(partial, statistics, positions, out)
         return self.cast_element(out, element)
+
+    def _cached_fragment(
+        self, query: HeliosArray, keys: HeliosArray, values: HeliosArray
+    ) -> tuple[int, int, int] | None:
+        """The shape (M, N, K) of the matrix units' products for such attention; None where it does without. It depends
+        on nothing that differs from step to step."""
+        info, tokens, D = self.device_info, keys.shape[1], query.shape[2]
+        if keys.element != self.precision or D not in MATRIX_WIDTHS or tokens % _TILE:
+            return None
+        if query.strides[0] % 8 or any(each.offset % 8 for each in (query, keys, values)):
+            return None
+        size, subgroups = info.subgroup_size, D // _COLUMNS
+        for M, N, K in sorted(info.matrix_shapes(self.precision), key=math.prod, reverse=True):
+            fits = M in (8, 16) and N in (8, 16) and K in (8, 16) and size % 8 == 0 and 4 <= M <= subgroups * size <= M * size
+            if fits and size <= 32 and "subgroup_size_control" in info.features:
+                return M, N, K
+        return None
+
+    def _attend_on_matrix_units(
+        self,
+        fragment: tuple[int, int, int],
+        constants: dict[str, int | float],
+        arguments: dict[str, HeliosArray | int | float | None],
+        splits: int,
+        sequence_count: int,
+    ) -> None:
+        """The parts of rows' attention, or the whole where there is one part, by attention_cached_matrix."""
+        N, H, D = arguments["rows"], constants["QUERY_HEADS"], constants["WIDTH"]
+        assert isinstance(N, int) and isinstance(H, int) and isinstance(D, int)
+        size, (rows, _, _) = self.device_info.subgroup_size, fragment
+        are_together = N >= MANY_ROWS and sequence_count < N
+        lone = min(_LONE_TOGETHER, rows)
+        tiles = -(-N // rows) if are_together else N
+        depth = tiles + -(-sequence_count // lone) if are_together else N
+        enough = int(os.environ.get("TRIAL_ENOUGH", ENOUGH_GROUPS))
+        parts = splits if N <= FEW_ROWS else min(splits, -(-enough // (H * tiles)))
+        constants = constants | {
+            "THREADS": D // _COLUMNS * size, "SUBGROUP_SIZE": size, "PART": CACHED_THREADS,
+            "ROWS": rows if are_together else 1, "LONE_TOGETHER": lone,
+        } | dict(zip(("FRAGMENT_M", "FRAGMENT_N", "FRAGMENT_K"), fragment, strict=True))  # fmt: skip
+        self.dispatch(
+            "attention_cached_matrix", self.precision, (parts, H, depth), constants, relay=None, splits=splits,
+            lone_rows=sequence_count, **arguments,
+        )  # fmt: skip
 
     def _put_together(
         self, partial: HeliosArray, statistics: HeliosArray, positions: HeliosArray, attended: HeliosArray
