@@ -6,7 +6,6 @@ once.
 """
 
 import math
-import os
 
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_layout import THREADS, groups_for, power_of_two, vector_of
@@ -31,10 +30,15 @@ ENOUGH_GROUPS = 1024
 """Workgroups that fill a large device; where there are fewer, the parts of a row's keys have some of their own."""
 
 MATRIX_WIDTHS = (16, 32, 64, 128)
-"""Those of heads whose attention is on matrix units, where there are any: a subgroup has so many columns and positions."""
+"""Of heads whose attention is on matrix units, where there are any. Others are computed without."""
 
-_TILE, _COLUMNS = 16, 16
-"""Positions that stand side by side in a block, and columns of a subgroup, in attention_cached_matrix."""
+MATRIX_PART = 128
+"""Positions of a part of a row's keys there."""
+
+EARLY = 1
+
+TILE, _COLUMNS = 16, 16
+"""Positions that stand in one block, and columns of a subgroup, in attention_cached_matrix."""
 
 CHOOSING_THREADS = 1024
 
@@ -119,9 +123,11 @@ class Cached(HeliosPrimitives):
             return super().cached_attention(query, keys, values, sequences, positions, tables, soft_cap)
         element = query.element
         query = self.cast_element(query, keys.element)
-        if query.strides[1:] != (D, 1):
+        fragment = self._cached_fragment(keys, values)
+        if query.strides[1:] != (D, 1) or (fragment and (query.strides[0] % 8 or query.offset % 8)):
             query = self.contiguous(query)
-        splits = max(1, -(-pages * tokens // CACHED_THREADS))
+        part = CACHED_THREADS if fragment is None else MATRIX_PART
+        splits = max(1, -(-pages * tokens // part))
         out = self.new((N, H, D), query.element)
         partial = self.new((N, H, splits, D), "f32") if splits > 1 else None
         statistics = self.new((N, H, splits, 2), "f32") if splits > 1 else None
@@ -152,81 +158,45 @@ class Cached(HeliosPrimitives):
             "pages": pages,
             "rows": N,
         }
-        fragment = self._cached_fragment(query, keys, values)
-        if fragment is not None and os.environ.get("TRIAL_ATTENTION", "matrix") == "matrix":
-            self._attend_on_matrix_units(fragment, constants, arguments, splits, tables.shape[0])
-            if partial is not None and statistics is not None:
-                self._put_together(partial, statistics, positions, out)
-            return self.cast_element(out, element)
         info, sequence_count = self.device_info, tables.shape[0]
-        # Both kernels add up the sums of subgroups, which are to be of one size.
+        # Two kernels add up the sums of subgroups, which are to be of one size.
         can_choose = "subgroup_size_control" in info.features
         constants["SUBGROUP_SIZE"] = info.subgroup_size if can_choose else 0
-        if N < MANY_ROWS or sequence_count >= N or not can_choose:
-            self.dispatch("attention_cached", query.element, (splits, H, N), constants, relay=None, **arguments)
+        are_neighbours = N >= MANY_ROWS and sequence_count < N
+        if fragment is not None:
+            constants |= dict(zip(("FRAGMENT_M", "FRAGMENT_N", "FRAGMENT_K"), fragment, strict=True))
+            constants |= {"THREADS": D // _COLUMNS * info.subgroup_size, "PART": MATRIX_PART, "EARLY": EARLY}
+            rows = fragment[0] if are_neighbours else 1
+            groups = _groups(N, H, splits, rows, sequence_count)
+            constants |= {"ROWS": rows, "LONE_TOGETHER": min(_LONE_TOGETHER, rows)}
+            arguments |= {"splits": splits, "lone_rows": sequence_count}
+            self.dispatch("attention_cached_matrix", self.precision, groups, constants, relay=None, **arguments)
+        elif are_neighbours and can_choose:
+            rows = _rows_together(D, info.subgroup_size)
+            groups = _groups(N, H, splits, rows, sequence_count)
+            constants |= {"ROWS": rows, "LONE_TOGETHER": min(_LONE_TOGETHER, rows)}
+            arguments |= {"splits": splits, "lone_rows": sequence_count}
+            self.dispatch("attention_cached_rows", query.element, groups, constants, **arguments)
         else:
-            tile, groups = _tiles_of_rows(N, H, D, splits, sequence_count, info.subgroup_size)
-            self.dispatch(
-                "attention_cached_rows",
-                query.element,
-                groups,
-                constants | tile,
-                splits=splits,
-                lone_rows=sequence_count,
-                **arguments,
-            )
+            self.dispatch("attention_cached", query.element, (splits, H, N), constants, relay=None, **arguments)
         if partial is not None and statistics is not None:
-            self._put_together(partial, statistics, positions, out)
+            self._put_together(partial, statistics, positions, out, part)
         return self.cast_element(out, element)
 
-    def _cached_fragment(
-        self, query: HeliosArray, keys: HeliosArray, values: HeliosArray
-    ) -> tuple[int, int, int] | None:
-        """The shape (M, N, K) of the matrix units' products for such attention; None where it does without. It depends
-        on nothing that differs from step to step."""
-        info, tokens, D = self.device_info, keys.shape[1], query.shape[2]
-        if keys.element != self.precision or D not in MATRIX_WIDTHS or tokens % _TILE:
+    def _cached_fragment(self, keys: HeliosArray, values: HeliosArray) -> tuple[int, int, int] | None:
+        """The shape (M, N, K) of the matrix units' products for attention to these keys; None where it does without.
+        It must not depend on the rows of a step."""
+        info, tokens, D = self.device_info, keys.shape[1], keys.shape[3]
+        if keys.element != self.precision or D not in MATRIX_WIDTHS or tokens % TILE or keys.offset % 8 or values.offset % 8:
             return None
-        if query.strides[0] % 8 or any(each.offset % 8 for each in (query, keys, values)):
-            return None
-        size, subgroups = info.subgroup_size, D // _COLUMNS
-        for M, N, K in sorted(info.matrix_shapes(self.precision), key=math.prod, reverse=True):
-            fits = M in (8, 16) and N in (8, 16) and K in (8, 16) and size % 8 == 0 and 4 <= M <= subgroups * size <= M * size
-            if fits and size <= 32 and "subgroup_size_control" in info.features:
-                return M, N, K
-        return None
-
-    def _attend_on_matrix_units(
-        self,
-        fragment: tuple[int, int, int],
-        constants: dict[str, int | float],
-        arguments: dict[str, HeliosArray | int | float | None],
-        splits: int,
-        sequence_count: int,
-    ) -> None:
-        """The parts of rows' attention, or the whole where there is one part, by attention_cached_matrix."""
-        N, H, D = arguments["rows"], constants["QUERY_HEADS"], constants["WIDTH"]
-        assert isinstance(N, int) and isinstance(H, int) and isinstance(D, int)
-        size, (rows, _, _) = self.device_info.subgroup_size, fragment
-        are_together = N >= MANY_ROWS and sequence_count < N
-        lone = min(_LONE_TOGETHER, rows)
-        tiles = -(-N // rows) if are_together else N
-        depth = tiles + -(-sequence_count // lone) if are_together else N
-        enough = int(os.environ.get("TRIAL_ENOUGH", ENOUGH_GROUPS))
-        parts = splits if N <= FEW_ROWS else min(splits, -(-enough // (H * tiles)))
-        constants = constants | {
-            "THREADS": D // _COLUMNS * size, "SUBGROUP_SIZE": size, "PART": CACHED_THREADS,
-            "ROWS": rows if are_together else 1, "LONE_TOGETHER": lone,
-        } | dict(zip(("FRAGMENT_M", "FRAGMENT_N", "FRAGMENT_K"), fragment, strict=True))  # fmt: skip
-        self.dispatch(
-            "attention_cached_matrix", self.precision, (parts, H, depth), constants, relay=None, splits=splits,
-            lone_rows=sequence_count, **arguments,
-        )  # fmt: skip
+        is_wide_enough = 8 <= info.subgroup_size <= 32 and "subgroup_size_control" in info.features
+        shapes = [each for each in info.matrix_shapes(self.precision) if {*each} <= {8, 16} and each[0] <= info.subgroup_size]
+        return max(shapes, key=math.prod, default=None) if is_wide_enough else None
 
     def _put_together(
-        self, partial: HeliosArray, statistics: HeliosArray, positions: HeliosArray, attended: HeliosArray
+        self, partial: HeliosArray, statistics: HeliosArray, positions: HeliosArray, attended: HeliosArray, part: int
     ) -> None:
-        """The result of attention from the parts [N, H, splits, D] that workgroups made of each row's keys."""
+        """The result of attention from what is made [N, H, splits, D] of each `part` of a row's keys."""
         _, H, splits, D = partial.shape
         vector = vector_of(multiples=(D,))
         count = attended.size // vector
@@ -234,7 +204,7 @@ class Cached(HeliosPrimitives):
             "attention_combine",
             attended.element,
             groups_for(count),
-            {"THREADS": THREADS, "WIDTH": D, "HEADS": H, "PART": CACHED_THREADS, "VECTOR": vector},
+            {"THREADS": THREADS, "WIDTH": D, "HEADS": H, "PART": part, "VECTOR": vector},
             partial=partial,
             statistics=statistics,
             positions=positions,
@@ -245,14 +215,15 @@ class Cached(HeliosPrimitives):
         )
 
 
-def _tiles_of_rows(
-    N: int, H: int, D: int, splits: int, lone_rows: int, subgroup: int
-) -> tuple[dict[str, int], tuple[int, int, int]]:
-    """How many rows share a tile, as many as fit shared memory and leave a subgroup to each four of them, and how many
-    lone ones a workgroup; and the workgroups of `attention_cached_rows`."""
+def _rows_together(D: int, subgroup: int) -> int:
+    """How many rows share a tile of attention_cached_rows: as many as fit shared memory and leave a subgroup to each
+    four of them."""
     rows = _ROWS_TOGETHER // min(4, power_of_two(-(-D // _WIDTH_TOGETHER)))
-    rows = min(rows, 4 * CACHED_THREADS // subgroup)
-    lone = min(_LONE_TOGETHER, rows)
+    return min(rows, 4 * CACHED_THREADS // subgroup)
+
+
+def _groups(N: int, H: int, splits: int, rows: int, lone_rows: int) -> tuple[int, int, int]:
+    """The workgroups of tiles of so many rows, and of lone ones; of single rows where `rows` is 1."""
     tiles = -(-N // rows)
-    groups = (min(splits, -(-ENOUGH_GROUPS // (H * tiles))), H, tiles + -(-lone_rows // lone))
-    return {"ROWS": rows, "LONE_TOGETHER": lone}, groups
+    parts = splits if N <= FEW_ROWS else min(splits, -(-ENOUGH_GROUPS // (H * tiles)))
+    return parts, H, tiles if rows == 1 else tiles + -(-lone_rows // min(_LONE_TOGETHER, rows))

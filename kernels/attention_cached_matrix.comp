@@ -37,18 +37,21 @@ layout(local_size_x_id = 0) in;
 const uint TILE = 16, COLUMNS = 16;  // WIDTH / COLUMNS subgroups
 const uint TILES = PART / SUBGROUPS / TILE;
 const uint TOKEN_STRIDE = KEY_HEADS * WIDTH;
-// A line of keys or queries in shared memory, with up to LINE_OCTETS octets of the width, and of values and results. Lines
-// that follow each other begin in other banks.
+// A line of keys or queries in shared memory has LINE_OCTETS octets of the width. Lines begin in different banks.
 const uint LINE_OCTETS = OCTETS < 8 ? OCTETS : 8, LINE = LINE_OCTETS + 1, LINES = OCTETS / LINE_OCTETS;
-const uint VALUE_OCTETS = COLUMNS / 8, VALUE_LINE = VALUE_OCTETS + 1, RESULT_LINE = COLUMNS / 4 + 1;
-const uint PIECE = WIDTH < 64 ? 16 : 32, PIECES = PART / PIECE;
+const uint VALUE_OCTETS = COLUMNS / 8, RESULT_LINE = COLUMNS / 4 + 1;
+const uint PIECE = WIDTH < 64 ? WIDTH : 64, PIECES = PART / PIECE;  // of values in shared memory at once
 const uint SCORE_LINE = PART / 4 + 1;
+// In fragments before the round before has ended, so that little is left to do afterwards.
+const bool IS_EARLY = EARLY == 2 || (EARLY == 1 && RELAY != 0);
+const bool IS_LATE = EARLY == 0 || (EARLY == 1 && RELAY == 0);
 const uint KEY_EACH = TILE * LINE_OCTETS / SUBGROUP_SIZE;  // octets of a tile that an invocation reads
 const uint VALUE_EACH = PIECE * VALUE_OCTETS / SUBGROUP_SIZE;
 const uint QUERY_EACH = (ROWS * LINE_OCTETS + SUBGROUP_SIZE - 1) / SUBGROUP_SIZE;
 const uint REGION = TILE * LINE;  // of a subgroup
 const uint REGIONS = SUBGROUPS * REGION, SCORES = FRAGMENT_M * SCORE_LINE;
-const uint ROW_LANES = ROWS == 1 ? SUBGROUP_SIZE : THREADS / FRAGMENT_M;  // invocations that share a row of scores
+// Invocations that share a row of scores.
+const uint ROW_LANES = ROWS > 1 ? THREADS / FRAGMENT_M : SUBGROUP_SIZE < PART / 4 ? SUBGROUP_SIZE : PART / 4;
 const uint ROW_QUADS = PART / 4 / ROW_LANES;
 // Probabilities are at most 1, and rounded; as whole numbers of this they are added up without an error.
 const float UNIT = 1.0 / 16777216.0;
@@ -99,13 +102,13 @@ bool is_number(float x) { return (floatBitsToUint(x) & 0x7f800000u) != 0x7f80000
 #define PLACE_VALUES(p) {                                                                                                \
         [[unroll]] for (uint i = 0; i < VALUE_EACH; ++i) {                                                               \
             const uint unit = i * SUBGROUP_SIZE + lane;                                                                  \
-            memory[region + unit / VALUE_OCTETS * VALUE_LINE + unit % VALUE_OCTETS] = v[p][i];                           \
+            memory[region + unit] = v[p][i];                           \
         }                                                                                                                \
         MEET                                                                                                             \
         [[unroll]] for (uint l = 0; l < PIECE / FRAGMENT_K; ++l)                                                         \
             [[unroll]] for (uint n = 0; n < COLUMNS / FRAGMENT_N; ++n)                                                   \
                 coopMatLoad(value_parts[(p) * (PIECE / FRAGMENT_K) + l][n], memory,                                      \
-                            region + l * FRAGMENT_K * VALUE_LINE + n * FRAGMENT_N / 8, VALUE_LINE, ROW_MAJOR);           \
+                            region + l * FRAGMENT_K * VALUE_OCTETS + n * FRAGMENT_N / 8, VALUE_OCTETS, ROW_MAJOR);       \
         MEET                                                                                                             \
     }
 
@@ -126,8 +129,10 @@ void attend(uint first_row, uint start, uint end, uint table, uint seen, uint pa
     [[unroll]] for (uint t = 0; t < TILES; ++t) READ_KEYS(t, false)
     if (RELAY == 0) READ_QUERIES()
     [[unroll]] for (uint p = 0; p < PIECES; ++p) READ_VALUES(p, false)
-    [[unroll]] for (uint t = 0; t < TILES; ++t) PLACE_KEYS(t)
-    [[unroll]] for (uint p = 0; p < PIECES; ++p) PLACE_VALUES(p)
+    if (IS_EARLY) {
+        [[unroll]] for (uint t = 0; t < TILES; ++t) PLACE_KEYS(t)
+        [[unroll]] for (uint p = 0; p < PIECES; ++p) PLACE_VALUES(p)
+    }
     if (RELAY != 0) {
         const uint written = wait_for_written(table, seen, head);
         READ_QUERIES()
@@ -136,12 +141,16 @@ void attend(uint first_row, uint start, uint end, uint table, uint seen, uint pa
                 if (KEYS_FROM(written, t)) READ_KEYS(t, true)
             [[unroll]] for (uint p = 0; p < PIECES; ++p)
                 if (VALUES_FROM(written, p)) READ_VALUES(p, true)
-            [[unroll]] for (uint t = 0; t < TILES; ++t)
-                if (KEYS_FROM(written, t)) PLACE_KEYS(t)
-            [[unroll]] for (uint p = 0; p < PIECES; ++p)
-                if (VALUES_FROM(written, p)) PLACE_VALUES(p)
+            if (IS_EARLY) {
+                [[unroll]] for (uint t = 0; t < TILES; ++t)
+                    if (KEYS_FROM(written, t)) PLACE_KEYS(t)
+                [[unroll]] for (uint p = 0; p < PIECES; ++p)
+                    if (VALUES_FROM(written, p)) PLACE_VALUES(p)
+            }
         }
     }
+    if (IS_LATE)
+        [[unroll]] for (uint t = 0; t < TILES; ++t) PLACE_KEYS(t)
 
     SUM_MATRIX scores[TILES][TILE / FRAGMENT_N];
     [[unroll]] for (uint t = 0; t < TILES; ++t)
@@ -211,12 +220,15 @@ void attend(uint first_row, uint start, uint end, uint table, uint seen, uint pa
     }
     barrier();
 
+    A_MATRIX p[PART / FRAGMENT_K];
+    [[unroll]] for (uint l = 0; l < PART / FRAGMENT_K; ++l) coopMatLoad(p[l], memory, l * FRAGMENT_K / 8, SCORE_LINE, ROW_MAJOR);
+    barrier();
+    if (IS_LATE)
+        [[unroll]] for (uint p = 0; p < PIECES; ++p) PLACE_VALUES(p)
     SUM_MATRIX result[COLUMNS / FRAGMENT_N];
-    [[unroll]] for (uint n = 0; n < COLUMNS / FRAGMENT_N; ++n) result[n] = SUM_MATRIX(0.0);
-    [[unroll]] for (uint l = 0; l < PART / FRAGMENT_K; ++l) {
-        A_MATRIX p;
-        coopMatLoad(p, memory, l * FRAGMENT_K / 8, SCORE_LINE, ROW_MAJOR);
-        [[unroll]] for (uint n = 0; n < COLUMNS / FRAGMENT_N; ++n) result[n] = coopMatMulAdd(p, value_parts[l][n], result[n]);
+    [[unroll]] for (uint n = 0; n < COLUMNS / FRAGMENT_N; ++n) {
+        result[n] = SUM_MATRIX(0.0);
+        [[unroll]] for (uint l = 0; l < PART / FRAGMENT_K; ++l) result[n] = coopMatMulAdd(p[l], value_parts[l][n], result[n]);
     }
     bool is_spoiled = false;
     [[unroll]] for (uint n = 0; n < COLUMNS / FRAGMENT_N; ++n)
@@ -227,21 +239,18 @@ void attend(uint first_row, uint start, uint end, uint table, uint seen, uint pa
             SUM_MATRIX spoiled = SUM_MATRIX(0.0);
             result[n] = SUM_MATRIX(0.0);
             [[unroll]] for (uint l = 0; l < PART / FRAGMENT_K; ++l) {
-                A_MATRIX p;
-                coopMatLoad(p, memory, l * FRAGMENT_K / 8, SCORE_LINE, ROW_MAJOR);
                 B_MATRIX numbers = value_parts[l][n], others = B_MATRIX(0.0);
                 EACH(e, numbers) {
                     if (is_number(float(numbers[e]))) continue;
                     numbers[e] = NUMBER(0.0);
                     others[e] = NUMBER(1.0);
                 }
-                result[n] = coopMatMulAdd(p, numbers, result[n]);
-                spoiled = coopMatMulAdd(p, others, spoiled);
+                result[n] = coopMatMulAdd(p[l], numbers, result[n]);
+                spoiled = coopMatMulAdd(p[l], others, spoiled);
             }
             EACH(e, spoiled) if (spoiled[e] != 0.0) result[n][e] = uintBitsToFloat(0x7fc00000u);
         }
     }
-    barrier();
     [[unroll]] for (uint n = 0; n < COLUMNS / FRAGMENT_N; ++n)
         coopMatStore(result[n], memory, region + n * FRAGMENT_N / 4, RESULT_LINE, ROW_MAJOR);
     MEET

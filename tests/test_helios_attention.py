@@ -99,23 +99,25 @@ def test_wide_heads_decode(width: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("element", "D", "pages", "soft_cap"),
+    ("precision", "element", "D", "pages", "soft_cap"),
     [
-        ("f32", 20, 20, 0.0),
-        ("f16", 20, 20, 5.0),
-        ("f16", 64, 20, 0.0),
-        ("f32", 6, 8, 0.0),
-        ("f32", 128, 9, 5.0),
-        ("f32", 260, 9, 0.0),
+        ("f32", "f32", 20, 20, 0.0),
+        ("f32", "f16", 20, 20, 5.0),
+        ("f32", "f16", 64, 20, 0.0),
+        ("f32", "f32", 6, 8, 0.0),
+        ("f32", "f32", 128, 9, 5.0),
+        ("f32", "f32", 260, 9, 0.0),
+        *(pytest.param("f16", "f16", *each, marks=pytest.mark.matrix_units)
+          for each in ((16, 8, 0.0), (32, 20, 5.0), (64, 20, 0.0), (128, 9, 0.0))),
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_queries_that_read_keys_together_have_the_bits_that_they_have_alone(
-    element: str, D: int, pages: int, soft_cap: float
+    precision: str, element: str, D: int, pages: int, soft_cap: float
 ) -> None:
     """Of neighbours of one sequence, in order and not, of others between them, and of some that decode; against
     the reference as well."""
-    backend, N, H, G = helios(), 150, 4, 2
+    backend, N, H, G = helios(precision), 150, 4, 2
     assert N >= MANY_ROWS
     dtype = np.float32 if element == "f32" else np.float16
     S = 12
@@ -127,6 +129,7 @@ def test_queries_that_read_keys_together_have_the_bits_that_they_have_alone(
         normal(index, *shape).astype(dtype).astype(np.float32)
         for index, shape in enumerate([(N, H, D), (S * pages, 16, G, D), (S * pages, 16, G, D)])
     )
+    values *= 2.0**-8  # far from the largest number of 16 bits
 
     def attended(on: Backend, rows: slice, dtype: Any = np.float32) -> Values:
         arrays = [on.cast(on.from_numpy(each), dtype) for each in (query[rows], keys, values)]
@@ -139,14 +142,38 @@ def test_queries_that_read_keys_together_have_the_bits_that_they_have_alone(
     )
     for row in range(0, N, 11):
         assert attended(backend, slice(row, row + 1), dtype).tobytes() == together[row : row + 1].tobytes(), row
-    # What is not a number is one in the rows that see it, and in no other.
+    # What is not a number is one in the rows that see it, and in no other; nor has a number any influence, however large.
     spoiled = 35
-    values[tables[0, spoiled // 16], spoiled % 16] = np.nan
     sees = (sequences == 0) & (positions >= spoiled)
     assert sees[32:48].any() and not sees[32:48].all(), "rows of one workgroup differ"
-    again = attended(backend, slice(None), dtype)
-    assert np.isnan(again[sees]).all()
-    assert again[~sees].tobytes() == together[~sees].tobytes()
+    for number in (np.nan, 6e4):
+        values[tables[0, spoiled // 16], spoiled % 16] = number
+        again = attended(backend, slice(None), dtype)
+        assert not np.isnan(number) or np.isnan(again[sees]).all()
+        assert again[~sees].tobytes() == together[~sees].tobytes(), number
+
+
+@pytest.mark.matrix_units
+@pytest.mark.parametrize(
+    ("rows", "count", "D", "kernel"),
+    [
+        (MANY_ROWS, 2, 64, "attention_cached_matrix"),
+        (1, 2, 64, "attention_cached_matrix"),
+        (1, 2, 48, "attention_cached"),  # columns that are not shared out among subgroups
+        (MANY_ROWS, 2, 256, "attention_cached_rows"),
+    ],
+)
+def test_rows_are_on_matrix_units_or_not_however_many_there_are(rows: int, count: int, D: int, kernel: str) -> None:
+    backend = helios("f16")
+    if backend.hardware.fragment is None:
+        pytest.skip("WITHOUT MATRIX UNITS there is nothing to choose")
+    query, keys = (backend.zeros(shape, np.float16) for shape in ((rows, 2, D), (count, 16, 1, D)))
+    places = [backend.zeros(shape, np.int32) for shape in ((rows,), (rows,), (count, 1))]
+    _, dispatches, _ = backend.trace(lambda: backend.cached_attention(query, keys, keys, *places))
+    (made,) = [each for each in dispatches if each.kernel.name.startswith("attention_")]
+    assert made.kernel.name == kernel
+    units = backend.hardware.fragment[0]
+    assert kernel != "attention_cached_matrix" or made.constants["ROWS"] == (1 if rows < MANY_ROWS else units)
 
 
 @pytest.mark.parametrize(
