@@ -36,6 +36,7 @@ MATRIX_PART = 128
 """Positions of a part of a row's keys there."""
 
 EARLY = 1
+LEFT_OUT = 0
 
 TILE, _COLUMNS = 16, 16
 """Positions that stand in one block, and columns of a subgroup, in attention_cached_matrix."""
@@ -165,7 +166,12 @@ class Cached(HeliosPrimitives):
         are_neighbours = N >= MANY_ROWS and sequence_count < N
         if fragment is not None:
             constants |= dict(zip(("FRAGMENT_M", "FRAGMENT_N", "FRAGMENT_K"), fragment, strict=True))
-            constants |= {"THREADS": D // _COLUMNS * info.subgroup_size, "PART": MATRIX_PART, "EARLY": EARLY}
+            constants |= {
+                "THREADS": D // _COLUMNS * info.subgroup_size,
+                "PART": MATRIX_PART,
+                "EARLY": EARLY,
+                "LEFT_OUT": LEFT_OUT,
+            }
             rows = fragment[0] if are_neighbours else 1
             groups = _groups(N, H, splits, rows, sequence_count)
             constants |= {"ROWS": rows, "LONE_TOGETHER": min(_LONE_TOGETHER, rows)}
@@ -187,11 +193,12 @@ class Cached(HeliosPrimitives):
         """The shape (M, N, K) of the matrix units' products for attention to these keys; None where it does without.
         It must not depend on the rows of a step."""
         info, tokens, D = self.device_info, keys.shape[1], keys.shape[3]
-        if keys.element != self.precision or D not in MATRIX_WIDTHS or tokens % TILE or keys.offset % 8 or values.offset % 8:
+        are_whole = not (tokens % TILE or keys.offset % 8 or values.offset % 8)
+        if keys.element != self.precision or D not in MATRIX_WIDTHS or not are_whole:
             return None
-        is_wide_enough = 8 <= info.subgroup_size <= 32 and "subgroup_size_control" in info.features
-        shapes = [each for each in info.matrix_shapes(self.precision) if {*each} <= {8, 16} and each[0] <= info.subgroup_size]
-        return max(shapes, key=math.prod, default=None) if is_wide_enough else None
+        size = info.subgroup_size if "subgroup_size_control" in info.features else 0
+        shapes = info.matrix_shapes(self.precision) if size in (8, 16, 32) else []
+        return max((each for each in shapes if {*each} <= {8, 16} and each[0] <= size), key=math.prod, default=None)
 
     def _put_together(
         self, partial: HeliosArray, statistics: HeliosArray, positions: HeliosArray, attended: HeliosArray, part: int

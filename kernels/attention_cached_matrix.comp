@@ -76,7 +76,7 @@ bool is_number(float x) { return (floatBitsToUint(x) & 0x7f800000u) != 0x7f80000
         [[unroll]] for (uint h = 0; h < LINES; ++h)                                                                      \
             [[unroll]] for (uint i = 0; i < KEY_EACH; ++i) {                                                             \
                 const uint unit = i * SUBGROUP_SIZE + lane, token = unit / LINE_OCTETS;                                  \
-                k[t][h][i] = octet_of(uint64_t(keys), start + token * TOKEN_STRIDE, h * LINE_OCTETS + unit % LINE_OCTETS, FRESH); \
+                k[t][h][i] = (LEFT_OUT & 2) != 0 ? uvec4(token) : octet_of(uint64_t(keys), start + token * TOKEN_STRIDE, h * LINE_OCTETS + unit % LINE_OCTETS, FRESH); \
             }                                                                                                            \
     }
 #define PLACE_KEYS(t)                                                                                                    \
@@ -96,7 +96,7 @@ bool is_number(float x) { return (floatBitsToUint(x) & 0x7f800000u) != 0x7f80000
     [[unroll]] for (uint i = 0; i < VALUE_EACH; ++i) {                                                                   \
         const uint unit = i * SUBGROUP_SIZE + lane, token = (p) * PIECE + unit / VALUE_OCTETS;                           \
         const uint start = place_of(table, min(first / TILE + token / TILE, last_tile) * TILE, head);                    \
-        v[p][i] = octet_of(uint64_t(values), start + token % TILE * TOKEN_STRIDE,                                        \
+        v[p][i] = (LEFT_OUT & 1) != 0 ? uvec4(token) : octet_of(uint64_t(values), start + token % TILE * TOKEN_STRIDE,                                        \
                            gl_SubgroupID * VALUE_OCTETS + unit % VALUE_OCTETS, FRESH);                                   \
     }
 #define PLACE_VALUES(p) {                                                                                                \
@@ -115,6 +115,7 @@ bool is_number(float x) { return (floatBitsToUint(x) & 0x7f800000u) != 0x7f80000
 // Attention of rows `start` to `end` of the tile that begins at `first_row`, which are of one sequence, with the table that
 // begins at `table`, to the positions of a part; any of them sees at most `seen` positions of the sequence.
 void attend(uint first_row, uint start, uint end, uint table, uint seen, uint part) {
+    if (LEFT_OUT == 4) return;
     const uint lane = gl_SubgroupInvocationID, thread = gl_SubgroupID * SUBGROUP_SIZE + lane;
     const uint head = gl_WorkGroupID.y, first = part * PART, last_tile = (seen - 1) / TILE, region = gl_SubgroupID * REGION;
     uvec4 k[TILES][LINES][KEY_EACH], v[PIECES][VALUE_EACH], q[LINES][QUERY_EACH];

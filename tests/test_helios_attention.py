@@ -142,7 +142,7 @@ def test_queries_that_read_keys_together_have_the_bits_that_they_have_alone(
     )
     for row in range(0, N, 11):
         assert attended(backend, slice(row, row + 1), dtype).tobytes() == together[row : row + 1].tobytes(), row
-    # What is not a number is one in the rows that see it, and in no other; nor has a number any influence, however large.
+    # What is not a number is one in the rows that see it, and in no other; nor has a large number any influence there.
     spoiled = 35
     sees = (sequences == 0) & (positions >= spoiled)
     assert sees[32:48].any() and not sees[32:48].all(), "rows of one workgroup differ"

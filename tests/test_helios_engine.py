@@ -1,5 +1,6 @@
 """The engine on the Vulkan backend: against the full forward pass of the reference, and against itself in company."""
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
