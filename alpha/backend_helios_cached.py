@@ -36,6 +36,7 @@ MATRIX_PART = 128
 """Positions of a part of a row's keys there."""
 
 EARLY = 1
+BLOCKS = 1
 LEFT_OUT = 0
 
 TILE, _COLUMNS = 16, 16
@@ -172,7 +173,7 @@ class Cached(HeliosPrimitives):
                 "EARLY": EARLY,
                 "LEFT_OUT": LEFT_OUT,
             }
-            rows = fragment[0] if are_neighbours else 1
+            rows = BLOCKS * fragment[0] if are_neighbours else 1
             groups = _groups(N, H, splits, rows, sequence_count)
             constants |= {"ROWS": rows, "LONE_TOGETHER": min(_LONE_TOGETHER, rows)}
             arguments |= {"splits": splits, "lone_rows": sequence_count}
