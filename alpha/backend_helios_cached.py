@@ -35,12 +35,14 @@ MATRIX_WIDTHS = (16, 32, 64, 128)
 MATRIX_PART = 128
 """Positions of a part of a row's keys there."""
 
-EARLY = 1
-BLOCKS = 1
-LEFT_OUT = 0
+SHARE = 32
+DIRECT = 0
+BUSY = 0
+WIDE_SHARE = 16
+"""Positions of a subgroup there, and of one with heads of 128."""
 
-TILE, _COLUMNS = 16, 16
-"""Positions that stand in one block, and columns of a subgroup, in attention_cached_matrix."""
+TILE = 16
+"""Positions that stand in one block, in attention_cached_matrix."""
 
 CHOOSING_THREADS = 1024
 
@@ -168,12 +170,12 @@ class Cached(HeliosPrimitives):
         if fragment is not None:
             constants |= dict(zip(("FRAGMENT_M", "FRAGMENT_N", "FRAGMENT_K"), fragment, strict=True))
             constants |= {
-                "THREADS": D // _COLUMNS * info.subgroup_size,
+                "THREADS": MATRIX_PART // (SHARE if D < 128 else WIDE_SHARE) * info.subgroup_size,
                 "PART": MATRIX_PART,
-                "EARLY": EARLY,
-                "LEFT_OUT": LEFT_OUT,
+                "DIRECT": DIRECT,
+                "BUSY": BUSY,
             }
-            rows = BLOCKS * fragment[0] if are_neighbours else 1
+            rows = fragment[0] if are_neighbours else 1
             groups = _groups(N, H, splits, rows, sequence_count)
             constants |= {"ROWS": rows, "LONE_TOGETHER": min(_LONE_TOGETHER, rows)}
             arguments |= {"splits": splits, "lone_rows": sequence_count}
