@@ -35,7 +35,7 @@ from alpha.backend_helios_core import HeliosCore
 from alpha.backend_helios_kernels import Kernel, Pipelines
 from alpha.backend_helios_planner import Dispatch, needs_barrier
 from alpha.backend_helios_relay import Relays
-from alpha.backend_helios_tiles import Division, Hardware, Problem, in_parts
+from alpha.backend_helios_tiles import FEW_ROWS, MOST_FEW_ROWS, Division, Hardware, Problem, in_parts
 from alpha.config import ModelConfig, resolve_model
 from alpha.engine import Engine, Request
 from alpha.gpt import GPT
@@ -144,7 +144,7 @@ def test_rows_are_put_in_sixteen_bits(precision: str, width: int) -> None:
 
 @pytest.mark.matrix_units
 @pytest.mark.parametrize("precision", ["f32", "f16"])
-@pytest.mark.parametrize(("rows", "is_split"), [(4, False), (40, False), (40, True)])
+@pytest.mark.parametrize(("rows", "is_split"), [(4, False), (40, False), (80, False), (80, True)])
 @pytest.mark.parametrize(("query", "width"), [(16, 8), (4, 4), (8, 12), (4, 10)])
 def test_products_write_keys_and_values_where_they_are_kept(
     precision: str, rows: int, is_split: bool, query: int, width: int, steps: Steps, monkeypatch: pytest.MonkeyPatch
@@ -158,7 +158,7 @@ def test_products_write_keys_and_values_where_they_are_kept(
         return next(each for each in in_parts(problem, device, part) if (each.splits > 1) == is_split)
 
     monkeypatch.setattr(backend_helios_matmul, "choose", chosen)
-    monkeypatch.setattr(backend_helios_tiles, "_CPU_FEW_ROWS", 4)
+    monkeypatch.setattr(backend_helios_tiles, "_CPU_FEW_ROWS", MOST_FEW_ROWS)
     depth, columns = 96, query + 2 * width
     x, weight, bias = (
         backend.from_numpy(rng.normal(int(np.prod(shape)), 5, stream).reshape(shape).astype(np.float32))
@@ -186,7 +186,8 @@ def test_products_write_keys_and_values_where_they_are_kept(
     vector = next(each.constants["C_VECTOR"] for each in reversed(steps.programs[-1]) if "c" in each.arguments)
     assert names.count("put_rows") == (2 if width % vector else 0)
     assert ("matmul_reduce" in names) == is_split
-    assert ("matmul_few" in names) == (rows == 4)
+    has_blocks = precision == "f16" and backend.hardware.fragment is not None
+    assert ("matmul_few" in names) == (rows <= (MOST_FEW_ROWS if has_blocks else FEW_ROWS))
 
 
 def test_a_prompt_s_keys_and_values_are_written_by_products(steps: Steps) -> None:

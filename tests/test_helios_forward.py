@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from helios_device import helios
 
+from alpha import backend_helios_matmul
 from alpha.backend_helios_array import HeliosArray, Storage, contiguous_strides
 from alpha.backend_helios_forward import ForwardParts, forward_parts_for, in_parts
 from alpha.backend_helios_kernels import Field, Kernel
 from alpha.backend_helios_planner import Dispatch, arrange, longest_first, needs_barrier
-from alpha.backend_helios_tiles import Hardware
+from alpha.backend_helios_tiles import Division, Hardware, Problem, candidates, estimate
 from alpha.config import ARCHITECTURES, ModelConfig, TrainingConfig, resolve_model, resolve_training
 from alpha.gpt import GPT
 from alpha.optimizer import make_optimizer
@@ -243,7 +244,14 @@ def precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         pytest.skip(f"FORWARD PASSES IN PARTS ARE NOT TESTED IN {request.param}: the device has no matrix units for it")
     monkeypatch.setattr(backend, "stages", None)
     monkeypatch.setattr(backend, "forward_parts", None)
+    monkeypatch.setattr(backend_helios_matmul, "choose", in_low_tiles)
     yield request.param
+
+
+def in_low_tiles(problem: Problem, device: Hardware, part: int = 0, accompanied: bool = False) -> Division:
+    """A product in tiles with few rows and its sum whole, as these small ones have it otherwise on no large device."""
+    divisions = [each for each in candidates(problem, device) if each.splits == 1]
+    return min(divisions, key=lambda division: (division.tile.m, estimate(division, problem, device)))
 
 
 MODEL = ModelConfig(layers=2, heads=HEADS, dim=WIDTH, block=LENGTH)

@@ -191,10 +191,10 @@ def test_a_training_step_is_a_short_list_of_dispatches(precision: str, monkeypat
     training_step(backend, precision, accum_steps=1).plan(2)
     (dispatches,) = made
     kernels = Counter(each.kernel.name for each in dispatches)
-    assert kernels["scalars"] == 1
     assert not {"where", "copy_into_if"} & set(kernels)
     assert kernels["norm_backward"] == kernels["norm"] == 3
     if not backend.device_info.cooperative_matrices:  # products of other kernels may take other numbers of dispatches
+        assert kernels["scalars"] == 1
         assert kernels["elementwise"] == (precision == "f16"), "what the gradient of the loss is scaled by"
         assert len(dispatches) == 40 + kernels["elementwise"]
         assert sum(needs_barrier(dispatches)) == 26
