@@ -23,6 +23,7 @@ from alpha.series import smooth
 
 ALPHA = [sys.executable, str(Path(__file__).resolve().parent.parent / "alpha.py")]
 LOSS = "canvas[aria-label^='Loss: training']"
+DRAWN = "(canvas) => canvas.toDataURL()"
 
 
 def make(root: Path, name: str, steps: int, loss: float = 1.0) -> Path:
@@ -74,10 +75,13 @@ def origin(server: Serving) -> str:
 
 
 def drawn(page: Any, chart: str = LOSS) -> str:
-    """A chart as it is, when what was asked for has come."""
+    """A chart as it is, when what was asked for has come, and nothing changes any more."""
     page.wait_for_selector(chart)
-    page.wait_for_timeout(400)
-    return page.eval_on_selector(chart, "(canvas) => canvas.toDataURL()")
+    before, now = "", page.eval_on_selector(chart, DRAWN)
+    while now != before:
+        page.wait_for_timeout(400)
+        before, now = now, page.eval_on_selector(chart, DRAWN)
+    return now
 
 
 def test_runs_are_listed_sorted_and_found(page: Any, server: Serving) -> None:
