@@ -99,13 +99,12 @@ function push(picture, x, y) {
   picture.y = chosen.map((i) => picture.y[i]);
 }
 
+/** Finer points between `from` and `to`, with their nearest ones on either side, and others further out. */
 function merged(whole, detail, [from, to]) {
+  const first = Math.min(from, ...detail.x.slice(0, 1)), last = Math.max(to, ...detail.x.slice(-1));
   const part = ({ x, y }, begin, end) => ({ x: x.slice(begin, end), y: y.slice(begin, end) });
-  const after = (x) => { let i = lowerBound(x, to); while (i < x.length && x[i] === to) i++; return i; };
-  const parts = [
-    part(whole, 0, lowerBound(whole.x, from)),
-    part(detail, lowerBound(detail.x, from), after(detail.x)),
-    part(whole, after(whole.x), whole.x.length),
-  ];
+  let after = lowerBound(whole.x, last);
+  while (after < whole.x.length && whole.x[after] === last) after++;
+  const parts = [part(whole, 0, lowerBound(whole.x, first)), detail, part(whole, after, whole.x.length)];
   return { x: parts.flatMap(({ x }) => x), y: parts.flatMap(({ y }) => y) };
 }
