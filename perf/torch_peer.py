@@ -216,6 +216,8 @@ def serving(shape: dict[str, int], mode: str) -> dict[str, Callable[[], object]]
     for texts in TEXTS:
         add(f"decode_{texts}", CONTINUED_TOKENS, *continuing(model, texts))
     add("prefill", 1, lambda: model.likeliest(model.stream(ids)))
+    half = ids[:, : max(1, shape["block"] // 2)].contiguous()
+    add("prefill_half", 1, lambda: model.likeliest(model.stream(half)))
     return made
 
 
