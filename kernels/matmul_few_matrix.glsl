@@ -17,10 +17,11 @@ const uint B_SIZE = ALONE + BLOCKS > 0 && B_OWN < C_SIZE ? C_SIZE : B_OWN;  // t
 const uint A_READ = ROWS * FRAGMENT_M * A_STRIDE, B_ALL = TEAMS * B_SIZE;
 const uint OPERANDS = A_END + (B_ALL > A_READ ? B_ALL : A_READ), RESULTS = TEAMS * C_SIZE;
 // How norms come to the teams: found by all, which then read what they need; or staged as a whole, by the lanes that
-// find each, or, of so few rows that there is room for them beside, spread over all threads.
+// find each, or, of so few rows that there is room for them beside, spread over all threads, if these are whole LANES.
+// (Compilers refuse constants of specialization that are joined by && or ||.)
 const uint FOUND = 1, STAGED = 2, SPREAD = 3;
 const uint NORMS = SOURCE != NORM ? 0 : VECTOR != 4 || TILE_K != PART || B_EDGES >= 2 ? FOUND
-                   : TILE_ROWS * (WIDTH / 4) <= B_ALL ? SPREAD : STAGED;
+                   : TILE_ROWS * (WIDTH / 4) + THREADS % LANES * B_ALL <= B_ALL ? SPREAD : STAGED;
 const uint SHARES = (WIDTH / 4 + THREADS - 1) / THREADS;  // of the norm of a row that a thread has
 const bool AWAITS = RELAY == 3 && NORMS == SPREAD && TILE_ROWS == 1;  // numbers, not the counter
 const int B_LAYOUT = B_ALONG_K != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl_CooperativeMatrixLayoutRowMajor;

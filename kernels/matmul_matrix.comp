@@ -188,7 +188,7 @@ void main() {
         uint depth_left = (EDGES & 4) != 0 ? end - begin - ahead * TILE_K : ~0u;                                       \
         EACH_PLANE                                                                                                     \
             [[unroll]] for (uint i = 0; i < A_UNITS; i++)                                                              \
-                a_next[p * A_UNITS + i] = fetch_a(a_at + p * A_BYTES * a_outer + i * a_pass, a_stride, a_line(i),      \
+                a_next[p * A_UNITS + i] = fetch_a(a_at + p * A_BYTES * uint64_t(a_outer) + i * a_pass, a_stride, a_line(i),      \
                                                   a_start(i) * A_UNIT, i * a_PASS,                                     \
                                                   A_ALONG_M != 0 ? depth_left : rows_left,                             \
                                                   A_ALONG_M != 0 ? rows_left : depth_left);                            \
@@ -199,7 +199,7 @@ void main() {
         uint depth_left = (EDGES & 4) != 0 ? end - begin - ahead * TILE_K : ~0u;                                       \
         EACH_PLANE                                                                                                     \
             [[unroll]] for (uint i = 0; i < B_UNITS; i++)                                                              \
-                b_next[p * B_UNITS + i] = fetch_b(b_at + p * B_BYTES * b_outer + i * b_pass, b_stride, b_line(i),      \
+                b_next[p * B_UNITS + i] = fetch_b(b_at + p * B_BYTES * uint64_t(b_outer) + i * b_pass, b_stride, b_line(i),      \
                                                   b_start(i) * B_UNIT, i * b_PASS,                                     \
                                                   B_ALONG_K != 0 ? columns_left : depth_left,                          \
                                                   B_ALONG_K != 0 ? depth_left : columns_left);                         \
@@ -392,8 +392,8 @@ void main() {
 #if PIECES
 #define SCALED(VALUES) (second_scale * (first_scale * (VALUES)))
 #define SUM_SCALED(VALUES) (sum_scale * (VALUES))
-        const int b_exponent = i32_buffer(uint64_t(b) + B_BYTES * b_inner).at[0];
-        const int exponent = i32_buffer(uint64_t(a) + A_BYTES * a_inner).at[0] + b_exponent;
+        const int b_exponent = i32_buffer(uint64_t(b) + B_BYTES * uint64_t(b_inner)).at[0];
+        const int exponent = i32_buffer(uint64_t(a) + A_BYTES * uint64_t(a_inner)).at[0] + b_exponent;
         const float first_scale = power_of_two(exponent / 2);
         const float second_scale = scale * power_of_two(exponent - exponent / 2);
         const float sum_scale = power_of_two(b_exponent);

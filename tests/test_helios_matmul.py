@@ -13,7 +13,13 @@ import numpy.typing as npt
 import pytest
 from helios_device import helios
 
-from alpha import backend_helios_linear, backend_helios_matmul, backend_helios_tiles, rng
+from alpha import (
+    backend_helios_inference,
+    backend_helios_linear,
+    backend_helios_matmul,
+    backend_helios_tiles,
+    rng,
+)
 from alpha.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from alpha.backend import INDEPENDENT_ROWS
 from alpha.backend_cpu_ref import CpuRef
@@ -455,6 +461,28 @@ def test_few_rows_are_summed_up_as_one_row_is(device: Hardware, depth: int, colu
 
 
 @pytest.mark.matrix_units
+def test_a_norm_is_right_in_a_product_whose_threads_are_no_whole_groups_of_lanes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Which find the norm of a row together."""
+    backend, folded = helios("f16"), backend_helios_inference.MOST_NORMS
+    for depth in (320, 448) if backend.device_info.kind == "cpu" else (320, 1152, 2560):
+        stored = rng.normal(depth * 24, 5, 1).reshape(depth, 24).astype(np.float32)
+        weight = backend.cast(backend.from_numpy(stored), backend.weight_dtype)
+        scale = backend.from_numpy(np.ones(depth, np.float32))
+        x = backend.from_numpy(rng.normal(depth, 5, 2).reshape(1, depth).astype(np.float32))
+
+        def program(x: HeliosArray, scale: HeliosArray = scale, weight: HeliosArray = weight) -> HeliosArray:
+            return backend.add(backend.linear(backend.rms_norm(x, scale, 1e-5)[0], weight)[0], 0.0)
+
+        found = []
+        for most in (folded, 0):
+            monkeypatch.setattr(backend_helios_inference, "MOST_NORMS", most)
+            found.append(backend.to_numpy(backend.record(program)(x)).tobytes())
+        assert found[0] == found[1], depth
+
+
+@pytest.mark.matrix_units
 @pytest.mark.parametrize("is_split", [True, False])
 @pytest.mark.parametrize(
     ("precision", "depth", "columns", "is_transposed"),
@@ -516,9 +544,10 @@ def test_few_rows_have_the_bits_that_they_have_among_many(
         assert got.tobytes() == wanted[most - rows :].tobytes(), rows
         assert recorded.count("matmul_few") == 3
         assert "norm" not in recorded
-    if is_split and backend.hardware.fragment is not None and few_part(depth, backend.hardware) <= 64:
+    monkeypatch.setattr(backend_helios_tiles, "_CPU_FEW_ROWS", MOST_FEW_ROWS)
+    part = few_part(depth, backend.hardware)
+    if is_split and few_of(Problem(1, MOST_FEW_ROWS, columns, depth, 16, 16), backend.hardware, part) is not None:
         # In blocks of rows, in turn or beside each other, behind a norm.
-        monkeypatch.setattr(backend_helios_tiles, "_CPU_FEW_ROWS", MOST_FEW_ROWS)
         for rows, workgroups in (
             ((35, 0), (35, 100)) if is_processor else ((17, 2), (32, 0), (61, 0), (61, 3), (64, 100))
         ):
