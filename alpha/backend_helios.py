@@ -30,6 +30,7 @@ from alpha.backend_helios_kernels import pipelines_folder, read_bundle
 from alpha.backend_helios_linear import Linear
 from alpha.backend_helios_loss import Loss
 from alpha.backend_helios_orthogonal import Orthogonal
+from alpha.backend_helios_pieces import PieceProducts
 from alpha.backend_helios_relay import asked_relays
 from alpha.backend_helios_tuning import tuning_for
 from alpha.backend_helios_update import Update
@@ -130,7 +131,8 @@ def _pipeline_cache(info: DeviceInfo) -> Path | None:
 
 def smoke_test(backend: Backend, precision: str) -> str:
     """What of the device's results is wrong, one clause; empty when nothing is."""
-    for name, (program, *shapes) in _PROGRAMS.items():
+    in_pieces = _IN_PIECES if isinstance(backend, PieceProducts) and backend.units is not None else {}
+    for name, (program, *shapes) in (_PROGRAMS | in_pieces).items():
         values = [rng.normal(int(np.prod(shape)), 1, index).reshape(shape) for index, shape in enumerate(shapes)]
         wanted = _results(program, NumpyPrimitives(), values)
         got = _results(program, backend, [each.astype(np.float32) for each in values])
@@ -174,6 +176,13 @@ def _sums(backend: Backend, x: Array) -> Sequence[Array]:
     return [backend.sum(x, (0,)), backend.sum(x, (1,)), backend.sum_of_squares(x)]
 
 
+def _product_in_pieces(backend: Backend, x: Array, weight: Array) -> Sequence[Array]:
+    if not isinstance(backend, PieceProducts):
+        return [backend.matmul(x, weight)]
+    left, right = backend.divided(x, weight)
+    return [backend.product(left, right)]
+
+
 _HEADS = (2, 35, 2, 16)
 _PROGRAMS: dict[str, tuple[Any, ...]] = {
     "an activation": (_elementwise, (1003,), (1003,)),
@@ -183,6 +192,11 @@ _PROGRAMS: dict[str, tuple[Any, ...]] = {
     "a sum": (_sums, (35, 48)),
 }
 """By name, a program and the shapes of its operands; not all are multiples of what kernels divide their work by."""
+
+_IN_PIECES: dict[str, tuple[Any, ...]] = {
+    "a matrix product on matrix units": (_product_in_pieces, (72, 96), (96, 40)),
+}
+"""Of devices that compute large products so."""
 
 _IN_SIXTEEN_BITS = ("a matrix product", "attention", "layer norm")
 """Those whose operands or results have the precision's bits."""

@@ -127,7 +127,8 @@ class Linear(PieceProducts):
         weight: Factor = saved.weight
         rows, columns = dh.shape
         x: Factor | None = None
-        if need_input and need_weight and self.wants_pieces(Problem(1, rows, weight.shape[0], columns)):
+        both = Problem(1, rows, weight.shape[0], columns), Problem(1, weight.shape[0], columns, rows)
+        if need_input and need_weight and all(map(self.wants_pieces, both)):
             of_x, of_weight = saved.magnitudes
             operands = dh, weight, self._input_of(saved)
             dh, weight, x = self.divided(*operands, magnitudes=(None, of_weight, of_x))  # once for both products

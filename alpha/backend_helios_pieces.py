@@ -10,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alpha import environment
 from alpha.backend_helios_array import HeliosArray, contiguous_strides
+from alpha.backend_helios_device import DeviceInfo
 from alpha.backend_helios_layout import THREADS, groups_for, vector_of
 from alpha.backend_helios_matmul import NOTHING, Epilogue, Operand, Products, Run
 from alpha.backend_helios_tiles import Division, Hardware, Problem, choose, hardware, tiles_for
@@ -74,19 +76,28 @@ Factor = HeliosArray | Pieces
 """Either operand of a product."""
 
 
+def units_for(info: DeviceInfo) -> Hardware | None:
+    """The matrix units of a device that multiply pieces; None where it has none, or is to do without: ALPHA_SPLIT."""
+    how = environment.word("ALPHA_SPLIT")
+    if how == "off" or (how == "auto" and not any(each in info.name for each in MEASURED)):
+        return None
+    found = hardware(info, "f16")
+    has_tiles = found.fragment is not None and tiles_for(Problem(1, 1, 1, 1, 16, 16, pieces=PIECES), found)
+    if not has_tiles and how == "on":
+        print(
+            f"helios: ALPHA_SPLIT is on, but {info.name} has no matrix units that multiply float16; float32 products "
+            "are computed without.", file=sys.stderr,
+        )  # fmt: skip
+    return found if has_tiles else None
+
+
 class PieceProducts(Products):
     """Matrix products, of operands in pieces where that is faster."""
 
     @functools.cached_property
     def units(self) -> Hardware | None:
-        """The matrix units that multiply pieces, None where float32 products are to do without; see ALPHA_SPLIT."""
-        how, info = environment.word("ALPHA_SPLIT"), self.device_info
-        is_wanted = how == "on" or (how == "auto" and any(each in info.name for each in MEASURED))
-        if self.precision != "f32" or not is_wanted:
-            return None
-        found = hardware(info, "f16")
-        has_tiles = found.fragment is not None and tiles_for(Problem(1, 1, 1, 1, 16, 16, pieces=PIECES), found)
-        return found if has_tiles else None
+        """The matrix units that multiply pieces; None where float32 products are to do without."""
+        return units_for(self.device_info) if self.precision == "f32" else None
 
     def wants_pieces(self, problem: Problem) -> bool:
         """Whether a product is faster with operands in pieces."""

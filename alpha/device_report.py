@@ -11,6 +11,7 @@ from typing import Any
 
 from alpha.backend_helios_device import INSTALL_DRIVER, DeviceInfo
 from alpha.backend_helios_kernels import Bundle
+from alpha.backend_helios_pieces import units_for
 from alpha.backend_helios_tiles import hardware, units_of
 from alpha.backend_helios_tuning import Table
 
@@ -24,7 +25,8 @@ _GPU_NODES = Path("/dev/dri")
 def use_of_precision(info: DeviceInfo, precision: str, bundle: Bundle) -> str:
     """How matrices are multiplied in a precision on this device, and what keeps Alpha from doing it faster."""
     if precision == "f32":
-        return "plain kernels; matrix units would round f32 operands"
+        in_pieces = ", and matrix units for large products, of numbers in two pieces of f16 (ALPHA_SPLIT)"
+        return f"plain kernels{in_pieces if units_for(info) else '; matrix units would round f32 operands'}"
     lacking = sorted(bundle.needed(precision) - info.features)
     if lacking:
         return f"not available: the driver has no {', '.join(_FEATURES.get(each, each) for each in lacking)}"

@@ -103,7 +103,8 @@ VARIABLES = (
         "ALPHA_SPLIT",
         0,
         "on has a GPU that trains in float32 compute large products on its matrix units, each operand in two pieces "
-        "of 16 bits, as exactly as without; off leaves matrix units to 16 bits; auto is on for H100 and H200.",
+        "of 16 bits, as exactly as without for numbers down to 2^-28 of an operand's largest; off leaves matrix "
+        "units to 16 bits; auto is on for H100 and H200.",
         words=("auto", "off", "on"),
     ),
     Variable(

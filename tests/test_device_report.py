@@ -62,7 +62,13 @@ BUNDLE = bundle_of(["cooperative_matrix_f16", "cooperative_matrix_bf16"])
 @pytest.mark.parametrize(
     ("info", "precision", "bundle", "sentence"),
     [
-        (H200, "f32", BUNDLE, "plain kernels; matrix units would round f32 operands"),
+        (
+            H200,
+            "f32",
+            BUNDLE,
+            "plain kernels, and matrix units for large products, of numbers in two pieces of f16 (ALPHA_SPLIT)",
+        ),
+        (PLAIN, "f32", BUNDLE, "plain kernels; matrix units would round f32 operands"),
         (
             H200,
             "f16",

@@ -235,6 +235,23 @@ def test_a_linear_layer_in_pieces(backend: Helios, activation: str, monkeypatch:
 
 
 @pytest.mark.matrix_units
+def test_a_gradient_of_weights_is_in_pieces_where_its_own_operands_may_be(
+    backend: Helios, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradient of the input has others, which may be smaller."""
+    monkeypatch.setattr(backend_helios_pieces, "pays", lambda problem: problem.rows == 40)
+    kernels = kernels_of(monkeypatch, backend)
+    values = [normal(40, 24), normal(24, 32, stream=1), normal(40, 32, stream=2)]
+    x, weight, dy = map(backend.from_numpy, values)
+    _, saved = backend.linear(x, weight, training=True)
+    kernels.clear()
+    dx, dweight, _ = backend.linear_backward(dy, saved)
+    assert kernels.count(IN_PIECES) == 1 and kernels.count("pieces.f32") == 2
+    np.testing.assert_allclose(backend.to_numpy(dx), values[2] @ values[1].T, atol=1e-5)
+    np.testing.assert_allclose(backend.to_numpy(dweight), values[0].T @ values[2], atol=1e-5)
+
+
+@pytest.mark.matrix_units
 def test_few_rows_without_training_are_left_to_ordinary_units(backend: Helios, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row of the engine has the same bits among however many."""
     monkeypatch.setattr(backend_helios_pieces, "pays", lambda problem: True)
@@ -349,9 +366,12 @@ def test_matrix_units_are_used_for_float32_where_they_are_asked_for(
 
 @pytest.mark.parametrize("lacking", [{"fragment": None}, {"shared_memory": 16384}, {"fragment": (16, 16, 32)}])
 def test_a_device_on_which_no_tile_of_pieces_fits_goes_on_without(
-    lacking: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    lacking: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("ALPHA_SPLIT", "on")
+    """Which is said where pieces were asked for."""
     monkeypatch.setattr(backend_helios_pieces, "hardware", lambda info, precision: dataclasses.replace(H200, **lacking))
     asked = SimpleNamespace(precision="f32", device_info=SimpleNamespace(name="NVIDIA H200"))
-    assert units_of(asked) is None
+    for how, is_said in (("auto", False), ("on", True)):
+        monkeypatch.setenv("ALPHA_SPLIT", how)
+        assert units_of(asked) is None
+        assert ("ALPHA_SPLIT is on, but NVIDIA H200 has no matrix units" in capsys.readouterr().err) == is_said

@@ -15,6 +15,7 @@ from alpha import backend_helios, backends, cli
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_helios import open_helios, smoke_test
 from alpha.backend_helios_kernels import Kernel
+from alpha.backend_helios_tiles import hardware
 from alpha.errors import UsageError
 
 
@@ -49,6 +50,24 @@ def test_a_kernel_that_is_given_something_else_is_found(
     backend = helios()
     monkeypatch.setattr(Kernel, "pack", broken)
     assert smoke_test(backend, "f32").startswith(f"{wrong} differs from the CPU by ")
+
+
+@pytest.mark.matrix_units
+def test_wrong_products_of_pieces_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the device has them; here rows seem to be shorter than they are."""
+    backend = helios()
+    units = hardware(backend.device_info, "f16")
+    if units.fragment is None:
+        pytest.skip("PRODUCTS OF PIECES ARE NOT TESTED: this device has no matrix units")
+    monkeypatch.setattr(backend, "units", units)
+    assert smoke_test(backend, "f32") == ""
+    pack = Kernel.pack
+
+    def broken(self: Kernel, values: Mapping[str, Any]) -> bytes:
+        return pack(self, {**values, "columns": values["columns"] - 8} if self.name == "pieces" else values)
+
+    monkeypatch.setattr(Kernel, "pack", broken)
+    assert smoke_test(backend, "f32").startswith("a matrix product on matrix units differs from the CPU by ")
 
 
 @pytest.mark.parametrize("precision", ["f16", "bf16"])
