@@ -20,8 +20,7 @@ from alpha.backend_helios_array import HeliosArray, narrowed
 from alpha.backend_helios_planner import Argument, Dispatch
 from alpha.backend_helios_tiles import Hardware
 
-_OPERANDS = ("query", "key", "value")
-_ATTENTION = (*_OPERANDS, "first_keys", "attended", "logsumexp")
+_ATTENTION = ("query", "key", "value", "first_keys", "attended", "logsumexp")
 _OF_ROWS = {
     "norm": ("x", "y", "mean", "scale"),
     "matmul_matrix": ("a", "residual", "factor", "c", "preactivation"),

@@ -108,10 +108,10 @@ class Linear(PieceProducts):
         if is_wide and preactivation is not None and residual is None and y.element == preactivation.element:
             self.derived[y.storage] = self.reshape(preactivation, (rows, columns)), activation
         slope_of = y if by_result else preactivation
-        magnitudes = [each.magnitudes if isinstance(each, Pieces) else None for each in (left, right)]
+        of_x, of_weight = (each.magnitudes if isinstance(each, Pieces) else None for each in (left, right))
         return y, _SavedLinear(
             kept, kept_activation, weight, x.shape, bias is not None, slope_of, slope, saved_activation,
-            magnitudes=(magnitudes[0], magnitudes[1]),
+            magnitudes=(of_x, of_weight),
         )  # fmt: skip
 
     def linear_backward(
@@ -164,8 +164,7 @@ class Linear(PieceProducts):
         dx = self.new(shape, self.activation_element)
         rows, columns = dh.shape
         dh, weight = self.in_pieces(Problem(1, rows, shape[-1], columns), dh, weight)
-        weight = self.swapped(weight) if isinstance(weight, Pieces) else self.swapped_weight(weight, rows)
-        self.product(dh, weight, self.reshape(dx, (rows, shape[-1])))
+        self.product(dh, self.swapped_factor(weight, rows), self.reshape(dx, (rows, shape[-1])))
         return dx
 
     def _input_of(self, saved: _SavedLinear) -> HeliosArray:

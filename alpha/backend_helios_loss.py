@@ -152,7 +152,8 @@ class Loss(PieceProducts):
         most = _chunk_rows(M, V * ELEMENTS[logits_element].itemsize, chunk_bytes, multiple)
         logits_buffer = self.new((most, V), logits_element)
         dlogits_buffer = self.new((most, V), element) if training and element != logits_element else logits_buffer
-        factor, swapped = self._weight_factors(weight, M, in_pieces)
+        (factor,) = self.divided(weight) if in_pieces else (weight,)
+        swapped = self.swapped_factor(factor, M)
         largest = None
         if in_pieces and training:
             largest = self.new((1,), "f32")
@@ -176,13 +177,6 @@ class Loss(PieceProducts):
                 so_far = Epilogue(residual=dweight if start else None)
                 self.product(self.swapped(gradient), rows, dweight, so_far)
         return losses
-
-    def _weight_factors(self, weight: HeliosArray, rows: int, in_pieces: bool) -> tuple[Factor, Factor]:
-        """The head's weight [V, C] and its transposed, as products of so many rows are to read them."""
-        if not in_pieces:
-            return weight, self.swapped_weight(weight, rows)
-        (pieces,) = self.divided(weight)
-        return pieces, pieces.transposed
 
     def _rows_of_logits(
         self,

@@ -442,7 +442,7 @@ class Run:
             constants |= _matrix_constants(tile, device)
         variant = self.backend.product_variant(left.array, right.array)
         grid = workgroups(division, problem, device)
-        if division.part and tile.kernel != "matmul_tiled" and problem.rows >= PROMPT_ROWS:
+        if division.part and problem.rows >= PROMPT_ROWS and tile.kernel != "matmul_tiled":
             sectors = ((b_lines - 1) * right.stride + b_length) * right.array.itemsize // 32
             asked = math.ceil(sectors / (grid[0] * constants["THREADS"]))
             is_aligned = right.array.offset * right.array.itemsize % 4 == 0

@@ -147,6 +147,10 @@ class PieceProducts(Products):
         """The transposed of a matrix."""
         return x.transposed if isinstance(x, Pieces) else self.transpose(x, (1, 0))
 
+    def swapped_factor(self, weight: Factor, rows: int) -> Factor:
+        """A weight as `swapped_weight` has it; pieces are read as fast either way."""
+        return weight.transposed if isinstance(weight, Pieces) else self.swapped_weight(weight, rows)
+
     def product(
         self,
         a: Factor,

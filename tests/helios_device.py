@@ -6,6 +6,7 @@ import pytest
 
 from alpha.backend_helios import Helios, open_helios
 from alpha.backend_helios_device import NoVulkan
+from alpha.backend_helios_tiles import hardware
 from alpha.errors import UsageError
 
 
@@ -25,4 +26,14 @@ def helios(precision: str = "f32") -> Helios:
     backend = _opened(precision)
     if isinstance(backend, str):
         pytest.skip(f"THE VULKAN BACKEND IS NOT TESTED IN {precision}: {backend}")
+    return backend
+
+
+def helios_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Helios:
+    """The same in float32, with the device's matrix units for large products; skips the test where there are none."""
+    backend = helios()
+    units = hardware(backend.device_info, "f16")
+    if units.fragment is None:
+        pytest.skip("FLOAT32 PRODUCTS ON MATRIX UNITS ARE NOT TESTED: this device has none")
+    monkeypatch.setattr(backend, "units", units)
     return backend

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from helios_device import helios
+from helios_device import helios_in_pieces
 from test_training_step import make_step, run_step
 
 from alpha import backend_helios_pieces, rng
@@ -28,7 +28,6 @@ from alpha.backend_helios_tiles import (
     choose,
     division_of,
     fits,
-    hardware,
     threads,
     tiles_for,
 )
@@ -47,13 +46,7 @@ def normal(*shape: int, stream: int = 0) -> Values:
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> Helios:
-    """In float32, with the matrix units of the device."""
-    made = helios()
-    units = hardware(made.device_info, "f16")
-    if units.fragment is None:
-        pytest.skip("FLOAT32 PRODUCTS ON MATRIX UNITS ARE NOT TESTED: this device has none")
-    monkeypatch.setattr(made, "units", units)
-    return made
+    return helios_in_pieces(monkeypatch)
 
 
 def division(backend: Helios, rows: int, columns: int, depth: int, splits: int = 1) -> Division:

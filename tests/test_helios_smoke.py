@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 from backend_case import Composition
-from helios_device import helios
+from helios_device import helios, helios_in_pieces
 from small_training import rows_of, train, write_corpus
 
 from alpha import backend_helios, backends, cli
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_helios import open_helios, smoke_test
 from alpha.backend_helios_kernels import Kernel
-from alpha.backend_helios_tiles import hardware
 from alpha.errors import UsageError
 
 
@@ -55,11 +54,7 @@ def test_a_kernel_that_is_given_something_else_is_found(
 @pytest.mark.matrix_units
 def test_wrong_products_of_pieces_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the device has them; here rows seem to be shorter than they are."""
-    backend = helios()
-    units = hardware(backend.device_info, "f16")
-    if units.fragment is None:
-        pytest.skip("PRODUCTS OF PIECES ARE NOT TESTED: this device has no matrix units")
-    monkeypatch.setattr(backend, "units", units)
+    backend = helios_in_pieces(monkeypatch)
     assert smoke_test(backend, "f32") == ""
     pack = Kernel.pack
 
