@@ -1,11 +1,12 @@
 """What is decided about a recorded list of dispatches before the device sees it.
 
-In this order: what one dispatch does for another is left to that one (`backend_helios_folding`), what needs nothing of
-each other shares a round (`arrange`), operations on single numbers become one dispatch a round (`gather_scalars`),
-arrays get places in one arena (`plan_arena`), and barriers stand where data demands them (`needs_barrier`). None of it
-changes a bit of the results, but that a gradient which is multiplied where it is made, or where it is read, is rounded
-once, not twice. Arrays made by the program have no address until `plan_arena` has found them a place. Knows nothing
-about what a program is for.
+In this order: what one dispatch does for another is left to that one (`backend_helios_folding`, and for an engine's
+steps `backend_helios_inference`), forward passes come in parts (`backend_helios_forward`), what needs nothing of each
+other shares a round (`arrange`), operations on single numbers become one dispatch a round (`gather_scalars`), arrays
+get places in one arena (`plan_arena`), and barriers stand where data demands them (`needs_barrier`). None of it changes
+a bit of the results, but that a gradient which is multiplied where it is made, or where it is read, is rounded once,
+not twice. Arrays made by the program have no address until `plan_arena` has found them a place. Knows nothing about
+what a program is for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What Alpha uses of a Vulkan device, and why not more: sentences and tables for `alpha devices`.
 
-Says only what follows from the device's description, the kernels that were built, and the choice that
-`backend_helios_tiles` makes. Opens no device.
+Says only what follows from the device's description, the kernels that were built, and the choices that
+`backend_helios_tiles` and `backend_helios_pieces` make. Opens no device.
 """
 
 import os
