@@ -168,12 +168,16 @@ class Bundle:
         return self.kernels[key]
 
     def needed(self, precision: str) -> set[str]:
-        """The features without which a device cannot compute in a precision: what its plain kernels require.
+        """The features without which a device cannot compute in a precision: for each kernel, what all of its plain
+        variants require.
 
         A kernel's variant is named by the precision, alone or with the bits of its operands behind it.
         """
-        variants = (each for each in self.kernels.values() if each.variant.partition("_")[0] == precision)
-        return {feature for each in variants if each.is_plain for feature in each.requires}
+        needed: dict[str, set[str]] = {}
+        for kernel in self.kernels.values():
+            if kernel.is_plain and kernel.variant.partition("_")[0] == precision:
+                needed[kernel.name] = needed.get(kernel.name, set(kernel.requires)) & set(kernel.requires)
+        return set().union(*needed.values())
 
 
 class Pipelines:

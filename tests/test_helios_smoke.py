@@ -23,6 +23,18 @@ def test_the_device_passes(precision: str) -> None:
     assert smoke_test(helios(precision), precision) == ""
 
 
+def test_a_device_without_16_bit_numbers_computes_in_float32_and_in_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    info = helios().device_info
+    plain = {each for each in info.features if "float" not in each and "matrix" not in each}
+    without = dataclasses.replace(info, features=frozenset(plain))
+    monkeypatch.setattr(backend_helios, "choose_device", lambda _: without)
+    assert not open_helios(precision="f32").smoke_test_failed
+    with pytest.raises(UsageError, match=r" has no float16; leave out --dtype=f16, or choose another --device\.$"):
+        open_helios(precision="f16")
+
+
 @pytest.mark.parametrize(
     ("kernel", "field", "change", "wrong"),
     [

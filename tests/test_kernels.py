@@ -160,6 +160,11 @@ def test_constants_have_defaults_and_types() -> None:
             kernel.constant_values(bad)
 
 
+def test_float32_needs_nothing_that_a_device_may_lack() -> None:
+    bundle = read_bundle()
+    assert [bundle.needed(each) for each in ("f32", "f16", "bf16")] == [set(), {"float16"}, {"float16"}]
+
+
 class CountingDevice:
     def __init__(self) -> None:
         self.made: list[tuple[dict[int, int], int, int]] = []
