@@ -1,15 +1,19 @@
 """What decoding needs on the Vulkan backend: keys and values in blocks, attention to them, and the choice of tokens.
 
-The kernels are newest_ids, put_rows, attention_cached, attention_cached_rows, attention_combine and choose in kernels/;
-see `Backend` for what they mean. Everything that differs from step to step is in arrays, so that a step can be recorded
-once.
+The kernels are newest_ids, put_rows, attention_cached and attention_cached_rows, on matrix units
+attention_cached_matrix, attention_cached_matrix_subgroup and attention_cached_matrix_rows, attention_combine and choose
+in kernels/; see `Backend` for what they mean. Everything that differs from step to step is in arrays, so that a step
+can be recorded once.
 """
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from alpha.backend_helios_array import HeliosArray
 from alpha.backend_helios_layout import THREADS, groups_for, power_of_two, vector_of
 from alpha.backend_helios_primitives import HeliosPrimitives
+from alpha.backend_helios_tiles import FEW_ROWS
 
 CACHED_THREADS = 128
 """Positions that are worth a workgroup of their own have a thread each. The number must not depend on how many rows
@@ -27,6 +31,19 @@ _ROWS_TOGETHER, _WIDTH_TOGETHER, _LONE_TOGETHER = 16, 64, 8
 
 ENOUGH_GROUPS = 1024
 """Workgroups that fill a large device; where there are fewer, the parts of a row's keys have some of their own."""
+
+MATRIX_WIDTHS = (16, 32, 64)
+"""Of heads whose attention is on matrix units, where there are any. Others are computed without."""
+
+_MATRIX_COLUMNS = 16
+"""There, of a row alone: columns of a subgroup."""
+
+_MATRIX_SUBGROUPS = 4
+"""Of more rows, each with a head of a row to itself: at most so many subgroups of a workgroup."""
+
+_MATRIX_BLOCKS, _MATRIX_SHARES, _MATRIX_LONE = 2, 4, 2
+"""Of rows that read their keys together: fragments of rows that share a tile, at most so many subgroups of each, and
+how many rows that have no such neighbours share a workgroup."""
 
 CHOOSING_THREADS = 1024
 
@@ -111,12 +128,15 @@ class Cached(HeliosPrimitives):
             return super().cached_attention(query, keys, values, sequences, positions, tables, soft_cap)
         element = query.element
         query = self.cast_element(query, keys.element)
-        if query.strides[1:] != (D, 1):
+        fragment = self._cached_fragment(keys, values)
+        if query.strides[1:] != (D, 1) or (fragment and (query.strides[0] % 8 or query.offset % 8)):
             query = self.contiguous(query)
         splits = max(1, -(-pages * tokens // CACHED_THREADS))
+        kernel = self._cached_kernel((N, H, D), splits, tables.shape[0], fragment)
+        in_parts = splits > 1 and kernel.leaves_parts
         out = self.new((N, H, D), query.element)
-        partial = self.new((N, H, splits, D), "f32") if splits > 1 else None
-        statistics = self.new((N, H, splits, 2), "f32") if splits > 1 else None
+        partial = self.new((N, H, splits, D), "f32") if in_parts else None
+        statistics = self.new((N, H, splits, 2), "f32") if in_parts else None
         positions = self.contiguous(positions)
         is_aligned = not (D % 4 or query.strides[0] % 4 or any(each.offset % 4 for each in (query, keys, values)))
         constants = {
@@ -128,42 +148,64 @@ class Cached(HeliosPrimitives):
             "ALIGNED": int(is_aligned),
             "SCALE": 1.0 / math.sqrt(D),
             "SOFT_CAP": float(soft_cap),
-            "SPLIT": int(splits > 1),
+            "SPLIT": int(in_parts),
+            "SUBGROUP_SIZE": self._cached_subgroup,
         }
-        arguments = {
-            "query": query,
-            "keys": keys,
-            "values": values,
-            "sequences": self.contiguous(sequences),
-            "positions": positions,
-            "tables": self.contiguous(tables),
-            "attended": out if partial is None else None,
-            "partial": partial,
-            "statistics": statistics,
-            "query_stride": query.strides[0],
-            "pages": pages,
-            "rows": N,
-        }
-        info, sequence_count = self.device_info, tables.shape[0]
-        # Both kernels add up the sums of subgroups, which are to be of one size.
-        can_choose = "subgroup_size_control" in info.features
-        constants["SUBGROUP_SIZE"] = info.subgroup_size if can_choose else 0
-        if N < MANY_ROWS or sequence_count >= N or not can_choose:
-            self.dispatch("attention_cached", query.element, (splits, H, N), constants, relay=None, **arguments)
-        else:
-            tile, groups = _tiles_of_rows(N, H, D, splits, sequence_count, info.subgroup_size)
-            self.dispatch(
-                "attention_cached_rows",
-                query.element,
-                groups,
-                constants | tile,
-                splits=splits,
-                lone_rows=sequence_count,
-                **arguments,
-            )
+        self.dispatch(
+            kernel.name,
+            query.element,
+            kernel.groups,
+            {**constants, **kernel.constants},
+            query=query,
+            keys=keys,
+            values=values,
+            sequences=self.contiguous(sequences),
+            positions=positions,
+            tables=self.contiguous(tables),
+            attended=out if partial is None else None,
+            partial=partial,
+            statistics=statistics,
+            query_stride=query.strides[0],
+            pages=pages,
+            rows=N,
+            **kernel.arguments,
+        )
         if partial is not None and statistics is not None:
             self._put_together(partial, statistics, positions, out)
         return self.cast_element(out, element)
+
+    @property
+    def _cached_subgroup(self) -> int:
+        """The size of subgroups, which is to be one for all kernels of attention to the cache, since they add up the
+        sums of subgroups; 0 where it cannot be chosen."""
+        info = self.device_info
+        return info.subgroup_size if "subgroup_size_control" in info.features else 0
+
+    def _cached_fragment(self, keys: HeliosArray, values: HeliosArray) -> tuple[int, int, int] | None:
+        """The shape (M, N, K) of the matrix units' products for attention to these keys; None where it does without.
+        It must not depend on the rows of a step."""
+        info, width, size = self.device_info, keys.shape[3], self._cached_subgroup
+        if keys.element != self.precision or width not in MATRIX_WIDTHS or keys.offset % 8 or values.offset % 8:
+            return None
+        shapes = info.matrix_shapes(self.precision) if size in (8, 16, 32) else []
+        fits = [each for each in shapes if {*each} <= {8, 16} and each[0] <= size]
+        fragment = max(fits, key=math.prod, default=None)
+        if fragment is None or _matrix_rows_shared(fragment, width) > info.shared_memory:
+            return None
+        return fragment
+
+    def _cached_kernel(
+        self, shape: tuple[int, int, int], splits: int, sequences: int, fragment: tuple[int, int, int] | None
+    ) -> "_Kernel":
+        """The kernel for queries of a shape (N, H, D) to the parts of the keys of so many sequences."""
+        N, subgroup = shape[0], self._cached_subgroup
+        are_neighbours = N >= MANY_ROWS and sequences < N
+        if fragment is not None:
+            make = _matrix_rows if are_neighbours else _matrix_subgroup if N > FEW_ROWS else _matrix_row
+            return make(shape, splits, sequences, fragment, subgroup)
+        if are_neighbours and subgroup:
+            return _rows(shape, splits, sequences, subgroup)
+        return _Kernel("attention_cached", (splits, shape[1], N), {}, {"relay": None})
 
     def _put_together(
         self, partial: HeliosArray, statistics: HeliosArray, positions: HeliosArray, attended: HeliosArray
@@ -187,14 +229,70 @@ class Cached(HeliosPrimitives):
         )
 
 
-def _tiles_of_rows(
-    N: int, H: int, D: int, splits: int, lone_rows: int, subgroup: int
-) -> tuple[dict[str, int], tuple[int, int, int]]:
-    """How many rows share a tile, as many as fit shared memory and leave a subgroup to each four of them, and how many
-    lone ones a workgroup; and the workgroups of `attention_cached_rows`."""
+@dataclass(frozen=True)
+class _Kernel:
+    """A kernel of attention to the cache, its workgroups, and the constants and arguments that not all of them have."""
+
+    name: str
+    groups: tuple[int, int, int]
+    constants: Mapping[str, int]
+    arguments: Mapping[str, int | None] = field(default_factory=dict)
+    leaves_parts: bool = True
+    """Whether what it makes of the parts of a row's keys is still to be put together, where there are several."""
+
+
+def _rows(shape: tuple[int, int, int], splits: int, lone_rows: int, subgroup: int) -> _Kernel:
+    """Rows share a tile, as many as fit shared memory and leave a subgroup to each four of them, and lone ones a
+    workgroup."""
+    N, H, D = shape
     rows = _ROWS_TOGETHER // min(4, power_of_two(-(-D // _WIDTH_TOGETHER)))
     rows = min(rows, 4 * CACHED_THREADS // subgroup)
     lone = min(_LONE_TOGETHER, rows)
     tiles = -(-N // rows)
     groups = (min(splits, -(-ENOUGH_GROUPS // (H * tiles))), H, tiles + -(-lone_rows // lone))
-    return {"ROWS": rows, "LONE_TOGETHER": lone}, groups
+    constants = {"ROWS": rows, "LONE_TOGETHER": lone}
+    return _Kernel("attention_cached_rows", groups, constants, {"splits": splits, "lone_rows": lone_rows})
+
+
+def _matrix_row(
+    shape: tuple[int, int, int], splits: int, sequences: int, fragment: tuple[int, int, int], subgroup: int
+) -> _Kernel:
+    """A row, a head and a part to a workgroup, which can wait in a relay."""
+    N, H, D = shape
+    constants = _matrix_constants(fragment, D // _MATRIX_COLUMNS * subgroup)
+    return _Kernel("attention_cached_matrix", (splits, H, N), constants, {"relay": None})
+
+
+def _matrix_subgroup(
+    shape: tuple[int, int, int], splits: int, sequences: int, fragment: tuple[int, int, int], subgroup: int
+) -> _Kernel:
+    """A row, a head and a part to a subgroup; a workgroup has several heads, as many as divide their number."""
+    N, H, _ = shape
+    heads = math.gcd(_MATRIX_SUBGROUPS, H)
+    constants = _matrix_constants(fragment, heads * subgroup)
+    return _Kernel("attention_cached_matrix_subgroup", (splits, H // heads, N), constants)
+
+
+def _matrix_rows(
+    shape: tuple[int, int, int], splits: int, lone_rows: int, fragment: tuple[int, int, int], subgroup: int
+) -> _Kernel:
+    """Rows share a tile and go through all parts of their keys."""
+    N, H, D = shape
+    rows, shares = _MATRIX_BLOCKS * fragment[0], min(_MATRIX_SHARES, D // fragment[1])
+    constants = _matrix_constants(fragment, _MATRIX_BLOCKS * shares * subgroup)
+    constants |= {"ROWS": rows, "LONE_TOGETHER": _MATRIX_LONE}
+    groups = (1, H, -(-N // rows) + -(-lone_rows // _MATRIX_LONE))
+    return _Kernel("attention_cached_matrix_rows", groups, constants, {"lone_rows": lone_rows}, leaves_parts=False)
+
+
+def _matrix_constants(fragment: tuple[int, int, int], threads: int) -> dict[str, int]:
+    sizes = dict(zip(("FRAGMENT_M", "FRAGMENT_N", "FRAGMENT_K"), fragment, strict=True))
+    return {**sizes, "THREADS": threads, "PART": CACHED_THREADS}
+
+
+def _matrix_rows_shared(fragment: tuple[int, int, int], width: int) -> int:
+    """The shared memory, in bytes, of attention_cached_matrix_rows, which takes most: keys, in whose place come scores,
+    and values; and four words for each row."""
+    line, rows = width // 8 + 1, _MATRIX_BLOCKS * fragment[0]
+    keys, scores = CACHED_THREADS * line, rows * (CACHED_THREADS // 4 + 1)
+    return 16 * (max(keys, scores) + CACHED_THREADS * line + rows + 1)

@@ -38,6 +38,7 @@ from alpha.errors import ResultsLost
 
 FRESH = {
     "attention_cached": ("query", "keys", "values"),
+    "attention_cached_matrix": ("query", "keys", "values"),
     "attention_combine": ("partial", "statistics"),
     "choose": ("logits",),
     "gather_rows": ("table", "ids", "addend"),
@@ -47,6 +48,8 @@ FRESH = {
     "norm": ("x",),
 }
 """The kernels that can wait, and what they read only afterwards; nothing else that they read may be of their relay."""
+
+_CACHED = ("attention_cached", "attention_cached_matrix")
 
 STRIDE = 32
 """Words from one counter to the next, RELAY_STRIDE in kernels/relay.glsl: as far as caches keep things apart."""
@@ -261,7 +264,7 @@ def _can_wait(dispatch: Dispatch) -> bool:
     has_plain_residual = constants.get("HAS_RESIDUAL", 0) and constants.get("C_VECTOR") == 0
     has_plain_operand = dispatch.kernel.name == "matmul_matrix" and constants.get("A_VECTOR") == 0
     # What it holds while it waits takes registers, so that fewer of its many workgroups share a multiprocessor.
-    is_crowded = dispatch.kernel.name == "attention_cached" and dispatch.groups[2] > FEW_ROWS
+    is_crowded = dispatch.kernel.name in _CACHED and dispatch.groups[2] > FEW_ROWS
     return dispatch.kernel.name in FRESH and not (has_plain_residual or has_plain_operand or is_crowded)
 
 
@@ -279,7 +282,7 @@ def _reads_too_early(dispatch: Dispatch, relay: Sequence[Dispatch]) -> bool:
     early = [each.byte_range for each in _early(dispatch)]
     if overlap(early, written(relay)):
         return True
-    if dispatch.kernel.name != "attention_cached":
+    if dispatch.kernel.name not in _CACHED:
         return False
     query, *kept = (dispatch.arguments[name] for name in ("query", "keys", "values"))
     assert isinstance(query, HeliosArray)

@@ -11,6 +11,7 @@
 #include "relay.glsl"
 #include "attention.glsl"
 #include "attention_cached.glsl"
+#include "attention_fresh.glsl"
 layout(local_size_x_id = 0) in;
 
 const uint TEAMS = THREADS / PRODUCTS;  // of threads that share the product of the query and a key
@@ -19,7 +20,6 @@ const uint TEAM_KEYS = THREADS / TEAMS;
 shared vec4 products[THREADS * PRODUCTS / 4];
 shared float probabilities[THREADS];
 shared vec4 lane_sums[THREADS];
-shared uint first_written;  // the first position whose keys and values a row of this step writes
 
 // As read_stored_quad, of what the rounds before in a relay may have written.
 STORED_QUAD fresh_stored_quad(JOIN(T, _buffer) source, uint start, uint quad) {
@@ -59,17 +59,8 @@ void main() {
     [[unroll]] for (uint i = 0; i < TEAM_KEYS; ++i)
         [[unroll]] for (uint c = 0; c < PRODUCT_QUADS; ++c) k[i][c] = read_stored_quad(keys, starts[i], member + c * PRODUCTS);
     [[unroll]] for (uint i = 0; i < AHEAD; ++i) v[i] = read_stored_quad(values, value_starts[i], quad);
-    if (RELAY != 0) {  // some of these are only now being written: those of rows that have the same block there
-        if (thread == 0) first_written = ~0u;
-        barrier();
-        for (uint other = thread; other < rows; other += THREADS) {
-            const uint position = uint(positions.at[other]);
-            if (position >= seen) continue;
-            const uint stands = place_of(uint(sequences.at[other]) * pages, position, head);
-            if (stands == place_of(table, position, head)) atomicMin(first_written, position);
-        }
-        relay_wait();
-        const uint written = first_written;
+    if (RELAY != 0) {  // some of these are only now being written
+        const uint written = wait_for_written(table, seen, head);
         [[unroll]] for (uint i = 0; i < TEAM_KEYS; ++i)
             if (places[i] >= written)
                 [[unroll]] for (uint c = 0; c < PRODUCT_QUADS; ++c)

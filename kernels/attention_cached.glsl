@@ -1,4 +1,5 @@
-// What attention_cached.comp and attention_cached_rows.comp share, so that a row has the same bits from both.
+// What all kernels of attention to the cache share: operands, results and where they stand; and, of attention_cached.comp
+// and attention_cached_rows.comp, the order of sums, so that a row has the same bits from both.
 //
 // query: rows of QUERY_HEADS heads, `query_stride` apart; keys, values [blocks, TOKENS, KEY_HEADS, WIDTH]; sequences,
 // positions [N]; tables [S, pages]. Query i sees positions 0 to positions[i] of sequence s = sequences[i]; position p stands

@@ -1,14 +1,11 @@
 // What attention_cached.comp computes, with the same bits, for rows of which most neighbours are of one sequence, as those
 // of a prompt: ROWS of them, of a head, and every so manieth part of their keys to a workgroup. Parts of which a row sees
-// nothing are not written. Grid: (1 to `splits`, QUERY_HEADS, N / ROWS + lone_rows / LONE_TOGETHER).
+// nothing are not written. Grid: (1 to `splits`, QUERY_HEADS, as attention_runs.glsl says).
 //
 // Rows of a sequence that follow each other, a run, are worked on at once, as in a matrix product: a thread has the
 // scores of four rows and TEAMS keys, then the results of four rows and a quad of the width. The sums of PRODUCTS and of
 // LANES that attention_cached.comp divides among threads are one thread's here, one after the other. Four rows are the
 // components of a vector where there is a number for each.
-//
-// A row whose neighbours are of other sequences, as those that decode, keeps a workgroup as long as many rows do. So
-// those of the first `lone_rows` rows are left to workgroups of their own, the last ones along z.
 
 #version 460
 #include "common.glsl"
@@ -16,6 +13,9 @@
 #include "attention.glsl"
 #include "attention_cached.glsl"
 layout(local_size_x_id = 0) in;
+
+const uint PART = THREADS;
+#include "attention_runs.glsl"
 
 const uint TEAMS = ROWS / 4;                // of threads with four rows each
 const uint TEAM_THREADS = THREADS / TEAMS;  // which have TEAMS keys each
@@ -34,8 +34,6 @@ const uint BEFORE = QUERIES + ORDERED * ROWS, AFTER = TEAMS * PITCH;
 shared vec4 memory[BEFORE > AFTER ? BEFORE : AFTER];
 shared vec4 maxima[TEAMS * TEAM_SUBGROUPS], sums[TEAMS * SUBGROUPS];  // of a subgroup's positions
 shared uint places[THREADS];
-shared uint row_sequences[ROWS], row_seen[ROWS];
-shared uint starts_of_runs, lone;  // a bit for each row
 
 // The quads of the width in the order in which their sums are added up: those of sums 0, 4, 1, 5, 2, 6, 3, 7.
 uint quad_at(uint order) {
@@ -47,9 +45,6 @@ uint order_of(uint quad) {
     const uint sum = quad % PRODUCTS;
     return (sum % (PRODUCTS / 2) * 2 + sum / (PRODUCTS / 2)) * PRODUCT_QUADS + quad / PRODUCTS;
 }
-
-// How many of a part's positions, which begin at `first`, a row of the tile sees.
-uint count_of(uint row, uint first) { return min(THREADS, row_seen[row] - min(row_seen[row], first)); }
 
 // The largest scores of a team's four rows.
 vec4 maximum_of(uint team) {
@@ -174,35 +169,17 @@ void attend(uint first_row, uint start, uint end, uint part, uint longest) {
 }
 
 void main() {
-    const uint thread = gl_LocalInvocationIndex, tiles = (rows + ROWS - 1) / ROWS;
-    const bool is_lone = gl_WorkGroupID.z >= tiles;
-    // The last rows, which see most, come first.
-    const uint first_row = is_lone ? (gl_WorkGroupID.z - tiles) * LONE_TOGETHER : (tiles - 1 - gl_WorkGroupID.z) * ROWS;
-    const uint tile_rows = min(is_lone ? LONE_TOGETHER : ROWS, rows - first_row);
-    if (thread == 0) starts_of_runs = lone = 0;
-    barrier();
-    if (thread < tile_rows) {
-        const uint row = first_row + thread, sequence = uint(sequences.at[row]);
-        const bool starts = row == 0 || uint(sequences.at[row - 1]) != sequence;
-        const bool ends = row + 1 == rows || uint(sequences.at[row + 1]) != sequence;
-        row_sequences[thread] = sequence;
-        row_seen[thread] = uint(positions.at[row]) + 1;
-        if (starts || thread == 0) atomicOr(starts_of_runs, 1u << thread);
-        if (starts && ends && row < lone_rows) atomicOr(lone, 1u << thread);
-    }
-    barrier();
-    if (is_lone && lone == 0) return;
+    const Rows tile = find_rows();
     uint most = 0;
-    for (uint row = 0; row < tile_rows; ++row) most = max(most, row_seen[row]);
+    for (uint row = 0; row < tile.count; ++row) most = max(most, row_seen[row]);
 
     for (uint part = gl_WorkGroupID.x; part * THREADS < most; part += gl_NumWorkGroups.x) {
-        for (uint start = 0, end; start < tile_rows; start = end) {
-            const uint later = starts_of_runs & ~((2u << start) - 1u);
-            end = later == 0 ? tile_rows : findLSB(later);
-            if ((lone >> start & 1u) != uint(is_lone)) continue;
+        for (uint start = 0, end; start < tile.count; start = end) {
+            end = end_of_run(tile, start);
+            if (!is_own(tile, start)) continue;
             uint longest = 0;
             for (uint row = start; row < end; ++row) longest = max(longest, count_of(row, part * THREADS));
-            if (longest != 0) attend(first_row, start, end, part, longest);
+            if (longest != 0) attend(tile.first, start, end, part, longest);
         }
     }
 }

@@ -1,5 +1,5 @@
-// The result of attention from the parts that attention_cached or attention_cached_rows made of each row's keys, as far as
-// the row sees keys; see attention_parts.glsl.
+// The result of attention from the parts that a kernel of attention to the cache made of each row's keys, as far as the row
+// sees keys; see attention_parts.glsl.
 //
 // partial [rows, HEADS, splits, WIDTH], statistics [rows, HEADS, splits, 2], of PART positions each; positions [rows];
 // attended [rows, HEADS, WIDTH], `count` times VECTOR numbers.
@@ -10,6 +10,7 @@
 #include "fresh.glsl"
 #include "relay.glsl"
 #include "attention_parts.glsl"
+#include "attention_parts_read.glsl"
 layout(local_size_x_id = 0) in;
 
 void main() {

@@ -31,6 +31,7 @@ layout(local_size_x_id = 0) in;
 #include "vectors.glsl"
 #include "norm_row.glsl"
 #include "attention_parts.glsl"
+#include "attention_parts_read.glsl"
 
 const uint TEAMS = THREADS / TEAM;
 const uint PLAIN = 0, NORM = 1, ATTENTION = 2;

@@ -68,9 +68,13 @@ def test_a_relay_gives_the_bits_of_barriers(name: str, backend: Helios, monkeypa
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("precision", ["f16", "bf16"])
-def test_a_relay_gives_the_bits_of_barriers_in_sixteen_bits(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, model = stored_model(precision, block=LONG)
+@pytest.mark.matrix_units
+@pytest.mark.parametrize(("precision", "width"), [("f16", 8), ("f16", 16), ("bf16", 8), ("bf16", 16)])
+def test_a_relay_gives_the_bits_of_barriers_in_sixteen_bits(
+    precision: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where attention is on matrix units, as it is with heads of 16."""
+    _, model = stored_model(precision, block=LONG, heads=2, kv_heads=1, head_dim=width)
     found = []
     for wanted in (False, True):
         monkeypatch.setattr(model.backend, "relays", Relays(wanted))
