@@ -169,9 +169,10 @@ MATRIX = (
 )
 PROMPT_ROWS = 256
 PROMPT = (
-    Tile(_MATRIX, 128, 128, 64, 2, 4, cost=Cost(2, (0.65, 0.65), (0.5, 0.5), 2.0)),
-    Tile(_MATRIX, 64, 64, 32, 2, 2, cost=Cost(5, (0.2, 0.2), (0.166, 0.166), 0.0)),
-    Tile(_MATRIX, 64, 64, 128, 2, 2, cost=Cost(3, (0.7, 0.7), (0.5, 0.5), 0.9)),
+    Tile(_MATRIX, 128, 128, 64, 2, 4, cost=Cost(1, (0.75, 0.75), (0.75, 0.75), 1.5)),
+    Tile(_MATRIX, 128, 96, 64, 4, 2, cost=Cost(1, (0.68, 0.68), (0.68, 0.68), 1.3)),
+    Tile(_MATRIX, 64, 64, 64, 2, 2, cost=Cost(2, (0.42, 0.42), (0.35, 0.35), 0.5)),
+    Tile(_MATRIX, 64, 64, 128, 2, 2, cost=Cost(2, (0.8, 0.8), (0.65, 0.65), 0.8)),
 )
 """For sums in parts of so many rows or more, from products of 512 rows on an H200."""
 PIECES = (

@@ -565,9 +565,9 @@ def test_few_rows_have_the_bits_that_they_have_among_many(
 @pytest.mark.parametrize(
     ("depth", "columns", "tile"),
     [
-        (768, 2304, "128x128x64/2x4"),
-        (768, 768, "64x64x32/2x2"),
-        (768, 3072, "128x128x64/2x4"),
+        (768, 2304, "128x96x64/4x2"),
+        (768, 768, "64x64x64/2x2"),
+        (768, 3072, "128x96x64/4x2"),
         (3072, 768, "64x64x128/2x2"),
     ],
 )
