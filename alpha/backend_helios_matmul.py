@@ -269,7 +269,8 @@ class Products(HeliosPrimitives):
         workgroups = groups_for(count, _REDUCE_THREADS * (4 if constants["C_VECTOR"] else 1))
         self.dispatch(
             "matmul_reduce", self.precision, workgroups, constants, sums=sums, **epilogue.arguments(result),
-            column_sums=parts, b_sums=column_sums, elements=result.size, columns=columns, splits=sums.shape[0],
+            column_sums=parts, b_sums=column_sums, relay=None, elements=result.size, columns=columns,
+            splits=sums.shape[0],
         )  # fmt: skip
 
     # --- operands in 16 bits ------------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ FRESH = {
     "gather_rows": ("table", "ids", "addend"),
     "matmul_few": ("a", "residual", "statistics"),
     "matmul_matrix": ("a", "residual"),
+    "matmul_reduce": ("sums", "residual", "column_sums"),
     "newest_ids": (),
     "norm": ("x",),
 }

@@ -11,34 +11,35 @@
 #version 460
 #include "common.glsl"
 #include "kernel.glsl"
-const uint RELAY = 0;  // it is in none
 #include "fresh.glsl"
+#include "relay.glsl"
 #include "matmul.glsl"
 
 layout(local_size_x_id = 0) in;
 
-const uint WIDTH = C_VECTOR != 0 ? 4 : 1;
+const uint WIDTH = C_VECTOR != 0 ? 4 : 1, AT_ONCE = 12;
 
 // The sum of the unit at `address` and of those `stride` elements apart, one for each split.
 vec4 total(uint64_t address, uint stride) {
     vec4 sum = vec4(0.0);
-    // Eight parts are on their way at a time.
-    for (uint split = 0; split < splits; split += 8) {
-        vec4 parts[8];
-        [[unroll]] for (uint i = 0; i < 8; i++) {
+    // Twelve parts are on their way at a time.
+    for (uint split = 0; split < splits; split += AT_ONCE) {
+        vec4 parts[AT_ONCE];
+        [[unroll]] for (uint i = 0; i < AT_ONCE; i++) {
             parts[i] = vec4(0.0);
             if (split + i < splits) {
-                if (C_VECTOR != 0) parts[i] = floats4(address).at[0];
-                else parts[i].x = floats1(address).at[0];
+                if (C_VECTOR != 0) parts[i] = fresh_f32x4(address, 0);
+                else parts[i].x = fresh_f32(address, 0);
             }
             address += 4 * uint64_t(stride);
         }
-        [[unroll]] for (uint i = 0; i < 8; i++) sum += parts[i];
+        [[unroll]] for (uint i = 0; i < AT_ONCE; i++) sum += parts[i];
     }
     return sum;
 }
 
 void main() {
+    relay_wait();
     uint units = elements / WIDTH, more = HAS_SUMS != 0 ? columns / WIDTH : 0;
     for (uint unit = gl_GlobalInvocationID.x; unit < units + more; unit += GRID_THREADS) {
         if (unit >= units) {
@@ -49,9 +50,13 @@ void main() {
             continue;
         }
         uint64_t place = uint64_t(unit) * WIDTH;
-        vec4 sum = total(uint64_t(sums) + 4 * place, elements);
         uint column = unit * WIDTH % columns;
-        if (C_VECTOR != 0) store_results(place, column, sum);
-        else store_one(place, column, sum.x);
+        if (C_VECTOR != 0) {
+            Beside it = beside(place, column);  // is on its way while the parts are
+            store_results(place, column, total(uint64_t(sums) + 4 * place, elements), it);
+        } else {
+            store_one(place, column, total(uint64_t(sums) + 4 * place, elements).x);
+        }
     }
+    relay_end();
 }

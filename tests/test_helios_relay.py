@@ -17,10 +17,11 @@ from test_helios_engine import stored_model
 from alpha import backend_helios_relay, backend_helios_tiles, rng
 from alpha.backend_helios import Helios
 from alpha.backend_helios_array import HeliosArray
+from alpha.backend_helios_matmul import Epilogue
 from alpha.backend_helios_planner import Dispatch, needs_barrier
 from alpha.backend_helios_program import RecordedProgram
 from alpha.backend_helios_relay import FRESH, Relay, RelayBroken, Relays, asked_relays, await_rows, relayed
-from alpha.backend_helios_tiles import FEW_ROWS
+from alpha.backend_helios_tiles import FEW_ROWS, Division, Problem, choose
 from alpha.config import ModelConfig, resolve_model
 from alpha.engine import Engine, Request
 from alpha.gpt import GPT
@@ -193,6 +194,32 @@ def test_a_product_that_reads_its_residual_number_by_number_is_of_no_relay(backe
         program = backend.record_inference(products)
         program(backend.from_numpy(np.ones((1, width), np.float32)))
         assert [each.leg for each in program._dispatches if each.kernel.name == "matmul_few" and each.leg] == legs
+
+
+@pytest.mark.matrix_units
+def test_split_products_and_their_sums_are_of_a_relay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their parts and the sums of these, 15 of them, with a residual that was only now written."""
+    backend, rows, width = helios("f16"), 70, 15 * 32
+    tile = choose(Problem(1, rows, width, width), backend.hardware).tile
+    numbers = rng.normal((width + 1 + rows) * width, 1, rng.stream_of("split")).astype(np.float32).reshape(-1, width)
+    weight, bias = backend.from_numpy(0.1 * numbers[:width]), backend.from_numpy(numbers[width])
+
+    def products(x: HeliosArray) -> HeliosArray:
+        for _ in range(3):
+            y = backend.new((rows, width), "f32")
+            backend.product(x, weight, y, Epilogue(bias, "gelu", None, x), forced=Division(tile, 15, 32))
+            x = y
+        return x
+
+    x = backend.from_numpy(numbers[width + 1 :])
+    found = []
+    for wanted in (False, True):
+        monkeypatch.setattr(backend, "relays", Relays(wanted))
+        program = backend.record_inference(products)
+        found += [backend.to_numpy(program(x)).tobytes() for _ in range(3)]
+        waiting = [each.kernel.name for each in program._dispatches if each.waits]
+        assert waiting.count("matmul_reduce") == (3 if wanted and tile.kernel == "matmul_matrix" else 0)
+    assert len(set(found)) == 1
 
 
 def test_a_round_by_itself_is_no_relay(backend: Helios) -> None:
