@@ -71,6 +71,11 @@ float accurate_tanh(float x) {
     return is_nan(x) ? x : size < 0.625 ? near : x < 0.0 ? -far : far;
 }
 
+// 1 / (1 + exp(-x)), which (1 + tanh(x / 2)) / 2 is without an overflow.
+float accurate_logistic(float x) {
+    return 0.5 + 0.5 * accurate_tanh(0.5 * x);
+}
+
 float accurate_erf(float x) {
     float size = min(abs(x), 4.0);  // erf(4) is 1 in float32
     float z = x * x;

@@ -6,7 +6,7 @@ const float GELU_SCALE = 0.7978845608028654;  // sqrt(2 / pi)
 const float GELU_CUBIC = 0.044715;
 
 float gelu(float x) {
-    return x * (0.5 + 0.5 * accurate_tanh(GELU_SCALE * x * (1.0 + GELU_CUBIC * x * x)));
+    return x * accurate_logistic(2.0 * GELU_SCALE * x * (1.0 + GELU_CUBIC * x * x));
 }
 
 float gelu_slope(float x) {
@@ -47,17 +47,12 @@ float relu2_slope_of_result(float y) {
     return 2.0 * sqrt(y);
 }
 
-// The logistic function; (1 + tanh(x / 2)) / 2 cannot overflow.
-float sigmoid(float x) {
-    return 0.5 + 0.5 * accurate_tanh(0.5 * x);
-}
-
 float silu(float x) {
-    return x * sigmoid(x);
+    return x * accurate_logistic(x);
 }
 
 float silu_slope(float x) {
-    float s = sigmoid(x);
+    float s = accurate_logistic(x);
     return s + x * s * (1.0 - s);
 }
 

@@ -3,6 +3,7 @@
 
 float accurate_exp(float x) { return exp(x); }
 float accurate_tanh(float x) { return 1.0 - 2.0 / (exp(2.0 * x) + 1.0); }
+float accurate_logistic(float x) { return 1.0 / (1.0 + exp(-x)); }
 
 // Abramowitz and Stegun 7.1.26: absolute error below 1.5e-7.
 float accurate_erf(float x) {
