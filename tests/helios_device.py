@@ -6,7 +6,7 @@ import pytest
 
 from alpha.backend_helios import Helios, open_helios
 from alpha.backend_helios_device import NoVulkan
-from alpha.backend_helios_tiles import hardware
+from alpha.backend_helios_tiles import Hardware, hardware
 from alpha.errors import UsageError
 
 
@@ -32,8 +32,13 @@ def helios(precision: str = "f32") -> Helios:
 def helios_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Helios:
     """The same in float32, with the device's matrix units for large products; skips the test where there are none."""
     backend = helios()
+    monkeypatch.setattr(backend, "units", matrix_units(backend))
+    return backend
+
+
+def matrix_units(backend: Helios) -> Hardware:
+    """The device with its matrix units for float16; skips the test where there are none."""
     units = hardware(backend.device_info, "f16")
     if units.fragment is None:
-        pytest.skip("FLOAT32 PRODUCTS ON MATRIX UNITS ARE NOT TESTED: this device has none")
-    monkeypatch.setattr(backend, "units", units)
-    return backend
+        pytest.skip("MATRIX UNITS ARE NOT TESTED: this device has none")
+    return units

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from backend_case import Values
-from helios_device import helios
+from helios_device import helios, matrix_units
 from test_backend_ops import difference
 
 from alpha import backend_helios_attention as attentions
@@ -202,6 +202,8 @@ def test_which_kernel_attends_to_the_cache(
     backend = helios(precision)
     with_memory(backend, monkeypatch)
     info = backend.device_info
+    if "matrix" in kernels[0]:
+        matrix_units(backend)
     features = (info.features - {"subgroup_size_control"}) | ({"subgroup_size_control"} if can_choose else set())
     monkeypatch.setattr(backend.device, "info", dataclasses.replace(info, features=features))
     query, keys = (
