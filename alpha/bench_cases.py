@@ -176,11 +176,12 @@ def served(
 
     def prepare(backend: Backend) -> Callable[[], object]:
         engine = Engine(subject.model(backend, trained=False), requests)
-        rounds = itertools.count()
+        rounds, vocabulary = itertools.count(), subject.vocabulary
+        text = (rng.random_bits(prompt, _SEED, rng.stream_of("bench")) % np.uint32(vocabulary)).tolist()
 
         def ids(number: int) -> list[int]:
-            words = rng.random_bits(prompt, _SEED, rng.stream_of("bench", number)) % np.uint32(subject.vocabulary)
-            return [int(word) for word in words]
+            begin = [number % vocabulary, number // vocabulary % vocabulary][:prompt]
+            return begin + text[len(begin) :]
 
         def run() -> None:
             first = next(rounds) * requests  # no prompt comes again, so that none is found computed
@@ -318,15 +319,15 @@ def end_to_end_cases(name: str, subject: Subject) -> list[Case]:
 
 
 def serving_cases(name: str, subject: Subject) -> list[Case]:
-    """An engine at work: texts of few and of many requests, which go on with the likeliest tokens, prompts as long as
-    the block and half as long, one that many share, and a mixture."""
+    """An engine at work: texts of few and of many requests, prompts as long as the block and half as long, all of which
+    go on with the likeliest token; a prompt that many share, and a mixture."""
     half = max(1, subject.block // 2)
     steps, length = min(DECODED_TOKENS, half), min(CONTINUED_TOKENS, half)
     texts = {count: served(subject, count, 1, length, sampling=_LIKELIEST) for count in (1, 8, 16, 64)}
     return [
         *(Case(f"serve/{name}/decode_{count}", work) for count, work in texts.items()),
-        Case(f"serve/{name}/prefill", served(subject, 1, subject.block, 1)),
-        Case(f"serve/{name}/prefill_half", served(subject, 1, half, 1)),
+        Case(f"serve/{name}/prefill", served(subject, 1, subject.block, 1, sampling=_LIKELIEST)),
+        Case(f"serve/{name}/prefill_half", served(subject, 1, half, 1, sampling=_LIKELIEST)),
         Case(f"serve/{name}/shared", served(subject, 32, half, 1, is_shared=True)),
         Case(f"serve/{name}/mixed", served(subject, 16, half, steps, every=4)),
     ]
