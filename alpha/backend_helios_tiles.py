@@ -175,6 +175,9 @@ PROMPT = (
     Tile(_MATRIX, 64, 64, 128, 2, 2, cost=Cost(2, (0.8, 0.8), (0.65, 0.65), 0.8)),
 )
 """For sums in parts of so many rows or more, from products of 512 rows on an H200."""
+HEAD_ROWS = 33
+HEAD = (Tile(_MATRIX, 64, 128, 64, 2, 4, cost=Cost(2, (0.42, 0.42), (0.42, 0.42), 0.6)),)
+"""For sums in parts of so many rows, and fewer than those of PROMPT, that have as many columns as a vocabulary."""
 PIECES = (
     Tile(_MATRIX, 128, 128, 32, 2, 4, cost=Cost(1, (1.37, 1.37), (1.37, 1.37), 0.0)),
     Tile(_MATRIX, 128, 64, 32, 2, 2, cost=Cost(2, (1.33, 1.33), (0.93, 0.93), 0.0)),
@@ -439,8 +442,10 @@ def in_parts(problem: Problem, device: Hardware, part: int) -> Iterator[Division
     """The divisions that give the bits of a sum in parts so long."""
     parts = math.ceil(problem.depth / part)
     tiles = tiles_for(problem, device)
-    if problem.rows >= PROMPT_ROWS and device.fragment and not device.is_processor:
-        tiles = [tile for tile in PROMPT if fits(tile, problem, device)] or tiles
+    if device.fragment and not device.is_processor:
+        is_head = problem.rows >= HEAD_ROWS and problem.columns >= _ALONE_COLUMNS
+        special = PROMPT if problem.rows >= PROMPT_ROWS else HEAD if is_head else ()
+        tiles = [tile for tile in special if fits(tile, problem, device)] or tiles
     for tile in (each for each in tiles if part % each.k == 0):
         if parts <= 1:
             yield division_of(tile, 1, problem)

@@ -460,6 +460,24 @@ def test_few_rows_are_summed_up_as_one_row_is(device: Hardware, depth: int, colu
     assert len(ways) == 1 + (depth > part)
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns", "depth", "tile"),
+    [
+        (512, 768, 768, "64x64x64/2x2"),
+        (512, 2304, 768, "128x96x64/4x2"),
+        (512, 3072, 768, "128x96x64/4x2"),
+        (512, 768, 3072, "64x64x128/2x2"),
+        (64, 50304, 768, "64x128x64/2x4"),
+        (128, 50304, 768, "64x128x64/2x4"),
+        (32, 50304, 768, "32x64x64/1x2"),
+    ],
+)
+def test_prompts_and_heads_have_the_tiles_that_were_fastest(rows: int, columns: int, depth: int, tile: str) -> None:
+    """On an H200, of gpt2-124m; see perf/LOG.md, 2026-11-30 and 2026-12-01."""
+    division = choose(Problem(1, rows, columns, depth, 16, 16), LAPTOP, few_part(depth, LAPTOP))
+    assert (division.tile.name, division.splits) == (tile, 1)
+
+
 @pytest.mark.matrix_units
 def test_a_norm_is_right_in_a_product_whose_threads_are_no_whole_groups_of_lanes(
     monkeypatch: pytest.MonkeyPatch,
