@@ -19,7 +19,8 @@ const uint LINE = OCTETS + 1;  // of keys in shared memory, odd, so that eight o
 const uint DEPTHS = WIDTH / FRAGMENT_K;
 const uint PART_DEPTHS = PART / FRAGMENT_K;
 
-// Probabilities are at most 1, and rounded; as whole numbers of this they are added up without an error.
+// Probabilities are at most 1, and rounded; as whole numbers of this they are added up without an error, of float16. Of
+// bfloat16 what is below it is left out of each.
 const float UNIT = 1.0 / 16777216.0;
 
 uvec4 octet_of(uint64_t source, uint start, uint octet) { return u32x4_buffer(source).at[start / 8 + octet]; }

@@ -16,7 +16,7 @@ from alpha import rng
 from alpha.backend import Backend
 from alpha.backend_cpu_ref import CpuRef
 from alpha.backend_helios import Helios
-from alpha.backend_helios_array import BFLOAT16
+from alpha.backend_helios_array import BFLOAT16, HeliosArray
 from alpha.backend_helios_cached import CACHED_THREADS, MANY_ROWS
 from alpha.backend_helios_device import Device
 from alpha.backend_helios_tiles import FEW_ROWS
@@ -215,6 +215,22 @@ def test_which_kernel_attends_to_the_cache(
     made = [each for each in dispatches if each.kernel.name.startswith("attention_")]
     assert [each.kernel.name for each in made] == kernels
     assert made[0].constants["SUBGROUP_SIZE"] == (info.subgroup_size if can_choose else 0)
+
+
+@pytest.mark.matrix_units
+def test_queries_that_lie_anywhere_are_read_from_where_matrix_units_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They read eight numbers at a time."""
+    backend = helios("f16")
+    matrix_units(backend)
+    flat = backend.zeros((4 + 2 * 2 * 16,), np.float16)
+    query = backend.reshape(backend.narrow(flat, 0, 4, 2 * 2 * 16), (2, 2, 16))
+    keys = backend.zeros((9, 16, 1, 16), np.float16)
+    places = [backend.zeros(shape, np.int32) for shape in ((2,), (2,), (1, 9))]
+    _, dispatches, _ = backend.trace(lambda: backend.cached_attention(query, keys, keys, *places))
+    [made] = [each for each in dispatches if each.kernel.name.startswith("attention_cached")]
+    assert made.kernel.name == "attention_cached_matrix"
+    given = made.arguments["query"]
+    assert isinstance(given, HeliosArray) and given.offset % 8 == 0
 
 
 @pytest.mark.parametrize(

@@ -581,20 +581,6 @@ def test_few_rows_have_the_bits_that_they_have_among_many(
 
 
 @pytest.mark.parametrize(
-    ("depth", "columns", "tile"),
-    [
-        (768, 2304, "128x96x64/4x2"),
-        (768, 768, "64x64x64/2x2"),
-        (768, 3072, "128x96x64/4x2"),
-        (3072, 768, "64x64x128/2x2"),
-    ],
-)
-def test_products_of_a_prompt_take_the_tile_that_was_measured_best(depth: int, columns: int, tile: str) -> None:
-    division = choose(Problem(1, 512, columns, depth, 16, 16), LAPTOP, few_part(depth, LAPTOP))
-    assert (division.tile.name, division.splits) == (tile, 1)
-
-
-@pytest.mark.parametrize(
     ("shape", "first", "width"),
     [((64, 64), 0, 64), ((200, 136), 0, 136), ((72, 200), 8, 96), ((70, 33), 3, 21), ((1, 9), 0, 9)],
 )
