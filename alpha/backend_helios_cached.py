@@ -131,7 +131,7 @@ class Cached(HeliosPrimitives):
         fragment = self._cached_fragment(keys, values)
         if query.strides[1:] != (D, 1) or (fragment and (query.strides[0] % 8 or query.offset % 8)):
             given, query = query, self.new(query.shape, query.element)  # `contiguous` would leave the offset
-            self.copy_into(given, query)
+            self.copy_into(query, given)
         splits = max(1, -(-pages * tokens // CACHED_THREADS))
         kernel = self._cached_kernel((N, H, D), splits, tables.shape[0], fragment)
         in_parts = splits > 1 and kernel.leaves_parts

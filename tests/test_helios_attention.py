@@ -222,11 +222,18 @@ def test_queries_that_lie_anywhere_are_read_from_where_matrix_units_can(monkeypa
     """They read eight numbers at a time."""
     backend = helios("f16")
     matrix_units(backend)
-    flat = backend.zeros((4 + 2 * 2 * 16,), np.float16)
+    flat = backend.cast(backend.from_numpy(normal(1, 4 + 2 * 2 * 16)), np.float16)
     query = backend.reshape(backend.narrow(flat, 0, 4, 2 * 2 * 16), (2, 2, 16))
-    keys = backend.zeros((9, 16, 1, 16), np.float16)
-    places = [backend.zeros(shape, np.int32) for shape in ((2,), (2,), (1, 9))]
-    _, dispatches, _ = backend.trace(lambda: backend.cached_attention(query, keys, keys, *places))
+    keys, values = (backend.cast(backend.from_numpy(normal(each, 9, 16, 1, 16)), np.float16) for each in (2, 3))
+    places = [backend.from_numpy(np.zeros((2,), np.int32)), backend.from_numpy(np.array([30, 9], np.int32))]
+    tables = backend.from_numpy(np.arange(9, dtype=np.int32)[None])
+
+    def attended(query: HeliosArray) -> HeliosArray:
+        return backend.cached_attention(query, keys, values, *places, tables)
+
+    found = [backend.to_numpy(attended(each)).tobytes() for each in (query, backend.add(query, 0.0))]
+    assert found[0] == found[1]
+    _, dispatches, _ = backend.trace(lambda: attended(query))
     [made] = [each for each in dispatches if each.kernel.name.startswith("attention_cached")]
     assert made.kernel.name == "attention_cached_matrix"
     given = made.arguments["query"]
