@@ -88,6 +88,7 @@ void main() {
     SUM_MATRIX result[COLUMNS / FRAGMENT_N];
     [[unroll]] for (uint n = 0; n < COLUMNS / FRAGMENT_N; ++n) result[n] = SUM_MATRIX(0.0);
     [[unroll]] for (uint l = 0; l < PART_DEPTHS; ++l) {
+        if (l * FRAGMENT_K >= count) continue;
         A_MATRIX p;
         coopMatLoad(p, memory, region + PROBABILITIES + l * FRAGMENT_K / 8, 0, ROW_MAJOR);
         [[unroll]] for (uint n = 0; n < COLUMNS / FRAGMENT_N; ++n) {

@@ -42,9 +42,10 @@ bool is_number(float x) { return (floatBitsToUint(x) & 0x7f800000u) != 0x7f80000
     }
 
 // Attention of rows `start` to `end` of the tile that begins at `first_row`, which are of one sequence, with the table that
-// begins at `table`; any of them sees at most `seen` positions of the sequence. If `careful`, values that are no numbers
-// spoil rows that see them, and no others, whose probability for them is 0. Whether results have to be computed with care.
-bool attend(uint first_row, uint start, uint end, uint table, uint seen, bool careful) {
+// begins at `table`; any of them sees at most `seen` positions of the sequence. Nothing is written of several rows of which
+// one becomes no finite number: a value that is none spoils all that are multiplied with it, by a probability of 0 also.
+// Whether that is so.
+bool attend(uint first_row, uint start, uint end, uint table, uint seen) {
     const uint lane = gl_SubgroupInvocationID, thread = gl_SubgroupID * SUBGROUP_SIZE + lane, head = gl_WorkGroupID.y;
     const uint block = gl_SubgroupID / SHARES, share = gl_SubgroupID % SHARES;
     const uint row = thread / ROW_LANES, member = thread % ROW_LANES;  // in the softmax
@@ -128,8 +129,8 @@ bool attend(uint first_row, uint start, uint end, uint table, uint seen, bool ca
         }
         barrier();
 
-        SUM_MATRIX made[RESULT_PARTS], spoiled[RESULT_PARTS];
-        [[unroll]] for (uint n = 0; n < RESULT_PARTS; ++n) made[n] = spoiled[n] = SUM_MATRIX(0.0);
+        SUM_MATRIX made[RESULT_PARTS];
+        [[unroll]] for (uint n = 0; n < RESULT_PARTS; ++n) made[n] = SUM_MATRIX(0.0);
         [[unroll]] for (uint l = 0; l < PART_DEPTHS; ++l) {
             if (first + l * FRAGMENT_K >= block_seen) continue;
             A_MATRIX p;
@@ -138,32 +139,21 @@ bool attend(uint first_row, uint start, uint end, uint table, uint seen, bool ca
                 B_MATRIX b;
                 coopMatLoad(b, memory, VALUES + l * FRAGMENT_K * LINE + (n * SHARES + share) * FRAGMENT_N / 8, LINE,
                             ROW_MAJOR);
-                if (careful) {
-                    B_MATRIX others = B_MATRIX(0.0);
-                    EACH(e, b) {
-                        if (is_number(float(b[e]))) continue;
-                        b[e] = NUMBER(0.0);
-                        others[e] = NUMBER(1.0);
-                    }
-                    spoiled[n] = coopMatMulAdd(p, others, spoiled[n]);
-                }
                 made[n] = coopMatMulAdd(p, b, made[n]);
             }
         }
         SUM_MATRIX factor, partial_factor;
         coopMatLoad(factor, factors, block * FRAGMENT_M, 0, COLUMN_MAJOR);
         coopMatLoad(partial_factor, partial_factors, block * FRAGMENT_M, 0, COLUMN_MAJOR);
-        [[unroll]] for (uint n = 0; n < RESULT_PARTS; ++n) {
-            if (careful) EACH(e, spoiled[n]) if (spoiled[n][e] != 0.0) made[n][e] = uintBitsToFloat(0x7fc00000u);
+        [[unroll]] for (uint n = 0; n < RESULT_PARTS; ++n)
             EACH(e, factor) result[n][e] = joined(result[n][e], factor[e], made[n][e], partial_factor[e]);
-        }
     }
 
     bool is_bad = false;
     [[unroll]] for (uint n = 0; n < RESULT_PARTS; ++n) EACH(e, result[n]) is_bad = is_bad || !is_number(result[n][e]);
     if (is_bad) is_spoiled = 1;
     barrier();
-    if (!careful && is_spoiled != 0) return true;
+    if (end - start > 1 && is_spoiled != 0) return true;
     if (member == 0) factors[row] = 1.0 / sum;
     [[unroll]] for (uint n = 0; n < RESULT_PARTS; ++n)
         coopMatStore(result[n], memory, block * FRAGMENT_M * RESULT_LINE + (n * SHARES + share) * FRAGMENT_N / 4, RESULT_LINE,
@@ -184,7 +174,10 @@ void main() {
         if (!is_own(tile, start)) continue;
         uint seen = 0;
         for (uint row = start; row < end; ++row) seen = max(seen, row_seen[row]);
+        if (seen == 0) continue;
         const uint table = row_sequences[start] * pages;
-        if (attend(tile.first, start, end, table, seen, false)) attend(tile.first, start, end, table, seen, true);
+        if (attend(tile.first, start, end, table, seen))
+            for (uint row = start; row < end; ++row)
+                if (row_seen[row] != 0) attend(tile.first, row, row + 1, table, row_seen[row]);
     }
 }

@@ -82,6 +82,7 @@ void main() {
         TAKE(CHUNKS + chunk)
         if (chunk * CHUNK >= count) continue;
         [[unroll]] for (uint l = 0; l < CHUNK / FRAGMENT_K; ++l) {
+            if (chunk * CHUNK + l * FRAGMENT_K >= count) continue;
             A_MATRIX p;
             coopMatLoad(p, memory, region + PROBABILITIES + (chunk * CHUNK + l * FRAGMENT_K) / 8, 0, ROW_MAJOR);
             [[unroll]] for (uint n = 0; n < WIDTH / FRAGMENT_N; ++n) {

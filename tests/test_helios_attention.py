@@ -155,10 +155,14 @@ def test_queries_that_read_keys_together_have_the_bits_that_they_have_alone(
     spoiled = 35
     sees = (sequences == 0) & (positions >= spoiled)
     assert sees[32:48].any() and not sees[32:48].all(), "rows of one workgroup differ"
-    for number in (np.nan, 6e4):
+    for number in (np.nan, np.inf, 6e4):
         values[tables[0, spoiled // 16], spoiled % 16] = number
         again = attended(backend, slice(None), dtype)
         assert not np.isnan(number) or np.isnan(again[sees]).all()
+        if precision != "f32":
+            assert not np.isinf(number) or not np.isfinite(again[sees]).any()
+            for rows in (*(slice(row, row + 1) for row in np.flatnonzero(sees)[::5]), slice(32, 48 + FEW_ROWS)):
+                np.testing.assert_array_equal(attended(backend, rows, dtype), again[rows], str((number, rows)))
         assert again[~sees].tobytes() == together[~sees].tobytes(), number
         rows = slice(32, 48 + FEW_ROWS)
         assert attended(backend, rows, dtype)[~sees[rows]].tobytes() == together[rows][~sees[rows]].tobytes(), number
