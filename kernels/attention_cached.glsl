@@ -3,8 +3,8 @@
 //
 // query: rows of QUERY_HEADS heads, `query_stride` apart; keys, values [blocks, TOKENS, KEY_HEADS, WIDTH]; sequences,
 // positions [N]; tables [S, pages]. Query i sees positions 0 to positions[i] of sequence s = sequences[i]; position p stands
-// in block tables[s, p / TOKENS], place p % TOKENS. Of `splits` workgroups along x each has THREADS positions, so that the
-// bits of a row depend on its own position only. With SPLIT == 0 (one of them) `attended` [N, QUERY_HEADS, WIDTH] is the
+// in block tables[s, p / TOKENS], place p % TOKENS. Each of `splits` parts has THREADS positions (on matrix units PART), so
+// that the bits of a row depend on its own position only. With SPLIT == 0 `attended` [N, QUERY_HEADS, WIDTH] is the
 // result. With SPLIT == 1 `partial` [N, QUERY_HEADS, splits, WIDTH] are sums of exponentials times values, and `statistics`
 // [N, QUERY_HEADS, splits, 2] the largest score (base 2) and the sum of exponentials, as attention_parts.glsl reads them, but
 // for ranges without keys.

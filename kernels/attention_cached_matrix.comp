@@ -24,7 +24,7 @@ const uint KEYS = PART / SUBGROUPS;
 const uint KEY_EACH = KEYS * OCTETS / SUBGROUP_SIZE, VALUE_EACH = PART * VALUE_OCTETS / SUBGROUP_SIZE;
 
 // A subgroup's keys, and then its values; its query, and then its result; its probabilities. Then all scores.
-const uint KEY_UNITS = KEYS * LINE, VALUE_UNITS = PART * VALUE_OCTETS;
+const uint KEY_UNITS = KEYS * PITCH, VALUE_UNITS = PART * VALUE_OCTETS;
 const uint ROW = KEY_UNITS > VALUE_UNITS ? KEY_UNITS : VALUE_UNITS;
 const uint PROBABILITIES = ROW + (OCTETS > COLUMNS / 4 ? OCTETS : COLUMNS / 4);
 const uint REGION = PROBABILITIES + PART / 8, SCORES = SUBGROUPS * REGION;
@@ -66,7 +66,7 @@ void main() {
     for (uint octet = lane; octet < OCTETS; octet += SUBGROUP_SIZE)
         memory[region + ROW + octet] = fresh_octet_of(uint64_t(query), row * query_stride + head * WIDTH, octet);
     [[unroll]] for (uint i = 0; i < KEY_EACH; ++i)
-        memory[region + (i * SUBGROUP_SIZE + lane) / OCTETS * LINE + KEY_OCTET(i)] = k[i];
+        memory[region + (i * SUBGROUP_SIZE + lane) / OCTETS * PITCH + KEY_OCTET(i)] = k[i];
     MEET
     [[unroll]] for (uint n = 0; n < KEYS / FRAGMENT_N; ++n) {
         SUM_MATRIX products = SUM_MATRIX(0.0);
@@ -74,7 +74,7 @@ void main() {
             A_MATRIX a;
             B_MATRIX b;
             coopMatLoad(a, memory, region + ROW + d * FRAGMENT_K / 8, 0, ROW_MAJOR);
-            coopMatLoad(b, memory, region + n * FRAGMENT_N * LINE + d * FRAGMENT_K / 8, LINE, COLUMN_MAJOR);
+            coopMatLoad(b, memory, region + n * FRAGMENT_N * PITCH + d * FRAGMENT_K / 8, PITCH, COLUMN_MAJOR);
             products = coopMatMulAdd(a, b, products);
         }
         coopMatStore(products, memory, SCORES + (gl_SubgroupID * KEYS + n * FRAGMENT_N) / 4, 0, ROW_MAJOR);

@@ -3,7 +3,7 @@
 //
 // Of a part, scores are products of fragments along the width, in order; probabilities, relative to the largest score, are
 // rounded to 16 bits, and multiplied with values in fragments along the positions, in order. A row of a product of
-// fragments does not depend on the others, a largest score has no order, and sums of exponentials are exact (see UNIT).
+// fragments does not depend on the others, a largest score has no order, nor have sums of exponentials (see UNIT).
 //
 // Include after attention_cached.glsl and attention_numbers.glsl.
 
@@ -15,7 +15,6 @@
     subgroupMemoryBarrierShared(); \
     subgroupBarrier();
 
-const uint LINE = OCTETS + 1;  // of keys in shared memory, odd, so that eight of them begin in different banks
 const uint DEPTHS = WIDTH / FRAGMENT_K;
 const uint PART_DEPTHS = PART / FRAGMENT_K;
 

@@ -24,10 +24,9 @@ const uint EACH_THREAD = PART * OCTETS / THREADS;
 const uint ROW_LANES = THREADS / ROWS, ROW_QUADS = PART / 4 / ROW_LANES;
 
 // Keys, and then scores, of which probabilities take the place; values from VALUES on, and before them queries.
-const uint KEY_UNITS = PART * LINE, SCORE_UNITS = ROWS * SCORE_LINE;
+const uint KEY_UNITS = PART * PITCH, SCORE_UNITS = ROWS * SCORE_LINE;
 const uint VALUES = KEY_UNITS > SCORE_UNITS ? KEY_UNITS : SCORE_UNITS;
-const uint VALUE_UNITS = (PART > ROWS ? PART : ROWS) * LINE;
-shared uvec4 memory[VALUES + VALUE_UNITS];
+shared uvec4 memory[VALUES + PART * PITCH];  // a tile has fewer rows than a part has positions
 shared float factors[ROWS], partial_factors[ROWS];  // of what rows have so far, and of a part
 shared uint is_spoiled;
 
@@ -53,14 +52,14 @@ bool attend(uint first_row, uint start, uint end, uint table, uint seen) {
     READ_PART(0)
     barrier();  // what is in shared memory may still be read
     for (uint unit = thread; unit < ROWS * OCTETS; unit += THREADS)
-        memory[VALUES + unit / OCTETS * LINE + unit % OCTETS] =
+        memory[VALUES + unit / OCTETS * PITCH + unit % OCTETS] =
             octet_of(uint64_t(query), (first_row + clamp(unit / OCTETS, start, end - 1)) * query_stride + head * WIDTH,
                      unit % OCTETS);
     if (thread == 0) is_spoiled = 0;
     barrier();
     A_MATRIX q[DEPTHS];
     [[unroll]] for (uint d = 0; d < DEPTHS; ++d)
-        coopMatLoad(q[d], memory, VALUES + block * FRAGMENT_M * LINE + d * FRAGMENT_K / 8, LINE, ROW_MAJOR);
+        coopMatLoad(q[d], memory, VALUES + block * FRAGMENT_M * PITCH + d * FRAGMENT_K / 8, PITCH, ROW_MAJOR);
     uint block_seen = 0;
     for (uint r = max(start, block * FRAGMENT_M); r < min(end, (block + 1) * FRAGMENT_M); ++r)
         block_seen = max(block_seen, row_seen[r]);
@@ -72,7 +71,7 @@ bool attend(uint first_row, uint start, uint end, uint table, uint seen) {
         const uint first = part * PART;
         barrier();
         [[unroll]] for (uint i = 0; i < EACH_THREAD; ++i) {
-            const uint unit = i * THREADS + thread, place = unit / OCTETS * LINE + unit % OCTETS;
+            const uint unit = i * THREADS + thread, place = unit / OCTETS * PITCH + unit % OCTETS;
             memory[place] = k[i];
             memory[VALUES + place] = v[i];
         }
@@ -85,7 +84,7 @@ bool attend(uint first_row, uint start, uint end, uint table, uint seen) {
             if (first + position >= block_seen) continue;
             [[unroll]] for (uint d = 0; d < DEPTHS; ++d) {
                 B_MATRIX b;
-                coopMatLoad(b, memory, position * LINE + d * FRAGMENT_K / 8, LINE, COLUMN_MAJOR);
+                coopMatLoad(b, memory, position * PITCH + d * FRAGMENT_K / 8, PITCH, COLUMN_MAJOR);
                 products[i] = coopMatMulAdd(q[d], b, products[i]);
             }
         }
@@ -137,7 +136,7 @@ bool attend(uint first_row, uint start, uint end, uint table, uint seen) {
             coopMatLoad(p, memory, block * FRAGMENT_M * SCORE_LINE + l * FRAGMENT_K / 8, SCORE_LINE, ROW_MAJOR);
             [[unroll]] for (uint n = 0; n < RESULT_PARTS; ++n) {
                 B_MATRIX b;
-                coopMatLoad(b, memory, VALUES + l * FRAGMENT_K * LINE + (n * SHARES + share) * FRAGMENT_N / 8, LINE,
+                coopMatLoad(b, memory, VALUES + l * FRAGMENT_K * PITCH + (n * SHARES + share) * FRAGMENT_N / 8, PITCH,
                             ROW_MAJOR);
                 made[n] = coopMatMulAdd(p, b, made[n]);
             }

@@ -18,7 +18,7 @@ const uint CHUNK = 32, CHUNKS = PART / CHUNK, CHUNKS_AHEAD = 3;
 const uint EACH_LANE = CHUNK * OCTETS / SUBGROUP_SIZE, STEP = SUBGROUP_SIZE / OCTETS;  // positions of a read of all lanes
 
 // A subgroup's chunk; its query, and then its result; its scores; its probabilities.
-const uint ROW = CHUNK * LINE, SCORES = ROW + QUADS, PROBABILITIES = SCORES + PART / 4;
+const uint ROW = CHUNK * PITCH, SCORES = ROW + QUADS, PROBABILITIES = SCORES + PART / 4;
 const uint REGION = PROBABILITIES + PART / 8;
 shared uvec4 memory[SUBGROUPS * REGION];
 #include "attention_cached_matrix_one.glsl"
@@ -38,7 +38,7 @@ shared uvec4 memory[SUBGROUPS * REGION];
     MEET                                                                                                              \
     if ((step) % CHUNKS * CHUNK < count)                                                                              \
         [[unroll]] for (uint i = 0; i < EACH_LANE; ++i)                                                               \
-            memory[region + (i * STEP + lane / OCTETS) * LINE + lane % OCTETS] = ahead[(step) % CHUNKS_AHEAD][i];     \
+            memory[region + (i * STEP + lane / OCTETS) * PITCH + lane % OCTETS] = ahead[(step) % CHUNKS_AHEAD][i];     \
     ASK_FOR((step) + CHUNKS_AHEAD)                                                                                    \
     MEET
 
@@ -67,7 +67,7 @@ void main() {
             SUM_MATRIX products = SUM_MATRIX(0.0);
             [[unroll]] for (uint d = 0; d < DEPTHS; ++d) {
                 B_MATRIX b;
-                coopMatLoad(b, memory, region + n * FRAGMENT_N * LINE + d * FRAGMENT_K / 8, LINE, COLUMN_MAJOR);
+                coopMatLoad(b, memory, region + n * FRAGMENT_N * PITCH + d * FRAGMENT_K / 8, PITCH, COLUMN_MAJOR);
                 products = coopMatMulAdd(q[d], b, products);
             }
             coopMatStore(products, memory, region + SCORES + (chunk * CHUNK + n * FRAGMENT_N) / 4, 0, ROW_MAJOR);
@@ -87,7 +87,7 @@ void main() {
             coopMatLoad(p, memory, region + PROBABILITIES + (chunk * CHUNK + l * FRAGMENT_K) / 8, 0, ROW_MAJOR);
             [[unroll]] for (uint n = 0; n < WIDTH / FRAGMENT_N; ++n) {
                 B_MATRIX b;
-                coopMatLoad(b, memory, region + l * FRAGMENT_K * LINE + n * FRAGMENT_N / 8, LINE, ROW_MAJOR);
+                coopMatLoad(b, memory, region + l * FRAGMENT_K * PITCH + n * FRAGMENT_N / 8, PITCH, ROW_MAJOR);
                 result[n] = coopMatMulAdd(p, b, result[n]);
             }
         }

@@ -17,12 +17,12 @@
 
 layout(local_size_x_id = 0) in;
 
-const uint WIDTH = C_VECTOR != 0 ? 4 : 1, AT_ONCE = 12;
+const uint WIDTH = C_VECTOR != 0 ? 4 : 1;
+const uint AT_ONCE = 12;  // parts that are on their way at a time
 
 // The sum of the unit at `address` and of those `stride` elements apart, one for each split.
 vec4 total(uint64_t address, uint stride) {
     vec4 sum = vec4(0.0);
-    // Twelve parts are on their way at a time.
     for (uint split = 0; split < splits; split += AT_ONCE) {
         vec4 parts[AT_ONCE];
         [[unroll]] for (uint i = 0; i < AT_ONCE; i++) {
