@@ -245,6 +245,22 @@ def test_texts_are_continued_with_the_likeliest_tokens(monkeypatch: pytest.Monke
     assert cases["serve/tiny/decode_8"].amount == 8 * (TINY.block // 2)
 
 
+def test_no_prompt_that_is_measured_is_found_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines: list[Engine] = []
+
+    class Watched(Engine):
+        def step(self) -> None:
+            engines.append(self)
+            super().step()
+
+    monkeypatch.setattr(bench_cases, "Engine", Watched)
+    subject = Subject(layers=2, heads=2, dim=8, block=40, batch=3, vocabulary=11)
+    repeat = bench_cases.served(subject, 2, subject.block, 1).prepare(CpuRef())
+    for _ in range(3):
+        repeat()
+    assert engines[-1].reused_tokens == 0
+
+
 def test_the_text_of_the_tokenizers_has_the_bytes_that_are_counted() -> None:
     texts = bench_cases._prose(5000)
     assert len("".join(texts).encode()) == 5000
